@@ -1,0 +1,1 @@
+"""What is true: values, rules and structures that touch nothing outside and never wait."""

@@ -1,0 +1,1 @@
+"""What is outside: one module per thing the reactor talks to. No decisions are made here."""

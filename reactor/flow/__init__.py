@@ -1,0 +1,1 @@
+"""When the reactor does it: hearing, remembering, claiming, settling, and catching up."""

@@ -1,0 +1,1 @@
+"""What the reactor does: one module per kind of row that needs attention."""
