@@ -1,0 +1,181 @@
+"""Connections to PostgreSQL: how they are opened, bounded in time, proven, and what their errors mean.
+
+A psycopg call is never cancelled. anyio delivers cancellation again while psycopg is asking the server to stop, and
+the statement goes on: an UPDATE "cancelled" after 0.3 s was seen to commit a second later. So every call is shielded;
+`statement_timeout` bounds it on the server, and a server that went silent is given up by shutting down the socket.
+"""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, LiteralString
+
+import psycopg
+from anyio import CancelScope
+from psycopg.rows import namedtuple_row
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from reactor.core.errors import DatabaseUnavailable
+
+CONNECT_TIMEOUT_S = 5
+STATEMENT_TIMEOUT_S = 30.0
+"""What the server allows one statement of the reactor; a batch of 500 takes some 50 ms."""
+
+_SILENCE_S = STATEMENT_TIMEOUT_S + 5.0
+
+# Both kinds are needed: keepalives notice a peer that vanished while idle, tcp_user_timeout one that vanished
+# while data was on its way. Neither notices a middlebox that still acknowledges: that is what the pulse is for.
+_PATIENCE: dict[str, Any] = {
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
+_SESSION = f"""
+    set statement_timeout = '{STATEMENT_TIMEOUT_S:.0f}s';
+    set lock_timeout = '10s';
+    set idle_in_transaction_session_timeout = '10s';
+    set synchronous_commit = on;
+    set client_connection_check_interval = '1s';
+"""
+
+
+def connect_blocking(conninfo: str, *, application_name: str) -> psycopg.Connection:
+    """Open one autocommit connection for a command. Raises DatabaseUnavailable with one clear line."""
+    try:
+        return psycopg.connect(conninfo, autocommit=True, **(_PATIENCE | {"application_name": application_name}))
+    except psycopg.Error as error:
+        raise unavailable(error) from error
+
+
+def unavailable(error: Exception) -> DatabaseUnavailable:
+    """Say in one line, without secrets, why the database can't be used."""
+    reason = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    # libpq's own words (refused, unknown host, wrong password) come without a diag; they name no password
+    lines = (reason or str(error)).strip().splitlines()
+    return DatabaseUnavailable(lines[-1].strip() if lines else type(error).__name__)
+
+
+def sever(conn: psycopg.AsyncConnection[Any]) -> None:
+    """End whatever waits on the connection, at once: shut its socket down under it.
+
+    The file descriptor stays psycopg's own; what waits on it wakes up with an OperationalError.
+    """
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)
+
+
+class Database:
+    """A small pool of warm connections that each run one prepared statement at a time, in autocommit."""
+
+    def __init__(self, conninfo: str, *, size: int = 4) -> None:
+        self._pool = AsyncConnectionPool[psycopg.AsyncConnection[Any]](
+            conninfo,
+            connection_class=psycopg.AsyncConnection,
+            kwargs={**_PATIENCE, "autocommit": True, "application_name": "reactor", "row_factory": namedtuple_row},
+            min_size=2,
+            max_size=size,
+            open=False,
+            timeout=CONNECT_TIMEOUT_S,
+            reconnect_timeout=10.0,
+            configure=self._configure,
+        )
+        self.pooled = False
+        """True when a transaction pooler sits between: nothing is prepared, no session setting is made."""
+
+    async def open(self) -> None:
+        """Open the pool and prove one connection. Raises DatabaseUnavailable."""
+        try:
+            # tried first by itself, for its error: a pool only ever says that it timed out
+            probe = await psycopg.AsyncConnection.connect(self._pool.conninfo, **self._pool.kwargs)
+            await probe.close()
+            await self._pool.open(wait=True, timeout=CONNECT_TIMEOUT_S)
+        except (psycopg.Error, PoolTimeout) as error:
+            await self.close()
+            raise unavailable(error) from error
+
+    async def close(self) -> None:
+        with CancelScope(shield=True):
+            await self._pool.close(timeout=2.0)
+
+    async def _configure(self, conn: psycopg.AsyncConnection[Any]) -> None:
+        row = await (await conn.execute("select pg_backend_pid()")).fetchone()
+        if row is not None and row[0] != conn.info.backend_pid:
+            # The server process isn't the one that answered at connect: settings would leak to other clients.
+            self.pooled = True
+            conn.prepare_threshold = None
+            return
+        conn.prepare_threshold = 0
+        await conn.execute(_SESSION)
+
+    async def call(self, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Run one statement and return its rows as named tuples. Raises DatabaseUnavailable.
+
+        Never cancelled once begun; bounded by STATEMENT_TIMEOUT_S on the server, and a little more here. A
+        connection that had died in the pool is replaced and the statement sent again, as long as it never reached
+        the server; every statement of ours bears being repeated anyhow.
+        """
+        with CancelScope(shield=True):
+            for last in (False, False, True):
+                try:
+                    async with self._pool.connection() as conn:
+                        return await self._run(conn, statement, parameters)
+                except (psycopg.OperationalError, psycopg.errors.DeadlockDetected) as error:
+                    if last or isinstance(error, (PoolTimeout, psycopg.errors.QueryCanceled)):
+                        raise unavailable(error) from error
+                except psycopg.Error as error:
+                    raise unavailable(error) from error
+        raise AssertionError  # the last try returns or raises
+
+    async def _run(
+        self, conn: psycopg.AsyncConnection[Any], statement: LiteralString, parameters: Sequence[Any]
+    ) -> list[Any]:
+        watchdog = asyncio.get_running_loop().call_later(_SILENCE_S, sever, conn)
+        try:
+            cursor = await conn.execute(statement, parameters, binary=True)
+            return await cursor.fetchall() if cursor.description else []
+        finally:
+            watchdog.cancel()
+
+    @asynccontextmanager
+    async def listening(self, conninfo: str, channels: Sequence[str]) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        """Open a connection of its own that LISTENs on the channels and does nothing else.
+
+        It is live when this enters: whatever commits from now on is heard. Raises DatabaseUnavailable.
+        """
+        conn: psycopg.AsyncConnection[Any] | None = None
+        try:
+            with CancelScope(shield=True):
+                conn = await psycopg.AsyncConnection.connect(
+                    conninfo, autocommit=True, **(_PATIENCE | {"application_name": "reactor-listen"})
+                )
+                await self._refuse_standby(conn)
+                with suppress(psycopg.Error):  # a session pooler may know only some of these
+                    # our own socket, seen from the server: a reactor that was stopped must not fill the queue
+                    await conn.execute("set tcp_user_timeout = 10000; set tcp_keepalives_idle = 10")
+                    await conn.execute("set idle_session_timeout = 0")
+                for channel in channels:
+                    await conn.execute(psycopg.sql.SQL("listen {}").format(psycopg.sql.Identifier(channel)))
+        except psycopg.Error as error:
+            if conn is not None:
+                await conn.close()
+            raise unavailable(error) from error
+        try:
+            yield conn
+        finally:
+            with CancelScope(shield=True):
+                await conn.close()
+
+    @staticmethod
+    async def _refuse_standby(conn: psycopg.AsyncConnection[Any]) -> None:
+        row = await (await conn.execute("select pg_is_in_recovery()")).fetchone()
+        if row is not None and row[0]:
+            await conn.close()
+            raise DatabaseUnavailable("the server is a standby: it can't LISTEN; point the URL at the primary")
+
+

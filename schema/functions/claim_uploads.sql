@@ -1,0 +1,70 @@
+-- Claim the uploads among p_ids that are due, for the holder of p_token until the lease ends; tell of the others
+-- when to look again.
+--
+-- Returns    one row per upload that still needs somebody:
+--              state 'claimed'    with all that an attempt needs; `attempt` is its number, counted as it begins
+--              state 'waiting'    not due, or somebody else's: `due_at` says when it may be claimable
+--              state 'exhausted'  due, but its tries are used up: bury it
+--            nothing for uploads that are stored, dead, cancelled or gone. Times are seconds since 1970.
+-- Locks      the claimed rows, in order of id; rows locked by others are skipped
+-- Invariant  no upload is attempted by two at once while the first one's lease holds, nor more than max_retries times
+-- Repeating  a claim with the same token gives the same rows again: an answer lost on the way costs nothing
+create or replace function reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval)
+    returns table (id uuid, state text, due_at float8, claimed_at float8, created_at float8, attempt int,
+                   max_retries int, byte_size bigint, bucket text, object_path text, content_hash text,
+                   spool text, temp_file_path text, mime_type text, traceparent text, last_code text)
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    with candidate as materialized (
+        -- lock, then update: the condition is checked again on the row as it is when the lock is ours
+        select q.id, q.next_retry_at, q.lease_token is not distinct from p_token as repeated
+          from public.upload_queue as q
+         where q.id = any(p_ids)
+           and (q.retry_count < q.max_retries
+                and (q.status = 'failed' and q.next_retry_at <= statement_timestamp()
+                     or q.status = 'uploading'
+                        and coalesce(q.lease_expires_at, '-infinity') <= statement_timestamp())
+                or q.status = 'uploading' and q.lease_token = p_token)
+         order by q.id
+           for update skip locked
+    ), claimed as (
+        update public.upload_queue as q
+           set status = 'uploading',
+               retry_count = q.retry_count + case when c.repeated then 0 else 1 end,
+               lease_token = p_token,
+               lease_expires_at = clock_timestamp() + p_lease,
+               updated_at = clock_timestamp()
+          from candidate as c
+         where q.id = c.id
+        returning q.id, q.source_id, c.next_retry_at, q.updated_at, q.created_at, q.retry_count, q.max_retries,
+                  q.byte_size, q.bucket, q.object_path, q.content_hash, q.spool, q.temp_file_path, q.traceparent,
+                  q.error_code
+    )
+    select c.id, 'claimed', extract(epoch from c.next_retry_at)::float8, extract(epoch from c.updated_at)::float8,
+           extract(epoch from c.created_at)::float8, c.retry_count, c.max_retries, c.byte_size, c.bucket,
+           c.object_path, c.content_hash, c.spool, c.temp_file_path, s.mime_type, c.traceparent, c.error_code
+      from claimed as c
+      left join public.sources as s on s.id = c.source_id
+    union all
+    select q.id,
+           case when q.retry_count >= q.max_retries and free.at <= statement_timestamp()
+                then 'exhausted' else 'waiting' end,
+           -- due and yet not ours: somebody is claiming it now, look again when that lease would end
+           extract(epoch from case when free.at <= statement_timestamp() then clock_timestamp() + p_lease
+                                   else free.at end)::float8,
+           null, null, null, null, null, null, null, null, null, null, null, null, null
+      from public.upload_queue as q
+     cross join lateral (select case when q.status = 'failed' then q.next_retry_at
+                                     else coalesce(q.lease_expires_at, '-infinity') end as at) as free
+     where q.id = any(p_ids)
+       and q.status in ('failed', 'uploading')
+       and q.lease_token is distinct from p_token
+       and not exists (select from claimed as c where c.id = q.id);
+end $$;
+
+revoke all on function reactor.claim_uploads(uuid[], uuid, interval) from public;
+grant execute on function reactor.claim_uploads(uuid[], uuid, interval) to reactor_worker, service_role;

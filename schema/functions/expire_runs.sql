@@ -1,0 +1,58 @@
+-- Fail the runs among p_ids whose deadline has passed; tell of the others when to look again.
+--
+-- A deadline is the earlier of timeout_at and the last heartbeat plus the run's heartbeat timeout (p_heartbeat_timeout
+-- where it names none); the database's clock decides.
+--
+-- Returns    one row per run that is or was running: with `code` and `late_s` (seconds from deadline to now) when it
+--            was failed, with `due_at` (seconds since 1970) when it is alive; nothing for ended runs
+-- Locks      the stale rows in order of id. A run whose heartbeat is being written is skipped and looked at again
+-- Invariant  a run with a live heartbeat and time left is never failed: the condition is checked under the lock
+create or replace function reactor.expire_runs(p_ids uuid[], p_heartbeat_timeout interval)
+    returns table (id uuid, due_at float8, code text, late_s float8, traceparent text)
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    with stale as materialized (
+        select r.id, r.timeout_at,
+               r.heartbeat_at + coalesce(r.heartbeat_timeout, p_heartbeat_timeout) as beat_by
+          from public.interpretation_runs as r
+         where r.id = any(p_ids)
+           and r.status = 'running'
+           and least(r.timeout_at, r.heartbeat_at + coalesce(r.heartbeat_timeout, p_heartbeat_timeout))
+               <= statement_timestamp()
+         order by r.id
+           for update skip locked
+    ), expired as (
+        update public.interpretation_runs as r
+           set status = 'failed',
+               error_code = case when s.timeout_at <= statement_timestamp() then 'INTERPRETATION_TIMEOUT'
+                                 else 'INTERPRETATION_HEARTBEAT_LOST' end,
+               error_message = case when s.timeout_at <= statement_timestamp()
+                   then 'the run passed its deadline'
+                   else 'no heartbeat since ' || to_char(r.heartbeat_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS"Z"')
+                   end,
+               completed_at = clock_timestamp()
+          from stale as s
+         where r.id = s.id
+        returning r.id, r.error_code, r.completed_at - least(s.timeout_at, s.beat_by) as late, r.traceparent
+    )
+    select e.id, null::float8, e.error_code, extract(epoch from e.late)::float8, e.traceparent from expired as e
+    union all
+    select r.id,
+           extract(epoch from greatest(
+               least(r.timeout_at, r.heartbeat_at + coalesce(r.heartbeat_timeout, p_heartbeat_timeout)),
+               -- stale and yet not ours: its row is locked, look again soon
+               statement_timestamp() + interval '0.5 s'))::float8,
+           null, null, null
+      from public.interpretation_runs as r
+     where r.id = any(p_ids)
+       and r.status = 'running'
+       and least(r.timeout_at, r.heartbeat_at + coalesce(r.heartbeat_timeout, p_heartbeat_timeout)) is not null
+       and not exists (select from expired as e where e.id = r.id);
+end $$;
+
+revoke all on function reactor.expire_runs(uuid[], interval) from public;
+grant execute on function reactor.expire_runs(uuid[], interval) to reactor_worker, service_role;

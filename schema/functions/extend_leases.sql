@@ -1,0 +1,26 @@
+-- Extend the leases of uploads that are still being worked on. Returns the ids still held: whoever's id is missing
+-- has lost it to somebody else, and stops.
+create or replace function reactor.extend_leases(p_ids uuid[], p_tokens uuid[], p_lease interval)
+    returns setof uuid
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    with held as materialized (
+        select q.id
+          from unnest(p_ids, p_tokens) as h (id, token)
+          join public.upload_queue as q on q.id = h.id and q.lease_token = h.token and q.status = 'uploading'
+         order by q.id
+           for update of q
+    )
+    update public.upload_queue as q
+       set lease_expires_at = clock_timestamp() + p_lease
+      from held as h
+     where q.id = h.id
+    returning q.id;
+end $$;
+
+revoke all on function reactor.extend_leases(uuid[], uuid[], interval) from public;
+grant execute on function reactor.extend_leases(uuid[], uuid[], interval) to reactor_worker, service_role;

@@ -1,0 +1,65 @@
+-- Tell the reactors of runs that start, end, or are due sooner than they knew; of heartbeats once a minute a run.
+--
+-- A heartbeat only moves a deadline later: not hearing of one costs a look-up at the old deadline. So heartbeats are
+-- throttled in the WHEN clause, before the function is entered: a commit that notifies waits in one line with all
+-- others of the server.
+--
+-- A hint's due time is the run's deadline; a fourth figure is the heartbeat's age in milliseconds where the reactor's
+-- default heartbeat timeout applies.
+create or replace function reactor.run_hint(p_run public.interpretation_runs)
+    returns text
+    language sql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $$
+    select case
+        when p_run.status <> 'running' then
+            reactor.hint(p_run.id, p_run.user_id, null)
+        when p_run.heartbeat_timeout is not null or p_run.heartbeat_at is null then
+            reactor.hint(p_run.id, p_run.user_id, least(p_run.timeout_at, p_run.heartbeat_at + p_run.heartbeat_timeout))
+        else
+            rtrim(reactor.hint(p_run.id, p_run.user_id, p_run.timeout_at), ']') || ',' || greatest(0, least(864e5,
+                1000 * extract(epoch from clock_timestamp() - p_run.heartbeat_at)))::bigint || ']'
+        end
+$$;
+
+create or replace function reactor.notify_runs()
+    returns trigger
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_hints text[];
+begin
+    if tg_op = 'INSERT' then
+        select array_agg(started.hint) into v_hints
+          from (select reactor.run_hint(n) as hint from new_rows as n where n.status = 'running' limit 1001) as started;
+    else
+        v_hints := array[reactor.run_hint(new)];
+    end if;
+    if v_hints is not null then
+        perform reactor.send_hints('reactor_runs', v_hints);
+    end if;
+    return null;
+end $$;
+
+revoke all on function reactor.run_hint(public.interpretation_runs) from public;
+revoke all on function reactor.notify_runs() from public;
+
+create or replace trigger reactor_notify_inserted
+    after insert on public.interpretation_runs
+    referencing new table as new_rows
+    for each statement execute function reactor.notify_runs();
+
+create or replace trigger reactor_notify_updated
+    after update on public.interpretation_runs
+    for each row
+    when (old.status is distinct from new.status and 'running' in (old.status, new.status)
+          or new.status = 'running' and (
+              coalesce(new.timeout_at < old.timeout_at, old.timeout_at is null and new.timeout_at is not null)
+              or new.heartbeat_timeout is distinct from old.heartbeat_timeout
+              or new.heartbeat_at < old.heartbeat_at
+              or date_bin('1 minute', new.heartbeat_at, 'epoch') is distinct from
+                 date_bin('1 minute', old.heartbeat_at, 'epoch')))
+    execute function reactor.notify_runs();

@@ -1,0 +1,47 @@
+-- Tell the reactors of uploads that became due sooner than they knew: new ones, ones put back by the app or an
+-- operator, ones handed back by a reactor. A reactor's own claims and retries say nothing: it knows them.
+--
+-- Statement triggers: one statement that fails N uploads makes N / 100 notifications.
+create or replace function reactor.notify_uploads()
+    returns trigger
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_hints text[];
+begin
+    if tg_op = 'INSERT' then
+        select array_agg(changed.hint) into v_hints
+          from (select reactor.hint(n.id, n.user_id, n.next_retry_at) as hint
+                  from new_rows as n
+                 where n.status = 'failed'
+                 limit 1001) as changed;
+    else
+        select array_agg(changed.hint) into v_hints
+          from (select reactor.hint(n.id, n.user_id, n.next_retry_at) as hint
+                  from new_rows as n
+                  join old_rows as o using (id)
+                 where n.status = 'failed'
+                   and (o.status not in ('failed', 'uploading')
+                        or o.status = 'failed' and n.next_retry_at < o.next_retry_at
+                        or o.status = 'uploading' and n.next_retry_at <= statement_timestamp())
+                 limit 1001) as changed;
+    end if;
+    if v_hints is not null then
+        perform reactor.send_hints('reactor_uploads', v_hints);
+    end if;
+    return null;
+end $$;
+
+revoke all on function reactor.notify_uploads() from public;
+
+create or replace trigger reactor_notify_inserted
+    after insert on public.upload_queue
+    referencing new table as new_rows
+    for each statement execute function reactor.notify_uploads();
+
+create or replace trigger reactor_notify_updated
+    after update on public.upload_queue
+    referencing old table as old_rows new table as new_rows
+    for each statement execute function reactor.notify_uploads();

@@ -1,0 +1,75 @@
+-- What an operator does to uploads. Each answers the ids that it changed, so that the caller can name the others.
+--
+-- Locks  queue rows in order of id, then their sources; as settle_uploads
+
+-- Put dead or cancelled uploads back in the queue, due at once, with all their tries; and make those that wait for
+-- their next try due at once.
+create or replace function reactor.requeue_uploads(p_ids uuid[])
+    returns setof uuid
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    with chosen as materialized (
+        select q.id, q.source_id, q.status from public.upload_queue as q
+         where q.id = any(p_ids) and q.status in ('failed', 'dead', 'cancelled')
+         order by q.id for update
+    ), marked as (
+        update public.sources as s set storage_status = 'pending'
+          from chosen as c
+         where s.id = c.source_id and c.status <> 'failed' and s.storage_status = 'failed'
+    )
+    update public.upload_queue as q
+       set status = 'failed',
+           retry_count = case when c.status = 'failed' then q.retry_count else 0 end,
+           next_retry_at = least(q.next_retry_at, clock_timestamp()), updated_at = clock_timestamp()
+      from chosen as c
+     where q.id = c.id
+    returning q.id;
+end $$;
+
+-- Stop trying: the reservation is given back, the row and the spooled file stay until purged.
+create or replace function reactor.cancel_uploads(p_ids uuid[])
+    returns setof uuid
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    with chosen as materialized (
+        select q.id, q.source_id from public.upload_queue as q
+         where q.id = any(p_ids) and q.status in ('failed', 'uploading', 'dead')
+         order by q.id for update
+    ), marked as (
+        update public.sources as s set storage_status = 'failed'
+          from chosen as c
+         where s.id = c.source_id and s.storage_status = 'pending'
+    )
+    update public.upload_queue as q
+       set status = 'cancelled', lease_token = null, lease_expires_at = null, updated_at = clock_timestamp()
+      from chosen as c
+     where q.id = c.id
+    returning q.id;
+end $$;
+
+-- Forget dead or cancelled uploads. Answers where their spooled files are, which the caller removes.
+create or replace function reactor.purge_uploads(p_ids uuid[])
+    returns table (id uuid, spool text, temp_file_path text)
+    language sql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+    delete from public.upload_queue as q
+     where q.id = any(p_ids) and q.status in ('dead', 'cancelled')
+    returning q.id, q.spool, q.temp_file_path
+$$;
+
+revoke all on function reactor.requeue_uploads(uuid[]) from public;
+revoke all on function reactor.cancel_uploads(uuid[]) from public;
+revoke all on function reactor.purge_uploads(uuid[]) from public;
+grant execute on function reactor.requeue_uploads(uuid[]) to reactor_worker, service_role;
+grant execute on function reactor.cancel_uploads(uuid[]) to reactor_worker, service_role;
+grant execute on function reactor.purge_uploads(uuid[]) to reactor_worker, service_role;

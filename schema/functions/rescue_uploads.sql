@@ -1,0 +1,55 @@
+-- Bring back up to p_limit uploads that nobody works on any more: expired leases wait again, due at once; uploads
+-- whose tries are used up are buried. p_ids limits it to these; null means all.
+--
+-- Returns  the verdict of each: 'retry' or 'dead'
+-- Locks    as settle_uploads; rows locked by others are skipped
+create or replace function reactor.rescue_uploads(p_ids uuid[], p_limit int)
+    returns table (id uuid, verdict text, code text)
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    with abandoned as materialized (
+        select q.id, q.source_id,
+               case when q.retry_count >= q.max_retries then 'dead' else 'failed' end as status,
+               q.status = 'uploading' as was_leased
+          from public.upload_queue as q
+         where (p_ids is null or q.id = any(p_ids))
+           and (q.status = 'uploading' and coalesce(q.lease_expires_at, '-infinity') <= statement_timestamp()
+                or q.status = 'failed' and q.retry_count >= q.max_retries
+                   and q.next_retry_at <= statement_timestamp())
+         order by q.id
+         limit p_limit
+           for update skip locked
+    ), rescued as (
+        update public.upload_queue as q
+           set status = a.status,
+               next_retry_at = case when a.status = 'failed' then clock_timestamp() else q.next_retry_at end,
+               error_code = case when a.status = 'dead' then 'STORAGE_UPLOAD_FAILED' else q.error_code end,
+               error_message = case when a.status = 'dead' then
+                   format('given up after %s attempts; the last: %s', q.retry_count,
+                          case when a.was_leased then 'the worker stopped without a word'
+                               else coalesce(q.error_message, 'unknown') end) else q.error_message end,
+               errors = case when a.was_leased then q.errors || jsonb_build_array(
+                   jsonb_build_object('at', clock_timestamp(), 'attempt', q.retry_count,
+                                      'code', 'STORAGE_UNAVAILABLE', 'message', 'the worker stopped without a word',
+                                      'trace_id', split_part(q.traceparent, '-', 2))) else q.errors end,
+               lease_token = null,
+               lease_expires_at = null,
+               updated_at = clock_timestamp()
+          from abandoned as a
+         where q.id = a.id
+        returning q.id, q.status, q.error_code
+    ), marked as (
+        update public.sources as s
+           set storage_status = 'failed'
+          from abandoned as a
+         where s.id = a.source_id and a.status = 'dead' and s.storage_status = 'pending'
+    )
+    select r.id, case r.status when 'dead' then 'dead' else 'retry' end, r.error_code from rescued as r;
+end $$;
+
+revoke all on function reactor.rescue_uploads(uuid[], int) from public;
+grant execute on function reactor.rescue_uploads(uuid[], int) to reactor_worker, service_role;

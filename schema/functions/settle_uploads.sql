@@ -1,0 +1,70 @@
+-- Settle attempts: the stored leave the queue, the failed wait or are buried, the unspent are handed back. All in one
+-- statement, so that row, source and books change together or not at all.
+--
+-- p_*        arrays of one length: upload, the token it was claimed with, verdict ('stored', 'retry', 'dead',
+--            'deferred'), seconds until it is due again, error code and message, storage URL
+-- Returns    one row per upload: the verdict as it was applied, and when the row is due again (seconds since 1970,
+--            null when never); 'lost' when the lease was taken by another, 'gone' when the row is no more
+-- Locks      queue rows in order of id, then their sources, then usage rows in order of user_id; always in this order
+-- Invariant  a worker whose lease was taken can change nothing
+create or replace function reactor.settle_uploads(p_ids uuid[], p_tokens uuid[], p_verdicts text[],
+        p_delays_s float8[], p_codes text[], p_messages text[], p_urls text[])
+    returns table (id uuid, verdict text, due_at float8)
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    with attempt as materialized (
+        select a.id, a.token, a.verdict, a.delay_s, a.code, a.message, a.url
+          from unnest(p_ids, p_tokens, p_verdicts, p_delays_s, p_codes, p_messages, p_urls)
+               as a (id, token, verdict, delay_s, code, message, url)
+    ), held as materialized (
+        select q.id, q.source_id, a.verdict, a.delay_s, a.code, a.message, a.url
+          from attempt as a
+          join public.upload_queue as q on q.id = a.id and q.lease_token = a.token and q.status = 'uploading'
+         order by q.id
+           for update of q
+    ), stored as (
+        delete from public.upload_queue as q
+         using held as h
+         where q.id = h.id and h.verdict = 'stored'
+    ), kept as (
+        update public.upload_queue as q
+           set status = case h.verdict when 'dead' then 'dead' else 'failed' end,
+               retry_count = q.retry_count - case h.verdict when 'deferred' then 1 else 0 end,
+               next_retry_at = clock_timestamp() + make_interval(secs => h.delay_s),
+               error_code = coalesce(h.code, q.error_code),
+               error_message = coalesce(h.message, q.error_message),
+               errors = case h.verdict when 'deferred' then q.errors else q.errors || jsonb_build_array(
+                   jsonb_build_object('at', clock_timestamp(), 'attempt', q.retry_count, 'code', h.code,
+                                      'message', h.message, 'trace_id', split_part(q.traceparent, '-', 2))) end,
+               lease_token = null,
+               lease_expires_at = null,
+               updated_at = clock_timestamp()
+          from held as h
+         where q.id = h.id and h.verdict <> 'stored'
+        returning q.id, q.status, q.next_retry_at
+    ), marked as (
+        update public.sources as s
+           set storage_status = case h.verdict when 'stored' then 'uploaded' else 'failed' end,
+               storage_url = coalesce(h.url, s.storage_url)
+          from held as h
+         where s.id = h.source_id
+           and (h.verdict = 'stored' or h.verdict = 'dead' and s.storage_status = 'pending')
+    )
+    select a.id,
+           case when h.id is not null then h.verdict when q.id is null then 'gone' else 'lost' end,
+           case when h.id is null then case q.status when 'failed' then extract(epoch from q.next_retry_at)
+                                                     when 'uploading' then extract(epoch from q.lease_expires_at) end
+                when k.status = 'failed' then extract(epoch from k.next_retry_at) end::float8
+      from attempt as a
+      left join held as h on h.id = a.id
+      left join kept as k on k.id = a.id
+      left join public.upload_queue as q on q.id = a.id and h.id is null;
+end $$;
+
+revoke all on function reactor.settle_uploads(uuid[], uuid[], text[], float8[], text[], text[], text[]) from public;
+grant execute on function reactor.settle_uploads(uuid[], uuid[], text[], float8[], text[], text[], text[])
+    to reactor_worker, service_role;

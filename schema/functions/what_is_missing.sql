@@ -1,0 +1,33 @@
+-- Whether the role that asks can do the reactor's work: rows that its policies hide would look like an idle queue.
+-- Runs as the caller on purpose. Returns one line per thing that is missing.
+create or replace function reactor.what_is_missing()
+    returns setof text
+    language sql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $$
+    select format('role %I may not read %s', current_user, t.name)
+      from unnest(array['public.sources', 'public.interpretation_runs', 'public.upload_queue']) as t (name)
+     where not has_table_privilege(t.name, 'select')
+    union all
+    select format('row level security hides rows of %s from role %I', c.oid::regclass, current_user)
+      from pg_class as c
+     where c.oid in ('public.sources'::regclass, 'public.interpretation_runs'::regclass, 'public.upload_queue'::regclass)
+       and row_security_active(c.oid)
+       and not exists (select from pg_policy as p
+                        where p.polrelid = c.oid and p.polpermissive and p.polcmd in ('r', '*')
+                          and pg_get_expr(p.polqual, p.polrelid) = 'true'
+                          and (0 = any(p.polroles) or exists (
+                              select from unnest(p.polroles) as r (oid) where r.oid <> 0
+                                 and pg_has_role(current_user, r.oid, 'usage'))))
+    union all
+    select format('role %I may not execute %s', current_user, f.oid::regprocedure)
+      from pg_proc as f
+     where f.pronamespace = 'reactor'::regnamespace
+       and f.proname in ('claim_uploads', 'settle_uploads', 'extend_leases', 'rescue_uploads', 'sweep_uploads',
+                         'expire_runs', 'sweep_runs', 'pulse', 'leave')
+       and not has_function_privilege(f.oid, 'execute')
+$$;
+
+revoke all on function reactor.what_is_missing() from public;
+grant execute on function reactor.what_is_missing() to reactor_worker, service_role;
