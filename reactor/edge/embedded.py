@@ -4,17 +4,15 @@ Promises:
 
 * Only who can read the password gets in. The server listens on 127.0.0.1 alone, has no Unix socket, and asks
   for a random password that is kept in a file of mode 0600.
-* Nothing is left behind. When this process ends, however it ends, the kernel tells the server to shut down.
-* Nothing else is touched. Run by root, who may not run PostgreSQL, the server belongs to the owner of the data
-  folder, or to `nobody` when it is new. No other folder changes hands or permissions.
-* One server per data folder. The lock is inherited by every process of the server, so it is free exactly when
-  the last of them is gone, even after a crash.
+* Nothing is left behind. When this process ends, however it ends, the kernel tells the server to shut down
+  (on Linux; elsewhere only `stop` does).
+* Nothing else is touched. Run by root, who may not run PostgreSQL, the server belongs to the owner of the
+  data folder, or to `nobody` when it is new. No other folder changes hands or permissions.
+* One server per data folder: a second start, also from another process, is refused.
 
 Beside the data folder `postgres` stand `postgres.lock`, `postgres.log` and `postgres.password`.
 """
 
-import ctypes
-import fcntl
 import os
 import secrets
 import shutil
@@ -23,8 +21,6 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from subprocess import Popen
 from types import TracebackType
@@ -32,6 +28,7 @@ from typing import Self
 
 from reactor.core.errors import ConfigInvalid, DatabaseUnavailable
 from reactor.edge.binaries import Account, account_for, choose_binaries
+from reactor.edge.keeper import Keeper
 
 SUPERUSER = "reactor"
 START_TIMEOUT_S = 60.0
@@ -40,17 +37,14 @@ STOP_TIMEOUT_S = 30.0
 _POLL_S = 0.01
 _PORT_ATTEMPTS = 5
 _LOG_LINES_SHOWN = 6
-_APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 _NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-_PR_SET_PDEATHSIG = 1
-_prctl = getattr(ctypes.PyDLL(None), "prctl", None)  # looked up before any fork; None where not on Linux
 
 
 class EmbeddedPostgres:
     """One server on one data folder. A context manager: started on entry, stopped on exit.
 
     `durable=False` trades safety against power cuts for speed: for tests only. `bin_dir` is a folder with
-    `postgres` and `initdb`; None means the wheel's, in the version that made the data folder, else the newest.
+    `postgres` and `initdb`; None means the wheel's, in the version that made the data folder, or the newest.
     `options` are server settings. A server that is started again keeps its port if it can.
     """
 
@@ -64,14 +58,13 @@ class EmbeddedPostgres:
     ) -> None:
         self.data_dir = data_dir.resolve()
         self.log_path = self._beside(".log")
+        self._password_path = self._beside(".password")
         self._durable = durable
         self._bin_dir = bin_dir
         self._options = dict(options or {})
         self._port: int | None = None
         self._process: Popen[bytes] | None = None
-        self._lock: int | None = None
-        # The kernel's signal comes when the *thread* that forked ends, so one thread forks and lives as long.
-        self._keeper: ThreadPoolExecutor | None = None
+        self._keeper: Keeper | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -91,8 +84,7 @@ class EmbeddedPostgres:
     @property
     def url(self) -> str:
         """Where to connect as superuser, password included."""
-        password = self._beside(".password").read_text()
-        return f"postgresql://{SUPERUSER}:{password}@127.0.0.1:{self.port}/postgres"
+        return f"postgresql://{SUPERUSER}:{self._password_path.read_text()}@127.0.0.1:{self.port}/postgres"
 
     @property
     def pid(self) -> int | None:
@@ -100,7 +92,7 @@ class EmbeddedPostgres:
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def start(self) -> str:
-        """Start the server, making its data folder first if there is none, and return its URL once it answers.
+        """Start the server, making its data folder first if need be, and return its URL once it answers.
 
         Raises ConfigInvalid when the data folder or the programs can't be used, and DatabaseUnavailable when
         another process uses the folder or the server doesn't come up; then with the end of its log.
@@ -110,58 +102,58 @@ class EmbeddedPostgres:
         self.stop()  # what is left of a server that ended by itself
         try:
             self._bring_up()
-        except OSError as exc:
+        except OSError as error:
             self.stop()
-            raise ConfigInvalid(f"REACTOR_DATA_DIR: {self.data_dir} can't be used: {exc}") from exc
+            raise ConfigInvalid(f"REACTOR_DATA_DIR: {self.data_dir} can't be used: {error}") from error
         except BaseException:
             self.stop()
             raise
         return self.url
 
     def stop(self) -> None:
-        """Shut down at once but cleanly; after STOP_TIMEOUT_S by force. Does nothing when nothing runs."""
+        """Shut down at once but cleanly; after STOP_TIMEOUT_S by force. Harmless when nothing runs."""
         self._end(signal.SIGINT)
 
     def restart(self, *, immediate: bool = False) -> str:
-        """Stop, start, and return the URL. `immediate` stops without a checkpoint: the start then recovers."""
+        """Stop, start, and return the URL. `immediate` stops without a checkpoint; the start then recovers."""
         self._end(signal.SIGQUIT if immediate else signal.SIGINT)
         return self.start()
 
     def kill(self) -> None:
-        """Kill the postmaster, as a crash would. Its children notice and end; `start` waits for that."""
+        """Kill the postmaster, as a crash would. Its children notice and end; `start` waits for them."""
         self._end(signal.SIGKILL)
 
     def _bring_up(self) -> None:
         self.data_dir.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _take_lock(self._beside(".lock"), self.data_dir)
         account = account_for(self.data_dir)
         if account and (closed := account.first_closed(self.data_dir.parent)):
             raise ConfigInvalid(
-                f"REACTOR_DATA_DIR: root can't run PostgreSQL, and {account.name}, who runs it instead, can't "
-                f"enter {closed}; choose a folder such as /var/lib/reactor, or run as another user"
+                f"REACTOR_DATA_DIR: root can't run PostgreSQL, and {account.name}, who runs it "
+                f"instead, can't enter {closed}; choose a folder such as /var/lib/reactor, or run as another user"
             )
-        bin_dir = choose_binaries(self._cluster_major(), account, self._bin_dir)
-        self._keeper = ThreadPoolExecutor(1, thread_name_prefix="embedded-postgres")
-        if self._cluster_major() is None:
-            self._initialise(bin_dir, account)
-        elif not self._beside(".password").exists():
+        self._keeper = keeper = Keeper(self.data_dir, self._beside(".lock"), self.log_path)
+        made_by = self._made_by()
+        bin_dir = choose_binaries(made_by, account, self._bin_dir)
+        if made_by is None:
+            self._initialise(keeper, bin_dir, account)
+        elif not self._password_path.exists():
             raise ConfigInvalid(
-                f"REACTOR_DATA_DIR: {self._beside('.password')} is missing; put it back, or move {self.data_dir} away"
+                f"REACTOR_DATA_DIR: {self._password_path} is missing; put it back, or move {self.data_dir} away"
             )
-        self._launch(bin_dir, account)
+        self._launch(keeper, bin_dir, account)
 
-    def _cluster_major(self) -> int | None:
+    def _made_by(self) -> int | None:
         """Return the version that made the data folder; None when there is no data yet."""
         try:
             return int((self.data_dir / "PG_VERSION").read_text())
         except FileNotFoundError:
             return None
 
-    def _initialise(self, bin_dir: Path, account: Account | None) -> None:
+    def _initialise(self, keeper: Keeper, bin_dir: Path, account: Account | None) -> None:
         """Make a new cluster under another name, then rename it, so that a half-made one is never started."""
         if self.data_dir.exists() and any(self.data_dir.iterdir()):
             raise ConfigInvalid(f"REACTOR_DATA_DIR: {self.data_dir} is neither empty nor PostgreSQL's")
-        unfinished, password = self._beside(".unfinished"), self._beside(".password")
+        unfinished, password = self._beside(".unfinished"), self._password_path
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
         password.unlink(missing_ok=True)
@@ -172,17 +164,19 @@ class EmbeddedPostgres:
             os.chown(password, account.uid, account.gid)
 
         log_start = self._log_size()
-        initdb = self._spawn(
+        initdb = keeper.spawn(
             account,
-            bin_dir / "initdb",
-            f"--pgdata={unfinished}",
-            f"--username={SUPERUSER}",
-            f"--pwfile={password}",
-            "--auth=scram-sha-256",
-            "--encoding=UTF8",
-            "--locale=C",
-            "--no-instructions",
-            *([] if self._durable else ["--no-sync"]),
+            [
+                bin_dir / "initdb",
+                f"--pgdata={unfinished}",
+                f"--username={SUPERUSER}",
+                f"--pwfile={password}",
+                "--auth=scram-sha-256",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--no-instructions",
+                *([] if self._durable else ["--no-sync"]),
+            ],
         )
         try:
             status = initdb.wait()
@@ -194,24 +188,16 @@ class EmbeddedPostgres:
         unfinished.rename(self.data_dir)
         _sync_folder(self.data_dir.parent)
 
-    def _launch(self, bin_dir: Path, account: Account | None) -> None:
-        """Start the postmaster and wait until it accepts connections; again when another program took its port."""
+    def _launch(self, keeper: Keeper, bin_dir: Path, account: Account | None) -> None:
+        """Start the postmaster and wait until it accepts connections; again if a program took its port."""
         self._forget_stale_pid()
         log_start = self._log_size()
         for _ in range(_PORT_ATTEMPTS):
             self._port = self._port or _free_port()
-            settings = {
-                "listen_addresses": "127.0.0.1",
-                "port": str(self._port),
-                "unix_socket_directories": "",
-                "timezone": "UTC",
-                "log_timezone": "UTC",
-                **({} if self._durable else _NOT_DURABLE),
-                **self._options,
-            }
-            arguments = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
             log_start = self._log_size()
-            self._process = self._spawn(account, bin_dir / "postgres", "-D", self.data_dir, *arguments)
+            self._process = keeper.spawn(
+                account, [bin_dir / "postgres", "-D", self.data_dir, *self._settings(self._port)]
+            )
             if self._becomes_ready(self._process):
                 return
             if self._process.poll() is None or _is_free(self._port):
@@ -219,32 +205,20 @@ class EmbeddedPostgres:
             self._port = None
         raise DatabaseUnavailable(f"the embedded PostgreSQL didn't start: {self._log_end(log_start)}")
 
-    def _spawn(self, account: Account | None, program: Path, *arguments: str | Path) -> Popen[bytes]:
-        """Run a program of PostgreSQL's as `account`, tied to this process's life, its words going to the log."""
-        assert self._keeper is not None  # noqa: S101  # both are set by `_bring_up`
-        assert self._lock is not None  # noqa: S101
-        with os.fdopen(os.open(self.log_path, _APPEND, 0o600), "ab") as log:
-            return self._keeper.submit(
-                partial(
-                    Popen,
-                    [program, *arguments],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    # Neither our PG* variables nor our working folder, which the account may not be able to enter.
-                    env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
-                    cwd="/",
-                    pass_fds=[self._lock],
-                    start_new_session=True,  # Ctrl-C is for us: the server ends last, when we say so
-                    user=account.uid if account else None,
-                    group=account.gid if account else None,
-                    extra_groups=[account.gid] if account else None,
-                    preexec_fn=partial(_end_with_parent, os.getpid()),
-                )
-            ).result()
+    def _settings(self, port: int) -> list[str]:
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(port),
+            "unix_socket_directories": "",
+            "timezone": "UTC",
+            "log_timezone": "UTC",
+            **({} if self._durable else _NOT_DURABLE),
+            **self._options,
+        }
+        return [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
 
     def _becomes_ready(self, process: Popen[bytes]) -> bool:
-        """Wait for the word that pg_ctl waits for: line 8 of postmaster.pid. False: it ended, or takes too long."""
+        """Wait for what pg_ctl waits for, line 8 of postmaster.pid. False: it ended, or takes too long."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while process.poll() is None and time.monotonic() < deadline:
             try:
@@ -281,13 +255,9 @@ class EmbeddedPostgres:
                     break
                 except subprocess.TimeoutExpired:
                     continue
-        if self._keeper is not None:
-            self._keeper.shutdown()
-            self._keeper = None
-        if self._lock is not None:
-            os.ftruncate(self._lock, 0)  # what still holds it is a child of the server, about to end
-            os.close(self._lock)
-            self._lock = None
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.close()
 
     def _beside(self, suffix: str) -> Path:
         return self.data_dir.with_name(self.data_dir.name + suffix)
@@ -300,48 +270,6 @@ class EmbeddedPostgres:
             log.seek(start)
             lines = log.read().decode(errors="replace").strip().splitlines()
         return " | ".join(lines[-_LOG_LINES_SHOWN:]) + f" (log: {self.log_path})"
-
-
-def _take_lock(path: Path, data_dir: Path) -> int:
-    """Take the lock on a data folder and return its descriptor. Raises DatabaseUnavailable when a live process has it.
-
-    When the process that is named in the file has ended, what is left of its server is waited for.
-    """
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(lock, 20, 0).decode()
-            if (not holder or not _runs(int(holder))) and time.monotonic() < deadline:
-                time.sleep(_POLL_S)
-                continue
-            os.close(lock)
-            raise DatabaseUnavailable(
-                f"{data_dir} is in use by process {holder or 'unknown'}: stop that one, or choose another REACTOR_DATA_DIR"
-            ) from None
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, str(os.getpid()).encode(), 0)
-        return lock
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _end_with_parent(parent: int) -> None:
-    """Ask the kernel, in the child and after it changed its user, to interrupt it when its parent ends."""
-    if _prctl is not None:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before we asked
-        os._exit(1)
 
 
 def _free_port() -> int:
