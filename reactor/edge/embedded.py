@@ -111,7 +111,7 @@ class EmbeddedPostgres:
         return self.url
 
     def stop(self) -> None:
-        """Shut down at once but cleanly; after STOP_TIMEOUT_S by force. Harmless when nothing runs."""
+        """Shut down at once but cleanly; by force after STOP_TIMEOUT_S. Repeating it is harmless."""
         self._end(signal.SIGINT)
 
     def restart(self, *, immediate: bool = False) -> str:
@@ -128,8 +128,8 @@ class EmbeddedPostgres:
         account = account_for(self.data_dir)
         if account and (closed := account.first_closed(self.data_dir.parent)):
             raise ConfigInvalid(
-                f"REACTOR_DATA_DIR: root can't run PostgreSQL, and {account.name}, who runs it "
-                f"instead, can't enter {closed}; choose a folder such as /var/lib/reactor, or run as another user"
+                f"REACTOR_DATA_DIR: root can't run PostgreSQL, and {account.name}, who can, "
+                f"can't enter {closed}; choose a folder such as /var/lib/reactor, or run as another user"
             )
         self._keeper = keeper = Keeper(self.data_dir, self._beside(".lock"), self.log_path)
         made_by = self._made_by()

@@ -1,0 +1,154 @@
+"""The tests' PostgreSQL, a database for each test, and the event loop. Nothing else.
+
+The server is, in this order: the one that REACTOR_TEST_DATABASE_URL names (as superuser), a container where an
+engine answers, the embedded one; with REACTOR_TEST_POSTGRES_BIN, the embedded one with the programs of that folder.
+"""
+
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import LiteralString
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from reactor.edge.embedded import EmbeddedPostgres
+from reactor.edge.migrate import migrate
+
+FIRST_WITH_STRATEGY = 150000
+
+
+@cache
+def backend() -> str:
+    """Choose the server, once: 'given', 'docker' or 'embedded'."""
+    if os.environ.get("REACTOR_TEST_DATABASE_URL"):
+        return "given"
+    if not os.environ.get("REACTOR_TEST_POSTGRES_BIN") and _docker_answers():
+        return "docker"
+    return "embedded"
+
+
+def _docker_answers() -> bool:
+    """pytest-docker fails where only the command is installed, so the engine is asked first."""
+    try:
+        for question in (["docker", "info"], ["docker", "compose", "version"]):
+            subprocess.run(question, capture_output=True, timeout=5, check=True)  # noqa: S607
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return True
+
+
+def pytest_report_header() -> str:
+    programs = os.environ.get("REACTOR_TEST_POSTGRES_BIN", "the wheel's programs")
+    return "postgres: " + {
+        "given": "the server that REACTOR_TEST_DATABASE_URL names",
+        "docker": "a container, by tests/docker-compose.yml",
+        "embedded": f"embedded, {programs}",
+    }[backend()]
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """psycopg knows no other."""
+    return "asyncio"
+
+
+@contextmanager
+def _reachable_folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="reactor-test-", dir="/tmp"))  # noqa: S108
+    folder.chmod(0o711)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def reachable_folder() -> Iterator[Path]:
+    """A folder that other accounts can pass through, which pytest's own tmp_path isn't."""
+    with _reachable_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """URL of a superuser's connection to the server."""
+    if backend() == "given":
+        yield os.environ["REACTOR_TEST_DATABASE_URL"]
+    elif backend() == "docker":
+        services = request.getfixturevalue("docker_services")
+        address = f"{request.getfixturevalue('docker_ip')}:{services.port_for('postgres', 5432)}"
+        url = f"postgresql://reactor:reactor@{address}/postgres"
+        services.wait_until_responsive(timeout=60, pause=0.1, check=lambda: _answers(url))
+        yield url
+    else:
+        programs = os.environ.get("REACTOR_TEST_POSTGRES_BIN")
+        with (
+            _reachable_folder() as folder,
+            EmbeddedPostgres(
+                folder / "postgres", durable=False, bin_dir=Path(programs) if programs else None
+            ) as server,
+        ):
+            yield server.url
+
+
+@pytest.fixture(scope="session")
+def docker_compose_file() -> str:
+    return str(Path(__file__).with_name("docker-compose.yml"))
+
+
+def _answers(url: str) -> bool:
+    try:
+        psycopg.connect(url, connect_timeout=5).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+@contextmanager
+def _database(server_url: str, options: LiteralString = "", template: str = "template0") -> Iterator[str]:
+    """Create a database, yield its URL, and drop it whoever is connected."""
+    name = f"test_{secrets.token_hex(6)}"
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute(
+            sql.SQL("create database {} template {} " + options).format(
+                sql.Identifier(name), sql.Identifier(template)
+            )
+        )
+    try:
+        yield urlsplit(server_url)._replace(path=f"/{name}").geturl()
+    finally:
+        with psycopg.connect(server_url, autocommit=True) as conn:
+            conn.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def database_url(server_url: str) -> Iterator[str]:
+    """URL of an empty database of the test's own."""
+    with _database(server_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def _template_url(server_url: str) -> Iterator[str]:
+    with _database(server_url) as url:
+        migrate(url)
+        yield url
+
+
+@pytest.fixture
+def migrated_url(server_url: str, _template_url: str) -> Iterator[str]:
+    """URL of a migrated database of the test's own."""
+    with psycopg.connect(server_url) as conn:
+        copied_as_files = conn.info.server_version >= FIRST_WITH_STRATEGY
+    template = urlsplit(_template_url).path.lstrip("/")
+    with _database(server_url, "strategy file_copy" if copied_as_files else "", template) as url:
+        yield url
