@@ -1,7 +1,7 @@
 """The tests' PostgreSQL, a database for each test, and the event loop. Nothing else.
 
-The server is, in this order: the one that REACTOR_TEST_DATABASE_URL names (as superuser), a container where an
-engine answers, the embedded one; with REACTOR_TEST_POSTGRES_BIN, the embedded one with the programs of that folder.
+The server is the one that REACTOR_TEST_DATABASE_URL names (as superuser), else a container where an engine
+answers, else the embedded one. REACTOR_TEST_POSTGRES_BIN asks for the embedded one with that folder's programs.
 """
 
 import os
@@ -40,7 +40,7 @@ def _docker_answers() -> bool:
     """pytest-docker fails where only the command is installed, so the engine is asked first."""
     try:
         for question in (["docker", "info"], ["docker", "compose", "version"]):
-            subprocess.run(question, capture_output=True, timeout=5, check=True)  # noqa: S607
+            subprocess.run(question, capture_output=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
         return False
     return True
@@ -63,7 +63,7 @@ def anyio_backend() -> str:
 
 @contextmanager
 def _reachable_folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="reactor-test-", dir="/tmp"))  # noqa: S108
+    folder = Path(tempfile.mkdtemp(prefix="reactor-test-", dir="/tmp"))
     folder.chmod(0o711)
     try:
         yield folder

@@ -115,7 +115,7 @@ class EmbeddedPostgres:
         self._end(signal.SIGINT)
 
     def restart(self, *, immediate: bool = False) -> str:
-        """Stop, start, and return the URL. `immediate` stops without a checkpoint; the start then recovers."""
+        """Stop, start, and return the URL. `immediate` stops as a crash would; the start recovers."""
         self._end(signal.SIGQUIT if immediate else signal.SIGINT)
         return self.start()
 
@@ -138,7 +138,8 @@ class EmbeddedPostgres:
             self._initialise(keeper, bin_dir, account)
         elif not self._password_path.exists():
             raise ConfigInvalid(
-                f"REACTOR_DATA_DIR: {self._password_path} is missing; put it back, or move {self.data_dir} away"
+                f"REACTOR_DATA_DIR: {self._password_path} is missing; put it back, or move "
+                f"{self.data_dir} away"
             )
         self._launch(keeper, bin_dir, account)
 

@@ -1,8 +1,8 @@
 """Children that don't outlive us, and a lock that tells when the last of them is gone.
 
 The kernel's "your parent ended" signal comes when the *thread* that forked ends, and its request is forgotten
-when a process changes its user. So one thread forks every child and lives as long as the keeper, and each child
-asks for the signal after it has changed its user.
+when a process changes its user. So one thread forks every child and lives as long as the keeper, and each
+child asks for the signal after it has changed its user.
 """
 
 import ctypes
