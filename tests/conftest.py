@@ -1,7 +1,7 @@
 """The tests' PostgreSQL, a database for each test, and the event loop. Nothing else.
 
 The server is the one that REACTOR_TEST_DATABASE_URL names (as superuser), else a container where an engine
-answers, else the embedded one. REACTOR_TEST_POSTGRES_BIN asks for the embedded one with that folder's programs.
+answers, else the embedded one. REACTOR_TEST_POSTGRES_BIN asks for the embedded one with other programs.
 """
 
 import os

@@ -1,5 +1,6 @@
 """The embedded server: starts, comes back, keeps others out, and never outlives its process."""
 
+import importlib.util
 import os
 import pwd
 import shutil
@@ -29,7 +30,7 @@ if uid:
     os.setgroups([]); os.setgid(int(uid)); os.setuid(int(uid))
 with embedded.EmbeddedPostgres(pathlib.Path(data_dir), durable=False, bin_dir=pathlib.Path(bin_dir)) as server:
     with psycopg.connect(server.url) as conn:
-        print(server.pid, conn.execute("select 6 * 7").fetchone()[0], flush=True)
+        print(server.pid, *conn.execute("select 6 * 7").fetchone(), flush=True)
     sys.stdin.read()
 """
 
@@ -132,7 +133,8 @@ def test_no_server_survives_the_kill_of_its_parent(data_dir: Path) -> None:
     words = child.stdout.readline().split()
     assert words[1:] == ["42"], child.communicate()
     postmaster = int(words[0])
-    family = [postmaster, *map(int, Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split())]
+    children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+    family = [postmaster, *map(int, children)]
     assert len(family) > 3
 
     child.send_signal(signal.SIGKILL)
@@ -159,7 +161,7 @@ def test_a_stale_pid_file_that_names_a_stranger_is_forgotten(data_dir: Path) -> 
     with EmbeddedPostgres(data_dir, durable=False) as server:
         owner = data_dir.stat().st_uid
         server.kill()
-        stranger = subprocess.Popen(["sleep", "60"], user=owner, cwd="/")
+        stranger = subprocess.Popen(["/bin/sleep", "60"], user=owner, cwd="/")
         try:
             pid_file = data_dir / "postmaster.pid"
             _, _, rest = pid_file.read_text().partition("\n")
@@ -177,8 +179,8 @@ def test_a_second_server_on_the_same_folder_is_refused(data_dir: Path) -> None:
             EmbeddedPostgres(data_dir).start()
         _, errors = start_child(data_dir).communicate(timeout=30)
         assert errors.splitlines()[-1].endswith(
-            f"DatabaseUnavailable: {data_dir} is in use by process {os.getpid()}: stop that one, or choose another "
-            "REACTOR_DATA_DIR"
+            f"DatabaseUnavailable: {data_dir} is in use by process {os.getpid()}: stop that one, "
+            "or choose another REACTOR_DATA_DIR"
         )
         assert ask(server, "select 1") == 1
 
@@ -196,7 +198,7 @@ def test_data_is_run_by_the_version_that_made_it(data_dir: Path) -> None:
 def test_without_programs_it_says_what_to_do(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigInvalid, match="nowhere/postgres can't be run"):
         EmbeddedPostgres(data_dir, bin_dir=Path("/nowhere")).start()
-    monkeypatch.setattr(binaries.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(ConfigInvalid) as caught:
         EmbeddedPostgres(data_dir).start()
     assert caught.value.problems == (
@@ -206,7 +208,7 @@ def test_without_programs_it_says_what_to_do(data_dir: Path, monkeypatch: pytest
 
 def test_a_server_that_does_not_start_says_why(data_dir: Path) -> None:
     server = EmbeddedPostgres(data_dir, durable=False, options={"work_mem": "much"})
-    with pytest.raises(DatabaseUnavailable, match=r'didn\'t start: .*"work_mem": "much".*\(log: .*postgres.log\)'):
+    with pytest.raises(DatabaseUnavailable, match=r'start: .*"work_mem": "much".*\(log: .*postgres.log\)'):
         server.start()
     assert server.pid is None
 
@@ -222,7 +224,7 @@ def test_a_folder_with_other_things_in_it_is_left_alone(data_dir: Path) -> None:
 @pytest.mark.skipif(not IS_ROOT, reason="only root lends the server to another account")
 def test_a_folder_that_the_account_cannot_reach_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
-    with pytest.raises(ConfigInvalid, match="REACTOR_DATA_DIR: root can't run PostgreSQL.*choose a folder"):
+    with pytest.raises(ConfigInvalid, match=r"REACTOR_DATA_DIR: root can't run PostgreSQL.*choose a folder"):
         EmbeddedPostgres(tmp_path / "postgres").start()
 
 
