@@ -77,12 +77,22 @@ class Spool:
         instant between our look and our unlink is lost; no system call closes that gap.
         """
         try:
-            folder, name = self._walk(spool, path)
+            return self._unlink(spool, path, identity)
         except ReactorError:
             return False
+
+    def discard(self, spool: str, path: str) -> bool:
+        """Delete the plain file under this path, whichever it is; False when there is none.
+
+        Raises SpoolPathForbidden for a path that leads out of the spool.
+        """
+        return self._unlink(spool, path, None)
+
+    def _unlink(self, spool: str, path: str, identity: tuple[int, int] | None) -> bool:
+        folder, name = self._walk(spool, path)
         try:
             found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            if (found.st_dev, found.st_ino) != identity:
+            if not stat.S_ISREG(found.st_mode) or identity not in (None, (found.st_dev, found.st_ino)):
                 return False
             os.unlink(name, dir_fd=folder)
         except OSError:
