@@ -233,12 +233,14 @@ class FailedUploads(Reaction[UploadAttempt]):
         again: list[Due] = []
         stored: list[UploadAttempt] = []
         for attempt, outcome in ended:
-            verdict, due_at = settled[attempt.upload.id]
-            if due_at is not None:
-                again.append(Due(attempt.signal, due_at))
-            if verdict != outcome.verdict:
+            if attempt.upload.id not in settled:
+                # taken over, cancelled, or settled by a call whose answer was lost: let the row say
+                again.append(Due(attempt.signal, self._clock.database_now()))
                 self._emit(LeaseLost(upload_id=attempt.upload.id))
                 continue
+            due_at = settled[attempt.upload.id]
+            if due_at is not None:
+                again.append(Due(attempt.signal, due_at))
             if outcome.verdict is Verdict.STORED:
                 stored.append(attempt)
             self._tell_settled(attempt, outcome)
