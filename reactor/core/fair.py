@@ -1,0 +1,110 @@
+"""Which of the ready signals go next: one of each tenant in turn, and never too many of one at once.
+
+A tenant with a million uploads and a tenant with one take turns, so the one waits for as many signals as
+there are other tenants, and not for a million. A tenant with as many signals in hand as the cap allows is
+*parked*: it leaves the ring of turns until one of them is released, so nobody has to step over it. Every call
+takes amortised O(1) for each signal it concerns, however many tenants wait or are parked.
+"""
+
+from collections import Counter, OrderedDict
+from typing import TypeAlias
+
+from reactor.core.model import Signal
+
+_Line: TypeAlias = OrderedDict[Signal, None]
+"""One tenant's waiting signals in order. Not a dict: that searches for its first key once others are gone."""
+
+
+class FairQueue:
+    """Ready signals, taken round-robin by tenant.
+
+    `per_tenant` is how many signals of one tenant may be taken and not yet released, at least 1; None means
+    any number.
+    """
+
+    def __init__(self, per_tenant: int | None) -> None:
+        if per_tenant is not None and per_tenant < 1:
+            raise ValueError(f"per_tenant must be at least 1, not {per_tenant}")
+        self._per_tenant = per_tenant
+
+        # Invariant: a tenant has a line exactly when it has signals waiting, and it stands in the ring or is
+        # parked, never both.
+        # Invariant: a tenant is parked exactly when it has waiting signals and is at its cap.
+        self._ring: OrderedDict[int, _Line] = OrderedDict()
+        self._parked: dict[int, _Line] = {}
+
+        # Invariant: no tenant has more signals taken and not yet released than the cap.
+        self._taken: Counter[int] = Counter()
+
+        # Invariant: this is the number of signals in all lines.
+        self._waiting = 0
+
+    def __len__(self) -> int:
+        """Return how many signals wait; those that were taken don't count."""
+        return self._waiting
+
+    @property
+    def takeable(self) -> bool:
+        """Whether `take` would return something."""
+        return bool(self._ring)
+
+    def put(self, signal: Signal) -> bool:
+        """Let `signal` wait behind the others of its tenant; return False if it waits already."""
+        tenant = signal.tenant
+        line = self._line(tenant)
+        if line is None:
+            line = self._seat(tenant, OrderedDict())
+        elif signal in line:
+            return False
+        line[signal] = None
+        self._waiting += 1
+        return True
+
+    def discard(self, signal: Signal) -> bool:
+        """Let `signal` wait no longer; return whether it did."""
+        tenant = signal.tenant
+        line = self._line(tenant)
+        if line is None or signal not in line:
+            return False
+        del line[signal]
+        self._waiting -= 1
+        if not line:
+            self._ring.pop(tenant, None)
+            self._parked.pop(tenant, None)
+        return True
+
+    def take(self, limit: int) -> list[Signal]:
+        """Return up to `limit` signals, one of each tenant in turn; each counts until it is released."""
+        signals: list[Signal] = []
+        while self._ring and len(signals) < limit:
+            tenant, line = self._ring.popitem(last=False)
+            signal, _ = line.popitem(last=False)
+            signals.append(signal)
+            self._taken[tenant] += 1
+            if line:
+                self._seat(tenant, line)
+        self._waiting -= len(signals)
+        return signals
+
+    def release(self, tenant: int, n: int = 1) -> None:
+        """Say that `n` of the tenant's taken signals are done with.
+
+        Raises ValueError when it hasn't that many taken: a slot given back twice would break the cap unseen.
+        """
+        left = self._taken[tenant] - n
+        if n < 0 or left < 0:
+            raise ValueError(f"can't release {n} of {self._taken[tenant]} taken signals")
+        self._taken[tenant] = left
+        if not left:
+            del self._taken[tenant]
+        if n and (line := self._parked.pop(tenant, None)) is not None:
+            self._seat(tenant, line)
+
+    def _line(self, tenant: int) -> _Line | None:
+        return self._ring.get(tenant) or self._parked.get(tenant)
+
+    def _seat(self, tenant: int, line: _Line) -> _Line:
+        """Put the tenant, which stands nowhere, at the end of the ring, or park it if it is at its cap."""
+        at_cap = self._per_tenant is not None and self._taken[tenant] >= self._per_tenant
+        (self._parked if at_cap else self._ring)[tenant] = line
+        return line
