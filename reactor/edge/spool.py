@@ -124,9 +124,11 @@ class SpooledFile:
         self._hash = hashlib.sha256()
         self._position = 0
         self._proven = False
-        if os.fstat(self._file).st_size != size_bytes:
+        try:
+            self._prove_size()
+        except BaseException:
             self.close()
-            raise ContentMismatch("the spooled file doesn't have the recorded size")
+            raise
 
     @property
     def size_bytes(self) -> int:
@@ -159,6 +161,12 @@ class SpooledFile:
         if self._position == self._size_bytes and not self._proven:
             self._prove()
         return chunk
+
+    def _prove_size(self) -> None:
+        if os.fstat(self._file).st_size != self._size_bytes:
+            raise ContentMismatch("the spooled file doesn't have the recorded size")
+        if self._size_bytes == 0:
+            self._prove()  # there is no last chunk to hold back, and a store may not even read
 
     def _prove(self) -> None:
         if self._read_some(1):
