@@ -136,6 +136,7 @@ class TestConclusions:
         with pytest.raises(StorageRejected) as caught:
             put(store)
         assert caught.value.denied is False
+        assert caught.value.http_status in range(300, 500)
         assert len(server.requests) == 1
 
     @pytest.mark.parametrize("fault", DENIED)
