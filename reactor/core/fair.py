@@ -22,10 +22,8 @@ class FairQueue:
     any number.
     """
 
-    def __init__(self, per_tenant: int | None) -> None:
-        if per_tenant is not None and per_tenant < 1:
-            raise ValueError(f"per_tenant must be at least 1, not {per_tenant}")
-        self._per_tenant = per_tenant
+    def __init__(self, per_tenant: int | None = None) -> None:
+        self._per_tenant = _checked(per_tenant)
 
         # Invariant: a tenant has a line exactly when it has signals waiting, and it stands in the ring or is
         # parked, never both.
@@ -33,7 +31,7 @@ class FairQueue:
         self._ring: OrderedDict[int, _Line] = OrderedDict()
         self._parked: dict[int, _Line] = {}
 
-        # Invariant: no tenant has more signals taken and not yet released than the cap.
+        # Invariant: no tenant has more signals taken and not yet released than the highest cap they were taken under.
         self._taken: Counter[int] = Counter()
 
         # Invariant: this is the number of signals in all lines.
@@ -42,6 +40,26 @@ class FairQueue:
     def __len__(self) -> int:
         """Return how many signals wait; those that were taken don't count."""
         return self._waiting
+
+    def __contains__(self, signal: Signal) -> bool:
+        """Return whether `signal` waits."""
+        return signal in (self._line(signal.tenant) or ())
+
+    @property
+    def per_tenant(self) -> int | None:
+        """The cap. It may be changed at any time; what was taken under another one stays taken."""
+        return self._per_tenant
+
+    @per_tenant.setter
+    def per_tenant(self, per_tenant: int | None) -> None:
+        if per_tenant == self._per_tenant:
+            return
+        self._per_tenant = _checked(per_tenant)
+        lines = [*self._ring.items(), *self._parked.items()]
+        self._ring.clear()
+        self._parked.clear()
+        for tenant, line in lines:
+            self._seat(tenant, line)
 
     @property
     def takeable(self) -> bool:
@@ -108,3 +126,9 @@ class FairQueue:
         at_cap = self._per_tenant is not None and self._taken[tenant] >= self._per_tenant
         (self._parked if at_cap else self._ring)[tenant] = line
         return line
+
+
+def _checked(per_tenant: int | None) -> int | None:
+    if per_tenant is not None and per_tenant < 1:
+        raise ValueError(f"per_tenant must be at least 1, not {per_tenant}")
+    return per_tenant
