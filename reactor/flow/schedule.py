@@ -51,18 +51,17 @@ class Schedule:
     def arm(self, dues: Iterable[Due]) -> None:
         """Take signals in; one that is known already moves to its new time. Never waits."""
         now = self._clock.tick()
-        earliest = now + 1
         for signal, due_at in dues:
             tick = self._clock.tick_at(due_at)
-            earliest = min(earliest, tick)
-            if tick - now > self._horizon_ticks:
+            if tick <= now:
+                self._wheel.cancel(signal)  # due already: it would only pass through
+                self._offer(signal)
+            elif tick - now > self._horizon_ticks:
                 self._wheel.cancel(signal)  # the database says later than we knew, and remembers it
             elif len(self._wheel) < self._capacity or signal in self._wheel:
                 self._wheel.arm(signal, tick)
             else:
                 self.overflowed = True
-        if earliest <= now:
-            self._offer(now)  # at once: what has just been notified must not wait for another task to come round
         self._changed.set()
 
     def forget(self, signal: Signal) -> None:
@@ -74,21 +73,22 @@ class Schedule:
         """Offer each signal at its tick and not before; sleeps until the next one is due or something changes."""
         while True:
             now = self._clock.tick()
-            offered = self._offer(now)
+            offered = self._turn(now)
             # when more are due, let the others run and go on
             with self._clock.alarm(now if offered == _POP_AT_ONCE else self._wheel.next_due()):
                 await self._changed.wait()
 
-    def _offer(self, now: int) -> int:
-        """Move what is due from the wheel to the ready queues, a limited number at once; return how many."""
+    def _offer(self, signal: Signal) -> None:
+        lane = self._lanes[signal.reaction]
+        lane.ready.put(signal)
+        lane.wakeup.set()
+
+    def _turn(self, now: int) -> int:
+        """Offer what is due at `now`, a limited number at once; return how many."""
         next_due = self._wheel.next_due()
         fired = self._wheel.pop(now, _POP_AT_ONCE)
         if fired and next_due is not None:
             self._emit(TimerFired(lag_s=max(0, now - next_due) / TICKS_PER_S))
-        woken = set()
         for signal in fired:
-            self._lanes[signal.reaction].ready.put(signal)
-            woken.add(signal.reaction)
-        for reaction in woken:
-            self._lanes[reaction].wakeup.set()
+            self._offer(signal)
         return len(fired)

@@ -20,6 +20,8 @@ create or replace function reactor.claim_uploads(p_ids uuid[], p_token uuid, p_l
     set plan_cache_mode = force_generic_plan
     set enable_seqscan = off
 as $$
+declare
+    v_claimed int;
 begin
     return query
     with candidate as materialized (
@@ -51,22 +53,26 @@ begin
            extract(epoch from c.created_at)::float8, c.retry_count, c.max_retries, c.byte_size, c.bucket,
            c.object_path, c.content_hash, c.spool, c.temp_file_path, s.mime_type, c.traceparent, c.error_code
       from claimed as c
-      left join public.sources as s on s.id = c.source_id
-    union all
+      left join public.sources as s on s.id = c.source_id;
+    get diagnostics v_claimed = row_count;
+    if v_claimed = cardinality(p_ids) then
+        return;
+    end if;
+    return query
     select q.id,
            case when q.retry_count >= q.max_retries and free.at <= statement_timestamp()
                 then 'exhausted' else 'waiting' end,
            -- due and yet not ours: somebody is claiming it now, look again when that lease would end
            extract(epoch from case when free.at <= statement_timestamp() then clock_timestamp() + p_lease
                                    else free.at end)::float8,
-           null, null, null, null, null, null, null, null, null, null, null, null, null
+           null::float8, null::float8, null::int, null::int, null::bigint, null, null, null, null, null,
+           null, null, null
       from public.upload_queue as q
      cross join lateral (select case when q.status = 'failed' then q.next_retry_at
                                      else coalesce(q.lease_expires_at, '-infinity') end as at) as free
      where q.id = any(p_ids)
        and q.status in ('failed', 'uploading')
-       and q.lease_token is distinct from p_token
-       and not exists (select from claimed as c where c.id = q.id);
+       and q.lease_token is distinct from p_token;
 end $$;
 
 revoke all on function reactor.claim_uploads(uuid[], uuid, interval) from public;
