@@ -23,12 +23,13 @@ IS_ROOT = os.geteuid() == 0
 NOBODY = pwd.getpwnam("nobody")
 
 CHILD = """
-import os, sys, pathlib, psycopg
+import os, sys, psycopg
+from pathlib import Path
 from reactor.edge import embedded
 data_dir, bin_dir, uid = sys.argv[1:]
 if uid:
     os.setgroups([]); os.setgid(int(uid)); os.setuid(int(uid))
-with embedded.EmbeddedPostgres(pathlib.Path(data_dir), durable=False, bin_dir=pathlib.Path(bin_dir)) as server:
+with embedded.EmbeddedPostgres(Path(data_dir), durable=False, bin_dir=Path(bin_dir)) as server:
     with psycopg.connect(server.url) as conn:
         print(server.pid, *conn.execute("select 6 * 7").fetchone(), flush=True)
     sys.stdin.read()
