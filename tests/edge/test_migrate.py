@@ -107,7 +107,7 @@ def test_everything_is_applied_in_order_and_a_second_time_nothing(database_url: 
 
 
 def test_an_edited_migration_is_refused_whole(migrated_url: str, edited_schema: Path) -> None:
-    """Nothing is changed: not by a migration that would come before it either, nor by a function."""
+    """Nothing is changed, not even by a migration that would come before it, or a function."""
     with (edited_schema / "migrations/0003_create_plans_and_usage.sql").open("a") as file:
         file.write("create table edited ();\n")
     (edited_schema / "migrations/0000_come_first.sql").write_text("create table first ();\n")
