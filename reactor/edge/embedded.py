@@ -294,3 +294,15 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def running_url(data_dir: Path) -> str | None:
+    """Return the URL of the server that runs on `data_dir`, None when none does or we may not read its password."""
+    try:
+        lines = (data_dir / "postmaster.pid").read_text().splitlines()
+        password = data_dir.with_name(f"{data_dir.name}.password").read_text().strip()
+    except OSError:
+        return None
+    if len(lines) < 4:  # noqa: PLR2004  # pid, data folder, start time, port: not written whole yet
+        return None
+    return f"postgresql://{SUPERUSER}:{password}@127.0.0.1:{lines[3]}/postgres"

@@ -8,12 +8,13 @@ the statement goes on: an UPDATE "cancelled" after 0.3 s was seen to commit a se
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import aclosing, suppress
 from typing import Any, LiteralString
 
 import psycopg
 from anyio import CancelScope
+from psycopg import sql
 from psycopg.rows import namedtuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -74,10 +75,16 @@ class Database:
     """A small pool of warm connections that each run one prepared statement at a time, in autocommit."""
 
     def __init__(self, conninfo: str, *, size: int = 4) -> None:
+        self._conninfo = conninfo
+        self._kwargs: dict[str, Any] = {
+            **_PATIENCE,
+            "autocommit": True,
+            "application_name": "reactor",
+            "row_factory": namedtuple_row,
+        }
         self._pool = AsyncConnectionPool[psycopg.AsyncConnection[Any]](
             conninfo,
-            connection_class=psycopg.AsyncConnection,
-            kwargs={**_PATIENCE, "autocommit": True, "application_name": "reactor", "row_factory": namedtuple_row},
+            kwargs=self._kwargs,
             min_size=2,
             max_size=size,
             open=False,
@@ -92,7 +99,7 @@ class Database:
         """Open the pool and prove one connection. Raises DatabaseUnavailable."""
         try:
             # tried first by itself, for its error: a pool only ever says that it timed out
-            probe = await psycopg.AsyncConnection.connect(self._pool.conninfo, **self._pool.kwargs)
+            probe = await psycopg.AsyncConnection.connect(self._conninfo, **self._kwargs)
             await probe.close()
             await self._pool.open(wait=True, timeout=CONNECT_TIMEOUT_S)
         except (psycopg.Error, PoolTimeout) as error:
@@ -110,8 +117,8 @@ class Database:
             self.pooled = True
             conn.prepare_threshold = None
             return
-        conn.prepare_threshold = 0
         await conn.execute(_SESSION)
+        conn.prepare_threshold = 0
 
     async def call(self, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]:
         """Run one statement and return its rows as named tuples. Raises DatabaseUnavailable.
@@ -142,40 +149,53 @@ class Database:
         finally:
             watchdog.cancel()
 
-    @asynccontextmanager
-    async def listening(self, conninfo: str, channels: Sequence[str]) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-        """Open a connection of its own that LISTENs on the channels and does nothing else.
 
-        It is live when this enters: whatever commits from now on is heard. Raises DatabaseUnavailable.
+
+class Listener:
+    """A connection of its own that LISTENs and does nothing else."""
+
+    def __init__(self, conninfo: str, channels: Sequence[str]) -> None:
+        self._conninfo = conninfo
+        self._channels = channels
+        self._conn: psycopg.AsyncConnection[Any] | None = None
+
+    async def hear(self, live: Callable[[], None], heard: Callable[[str, str], None]) -> None:
+        """Connect, LISTEN, call `live`, then call `heard(channel, payload)` for each notification, until it breaks.
+
+        Whatever commits after `live` is heard. Both are called between reads and must neither wait nor raise:
+        leaving the loop would lose the rest of what has arrived. Raises DatabaseUnavailable when the connection
+        can't be had, is lost, or is severed; never returns.
         """
-        conn: psycopg.AsyncConnection[Any] | None = None
         try:
             with CancelScope(shield=True):
-                conn = await psycopg.AsyncConnection.connect(
-                    conninfo, autocommit=True, **(_PATIENCE | {"application_name": "reactor-listen"})
+                conn = self._conn = await psycopg.AsyncConnection.connect(
+                    self._conninfo, autocommit=True, **(_PATIENCE | {"application_name": "reactor-listen"})
                 )
-                await self._refuse_standby(conn)
-                with suppress(psycopg.Error):  # a session pooler may know only some of these
-                    # our own socket, seen from the server: a reactor that was stopped must not fill the queue
-                    await conn.execute("set tcp_user_timeout = 10000; set tcp_keepalives_idle = 10")
-                    await conn.execute("set idle_session_timeout = 0")
-                for channel in channels:
-                    await conn.execute(psycopg.sql.SQL("listen {}").format(psycopg.sql.Identifier(channel)))
+                await self._listen(conn)
+            live()
+            async with aclosing(conn.notifies()) as notifications:
+                async for notification in notifications:
+                    heard(notification.channel, notification.payload)
+            raise DatabaseUnavailable("the listening connection was closed")
         except psycopg.Error as error:
-            if conn is not None:
-                await conn.close()
             raise unavailable(error) from error
-        try:
-            yield conn
         finally:
-            with CancelScope(shield=True):
-                await conn.close()
+            if self._conn is not None:
+                with CancelScope(shield=True):
+                    await self._conn.close()
+                self._conn = None
 
-    @staticmethod
-    async def _refuse_standby(conn: psycopg.AsyncConnection[Any]) -> None:
+    async def _listen(self, conn: psycopg.AsyncConnection[Any]) -> None:
         row = await (await conn.execute("select pg_is_in_recovery()")).fetchone()
         if row is not None and row[0]:
-            await conn.close()
-            raise DatabaseUnavailable("the server is a standby: it can't LISTEN; point the URL at the primary")
+            raise DatabaseUnavailable("the server is a standby, which can't LISTEN: point the URL at the primary")
+        with suppress(psycopg.Error):  # a pooler in between may refuse them
+            # seen from the server: a reactor that stands still must not fill the notification queue
+            await conn.execute("set tcp_user_timeout = 10000; set tcp_keepalives_idle = 10; set idle_session_timeout = 0")
+        for channel in self._channels:
+            await conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
 
-
+    def sever(self) -> None:
+        """End the connection at once; `hear` raises."""
+        if self._conn is not None:
+            sever(self._conn)

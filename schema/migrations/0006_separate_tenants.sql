@@ -38,3 +38,4 @@ grant all on public.quota_plans to service_role;
 
 create policy reactor_worker_reads on reactor.instance for select to reactor_worker using (true);
 grant select on reactor.instance to reactor_worker;
+grant select on reactor.migration to reactor_worker, service_role;

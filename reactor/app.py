@@ -1,0 +1,348 @@
+"""The composition root: opens what the settings name, wires it together, runs it, and shuts it down in order.
+
+    settings = load(os.environ)
+    await Reactor(settings).run()
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+from anyio import CancelScope, Event, create_task_group, move_on_after, to_thread
+from attrs import frozen
+from loguru import logger
+
+from reactor.core.backoff import Backoff
+from reactor.core.breaker import Breaker
+from reactor.core.errors import ConfigInvalid, DatabaseUnavailable, StorageUnavailable
+from reactor.core.events import Emit
+from reactor.core.events import Event as Happening
+from reactor.core.settings import Settings
+from reactor.edge import statements
+from reactor.edge.clock import Clock
+from reactor.edge.http import Http
+from reactor.edge.migrate import plan
+from reactor.edge.objects import open_store
+from reactor.edge.objects.base import ObjectStore
+from reactor.edge.postgres import Database, Listener
+from reactor.edge.pulse import Pulse
+from reactor.edge.queue import Runs, UploadQueue
+from reactor.edge.spool import Spool
+from reactor.edge.telemetry import Telemetry
+from reactor.flow.listen import PULSE_INTERVAL_S, Listen
+from reactor.flow.reconcile import Reconcile
+from reactor.flow.schedule import Lane, Schedule
+from reactor.flow.wakeup import Wakeup
+from reactor.flow.work import BATCH, Work
+from reactor.reactions.base import Reaction
+from reactor.reactions.runs import StaleRuns
+from reactor.reactions.uploads import FailedUploads
+
+_SETTLE_S = 5.0
+"""How long a shutdown waits for the last settlements once the grace period is over."""
+
+_STATUS_AGE_S = 5.0
+_DRAIN_HORIZON_S = 1.0
+
+
+@frozen(kw_only=True)
+class _Engine:
+    """Everything that turns signals into settled rows, wired but not running."""
+
+    clock: Clock
+    schedule: Schedule
+    crews: list[tuple[Reaction[Any], Work[Any]]]
+    reconcile: Reconcile
+    quiet: Wakeup
+
+
+class Reactor:
+    """One reactor, in this process."""
+
+    def __init__(
+        self, settings: Settings, *, store: ObjectStore | None = None, listener: Emit | None = None
+    ) -> None:
+        """`store` takes the place of the one that the settings name; `listener` hears every event as well."""
+        self.settings = settings
+        self.telemetry = Telemetry()
+        self._store = store
+        self._listener = listener
+        self._stop = Event()
+        self._listen: Listen | None = None
+        self._engine: _Engine | None = None
+        self._database: Database | None = None
+        self._status_at = float("-inf")
+        self.http_url = ""
+        """Where the HTTP server listens; empty before it does."""
+
+    def stop(self) -> None:
+        """Shut down: claim no more, finish or hand back what is in flight within the grace period."""
+        self._stop.set()
+
+    @property
+    def stopping(self) -> bool:
+        """Return whether `stop` was called."""
+        return self._stop.is_set()
+
+    def not_ready(self) -> list[str]:
+        """Return why the reactor isn't ready, a line each; empty when it is."""
+        reasons = []
+        if self._engine is None or self._listen is None:
+            return ["starting"]
+        if self._stop.is_set():
+            reasons.append("shutting down")
+        if self._listen.mode == "polling":
+            reasons.append("polling: notifications don't arrive")
+        elif self._listen.mode != "listening":
+            reasons.append("not listening")
+        if self._engine.reconcile.finished_at is None:
+            reasons.append("not reconciled yet")
+        return reasons
+
+    async def run(self, *, ready: Callable[[], None] = lambda: None) -> None:
+        """Run until `stop`. Calls `ready` each time that readiness may have changed.
+
+        Raises ConfigInvalid and DatabaseUnavailable when it can't start.
+        """
+        async with self._opened() as (database, spool, store):
+            http = self._http()
+            socket = http.bind()
+            self.http_url = http.url
+            engine = self._engine = self._wire(database, spool, store, self.settings.wheel_horizon_s)
+            pulse = Pulse(database, engine.clock, silent_after_s=3 * PULSE_INTERVAL_S)
+            await pulse.send("starting", with_canary=False)
+            crews = {reaction.channel: (reaction, work) for reaction, work in engine.crews}
+            self._listen = listen = Listen(
+                Listener(self._listen_conninfo(), [*crews, pulse.channel]),
+                pulse,
+                crews,
+                engine.schedule,
+                engine.reconcile,
+                clock=engine.clock,
+                emit=self._emit,
+            )
+            engine.reconcile.on_pass = ready
+            async with create_task_group() as tasks, _working(engine) as works:
+                tasks.start_soon(http.serve, socket)
+                with CancelScope() as hearing:
+                    async with create_task_group() as ears:
+                        ears.start_soon(listen.run)
+                        ears.start_soon(engine.reconcile.run)
+                        await self._stop.wait()
+                        hearing.cancel()
+                await works.finish(self.settings.shutdown_grace_s)
+                with suppress(DatabaseUnavailable):  # the others will see it by themselves
+                    await pulse.leave()
+                http.close()
+
+    async def drain(self) -> None:
+        """Do one reconciliation to completion, and return when nothing that was due is left undone.
+
+        Every due upload is tried once and every stale run is failed; nothing is listened to.
+        """
+        async with self._opened() as (database, spool, store):
+            engine = self._engine = self._wire(database, spool, store, _DRAIN_HORIZON_S)
+            pulse = Pulse(database, engine.clock, silent_after_s=3 * PULSE_INTERVAL_S)
+            await pulse.send("starting", with_canary=False)
+            async with _working(engine) as works:
+                more = True
+                while more and not self._stop.is_set():
+                    spent = works.spent
+                    await engine.reconcile.once()
+                    await works.until_idle(self._stop)
+                    # a store that is down spends nothing: what it didn't take waits for the next reconciliation
+                    more = engine.reconcile.has_more and works.spent > spent
+                await works.finish(self.settings.shutdown_grace_s)
+            await pulse.leave()
+
+    async def status(self) -> dict[str, Any]:
+        """Return what the database says of uploads, runs and reactors."""
+        assert self._database is not None, "the reactor isn't running"
+        rows = await self._database.call(
+            statements.STATUS, (timedelta(seconds=self.settings.heartbeat_timeout_s),)
+        )
+        self.telemetry.status = rows[0][0]
+        return self.telemetry.status
+
+    # opening
+
+    def _listen_conninfo(self) -> str:
+        return self.settings.listen_url or self.settings.database_url or ""
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[tuple[Database, Spool, ObjectStore]]:
+        """Open and check what the settings name, all of it before any work is begun."""
+        if self.settings.database_url is None:
+            raise ConfigInvalid("REACTOR_DATABASE_URL isn't set: set it to the database's URL")
+        spool = Spool(self.settings.spools)
+        spool.check()
+        self.telemetry.spool_free_bytes = spool.free_bytes
+        store = self._store or open_store(self.settings.store_url, concurrency=self.settings.upload_concurrency)
+        try:
+            await to_thread.run_sync(store.check)
+        except StorageUnavailable as error:
+            logger.warning("store {}: {}; uploads wait until it answers", store.name, error)
+        database = self._database = Database(self.settings.database_url)
+        await database.open()
+        try:
+            await _check_schema(database, self.settings.database_url)
+            yield database, spool, store
+        finally:
+            with CancelScope(shield=True):
+                await database.close()
+                await to_thread.run_sync(store.close)
+                self.telemetry.close()
+
+    def _wire(self, database: Database, spool: Spool, store: ObjectStore, horizon_s: float) -> _Engine:
+        settings, clock = self.settings, Clock()
+        uploads = FailedUploads(
+            UploadQueue(database, lease_s=settings.lease_s),
+            spool=spool,
+            store=store,
+            backoff=Backoff(
+                base_s=settings.retry_base_s,
+                factor=settings.retry_factor,
+                max_s=settings.retry_max_s,
+                jitter=settings.retry_jitter,
+            ),
+            breaker=Breaker(),
+            clock=clock,
+            emit=self._emit,
+            concurrency=settings.upload_concurrency,
+            attempt_timeout_s=settings.attempt_timeout_s,
+            lease_s=settings.lease_s,
+        )
+        runs = StaleRuns(
+            Runs(database, heartbeat_timeout_s=settings.heartbeat_timeout_s),
+            heartbeat_timeout_s=settings.heartbeat_timeout_s,
+            emit=self._emit,
+        )
+        lanes = {uploads.name: Lane(), runs.name: Lane()}
+        schedule = Schedule(clock, lanes, horizon_s=horizon_s, emit=self._emit)
+        self.telemetry.timers = lambda: len(schedule)
+        quiet = Wakeup()
+        crews: list[tuple[Reaction[Any], Work[Any]]] = []
+        for reaction, concurrency, per_tenant in (
+            (uploads, settings.upload_concurrency, settings.uploads_per_user),
+            (runs, BATCH, BATCH),
+        ):
+            work: Work[Any] = Work(
+                reaction,
+                lanes[reaction.name],
+                schedule,
+                clock=clock,
+                emit=self._emit,
+                concurrency=concurrency,
+                per_tenant=per_tenant,
+                lease_s=settings.lease_s,
+                on_idle=quiet.set,
+            )
+            crews.append((reaction, work))
+        reconcile = Reconcile(
+            crews,
+            schedule,
+            clock=clock,
+            emit=self._emit,
+            interval_s=settings.reconcile_interval_s,
+            horizon_s=horizon_s,
+        )
+        return _Engine(clock=clock, schedule=schedule, crews=crews, reconcile=reconcile, quiet=quiet)
+
+    # what it tells
+
+    def _emit(self, event: Happening) -> None:
+        self.telemetry(event)
+        if self._listener is not None:
+            self._listener(event)
+
+    def _http(self) -> Http:
+        return Http(
+            self.settings.http_host,
+            self.settings.http_port,
+            not_ready=self.not_ready,
+            metrics=self._metrics,
+            status=self.status,
+        )
+
+    async def _metrics(self) -> bytes:
+        """Return the metrics; the database's figures in them are a few seconds old at most, or missing."""
+        engine = self._engine
+        if engine is not None and engine.clock.now() - self._status_at > _STATUS_AGE_S:
+            try:
+                await self.status()
+                self._status_at = engine.clock.now()
+            except DatabaseUnavailable:
+                self.telemetry.status = {}
+        return self.telemetry.prometheus()
+
+
+class _Works:
+    """The crews at work: how to wait for them, and how to end them."""
+
+    def __init__(self, engine: _Engine) -> None:
+        self._engine = engine
+        self._running = len(engine.crews)
+        self._ended = Wakeup()
+
+    async def run(self, work: Callable[[], Awaitable[None]]) -> None:
+        await work()
+        self._running -= 1
+        self._ended.set()
+
+    @property
+    def spent(self) -> int:
+        """Attempts that were settled and counted so far."""
+        return sum(work.spent for _, work in self._engine.crews)
+
+    async def until_idle(self, stop: Event) -> None:
+        """Wait until nothing is armed, ready, claimed or unsettled, or `stop` is set."""
+        while not stop.is_set() and (
+            len(self._engine.schedule) or not all(work.is_idle for _, work in self._engine.crews)
+        ):
+            await self._engine.quiet.wait()
+
+    async def finish(self, grace_s: float) -> None:
+        """Let what is in flight finish within the grace period, hand back the rest, and wait for its settlement."""
+        for _, work in self._engine.crews:
+            work.close()
+        with move_on_after(grace_s):
+            await self._all_ended()
+            return
+        for _, work in self._engine.crews:
+            work.abort()
+        with move_on_after(_SETTLE_S):
+            await self._all_ended()
+            return
+        logger.error("the database didn't take the last outcomes: their leases will expire")
+
+    async def _all_ended(self) -> None:
+        while self._running:
+            await self._ended.wait()
+
+
+@asynccontextmanager
+async def _working(engine: _Engine) -> AsyncIterator[_Works]:
+    """Keep the wheel turning and the crews working; whoever enters ends them with `finish`."""
+    works = _Works(engine)
+    async with create_task_group() as tasks:
+        tasks.start_soon(engine.schedule.run)
+        for reaction, work in engine.crews:
+            work.on_low = lambda name=reaction.name: engine.reconcile.refill(name)  # type: ignore[misc]
+            tasks.start_soon(works.run, work.run)
+        yield works
+        tasks.cancel_scope.cancel()
+
+
+async def _check_schema(database: Database, conninfo: str) -> None:
+    """Refuse to start on a database that isn't migrated, or as a role that can't see or do the work."""
+    steps = await to_thread.run_sync(plan, conninfo)
+    missing = [step.file.name for step in steps if step.state != "applied"]
+    if missing:
+        raise DatabaseUnavailable(
+            f"the database lacks {len(missing)} of {len(steps)} schema files ({missing[0]}, …): run `reactor migrate`"
+        )
+    problems = [row[0] for row in await database.call(statements.WHAT_IS_MISSING)]
+    if problems:
+        raise DatabaseUnavailable("; ".join(problems) + ": connect as reactor_worker or the tables' owner")
+

@@ -1,0 +1,39 @@
+"""`reactor migrate`: bring the database to the schema of this version."""
+
+import click
+
+from reactor.cli.common import as_json, database_url, load_settings, print_json, print_table
+from reactor.edge.migrate import migrate as apply
+from reactor.edge.migrate import plan, schema_files
+
+
+@click.command()
+@click.option("--status", is_flag=True, help="Say what is applied and what is not; change nothing.")
+@click.option("--print", "print_sql", is_flag=True, help="Print the SQL on stdout; connect to nothing.")
+@as_json
+@click.pass_context
+def migrate(ctx: click.Context, *, status: bool, print_sql: bool, as_json: bool) -> None:
+    """Apply the schema that this version needs. Safe to run again, and beside a running app.
+
+    \b
+    Needs the tables' owner with CREATEROLE (on Supabase: postgres), on a direct connection.
+    With --status, exits 1 when something is not applied.
+    """
+    if print_sql:
+        for file in schema_files():
+            click.echo(f"-- {file.name}\n{file.text}")
+        return
+    settings = load_settings(ctx)
+    url = database_url(settings)
+    if status:
+        steps = plan(url)
+        if as_json:
+            print_json([{"name": step.file.name, "state": step.state} for step in steps])
+        else:
+            print_table(("state", "file"), [(step.state, step.file.name) for step in steps], empty="no schema files")
+        ctx.exit(0 if all(step.state == "applied" for step in steps) else 1)
+    applied = apply(url, tell=lambda name: click.echo(f"applying {name}", err=True))
+    if as_json:
+        print_json({"applied": applied})
+    else:
+        click.echo(f"{len(applied)} files applied" if applied else "nothing to do: the schema is up to date", err=True)

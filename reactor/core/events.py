@@ -1,0 +1,164 @@
+"""What happened, as frozen values. Code emits them; log lines and metrics are made from them in one place.
+
+No event carries a secret, a spool path or an object's contents, so that no listener has to know what to hide.
+"""
+
+from collections.abc import Callable
+from uuid import UUID
+
+from attrs import frozen
+
+from reactor.core.model import Verdict
+
+
+@frozen(kw_only=True)
+class Listening:
+    """The listening connection is live and was proven by a round trip."""
+
+
+@frozen(kw_only=True)
+class ListenerLost:
+    """The listening connection ended, or what was sent didn't come back."""
+
+    reason: str
+
+
+@frozen(kw_only=True)
+class Polling:
+    """Several fresh listening connections heard nothing: the database is polled until one does."""
+
+    interval_s: float
+
+
+@frozen(kw_only=True)
+class Notified:
+    """A notification was heard."""
+
+    channel: str
+    rows: int
+    """Rows that it named; 0 when it asks for a sweep."""
+
+
+@frozen(kw_only=True)
+class NotificationRejected:
+    """A notification wasn't one of ours; nothing was done."""
+
+    channel: str
+    reason: str
+
+
+@frozen(kw_only=True)
+class AttemptStarted:
+    """An attempt to store an upload begins."""
+
+    upload_id: UUID
+    attempt: int
+    lag_s: float
+    """Seconds from when the row was due until now, by the database's clock."""
+
+
+@frozen(kw_only=True)
+class AttemptSettled:
+    """An attempt's outcome is committed."""
+
+    upload_id: UUID
+    attempt: int
+    verdict: Verdict
+    duration_s: float
+    size_bytes: int
+    delay_s: float
+    code: str | None
+    message: str | None
+    trace_id: str
+
+
+@frozen(kw_only=True)
+class LeaseLost:
+    """An upload was taken over by another reactor while this one worked on it; its outcome is dropped."""
+
+    upload_id: UUID
+
+
+@frozen(kw_only=True)
+class RunExpired:
+    """A stale run was failed."""
+
+    run_id: UUID
+    code: str
+    late_s: float
+    """Seconds from its deadline until it was failed, by the database's clock."""
+
+    trace_id: str
+
+
+@frozen(kw_only=True)
+class Rescued:
+    """Uploads that nobody worked on any more were brought back, or buried when their tries were used up."""
+
+    retried: int
+    buried: int
+
+
+@frozen(kw_only=True)
+class Swept:
+    """One reaction's rows were read from the database and armed."""
+
+    reaction: str
+    found: int
+    missed: int
+    """Rows that were overdue and of which no notification had told."""
+
+    duration_s: float
+
+
+@frozen(kw_only=True)
+class BreakerMoved:
+    """The store went down for everyone, or came back."""
+
+    store: str
+    is_open: bool
+
+
+@frozen(kw_only=True)
+class DatabaseLost:
+    """A call to the database failed; what it was about is tried again."""
+
+    doing: str
+    reason: str
+
+
+@frozen(kw_only=True)
+class ReactorsChanged:
+    """Reactors joined or left; who left may have left work behind."""
+
+    alive: int
+    joined: int
+    left: int
+
+
+@frozen(kw_only=True)
+class TimerFired:
+    """A timer of the wheel came due."""
+
+    lag_s: float
+
+
+Event = (
+    Listening
+    | ListenerLost
+    | Polling
+    | Notified
+    | NotificationRejected
+    | AttemptStarted
+    | AttemptSettled
+    | LeaseLost
+    | RunExpired
+    | Rescued
+    | Swept
+    | BreakerMoved
+    | DatabaseLost
+    | ReactorsChanged
+    | TimerFired
+)
+
+Emit = Callable[[Event], None]

@@ -1,0 +1,50 @@
+"""A store in a folder that fails on purpose: some objects a few times, some always, and all of them in an outage."""
+
+from collections import Counter
+from collections.abc import Mapping
+from threading import Lock
+
+from attrs import define, field
+
+from reactor.core.errors import StorageRejected, StorageUnavailable
+from reactor.edge.objects.base import Body, ObjectStore
+
+FOR_EVER = 1_000_000
+
+
+@define
+class FlakyStore:
+    """Passes on to a real store what it doesn't fail."""
+
+    inner: ObjectStore
+    fails: Mapping[str, int]
+    """How many puts of an object fail before one works."""
+
+    refused: frozenset[str]
+    """Objects that are refused for good."""
+
+    is_down: bool = False
+    puts: Counter[str] = field(factory=Counter)
+    _lock: Lock = field(factory=Lock)
+
+    @property
+    def name(self) -> str:
+        return "flaky"
+
+    def put(self, bucket: str, key: str, body: Body, *, mime_type: str | None) -> str:
+        with self._lock:
+            if self.is_down:
+                raise StorageUnavailable("503 ServiceUnavailable: the store is down", http_status=503)
+            self.puts[key] += 1
+            tried = self.puts[key]
+        if key in self.refused:
+            raise StorageRejected("400 InvalidRequest: the object name is not allowed", http_status=400)
+        if tried <= self.fails.get(key, 0):
+            raise StorageUnavailable("500 InternalError: please try again", http_status=500)
+        return self.inner.put(bucket, key, body, mime_type=mime_type)
+
+    def check(self) -> None:
+        self.inner.check()
+
+    def close(self) -> None:
+        self.inner.close()

@@ -1,0 +1,135 @@
+"""What operators look at and do by hand: lists, one item's life, retry, cancel, purge, fail. Blocking, for commands."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, LiteralString
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import dict_row
+
+from reactor.core.errors import NotFound
+from reactor.edge import statements
+from reactor.edge.postgres import connect_blocking, unavailable
+
+_UPLOADS: LiteralString = """
+    select id, user_id, status, retry_count, max_retries, bucket, object_path, byte_size, next_retry_at, error_code,
+           created_at
+      from public.upload_queue
+     where (%(status)s::text is null or status = %(status)s) and (%(user)s::uuid is null or user_id = %(user)s)
+     order by created_at desc, id
+     limit %(limit)s
+"""
+
+_UPLOAD: LiteralString = """
+    select q.*, split_part(q.traceparent, '-', 2) as trace_id, s.storage_status
+      from public.upload_queue as q left join public.sources as s on s.id = q.source_id
+     where q.id = %s
+"""
+
+_RUNS: LiteralString = """
+    select id, user_id, source_id, status, started_at, heartbeat_at, timeout_at, completed_at, error_code
+      from public.interpretation_runs
+     where (%(status)s::text is null or status = %(status)s) and (%(user)s::uuid is null or user_id = %(user)s)
+     order by created_at desc, id
+     limit %(limit)s
+"""
+
+_RUN: LiteralString = """
+    select r.*, split_part(r.traceparent, '-', 2) as trace_id
+      from public.interpretation_runs as r
+     where r.id = %s
+"""
+
+_DUE: LiteralString = """
+    select count(*) filter (where q.status = 'failed' and q.next_retry_at <= now()
+                              and q.retry_count < q.max_retries) as uploads_due,
+           count(*) filter (where q.status = 'uploading'
+                              and coalesce(q.lease_expires_at, '-infinity') <= now()) as leases_expired,
+           count(*) filter (where q.status = 'failed' and q.next_retry_at <= now()
+                              and q.retry_count >= q.max_retries) as uploads_exhausted,
+           (select count(*) from public.interpretation_runs as r
+             where r.status = 'running'
+               and least(r.timeout_at, r.heartbeat_at + coalesce(r.heartbeat_timeout, %s)) <= now()) as runs_stale
+      from public.upload_queue as q
+"""
+
+Row = dict[str, Any]
+
+
+class Inspector:
+    """One connection for one command."""
+
+    def __init__(self, conn: psycopg.Connection[Row]) -> None:
+        self._conn = conn
+
+    def status(self, heartbeat_timeout_s: float) -> Row:
+        """Return what reactor.status() says."""
+        row = self._one(statements.STATUS, (timedelta(seconds=heartbeat_timeout_s),))
+        assert row is not None
+        answer: Row = row["status"]
+        return answer
+
+    def due(self, heartbeat_timeout_s: float) -> Row:
+        """Count what a reconciliation would find to do now."""
+        row = self._one(_DUE, (timedelta(seconds=heartbeat_timeout_s),))
+        assert row is not None
+        return row
+
+    def uploads(self, *, status: str | None, user: UUID | None, limit: int) -> list[Row]:
+        """List uploads, the newest first."""
+        return self._all(_UPLOADS, {"status": status, "user": user, "limit": limit})
+
+    def upload(self, upload_id: UUID) -> Row:
+        """Return one upload with all that is known of it. Raises NotFound."""
+        return self._named(self._one(_UPLOAD, (upload_id,)), "upload", upload_id)
+
+    def runs(self, *, status: str | None, user: UUID | None, limit: int) -> list[Row]:
+        """List runs, the newest first."""
+        return self._all(_RUNS, {"status": status, "user": user, "limit": limit})
+
+    def run(self, run_id: UUID) -> Row:
+        """Return one run with all that is known of it. Raises NotFound."""
+        return self._named(self._one(_RUN, (run_id,)), "run", run_id)
+
+    def requeue(self, ids: Sequence[UUID]) -> list[UUID]:
+        """Put dead, cancelled or waiting uploads back, due at once; return the ids that were."""
+        return [row["id"] for row in self._all("select * from reactor.requeue_uploads(%s) as id", (list(ids),))]
+
+    def cancel(self, ids: Sequence[UUID]) -> list[UUID]:
+        """Stop trying; return the ids that were cancelled."""
+        return [row["id"] for row in self._all("select * from reactor.cancel_uploads(%s) as id", (list(ids),))]
+
+    def purge(self, ids: Sequence[UUID]) -> list[Row]:
+        """Forget dead or cancelled uploads; return their id, spool and temp_file_path."""
+        return self._all("select * from reactor.purge_uploads(%s)", (list(ids),))
+
+    def fail_runs(self, ids: Sequence[UUID], message: str) -> list[UUID]:
+        """Fail running or pending runs; return the ids that were."""
+        return [row["id"] for row in self._all("select * from reactor.fail_runs(%s, %s) as id", (list(ids), message))]
+
+    def _all(self, statement: LiteralString, parameters: Any) -> list[Row]:
+        return self._conn.execute(statement, parameters).fetchall()
+
+    def _one(self, statement: LiteralString, parameters: Any) -> Row | None:
+        return self._conn.execute(statement, parameters).fetchone()
+
+    @staticmethod
+    def _named(row: Row | None, kind: str, row_id: UUID) -> Row:
+        if row is None:
+            raise NotFound(f"there is no {kind} {row_id}; a stored upload's row is gone, its source says where it is")
+        return row
+
+
+@contextmanager
+def inspecting(conninfo: str) -> Iterator[Inspector]:
+    """Open a connection for one command. Raises DatabaseUnavailable, also for a database that isn't migrated."""
+    with connect_blocking(conninfo, application_name="reactor-cli") as conn:
+        conn.row_factory = dict_row  # type: ignore[assignment]  # the type follows from here on
+        try:
+            yield Inspector(conn)  # type: ignore[arg-type]
+        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName) as e:
+            raise type(unavailable(e))("the database isn't migrated: run `reactor migrate`") from e
+        except psycopg.Error as error:
+            raise unavailable(error) from error

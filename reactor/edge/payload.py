@@ -1,0 +1,84 @@
+"""NOTIFY text → hints, or a rejection. Anybody who can connect may notify, so nothing here is believed.
+
+Our own triggers (schema/functions/send_hints.sql) send `{"v": 1, "at": ms, "rows": [[id, tenant, due], …]}`, or
+`"rescan": true` in place of the rows. Whatever else arrives is refused; a well-formed forgery costs one indexed
+look-up that finds nothing.
+"""
+
+import json
+import re
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from attrs import frozen
+
+from reactor.core.errors import Rejected
+
+MAX_BYTES = 8000
+_MAX_ROWS = 500
+_MAX_MS = 1 << 53
+_ID = re.compile("[0-9a-f]{32}")
+
+
+class BadPayload(Rejected, code="INVALID_ARGUMENT"):
+    """The text isn't a payload of ours; the message says why, without quoting it."""
+
+
+class Hint(NamedTuple):
+    """What a notification says of one row. Milliseconds are since 1970, by the database's clock."""
+
+    row_id: UUID
+    tenant: int
+    due_ms: int | None
+    """When it is due; None: no deadline of its own."""
+
+    beat_ms: int | None
+    """Its last heartbeat, where the reactor's default heartbeat timeout counts from it; else None."""
+
+    @property
+    def is_over(self) -> bool:
+        """True when the row needs no attention any more."""
+        return self.due_ms is None and self.beat_ms is None
+
+
+@frozen(kw_only=True)
+class Payload:
+    """A notification that was understood."""
+
+    hints: tuple[Hint, ...] = ()
+    rescan: bool = False
+
+
+def decode(text: str) -> Payload:
+    """Return what the text says. Raises BadPayload for anything that our triggers don't send."""
+    if len(text) > MAX_BYTES:
+        raise BadPayload("longer than a notification can be")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadPayload("not JSON") from error
+    if not isinstance(value, dict) or value.get("v") != 1:
+        raise BadPayload("not a version 1 payload")
+    if value.get("rescan") is True:
+        return Payload(rescan=True)
+    at, rows = value.get("at"), value.get("rows")
+    if type(at) is not int or not _is_ms(at) or not isinstance(rows, list) or not 1 <= len(rows) <= _MAX_ROWS:
+        raise BadPayload("no rows")
+    return Payload(hints=tuple(_hint(row, at) for row in rows))
+
+
+def _hint(row: Any, at: int) -> Hint:
+    if not isinstance(row, list) or not 3 <= len(row) <= 4:  # noqa: PLR2004  # id, tenant, due, heartbeat's age
+        raise BadPayload("a row that isn't [id, tenant, due]")
+    row_id, tenant, due, beat = row if len(row) > 3 else (*row, None)  # noqa: PLR2004
+    if type(row_id) is not str or _ID.fullmatch(row_id) is None:
+        raise BadPayload("a row without an id")
+    if type(tenant) is not int or not -(2**31) <= tenant < 2**31:
+        raise BadPayload("a row without a tenant")
+    if not all(value is None or _is_ms(value) for value in (due, beat)):
+        raise BadPayload("a row with an impossible time")
+    return Hint(UUID(hex=row_id), tenant, None if due is None else at + due, None if beat is None else at - beat)
+
+
+def _is_ms(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _MAX_MS

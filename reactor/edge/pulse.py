@@ -1,0 +1,37 @@
+"""This reactor's sign of life in the database: one statement that says it lives, and may notify its own channel."""
+
+import socket
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+from reactor import __version__
+from reactor.edge import statements
+from reactor.edge.clock import Clock
+from reactor.edge.postgres import Database
+
+
+class Pulse:
+    """Beats for one reactor, and measures the database's clock as it does."""
+
+    def __init__(self, database: Database, clock: Clock, *, silent_after_s: float) -> None:
+        self._database = database
+        self._clock = clock
+        self._silent_after = timedelta(seconds=silent_after_s)
+        self.instance: UUID = uuid4()
+        self.channel = f"reactor_pulse_{self.instance.hex[:16]}"
+        self.queue_usage = 0.0
+        """How full the server's notification queue was at the last beat, 0 to 1."""
+
+    async def send(self, mode: str, *, with_canary: bool) -> frozenset[UUID]:
+        """Beat once and return the reactors that are alive, this one among them. Raises DatabaseUnavailable."""
+        sent = self._clock.now()
+        canary = self.channel if with_canary else None
+        arguments = (self.instance, socket.gethostname(), __version__, mode, canary, self._silent_after)
+        row = (await self._database.call(statements.PULSE, arguments))[0]
+        self._clock.observe(sent, self._clock.now(), row.now_at)
+        self.queue_usage = row.queue_usage
+        return frozenset(row.instances)
+
+    async def leave(self) -> None:
+        """Say goodbye, so that the others needn't find out. Raises DatabaseUnavailable."""
+        await self._database.call(statements.LEAVE, (self.instance,))

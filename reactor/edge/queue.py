@@ -1,0 +1,167 @@
+"""The reactor's tables as typed calls: claim, extend, settle, rescue, sweep, expire. No decisions are made here."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from attrs import frozen
+
+from reactor.core.model import Outcome
+from reactor.edge import statements
+from reactor.edge.postgres import Database
+
+
+@frozen(kw_only=True)
+class Upload:
+    """A claimed upload: all that one attempt needs. Times are the database's seconds since 1970."""
+
+    id: UUID
+    token: UUID
+    """The fence: what this claim must show to change the row."""
+
+    attempt: int
+    """From 1; the one that begins now."""
+
+    max_retries: int
+    due_at: float
+    claimed_at: float
+    created_at: float
+    byte_size: int
+    bucket: str
+    object_path: str
+    content_hash: str | None
+    spool: str
+    temp_file_path: str | None
+    mime_type: str | None
+    traceparent: str
+    last_code: str | None
+    """Error code of the attempt before; None on the first."""
+
+    @property
+    def trace_id(self) -> str:
+        """The 32 hex digits of the row's trace; empty when its traceparent isn't one."""
+        parts = self.traceparent.split("-")
+        return parts[1] if len(parts) >= 4 else ""  # noqa: PLR2004  # version, trace id, span id, flags
+
+
+class Row(NamedTuple):
+    """A row that a sweep found. Times are the database's seconds since 1970."""
+
+    id: UUID
+    tenant: int
+    due_at: float
+    changed_at: float
+
+
+@frozen(kw_only=True)
+class Claimed:
+    """What became of a batch of ids."""
+
+    uploads: list[Upload]
+    waiting: list[tuple[UUID, float]]
+    """Ids to look at again, and when."""
+
+    exhausted: list[UUID]
+    """Ids whose tries are used up."""
+
+
+class UploadQueue:
+    """The table upload_queue."""
+
+    def __init__(self, database: Database, *, lease_s: float) -> None:
+        self._database = database
+        self._lease = timedelta(seconds=lease_s)
+
+    async def claim(self, ids: Sequence[UUID], token: UUID) -> Claimed:
+        """Claim those that are due. Repeating it with the same token gives the same uploads again."""
+        rows = await self._database.call(statements.CLAIM_UPLOADS, (list(ids), token, self._lease))
+        claimed = Claimed(uploads=[], waiting=[], exhausted=[])
+        for row in rows:
+            if row.state == "claimed":
+                claimed.uploads.append(_upload(row, token))
+            elif row.state == "waiting":
+                claimed.waiting.append((row.id, row.due_at))
+            else:
+                claimed.exhausted.append(row.id)
+        return claimed
+
+    async def extend(self, held: Sequence[Upload]) -> set[UUID]:
+        """Extend the leases and return the ids that are still held."""
+        arguments = ([u.id for u in held], [u.token for u in held], self._lease)
+        return {row[0] for row in await self._database.call(statements.EXTEND_LEASES, arguments)}
+
+    async def settle(self, ended: Sequence[tuple[Upload, Outcome]]) -> dict[UUID, tuple[str, float | None]]:
+        """Apply the outcomes. Returns for each id the verdict as applied, or 'lost' or 'gone'; and when due again."""
+        rows = await self._database.call(
+            statements.SETTLE_UPLOADS,
+            (
+                [upload.id for upload, _ in ended],
+                [upload.token for upload, _ in ended],
+                [outcome.verdict.value for _, outcome in ended],
+                [outcome.delay_s for _, outcome in ended],
+                [outcome.code for _, outcome in ended],
+                [outcome.message for _, outcome in ended],
+                [outcome.storage_url for _, outcome in ended],
+            ),
+        )
+        return {row.id: (row.verdict, row.due_at) for row in rows}
+
+    async def rescue(self, ids: Sequence[UUID] | None, limit: int) -> list[tuple[UUID, str]]:
+        """Bring back what nobody works on any more. Returns (id, 'retry' or 'dead') of each."""
+        arguments = (None if ids is None else list(ids), limit)
+        return [(row.id, row.verdict) for row in await self._database.call(statements.RESCUE_UPLOADS, arguments)]
+
+    async def sweep(self, horizon_s: float, per_tenant: int, limit: int) -> list[Row]:
+        """List what is due within the horizon, fair by tenant."""
+        arguments = (timedelta(seconds=horizon_s), per_tenant, limit)
+        return [Row(*row) for row in await self._database.call(statements.SWEEP_UPLOADS, arguments)]
+
+
+class Expiry(NamedTuple):
+    """What became of one run: failed with `code`, or alive until `due_at`."""
+
+    id: UUID
+    due_at: float | None
+    code: str | None
+    late_s: float | None
+    traceparent: str | None
+
+
+class Runs:
+    """The running rows of interpretation_runs."""
+
+    def __init__(self, database: Database, *, heartbeat_timeout_s: float) -> None:
+        self._database = database
+        self._heartbeat_timeout = timedelta(seconds=heartbeat_timeout_s)
+
+    async def expire(self, ids: Sequence[UUID]) -> list[Expiry]:
+        """Fail those whose deadline has passed, and tell when the others are due."""
+        rows = await self._database.call(statements.EXPIRE_RUNS, (list(ids), self._heartbeat_timeout))
+        return [Expiry(*row) for row in rows]
+
+    async def sweep(self, horizon_s: float, limit: int) -> list[Row]:
+        """List the runs whose deadline is within the horizon, the earliest first."""
+        arguments = (timedelta(seconds=horizon_s), self._heartbeat_timeout, limit)
+        return [Row(*row) for row in await self._database.call(statements.SWEEP_RUNS, arguments)]
+
+
+def _upload(row: Any, token: UUID) -> Upload:
+    return Upload(
+        id=row.id,
+        token=token,
+        attempt=row.attempt,
+        max_retries=row.max_retries,
+        due_at=row.due_at,
+        claimed_at=row.claimed_at,
+        created_at=row.created_at,
+        byte_size=row.byte_size,
+        bucket=row.bucket,
+        object_path=row.object_path,
+        content_hash=row.content_hash,
+        spool=row.spool,
+        temp_file_path=row.temp_file_path,
+        mime_type=row.mime_type,
+        traceparent=row.traceparent,
+        last_code=row.last_code,
+    )

@@ -1,0 +1,184 @@
+"""Hear the database: NOTIFY → payload → schedule; and prove, again and again, that it can be heard.
+
+The order matters: LISTEN is live, then catch up, then trust. On any end of the connection what came meanwhile is lost,
+so the next one begins with a whole reconciliation again.
+
+A connection that is silent may be dead: a middlebox that still acknowledges, a transaction pooler that let LISTEN
+succeed and will deliver nothing. So every few seconds a pulse, sent from another connection, must come back through
+the listening one. When it doesn't the connection is severed and made anew; when three fresh ones in a row stay silent,
+the database is polled, and that is said aloud, while listening goes on being tried.
+"""
+
+import random
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from anyio import create_task_group
+
+from reactor.core.errors import DatabaseUnavailable
+from reactor.core.events import DatabaseLost, Emit, ListenerLost, Listening, NotificationRejected, Notified, Polling
+from reactor.core.events import ReactorsChanged
+from reactor.core.model import Due, Signal
+from reactor.edge.clock import TICKS_PER_S, Clock
+from reactor.edge.payload import BadPayload, decode
+from reactor.edge.postgres import Listener
+from reactor.edge.pulse import Pulse
+from reactor.flow.reconcile import Reconcile
+from reactor.flow.schedule import Schedule
+from reactor.flow.wakeup import Wakeup
+from reactor.flow.work import Work
+from reactor.reactions.base import Reaction
+
+PULSE_INTERVAL_S = 6.0
+"""Ten transactions a minute when idle; a dead connection is noticed within this and the grace."""
+
+PULSE_GRACE_S = 1.0
+"""How long a pulse may take to come back."""
+
+SILENT_BEFORE_POLLING = 3
+"""Fresh connections in a row that must have heard nothing before the database is polled."""
+
+POLLING_INTERVAL_S = 2.0
+_RECONNECT_MIN_S = 0.05
+_RECONNECT_MAX_S = 5.0
+
+
+class Listen:
+    """The listening connection, its proof, and what it hears."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        pulse: Pulse,
+        crews: Mapping[str, tuple[Reaction[Any], Work[Any]]],
+        schedule: Schedule,
+        reconcile: Reconcile,
+        *,
+        clock: Clock,
+        emit: Emit,
+    ) -> None:
+        self._listener = listener
+        self._pulse = pulse
+        self._crews = crews
+        self._schedule = schedule
+        self._reconcile = reconcile
+        self._clock = clock
+        self._emit = emit
+        self._beat = Wakeup()
+        self._heard = Wakeup()
+        self._silent = 0
+        self._connected = False
+        self._others: frozenset[UUID] = frozenset()
+        self.mode = "starting"
+        """'starting', 'listening' (proven) or 'polling'."""
+
+    async def run(self) -> None:
+        """Listen for ever; reconnect with jittered backoff."""
+        async with create_task_group() as tasks:
+            tasks.start_soon(self._prove)
+            delay_s = _RECONNECT_MIN_S
+            while True:
+                began = self._clock.now()
+                try:
+                    await self._listener.hear(self._live, self._take)
+                except DatabaseUnavailable as error:
+                    self._lose(str(error))
+                if self._clock.now() - began > PULSE_INTERVAL_S:
+                    delay_s = _RECONNECT_MIN_S
+                await self._clock.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
+                delay_s = min(_RECONNECT_MAX_S, delay_s * 2)
+
+    def _live(self) -> None:
+        self._connected = True
+        self._reconcile.request()
+        self._beat.set()  # prove it at once
+
+    def _lose(self, reason: str) -> None:
+        self._connected = False
+        self._reconcile.trust(heard=False)
+        if self.mode == "listening":
+            self.mode = "starting"
+            self._emit(ListenerLost(reason=reason))
+        else:
+            self._emit(DatabaseLost(doing="listen", reason=reason))
+
+    # hear
+
+    def _take(self, channel: str, text: str) -> None:
+        """Arm what a notification names. Never waits or raises: the rest of its batch would be lost."""
+        if channel == self._pulse.channel:
+            self._heard.set()
+            return
+        reaction, work = self._crews[channel]
+        try:
+            payload = decode(text)
+        except BadPayload as error:
+            self._emit(NotificationRejected(channel=channel, reason=str(error)))
+            return
+        self._emit(Notified(channel=channel, rows=len(payload.hints)))
+        if payload.rescan:
+            self._reconcile.request()
+        dues = []
+        for hint in payload.hints:
+            signal = Signal(reaction.name, hint.row_id, hint.tenant)
+            due_at = reaction.due_at(hint)
+            if due_at is None:
+                self._schedule.forget(signal)
+            elif not work.knows(signal):
+                dues.append(Due(signal, due_at))
+        if dues:
+            self._schedule.arm(dues)
+
+    # prove
+
+    async def _prove(self) -> None:
+        while True:
+            try:
+                await self._prove_once()
+            except DatabaseUnavailable as error:
+                self._emit(DatabaseLost(doing="pulse", reason=str(error)))
+            with self._clock.alarm(self._clock.tick() + round(PULSE_INTERVAL_S * TICKS_PER_S)):
+                await self._beat.wait()
+
+    async def _prove_once(self) -> None:
+        connected = self._connected
+        self._heard = Wakeup()
+        self._look_around(await self._pulse.send(self.mode, with_canary=connected))
+        if not connected:
+            return
+        came_back = False
+        with self._clock.alarm(self._clock.tick() + round(PULSE_GRACE_S * TICKS_PER_S)):
+            await self._heard.wait()
+            came_back = True
+        if came_back:
+            self._trust()
+        elif self._connected:
+            self._distrust()
+
+    def _trust(self) -> None:
+        self._silent = 0
+        if self.mode != "listening":
+            self.mode = "listening"
+            self._reconcile.polling_interval_s = None
+            self._reconcile.trust(heard=True)
+            self._emit(Listening())
+
+    def _distrust(self) -> None:
+        self._silent += 1
+        if self._silent >= SILENT_BEFORE_POLLING and self.mode != "polling":
+            self.mode = "polling"
+            self._reconcile.polling_interval_s = POLLING_INTERVAL_S
+            self._reconcile.request()
+            self._emit(Polling(interval_s=POLLING_INTERVAL_S))
+        self._listener.sever()
+
+    def _look_around(self, alive: frozenset[UUID]) -> None:
+        """A reactor that is gone may have left retries in its own wheel: catch up with what it knew."""
+        others = alive - {self._pulse.instance}
+        joined, left = others - self._others, self._others - others
+        self._others = others
+        if joined or left:
+            self._emit(ReactorsChanged(alive=len(others) + 1, joined=len(joined), left=len(left)))
+        if left:
+            self._reconcile.request()

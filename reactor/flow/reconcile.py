@@ -1,0 +1,125 @@
+"""Catch up with the database: at start, at each new listening connection, on demand, and every few minutes.
+
+A pass rescues what nobody works on any more, lists what is due within the horizon, and arms it. Correctness rests on
+this loop alone; notifications only make it fast. What a pass finds overdue, and no notification told of, is counted:
+a figure above zero says that notifications are being lost.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from reactor.core.errors import DatabaseUnavailable
+from reactor.core.events import DatabaseLost, Emit, Swept
+from reactor.core.model import Due
+from reactor.edge.clock import TICKS_PER_S, Clock
+from reactor.flow.schedule import Schedule
+from reactor.flow.wakeup import Wakeup
+from reactor.flow.work import Work
+from reactor.reactions.base import Reaction
+
+_MISSED_AFTER_S = 5.0
+"""How long overdue a row must be before it counts as missed: others may be about to take it."""
+
+_RETRY_S = 1.0
+
+
+class Reconcile:
+    """The loop that finds whatever was missed."""
+
+    def __init__(
+        self,
+        crews: Sequence[tuple[Reaction[Any], Work[Any]]],
+        schedule: Schedule,
+        *,
+        clock: Clock,
+        emit: Emit,
+        interval_s: float,
+        horizon_s: float,
+    ) -> None:
+        self._crews = crews
+        self._schedule = schedule
+        self._clock = clock
+        self._emit = emit
+        self._interval_s = interval_s
+        self._horizon_s = horizon_s
+        self._wanted = Wakeup()
+        self._whole_pass = True
+        self._trusted_since: float | None = None
+        self._more: dict[str, bool] = {}
+        self._refill_after = 0.0
+        self.polling_interval_s: float | None = None
+        """Seconds between passes while no notification can be heard; None while they can."""
+        self.finished_at: float | None = None
+        """Monotonic time of the last whole pass; None before the first."""
+        self.on_pass: Callable[[], None] = lambda: None
+        """Called after each whole pass."""
+
+    @property
+    def has_more(self) -> bool:
+        """Return whether a sweep left rows behind that were due."""
+        return any(self._more.values())
+
+    def request(self) -> None:
+        """Ask for a whole pass now."""
+        self._whole_pass = True
+        self._wanted.set()
+
+    def refill(self, reaction: str) -> None:
+        """A reaction is running out of ready rows: fetch more, if its last sweep left some in the database."""
+        if self._more.get(reaction) and self._clock.now() >= self._refill_after:
+            self._wanted.set()
+
+    def trust(self, *, heard: bool) -> None:
+        """Say whether notifications are heard from now on; only while they are can one be missed."""
+        self._trusted_since = self._clock.database_now() if heard else None
+
+    async def run(self) -> None:
+        """Do a pass on request and on time, and bring more of a backlog whenever there is room for it."""
+        while True:
+            try:
+                await (self.once() if self._whole_pass else self._bring_more())
+            except DatabaseUnavailable as error:
+                self._emit(DatabaseLost(doing="reconcile", reason=str(error)))
+                await self._clock.sleep(_RETRY_S)
+                continue
+            interval_s = self.polling_interval_s or self._interval_s
+            due = round(((self.finished_at or 0.0) + interval_s) * TICKS_PER_S)
+            with self._clock.alarm(due):
+                await self._wanted.wait()
+            self._whole_pass |= self._clock.tick() >= due
+
+    async def once(self) -> None:
+        """Do one whole pass: rescue, sweep and arm, for every reaction. Raises DatabaseUnavailable."""
+        self._whole_pass = False
+        for reaction, work in self._crews:
+            await reaction.rescue()
+            await self._sweep(reaction, work)
+        self.finished_at = self._clock.now()
+        self.on_pass()
+
+    async def _bring_more(self) -> None:
+        for reaction, work in self._crews:
+            if self._more[reaction.name]:
+                await self._sweep(reaction, work)
+
+    async def _sweep(self, reaction: Reaction[Any], work: Work[Any]) -> None:
+        began = self._clock.now()
+        self._schedule.overflowed = False
+        sweep = await reaction.sweep(self._horizon_s)
+        unknown = [
+            (due, changed_at)
+            for due, changed_at in sweep.rows
+            if not work.knows(due.signal) and not self._schedule.knows(due.signal)
+        ]
+        # rows that an incomplete sweep had left behind were not missed by anybody
+        missed = 0 if self._more.get(reaction.name) else sum(self._is_missed(*row) for row in unknown)
+        self._schedule.arm(due for due, _ in unknown)
+        self._more[reaction.name] = not sweep.complete or self._schedule.overflowed
+        ended = self._clock.now()
+        if not unknown:
+            self._refill_after = ended + _RETRY_S  # all it lists is known: more can only come as that is done
+        self._emit(Swept(reaction=reaction.name, found=len(unknown), missed=missed, duration_s=ended - began))
+
+    def _is_missed(self, due: Due, changed_at: float) -> bool:
+        overdue_s = self._clock.database_now() - max(due.due_at, changed_at)
+        return self._trusted_since is not None and changed_at > self._trusted_since and overdue_s > _MISSED_AFTER_S

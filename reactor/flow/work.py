@@ -1,0 +1,288 @@
+"""One reaction's work, from ready to settled: ready → claim a batch → act on each → settle a batch.
+
+Batches are natural. While a claim is on its way to the database, what becomes due meanwhile waits; when it returns,
+the next claim takes all of it. Settling likewise. One row at a time when idle, hundreds to a round trip under load,
+and no timer or tuning knob in between.
+
+How much is claimed follows how fast the work goes: as many as have places free, and twice as many as came to an end
+since the last claim. Slow uploads are claimed one by one as places become free; quick ones hundreds at a time.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Generic
+
+from anyio import create_task_group
+from anyio.abc import TaskGroup
+
+from reactor.core.errors import DatabaseUnavailable
+from reactor.core.events import DatabaseLost, Emit, LeaseLost
+from reactor.core.fair import FairQueue
+from reactor.core.model import Due, Outcome, Signal, Verdict
+from reactor.edge.clock import Clock
+from reactor.flow.schedule import Lane, Schedule
+from reactor.flow.wakeup import Wakeup
+from reactor.reactions.base import A, Reaction
+
+BATCH = 500
+"""Most rows in one claim or one settlement: a statement of some 50 ms."""
+
+_LOW = 2_000
+"""With fewer rows ready than this, more are fetched; a sweep brings them before these are worked off."""
+
+_PAUSE_S = 0.5
+"""How long to wait before the database is asked again after it failed."""
+
+_FORGET_AFTER_S = 600.0
+"""How long after its lease an outcome is still offered to the database, whose fence decides whether it counts."""
+
+
+class Work(Generic[A]):
+    """Claims, acts on and settles the rows of one reaction."""
+
+    def __init__(
+        self,
+        reaction: Reaction[A],
+        lane: Lane,
+        schedule: Schedule,
+        *,
+        clock: Clock,
+        emit: Emit,
+        concurrency: int,
+        per_tenant: int,
+        lease_s: float,
+        on_idle: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_idle` is called each time that nothing is left to do: none ready, claimed or unsettled."""
+        self._reaction = reaction
+        self._lane = lane
+        self._schedule = schedule
+        self._clock = clock
+        self._emit = emit
+        self._concurrency = concurrency
+        self._per_tenant = per_tenant
+        self._lease_s = lease_s
+        self._claimed: dict[Signal, A] = {}
+        self._waiting = FairQueue(per_tenant)
+        self._acting: dict[Signal, A] = {}
+        self._tasks = 0
+        self._ended: deque[tuple[A, Outcome]] = deque()
+        self._ended_lately = 0
+        self._claiming = 0
+        self._closing = False
+        self._settled = Wakeup()
+        self._held = Wakeup()
+        self._on_idle = on_idle
+        self.spent = 0
+        """Attempts that were settled and counted: not those handed back."""
+        self.on_low: Callable[[], None] = lambda: None
+        """Called when few rows are ready: a backlog in the database may be fetched from."""
+
+    # Invariant: a signal that was claimed is in exactly one of _waiting (claimed, not begun), _acting, or _ended.
+
+    @property
+    def outstanding(self) -> int:
+        """Rows that are claimed, being claimed, or not settled yet."""
+        return len(self._claimed) + self._claiming
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.outstanding and not len(self._lane.ready)
+
+    def knows(self, signal: Signal) -> bool:
+        """Return whether the row is being worked on here: hearing of it again changes nothing."""
+        return signal in self._claimed
+
+    async def run(self) -> None:
+        """Work until closed and everything is settled."""
+        async with create_task_group() as tasks:
+            tasks.start_soon(self._settle_all)
+            tasks.start_soon(self._extend_all)
+            await self._claim_all(tasks)
+            await self._until_settled()
+            tasks.cancel_scope.cancel()
+
+    def close(self) -> None:
+        """Claim no more, hand back what wasn't begun; what is being acted on may finish."""
+        self._closing = True
+        self._waiting.per_tenant = None
+        while unbegun := self._waiting.take(BATCH):
+            for signal in unbegun:
+                self._waiting.release(signal.tenant)
+                attempt = self._claimed[signal]
+                self._end(attempt, self._reaction.hand_back(attempt))
+        self._lane.wakeup.set()
+        self._settled.set()
+
+    def abort(self) -> None:
+        """Cut short what is still being acted on; it is handed back."""
+        for attempt in self._acting.values():
+            attempt.scope.cancel()
+
+    # claim
+
+    async def _claim_all(self, tasks: TaskGroup) -> None:
+        while not self._closing:
+            room = self._room()
+            batch = self._lane.ready.take(room) if room else []
+            if not batch:
+                self._tell_idle()
+                await self._lane.wakeup.wait()
+                continue
+            if len(self._lane.ready) < _LOW:
+                self.on_low()
+            self._ended_lately = 0
+            self._claiming = len(batch)
+            await self._claim(batch)
+            self._claiming = 0
+            if self._closing:
+                self.close()  # what came in meanwhile goes back as well
+            self._act_on_waiting(tasks)
+
+    def _room(self) -> int:
+        """Return how many to claim now, and let each tenant have its share of that and no more."""
+        window = min(BATCH, self._concurrency + 2 * self._ended_lately)
+        # Invariant: one tenant never holds the whole window while it is capped below the concurrency
+        self._lane.ready.per_tenant = math.ceil(window * min(1.0, self._per_tenant / self._concurrency))
+        unsettled = len(self._claimed)
+        return max(0, min(window - len(self._waiting) - len(self._acting), 2 * BATCH - unsettled))
+
+    async def _claim(self, batch: Sequence[Signal]) -> None:
+        try:
+            claimed = await self._reaction.claim(batch)
+        except DatabaseUnavailable as error:
+            self._emit(DatabaseLost(doing=f"claim {self._reaction.name}", reason=str(error)))
+            again_at = self._clock.database_now() + _PAUSE_S
+            self._schedule.arm(Due(signal, again_at) for signal in batch)
+            ours = set[Signal]()
+        else:
+            self._schedule.arm(claimed.later)
+            for attempt in claimed.attempts:
+                self._claimed[attempt.signal] = attempt
+                self._waiting.put(attempt.signal)
+            ours = {attempt.signal for attempt in claimed.attempts}
+            self._held.set()
+        for signal in batch:
+            if signal not in ours:
+                self._lane.ready.release(signal.tenant)
+
+    # act
+
+    def _act_on_waiting(self, tasks: TaskGroup) -> None:
+        while self._tasks < self._concurrency and (signals := self._waiting.take(1)):
+            self._tasks += 1
+            tasks.start_soon(self._act_on, signals[0])
+
+    async def _act_on(self, signal: Signal) -> None:
+        """Act on one row, then on the next that waits, until none does."""
+        while True:
+            attempt = self._claimed[signal]
+            outcome: Outcome | None = None
+            self._acting[signal] = attempt
+            with attempt.scope:
+                outcome = await self._reaction.act(attempt)
+            del self._acting[signal]
+            self._waiting.release(signal.tenant)
+            self._end(attempt, self._reaction.hand_back(attempt) if outcome is None else outcome)
+            signals = self._waiting.take(1)
+            if not signals:
+                self._tasks -= 1
+                return
+            signal = signals[0]
+
+    def _end(self, attempt: A, outcome: Outcome) -> None:
+        self._ended_lately += 1
+        self._lane.ready.release(attempt.signal.tenant)
+        if attempt.lost:
+            self._let_go(attempt)
+        else:
+            self._ended.append((attempt, outcome))
+            self._settled.set()
+        self._lane.wakeup.set()
+
+    def _let_go(self, attempt: A) -> None:
+        """The row is no longer ours."""
+        del self._claimed[attempt.signal]
+        self._lane.wakeup.set()
+
+    # settle
+
+    async def _settle_all(self) -> None:
+        while True:
+            if not self._ended:
+                await self._settled.wait()
+                continue
+            batch = [self._ended.popleft() for _ in range(min(BATCH, len(self._ended)))]
+            try:
+                again = await self._reaction.settle(batch)
+            except DatabaseUnavailable as error:
+                self._emit(DatabaseLost(doing=f"settle {self._reaction.name}", reason=str(error)))
+                self._ended.extendleft(reversed(batch))
+                await self._clock.sleep(_PAUSE_S)
+                self._drop_lost()
+                continue
+            for attempt, outcome in batch:
+                self.spent += outcome.verdict is not Verdict.DEFERRED
+                self._let_go(attempt)
+            self._schedule.arm(again)
+            self._tell_idle()
+
+    def _drop_lost(self) -> None:
+        """Forget outcomes whose lease ended long ago while the database was away: others have the rows by now."""
+        too_old = self._clock.now() - _FORGET_AFTER_S
+        for _ in range(len(self._ended)):
+            attempt, outcome = self._ended.popleft()
+            if attempt.lease_until < too_old:
+                self._let_go(attempt)
+            else:
+                self._ended.append((attempt, outcome))
+
+    async def _until_settled(self) -> None:
+        while self._claimed:
+            await self._lane.wakeup.wait()
+
+    def _tell_idle(self) -> None:
+        if self.is_idle:
+            self._on_idle()
+
+    # leases
+
+    async def _extend_all(self) -> None:
+        """Extend what is held, three times as often as needed; sleeps for as long as nothing is held."""
+        while True:
+            if not self._claimed:
+                await self._held.wait()
+                continue
+            await self._clock.sleep(self._lease_s / 3)
+            held = [self._claimed[signal] for signal in self._claimed if self._is_in_hand(self._claimed[signal])]
+            if not held:
+                continue
+            sent = self._clock.now()
+            try:
+                still_held = await self._reaction.extend(held)
+            except DatabaseUnavailable as error:
+                self._emit(DatabaseLost(doing=f"extend {self._reaction.name}", reason=str(error)))
+                still_held = {a.signal.row_id for a in held if a.lease_until > self._clock.now()}
+            else:
+                for attempt in held:
+                    attempt.lease_until = sent + self._lease_s
+            for attempt in held:
+                if attempt.signal.row_id not in still_held and self._is_in_hand(attempt):
+                    self._lose(attempt)
+
+    def _is_in_hand(self, attempt: A) -> bool:
+        """Return whether the attempt is waiting or being acted on; one that has ended needs its lease no more."""
+        signal = attempt.signal
+        return self._acting.get(signal) is attempt or (
+            self._claimed.get(signal) is attempt and signal in self._waiting
+        )
+
+    def _lose(self, attempt: A) -> None:
+        """Another reactor may have the row: stop working on it, and settle nothing."""
+        attempt.lost = True
+        self._emit(LeaseLost(upload_id=attempt.signal.row_id))
+        if self._waiting.discard(attempt.signal):
+            self._end(attempt, self._reaction.hand_back(attempt))
+        else:
+            attempt.scope.cancel()

@@ -1,0 +1,98 @@
+"""What a reaction is: the code that answers one kind of notification. The engine knows no more of it than this.
+
+A reaction claims rows in batches, acts on what it claimed, and settles what came of it in batches. Where the claim is
+the whole effect (a stale run is failed by the claim itself), it claims nothing, and the rest never comes up.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Generic, TypeVar
+from uuid import UUID
+
+from anyio import CancelScope
+from attrs import define, field, frozen
+
+from reactor.core.model import Due, Outcome, Signal
+from reactor.edge.payload import Hint
+
+
+@define(kw_only=True, eq=False)
+class Attempt:
+    """One claimed row on its way from claim to settlement. Each reaction adds what its rows hold."""
+
+    signal: Signal
+
+    lease_until: float
+    """Monotonic seconds: when the lease may have ended, reckoned from before the claim was sent."""
+
+    scope: CancelScope = field(factory=CancelScope)
+    """Cancels the act: at the end of the grace period, or when the lease was lost."""
+
+    lost: bool = False
+    """True once another reactor may have taken the row over; nothing of it may be settled any more."""
+
+
+A = TypeVar("A", bound=Attempt)
+
+
+@frozen(kw_only=True)
+class Claimed(Generic[A]):
+    """What a batch of signals came to."""
+
+    attempts: Sequence[A] = ()
+    """To be acted on now."""
+
+    later: Sequence[Due] = ()
+    """To be looked at again."""
+
+
+@frozen(kw_only=True)
+class Sweep:
+    """What the database says needs attention."""
+
+    rows: Sequence[tuple[Due, float]] = ()
+    """Each with the moment (database seconds since 1970) since when it could have been known."""
+
+    complete: bool = True
+    """False when there was more than one sweep may bring."""
+
+
+class Reaction(ABC, Generic[A]):
+    """One kind of row that needs attention."""
+
+    name: ClassVar[str]
+    """The word in signals, logs and metrics; also the module's name."""
+
+    channel: ClassVar[str]
+    """The channel on which its rows are notified."""
+
+    @abstractmethod
+    def due_at(self, hint: Hint) -> float | None:
+        """Return when the hinted row is due (database seconds since 1970), None when it needs nothing any more."""
+
+    @abstractmethod
+    async def claim(self, signals: Sequence[Signal]) -> Claimed[A]:
+        """Claim the rows that are due. Raises DatabaseUnavailable; claiming the same rows again is harmless."""
+
+    @abstractmethod
+    async def sweep(self, horizon_s: float) -> Sweep:
+        """List the rows that are due within the horizon. Raises DatabaseUnavailable."""
+
+    async def rescue(self) -> None:
+        """Bring back rows that nobody works on any more, before a sweep. Raises DatabaseUnavailable."""
+
+    async def act(self, attempt: A) -> Outcome:
+        """Do the work of one claimed row. Never raises: a failure is an outcome."""
+        raise NotImplementedError(f"{self.name} claims nothing that could be acted on")
+
+    def hand_back(self, attempt: A) -> Outcome:
+        """Return the outcome of an attempt that was not begun, or was cut short by a shutdown."""
+        raise NotImplementedError(f"{self.name} claims nothing that could be handed back")
+
+    async def settle(self, ended: Sequence[tuple[A, Outcome]]) -> Sequence[Due]:
+        """Commit the outcomes and return what is due again. Raises DatabaseUnavailable; may be repeated."""
+        raise NotImplementedError(f"{self.name} claims nothing that could be settled")
+
+    async def extend(self, held: Sequence[A]) -> set[UUID]:
+        """Extend the leases; return the row ids that are still ours. Raises DatabaseUnavailable."""
+        raise NotImplementedError(f"{self.name} claims nothing under a lease")

@@ -1,0 +1,57 @@
+"""Stale runs: fail each interpretation whose deadline has passed.
+
+The wheel holds each run's own deadline; nothing scans. When a timer fires, one statement fails those of the batch that
+are truly stale and tells when the others are due: a heartbeat that nobody heard of costs one look-up, no more.
+"""
+
+from collections.abc import Sequence
+
+from reactor.core.events import Emit, RunExpired
+from reactor.core.model import Due, Signal
+from reactor.edge.payload import Hint
+from reactor.edge.queue import Runs
+from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
+
+_SWEEP_LIMIT = 200_000
+
+
+class StaleRuns(Reaction[Attempt]):
+    """Fails stale runs; the claim is the whole effect."""
+
+    name = "runs"
+    channel = "reactor_runs"
+
+    def __init__(self, runs: Runs, *, heartbeat_timeout_s: float, emit: Emit) -> None:
+        self._runs = runs
+        self._heartbeat_timeout_s = heartbeat_timeout_s
+        self._emit = emit
+
+    def due_at(self, hint: Hint) -> float | None:
+        due = [] if hint.due_ms is None else [hint.due_ms / 1000]
+        if hint.beat_ms is not None:
+            due.append(hint.beat_ms / 1000 + self._heartbeat_timeout_s)
+        return min(due, default=None)
+
+    async def claim(self, signals: Sequence[Signal]) -> Claimed[Attempt]:
+        signal_of = {signal.row_id: signal for signal in signals}
+        later = []
+        for expiry in await self._runs.expire(list(signal_of)):
+            if expiry.due_at is not None:
+                later.append(Due(signal_of[expiry.id], expiry.due_at))
+            else:
+                self._emit(
+                    RunExpired(
+                        run_id=expiry.id,
+                        code=expiry.code or "",
+                        late_s=expiry.late_s or 0.0,
+                        trace_id=(expiry.traceparent or "--").split("-")[1],
+                    )
+                )
+        return Claimed(later=later)
+
+    async def sweep(self, horizon_s: float) -> Sweep:
+        rows = await self._runs.sweep(horizon_s, _SWEEP_LIMIT)
+        return Sweep(
+            rows=[(Due(Signal(self.name, row.id, row.tenant), row.due_at), row.changed_at) for row in rows],
+            complete=len(rows) < _SWEEP_LIMIT,
+        )

@@ -1,0 +1,277 @@
+"""Failed uploads: put the spooled bytes into the object store again, until they are stored or beyond hope.
+
+An attempt opens the spooled file without following links, streams it once into the store, hashed and counted on the
+way, and comes to an outcome: stored, retry after a backoff, dead, or deferred (handed back unspent). An outage of the
+store is not a failure of an upload: once distinct uploads have failed alike the breaker opens, and the rest wait
+without their tries being counted.
+"""
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from uuid import UUID, uuid4
+
+from anyio import CapacityLimiter, CancelScope, fail_after, to_thread
+from attrs import define, field
+from loguru import logger
+
+from reactor.core.backoff import Backoff
+from reactor.core.breaker import Breaker
+from reactor.core.errors import ReactorError, StorageRejected, StorageUnavailable
+from reactor.core.events import AttemptSettled, AttemptStarted, BreakerMoved, Emit, LeaseLost, Rescued
+from reactor.core.model import Due, Outcome, Signal, Verdict
+from reactor.edge.clock import Clock
+from reactor.edge.objects.base import ObjectStore
+from reactor.edge.payload import Hint
+from reactor.edge.queue import Upload, UploadQueue
+from reactor.edge.spool import Spool
+from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
+
+_SWEEP_LIMIT = 50_000
+_SWEEP_PER_TENANT = 5_000
+_RESCUE_BATCH = 500
+_TAKEOVER_GRACE_S = 0.5
+"""How long after another's lease ended it is looked at: its holder extends it well before."""
+
+_MESSAGE_CHARS = 500
+
+
+@define(kw_only=True, eq=False)
+class UploadAttempt(Attempt):
+    """One attempt to store one upload."""
+
+    upload: Upload
+    began: float = 0.0
+    ended: float = 0.0
+    identity: tuple[int, int] | None = None
+    """Device and inode of the spooled file that was stored; what is removed must still be that one."""
+
+    cancelled: threading.Event = field(factory=threading.Event)
+
+
+class FailedUploads(Reaction[UploadAttempt]):
+    """Stores uploads whose first attempt failed."""
+
+    name = "uploads"
+    channel = "reactor_uploads"
+
+    def __init__(
+        self,
+        queue: UploadQueue,
+        *,
+        spool: Spool,
+        store: ObjectStore,
+        backoff: Backoff,
+        breaker: Breaker,
+        clock: Clock,
+        emit: Emit,
+        concurrency: int,
+        attempt_timeout_s: float,
+        lease_s: float,
+    ) -> None:
+        self._queue = queue
+        self._spool = spool
+        self._store = store
+        self._backoff = backoff
+        self._breaker = breaker
+        self._clock = clock
+        self._emit = emit
+        self._threads = CapacityLimiter(concurrency)
+        self._attempt_timeout_s = attempt_timeout_s
+        self._lease_s = lease_s
+
+    def due_at(self, hint: Hint) -> float | None:
+        return None if hint.due_ms is None else hint.due_ms / 1000
+
+    # claim
+
+    async def claim(self, signals: Sequence[Signal]) -> Claimed[UploadAttempt]:
+        allowance = self._breaker.allowance(self._clock.now())
+        allowed, held_back = signals[:allowance], signals[len(signals) if allowance is None else allowance :]
+        later = [Due(signal, self._when_store_may_answer()) for signal in held_back]
+        if not allowed:
+            return Claimed(later=later)
+        signal_of = {signal.row_id: signal for signal in allowed}
+        sent = self._clock.now()
+        claimed = await self._queue.claim(list(signal_of), uuid4())
+        if claimed.exhausted:
+            await self._bury(claimed.exhausted)
+        later += [Due(signal_of[row_id], due_at + _TAKEOVER_GRACE_S) for row_id, due_at in claimed.waiting]
+        return Claimed(
+            attempts=[
+                UploadAttempt(signal=signal_of[upload.id], upload=upload, lease_until=sent + self._lease_s)
+                for upload in claimed.uploads
+            ],
+            later=later,
+        )
+
+    def _when_store_may_answer(self) -> float:
+        """Return when the store is worth asking again, in database seconds since 1970."""
+        return self._clock.database_now() + self._pause_s()
+
+    def _pause_s(self) -> float:
+        retry_at = self._breaker.retry_at
+        # the probe is on its way (nothing to wait for but its answer): look again in a moment
+        return max(0.25, 0.0 if retry_at is None else retry_at - self._clock.now())
+
+    async def rescue(self) -> None:
+        counts: Counter[str] = Counter()
+        while True:
+            rescued = await self._queue.rescue(None, _RESCUE_BATCH)
+            counts.update(verdict for _, verdict in rescued)
+            if len(rescued) < _RESCUE_BATCH:
+                break
+        self._tell_rescued(counts)
+
+    async def _bury(self, exhausted: Sequence[UUID]) -> None:
+        self._tell_rescued(Counter(verdict for _, verdict in await self._queue.rescue(exhausted, len(exhausted))))
+
+    def _tell_rescued(self, counts: Counter[str]) -> None:
+        if counts:
+            self._emit(Rescued(retried=counts[Verdict.RETRY], buried=counts[Verdict.DEAD]))
+
+    async def sweep(self, horizon_s: float) -> Sweep:
+        rows = await self._queue.sweep(horizon_s, _SWEEP_PER_TENANT, _SWEEP_LIMIT)
+        fullest = max(Counter(row.tenant for row in rows).values(), default=0)
+        return Sweep(
+            rows=[(Due(Signal(self.name, row.id, row.tenant), row.due_at), row.changed_at) for row in rows],
+            complete=fullest < _SWEEP_PER_TENANT and len(rows) < _SWEEP_LIMIT,
+        )
+
+    # act
+
+    async def act(self, attempt: UploadAttempt) -> Outcome:
+        attempt.began = self._clock.now()
+        if self._breaker.allowance(attempt.began) == 0:
+            return self.hand_back(attempt)
+        self._breaker.started(attempt.began)
+        upload = attempt.upload
+        self._emit(
+            AttemptStarted(
+                upload_id=upload.id, attempt=upload.attempt, lag_s=max(0.0, self._clock.database_now() - upload.due_at)
+            )
+        )
+        try:
+            with fail_after(self._attempt_timeout_s):
+                url = await to_thread.run_sync(self._put, attempt, abandon_on_cancel=True, limiter=self._threads)
+        except TimeoutError:
+            outcome = self._judge(upload, StorageUnavailable(f"no answer within {self._attempt_timeout_s:g} s"))
+        except ReactorError as error:
+            outcome = self._judge(upload, error)
+        except Exception:  # a bug of ours must not stop the others: this row fails, and we hear of it
+            logger.exception("attempt {} of upload {} broke", upload.attempt, upload.id)
+            outcome = self._judge(upload, StorageUnavailable("the reactor broke on this upload; its log says how"))
+        else:
+            self._hear_success()
+            outcome = Outcome(verdict=Verdict.STORED, storage_url=url)
+        finally:
+            attempt.cancelled.set()  # whatever made us stop, the thread stops reading
+            attempt.ended = self._clock.now()
+        return outcome
+
+    def _put(self, attempt: UploadAttempt) -> str:
+        """Send one spooled file to the store; runs in a worker thread."""
+        upload = attempt.upload
+        with self._spool.open(
+            upload.spool,
+            upload.temp_file_path or "",
+            size_bytes=upload.byte_size,
+            sha256=upload.content_hash or "",
+            cancelled=attempt.cancelled,
+        ) as body:
+            attempt.identity = body.identity
+            return self._store.put(upload.bucket, upload.object_path, body, mime_type=upload.mime_type)
+
+    def _judge(self, upload: Upload, error: ReactorError) -> Outcome:
+        """Say what a failure means: try again, give up, or blame the store and count nothing."""
+        message = str(error)[:_MESSAGE_CHARS]
+        if isinstance(error, StorageUnavailable):
+            was_open = self._breaker.is_open
+            unspent = self._breaker.failed(self._clock.now(), upload.id, error.retry_after_s)
+            self._tell_breaker(was_open)
+            if unspent:
+                return Outcome(verdict=Verdict.DEFERRED, delay_s=self._pause_s(), code=error.code, message=message)
+            permanent = False
+        else:
+            # it answered, or the fault is in the file: either way nothing speaks against the store
+            if isinstance(error, StorageRejected):
+                self._hear_success()
+            else:
+                self._breaker.abandoned(self._clock.now())
+            permanent = not error.retryable and not (
+                isinstance(error, StorageRejected) and error.denied and upload.last_code != error.code
+            )
+        if permanent:
+            return Outcome(verdict=Verdict.DEAD, code=error.code, message=message)
+        if upload.attempt >= upload.max_retries:
+            message = f"gave up after {upload.attempt} attempts; the last: {error.code}: {message}"
+            return Outcome(verdict=Verdict.DEAD, code="STORAGE_UPLOAD_FAILED", message=message)
+        retry_after_s = error.retry_after_s if isinstance(error, StorageUnavailable) else None
+        delay_s = self._backoff.delay_s(upload.attempt, random.random(), retry_after_s)  # noqa: S311  # jitter
+        return Outcome(verdict=Verdict.RETRY, delay_s=delay_s, code=error.code, message=message)
+
+    def _hear_success(self) -> None:
+        was_open = self._breaker.is_open
+        self._breaker.succeeded(self._clock.now())
+        self._tell_breaker(was_open)
+
+    def _tell_breaker(self, was_open: bool) -> None:
+        if self._breaker.is_open != was_open:
+            self._emit(BreakerMoved(store=self._store.name, is_open=self._breaker.is_open))
+
+    def hand_back(self, attempt: UploadAttempt) -> Outcome:
+        if attempt.began:
+            self._breaker.abandoned(self._clock.now())
+        delay_s = self._pause_s() if self._breaker.is_open else 0.0
+        return Outcome(verdict=Verdict.DEFERRED, delay_s=delay_s)
+
+    # settle
+
+    async def settle(self, ended: Sequence[tuple[UploadAttempt, Outcome]]) -> Sequence[Due]:
+        settled = await self._queue.settle([(attempt.upload, outcome) for attempt, outcome in ended])
+        again: list[Due] = []
+        stored: list[UploadAttempt] = []
+        for attempt, outcome in ended:
+            verdict, due_at = settled[attempt.upload.id]
+            if due_at is not None:
+                again.append(Due(attempt.signal, due_at))
+            if verdict != outcome.verdict:
+                self._emit(LeaseLost(upload_id=attempt.upload.id))
+                continue
+            if outcome.verdict is Verdict.STORED:
+                stored.append(attempt)
+            self._tell_settled(attempt, outcome)
+        if stored:
+            with CancelScope(shield=True):
+                await to_thread.run_sync(self._remove_spooled, stored)
+        return again
+
+    def _remove_spooled(self, stored: Sequence[UploadAttempt]) -> None:
+        """Remove the spooled files of uploads whose settlement has committed; runs in a worker thread."""
+        for attempt in stored:
+            upload = attempt.upload
+            try:
+                if attempt.identity is not None:
+                    self._spool.remove(upload.spool, upload.temp_file_path or "", attempt.identity)
+            except (ReactorError, OSError) as error:
+                logger.warning("the spooled file of upload {} stays behind: {}", upload.id, error)
+
+    def _tell_settled(self, attempt: UploadAttempt, outcome: Outcome) -> None:
+        upload = attempt.upload
+        self._emit(
+            AttemptSettled(
+                upload_id=upload.id,
+                attempt=upload.attempt,
+                verdict=outcome.verdict,
+                duration_s=max(0.0, attempt.ended - attempt.began) if attempt.began else 0.0,
+                size_bytes=upload.byte_size,
+                delay_s=outcome.delay_s,
+                code=outcome.code,
+                message=outcome.message,
+                trace_id=upload.trace_id,
+            )
+        )
+
+    async def extend(self, held: Sequence[UploadAttempt]) -> set[UUID]:
+        return await self._queue.extend([attempt.upload for attempt in held])
