@@ -114,7 +114,7 @@ def test_an_edited_migration_is_refused_whole(migrated_url: str, edited_schema: 
     (edited_schema / "functions/book_entry.sql").write_text("create table last ();\n")
     before = rows(migrated_url, "select * from reactor.migration order by name")
 
-    with pytest.raises(MigrationChanged, match=r"schema/migrations/0003_create_plans_and_usage.sql was edited"):
+    with pytest.raises(MigrationChanged, match=r"migrations/0003_create_plans_and_usage.sql was edited"):
         migrate(migrated_url, root=edited_schema)
 
     assert rows(migrated_url, "select * from reactor.migration order by name") == before
