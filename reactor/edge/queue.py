@@ -91,8 +91,8 @@ class UploadQueue:
         arguments = ([u.id for u in held], [u.token for u in held], self._lease)
         return {row[0] for row in await self._database.call(statements.EXTEND_LEASES, arguments)}
 
-    async def settle(self, ended: Sequence[tuple[Upload, Outcome]]) -> dict[UUID, tuple[str, float | None]]:
-        """Apply the outcomes. Returns for each id the verdict as applied, or 'lost' or 'gone'; and when due again."""
+    async def settle(self, ended: Sequence[tuple[Upload, Outcome]]) -> dict[UUID, float | None]:
+        """Apply the outcomes. Returns when each is due again, None for never; the lost are left out."""
         rows = await self._database.call(
             statements.SETTLE_UPLOADS,
             (
@@ -105,7 +105,7 @@ class UploadQueue:
                 [outcome.storage_url for _, outcome in ended],
             ),
         )
-        return {row.id: (row.verdict, row.due_at) for row in rows}
+        return {row.id: row.due_at for row in rows}
 
     async def rescue(self, ids: Sequence[UUID] | None, limit: int) -> list[tuple[UUID, str]]:
         """Bring back what nobody works on any more. Returns (id, 'retry' or 'dead') of each."""

@@ -51,14 +51,18 @@ class Schedule:
     def arm(self, dues: Iterable[Due]) -> None:
         """Take signals in; one that is known already moves to its new time. Never waits."""
         now = self._clock.tick()
+        earliest = now + 1
         for signal, due_at in dues:
             tick = self._clock.tick_at(due_at)
+            earliest = min(earliest, tick)
             if tick - now > self._horizon_ticks:
                 self._wheel.cancel(signal)  # the database says later than we knew, and remembers it
             elif len(self._wheel) < self._capacity or signal in self._wheel:
                 self._wheel.arm(signal, tick)
             else:
                 self.overflowed = True
+        if earliest <= now:
+            self._offer(now)  # at once: what has just been notified must not wait for another task to come round
         self._changed.set()
 
     def forget(self, signal: Signal) -> None:
@@ -70,15 +74,13 @@ class Schedule:
         """Offer each signal at its tick and not before; sleeps until the next one is due or something changes."""
         while True:
             now = self._clock.tick()
-            fired = self._pop(now)
-            if not fired:
-                with self._clock.alarm(self._wheel.next_due()):
-                    await self._changed.wait()
-            elif len(fired) == _POP_AT_ONCE:
-                with self._clock.alarm(now):  # more are due: let the others run, then go on
-                    await self._changed.wait()
+            offered = self._offer(now)
+            # when more are due, let the others run and go on
+            with self._clock.alarm(now if offered == _POP_AT_ONCE else self._wheel.next_due()):
+                await self._changed.wait()
 
-    def _pop(self, now: int) -> list[Signal]:
+    def _offer(self, now: int) -> int:
+        """Move what is due from the wheel to the ready queues, a limited number at once; return how many."""
         next_due = self._wheel.next_due()
         fired = self._wheel.pop(now, _POP_AT_ONCE)
         if fired and next_due is not None:
@@ -89,4 +91,4 @@ class Schedule:
             woken.add(signal.reaction)
         for reaction in woken:
             self._lanes[reaction].wakeup.set()
-        return fired
+        return len(fired)

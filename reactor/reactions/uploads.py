@@ -145,7 +145,7 @@ class FailedUploads(Reaction[UploadAttempt]):
         attempt.began = self._clock.now()
         if self._breaker.allowance(attempt.began) == 0:
             return self.hand_back(attempt)
-        self._breaker.started(attempt.began)
+        self._breaker.started(attempt.began, attempt.upload.id)
         upload = attempt.upload
         self._emit(
             AttemptStarted(
@@ -198,7 +198,7 @@ class FailedUploads(Reaction[UploadAttempt]):
             if isinstance(error, StorageRejected):
                 self._hear_success()
             else:
-                self._breaker.abandoned(self._clock.now())
+                self._breaker.abandoned(self._clock.now(), upload.id)
             permanent = not error.retryable and not (
                 isinstance(error, StorageRejected) and error.denied and upload.last_code != error.code
             )
@@ -222,7 +222,7 @@ class FailedUploads(Reaction[UploadAttempt]):
 
     def hand_back(self, attempt: UploadAttempt) -> Outcome:
         if attempt.began:
-            self._breaker.abandoned(self._clock.now())
+            self._breaker.abandoned(self._clock.now(), attempt.upload.id)
         delay_s = self._pause_s() if self._breaker.is_open else 0.0
         return Outcome(verdict=Verdict.DEFERRED, delay_s=delay_s)
 
@@ -233,12 +233,14 @@ class FailedUploads(Reaction[UploadAttempt]):
         again: list[Due] = []
         stored: list[UploadAttempt] = []
         for attempt, outcome in ended:
-            verdict, due_at = settled[attempt.upload.id]
-            if due_at is not None:
-                again.append(Due(attempt.signal, due_at))
-            if verdict != outcome.verdict:
+            if attempt.upload.id not in settled:
+                # taken over, cancelled, or settled by a call whose answer was lost: let the row say
+                again.append(Due(attempt.signal, self._clock.database_now()))
                 self._emit(LeaseLost(upload_id=attempt.upload.id))
                 continue
+            due_at = settled[attempt.upload.id]
+            if due_at is not None:
+                again.append(Due(attempt.signal, due_at))
             if outcome.verdict is Verdict.STORED:
                 stored.append(attempt)
             self._tell_settled(attempt, outcome)

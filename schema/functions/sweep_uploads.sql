@@ -8,6 +8,9 @@ create or replace function reactor.sweep_uploads(p_horizon interval, p_per_tenan
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    -- always a look-up by key: plan it once, and never as a scan, whatever the table's size was then
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
 as $$
 begin
     return query
