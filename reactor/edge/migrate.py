@@ -111,13 +111,15 @@ def migrate(conninfo: str, *, root: Path | None = None, tell: Callable[[str], No
             conn.execute("set local client_min_messages = warning")
             if conn.execute("select to_regclass('reactor.migration')").fetchone() == (None,):
                 conn.execute(_LEDGER)
-        applied = []
-        for step in _plan(conn, schema):
+        steps = _plan(conn, schema)
+        for step in steps:  # before anything is applied
             if step.state == "changed" and not step.file.is_function:
                 raise MigrationChanged(
-                    f"schema/{step.file.name} was edited after it was applied: restore it, and put the change into "
-                    "a new migration"
+                    f"schema/{step.file.name} was edited after it was applied: restore it, and put the change "
+                    "into a new migration"
                 )
+        applied = []
+        for step in steps:
             if step.state != "applied":
                 tell(step.file.name)
                 _apply(conn, step.file)
