@@ -43,6 +43,7 @@ _SETTLE_S = 5.0
 """How long a shutdown waits for the last settlements once the grace period is over."""
 
 _STATUS_AGE_S = 5.0
+_CONNECTIONS = 3
 _DRAIN_HORIZON_S = 1.0
 
 
@@ -55,6 +56,16 @@ class _Engine:
     crews: list[tuple[Reaction[Any], Work[Any]]]
     reconcile: Reconcile
     quiet: Wakeup
+
+
+@frozen(kw_only=True)
+class _Opened:
+    """What the settings name, opened and checked."""
+
+    database: Database
+    claims: Database
+    spool: Spool
+    store: ObjectStore
 
 
 class Reactor:
@@ -105,12 +116,12 @@ class Reactor:
 
         Raises ConfigInvalid and DatabaseUnavailable when it can't start.
         """
-        async with self._opened() as (database, spool, store):
+        async with self._opened() as opened:
             http = self._http()
             socket = http.bind()
             self.http_url = http.url
-            engine = self._engine = self._wire(database, spool, store, self.settings.wheel_horizon_s)
-            pulse = Pulse(database, engine.clock, silent_after_s=3 * PULSE_INTERVAL_S)
+            engine = self._engine = self._wire(opened, self.settings.wheel_horizon_s)
+            pulse = Pulse(opened.database, engine.clock, silent_after_s=3 * PULSE_INTERVAL_S)
             await pulse.send("starting", with_canary=False)
             crews = {reaction.channel: (reaction, work) for reaction, work in engine.crews}
             self._listen = listen = Listen(
@@ -141,9 +152,9 @@ class Reactor:
 
         Every due upload is tried once and every stale run is failed; nothing is listened to.
         """
-        async with self._opened() as (database, spool, store):
-            engine = self._engine = self._wire(database, spool, store, _DRAIN_HORIZON_S)
-            pulse = Pulse(database, engine.clock, silent_after_s=3 * PULSE_INTERVAL_S)
+        async with self._opened() as opened:
+            engine = self._engine = self._wire(opened, _DRAIN_HORIZON_S)
+            pulse = Pulse(opened.database, engine.clock, silent_after_s=3 * PULSE_INTERVAL_S)
             await pulse.send("starting", with_canary=False)
             async with _working(engine) as works:
                 more = True
@@ -171,7 +182,7 @@ class Reactor:
         return self.settings.listen_url or self.settings.database_url or ""
 
     @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[tuple[Database, Spool, ObjectStore]]:
+    async def _opened(self) -> AsyncIterator["_Opened"]:
         """Open and check what the settings name, all of it before any work is begun."""
         if self.settings.database_url is None:
             raise ConfigInvalid("REACTOR_DATABASE_URL isn't set: set it to the database's URL")
@@ -183,23 +194,27 @@ class Reactor:
             await to_thread.run_sync(store.check)
         except StorageUnavailable as error:
             logger.warning("store {}: {}; uploads wait until it answers", store.name, error)
-        database = self._database = Database(self.settings.database_url)
-        await database.open()
+        url = self.settings.database_url
+        database, claims = Database(url, size=_CONNECTIONS), Database(url, size=1)
         try:
-            await _check_schema(database, self.settings.database_url)
-            yield database, spool, store
+            await database.open()
+            await claims.open()
+            await _check_schema(database, url)
+            self._database = database
+            yield _Opened(database=database, claims=claims, spool=spool, store=store)
         finally:
             with CancelScope(shield=True):
+                await claims.close()
                 await database.close()
                 await to_thread.run_sync(store.close)
                 self.telemetry.close()
 
-    def _wire(self, database: Database, spool: Spool, store: ObjectStore, horizon_s: float) -> _Engine:
+    def _wire(self, opened: "_Opened", horizon_s: float) -> _Engine:
         settings, clock = self.settings, Clock()
         uploads = FailedUploads(
-            UploadQueue(database, lease_s=settings.lease_s),
-            spool=spool,
-            store=store,
+            UploadQueue(opened.database, claims=opened.claims, lease_s=settings.lease_s),
+            spool=opened.spool,
+            store=opened.store,
             backoff=Backoff(
                 base_s=settings.retry_base_s,
                 factor=settings.retry_factor,
@@ -214,7 +229,7 @@ class Reactor:
             lease_s=settings.lease_s,
         )
         runs = StaleRuns(
-            Runs(database, heartbeat_timeout_s=settings.heartbeat_timeout_s),
+            Runs(opened.database, heartbeat_timeout_s=settings.heartbeat_timeout_s),
             heartbeat_timeout_s=settings.heartbeat_timeout_s,
             emit=self._emit,
         )

@@ -69,13 +69,15 @@ class Claimed:
 class UploadQueue:
     """The table upload_queue."""
 
-    def __init__(self, database: Database, *, lease_s: float) -> None:
+    def __init__(self, database: Database, *, claims: Database, lease_s: float) -> None:
+        """`claims` is a connection that does nothing else: nothing stands between a notification and its claim."""
         self._database = database
+        self._claims = claims
         self._lease = timedelta(seconds=lease_s)
 
     async def claim(self, ids: Sequence[UUID], token: UUID) -> Claimed:
         """Claim those that are due. Repeating it with the same token gives the same uploads again."""
-        rows = await self._database.call(statements.CLAIM_UPLOADS, (list(ids), token, self._lease))
+        rows = await self._claims.call(statements.CLAIM_UPLOADS, (list(ids), token, self._lease))
         claimed = Claimed(uploads=[], waiting=[], exhausted=[])
         for row in rows:
             if row.state == "claimed":

@@ -116,9 +116,6 @@ class Listen:
         except BadPayload as error:
             self._emit(NotificationRejected(channel=channel, reason=str(error)))
             return
-        self._emit(Notified(channel=channel, rows=len(payload.hints)))
-        if payload.rescan:
-            self._reconcile.request()
         dues = []
         for hint in payload.hints:
             signal = Signal(reaction.name, hint.row_id, hint.tenant)
@@ -129,6 +126,9 @@ class Listen:
                 dues.append(Due(signal, due_at))
         if dues:
             self._schedule.arm(dues)
+        if payload.rescan:
+            self._reconcile.request()
+        self._emit(Notified(channel=channel, rows=len(payload.hints)))
 
     # prove
 
