@@ -25,7 +25,7 @@ from reactor.edge.http import Http
 from reactor.edge.migrate import plan
 from reactor.edge.objects import open_store
 from reactor.edge.objects.base import ObjectStore
-from reactor.edge.postgres import Database, Listener
+from reactor.edge.postgres import Database, Line, Listener
 from reactor.edge.pulse import Pulse
 from reactor.edge.queue import Runs, UploadQueue
 from reactor.edge.spool import Spool
@@ -63,7 +63,7 @@ class _Opened:
     """What the settings name, opened and checked."""
 
     database: Database
-    claims: Database
+    claims: Line
     spool: Spool
     store: ObjectStore
 
@@ -195,10 +195,9 @@ class Reactor:
         except StorageUnavailable as error:
             logger.warning("store {}: {}; uploads wait until it answers", store.name, error)
         url = self.settings.database_url
-        database, claims = Database(url, size=_CONNECTIONS), Database(url, size=1)
+        database, claims = Database(url, size=_CONNECTIONS), Line(url)
         try:
             await database.open()
-            await claims.open()
             await _check_schema(database, url)
             self._database = database
             yield _Opened(database=database, claims=claims, spool=spool, store=store)

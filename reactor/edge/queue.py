@@ -9,7 +9,7 @@ from attrs import frozen
 
 from reactor.core.model import Outcome
 from reactor.edge import statements
-from reactor.edge.postgres import Database
+from reactor.edge.postgres import Caller
 
 
 @frozen(kw_only=True)
@@ -69,7 +69,7 @@ class Claimed:
 class UploadQueue:
     """The table upload_queue."""
 
-    def __init__(self, database: Database, *, claims: Database, lease_s: float) -> None:
+    def __init__(self, database: Caller, *, claims: Caller, lease_s: float) -> None:
         """`claims` is a connection that does nothing else: nothing stands between a notification and its claim."""
         self._database = database
         self._claims = claims
@@ -133,7 +133,7 @@ class Expiry(NamedTuple):
 class Runs:
     """The running rows of interpretation_runs."""
 
-    def __init__(self, database: Database, *, heartbeat_timeout_s: float) -> None:
+    def __init__(self, database: Caller, *, heartbeat_timeout_s: float) -> None:
         self._database = database
         self._heartbeat_timeout = timedelta(seconds=heartbeat_timeout_s)
 

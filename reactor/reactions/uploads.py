@@ -31,9 +31,6 @@ from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
 _SWEEP_LIMIT = 50_000
 _SWEEP_PER_TENANT = 5_000
 _RESCUE_BATCH = 500
-_TAKEOVER_GRACE_S = 0.5
-"""How long after another's lease ended it is looked at: its holder extends it well before."""
-
 _MESSAGE_CHARS = 500
 
 
@@ -97,7 +94,7 @@ class FailedUploads(Reaction[UploadAttempt]):
         claimed = await self._queue.claim(list(signal_of), uuid4())
         if claimed.exhausted:
             await self._bury(claimed.exhausted)
-        later += [Due(signal_of[row_id], due_at + _TAKEOVER_GRACE_S) for row_id, due_at in claimed.waiting]
+        later += [Due(signal_of[row_id], due_at) for row_id, due_at in claimed.waiting]
         return Claimed(
             attempts=[
                 UploadAttempt(signal=signal_of[upload.id], upload=upload, lease_until=sent + self._lease_s)
