@@ -169,7 +169,8 @@ class Reactor:
 
     async def status(self) -> dict[str, Any]:
         """Return what the database says of uploads, runs and reactors."""
-        assert self._database is not None, "the reactor isn't running"
+        if self._database is None:
+            raise DatabaseUnavailable("the reactor hasn't opened its database yet")
         rows = await self._database.call(
             statements.STATUS, (timedelta(seconds=self.settings.heartbeat_timeout_s),)
         )

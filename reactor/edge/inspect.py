@@ -66,15 +66,13 @@ class Inspector:
 
     def status(self, heartbeat_timeout_s: float) -> Row:
         """Return what reactor.status() says."""
-        row = self._one(statements.STATUS, (timedelta(seconds=heartbeat_timeout_s),))
-        assert row is not None
+        (row,) = self._all(statements.STATUS, (timedelta(seconds=heartbeat_timeout_s),))
         answer: Row = row["status"]
         return answer
 
     def due(self, heartbeat_timeout_s: float) -> Row:
         """Count what a reconciliation would find to do now."""
-        row = self._one(_DUE, (timedelta(seconds=heartbeat_timeout_s),))
-        assert row is not None
+        (row,) = self._all(_DUE, (timedelta(seconds=heartbeat_timeout_s),))
         return row
 
     def uploads(self, *, status: str | None, user: UUID | None, limit: int) -> list[Row]:

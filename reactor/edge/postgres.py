@@ -52,15 +52,21 @@ def connect_blocking(conninfo: str, *, application_name: str) -> psycopg.Connect
     try:
         return psycopg.connect(conninfo, autocommit=True, **(_PATIENCE | {"application_name": application_name}))
     except psycopg.Error as error:
-        raise unavailable(error) from error
+        raise unreachable(error) from error
 
 
 def unavailable(error: Exception) -> DatabaseUnavailable:
-    """Say in one line, without secrets, why the database can't be used."""
+    """Say in one line, without secrets or values of rows, why the database can't be used."""
     reason = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     # libpq's own words (refused, unknown host, wrong password) come without a diag; they name no password
-    lines = (reason or str(error)).strip().splitlines()
-    return DatabaseUnavailable(lines[-1].strip() if lines else type(error).__name__)
+    lines = [line.strip() for line in (reason or str(error)).splitlines()]
+    said = " ".join(line for line in lines if line and not line.startswith("Is the server running"))
+    return DatabaseUnavailable(said.removeprefix("connection failed: ") or type(error).__name__)
+
+
+def unreachable(error: Exception) -> DatabaseUnavailable:
+    """As `unavailable`, for who couldn't connect: names the setting and the fix."""
+    return DatabaseUnavailable(f"{unavailable(error)}: check REACTOR_DATABASE_URL, and that the server runs")
 
 
 def sever(conn: psycopg.AsyncConnection[Any]) -> None:
@@ -141,7 +147,7 @@ class Database:
             await self._pool.open(wait=True, timeout=CONNECT_TIMEOUT_S)
         except (psycopg.Error, PoolTimeout) as error:
             await self.close()
-            raise unavailable(error) from error
+            raise unreachable(error) from error
 
     async def close(self) -> None:
         with CancelScope(shield=True):
@@ -198,6 +204,7 @@ class Line:
                     if self._conn is not None and self._conn.closed:
                         await self.close()
                     raise unavailable(error) from error
+        raise AssertionError  # it has returned or raised
 
 
 class Listener:
@@ -242,7 +249,8 @@ class Listener:
             raise DatabaseUnavailable("the server is a standby, which can't LISTEN: point the URL at the primary")
         with suppress(psycopg.Error):  # a pooler in between may refuse them
             # seen from the server: a reactor that stands still must not fill the notification queue
-            await conn.execute("set tcp_user_timeout = 10000; set tcp_keepalives_idle = 10; set idle_session_timeout = 0")
+            await conn.execute("set tcp_user_timeout = 10000; set tcp_keepalives_idle = 10")
+            await conn.execute("set idle_session_timeout = 0")
         for channel in self._channels:
             await conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
 

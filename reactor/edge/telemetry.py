@@ -10,7 +10,7 @@ from typing import Any
 from loguru import logger
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
-from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics import Histogram, MeterProvider
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
@@ -35,7 +35,7 @@ class Telemetry:
         self._provider = MeterProvider(
             metric_readers=[reader],
             resource=Resource.create({"service.name": "reactor", "service.version": __version__}),
-            views=[View(instrument_unit="s", aggregation=ExplicitBucketHistogramAggregation(_SECONDS))],
+            views=[View(instrument_type=Histogram, aggregation=ExplicitBucketHistogramAggregation(_SECONDS))],
             shutdown_on_exit=False,
         )
         meter = self._provider.get_meter("reactor", __version__)

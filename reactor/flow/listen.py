@@ -17,8 +17,16 @@ from uuid import UUID
 from anyio import create_task_group
 
 from reactor.core.errors import DatabaseUnavailable
-from reactor.core.events import DatabaseLost, Emit, ListenerLost, Listening, NotificationRejected, Notified, Polling
-from reactor.core.events import ReactorsChanged
+from reactor.core.events import (
+    DatabaseLost,
+    Emit,
+    ListenerLost,
+    Listening,
+    NotificationRejected,
+    Notified,
+    Polling,
+    ReactorsChanged,
+)
 from reactor.core.model import Due, Signal
 from reactor.edge.clock import TICKS_PER_S, Clock
 from reactor.edge.payload import BadPayload, decode
@@ -163,6 +171,7 @@ class Listen:
             self._reconcile.polling_interval_s = None
             self._reconcile.trust(heard=True)
             self._emit(Listening())
+            self._beat.set()  # tell the database as well
 
     def _distrust(self) -> None:
         self._silent += 1

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from uuid import UUID, uuid4
 
-from anyio import CapacityLimiter, CancelScope, fail_after, to_thread
+from anyio import CancelScope, CapacityLimiter, fail_after, to_thread
 from attrs import define, field
 from loguru import logger
 
@@ -156,7 +156,7 @@ class FailedUploads(Reaction[UploadAttempt]):
             outcome = self._judge(upload, StorageUnavailable(f"no answer within {self._attempt_timeout_s:g} s"))
         except ReactorError as error:
             outcome = self._judge(upload, error)
-        except Exception:  # a bug of ours must not stop the others: this row fails, and we hear of it
+        except Exception:  # noqa: BLE001  # a bug of ours must not stop the others: this row fails, and we hear of it
             logger.exception("attempt {} of upload {} broke", upload.attempt, upload.id)
             outcome = self._judge(upload, StorageUnavailable("the reactor broke on this upload; its log says how"))
         else:

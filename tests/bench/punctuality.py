@@ -242,7 +242,8 @@ async def expiry(stage: Stage, events: int) -> list[float]:
         for number in range(events):
             await conn.execute(
                 "with s as (insert into public.sources (user_id, content_hash, byte_size) values (%s, %s, 0)"
-                " returning id, user_id) insert into public.interpretation_runs (source_id, user_id, status, timeout_at)"
+                " returning id, user_id)"
+                " insert into public.interpretation_runs (source_id, user_id, status, timeout_at)"
                 " select id, user_id, 'running', clock_timestamp() + make_interval(secs => %s) from s",
                 (uuid4(), f"{number:064x}", 1.0 + _RETRY_SPREAD_S * number / events),
             )
