@@ -9,23 +9,43 @@ create or replace function reactor.rescue_uploads(p_ids uuid[], p_limit int)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    -- whatever the planner believes of the table: the partial indexes hold the few rows that count
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
 as $$
 begin
     return query
-    with abandoned as materialized (
-        select q.id, q.source_id,
-               case when q.retry_count >= q.max_retries then 'dead' else 'failed' end as status,
-               q.status = 'uploading' as was_leased
+    -- two look-ups, each in an index of a few rows: with one condition for both, it was the whole queue
+    with leased as materialized (
+        select q.id, q.source_id, q.retry_count, q.max_retries
           from public.upload_queue as q
           join public.sources as s on s.id = q.source_id
-         where (p_ids is null or q.id = any(p_ids))
-           and (q.status = 'uploading' and coalesce(q.lease_expires_at, '-infinity') <= statement_timestamp()
-                or q.status = 'failed' and q.retry_count >= q.max_retries
-                   and q.next_retry_at <= statement_timestamp())
+         where q.status = 'uploading'
+           and coalesce(q.lease_expires_at, '-infinity') <= statement_timestamp()
+           and (p_ids is null or q.id = any(p_ids))
          order by q.id
          limit p_limit
            for update of q skip locked
            for no key update of s skip locked
+    ), exhausted as materialized (
+        select q.id, q.source_id
+          from public.upload_queue as q
+          join public.sources as s on s.id = q.source_id
+         where q.status = 'failed' and q.retry_count >= q.max_retries
+           and q.next_retry_at <= statement_timestamp()
+           and (p_ids is null or q.id = any(p_ids))
+         order by q.id
+         limit p_limit
+           for update of q skip locked
+           for no key update of s skip locked
+    ), abandoned as materialized (
+        select l.id, l.source_id, case when l.retry_count >= l.max_retries then 'dead' else 'failed' end as status,
+               true as was_leased
+          from leased as l
+        union all
+        select e.id, e.source_id, 'dead', false from exhausted as e
+         limit p_limit
     ), rescued as (
         update public.upload_queue as q
            set status = a.status,

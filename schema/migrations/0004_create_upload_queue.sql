@@ -45,5 +45,7 @@ comment on column public.upload_queue.errors is 'one entry per failed attempt: a
 create index upload_queue_waiting on public.upload_queue (user_id, next_retry_at) where status = 'failed';
 -- On id and not on lease_expires_at, so that extending a lease stays a HOT update.
 create index upload_queue_leased on public.upload_queue (id) where status = 'uploading';
+-- Nearly always empty: what only waits to be buried.
+create index upload_queue_exhausted on public.upload_queue (id) where status = 'failed' and retry_count >= max_retries;
 create index upload_queue_ended on public.upload_queue (updated_at) where status in ('dead', 'cancelled');
 create index upload_queue_of_source on public.upload_queue (source_id);
