@@ -86,7 +86,7 @@ def test_eight_claimers_at_once_claim_each_of_400_rows_once(rows: Rows, migrated
 
     def claim_all(seed: int) -> list[UUID]:
         mine = []
-        order = random.Random(seed)
+        order = random.Random(seed)  # noqa: S311  # repeatable, on purpose
         with rows_of(migrated_url) as own:
             start.wait()
             for _ in range(30):
@@ -174,8 +174,8 @@ def test_exhausted_uploads_are_named_and_keep_nobody_else_from_being_claimed(row
     not_yet = rows.upload(retry_count=5, next_retry_at=rows.at(60))
     last_try = rows.upload(status="uploading", retry_count=5, lease_token=uuid4(), lease_expires_at=rows.at(60))
     fine = rows.upload()
-    states = {upload: row.state for upload, row in rows.claim([waiting, leased, never, not_yet, last_try, fine]).items()}
-    assert states == {
+    answers = rows.claim([waiting, leased, never, not_yet, last_try, fine])
+    assert {upload: row.state for upload, row in answers.items()} == {
         waiting: "exhausted",
         leased: "exhausted",
         never: "exhausted",

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -19,10 +20,11 @@ def rows(migrated_url: str) -> Iterator[Rows]:
         yield rows
 
 
-def abandoned(rows: Rows, **columns: object) -> UUID:
+def abandoned(rows: Rows, **columns: Any) -> UUID:
     """Queue an upload whose worker is gone: its lease ended a second ago."""
-    lease = {"status": "uploading", "lease_token": uuid4(), "lease_expires_at": rows.at(-1)}
-    return rows.upload(**{"retry_count": 1} | lease | columns)
+    lease = {"status": "uploading", "lease_token": uuid4(), "lease_expires_at": rows.at(-1), "retry_count": 1}
+    values: dict[str, Any] = lease | columns
+    return rows.upload(**values)
 
 
 def test_an_abandoned_upload_waits_again_due_at_once_with_its_attempt_counted(rows: Rows) -> None:
