@@ -26,14 +26,14 @@ MIB = 1 << 20
 
 def sizes(files: int, largest: int) -> list[int]:
     """Empty ones, the largest, and many in between; the same each time."""
-    chance = random.Random(files)
+    chance = random.Random(files)  # noqa: S311  # files, not secrets
     spread = [0, 1, largest, largest - 1] + [int(largest ** chance.random()) for _ in range(files)]
     return spread[:files]
 
 
 def spool_all(url: str, spool: Path, users: list[UUID], sizes_bytes: list[int]) -> dict[str, tuple[str, int]]:
     """Leave the files in the spool, queue them all, and return each object's SHA-256 and size."""
-    chance = random.Random(1)
+    chance = random.Random(1)  # noqa: S311  # files, not secrets
     expected = {}
     with psycopg.connect(url) as conn:
         for number, size in enumerate(sizes_bytes):
@@ -42,15 +42,16 @@ def spool_all(url: str, spool: Path, users: list[UUID], sizes_bytes: list[int]) 
             digest = hashlib.sha256(content).hexdigest()
             (spool / f"{number}").write_bytes(content)
             row = conn.execute(
-                "insert into public.sources (user_id, content_hash, storage_status, byte_size) values (%s, %s, 'pending',"
-                " %s) returning id",
+                "insert into public.sources (user_id, content_hash, storage_status, byte_size)"
+                " values (%s, %s, 'pending', %s) returning id",
                 # a source is unique by its content, and there are few files of a byte or none
                 (users[number % len(users)] if size > 8 else uuid4(), digest, size),
             ).fetchone()
             assert row is not None
             conn.execute(
                 "insert into public.upload_queue (source_id, user_id, bucket, object_path, content_hash, byte_size,"
-                " temp_file_path, max_retries) select id, user_id, %s, %s, %s, %s, %s, 10 from public.sources where id = %s",
+                " temp_file_path, max_retries)"
+                " select id, user_id, %s, %s, %s, %s, %s, 10 from public.sources where id = %s",
                 (BUCKET, key, digest, size, f"{number}", row[0]),
             )
             expected[key] = (digest, size)
