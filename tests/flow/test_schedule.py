@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import pytest
-from anyio import create_task_group, wait_all_tasks_blocked
-from manual_clock import ManualClock
+from anyio import create_task_group
+from manual_clock import ManualClock, quiet
 from recorder import Recorder
 
 from reactor.core.events import TimerFired
@@ -36,7 +36,7 @@ class Stage:
 
     async def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
-        await wait_all_tasks_blocked()
+        await quiet()
 
     def take(self, reaction: str = "uploads") -> list[Signal]:
         return self.lanes[reaction].ready.take(1_000_000)
@@ -45,7 +45,7 @@ class Stage:
     async def running(self) -> AsyncIterator[None]:
         async with create_task_group() as tasks:
             tasks.start_soon(self.schedule.run)
-            await wait_all_tasks_blocked()
+            await quiet()
             yield
             tasks.cancel_scope.cancel()
 
@@ -71,7 +71,7 @@ async def test_what_is_overdue_is_offered_at_once(stage: Stage) -> None:
     signal = a_signal()
     async with stage.running():
         stage.arm(signal, -3600.0)
-        await wait_all_tasks_blocked()
+        await quiet()
         assert stage.take() == [signal]
 
 
@@ -92,7 +92,7 @@ async def test_arming_again_moves(stage: Stage, first_s: float, then_s: float) -
     signal = a_signal()
     async with stage.running():
         stage.arm(signal, first_s)
-        await wait_all_tasks_blocked()
+        await quiet()
         stage.arm(signal, then_s)
         assert len(stage.schedule) == 1
 
@@ -149,7 +149,7 @@ async def test_a_forgotten_signal_is_not_offered(stage: Stage) -> None:
         stage.arm(waiting, 1.0)
         stage.arm(kept, 1.0)
         stage.arm(ready, 0.0)
-        await wait_all_tasks_blocked()
+        await quiet()
         assert stage.schedule.knows(ready)
 
         stage.schedule.forget(waiting)
@@ -184,7 +184,7 @@ async def test_a_flood_is_offered_whole_and_in_order_of_time(stage: Stage) -> No
 async def test_it_says_how_late_it_was(stage: Stage) -> None:
     async with stage.running():
         stage.arm(a_signal(), 0.5)
-        await wait_all_tasks_blocked()
+        await quiet()
         stage.clock.advance(0.75)
         fired = await stage.recorder.wait_for(TimerFired)
         assert fired.lag_s == pytest.approx(0.25, abs=0.002)
@@ -196,7 +196,7 @@ async def test_it_sleeps_when_there_is_nothing_to_do(stage: Stage) -> None:
         assert stage.clock._alarms == []
         for number in range(1_000):
             stage.arm(a_signal(), 10.0 + number / 64)
-        await wait_all_tasks_blocked()
+        await quiet()
         assert len(stage.clock._alarms) == 1
         await stage.advance(HORIZON_S)
         assert len(stage.take()) == 1_000
