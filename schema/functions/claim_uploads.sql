@@ -5,7 +5,8 @@
 --              state 'claimed'    with all that an attempt needs; `attempt` is its number, counted as it begins
 --              state 'waiting'    not due, or somebody else's: `due_at` says when it may be claimable
 --              state 'exhausted'  due, but its tries are used up: bury it
---            nothing for uploads that are stored, dead, cancelled or gone. Times are seconds since 1970.
+--            nothing for uploads that are stored, dead, cancelled or gone. Times are seconds since 1970,
+--            and finite whatever an app wrote
 -- Locks      the claimed rows, in order of id; rows locked by others are skipped
 -- Invariant  no upload is attempted by two at once while the first one's lease holds, nor more than max_retries times
 -- Repeating  a claim with the same token gives the same rows again: an answer lost on the way costs nothing
@@ -50,7 +51,7 @@ begin
                   q.byte_size, q.bucket, q.object_path, q.content_hash, q.spool, q.temp_file_path, q.traceparent,
                   q.error_code
     )
-    select c.id, 'claimed', extract(epoch from c.next_retry_at)::float8, extract(epoch from c.updated_at)::float8,
+    select c.id, 'claimed', extract(epoch from greatest(c.next_retry_at, 'epoch'))::float8, extract(epoch from c.updated_at)::float8,
            extract(epoch from c.created_at)::float8, c.retry_count, c.max_retries, c.byte_size, c.bucket,
            c.object_path, c.content_hash, c.spool, c.temp_file_path, s.mime_type, c.traceparent, c.error_code
       from claimed as c
@@ -65,7 +66,7 @@ begin
                 then 'exhausted' else 'waiting' end,
            -- due and yet not ours: somebody is claiming it now, look again when that lease would end
            extract(epoch from case when free.at <= statement_timestamp() then clock_timestamp() + p_lease
-                                   else free.at end)::float8,
+                                   else least(free.at, '9999-01-01 00:00:00+00') end)::float8,
            null::float8, null::float8, null::int, null::int, null::bigint, null, null, null, null, null,
            null, null, null
       from public.upload_queue as q
