@@ -173,7 +173,7 @@ class Ear:
         """
         with psycopg.connect(self._url, autocommit=True) as conn:
             conn.execute("select pg_notify('test_is_all', '')")
-        payloads = []
+        payloads: list[str] = []
         for notification in self._conn.notifies(timeout=_PATIENCE_S):
             if notification.channel == "test_is_all":
                 return payloads
