@@ -51,7 +51,8 @@ _DUE: LiteralString = """
                               and q.retry_count >= q.max_retries) as uploads_exhausted,
            (select count(*) from public.interpretation_runs as r
              where r.status = 'running'
-               and reactor.deadline(r.timeout_at, r.heartbeat_at, coalesce(r.heartbeat_timeout, %s)) <= now()) as runs_stale
+               and reactor.deadline(r.timeout_at, r.heartbeat_at, coalesce(r.heartbeat_timeout, %s)) <= now()
+           ) as runs_stale
       from public.upload_queue as q
 """
 

@@ -12,7 +12,6 @@ from reactor.core.model import Outcome
 from reactor.edge import statements
 from reactor.edge.postgres import Caller
 
-
 _TRACEPARENT = re.compile("[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 

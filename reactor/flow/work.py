@@ -173,7 +173,7 @@ class Work(Generic[A]):
     # act
 
     def _act_on_waiting(self, tasks: TaskGroup) -> None:
-        """Wake an actor for each row that waits, or make one; an actor that sleeps is quicker at hand than a new one."""
+        """Wake an actor for each row that waits, or make one: one that sleeps is quicker at hand."""
         for _ in range(len(self._waiting)):
             if self._asleep:
                 self._asleep.pop().set()
