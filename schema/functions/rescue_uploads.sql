@@ -2,7 +2,8 @@
 -- whose tries are used up are buried. p_ids limits it to these; null means all.
 --
 -- Returns  the verdict of each: 'retry' or 'dead'
--- Locks    as settle_uploads; rows locked by others are skipped
+-- Locks    queue rows in order of id, each with its source, then usage rows in order of user_id; an upload is skipped
+--          while another has locked its row or its source, so this waits for nobody but the books
 create or replace function reactor.rescue_uploads(p_ids uuid[], p_limit int)
     returns table (id uuid, verdict text, code text)
     language plpgsql
@@ -16,13 +17,15 @@ begin
                case when q.retry_count >= q.max_retries then 'dead' else 'failed' end as status,
                q.status = 'uploading' as was_leased
           from public.upload_queue as q
+          join public.sources as s on s.id = q.source_id
          where (p_ids is null or q.id = any(p_ids))
            and (q.status = 'uploading' and coalesce(q.lease_expires_at, '-infinity') <= statement_timestamp()
                 or q.status = 'failed' and q.retry_count >= q.max_retries
                    and q.next_retry_at <= statement_timestamp())
          order by q.id
          limit p_limit
-           for update skip locked
+           for update of q skip locked
+           for no key update of s skip locked
     ), rescued as (
         update public.upload_queue as q
            set status = a.status,

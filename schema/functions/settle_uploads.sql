@@ -5,7 +5,9 @@
 --            'deferred'), seconds until it is due again, error code and message, storage URL
 -- Returns    one row per upload that was settled, with when it is due again (seconds since 1970, null when never);
 --            none for an upload whose lease was taken by another, or whose row is gone
--- Locks      queue rows in order of id, then their sources, then usage rows in order of user_id; always in this order
+-- Locks      the sources that change in order of id, then queue rows in order of id, then usage rows in order of
+--            user_id; always in this order. Sources come first because whoever deletes one locks it before the
+--            cascade reaches its queue rows
 -- Invariant  a worker whose lease was taken can change nothing
 create or replace function reactor.settle_uploads(p_ids uuid[], p_tokens uuid[], p_verdicts text[],
         p_delays_s float8[], p_codes text[], p_messages text[], p_urls text[])
@@ -24,10 +26,20 @@ begin
         select a.id, a.token, a.verdict, a.delay_s, a.code, a.message, a.url
           from unnest(p_ids, p_tokens, p_verdicts, p_delays_s, p_codes, p_messages, p_urls)
                as a (id, token, verdict, delay_s, code, message, url)
+    ), locked as materialized (
+        select s.id
+          from public.sources as s
+         where s.id in (select q.source_id
+                          from attempt as a
+                          join public.upload_queue as q on q.id = a.id and q.lease_token = a.token
+                         where a.verdict in ('stored', 'dead'))
+         order by s.id
+           for no key update
     ), held as materialized (
         select q.id, q.source_id, a.verdict, a.delay_s, a.code, a.message, a.url
           from attempt as a
           join public.upload_queue as q on q.id = a.id and q.lease_token = a.token and q.status = 'uploading'
+         where (select count(*) from locked) >= 0 -- always true, and known only once the sources are locked
          order by q.id
            for update of q
     ), stored as (
@@ -53,11 +65,16 @@ begin
         returning q.id, case q.status when 'failed' then extract(epoch from q.next_retry_at)::float8 end as due_at
     ), marked as (
         update public.sources as s
-           set storage_status = case h.verdict when 'stored' then 'uploaded' else 'failed' end,
-               storage_url = coalesce(h.url, s.storage_url)
-          from held as h
-         where s.id = h.source_id
-           and (h.verdict = 'stored' or h.verdict = 'dead' and s.storage_status = 'pending')
+           set storage_status = case when e.is_stored then 'uploaded' else 'failed' end,
+               storage_url = coalesce(e.url, s.storage_url)
+               -- of several uploads of one source, the stored one decides
+          from (select h.source_id, bool_or(h.verdict = 'stored') as is_stored,
+                       max(h.url) filter (where h.verdict = 'stored') as url
+                  from held as h
+                 where h.verdict in ('stored', 'dead')
+                 group by h.source_id) as e
+         where s.id = e.source_id
+           and (e.is_stored or s.storage_status = 'pending')
     )
     select s.id, null::float8 from stored as s
     union all

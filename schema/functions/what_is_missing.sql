@@ -14,12 +14,15 @@ as $$
       from pg_class as c
      where c.oid in ('public.sources'::regclass, 'public.interpretation_runs'::regclass, 'public.upload_queue'::regclass)
        and row_security_active(c.oid)
-       and not exists (select from pg_policy as p
-                        where p.polrelid = c.oid and p.polpermissive and p.polcmd in ('r', '*')
-                          and pg_get_expr(p.polqual, p.polrelid) = 'true'
-                          and (0 = any(p.polroles) or exists (
-                              select from unnest(p.polroles) as r (oid) where r.oid <> 0
-                                 and pg_has_role(current_user, r.oid, 'usage'))))
+       -- one policy must show all rows, and none may take some of them away again
+       and (select coalesce(bool_and(s.is_shown) filter (where not s.polpermissive), true)
+                   and coalesce(bool_or(s.is_shown) filter (where s.polpermissive), false)
+              from (select p.polpermissive, pg_get_expr(p.polqual, p.polrelid) = 'true' as is_shown
+                      from pg_policy as p
+                     where p.polrelid = c.oid and p.polcmd in ('r', '*')
+                       and (0 = any(p.polroles) or exists (
+                           select from unnest(p.polroles) as r (oid) where r.oid <> 0
+                              and pg_has_role(current_user, r.oid, 'usage')))) as s) is not true
     union all
     select format('role %I may not execute %s', current_user, f.oid::regprocedure)
       from pg_proc as f

@@ -38,4 +38,6 @@ grant all on public.quota_plans to service_role;
 
 create policy reactor_worker_reads on reactor.instance for select to reactor_worker using (true);
 grant select on reactor.instance to reactor_worker;
+alter table reactor.migration enable row level security;
+create policy reactor_all_read on reactor.migration for select to reactor_worker, service_role using (true);
 grant select on reactor.migration to reactor_worker, service_role;

@@ -1,0 +1,258 @@
+"""Settlements: row, source and books change together, once, and only for who holds the lease."""
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, BrokenBarrierError
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from rows import TRACEPARENT, Rows, rows_of
+
+VERDICTS = ["stored", "retry", "dead", "deferred"]
+SETTLERS = 4
+ROUNDS = 60
+
+
+@pytest.fixture
+def rows(migrated_url: str) -> Iterator[Rows]:
+    with rows_of(migrated_url) as rows:
+        yield rows
+
+
+class Attempt:
+    """An upload of 100 bytes, claimed, in the books of a user who has nothing else."""
+
+    def __init__(self, rows: Rows, **columns: object) -> None:
+        self.rows = rows
+        self.user = uuid4()
+        self.source = rows.source(self.user, size=100)
+        self.upload = rows.upload(self.user, source=self.source, size=100, **columns)
+        self.token = uuid4()
+        rows.claim([self.upload], self.token)
+
+    def state(self) -> tuple[list[object], object, tuple[int, int, int]]:
+        """Return all that a settlement touches: the row, if there is one, its source, and the books."""
+        row = self.rows.all("select * from public.upload_queue where id = %s", (self.upload,))
+        return row, self.rows.source_row(self.source), self.rows.usage(self.user)
+
+
+def test_a_stored_upload_leaves_the_queue_and_its_reservation_becomes_usage(rows: Rows) -> None:
+    attempt = Attempt(rows)
+    assert rows.usage(attempt.user) == (0, 100, 0)
+    settled = rows.settle([(attempt.upload, attempt.token, "stored")], url="s3://bucket/user/file")
+    row, source, usage = attempt.state()
+    assert settled == {attempt.upload: None}
+    assert row == []
+    assert (source.storage_status, source.storage_url) == ("uploaded", "s3://bucket/user/file")  # type: ignore[attr-defined]
+    assert usage == (100, 0, 1)
+
+
+def test_a_retry_waits_for_its_delay_and_keeps_its_reservation(rows: Rows) -> None:
+    attempt = Attempt(rows)
+    settled = rows.settle(
+        [(attempt.upload, attempt.token, "retry")], delay_s=30, code="STORAGE_UNAVAILABLE", message="503"
+    )
+    row = rows.upload_row(attempt.upload)
+    assert (row.status, row.retry_count, row.lease_token, row.lease_expires_at) == ("failed", 1, None, None)
+    assert (row.error_code, row.error_message) == ("STORAGE_UNAVAILABLE", "503")
+    assert (row.next_retry_at - row.updated_at).total_seconds() == pytest.approx(30, abs=0.1)
+    assert settled == {attempt.upload: pytest.approx(row.next_retry_at.timestamp())}
+    assert rows.source_row(attempt.source).storage_status == "pending"
+    assert rows.usage(attempt.user) == (0, 100, 0)
+
+
+def test_a_dead_upload_stays_with_its_errors_and_gives_its_reservation_back(rows: Rows) -> None:
+    attempt = Attempt(rows)
+    settled = rows.settle([(attempt.upload, attempt.token, "dead")], code="CONTENT_MISMATCH", message="other bytes")
+    row = rows.upload_row(attempt.upload)
+    assert settled == {attempt.upload: None}
+    assert (row.status, row.lease_token, row.error_code) == ("dead", None, "CONTENT_MISMATCH")
+    assert [entry["code"] for entry in row.errors] == ["CONTENT_MISMATCH"]
+    assert rows.source_row(attempt.source).storage_status == "failed"
+    assert rows.usage(attempt.user) == (0, 0, 0)
+
+
+def test_an_attempt_that_is_handed_back_is_not_counted(rows: Rows) -> None:
+    attempt = Attempt(rows, error_code="STORAGE_UNAVAILABLE", error_message="503")
+    settled = rows.settle([(attempt.upload, attempt.token, "deferred")], delay_s=7)
+    row = rows.upload_row(attempt.upload)
+    assert (row.status, row.retry_count, row.errors) == ("failed", 0, [])
+    assert (row.error_code, row.error_message) == ("STORAGE_UNAVAILABLE", "503")
+    assert settled == {attempt.upload: pytest.approx(row.next_retry_at.timestamp())}
+    assert rows.usage(attempt.user) == (0, 100, 0)
+
+
+def test_every_failed_attempt_leaves_one_entry_of_what_happened(rows: Rows) -> None:
+    upload = rows.upload()
+    for number in (1, 2, 3):
+        token = uuid4()
+        rows.claim([upload], token)
+        verdict = "dead" if number == 3 else "retry"
+        rows.settle([(upload, token, verdict)], delay_s=-1, code=f"CODE_{number}", message=f"words {number}")
+    row = rows.upload_row(upload)
+    assert [(entry["attempt"], entry["code"], entry["message"]) for entry in row.errors] == [
+        (number, f"CODE_{number}", f"words {number}") for number in (1, 2, 3)
+    ]
+    assert {entry["trace_id"] for entry in row.errors} == {TRACEPARENT.split("-")[1]}
+    times = [entry["at"] for entry in row.errors]
+    assert times == sorted(times)
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_nobody_sees_half_a_settlement_and_none_is_left_when_it_is_undone(
+    rows: Rows, migrated_url: str, verdict: str
+) -> None:
+    attempt = Attempt(rows)
+    before = attempt.state()
+    with rows_of(migrated_url) as own, own.conn.transaction():
+        own.settle([(attempt.upload, attempt.token, verdict)])
+        assert attempt.state() == before
+        raise psycopg.Rollback
+    assert attempt.state() == before
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_a_settlement_that_is_sent_twice_is_applied_once(rows: Rows, verdict: str) -> None:
+    attempt = Attempt(rows)
+    settlement = [(attempt.upload, attempt.token, verdict)]
+    assert attempt.upload in rows.settle(settlement)
+    once = attempt.state()
+    assert rows.settle(settlement) == {}
+    assert attempt.state() == once
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_a_worker_whose_lease_was_taken_changes_nothing(rows: Rows, verdict: str) -> None:
+    attempt = Attempt(rows)
+    rows.run("update public.upload_queue set lease_expires_at = now() - interval '1 second'")
+    thief = uuid4()
+    assert rows.claim([attempt.upload], thief)[attempt.upload].state == "claimed"
+    before = attempt.state()
+    assert rows.settle([(attempt.upload, attempt.token, verdict)]) == {}
+    assert attempt.state() == before
+    assert rows.settle([(attempt.upload, thief, "stored")]) == {attempt.upload: None}
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_a_cancelled_upload_stays_cancelled_whatever_its_worker_says(rows: Rows, verdict: str) -> None:
+    attempt = Attempt(rows)
+    rows.all("select reactor.cancel_uploads(%s)", ([attempt.upload],))
+    before = attempt.state()
+    assert rows.settle([(attempt.upload, attempt.token, verdict)]) == {}
+    assert attempt.state() == before
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_an_upload_whose_source_was_deleted_is_gone(rows: Rows, verdict: str) -> None:
+    attempt = Attempt(rows)
+    rows.run("delete from public.sources where id = %s", (attempt.source,))
+    assert rows.settle([(attempt.upload, attempt.token, verdict)]) == {}
+    assert rows.usage(attempt.user) == (0, 0, 0)
+
+
+def test_one_batch_settles_each_upload_by_its_own_verdict_and_leaves_out_the_lost(rows: Rows) -> None:
+    stored, retried, buried, deferred, lost, gone = (Attempt(rows) for _ in range(6))
+    rows.run("delete from public.sources where id = %s", (gone.source,))
+    settled = rows.settle(
+        [
+            (stored.upload, stored.token, "stored"),
+            (lost.upload, uuid4(), "stored"),
+            (retried.upload, retried.token, "retry"),
+            (gone.upload, gone.token, "dead"),
+            (buried.upload, buried.token, "dead"),
+            (deferred.upload, deferred.token, "deferred"),
+        ]
+    )
+    assert set(settled) == {stored.upload, retried.upload, buried.upload, deferred.upload}
+    assert rows.upload_row(lost.upload).lease_token == lost.token
+    statuses = [rows.source_row(a.source).storage_status for a in (stored, retried, buried, deferred, lost)]
+    assert statuses == ["uploaded", "pending", "failed", "pending", "pending"]
+
+
+def test_of_two_uploads_of_one_source_the_stored_one_decides(rows: Rows) -> None:
+    """In one statement, whichever of them comes first, and whichever ids they have."""
+    for _ in range(8):
+        source, token = rows.source(uuid4()), uuid4()
+        uploads = [rows.upload(source=source), rows.upload(source=source)]
+        rows.claim(uploads, token)
+        rows.settle([(uploads[0], token, "dead"), (uploads[1], token, "stored")], url="file:///there")
+        row = rows.source_row(source)
+        assert (row.storage_status, row.storage_url) == ("uploaded", "file:///there")
+
+
+def test_a_burial_does_not_unstore_a_source_that_was_stored_otherwise(rows: Rows) -> None:
+    attempt = Attempt(rows)
+    rows.run("update public.sources set storage_status = 'uploaded' where id = %s", (attempt.source,))
+    rows.settle([(attempt.upload, attempt.token, "dead")])
+    assert rows.source_row(attempt.source).storage_status == "uploaded"
+    assert rows.usage(attempt.user) == (100, 0, 1)
+
+
+def test_settlers_whose_batches_share_users_and_sources_never_deadlock(rows: Rows, migrated_url: str) -> None:
+    """Each has uploads of every source, in an order of its own; all settle at the same moment, again and again."""
+    users = [uuid4() for _ in range(6)]
+    sources = [rows.source(user) for user in users for _ in range(2)]
+    together = Barrier(SETTLERS, timeout=30)
+
+    def settle_one_round(own: Rows, order: random.Random) -> None:
+        made = own.all(
+            "insert into public.upload_queue (source_id, user_id, bucket, object_path, byte_size)"
+            " select s.id, s.user_id, 'bucket', 'path', 10 from public.sources as s returning id"
+        )
+        token = uuid4()
+        batch = [(upload, token, order.choice(["stored", "dead"])) for upload in own.claim([m.id for m in made], token)]
+        order.shuffle(batch)
+        together.wait()
+        assert len(own.settle(batch)) == len(sources)
+        if together.wait() == 0:
+            own.run("update public.sources set storage_status = 'pending'")
+        together.wait()
+
+    def settle_all(number: int) -> None:
+        order = random.Random(number)
+        try:
+            with rows_of(migrated_url) as own:
+                for _ in range(ROUNDS):
+                    settle_one_round(own, order)
+        except BaseException:
+            together.abort()  # the others needn't wait for this one
+            raise
+
+    with ThreadPoolExecutor(SETTLERS) as pool:
+        ends = [pool.submit(settle_all, number).exception for number in range(SETTLERS)]
+        errors = [error for end in ends if (error := end()) and not isinstance(error, BrokenBarrierError)]
+    assert errors == []
+    assert [rows.usage(user) for user in users] == [(0, 20, 0)] * 6
+
+
+@pytest.mark.parametrize("first", ["settle", "delete"])
+def test_an_app_that_deletes_a_source_while_its_upload_is_settled_waits_and_neither_fails(
+    rows: Rows, migrated_url: str, first: str
+) -> None:
+    """The delete locks the source and then, by its cascade, the queue row: so does the settlement."""
+    attempt = Attempt(rows)
+    with rows_of(migrated_url) as app, rows_of(migrated_url) as worker, ThreadPoolExecutor(2) as pool:
+
+        def delete() -> int:
+            return app.run("delete from public.sources where id = %s", (attempt.source,))
+
+        def settle() -> dict[UUID, float | None]:
+            return worker.settle([(attempt.upload, attempt.token, "stored")])
+
+        with rows.conn.transaction():
+            rows.one("select id from public.upload_queue where id = %s for update", (attempt.upload,))
+            if first == "settle":
+                settled = pool.submit(settle)
+                rows.wait_for_lock(worker.conn)
+                deleted = pool.submit(delete)
+                rows.wait_for_lock(app.conn)
+            else:
+                deleted = pool.submit(delete)
+                rows.wait_for_lock(app.conn)
+                settled = pool.submit(settle)
+                rows.wait_for_lock(worker.conn)
+        assert deleted.result() == 1
+        assert settled.result() == ({attempt.upload: None} if first == "settle" else {})
+    assert rows.usage(attempt.user) == (0, 0, 0)

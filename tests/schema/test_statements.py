@@ -1,0 +1,129 @@
+"""Each statement that Python sends is parsed and typed by the server: nothing runs, and a misspelling fails here."""
+
+import inspect
+import re
+import types
+from collections.abc import Iterator
+from typing import get_args, get_type_hints
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from reactor.edge import pulse, queue, statements
+
+NAMES = sorted(name for name in vars(statements) if name.isupper())
+COUNT = 11
+"""How many statements there are; one more needs its columns below."""
+
+TYPE_OF_CLASS = {float: "float8", int: "int4", str: "text", UUID: "uuid"}
+
+READS = {
+    "CLAIM_UPLOADS": {
+        **get_type_hints(queue.Upload),
+        "state": str,
+        # said otherwise in SQL: the token is the caller's, and a size is wider than most ints
+    },
+    "EXTEND_LEASES": {"extend_leases": UUID},
+    "SETTLE_UPLOADS": {"id": UUID, "due_at": float | None},
+    "RESCUE_UPLOADS": {"id": UUID, "verdict": str, "code": str},
+    "SWEEP_UPLOADS": get_type_hints(queue.Row),
+    "EXPIRE_RUNS": get_type_hints(queue.Expiry),
+    "SWEEP_RUNS": get_type_hints(queue.Row),
+}
+"""The columns that reactor/edge/queue.py makes values of."""
+
+
+@pytest.fixture
+def conn(migrated_url: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(migrated_url, autocommit=True) as conn:
+        yield conn
+
+
+def described(conn: psycopg.Connection, name: str) -> tuple[list[str], dict[str, str]]:
+    """Prepare a statement and return the types of its parameters, and its columns with their types."""
+    text: str = getattr(statements, name)
+    numbers = iter(range(1, 100))
+    result = conn.pgconn.prepare(b"", re.sub("%s", lambda _: f"${next(numbers)}", text).encode())
+    assert result.status == psycopg.pq.ExecStatus.COMMAND_OK, result.error_message.decode()
+    result = conn.pgconn.describe_prepared(b"")
+    types_of = dict(conn.execute("select oid, typname from pg_type").fetchall())
+    return (
+        [types_of[result.param_type(n)] for n in range(result.nparams)],
+        {(result.fname(n) or b"").decode(): types_of[result.ftype(n)] for n in range(result.nfields)},
+    )
+
+
+def attributes_read(function: object) -> set[str]:
+    """Return the names read from `row` in a function's source."""
+    return set(re.findall(r"\brow\.(\w+)", inspect.getsource(function)))  # type: ignore[arg-type]
+
+
+def test_every_statement_is_looked_at() -> None:
+    assert len(NAMES) == COUNT
+    assert set(READS) | {"PULSE", "LEAVE", "STATUS", "WHAT_IS_MISSING"} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_server_understands_it_and_its_parameters_are_of_the_types_it_says(
+    conn: psycopg.Connection, name: str
+) -> None:
+    parameters, _ = described(conn, name)
+    written = re.findall(r"%s::(\w+(?:\[\])?)", getattr(statements, name))
+    assert len(written) == getattr(statements, name).count("%s")
+    names = {"int": "int4"}
+    assert parameters == [
+        "_" + names.get(t[:-2], t[:-2]) if t.endswith("[]") else names.get(t, t) for t in written
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in READS if name != "CLAIM_UPLOADS"])
+def test_its_columns_are_the_fields_that_are_made_of_them_in_order(conn: psycopg.Connection, name: str) -> None:
+    _, columns = described(conn, name)
+    expected = {
+        field: TYPE_OF_CLASS[get_args(kind)[0] if isinstance(kind, types.UnionType) else kind]
+        for field, kind in READS[name].items()
+    }
+    assert list(columns.items()) == list(expected.items())
+
+
+def test_a_claim_answers_all_that_an_upload_is_made_of(conn: psycopg.Connection) -> None:
+    _, columns = described(conn, "CLAIM_UPLOADS")
+    fields = set(get_type_hints(queue.Upload)) - {"token"} | {"state"}
+    assert set(columns) == fields
+    assert attributes_read(queue._upload) | attributes_read(queue.UploadQueue.claim) == fields
+    wider = {"byte_size": "int8"}
+    for field, kind in get_type_hints(queue.Upload).items():
+        if field != "token":
+            plain = get_args(kind)[0] if isinstance(kind, types.UnionType) else kind
+            assert columns[field] == wider.get(field, TYPE_OF_CLASS[plain]), field
+
+
+@pytest.mark.parametrize(
+    ("name", "reader"),
+    [
+        ("SETTLE_UPLOADS", queue.UploadQueue.settle),
+        ("RESCUE_UPLOADS", queue.UploadQueue.rescue),
+        ("PULSE", pulse.Pulse.send),
+    ],
+)
+def test_what_python_reads_by_name_is_among_the_columns(conn: psycopg.Connection, name: str, reader: object) -> None:
+    _, columns = described(conn, name)
+    read = attributes_read(reader)
+    assert read
+    assert read <= set(columns)
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("PULSE", {"now_at": "float8", "queue_usage": "float8", "instances": "_uuid"}),
+        ("LEAVE", {"leave": "void"}),
+        ("STATUS", {"status": "jsonb"}),
+        ("WHAT_IS_MISSING", {"what_is_missing": "text"}),
+    ],
+)
+def test_the_other_statements_answer_what_they_say(
+    conn: psycopg.Connection, name: str, columns: dict[str, str]
+) -> None:
+    assert described(conn, name)[1] == columns
