@@ -177,7 +177,7 @@ async def _react(stage: Stage, events: int, started: Callable[[], Awaitable[floa
 async def _fail_later(stage: Stage, events: int) -> dict[UUID, float]:
     """Queue uploads that are due at random moments; return each with its due time on the monotonic clock."""
     conn = await stage.connect()
-    chance = random.Random(1)  # noqa: S311  # a benchmark
+    chance = random.Random(1)  # a benchmark
     since_epoch = time.time() - time.monotonic()  # the server reads this machine's clock
     due = {}
     for _ in range(events):
