@@ -10,15 +10,24 @@ create or replace function reactor.recount_usage(p_after uuid, p_limit int)
     set search_path = pg_catalog, pg_temp
 as $$
 declare
+    v_users uuid[];
     v_user uuid;
     v_last uuid;
 begin
-    for v_user in
-        select distinct s.user_id from public.sources as s
-         where s.user_id is not null and (p_after is null or s.user_id > p_after)
-         order by s.user_id limit p_limit
-    loop
-        insert into public.storage_usage (user_id) values (v_user) on conflict (user_id) do nothing;
+    -- users who have books and no sources, too: theirs may be wrong as well
+    v_users := array(
+        (select distinct s.user_id from public.sources as s
+          where s.user_id is not null and (p_after is null or s.user_id > p_after)
+          order by s.user_id limit p_limit)
+        union
+        (select u.user_id from public.storage_usage as u
+          where p_after is null or u.user_id > p_after
+          order by u.user_id limit p_limit)
+        order by user_id limit p_limit);
+    insert into public.storage_usage (user_id) -- before any is locked, as in keep_books
+    select u from unnest(v_users) as u order by u
+    on conflict (user_id) do nothing;
+    foreach v_user in array v_users loop
         perform from public.storage_usage where user_id = v_user for update;
         update public.storage_usage as u
            set total_bytes = counted.total, reserved_bytes = counted.reserved, total_sources = counted.stored,
