@@ -7,6 +7,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
+from socket import socket as Socket
 from typing import Any
 
 from anyio import CancelScope, Event, create_task_group, move_on_after, to_thread
@@ -107,34 +108,45 @@ class Reactor:
         """
         async with self._opened() as (database, spool, store):
             http = self._http()
-            socket = http.bind()
-            self.http_url = http.url
-            engine = self._engine = self._wire(database, spool, store, self.settings.wheel_horizon_s)
-            pulse = Pulse(database, engine.clock, silent_after_s=3 * PULSE_INTERVAL_S)
-            await pulse.send("starting", with_canary=False)
-            crews = {reaction.channel: (reaction, work) for reaction, work in engine.crews}
-            self._listen = listen = Listen(
-                Listener(self._listen_conninfo(), [*crews, pulse.channel]),
-                pulse,
-                crews,
-                engine.schedule,
-                engine.reconcile,
-                clock=engine.clock,
-                emit=self._emit,
-            )
-            engine.reconcile.on_pass = ready
-            async with create_task_group() as tasks, _working(engine) as works:
-                tasks.start_soon(http.serve, socket)
-                with CancelScope() as hearing:
-                    async with create_task_group() as ears:
-                        ears.start_soon(listen.run)
-                        ears.start_soon(engine.reconcile.run)
-                        await self._stop.wait()
-                        hearing.cancel()
-                await works.finish(self.settings.shutdown_grace_s)
-                with suppress(DatabaseUnavailable):  # the others will see it by themselves
-                    await pulse.leave()
-                http.close()
+            with http.bind() as socket:
+                await self._react(database, spool, store, http, socket, ready)
+
+    async def _react(
+        self,
+        database: Database,
+        spool: Spool,
+        store: ObjectStore,
+        http: Http,
+        socket: Socket,
+        ready: Callable[[], None],
+    ) -> None:
+        self.http_url = http.url
+        engine = self._engine = self._wire(database, spool, store, self.settings.wheel_horizon_s)
+        pulse = Pulse(database, engine.clock, silent_after_s=3 * PULSE_INTERVAL_S)
+        await pulse.send("starting", with_canary=False)
+        crews = {reaction.channel: (reaction, work) for reaction, work in engine.crews}
+        self._listen = listen = Listen(
+            Listener(self._listen_conninfo(), [*crews, pulse.channel]),
+            pulse,
+            crews,
+            engine.schedule,
+            engine.reconcile,
+            clock=engine.clock,
+            emit=self._emit,
+        )
+        engine.reconcile.on_pass = ready
+        async with create_task_group() as tasks, _working(engine) as works:
+            tasks.start_soon(http.serve, socket)
+            with CancelScope() as hearing:
+                async with create_task_group() as ears:
+                    ears.start_soon(listen.run)
+                    ears.start_soon(engine.reconcile.run)
+                    await self._stop.wait()
+                    hearing.cancel()
+            await works.finish(self.settings.shutdown_grace_s)
+            with suppress(DatabaseUnavailable):  # the others will see it by themselves
+                await pulse.leave()
+            http.close()
 
     async def drain(self) -> None:
         """Do one reconciliation to completion, and return when nothing that was due is left undone.
