@@ -5,9 +5,8 @@
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
-from socket import socket as Socket
 from typing import Any
 
 from anyio import CancelScope, Event, create_task_group, move_on_after, to_thread
@@ -26,12 +25,12 @@ from reactor.edge.http import Http
 from reactor.edge.migrate import plan
 from reactor.edge.objects import open_store
 from reactor.edge.objects.base import ObjectStore
-from reactor.edge.postgres import Database, Listener
+from reactor.edge.postgres import Database, Line, Listener
 from reactor.edge.pulse import Pulse
 from reactor.edge.queue import Runs, UploadQueue
 from reactor.edge.spool import Spool
 from reactor.edge.telemetry import Telemetry
-from reactor.flow.listen import PULSE_INTERVAL_S, Listen
+from reactor.flow.listen import SILENT_AFTER_S, Listen
 from reactor.flow.reconcile import Reconcile
 from reactor.flow.schedule import Lane, Schedule
 from reactor.flow.wakeup import Wakeup
@@ -44,6 +43,7 @@ _SETTLE_S = 5.0
 """How long a shutdown waits for the last settlements once the grace period is over."""
 
 _STATUS_AGE_S = 5.0
+_CONNECTIONS = 3
 _DRAIN_HORIZON_S = 1.0
 
 
@@ -56,6 +56,16 @@ class _Engine:
     crews: list[tuple[Reaction[Any], Work[Any]]]
     reconcile: Reconcile
     quiet: Wakeup
+
+
+@frozen(kw_only=True)
+class _Opened:
+    """What the settings name, opened and checked."""
+
+    database: Database
+    claims: Line
+    spool: Spool
+    store: ObjectStore
 
 
 class Reactor:
@@ -106,56 +116,45 @@ class Reactor:
 
         Raises ConfigInvalid and DatabaseUnavailable when it can't start.
         """
-        async with self._opened() as (database, spool, store):
+        async with self._opened() as opened, AsyncExitStack() as stack:
             http = self._http()
-            with http.bind() as socket:
-                await self._react(database, spool, store, http, socket, ready)
-
-    async def _react(
-        self,
-        database: Database,
-        spool: Spool,
-        store: ObjectStore,
-        http: Http,
-        socket: Socket,
-        ready: Callable[[], None],
-    ) -> None:
-        self.http_url = http.url
-        engine = self._engine = self._wire(database, spool, store, self.settings.wheel_horizon_s)
-        pulse = Pulse(database, engine.clock, silent_after_s=3 * PULSE_INTERVAL_S)
-        await pulse.send("starting", with_canary=False)
-        crews = {reaction.channel: (reaction, work) for reaction, work in engine.crews}
-        self._listen = listen = Listen(
-            Listener(self._listen_conninfo(), [*crews, pulse.channel]),
-            pulse,
-            crews,
-            engine.schedule,
-            engine.reconcile,
-            clock=engine.clock,
-            emit=self._emit,
-        )
-        engine.reconcile.on_pass = ready
-        async with create_task_group() as tasks, _working(engine) as works:
-            tasks.start_soon(http.serve, socket)
-            with CancelScope() as hearing:
-                async with create_task_group() as ears:
-                    ears.start_soon(listen.run)
-                    ears.start_soon(engine.reconcile.run)
-                    await self._stop.wait()
-                    hearing.cancel()
-            await works.finish(self.settings.shutdown_grace_s)
-            with suppress(DatabaseUnavailable):  # the others will see it by themselves
-                await pulse.leave()
-            http.close()
+            socket = stack.enter_context(http.bind())  # closed however this ends
+            self.http_url = http.url
+            engine = self._engine = self._wire(opened, self.settings.wheel_horizon_s)
+            pulse = Pulse(opened.database, engine.clock, silent_after_s=SILENT_AFTER_S)
+            await pulse.send("starting", with_canary=False)
+            crews = {reaction.channel: (reaction, work) for reaction, work in engine.crews}
+            self._listen = listen = Listen(
+                Listener(self._listen_conninfo(), [*crews, pulse.channel]),
+                pulse,
+                crews,
+                engine.schedule,
+                engine.reconcile,
+                clock=engine.clock,
+                emit=self._emit,
+            )
+            engine.reconcile.on_pass = ready
+            async with create_task_group() as tasks, _working(engine) as works:
+                tasks.start_soon(http.serve, socket)
+                with CancelScope() as hearing:
+                    async with create_task_group() as ears:
+                        ears.start_soon(listen.run)
+                        ears.start_soon(engine.reconcile.run)
+                        await self._stop.wait()
+                        hearing.cancel()
+                await works.finish(self.settings.shutdown_grace_s)
+                with suppress(DatabaseUnavailable):  # the others will see it by themselves
+                    await pulse.leave()
+                http.close()
 
     async def drain(self) -> None:
         """Do one reconciliation to completion, and return when nothing that was due is left undone.
 
         Every due upload is tried once and every stale run is failed; nothing is listened to.
         """
-        async with self._opened() as (database, spool, store):
-            engine = self._engine = self._wire(database, spool, store, _DRAIN_HORIZON_S)
-            pulse = Pulse(database, engine.clock, silent_after_s=3 * PULSE_INTERVAL_S)
+        async with self._opened() as opened:
+            engine = self._engine = self._wire(opened, _DRAIN_HORIZON_S)
+            pulse = Pulse(opened.database, engine.clock, silent_after_s=SILENT_AFTER_S)
             await pulse.send("starting", with_canary=False)
             async with _working(engine) as works:
                 more = True
@@ -170,7 +169,8 @@ class Reactor:
 
     async def status(self) -> dict[str, Any]:
         """Return what the database says of uploads, runs and reactors."""
-        assert self._database is not None, "the reactor isn't running"
+        if self._database is None:
+            raise DatabaseUnavailable("the reactor hasn't opened its database yet")
         rows = await self._database.call(
             statements.STATUS, (timedelta(seconds=self.settings.heartbeat_timeout_s),)
         )
@@ -183,7 +183,7 @@ class Reactor:
         return self.settings.listen_url or self.settings.database_url or ""
 
     @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[tuple[Database, Spool, ObjectStore]]:
+    async def _opened(self) -> AsyncIterator["_Opened"]:
         """Open and check what the settings name, all of it before any work is begun."""
         if self.settings.database_url is None:
             raise ConfigInvalid("REACTOR_DATABASE_URL isn't set: set it to the database's URL")
@@ -195,23 +195,26 @@ class Reactor:
             await to_thread.run_sync(store.check)
         except StorageUnavailable as error:
             logger.warning("store {}: {}; uploads wait until it answers", store.name, error)
-        database = self._database = Database(self.settings.database_url)
-        await database.open()
+        url = self.settings.database_url
+        database, claims = Database(url, size=_CONNECTIONS), Line(url)
         try:
-            await _check_schema(database, self.settings.database_url)
-            yield database, spool, store
+            await database.open()
+            await _check_schema(database, url)
+            self._database = database
+            yield _Opened(database=database, claims=claims, spool=spool, store=store)
         finally:
             with CancelScope(shield=True):
+                await claims.close()
                 await database.close()
                 await to_thread.run_sync(store.close)
                 self.telemetry.close()
 
-    def _wire(self, database: Database, spool: Spool, store: ObjectStore, horizon_s: float) -> _Engine:
+    def _wire(self, opened: "_Opened", horizon_s: float) -> _Engine:
         settings, clock = self.settings, Clock()
         uploads = FailedUploads(
-            UploadQueue(database, lease_s=settings.lease_s),
-            spool=spool,
-            store=store,
+            UploadQueue(opened.database, claims=opened.claims, lease_s=settings.lease_s),
+            spool=opened.spool,
+            store=opened.store,
             backoff=Backoff(
                 base_s=settings.retry_base_s,
                 factor=settings.retry_factor,
@@ -226,7 +229,7 @@ class Reactor:
             lease_s=settings.lease_s,
         )
         runs = StaleRuns(
-            Runs(database, heartbeat_timeout_s=settings.heartbeat_timeout_s),
+            Runs(opened.database, heartbeat_timeout_s=settings.heartbeat_timeout_s),
             heartbeat_timeout_s=settings.heartbeat_timeout_s,
             emit=self._emit,
         )

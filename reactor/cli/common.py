@@ -64,7 +64,7 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
-    """Print rows as a table on a terminal, as tab-separated lines in a pipe; say `empty` on stderr if there are none."""
+    """Print rows as a table on a terminal, as tab-separated lines in a pipe; say `empty` if there are none."""
     if not rows:
         click.echo(empty, err=True)
         return

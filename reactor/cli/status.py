@@ -45,7 +45,8 @@ def _table(status: dict[str, Any]) -> Table:
     table.add_row("uploading", f"{uploads['uploading']}")
     if uploads["leases_expired"]:
         table.add_row("  abandoned", f"{uploads['leases_expired']}: no reactor has taken them over yet")
-    table.add_row("dead", f"{uploads['dead']}" + (": see `reactor uploads list --status dead`" if uploads["dead"] else ""))
+    hint = ": see `reactor uploads list --status dead`" if uploads["dead"] else ""
+    table.add_row("dead", f"{uploads['dead']}{hint}")
     table.add_row("cancelled", str(uploads["cancelled"]))
     table.add_row("runs running", str(runs["running"]))
     if runs["stale"]:

@@ -1,10 +1,46 @@
-"""provisional"""
+"""Durations as people write them: `30s`, `0.5s`, `5m`, `1h30m`, `250ms`, `2d`, or plain seconds."""
+
+import math
 import re
-_U={"ms":0.001,"s":1.0,"m":60.0,"h":3600.0,"d":86400.0}
+from typing import Final
+
+_SECONDS: Final = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+"""Units from the longest to the shortest; a duration names each at most once, in this order."""
+
+_NUMBER: Final = r"[0-9]+(?:\.[0-9]+)?"
+_PARTS: Final = re.compile("".join(rf"(?:({_NUMBER}){unit})?" for unit in _SECONDS))
+_PLAIN: Final = re.compile(_NUMBER)
+
+
 def parse_duration_s(text: str) -> float:
-    if re.fullmatch(r"\d+(\.\d+)?", text): return float(text)
-    parts=re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text)
-    if not parts or "".join(a+b for a,b in parts)!=text: raise ValueError("not a duration")
-    return sum(float(a)*_U[b] for a,b in parts)
+    """Return the seconds that `text` says; at least 0, and finite.
+
+    Raises ValueError, with one sentence, for anything else.
+    """
+    compact = text.strip()
+    if _PLAIN.fullmatch(compact):
+        seconds = float(compact)
+    elif compact and (parts := _PARTS.fullmatch(compact)):
+        numbers = map(float, parts.groups("0"))
+        seconds = sum(number * unit_s for number, unit_s in zip(numbers, _SECONDS.values(), strict=True))
+    else:
+        raise ValueError(f"{text!r} is not a duration: write it like 30s, 0.5s, 5m, 1h30m, or plain seconds")
+    if not math.isfinite(seconds):
+        raise ValueError("the duration is too long to be meant")
+    return seconds
+
+
 def format_duration(seconds: float) -> str:
-    return f"{seconds:.3g}s"
+    """Return `seconds` in the short form that `parse_duration_s` reads, rounded to a millisecond.
+
+    Raises ValueError when `seconds` is negative or not finite.
+    """
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ValueError(f"{seconds} is not a duration")
+    left_ms = round(seconds * 1000)
+    parts = []
+    for unit, unit_s in _SECONDS.items():
+        count, left_ms = divmod(left_ms, round(unit_s * 1000))
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"

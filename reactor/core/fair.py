@@ -1,98 +1,134 @@
-"""Ready signals, taken round-robin by tenant, so that one tenant's flood doesn't starve another."""
+"""Which of the ready signals go next: one of each tenant in turn, and never too many of one at once.
+
+A tenant with a million uploads and a tenant with one take turns, so the one waits for as many signals as
+there are other tenants, and not for a million. A tenant with as many signals in hand as the cap allows is
+*parked*: it leaves the ring of turns until one of them is released, so nobody has to step over it. Every call
+takes amortised O(1) for each signal it concerns, however many tenants wait or are parked.
+"""
 
 from collections import Counter, OrderedDict
+from typing import TypeAlias
 
 from reactor.core.model import Signal
 
+_Line: TypeAlias = OrderedDict[Signal, None]
+"""One tenant's waiting signals in order. Not a dict: that searches for its first key once others are gone."""
+
 
 class FairQueue:
-    """Waiting signals by tenant, each tenant in turn, none beyond its cap."""
+    """Ready signals, taken round-robin by tenant.
+
+    `per_tenant` is how many signals of one tenant may be taken and not yet released, at least 1; None means
+    any number.
+    """
 
     def __init__(self, per_tenant: int | None = None) -> None:
-        self._per_tenant = per_tenant
-        # Invariant: a tenant is in exactly one of _turns and _parked while it has signals waiting, else in neither.
-        # dict as an ordered set: a signal waits once
-        self._turns: OrderedDict[int, dict[Signal, None]] = OrderedDict()
-        self._parked: dict[int, dict[Signal, None]] = {}
+        self._per_tenant = _checked(per_tenant)
+
+        # Invariant: a tenant has a line exactly when it has signals waiting, and it stands in the ring or is
+        # parked, never both.
+        # Invariant: a tenant is parked exactly when it has waiting signals and is at its cap.
+        self._ring: OrderedDict[int, _Line] = OrderedDict()
+        self._parked: dict[int, _Line] = {}
+
+        # Invariant: no tenant has more signals taken and not yet released than the highest cap they were taken under.
         self._taken: Counter[int] = Counter()
+
+        # Invariant: this is the number of signals in all lines.
         self._waiting = 0
 
-    @property
-    def per_tenant(self) -> int | None:
-        """How many of one tenant may be taken and not released; None: any number."""
-        return self._per_tenant
-
-    @per_tenant.setter
-    def per_tenant(self, cap: int | None) -> None:
-        if cap == self._per_tenant:
-            return
-        self._per_tenant = cap
-        for tenant in [tenant for tenant in self._parked if self._may_take(tenant)]:
-            self._turns[tenant] = self._parked.pop(tenant)
-
     def __len__(self) -> int:
+        """Return how many signals wait; those that were taken don't count."""
         return self._waiting
 
     def __contains__(self, signal: Signal) -> bool:
-        return signal in (self._turns.get(signal.tenant) or self._parked.get(signal.tenant) or ())
+        """Return whether `signal` waits."""
+        return signal in (self._line(signal.tenant) or ())
+
+    @property
+    def per_tenant(self) -> int | None:
+        """The cap. It may be changed at any time; what was taken under another one stays taken."""
+        return self._per_tenant
+
+    @per_tenant.setter
+    def per_tenant(self, per_tenant: int | None) -> None:
+        if per_tenant == self._per_tenant:
+            return
+        self._per_tenant = _checked(per_tenant)
+        lines = [*self._ring.items(), *self._parked.items()]
+        self._ring.clear()
+        self._parked.clear()
+        for tenant, line in lines:
+            self._seat(tenant, line)
 
     @property
     def takeable(self) -> bool:
-        """Return whether `take` would return something."""
-        while self._turns:
-            tenant = next(iter(self._turns))
-            if self._may_take(tenant):
-                return True
-            self._parked[tenant] = self._turns.pop(tenant)
-        return False
+        """Whether `take` would return something."""
+        return bool(self._ring)
 
     def put(self, signal: Signal) -> bool:
-        """Let a signal wait; False when it does already."""
+        """Let `signal` wait behind the others of its tenant; return False if it waits already."""
         tenant = signal.tenant
-        signals = self._turns.get(tenant)
-        if signals is None:
-            signals = self._parked.get(tenant)
-        if signals is None:
-            signals = self._turns[tenant] = {}
-        if signal in signals:
+        line = self._line(tenant)
+        if line is None:
+            line = self._seat(tenant, OrderedDict())
+        elif signal in line:
             return False
-        signals[signal] = None
+        line[signal] = None
         self._waiting += 1
         return True
 
     def discard(self, signal: Signal) -> bool:
-        """Let a signal wait no more; False when it didn't."""
-        for tenants in (self._turns, self._parked):
-            signals = tenants.get(signal.tenant)
-            if signals is not None and signal in signals:
-                del signals[signal]
-                self._waiting -= 1
-                if not signals:
-                    del tenants[signal.tenant]
-                return True
-        return False
+        """Let `signal` wait no longer; return whether it did."""
+        tenant = signal.tenant
+        line = self._line(tenant)
+        if line is None or signal not in line:
+            return False
+        del line[signal]
+        self._waiting -= 1
+        if not line:
+            self._ring.pop(tenant, None)
+            self._parked.pop(tenant, None)
+        return True
 
     def take(self, limit: int) -> list[Signal]:
-        """Take up to `limit` signals, one of each tenant in turn; each counts against its tenant until released."""
-        taken: list[Signal] = []
-        while len(taken) < limit and self.takeable:
-            tenant, signals = self._turns.popitem(last=False)
-            signal = next(iter(signals))
-            del signals[signal]
-            taken.append(signal)
+        """Return up to `limit` signals, one of each tenant in turn; each counts until it is released."""
+        signals: list[Signal] = []
+        while self._ring and len(signals) < limit:
+            tenant, line = self._ring.popitem(last=False)
+            signal, _ = line.popitem(last=False)
+            signals.append(signal)
             self._taken[tenant] += 1
-            if signals:
-                self._turns[tenant] = signals
-        self._waiting -= len(taken)
-        return taken
+            if line:
+                self._seat(tenant, line)
+        self._waiting -= len(signals)
+        return signals
 
     def release(self, tenant: int, n: int = 1) -> None:
-        """Say that `n` of a tenant's taken signals are done with."""
-        self._taken[tenant] -= n
-        if self._taken[tenant] <= 0:
-            del self._taken[tenant]
-        if tenant in self._parked and self._may_take(tenant):
-            self._turns[tenant] = self._parked.pop(tenant)
+        """Say that `n` of the tenant's taken signals are done with.
 
-    def _may_take(self, tenant: int) -> bool:
-        return self._per_tenant is None or self._taken[tenant] < self._per_tenant
+        Raises ValueError when it hasn't that many taken: a slot given back twice would break the cap unseen.
+        """
+        left = self._taken[tenant] - n
+        if n < 0 or left < 0:
+            raise ValueError(f"can't release {n} of {self._taken[tenant]} taken signals")
+        self._taken[tenant] = left
+        if not left:
+            del self._taken[tenant]
+        if n and (line := self._parked.pop(tenant, None)) is not None:
+            self._seat(tenant, line)
+
+    def _line(self, tenant: int) -> _Line | None:
+        return self._ring.get(tenant) or self._parked.get(tenant)
+
+    def _seat(self, tenant: int, line: _Line) -> _Line:
+        """Put the tenant, which stands nowhere, at the end of the ring, or park it if it is at its cap."""
+        at_cap = self._per_tenant is not None and self._taken[tenant] >= self._per_tenant
+        (self._parked if at_cap else self._ring)[tenant] = line
+        return line
+
+
+def _checked(per_tenant: int | None) -> int | None:
+    if per_tenant is not None and per_tenant < 1:
+        raise ValueError(f"per_tenant must be at least 1, not {per_tenant}")
+    return per_tenant

@@ -1,29 +1,194 @@
-"""provisional"""
-from collections.abc import Mapping
+"""What can be set, within which bounds. Every rule on settings is in this file, with the field it binds.
+
+Where a setting comes from is not known here: reactor/edge/environ.py reads the environment and the file, and
+asks `problems` with the names people wrote, so that a message names REACTOR_LEASE and not lease_s.
+"""
+
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
 from pathlib import Path
-from attrs import field, frozen
+from types import MappingProxyType
+from typing import Any, Final
+
+from attrs import field, fields, frozen
+
+from reactor.core.errors import ConfigInvalid
+
+YEAR_S: Final = 365 * 86_400.0
+LOG_LEVELS: Final = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
+LOG_FORMATS: Final = ("text", "json")
+
+
+@frozen
+class Rule:
+    """What a value must be, in words and as a test."""
+
+    words: str
+    """Completes "must be …"."""
+
+    holds: Callable[[Any], bool]
+
+
+def _must_be(words: str, holds: Callable[[Any], bool]) -> dict[str, Rule]:
+    return {"rule": Rule(words, holds)}
+
+
+def _within(words: str, low: float, high: float) -> dict[str, Rule]:
+    return _must_be(words, lambda value: low <= value <= high)
+
+
+_WAIT: Final = _must_be("a duration of more than 0, at most 365d", lambda seconds: 0 < seconds <= YEAR_S)
+
+
+def _is_store(url: str) -> bool:
+    return url == "s3://" or (url.startswith("file:///") and url != "file:///")
+
+
+def _are_spools(spools: Mapping[str, Path]) -> bool:
+    named = all(name.replace("-", "_").isidentifier() for name in spools)
+    return named and "default" in spools and all(folder.is_absolute() for folder in spools.values())
+
+
+def _is_token(token: str) -> bool:
+    return bool(token) and token.isascii() and token.isprintable() and " " not in token
+
+
+def _is_web(url: str) -> bool:
+    return url.startswith(("http://", "https://"))
+
+
+def _sealed(spools: Mapping[str, Path]) -> Mapping[str, Path]:
+    return MappingProxyType(dict(spools))
+
+
 @frozen(kw_only=True)
 class Settings:
+    """The reactor's settings, checked at birth. Raises ConfigInvalid with every problem at once.
+
+    Durations are in seconds, more than 0 and at most a year unless said otherwise.
+    """
+
     database_url: str | None = field(default=None, repr=False)
+    """REACTOR_DATABASE_URL, default None: the embedded server. A libpq URL or key=value string; "" leaves all
+    to libpq's PG* variables."""
+
     listen_url: str | None = field(default=None, repr=False)
-    store_url: str
-    spools: Mapping[str, Path]
-    upload_concurrency: int = 16
-    uploads_per_user: int = 8
-    retry_base_s: float = 30.0
-    retry_factor: float = 2.0
-    retry_max_s: float = 600.0
-    retry_jitter: float = 0.1
-    attempt_timeout_s: float = 300.0
-    lease_s: float = 30.0
-    heartbeat_timeout_s: float = 60.0
-    reconcile_interval_s: float = 300.0
-    wheel_horizon_s: float = 900.0
-    shutdown_grace_s: float = 30.0
-    http_host: str = "127.0.0.1"
-    http_port: int = 8321
-    http_token: str | None = field(default=None, repr=False)
-    log_level: str = "INFO"
-    log_format: str = "text"
-    trace_url: str | None = None
-    data_dir: Path = Path("reactor-data")
+    """REACTOR_LISTEN_URL, default None: database_url. A direct connection, where that is a pooler."""
+
+    store_url: str = field(
+        metadata=_must_be("file:///folder or s3:// (buckets come from the rows)", _is_store)
+    )
+    """REACTOR_STORE_URL, default the folder `store` in data_dir. Where objects are kept."""
+
+    spools: Mapping[str, Path] = field(
+        converter=_sealed, metadata=_must_be("words and absolute folders, one of them default", _are_spools)
+    )
+    """REACTOR_SPOOL_DIR is `default`, else the folder `spool` in data_dir. REACTOR_SPOOLS names more."""
+
+    upload_concurrency: int = field(default=16, metadata=_within("a whole number from 1 to 1024", 1, 1024))
+    """REACTOR_UPLOAD_CONCURRENCY, default 16. Uploads at once."""
+
+    uploads_per_user: int = field(default=8, metadata=_within("a whole number from 1 to 1024", 1, 1024))
+    """REACTOR_UPLOADS_PER_USER, default 8. Uploads of one user at once."""
+
+    retry_base_s: float = field(default=30.0, metadata=_WAIT)
+    """REACTOR_RETRY_BASE, default 30s. The wait after the first failed retry."""
+
+    retry_factor: float = field(default=2.0, metadata=_within("a number from 1 to 100", 1, 100))
+    """REACTOR_RETRY_FACTOR, default 2. How much longer each wait is than the one before."""
+
+    retry_max_s: float = field(default=600.0, metadata=_WAIT)
+    """REACTOR_RETRY_MAX, default 10m. Where the waits stop growing; at least retry_base_s."""
+
+    retry_jitter: float = field(
+        default=0.1, metadata=_must_be("a number from 0 to below 1", lambda jitter: 0 <= jitter < 1)
+    )
+    """REACTOR_RETRY_JITTER, default 0.1. The part of a wait by which it may be shorter or longer."""
+
+    attempt_timeout_s: float = field(default=300.0, metadata=_WAIT)
+    """REACTOR_ATTEMPT_TIMEOUT, default 5m. How long one attempt may take."""
+
+    lease_s: float = field(default=30.0, metadata=_within("a duration from 1s to 1d", 1, 86_400))
+    """REACTOR_LEASE, default 30s, from 1s to 1d. How long a silent reactor keeps an upload to itself."""
+
+    heartbeat_timeout_s: float = field(default=60.0, metadata=_WAIT)
+    """REACTOR_HEARTBEAT_TIMEOUT, default 1m. The silence after which a run that names none is stale."""
+
+    reconcile_interval_s: float = field(default=300.0, metadata=_WAIT)
+    """REACTOR_RECONCILE_INTERVAL, default 5m. Time between two looks for what was missed."""
+
+    wheel_horizon_s: float = field(default=900.0, metadata=_WAIT)
+    """REACTOR_WHEEL_HORIZON, default 15m. How far ahead timers are held in memory."""
+
+    shutdown_grace_s: float = field(default=30.0, metadata=_within("a duration from 0s to 1d", 0, 86_400))
+    """REACTOR_SHUTDOWN_GRACE, default 30s, from 0s to 1d. Time to finish what is in flight after SIGTERM."""
+
+    http_host: str = field(default="127.0.0.1", metadata=_must_be("a host name or an address", bool))
+    """REACTOR_HTTP_HOST, default 127.0.0.1. Where HTTP is served; beyond this machine only with a token."""
+
+    http_port: int = field(default=8321, metadata=_within("a port from 0 (any free one) to 65535", 0, 65_535))
+    """REACTOR_HTTP_PORT, default 8321. The HTTP server's port; 0 takes any free one."""
+
+    http_token: str | None = field(
+        default=None, repr=False, metadata=_must_be("printable ASCII without spaces", _is_token)
+    )
+    """REACTOR_HTTP_TOKEN, default None: nobody may. What a caller presents to change anything."""
+
+    log_level: str = field(
+        default="INFO", metadata=_must_be(f"one of {', '.join(LOG_LEVELS)}", LOG_LEVELS.__contains__)
+    )
+    """REACTOR_LOG_LEVEL, default INFO. The least severe level that is logged."""
+
+    log_format: str = field(default="text", metadata=_must_be("text or json", LOG_FORMATS.__contains__))
+    """REACTOR_LOG_FORMAT, default text. Lines for people, or one JSON object a line."""
+
+    trace_url: str | None = field(default=None, metadata=_must_be("an http:// or https:// URL", _is_web))
+    """REACTOR_TRACE_URL, default None: no links. Where Jaeger's page is."""
+
+    data_dir: Path = field(default=Path("reactor-data"))
+    """REACTOR_DATA_DIR, default reactor-data. Where `reactor run` without a database keeps its server, store
+    and spool."""
+
+    def __attrs_post_init__(self) -> None:
+        values = {attribute.name: getattr(self, attribute.name) for attribute in fields(Settings)}
+        if found := problems(values):
+            raise ConfigInvalid(*found)
+
+
+def problems(
+    values: Mapping[str, Any],
+    named: Callable[[str], str] = str,
+    shown: Callable[[str], str] = lambda _: "",
+) -> list[str]:
+    """Return a line for each of `values`, by field name, that breaks a rule, alone or with another.
+
+    `named` turns a field's name into what the reader knows it by, `shown` into ", not …" with the value. By
+    default no value is shown: only who read it knows whether it is a secret.
+    """
+    rules: dict[str, Rule] = {
+        attribute.name: attribute.metadata["rule"]
+        for attribute in fields(Settings)
+        if "rule" in attribute.metadata and values.get(attribute.name) is not None
+    }
+    broken = [name for name, rule in rules.items() if not rule.holds(values[name])]
+    found = [f"{named(name)} must be {rules[name].words}{shown(name)}" for name in broken]
+    sound = {name: value for name, value in values.items() if name not in broken}
+
+    if sound.get("retry_max_s", YEAR_S) < sound.get("retry_base_s", 0):
+        found.append(f"{named('retry_max_s')} must be at least {named('retry_base_s')}")
+    open_to_all = "http_host" in sound and not _is_loopback(sound["http_host"])
+    if open_to_all and values.get("http_token", "unknown") is None:
+        found.append(
+            f"{named('http_host')} opens the HTTP server to other machines: "
+            f"set {named('http_token')}, or use 127.0.0.1"
+        )
+    if values.get("database_url", "unknown") is None and values.get("listen_url") is not None:
+        found.append(f"{named('listen_url')} needs {named('database_url')}: set it too, or neither")
+    return found
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from reactor.demo.play import BUCKET, Play
+from reactor.demo.play import BUCKET, File, Play
 
 _Connection = psycopg.Connection[dict[str, Any]]
 
@@ -32,24 +32,32 @@ def _check_uploads(conn: _Connection, store: Path, spool: Path, play: Play) -> I
     for file in play.files:
         kept = store / BUCKET / file.key
         if file.ending == "stored":
-            if file.key in left:
-                yield f"{file.key} should have been stored and is {left[file.key]['status']}"
-            elif not kept.is_file() or kept.read_bytes() != file.content:
-                yield f"{file.key}: the bytes in the store aren't the file's"
-            elif status[file.key] != "uploaded":
-                yield f"{file.key} is stored, and its source says {status[file.key]}"
+            yield from _check_stored(file, kept, left.get(file.key), status[file.key])
             if file.key in spooled:
                 yield f"{file.key} is stored, and its spooled file is still there"
         else:
-            code = left.get(file.key, {}).get("error_code")
-            if code != _EXPECTED_CODE[file.ending]:
-                yield f"{file.key} ({file.ending}) should be dead with {_EXPECTED_CODE[file.ending]}, not {code}"
-            if kept.exists():
-                yield f"{file.key} is dead, and there is something in the store"
-            if status[file.key] != "failed":
-                yield f"{file.key} is dead, and its source says {status[file.key]}"
+            yield from _check_dead(file, kept, left.get(file.key, {}), status[file.key])
     if strange := left.keys() - {file.key for file in play.files}:
         yield f"{len(strange)} uploads in the queue that nobody made"
+
+
+def _check_stored(file: File, kept: Path, queued: dict[str, Any] | None, status: str) -> Iterator[str]:
+    if queued is not None:
+        yield f"{file.key} should have been stored and is {queued['status']}"
+    elif not kept.is_file() or kept.read_bytes() != file.content:
+        yield f"{file.key}: the bytes in the store aren't the file's"
+    elif status != "uploaded":
+        yield f"{file.key} is stored, and its source says {status}"
+
+
+def _check_dead(file: File, kept: Path, queued: dict[str, Any], status: str) -> Iterator[str]:
+    code = queued.get("error_code")
+    if code != _EXPECTED_CODE[file.ending]:
+        yield f"{file.key} ({file.ending}) should be dead with {_EXPECTED_CODE[file.ending]}, not {code}"
+    if kept.exists():
+        yield f"{file.key} is dead, and there is something in the store"
+    if status != "failed":
+        yield f"{file.key} is dead, and its source says {status}"
 
 
 def _check_usage(conn: _Connection) -> Iterator[str]:

@@ -97,20 +97,14 @@ def _spool(file: File, spool: Path) -> None:
 
 async def _queue(conn: psycopg.AsyncConnection, file: File) -> None:
     """The app's own put has failed: record the source, and that its bytes are owed to the store."""
-    async with conn.transaction():
-        row = await (
-            await conn.execute(
-                "insert into public.sources (user_id, content_hash, storage_status, byte_size, file_name)"
-                " values (%s, %s, 'pending', %s, %s) returning id",
-                (file.user, file.hash, len(file.content), file.key),
-            )
-        ).fetchone()
-        assert row is not None
-        await conn.execute(
-            "insert into public.upload_queue (source_id, user_id, bucket, object_path, content_hash, byte_size,"
-            " temp_file_path, max_retries) values (%s, %s, %s, %s, %s, %s, %s, 4)",
-            (row[0], file.user, BUCKET, file.key, file.hash, len(file.content), file.key),
-        )
+    await conn.execute(
+        "with source as (insert into public.sources (user_id, content_hash, storage_status, byte_size, file_name)"
+        " values (%(user)s, %(hash)s, 'pending', %(size)s, %(key)s) returning id, user_id, content_hash, byte_size)"
+        " insert into public.upload_queue (source_id, user_id, content_hash, byte_size, bucket, object_path,"
+        " temp_file_path, max_retries)"
+        " select id, user_id, content_hash, byte_size, %(bucket)s, %(key)s, %(key)s, 4 from source",
+        {"user": file.user, "hash": file.hash, "size": len(file.content), "key": file.key, "bucket": BUCKET},
+    )
 
 
 async def _interpret_all(url: str, play: Play) -> None:

@@ -4,7 +4,7 @@ from collections import Counter, deque
 from math import inf
 from statistics import quantiles
 from time import monotonic
-from typing import Any
+from typing import Any, Self
 
 from attrs import define, field
 from rich.console import Console, Group
@@ -33,7 +33,7 @@ class View:
     _lines: deque[str] = field(factory=lambda: deque(maxlen=_LINES))
     _live: Live | None = None
 
-    def __enter__(self) -> "View":
+    def __enter__(self) -> Self:
         if self.console.is_terminal:
             self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=8, transient=True)
             self._live.start()

@@ -28,7 +28,7 @@ from typing import Self
 
 from reactor.core.errors import ConfigInvalid, DatabaseUnavailable
 from reactor.edge.binaries import Account, account_for, choose_binaries
-from reactor.edge.keeper import Keeper
+from reactor.edge.keeper import Keeper, is_held
 
 SUPERUSER = "reactor"
 START_TIMEOUT_S = 60.0
@@ -297,8 +297,10 @@ def _sync_folder(folder: Path) -> None:
 
 
 def running_url(data_dir: Path) -> str | None:
-    """Return the URL of the server that runs on `data_dir`, None when none does or we may not read its password."""
+    """Return the URL of the server that runs on `data_dir`; None when none does, or it isn't ours to use."""
     try:
+        if not is_held(data_dir.with_name(f"{data_dir.name}.lock")):
+            return None  # postmaster.pid may still be there, after a crash
         lines = (data_dir / "postmaster.pid").read_text().splitlines()
         password = data_dir.with_name(f"{data_dir.name}.password").read_text().strip()
     except OSError:

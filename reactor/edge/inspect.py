@@ -51,7 +51,7 @@ _DUE: LiteralString = """
                               and q.retry_count >= q.max_retries) as uploads_exhausted,
            (select count(*) from public.interpretation_runs as r
              where r.status = 'running'
-               and least(r.timeout_at, r.heartbeat_at + coalesce(r.heartbeat_timeout, %s)) <= now()) as runs_stale
+               and reactor.deadline(r.timeout_at, r.heartbeat_at, coalesce(r.heartbeat_timeout, %s)) <= now()) as runs_stale
       from public.upload_queue as q
 """
 
@@ -66,15 +66,13 @@ class Inspector:
 
     def status(self, heartbeat_timeout_s: float) -> Row:
         """Return what reactor.status() says."""
-        row = self._one(statements.STATUS, (timedelta(seconds=heartbeat_timeout_s),))
-        assert row is not None
+        (row,) = self._all(statements.STATUS, (timedelta(seconds=heartbeat_timeout_s),))
         answer: Row = row["status"]
         return answer
 
     def due(self, heartbeat_timeout_s: float) -> Row:
         """Count what a reconciliation would find to do now."""
-        row = self._one(_DUE, (timedelta(seconds=heartbeat_timeout_s),))
-        assert row is not None
+        (row,) = self._all(_DUE, (timedelta(seconds=heartbeat_timeout_s),))
         return row
 
     def uploads(self, *, status: str | None, user: UUID | None, limit: int) -> list[Row]:

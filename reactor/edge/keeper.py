@@ -83,8 +83,8 @@ def _take_lock(path: Path, folder: Path) -> int:
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     deadline = time.monotonic() + LEFTOVERS_TIMEOUT_S
     while not _try_lock(lock):
-        holder = os.pread(lock, 20, 0).decode()
-        if (holder and _runs(int(holder))) or time.monotonic() > deadline:
+        holder = _holder(lock)
+        if _runs(holder) or time.monotonic() > deadline:
             os.close(lock)
             raise DatabaseUnavailable(
                 f"{folder} is in use by process {holder or '(unknown)'}: stop that one, or choose another "
@@ -96,6 +96,15 @@ def _take_lock(path: Path, folder: Path) -> int:
     return lock
 
 
+def is_held(path: Path) -> bool:
+    """Whether a living process has the lock. Raises OSError when there is none, or it isn't ours to see."""
+    lock = os.open(path, os.O_RDONLY)
+    try:
+        return not _try_lock(lock) and _runs(_holder(lock))
+    finally:
+        os.close(lock)
+
+
 def _try_lock(lock: int) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,7 +113,14 @@ def _try_lock(lock: int) -> bool:
     return True
 
 
-def _runs(pid: int) -> bool:
+def _holder(lock: int) -> int | None:
+    """Return the process id in the lock file; None once its holder has let go, or before it has signed."""
+    return int(os.pread(lock, 20, 0) or 0) or None
+
+
+def _runs(pid: int | None) -> bool:
+    if pid is None:
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

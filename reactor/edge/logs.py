@@ -10,7 +10,9 @@ from loguru import logger
 if TYPE_CHECKING:
     from loguru import Message, Record
 
-_TEXT = "<green>{time:YYYY-MM-DD HH:mm:ss.SSS}</green> <level>{level: <7}</level> {message}{extra[_fields]}\n{exception}"
+_TEXT = (
+    "<green>{time:YYYY-MM-DD HH:mm:ss.SSS}</green> <level>{level: <7}</level> {message}{extra[_fields]}\n{exception}"
+)
 
 
 class _Routed(logging.Handler):

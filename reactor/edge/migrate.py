@@ -104,20 +104,23 @@ def migrate(conninfo: str, *, root: Path | None = None, tell: Callable[[str], No
     schema = schema_files(root)
     with connect_blocking(conninfo, application_name="reactor-migrate") as conn:
         if conn.info.server_version < OLDEST_SERVER:
-            raise DatabaseUnavailable(f"PostgreSQL {conn.info.server_version // 10000} is too old: 14 or newer is needed")
+            major = conn.info.server_version // 10000
+            raise DatabaseUnavailable(f"PostgreSQL {major} is too old: 14 or newer is needed")
         conn.execute(sql.SQL("set lock_timeout = {}").format(_LOCK_TIMEOUT))
         _lock(conn)
         with conn.transaction():
             conn.execute("set local client_min_messages = warning")
             if conn.execute("select to_regclass('reactor.migration')").fetchone() == (None,):
                 conn.execute(_LEDGER)
-        applied = []
-        for step in _plan(conn, schema):
+        steps = _plan(conn, schema)
+        for step in steps:  # before anything is applied
             if step.state == "changed" and not step.file.is_function:
                 raise MigrationChanged(
-                    f"schema/{step.file.name} was edited after it was applied: restore it, and put the change into "
-                    "a new migration"
+                    f"schema/{step.file.name} was edited after it was applied: restore it, and put the change "
+                    "into a new migration"
                 )
+        applied = []
+        for step in steps:
             if step.state != "applied":
                 tell(step.file.name)
                 _apply(conn, step.file)
@@ -134,11 +137,9 @@ def _plan(conn: psycopg.Connection, schema: list[SchemaFile]) -> list[Step]:
     missing = sorted(known.keys() - {file.name for file in schema})
     if gone := [name for name in missing if name.startswith("migrations/")]:
         raise MigrationChanged(f"the database has {gone[0]}, which this version doesn't know: run a newer reactor")
+    state_of = {None: "pending", True: "applied", False: "changed"}
     return [
-        Step(
-            file=file,
-            state="pending" if file.name not in known else "applied" if known[file.name] == file.checksum else "changed",
-        )
+        Step(file=file, state=state_of[known[file.name] == file.checksum if file.name in known else None])
         for file in schema
     ]
 

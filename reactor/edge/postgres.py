@@ -10,10 +10,11 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
-from typing import Any, LiteralString
+from typing import Any, LiteralString, Protocol
 
 import psycopg
 from anyio import CancelScope
+from anyio.lowlevel import cancel_shielded_checkpoint
 from psycopg import sql
 from psycopg.rows import namedtuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -51,15 +52,21 @@ def connect_blocking(conninfo: str, *, application_name: str) -> psycopg.Connect
     try:
         return psycopg.connect(conninfo, autocommit=True, **(_PATIENCE | {"application_name": application_name}))
     except psycopg.Error as error:
-        raise unavailable(error) from error
+        raise unreachable(error) from error
 
 
 def unavailable(error: Exception) -> DatabaseUnavailable:
-    """Say in one line, without secrets, why the database can't be used."""
+    """Say in one line, without secrets or values of rows, why the database can't be used."""
     reason = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     # libpq's own words (refused, unknown host, wrong password) come without a diag; they name no password
-    lines = (reason or str(error)).strip().splitlines()
-    return DatabaseUnavailable(lines[-1].strip() if lines else type(error).__name__)
+    lines = [line.strip() for line in (reason or str(error)).splitlines()]
+    said = " ".join(line for line in lines if line and not line.startswith("Is the server running"))
+    return DatabaseUnavailable(said.removeprefix("connection failed: ") or type(error).__name__)
+
+
+def unreachable(error: Exception) -> DatabaseUnavailable:
+    """As `unavailable`, for who couldn't connect: names the setting and the fix."""
+    return DatabaseUnavailable(f"{unavailable(error)}: check REACTOR_DATABASE_URL, and that the server runs")
 
 
 def sever(conn: psycopg.AsyncConnection[Any]) -> None:
@@ -71,67 +78,88 @@ def sever(conn: psycopg.AsyncConnection[Any]) -> None:
         duplicate.shutdown(socket.SHUT_RDWR)
 
 
-class Database:
-    """A small pool of warm connections that each run one prepared statement at a time, in autocommit."""
+async def _prepare(conn: psycopg.AsyncConnection[Any]) -> None:
+    """Make a new connection ours: settings and prepared statements, unless a transaction pooler sits between."""
+    row = await (await conn.execute("select pg_backend_pid()")).fetchone()
+    if row is not None and row[0] != conn.info.backend_pid:
+        # The server process isn't the one that answered at connect: settings would leak to other clients.
+        conn.prepare_threshold = None
+        return
+    await conn.execute(_SESSION)
+    conn.prepare_threshold = 0
 
-    def __init__(self, conninfo: str, *, size: int = 4) -> None:
+
+async def _run(conn: psycopg.AsyncConnection[Any], statement: LiteralString, parameters: Sequence[Any]) -> list[Any]:
+    watchdog = asyncio.get_running_loop().call_later(_SILENCE_S, sever, conn)
+    try:
+        cursor = await conn.execute(statement, parameters, binary=True)
+        return await cursor.fetchall() if cursor.description else []
+    finally:
+        watchdog.cancel()
+
+
+_CONNECT: dict[str, Any] = {
+    **_PATIENCE,
+    "autocommit": True,
+    "application_name": "reactor",
+    "row_factory": namedtuple_row,
+}
+
+
+class Caller(Protocol):
+    """Whatever runs one statement at a time and returns its rows as named tuples.
+
+    `call` raises DatabaseUnavailable. It is never cancelled once begun, and bounded by STATEMENT_TIMEOUT_S on the
+    server and a little more here. When the connection turns out to be dead the statement is sent again on another:
+    every statement of ours bears being repeated.
+    """
+
+    async def call(self, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]: ...
+
+
+class Database:
+    """A small pool of connections, for everything that isn't in a hurry. A `Caller`.
+
+    It keeps one connection and makes up to `size` while they are needed at once. The pool hands out its connections
+    in turns, and one that wasn't used for a while answers twice as slowly: fewer are quicker.
+    """
+
+    def __init__(self, conninfo: str, *, size: int) -> None:
         self._conninfo = conninfo
-        self._kwargs: dict[str, Any] = {
-            **_PATIENCE,
-            "autocommit": True,
-            "application_name": "reactor",
-            "row_factory": namedtuple_row,
-        }
         self._pool = AsyncConnectionPool[psycopg.AsyncConnection[Any]](
             conninfo,
-            kwargs=self._kwargs,
-            min_size=2,
+            kwargs=_CONNECT,
+            min_size=1,
             max_size=size,
             open=False,
             timeout=CONNECT_TIMEOUT_S,
+            max_idle=30.0,
             reconnect_timeout=10.0,
-            configure=self._configure,
+            configure=_prepare,
         )
-        self.pooled = False
-        """True when a transaction pooler sits between: nothing is prepared, no session setting is made."""
 
     async def open(self) -> None:
         """Open the pool and prove one connection. Raises DatabaseUnavailable."""
         try:
             # tried first by itself, for its error: a pool only ever says that it timed out
-            probe = await psycopg.AsyncConnection.connect(self._conninfo, **self._kwargs)
+            probe = await psycopg.AsyncConnection.connect(self._conninfo, **_CONNECT)
             await probe.close()
             await self._pool.open(wait=True, timeout=CONNECT_TIMEOUT_S)
         except (psycopg.Error, PoolTimeout) as error:
             await self.close()
-            raise unavailable(error) from error
+            raise unreachable(error) from error
 
     async def close(self) -> None:
         with CancelScope(shield=True):
             await self._pool.close(timeout=2.0)
 
-    async def _configure(self, conn: psycopg.AsyncConnection[Any]) -> None:
-        row = await (await conn.execute("select pg_backend_pid()")).fetchone()
-        if row is not None and row[0] != conn.info.backend_pid:
-            # The server process isn't the one that answered at connect: settings would leak to other clients.
-            self.pooled = True
-            conn.prepare_threshold = None
-            return
-        await conn.execute(_SESSION)
-        conn.prepare_threshold = 0
-
     async def call(self, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]:
-        """Run one statement and return its rows as named tuples. Raises DatabaseUnavailable.
-
-        Never cancelled once begun; bounded by STATEMENT_TIMEOUT_S on the server, and a little more here. A
-        connection that had died in the pool is replaced and the statement sent again, as long as it never reached
-        the server; every statement of ours bears being repeated anyhow.
-        """
+        """Run one statement; see `Caller`."""
         with CancelScope(shield=True):
             for last in (False, False, True):
                 try:
                     async with self._pool.connection() as conn:
-                        return await self._run(conn, statement, parameters)
+                        return await _run(conn, statement, parameters)
                 except (psycopg.OperationalError, psycopg.errors.DeadlockDetected) as error:
                     if last or isinstance(error, (PoolTimeout, psycopg.errors.QueryCanceled)):
                         raise unavailable(error) from error
@@ -139,16 +167,44 @@ class Database:
                     raise unavailable(error) from error
         raise AssertionError  # the last try returns or raises
 
-    async def _run(
-        self, conn: psycopg.AsyncConnection[Any], statement: LiteralString, parameters: Sequence[Any]
-    ) -> list[Any]:
-        watchdog = asyncio.get_running_loop().call_later(_SILENCE_S, sever, conn)
-        try:
-            cursor = await conn.execute(statement, parameters, binary=True)
-            return await cursor.fetchall() if cursor.description else []
-        finally:
-            watchdog.cancel()
 
+class Line:
+    """One connection that is always ours, for what is in a hurry: no pool stands before the statement. A `Caller`.
+
+    Opened by its first call, and again after it broke.
+    """
+
+    def __init__(self, conninfo: str) -> None:
+        self._conninfo = conninfo
+        self._conn: psycopg.AsyncConnection[Any] | None = None
+        self._turn = asyncio.Lock()
+
+    async def close(self) -> None:
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            with CancelScope(shield=True):
+                await conn.close()
+
+    async def call(self, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Run one statement; see `Caller`."""
+        with CancelScope(shield=True):
+            async with self._turn:
+                try:
+                    if self._conn is not None:
+                        try:
+                            return await _run(self._conn, statement, parameters)
+                        except psycopg.OperationalError:
+                            if not self._conn.closed:
+                                raise
+                            await self.close()
+                    self._conn = await psycopg.AsyncConnection.connect(self._conninfo, **_CONNECT)
+                    await _prepare(self._conn)
+                    return await _run(self._conn, statement, parameters)
+                except psycopg.Error as error:
+                    if self._conn is not None and self._conn.closed:
+                        await self.close()
+                    raise unavailable(error) from error
+        raise AssertionError  # it has returned or raised
 
 
 class Listener:
@@ -176,6 +232,8 @@ class Listener:
             async with aclosing(conn.notifies()) as notifications:
                 async for notification in notifications:
                     heard(notification.channel, notification.payload)
+                    # whoever was woken goes first, before we wait again; can't be cancelled, can't fail
+                    await cancel_shielded_checkpoint()
             raise DatabaseUnavailable("the listening connection was closed")
         except psycopg.Error as error:
             raise unavailable(error) from error
@@ -191,7 +249,8 @@ class Listener:
             raise DatabaseUnavailable("the server is a standby, which can't LISTEN: point the URL at the primary")
         with suppress(psycopg.Error):  # a pooler in between may refuse them
             # seen from the server: a reactor that stands still must not fill the notification queue
-            await conn.execute("set tcp_user_timeout = 10000; set tcp_keepalives_idle = 10; set idle_session_timeout = 0")
+            await conn.execute("set tcp_user_timeout = 10000; set tcp_keepalives_idle = 10")
+            await conn.execute("set idle_session_timeout = 0")
         for channel in self._channels:
             await conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
 

@@ -7,13 +7,13 @@ from uuid import UUID, uuid4
 from reactor import __version__
 from reactor.edge import statements
 from reactor.edge.clock import Clock
-from reactor.edge.postgres import Database
+from reactor.edge.postgres import Caller
 
 
 class Pulse:
     """Beats for one reactor, and measures the database's clock as it does."""
 
-    def __init__(self, database: Database, clock: Clock, *, silent_after_s: float) -> None:
+    def __init__(self, database: Caller, clock: Clock, *, silent_after_s: float) -> None:
         self._database = database
         self._clock = clock
         self._silent_after = timedelta(seconds=silent_after_s)

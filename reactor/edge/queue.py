@@ -9,7 +9,7 @@ from attrs import frozen
 
 from reactor.core.model import Outcome
 from reactor.edge import statements
-from reactor.edge.postgres import Database
+from reactor.edge.postgres import Caller
 
 
 @frozen(kw_only=True)
@@ -69,13 +69,15 @@ class Claimed:
 class UploadQueue:
     """The table upload_queue."""
 
-    def __init__(self, database: Database, *, lease_s: float) -> None:
+    def __init__(self, database: Caller, *, claims: Caller, lease_s: float) -> None:
+        """`claims` is a connection that does nothing else: nothing stands between a notification and its claim."""
         self._database = database
+        self._claims = claims
         self._lease = timedelta(seconds=lease_s)
 
     async def claim(self, ids: Sequence[UUID], token: UUID) -> Claimed:
         """Claim those that are due. Repeating it with the same token gives the same uploads again."""
-        rows = await self._database.call(statements.CLAIM_UPLOADS, (list(ids), token, self._lease))
+        rows = await self._claims.call(statements.CLAIM_UPLOADS, (list(ids), token, self._lease))
         claimed = Claimed(uploads=[], waiting=[], exhausted=[])
         for row in rows:
             if row.state == "claimed":
@@ -91,8 +93,8 @@ class UploadQueue:
         arguments = ([u.id for u in held], [u.token for u in held], self._lease)
         return {row[0] for row in await self._database.call(statements.EXTEND_LEASES, arguments)}
 
-    async def settle(self, ended: Sequence[tuple[Upload, Outcome]]) -> dict[UUID, tuple[str, float | None]]:
-        """Apply the outcomes. Returns for each id the verdict as applied, or 'lost' or 'gone'; and when due again."""
+    async def settle(self, ended: Sequence[tuple[Upload, Outcome]]) -> dict[UUID, float | None]:
+        """Apply the outcomes. Returns when each is due again, None for never; the lost are left out."""
         rows = await self._database.call(
             statements.SETTLE_UPLOADS,
             (
@@ -105,7 +107,7 @@ class UploadQueue:
                 [outcome.storage_url for _, outcome in ended],
             ),
         )
-        return {row.id: (row.verdict, row.due_at) for row in rows}
+        return {row.id: row.due_at for row in rows}
 
     async def rescue(self, ids: Sequence[UUID] | None, limit: int) -> list[tuple[UUID, str]]:
         """Bring back what nobody works on any more. Returns (id, 'retry' or 'dead') of each."""
@@ -131,7 +133,7 @@ class Expiry(NamedTuple):
 class Runs:
     """The running rows of interpretation_runs."""
 
-    def __init__(self, database: Database, *, heartbeat_timeout_s: float) -> None:
+    def __init__(self, database: Caller, *, heartbeat_timeout_s: float) -> None:
         self._database = database
         self._heartbeat_timeout = timedelta(seconds=heartbeat_timeout_s)
 

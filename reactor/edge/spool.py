@@ -158,9 +158,14 @@ class SpooledFile:
         self._proven = False
         found = os.fstat(file)
         self._identity = (found.st_dev, found.st_ino)
-        if found.st_size != size_bytes:
+        try:
+            if found.st_size != size_bytes:
+                raise ContentMismatch("the spooled file doesn't have the recorded size")
+            if not size_bytes:
+                self._prove()  # now: a store needn't read to store nothing
+        except ReactorError:
             self.close()
-            raise ContentMismatch("the spooled file doesn't have the recorded size")
+            raise
 
     @property
     def identity(self) -> tuple[int, int]:

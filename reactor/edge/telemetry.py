@@ -3,13 +3,14 @@
 Metrics are OpenTelemetry instruments, read by Prometheus at /metrics. No user id, upload id or path is ever a label.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from loguru import logger
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
-from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics import Histogram, MeterProvider
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
@@ -18,6 +19,9 @@ from reactor import __version__
 from reactor.core import events
 from reactor.core.events import Event
 from reactor.core.model import Verdict
+
+_LATER_S = 0.005
+"""A log line or metric costs 20 to 100 µs: nothing that an upload should wait for between NOTIFY and attempt."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
@@ -31,7 +35,7 @@ class Telemetry:
         self._provider = MeterProvider(
             metric_readers=[reader],
             resource=Resource.create({"service.name": "reactor", "service.version": __version__}),
-            views=[View(instrument_unit="s", aggregation=ExplicitBucketHistogramAggregation(_SECONDS))],
+            views=[View(instrument_type=Histogram, aggregation=ExplicitBucketHistogramAggregation(_SECONDS))],
             shutdown_on_exit=False,
         )
         meter = self._provider.get_meter("reactor", __version__)
@@ -44,6 +48,7 @@ class Telemetry:
         self._missed = meter.create_counter("reactor.reconcile.missed", "{row}", "overdue rows never notified of")
         self._notifications = meter.create_counter("reactor.notifications", "{notification}", "heard, by channel")
         self._rejected = meter.create_counter("reactor.notifications.rejected", "{notification}", "not ours")
+        self._events: list[Event] = []
         self._open_stores: dict[str, bool] = {}
         self._listening = False
         self.timers: Callable[[], int] = lambda: 0
@@ -71,13 +76,24 @@ class Telemetry:
         }
 
     def __call__(self, event: Event) -> None:
-        self._hear[type(event)](event)
+        """Take an event in; it is told of a moment later, when the work that it came from is on its way."""
+        if not self._events:
+            asyncio.get_running_loop().call_later(_LATER_S, self.flush)
+        self._events.append(event)
+
+    def flush(self) -> None:
+        """Tell of every event that was taken in."""
+        events, self._events = self._events, []
+        for event in events:
+            self._hear[type(event)](event)
 
     def prometheus(self) -> bytes:
         """Return every metric in Prometheus' text format."""
+        self.flush()
         return generate_latest(self._registry)
 
     def close(self) -> None:
+        self.flush()
         self._provider.shutdown()
 
     def _observe(self, meter: Any) -> None:

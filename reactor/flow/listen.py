@@ -17,8 +17,16 @@ from uuid import UUID
 from anyio import create_task_group
 
 from reactor.core.errors import DatabaseUnavailable
-from reactor.core.events import DatabaseLost, Emit, ListenerLost, Listening, NotificationRejected, Notified, Polling
-from reactor.core.events import ReactorsChanged
+from reactor.core.events import (
+    DatabaseLost,
+    Emit,
+    ListenerLost,
+    Listening,
+    NotificationRejected,
+    Notified,
+    Polling,
+    ReactorsChanged,
+)
 from reactor.core.model import Due, Signal
 from reactor.edge.clock import TICKS_PER_S, Clock
 from reactor.edge.payload import BadPayload, decode
@@ -30,8 +38,12 @@ from reactor.flow.wakeup import Wakeup
 from reactor.flow.work import Work
 from reactor.reactions.base import Reaction
 
-PULSE_INTERVAL_S = 6.0
-"""Ten transactions a minute when idle; a dead connection is noticed within this and the grace."""
+PULSE_INTERVAL_S = 12.0
+"""Ten transactions a minute when idle, for hearing a pulse is one as well. A dead connection that neither keepalives
+nor errors tell of is noticed within this and the grace."""
+
+SILENT_AFTER_S = 2 * PULSE_INTERVAL_S + 2.0
+"""After how long without a pulse a reactor counts as gone; a wrong guess costs the others one sweep."""
 
 PULSE_GRACE_S = 1.0
 """How long a pulse may take to come back."""
@@ -116,9 +128,6 @@ class Listen:
         except BadPayload as error:
             self._emit(NotificationRejected(channel=channel, reason=str(error)))
             return
-        self._emit(Notified(channel=channel, rows=len(payload.hints)))
-        if payload.rescan:
-            self._reconcile.request()
         dues = []
         for hint in payload.hints:
             signal = Signal(reaction.name, hint.row_id, hint.tenant)
@@ -129,6 +138,9 @@ class Listen:
                 dues.append(Due(signal, due_at))
         if dues:
             self._schedule.arm(dues)
+        if payload.rescan:
+            self._reconcile.request()
+        self._emit(Notified(channel=channel, rows=len(payload.hints)))
 
     # prove
 
@@ -163,6 +175,7 @@ class Listen:
             self._reconcile.polling_interval_s = None
             self._reconcile.trust(heard=True)
             self._emit(Listening())
+            self._beat.set()  # tell the database as well
 
     def _distrust(self) -> None:
         self._silent += 1

@@ -53,7 +53,10 @@ class Schedule:
         now = self._clock.tick()
         for signal, due_at in dues:
             tick = self._clock.tick_at(due_at)
-            if tick - now > self._horizon_ticks:
+            if tick <= now:
+                self._wheel.cancel(signal)  # due already: it would only pass through
+                self._offer(signal)
+            elif tick - now > self._horizon_ticks:
                 self._wheel.cancel(signal)  # the database says later than we knew, and remembers it
             elif len(self._wheel) < self._capacity or signal in self._wheel:
                 self._wheel.arm(signal, tick)
@@ -70,25 +73,24 @@ class Schedule:
         """Offer each signal at its tick and not before; sleeps until the next one is due or something changes."""
         while True:
             now = self._clock.tick()
-            fired = self._pop(now)
-            if not fired:
-                with self._clock.alarm(self._wheel.next_due()):
-                    await self._changed.wait()
-            elif len(fired) == _POP_AT_ONCE:
-                with self._clock.alarm(now):  # more are due: let the others run, then go on
-                    await self._changed.wait()
+            offered = self._turn(now)
+            # when more are due, let the others run and go on
+            with self._clock.alarm(now if offered == _POP_AT_ONCE else self._wheel.next_due()):
+                await self._changed.wait()
 
-    def _pop(self, now: int) -> list[Signal]:
+    def _offer(self, signal: Signal) -> None:
+        lane = self._lanes[signal.reaction]
+        lane.ready.put(signal)
+        lane.wakeup.set()
+
+    def _turn(self, now: int) -> int:
+        """Offer what is due at `now`, a limited number at once; return how many."""
         fired: list[Signal] = []
         # a far timer's next_due is where its slot begins; popped slot by slot, it is exact by the time it fires
         while not fired and (next_due := self._wheel.next_due()) is not None and next_due <= now:
             if fired := self._wheel.pop(next_due, _POP_AT_ONCE):
                 self._emit(TimerFired(lag_s=(now - next_due) / TICKS_PER_S))
         fired += self._wheel.pop(now, _POP_AT_ONCE - len(fired))
-        woken = set()
         for signal in fired:
-            self._lanes[signal.reaction].ready.put(signal)
-            woken.add(signal.reaction)
-        for reaction in woken:
-            self._lanes[reaction].wakeup.set()
-        return fired
+            self._offer(signal)
+        return len(fired)

@@ -15,6 +15,7 @@ from typing import Generic
 
 from anyio import create_task_group
 from anyio.abc import TaskGroup
+from anyio.lowlevel import cancel_shielded_checkpoint
 
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.events import DatabaseLost, Emit, LeaseLost
@@ -139,6 +140,7 @@ class Work(Generic[A]):
             if self._closing:
                 self.close()  # what came in meanwhile goes back as well
             self._act_on_waiting(tasks)
+            await cancel_shielded_checkpoint()  # what was begun goes first
 
     def _room(self) -> int:
         """Return how many to claim now, and let each tenant have its share of that and no more."""

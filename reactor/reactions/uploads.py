@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from uuid import UUID, uuid4
 
-from anyio import CapacityLimiter, CancelScope, fail_after, to_thread
+from anyio import CancelScope, CapacityLimiter, fail_after, to_thread
 from attrs import define, field
 from loguru import logger
 
@@ -31,9 +31,6 @@ from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
 _SWEEP_LIMIT = 50_000
 _SWEEP_PER_TENANT = 5_000
 _RESCUE_BATCH = 500
-_TAKEOVER_GRACE_S = 0.5
-"""How long after another's lease ended it is looked at: its holder extends it well before."""
-
 _MESSAGE_CHARS = 500
 
 
@@ -97,7 +94,7 @@ class FailedUploads(Reaction[UploadAttempt]):
         claimed = await self._queue.claim(list(signal_of), uuid4())
         if claimed.exhausted:
             await self._bury(claimed.exhausted)
-        later += [Due(signal_of[row_id], due_at + _TAKEOVER_GRACE_S) for row_id, due_at in claimed.waiting]
+        later += [Due(signal_of[row_id], due_at) for row_id, due_at in claimed.waiting]
         return Claimed(
             attempts=[
                 UploadAttempt(signal=signal_of[upload.id], upload=upload, lease_until=sent + self._lease_s)
@@ -145,7 +142,7 @@ class FailedUploads(Reaction[UploadAttempt]):
         attempt.began = self._clock.now()
         if self._breaker.allowance(attempt.began) == 0:
             return self.hand_back(attempt)
-        self._breaker.started(attempt.began)
+        self._breaker.started(attempt.began, attempt.upload.id)
         upload = attempt.upload
         self._emit(
             AttemptStarted(
@@ -159,7 +156,7 @@ class FailedUploads(Reaction[UploadAttempt]):
             outcome = self._judge(upload, StorageUnavailable(f"no answer within {self._attempt_timeout_s:g} s"))
         except ReactorError as error:
             outcome = self._judge(upload, error)
-        except Exception:  # a bug of ours must not stop the others: this row fails, and we hear of it
+        except Exception:  # noqa: BLE001  # a bug of ours must not stop the others: this row fails, and we hear of it
             logger.exception("attempt {} of upload {} broke", upload.attempt, upload.id)
             outcome = self._judge(upload, StorageUnavailable("the reactor broke on this upload; its log says how"))
         else:
@@ -198,7 +195,7 @@ class FailedUploads(Reaction[UploadAttempt]):
             if isinstance(error, StorageRejected):
                 self._hear_success()
             else:
-                self._breaker.abandoned(self._clock.now())
+                self._breaker.abandoned(self._clock.now(), upload.id)
             permanent = not error.retryable and not (
                 isinstance(error, StorageRejected) and error.denied and upload.last_code != error.code
             )
@@ -222,7 +219,7 @@ class FailedUploads(Reaction[UploadAttempt]):
 
     def hand_back(self, attempt: UploadAttempt) -> Outcome:
         if attempt.began:
-            self._breaker.abandoned(self._clock.now())
+            self._breaker.abandoned(self._clock.now(), attempt.upload.id)
         delay_s = self._pause_s() if self._breaker.is_open else 0.0
         return Outcome(verdict=Verdict.DEFERRED, delay_s=delay_s)
 
@@ -233,12 +230,14 @@ class FailedUploads(Reaction[UploadAttempt]):
         again: list[Due] = []
         stored: list[UploadAttempt] = []
         for attempt, outcome in ended:
-            verdict, due_at = settled[attempt.upload.id]
-            if due_at is not None:
-                again.append(Due(attempt.signal, due_at))
-            if verdict != outcome.verdict:
+            if attempt.upload.id not in settled:
+                # taken over, cancelled, or settled by a call whose answer was lost: let the row say
+                again.append(Due(attempt.signal, self._clock.database_now()))
                 self._emit(LeaseLost(upload_id=attempt.upload.id))
                 continue
+            due_at = settled[attempt.upload.id]
+            if due_at is not None:
+                again.append(Due(attempt.signal, due_at))
             if outcome.verdict is Verdict.STORED:
                 stored.append(attempt)
             self._tell_settled(attempt, outcome)

@@ -5,7 +5,8 @@
 --              state 'claimed'    with all that an attempt needs; `attempt` is its number, counted as it begins
 --              state 'waiting'    not due, or somebody else's: `due_at` says when it may be claimable
 --              state 'exhausted'  due, but its tries are used up: bury it
---            nothing for uploads that are stored, dead, cancelled or gone. Times are seconds since 1970.
+--            nothing for uploads that are stored, dead, cancelled or gone. Times are seconds since 1970,
+--            and finite whatever an app wrote
 -- Locks      the claimed rows, in order of id; rows locked by others are skipped
 -- Invariant  no upload is attempted by two at once while the first one's lease holds, nor more than max_retries times
 -- Repeating  a claim with the same token gives the same rows again: an answer lost on the way costs nothing
@@ -16,7 +17,13 @@ create or replace function reactor.claim_uploads(p_ids uuid[], p_token uuid, p_l
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    -- always a look-up by key: plan it once, and never as a scan of the table or of a whole partial index
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
 as $$
+declare
+    v_claimed int;
 begin
     return query
     with candidate as materialized (
@@ -44,26 +51,30 @@ begin
                   q.byte_size, q.bucket, q.object_path, q.content_hash, q.spool, q.temp_file_path, q.traceparent,
                   q.error_code
     )
-    select c.id, 'claimed', extract(epoch from c.next_retry_at)::float8, extract(epoch from c.updated_at)::float8,
+    select c.id, 'claimed', extract(epoch from greatest(c.next_retry_at, 'epoch'))::float8, extract(epoch from c.updated_at)::float8,
            extract(epoch from c.created_at)::float8, c.retry_count, c.max_retries, c.byte_size, c.bucket,
            c.object_path, c.content_hash, c.spool, c.temp_file_path, s.mime_type, c.traceparent, c.error_code
       from claimed as c
-      left join public.sources as s on s.id = c.source_id
-    union all
+      left join public.sources as s on s.id = c.source_id;
+    get diagnostics v_claimed = row_count;
+    if v_claimed = cardinality(p_ids) then
+        return;
+    end if;
+    return query
     select q.id,
            case when q.retry_count >= q.max_retries and free.at <= statement_timestamp()
                 then 'exhausted' else 'waiting' end,
            -- due and yet not ours: somebody is claiming it now, look again when that lease would end
            extract(epoch from case when free.at <= statement_timestamp() then clock_timestamp() + p_lease
-                                   else free.at end)::float8,
-           null, null, null, null, null, null, null, null, null, null, null, null, null
+                                   else least(free.at, '9999-01-01 00:00:00+00') end)::float8,
+           null::float8, null::float8, null::int, null::int, null::bigint, null, null, null, null, null,
+           null, null, null
       from public.upload_queue as q
      cross join lateral (select case when q.status = 'failed' then q.next_retry_at
                                      else coalesce(q.lease_expires_at, '-infinity') end as at) as free
      where q.id = any(p_ids)
        and q.status in ('failed', 'uploading')
-       and q.lease_token is distinct from p_token
-       and not exists (select from claimed as c where c.id = q.id);
+       and q.lease_token is distinct from p_token;
 end $$;
 
 revoke all on function reactor.claim_uploads(uuid[], uuid, interval) from public;

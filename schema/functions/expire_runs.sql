@@ -12,16 +12,20 @@ create or replace function reactor.expire_runs(p_ids uuid[], p_heartbeat_timeout
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    -- always a look-up by key: plan it once, and never as a scan of the table or of a whole partial index
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
 as $$
 begin
     return query
     with stale as materialized (
         select r.id, r.timeout_at,
-               r.heartbeat_at + coalesce(r.heartbeat_timeout, p_heartbeat_timeout) as beat_by
+               reactor.deadline(r.timeout_at, r.heartbeat_at, coalesce(r.heartbeat_timeout, p_heartbeat_timeout)) as due_at
           from public.interpretation_runs as r
          where r.id = any(p_ids)
            and r.status = 'running'
-           and least(r.timeout_at, r.heartbeat_at + coalesce(r.heartbeat_timeout, p_heartbeat_timeout))
+           and reactor.deadline(r.timeout_at, r.heartbeat_at, coalesce(r.heartbeat_timeout, p_heartbeat_timeout))
                <= statement_timestamp()
          order by r.id
            for update skip locked
@@ -37,20 +41,20 @@ begin
                completed_at = clock_timestamp()
           from stale as s
          where r.id = s.id
-        returning r.id, r.error_code, r.completed_at - least(s.timeout_at, s.beat_by) as late, r.traceparent
+        returning r.id, r.error_code, r.completed_at - s.due_at as late, r.traceparent
     )
     select e.id, null::float8, e.error_code, extract(epoch from e.late)::float8, e.traceparent from expired as e
     union all
     select r.id,
            extract(epoch from greatest(
-               least(r.timeout_at, r.heartbeat_at + coalesce(r.heartbeat_timeout, p_heartbeat_timeout)),
+               reactor.deadline(r.timeout_at, r.heartbeat_at, coalesce(r.heartbeat_timeout, p_heartbeat_timeout)),
                -- stale and yet not ours: its row is locked, look again soon
                statement_timestamp() + interval '0.5 s'))::float8,
            null, null, null
       from public.interpretation_runs as r
      where r.id = any(p_ids)
        and r.status = 'running'
-       and least(r.timeout_at, r.heartbeat_at + coalesce(r.heartbeat_timeout, p_heartbeat_timeout)) is not null
+       and reactor.deadline(r.timeout_at, r.heartbeat_at, coalesce(r.heartbeat_timeout, p_heartbeat_timeout)) is not null
        and not exists (select from expired as e where e.id = r.id);
 end $$;
 

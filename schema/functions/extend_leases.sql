@@ -5,6 +5,10 @@ create or replace function reactor.extend_leases(p_ids uuid[], p_tokens uuid[], 
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    -- always a look-up by key: plan it once, and never as a scan of the table or of a whole partial index
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
 as $$
 begin
     return query

@@ -9,9 +9,11 @@ create or replace function reactor.hint(p_id uuid, p_user_id uuid, p_due_at time
     set search_path = pg_catalog, pg_temp
 as $$
     select '["' || replace(p_id::text, '-', '') || '",' || coalesce(uuid_hash(p_user_id), 0) || ','
-        || coalesce((1000 * extract(epoch from
-               least(greatest(p_due_at, clock_timestamp()), clock_timestamp() + interval '1 day')
-               - clock_timestamp()))::bigint::text, 'null')
+        || case when p_due_at is null then 'null'
+                -- the clock goes on between two looks at it: without the zero, a row due now could be due at -1
+                else greatest(0, (1000 * extract(epoch from
+                    least(greatest(p_due_at, clock_timestamp()), clock_timestamp() + interval '1 day')
+                    - clock_timestamp()))::bigint)::text end
         || ']'
 $$;
 

@@ -8,6 +8,10 @@ create or replace function reactor.keep_books()
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    -- always a look-up by key: plan it once, and never as a scan of the table or of a whole partial index
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
 as $$
 declare
     v_users uuid[];

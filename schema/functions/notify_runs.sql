@@ -16,10 +16,12 @@ as $$
         when p_run.status <> 'running' then
             reactor.hint(p_run.id, p_run.user_id, null)
         when p_run.heartbeat_timeout is not null or p_run.heartbeat_at is null then
-            reactor.hint(p_run.id, p_run.user_id, least(p_run.timeout_at, p_run.heartbeat_at + p_run.heartbeat_timeout))
+            reactor.hint(p_run.id, p_run.user_id,
+                reactor.deadline(p_run.timeout_at, p_run.heartbeat_at, p_run.heartbeat_timeout))
         else
             rtrim(reactor.hint(p_run.id, p_run.user_id, p_run.timeout_at), ']') || ',' || greatest(0, least(864e5,
-                1000 * extract(epoch from clock_timestamp() - p_run.heartbeat_at)))::bigint || ']'
+                -- not the difference of the two: before PostgreSQL 17 there is none from 'infinity'
+                1000 * (extract(epoch from clock_timestamp()) - extract(epoch from p_run.heartbeat_at))))::bigint || ']'
         end
 $$;
 
@@ -60,6 +62,7 @@ create or replace trigger reactor_notify_updated
               coalesce(new.timeout_at < old.timeout_at, old.timeout_at is null and new.timeout_at is not null)
               or new.heartbeat_timeout is distinct from old.heartbeat_timeout
               or new.heartbeat_at < old.heartbeat_at
-              or date_bin('1 minute', new.heartbeat_at, 'epoch') is distinct from
-                 date_bin('1 minute', old.heartbeat_at, 'epoch')))
+              -- least(): date_bin refuses times far enough off
+              or date_bin('1 minute', least(new.heartbeat_at, '9999-01-01 00:00:00+00'), 'epoch') is distinct from
+                 date_bin('1 minute', least(old.heartbeat_at, '9999-01-01 00:00:00+00'), 'epoch')))
     execute function reactor.notify_runs();

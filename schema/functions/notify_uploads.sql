@@ -25,7 +25,8 @@ begin
                  where n.status = 'failed'
                    and (o.status not in ('failed', 'uploading')
                         or o.status = 'failed' and n.next_retry_at < o.next_retry_at
-                        or o.status = 'uploading' and n.next_retry_at <= statement_timestamp())
+                        -- not statement_timestamp(): "due now" was written after the statement began
+                        or o.status = 'uploading' and n.next_retry_at <= clock_timestamp())
                  limit 1001) as changed;
     end if;
     if v_hints is not null then

@@ -3,16 +3,20 @@
 --
 -- p_*        arrays of one length: upload, the token it was claimed with, verdict ('stored', 'retry', 'dead',
 --            'deferred'), seconds until it is due again, error code and message, storage URL
--- Returns    one row per upload: the verdict as it was applied, and when the row is due again (seconds since 1970,
---            null when never); 'lost' when the lease was taken by another, 'gone' when the row is no more
+-- Returns    one row per upload that was settled, with when it is due again (seconds since 1970, null when never);
+--            none for an upload whose lease was taken by another, or whose row is gone
 -- Locks      queue rows in order of id, then their sources, then usage rows in order of user_id; always in this order
 -- Invariant  a worker whose lease was taken can change nothing
 create or replace function reactor.settle_uploads(p_ids uuid[], p_tokens uuid[], p_verdicts text[],
         p_delays_s float8[], p_codes text[], p_messages text[], p_urls text[])
-    returns table (id uuid, verdict text, due_at float8)
+    returns table (id uuid, due_at float8)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    -- always a look-up by key: plan it once, and never as a scan of the table or of a whole partial index
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
 as $$
 begin
     return query
@@ -30,6 +34,7 @@ begin
         delete from public.upload_queue as q
          using held as h
          where q.id = h.id and h.verdict = 'stored'
+         returning q.id
     ), kept as (
         update public.upload_queue as q
            set status = case h.verdict when 'dead' then 'dead' else 'failed' end,
@@ -45,7 +50,7 @@ begin
                updated_at = clock_timestamp()
           from held as h
          where q.id = h.id and h.verdict <> 'stored'
-        returning q.id, q.status, q.next_retry_at
+        returning q.id, case q.status when 'failed' then extract(epoch from q.next_retry_at)::float8 end as due_at
     ), marked as (
         update public.sources as s
            set storage_status = case h.verdict when 'stored' then 'uploaded' else 'failed' end,
@@ -54,15 +59,9 @@ begin
          where s.id = h.source_id
            and (h.verdict = 'stored' or h.verdict = 'dead' and s.storage_status = 'pending')
     )
-    select a.id,
-           case when h.id is not null then h.verdict when q.id is null then 'gone' else 'lost' end,
-           case when h.id is null then case q.status when 'failed' then extract(epoch from q.next_retry_at)
-                                                     when 'uploading' then extract(epoch from q.lease_expires_at) end
-                when k.status = 'failed' then extract(epoch from k.next_retry_at) end::float8
-      from attempt as a
-      left join held as h on h.id = a.id
-      left join kept as k on k.id = a.id
-      left join public.upload_queue as q on q.id = a.id and h.id is null;
+    select s.id, null::float8 from stored as s
+    union all
+    select k.id, k.due_at from kept as k;
 end $$;
 
 revoke all on function reactor.settle_uploads(uuid[], uuid[], text[], float8[], text[], text[], text[]) from public;

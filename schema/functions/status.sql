@@ -25,7 +25,7 @@ as $$
             select jsonb_build_object(
                 'running', count(*),
                 'stale', count(*) filter (where
-                    least(r.timeout_at, r.heartbeat_at + coalesce(r.heartbeat_timeout, p_heartbeat_timeout))
+                    reactor.deadline(r.timeout_at, r.heartbeat_at, coalesce(r.heartbeat_timeout, p_heartbeat_timeout))
                     <= statement_timestamp()))
               from public.interpretation_runs as r
              where r.status = 'running'),

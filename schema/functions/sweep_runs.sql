@@ -11,8 +11,8 @@ begin
     select r.id, coalesce(uuid_hash(r.user_id), 0), extract(epoch from d.due_at)::float8,
            extract(epoch from coalesce(r.heartbeat_at, r.started_at, r.created_at))::float8
       from public.interpretation_runs as r
-     cross join lateral (select least(r.timeout_at,
-               r.heartbeat_at + coalesce(r.heartbeat_timeout, p_heartbeat_timeout)) as due_at) as d
+     cross join lateral (select reactor.deadline(r.timeout_at, r.heartbeat_at,
+               coalesce(r.heartbeat_timeout, p_heartbeat_timeout)) as due_at) as d
      where r.status = 'running'
        and d.due_at <= statement_timestamp() + p_horizon
      order by d.due_at

@@ -2,12 +2,16 @@
 -- (due when it ends); at most p_limit in all.
 --
 -- Walks the index from user to user, so that a tenant with a million rows hides nobody, and costs no more than
--- p_per_tenant. `changed_at` says since when the row could have been known. Times are seconds since 1970.
+-- p_per_tenant. `changed_at` says since when the row could have been known. Times are seconds since 1970, and finite.
 create or replace function reactor.sweep_uploads(p_horizon interval, p_per_tenant int, p_limit int)
     returns table (id uuid, tenant int, due_at float8, changed_at float8)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    -- always a look-up by key: plan it once, and never as a scan of the table or of a whole partial index
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
 as $$
 begin
     return query
@@ -19,7 +23,7 @@ begin
           from owner as o
          where o.user_id is not null
     ), waiting as (
-        select w.id, uuid_hash(o.user_id), extract(epoch from w.next_retry_at)::float8,
+        select w.id, uuid_hash(o.user_id), extract(epoch from greatest(w.next_retry_at, 'epoch'))::float8,
                extract(epoch from w.updated_at)::float8
           from owner as o
          cross join lateral (

@@ -17,18 +17,19 @@ import pytest
 import reactor
 from reactor.core.errors import ConfigInvalid, DatabaseUnavailable
 from reactor.edge import binaries
-from reactor.edge.embedded import EmbeddedPostgres
+from reactor.edge.embedded import EmbeddedPostgres, running_url
 
 IS_ROOT = os.geteuid() == 0
 NOBODY = pwd.getpwnam("nobody")
 
 CHILD = """
-import os, sys, pathlib, psycopg
+import os, sys, psycopg
+from pathlib import Path
 from reactor.edge import embedded
 data_dir, bin_dir, uid = sys.argv[1:]
 if uid:
     os.setgroups([]); os.setgid(int(uid)); os.setuid(int(uid))
-with embedded.EmbeddedPostgres(pathlib.Path(data_dir), durable=False, bin_dir=pathlib.Path(bin_dir)) as server:
+with embedded.EmbeddedPostgres(Path(data_dir), durable=False, bin_dir=Path(bin_dir)) as server:
     with psycopg.connect(server.url) as conn:
         print(server.pid, *conn.execute("select 6 * 7").fetchone(), flush=True)
     sys.stdin.read()
@@ -110,7 +111,11 @@ def test_data_and_port_survive_a_stop_a_crash_and_a_kill(data_dir: Path) -> None
         assert ask(server, "select sum(n)::int from kept") == 6
         assert ask(server, "show max_connections") == "20"
         assert server.port == port
+        server.kill()
+        assert running_url(data_dir) is None
+    assert running_url(data_dir) is None
     with EmbeddedPostgres(data_dir) as another:
+        assert running_url(data_dir) == another.url
         assert ask(another, "select sum(n)::int from kept") == 6
 
 

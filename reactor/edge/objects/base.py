@@ -24,7 +24,8 @@ class Body(Protocol):
     def read(self, size: int = -1, /) -> bytes:
         """Return up to `size` bytes, b"" at the end.
 
-        Raises ContentMismatch when the bytes aren't the row's, StorageUnavailable once the attempt was cancelled.
+        Raises ContentMismatch when the bytes aren't the row's, and StorageUnavailable once the attempt was
+        cancelled.
         """
 
 
@@ -43,6 +44,10 @@ class ObjectStore(Protocol):
         """
 
     def check(self) -> None:
-        """Prove that the store can be written to; raises ConfigInvalid naming the setting and the fix."""
+        """Prove, as far as can be without a row's bucket, that the store can be written to.
+
+        Raises ConfigInvalid naming the setting and the fix, or StorageUnavailable when the store is down at
+        the moment: that mends itself, and need not keep the reactor from starting.
+        """
 
     def close(self) -> None: ...

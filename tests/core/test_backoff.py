@@ -1,0 +1,76 @@
+"""What the backoff promises."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reactor.core.backoff import DAY_S, Backoff
+
+DEFAULT = Backoff(30, 2, 600, 0.1)
+U = st.floats(0, 1, exclude_max=True)
+
+
+@pytest.mark.parametrize(
+    ("retry", "delay_s"), [(1, 30), (2, 60), (3, 120), (4, 240), (5, 480), (6, 600), (99, 600)]
+)
+def test_each_wait_is_twice_the_one_before_up_to_the_cap(retry: int, delay_s: float) -> None:
+    assert DEFAULT.delay_s(retry, u=0.5) == delay_s
+
+
+@given(retry=st.integers(1, 10**6), u=U)
+def test_jitter_moves_a_wait_by_no_more_than_its_part(retry: int, u: float) -> None:
+    middle = DEFAULT.delay_s(retry, u=0.5)
+
+    assert middle * 0.9 <= DEFAULT.delay_s(retry, u) <= middle * 1.1
+
+
+def test_jitter_spreads_waits_at_the_cap_to_both_sides() -> None:
+    assert DEFAULT.delay_s(50, u=0) == pytest.approx(540)
+    assert DEFAULT.delay_s(50, u=0.75) == pytest.approx(630)
+
+
+@given(retry=st.integers(1, 2**31), factor=st.floats(1, 1e300), max_s=st.floats(1, 1e300))
+def test_no_retry_number_overflows(retry: int, factor: float, max_s: float) -> None:
+    assert 1 <= Backoff(1, factor, max_s, 0).delay_s(retry, u=0) <= max_s
+
+
+def test_a_longer_retry_after_wins() -> None:
+    assert DEFAULT.delay_s(1, u=0.5, retry_after_s=120) == 120
+    assert DEFAULT.delay_s(3, u=0.5, retry_after_s=5) == 120
+
+
+def test_a_retry_after_counts_up_to_a_day() -> None:
+    assert DEFAULT.delay_s(1, u=0.5, retry_after_s=math.inf) == DAY_S
+
+
+@pytest.mark.parametrize("wish", [math.nan, -1.0, -math.inf, 0.0])
+def test_a_retry_after_that_is_no_wait_is_ignored(wish: float) -> None:
+    assert DEFAULT.delay_s(1, u=0.5, retry_after_s=wish) == 30
+
+
+@pytest.mark.parametrize(("retry", "u"), [(0, 0.5), (-1, 0.5), (1, 1.0), (1, -0.1), (1, math.nan)])
+def test_a_retry_or_a_u_out_of_range_is_refused(retry: int, u: float) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        DEFAULT.delay_s(retry, u)
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ((0, 2, 600, 0.1), "base_s"),
+        ((math.nan, 2, 600, 0.1), "base_s"),
+        ((30, 0.5, 600, 0.1), "factor"),
+        ((30, math.inf, 600, 0.1), "factor"),
+        ((30, 2, 29, 0.1), "max_s"),
+        ((30, 2, math.inf, 0.1), "max_s"),
+        ((30, 2, 600, 1), "jitter"),
+        ((30, 2, 600, -0.1), "jitter"),
+    ],
+)
+def test_fields_out_of_range_are_refused_by_name(
+    fields: tuple[float, float, float, float], name: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{name} must be"):
+        Backoff(*fields)

@@ -1,0 +1,101 @@
+"""What durations may look like."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reactor.core.durations import format_duration, parse_duration_s
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30s", 30),
+        ("0.5s", 0.5),
+        ("5m", 300),
+        ("1h30m", 5400),
+        ("250ms", 0.25),
+        ("1m250ms", 60.25),
+        ("2d", 172_800),
+        ("1d2h3m4s5ms", 93_784.005),
+        ("45", 45),
+        ("1.5", 1.5),
+        ("0", 0),
+        (" 30s ", 30),
+    ],
+)
+def test_a_duration_is_read_as_people_write_it(text: str, seconds: float) -> None:
+    assert parse_duration_s(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "-1",
+        "-5s",
+        "nan",
+        "inf",
+        "1e3",
+        "s",
+        "5 m",
+        "30m1h",
+        "1h1h",
+        "5x",
+        "1,5s",
+        ".5s",
+        "5.s",
+        "\u0663s",
+    ],
+)
+def test_anything_else_is_refused_in_one_sentence(text: str) -> None:
+    with pytest.raises(ValueError, match="duration") as refusal:
+        parse_duration_s(text)
+
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (5400, "1h30m"),
+        (0.25, "250ms"),
+        (0, "0s"),
+        (90_061, "1d1h1m1s"),
+        (30.0, "30s"),
+        (1.5, "1s500ms"),
+        (0.0001, "0s"),
+    ],
+)
+def test_a_duration_is_written_short(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+@given(st.integers(0, 10**12))
+def test_what_is_written_is_read_back_to_the_millisecond(milliseconds: int) -> None:
+    seconds = milliseconds / 1000
+
+    assert parse_duration_s(format_duration(seconds)) == pytest.approx(seconds, abs=1e-4)
+
+
+def test_a_duration_beyond_every_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="too long"):
+        parse_duration_s("9" * 400)
+
+
+@pytest.mark.parametrize("seconds", [-1, math.nan, math.inf])
+def test_what_is_no_duration_is_not_written(seconds: float) -> None:
+    with pytest.raises(ValueError, match="not a duration"):
+        format_duration(seconds)
+
+
+@given(st.text())
+def test_any_text_is_a_finite_duration_or_a_value_error(text: str) -> None:
+    try:
+        seconds = parse_duration_s(text)
+    except ValueError:
+        return
+    assert 0 <= seconds < math.inf

@@ -1,0 +1,125 @@
+"""What the settings promise."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import fields
+
+from reactor.core.backoff import Backoff
+from reactor.core.errors import ConfigInvalid
+from reactor.core.settings import Settings, problems
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings(**({"store_url": "s3://", "spools": {"default": Path("/spool")}} | changes))
+
+
+def test_the_defaults_hold_their_own_rules() -> None:
+    assert settings().upload_concurrency == 16
+
+
+def test_the_retry_defaults_make_a_backoff() -> None:
+    it = settings()
+
+    assert Backoff(it.retry_base_s, it.retry_factor, it.retry_max_s, it.retry_jitter).delay_s(3, u=0.5) == 120
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"store_url": "s3://bucket"},
+        {"store_url": "file://relative"},
+        {"store_url": "file:///"},
+        {"store_url": "/var/objects"},
+        {"spools": {}},
+        {"spools": {"other": Path("/spool")}},
+        {"spools": {"default": Path("relative")}},
+        {"spools": {"default": Path("/spool"), "a b": Path("/b")}},
+        {"upload_concurrency": 0},
+        {"upload_concurrency": 1025},
+        {"uploads_per_user": 0},
+        {"retry_base_s": 0},
+        {"retry_base_s": math.nan},
+        {"retry_factor": 0.9},
+        {"retry_max_s": math.inf},
+        {"retry_jitter": 1.0},
+        {"attempt_timeout_s": -1},
+        {"lease_s": 0.5},
+        {"heartbeat_timeout_s": 0},
+        {"reconcile_interval_s": 0},
+        {"wheel_horizon_s": 400 * 86_400},
+        {"shutdown_grace_s": -1},
+        {"http_host": ""},
+        {"http_port": 65_536},
+        {"http_port": -1},
+        {"http_token": "two words"},
+        {"http_token": ""},
+        {"log_level": "LOUD"},
+        {"log_format": "xml"},
+        {"trace_url": "jaeger:16686"},
+    ],
+    ids=str,
+)
+def test_a_value_out_of_bounds_is_refused_by_name(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigInvalid) as refusal:
+        settings(**changes)
+
+    assert [problem.split()[0] for problem in refusal.value.problems] == list(changes)
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(ConfigInvalid) as refusal:
+        settings(http_port=-1, lease_s=0, log_level="LOUD")
+
+    assert len(refusal.value.problems) == 3
+
+
+def test_the_longest_wait_is_no_shorter_than_the_first() -> None:
+    assert problems({"retry_base_s": 60.0, "retry_max_s": 30.0}) == [
+        "retry_max_s must be at least retry_base_s"
+    ]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.com"])  # noqa: S104 - refused
+def test_other_machines_need_a_token(host: str) -> None:
+    with pytest.raises(ConfigInvalid, match=r"http_host opens the HTTP server .* set http_token"):
+        settings(http_host=host)
+
+    assert settings(http_host=host, http_token="a-token").http_host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_this_machine_needs_none(host: str) -> None:
+    assert settings(http_host=host).http_token is None
+
+
+def test_a_url_to_listen_on_needs_a_database() -> None:
+    with pytest.raises(ConfigInvalid, match="listen_url needs database_url"):
+        settings(listen_url="postgresql://direct")
+
+
+def test_secrets_are_not_shown() -> None:
+    it = settings(
+        database_url="postgresql://u:pass@h/d", listen_url="postgresql://u:pass@l/d", http_token="pass"
+    )
+
+    assert "pass" not in repr(it)
+
+
+def test_spools_cannot_change_later() -> None:
+    given = {"default": Path("/spool")}
+    it = settings(spools=given)
+    given["other"] = Path("/other")
+
+    assert dict(it.spools) == {"default": Path("/spool")}
+
+
+def test_every_field_names_its_variable() -> None:
+    """The docstrings under the fields are the settings' reference: each names its variable."""
+    source = Path(__file__).parents[2] / "reactor" / "core" / "settings.py"
+    text = source.read_text(encoding="utf-8")
+    names = [attribute.name.removesuffix("_s").upper() for attribute in fields(Settings)]
+
+    assert [name for name in names if f"REACTOR_{name}" not in text] == []

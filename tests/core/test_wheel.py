@@ -1,0 +1,191 @@
+"""What the timer wheel promises, by example. tests/core/test_wheel_model.py tries everything else."""
+
+import gc
+from weakref import WeakSet
+
+import pytest
+
+from reactor.core.wheel import Wheel
+
+FIFTEEN_MINUTES = 900_000
+TEN_YEARS = 10 * 365 * 24 * 3600 * 1000
+
+
+class Key:
+    """A key that can be watched."""
+
+
+def drive(wheel: Wheel[str]) -> list[tuple[int, list[str]]]:
+    """Sleep until `next_due` and pop, until nothing is armed; return what came when."""
+    seen = []
+    while (tick := wheel.next_due()) is not None:
+        seen.append((tick, wheel.pop(tick)))
+    return seen
+
+
+def test_a_key_is_popped_at_its_tick_and_not_before() -> None:
+    wheel: Wheel[str] = Wheel()
+    wheel.arm("a", 300)
+
+    assert wheel.pop(299) == []
+    assert wheel.pop(300) == ["a"]
+    assert wheel.pop(300) == []
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 1023, 1024, 2**20 - 1, 2**20, FIFTEEN_MINUTES, TEN_YEARS, 10**100])
+@pytest.mark.parametrize("start", [0, 1023, 5_000_000])
+def test_any_distance_is_kept_to_the_tick(start: int, ahead: int) -> None:
+    wheel: Wheel[str] = Wheel(start)
+    wheel.arm("a", start + ahead)
+
+    assert wheel.pop(start + ahead - 1) == []
+    assert wheel.pop(start + ahead) == ["a"]
+
+
+def test_keys_come_in_order_of_their_due_ticks() -> None:
+    wheel: Wheel[int] = Wheel()
+    ticks = [due * 7919 % 3_000_017 for due in range(5000)]
+    for due in ticks:
+        wheel.arm(due, due)
+
+    assert wheel.pop(3_000_017) == sorted(ticks)
+
+
+def test_a_tick_that_has_passed_is_due_at_once() -> None:
+    wheel: Wheel[str] = Wheel(1000)
+    wheel.arm("late", 10)
+    wheel.arm("negative", -10)
+
+    assert wheel.next_due() == 1000
+    assert wheel.due_of("late") == wheel.due_of("negative") == 1000
+    assert wheel.pop(1000) == ["late", "negative"]
+
+
+def test_keys_that_are_due_at_once_come_first_come_first_served() -> None:
+    wheel: Wheel[int] = Wheel(1000)
+    for key in range(10):
+        wheel.arm(key, 0)
+
+    assert wheel.pop(1000, limit=4) == [0, 1, 2, 3]
+    wheel.arm(10, 0)
+    assert wheel.pop(1000) == [4, 5, 6, 7, 8, 9, 10]
+
+
+def test_arming_an_armed_key_moves_it() -> None:
+    wheel: Wheel[str] = Wheel()
+    wheel.arm("later", 10)
+    wheel.arm("later", 5000)
+    wheel.arm("sooner", 5000)
+    wheel.arm("sooner", 10)
+
+    assert len(wheel) == 2
+    assert drive(wheel) == [(10, ["sooner"]), (4096, []), (5000, ["later"])]
+
+
+def test_a_key_moved_away_and_back_is_popped_once() -> None:
+    wheel: Wheel[str] = Wheel()
+    for due in (5000, 7000, 5000, 7000, 5000):
+        wheel.arm("a", due)
+
+    assert wheel.pop(10_000) == ["a"]
+
+
+def test_a_cancelled_key_is_never_popped_and_can_be_armed_again() -> None:
+    wheel: Wheel[str] = Wheel()
+    wheel.arm("a", 10)
+
+    assert wheel.cancel("a")
+    assert not wheel.cancel("a")
+    assert "a" not in wheel
+    assert wheel.next_due() is None
+    assert wheel.pop(20) == []
+
+    wheel.arm("a", 30)
+    assert wheel.pop(30) == ["a"]
+
+
+def test_what_a_limit_leaves_is_popped_by_the_next_call() -> None:
+    wheel: Wheel[str] = Wheel()
+    for key, due in (("a", 5), ("b", 5), ("c", 2000)):
+        wheel.arm(key, due)
+
+    assert wheel.pop(3000, limit=0) == []
+    assert wheel.pop(3000, limit=1) == ["a"]
+    assert wheel.next_due() == 5
+    assert wheel.pop(3000, limit=1) == ["b"]
+    assert wheel.pop(3000, limit=5) == ["c"]
+    assert wheel.now == 3000
+
+
+def test_a_sleeper_wakes_for_nothing_at_most_once_a_level() -> None:
+    wheel: Wheel[str] = Wheel()
+    wheel.arm("a", FIFTEEN_MINUTES + 1)
+
+    assert drive(wheel) == [(FIFTEEN_MINUTES // 1024 * 1024, []), (FIFTEEN_MINUTES + 1, ["a"])]
+
+
+def test_cancelled_keys_are_never_woken_for() -> None:
+    wheel: Wheel[int] = Wheel()
+    for key in range(500):
+        wheel.arm(key, key + 1)
+    wheel.arm(500, 700)
+    for key in range(500):
+        wheel.cancel(key)
+
+    assert wheel.next_due() == 700
+
+
+def test_a_time_that_has_passed_changes_nothing() -> None:
+    wheel: Wheel[str] = Wheel(100)
+    wheel.arm("a", 100)
+
+    assert wheel.pop(99) == []
+    assert wheel.now == 100
+    assert wheel.pop(100) == ["a"]
+
+
+def test_a_wheel_starts_at_zero_or_later() -> None:
+    with pytest.raises(ValueError, match="at least 0"):
+        Wheel(-1)
+
+
+def test_stale_entries_outnumber_live_ones_by_no_more_than_a_few() -> None:
+    wheel: Wheel[int] = Wheel()
+    for key in range(100):
+        wheel.arm(key, TEN_YEARS)
+
+    for due in range(20_000):
+        wheel.arm(0, TEN_YEARS + due)
+        assert wheel._stale <= len(wheel) + 1024
+
+    assert wheel.pop(2 * TEN_YEARS) == [*range(1, 100), 0]
+
+
+def test_cancelling_lets_go_of_all_but_a_few_keys() -> None:
+    wheel: Wheel[object] = Wheel()
+    keys = [Key() for _ in range(20_000)]
+    alive = WeakSet(keys)
+    for key in keys:
+        wheel.arm(key, TEN_YEARS)
+    while keys:
+        wheel.cancel(keys.pop())
+    del key
+
+    assert len(alive) <= 1024
+
+
+def test_arming_and_popping_make_no_object_that_the_collector_tracks() -> None:
+    """Else a million timers would be a million objects to walk, in a pause of a quarter second."""
+    wheel: Wheel[int] = Wheel()
+    wheel.arm(-1, FIFTEEN_MINUTES)
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(gc.get_objects())
+        for key in range(20_000):
+            wheel.arm(key, key * 40)
+        assert len(gc.get_objects()) <= before + 5
+        wheel.pop(400_000)
+        assert len(gc.get_objects()) <= before + 5
+    finally:
+        gc.enable()

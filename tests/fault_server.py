@@ -1,0 +1,175 @@
+"""An HTTP server that behaves as badly as it is told to, and counts what it is asked.
+
+A fault is a function of the request; `FaultServer.fault` is the one in force.
+"""
+
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+_PIECE_BYTES = 64 * 1024
+
+Fault = Callable[["Request"], None]
+
+
+class Request(BaseHTTPRequestHandler):
+    """One request, with what a fault needs to answer it, or not."""
+
+    protocol_version = "HTTP/1.1"
+    server: "_Server"
+
+    def handle_one(self) -> None:
+        faults = self.server.faults
+        with faults.lock:
+            faults.requests.append(f"{self.command} {self.path}")
+        faults.fault(self)
+
+    do_GET = do_HEAD = do_PUT = do_POST = handle_one  # noqa: N815 - the names that http.server looks for
+
+    def handle_expect_100(self) -> bool:
+        return True if self.server.faults.never_continues else super().handle_expect_100()
+
+    def body(self) -> bytes:
+        """Read the whole body, or what there is of it."""
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def store(self) -> None:
+        """Keep the body if it is whole, as a real store would."""
+        content = self.body()
+        if len(content) == int(self.headers.get("Content-Length", 0)):
+            self.server.faults.objects[self.path] = content
+
+    def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response_only(status)
+        for name, value in {"content-length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+        """Say nothing."""
+
+
+class FaultServer:
+    """A context manager: serves on loopback until left."""
+
+    def __init__(self) -> None:
+        self.reset()
+        self.lock = threading.Lock()
+        self.closing = threading.Event()
+        self._server = _Server(self)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+
+    def reset(self) -> None:
+        """Behave well again, and forget what was."""
+        self.fault: Fault = stores
+        self.never_continues = False
+        self.requests: list[str] = []
+        self.objects: dict[str, bytes] = {}
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, faults: FaultServer) -> None:
+        super().__init__(("127.0.0.1", 0), Request)
+        self.faults = faults
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: broken connections are what this server is for."""
+
+
+def stores(request: Request) -> None:
+    request.store()
+    request.answer(200, etag='"0"')
+
+
+def answers(status: int, code: str = "", message: str = "no", **headers: str) -> Fault:
+    """Read the body, and answer with S3's form of an error."""
+
+    def fault(request: Request) -> None:
+        request.body()
+        body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode() if code else b""
+        request.answer(status, body, **headers)
+
+    return fault
+
+
+def answers_text(status: int, text: str) -> Fault:
+    """Read the body, and answer as a proxy does that never heard of S3."""
+
+    def fault(request: Request) -> None:
+        request.body()
+        request.answer(status, text.encode(), content_type="text/html")
+
+    return fault
+
+
+def retries_at(status: int, *, seconds: int, clock: int) -> Fault:
+    """Answer with Retry-After as a date, on a server whose clock stands at `clock` (seconds since 1970)."""
+    return answers(
+        status,
+        "SlowDown",
+        retry_after=formatdate(clock + seconds, usegmt=True),
+        date=formatdate(clock, usegmt=True),
+    )
+
+
+def agrees_without_reading(request: Request) -> None:
+    """Answer as a proxy that is pleased with everything; with `never_continues`, before the first byte."""
+    request.close_connection = True
+    request.answer(200)
+
+
+def loses_the_answer(request: Request) -> None:
+    """Store the object, and break the connection before saying so."""
+    request.store()
+    request.close_connection = True
+
+
+def hangs(request: Request) -> None:
+    """Accept, and say nothing for as long as the server lives."""
+    request.server.faults.closing.wait()
+
+
+def resets(request: Request) -> None:
+    """Break the connection in the middle of the body, by RST."""
+    request.rfile.read(min(_PIECE_BYTES, int(request.headers["Content-Length"])))
+    request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    request.connection.close()
+    request.close_connection = True
+
+
+def stalls(started: threading.Event, resume: threading.Event) -> Fault:
+    """Begin to read, say so, and read on when told to."""
+
+    def fault(request: Request) -> None:
+        request.rfile.read(1)
+        started.set()
+        resume.wait()
+        left = int(request.headers["Content-Length"]) - 1
+        while left > 0 and (piece := request.rfile.read(min(left, _PIECE_BYTES))):
+            left -= len(piece)
+        request.close_connection = True
+        if left == 0:
+            request.answer(200, etag='"0"')
+
+    return fault

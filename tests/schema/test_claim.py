@@ -1,0 +1,249 @@
+"""Claims: never early, never two at once, never too many, and never lost when an answer is."""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from threading import Barrier
+from uuid import UUID, uuid4
+
+import pytest
+from rows import TRACEPARENT, Rows, rows_of
+
+from reactor.edge import statements
+
+CLAIMERS = 8
+
+
+@pytest.fixture
+def rows(migrated_url: str) -> Iterator[Rows]:
+    with rows_of(migrated_url) as rows:
+        rows.run("set lock_timeout = '5s'")  # what never waits needn't wait for
+        yield rows
+
+
+def test_a_due_upload_is_claimed_with_all_that_an_attempt_needs(rows: Rows) -> None:
+    user, token = uuid4(), uuid4()
+    source = rows.source(user, mime_type="text/plain")
+    upload = rows.upload(
+        user,
+        source=source,
+        content_hash="abc",
+        spool="second",
+        temp_file_path="a/file",
+        max_retries=7,
+        error_code="STORAGE_UNAVAILABLE",
+        size=123,
+    )
+    before = rows.upload_row(upload)
+
+    claimed = rows.claim([upload], token)[upload]
+
+    after = rows.upload_row(upload)
+    assert claimed.state == "claimed"
+    assert (claimed.attempt, claimed.max_retries, claimed.byte_size) == (1, 7, 123)
+    assert (claimed.bucket, claimed.object_path, claimed.content_hash) == ("bucket", "user/file", "abc")
+    assert (claimed.spool, claimed.temp_file_path, claimed.mime_type) == ("second", "a/file", "text/plain")
+    assert (claimed.traceparent, claimed.last_code) == (TRACEPARENT, "STORAGE_UNAVAILABLE")
+    assert claimed.due_at == pytest.approx(before.next_retry_at.timestamp())
+    assert claimed.created_at == pytest.approx(before.created_at.timestamp())
+    assert claimed.claimed_at == pytest.approx(after.updated_at.timestamp())
+    assert (after.status, after.lease_token, after.retry_count) == ("uploading", token, 1)
+    assert (after.lease_expires_at - after.updated_at).total_seconds() == pytest.approx(30, abs=0.1)
+
+
+def test_an_upload_is_never_claimed_before_it_is_due(rows: Rows) -> None:
+    upload = rows.upload(next_retry_at=rows.at(60))
+    before = rows.upload_row(upload)
+    answer = rows.claim([upload])[upload]
+    assert answer.state == "waiting"
+    assert answer.due_at == pytest.approx(before.next_retry_at.timestamp())
+    assert rows.upload_row(upload) == before
+
+
+@pytest.mark.parametrize("status", ["dead", "cancelled"])
+def test_an_upload_that_has_ended_is_not_spoken_of(rows: Rows, status: str) -> None:
+    assert rows.claim([rows.upload(status=status)]) == {}
+
+
+def test_ids_that_nobody_knows_are_not_spoken_of(rows: Rows) -> None:
+    upload = rows.upload()
+    assert rows.claim([]) == {}
+    assert set(rows.claim([uuid4(), upload, uuid4()])) == {upload}
+
+
+def test_an_id_that_is_named_twice_is_claimed_once(rows: Rows) -> None:
+    upload = rows.upload()
+    assert rows.claim([upload, upload])[upload].attempt == 1
+    assert rows.upload_row(upload).retry_count == 1
+
+
+def test_eight_claimers_at_once_claim_each_of_400_rows_once(rows: Rows, migrated_url: str) -> None:
+    uploads = rows.uploads(400)
+    start = Barrier(CLAIMERS)
+
+    def claim_all(seed: int) -> list[UUID]:
+        mine = []
+        order = random.Random(seed)
+        with rows_of(migrated_url) as own:
+            start.wait()
+            for _ in range(30):
+                answers = own.claim(order.sample(uploads, 60))
+                mine += [upload for upload, row in answers.items() if row.state == "claimed"]
+            mine += [upload for upload, row in own.claim(uploads).items() if row.state == "claimed"]
+        return mine
+
+    with ThreadPoolExecutor(CLAIMERS) as pool:
+        taken = [upload for mine in pool.map(claim_all, range(CLAIMERS)) for upload in mine]
+
+    assert len(taken) == 400
+    assert set(taken) == set(uploads)
+    assert rows.one("select min(retry_count) as least, max(retry_count) as most from public.upload_queue") == (1, 1)
+
+
+def test_no_upload_is_attempted_more_often_than_max_retries_by_any_number_of_claimers(
+    rows: Rows, migrated_url: str
+) -> None:
+    """Every lease ends at once here: each claimer always finds something to take over."""
+    uploads = rows.uploads(20)
+    rows.run("update public.upload_queue set max_retries = 3")
+    start = Barrier(CLAIMERS)
+
+    def claim_until_exhausted(_: int) -> list[tuple[UUID, int]]:
+        attempts = []
+        with rows_of(migrated_url) as own:
+            start.wait()
+            while True:
+                answers = own.claim(uploads, lease_s=-1)
+                attempts += [(row.id, row.attempt) for row in answers.values() if row.state == "claimed"]
+                if all(row.state == "exhausted" for row in answers.values()):
+                    return attempts
+
+    with ThreadPoolExecutor(CLAIMERS) as pool:
+        begun = Counter(a for attempts in pool.map(claim_until_exhausted, range(CLAIMERS)) for a in attempts)
+
+    assert begun == Counter((upload, attempt) for upload in uploads for attempt in (1, 2, 3))
+
+
+def test_the_same_token_claims_the_same_rows_again_and_counts_nothing(rows: Rows) -> None:
+    uploads, token = [rows.upload(), rows.upload()], uuid4()
+    first = rows.claim(uploads, token)
+    again = rows.claim(uploads, token)
+    assert set(first) == set(again)
+    assert [row.attempt for row in again.values()] == [1, 1]
+    assert all(row.state == "claimed" for row in again.values())
+    assert {rows.upload_row(upload).retry_count for upload in uploads} == {1}
+
+
+def test_the_last_attempt_can_be_claimed_again_by_its_own_token(rows: Rows) -> None:
+    upload, token = rows.upload(max_retries=1), uuid4()
+    rows.claim([upload], token)
+    assert rows.claim([upload], token)[upload].state == "claimed"
+
+
+def test_while_a_lease_holds_others_are_told_when_it_ends(rows: Rows) -> None:
+    upload, token = rows.upload(), uuid4()
+    rows.claim([upload], token)
+    held = rows.upload_row(upload)
+    answer = rows.claim([upload])[upload]
+    assert answer.state == "waiting"
+    assert answer.due_at == pytest.approx(held.lease_expires_at.timestamp())
+    assert rows.upload_row(upload) == held
+
+
+def test_an_expired_lease_is_taken_over_and_its_holder_has_lost_it(rows: Rows) -> None:
+    upload, first, second = rows.upload(), uuid4(), uuid4()
+    rows.claim([upload], first, lease_s=-1)
+    taken = rows.claim([upload], second)[upload]
+    assert (taken.state, taken.attempt) == ("claimed", 2)
+    assert rows.extend([upload], [first]) == set()
+    assert rows.extend([upload], [second]) == {upload}
+
+
+def test_an_upload_under_no_lease_at_all_is_taken_over(rows: Rows) -> None:
+    upload = rows.upload(status="uploading")
+    assert rows.claim([upload])[upload].state == "claimed"
+
+
+def test_exhausted_uploads_are_named_and_keep_nobody_else_from_being_claimed(rows: Rows) -> None:
+    waiting = rows.upload(retry_count=5, max_retries=5)
+    leased = rows.upload(status="uploading", retry_count=5, lease_token=uuid4(), lease_expires_at=rows.at(-1))
+    never = rows.upload(max_retries=0)
+    not_yet = rows.upload(retry_count=5, next_retry_at=rows.at(60))
+    last_try = rows.upload(status="uploading", retry_count=5, lease_token=uuid4(), lease_expires_at=rows.at(60))
+    fine = rows.upload()
+    states = {upload: row.state for upload, row in rows.claim([waiting, leased, never, not_yet, last_try, fine]).items()}
+    assert states == {
+        waiting: "exhausted",
+        leased: "exhausted",
+        never: "exhausted",
+        not_yet: "waiting",
+        last_try: "waiting",
+        fine: "claimed",
+    }
+
+
+def test_a_row_that_somebody_has_locked_is_passed_over_and_looked_at_again_later(
+    rows: Rows, migrated_url: str
+) -> None:
+    locked, free = rows.upload(), rows.upload()
+    with rows_of(migrated_url) as other, other.conn.transaction():
+        other.one("select id from public.upload_queue where id = %s for update", (locked,))
+        answers = rows.claim([locked, free], lease_s=20)
+    assert answers[free].state == "claimed"
+    assert answers[locked].state == "waiting"
+    assert answers[locked].due_at == pytest.approx(rows.at(20).timestamp(), abs=3)
+    assert rows.claim([locked])[locked].state == "claimed"
+
+
+@pytest.mark.parametrize("moment", ["infinity", "-infinity"])
+def test_an_endless_due_time_is_answered_with_a_finite_one(rows: Rows, moment: str) -> None:
+    """The reactor makes ticks of it, and of infinity there is none."""
+    upload = rows.upload(next_retry_at=moment)
+    swept = rows.all(statements.SWEEP_UPLOADS, (timedelta(minutes=15), 10, 10))
+    assert [row.id for row in swept] == ([upload] if moment == "-infinity" else [])
+    answer = rows.claim([upload])[upload]
+    assert answer.state == ("claimed" if moment == "-infinity" else "waiting")
+    assert all(math.isfinite(row.due_at) for row in [answer, *swept])
+
+
+# leases
+
+
+def test_a_lease_is_extended_from_now_for_its_holder_alone(rows: Rows) -> None:
+    mine, other, token = rows.upload(), rows.upload(), uuid4()
+    rows.claim([mine], token, lease_s=1)
+    rows.claim([other], uuid4(), lease_s=1)
+    theirs = rows.upload_row(other)
+    assert rows.extend([mine, other, uuid4()], [token] * 3, lease_s=500) == {mine}
+    left = rows.upload_row(mine).lease_expires_at - rows.at(0)
+    assert left.total_seconds() == pytest.approx(500, abs=5)
+    assert rows.upload_row(other) == theirs
+
+
+def test_a_cancelled_upload_is_held_no_more(rows: Rows) -> None:
+    upload, token = rows.upload(), uuid4()
+    rows.claim([upload], token)
+    rows.all("select reactor.cancel_uploads(%s)", ([upload],))
+    assert rows.extend([upload], [token]) == set()
+
+
+# the sweep
+
+
+def test_a_sweep_lists_the_earliest_of_each_user_and_hides_nobody(rows: Rows) -> None:
+    flood, modest = uuid4(), uuid4()
+    rows.uploads(50, flood)
+    early = rows.upload(flood, next_retry_at=rows.at(-3600))
+    single = rows.upload(modest, next_retry_at=rows.at(600))
+    rows.upload(modest, next_retry_at=rows.at(3600))
+    rows.upload(modest, status="dead")
+    held = rows.upload(modest, status="uploading", lease_token=uuid4(), lease_expires_at=rows.at(9))
+    swept = {row.id: row for row in rows.all(statements.SWEEP_UPLOADS, (timedelta(minutes=15), 3, 1000))}
+    assert {early, single, held} <= set(swept)
+    assert len(swept) == 5
+    assert swept[single].due_at == pytest.approx(rows.upload_row(single).next_retry_at.timestamp())
+    assert swept[held].due_at == pytest.approx(rows.upload_row(held).lease_expires_at.timestamp())
+    assert swept[single].tenant == rows.one("select uuid_hash(%s) as tenant", (modest,)).tenant

@@ -1,0 +1,337 @@
+"""What the triggers say, to whom it matters, and that saying it never costs the app its write."""
+
+import os
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import LiteralString
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from rows import Ear, Rows, ear_at, rows_of
+
+from reactor.edge.embedded import EmbeddedPostgres
+from reactor.edge.payload import MAX_BYTES, decode
+
+FIRST_WITH_QUEUE_SETTING = 170000
+EXTREMES = ["infinity", "-infinity", "294276-12-31 23:59:59+00", "4714-11-24 00:00:00+00 BC", "1970-01-01", None]
+
+
+@pytest.fixture
+def rows(migrated_url: str) -> Iterator[Rows]:
+    with rows_of(migrated_url) as rows:
+        yield rows
+
+
+@pytest.fixture
+def ear(migrated_url: str) -> Iterator[Ear]:
+    with ear_at(migrated_url) as ear:
+        yield ear
+
+
+def hash_of(rows: Rows, user: UUID) -> int:
+    tenant: int = rows.one("select uuid_hash(%s) as tenant", (user,)).tenant
+    return tenant
+
+
+# uploads
+
+
+def test_a_failed_upload_is_heard_after_its_commit_with_its_id_tenant_and_due_time(rows: Rows, ear: Ear) -> None:
+    user = uuid4()
+    with rows.conn.transaction():
+        upload = rows.upload(user, next_retry_at=rows.at(40))
+        assert ear.uploads() == []
+    (payload,) = ear.uploads()
+    (hint,) = payload.hints
+    assert (hint.row_id, hint.tenant) == (upload, hash_of(rows, user))
+    assert hint.due_ms == pytest.approx(rows.upload_row(upload).next_retry_at.timestamp() * 1000, abs=5)
+
+
+def test_an_upload_that_is_due_is_said_to_be_due_now(rows: Rows, ear: Ear) -> None:
+    before_ms = rows.at(0).timestamp() * 1000
+    rows.upload(next_retry_at=rows.at(-3600))
+    (hint,) = ear.uploads()[0].hints
+    assert hint.due_ms is not None
+    assert before_ms - 1 <= hint.due_ms <= rows.at(0).timestamp() * 1000 + 1
+
+
+def test_what_is_rolled_back_is_never_heard(rows: Rows, ear: Ear) -> None:
+    with rows.conn.transaction():
+        rows.upload()
+        rows.start_run()
+        raise psycopg.Rollback
+    assert ear.heard("reactor_uploads") == []
+
+
+def test_a_run_that_is_rolled_back_is_never_heard(rows: Rows, ear: Ear) -> None:
+    with rows.conn.transaction():
+        rows.start_run()
+        raise psycopg.Rollback
+    assert ear.heard("reactor_runs") == []
+
+
+def test_a_thousand_uploads_of_one_statement_are_told_in_a_few_small_notifications(rows: Rows, ear: Ear) -> None:
+    uploads = rows.uploads(1000)
+    payloads = ear.heard("reactor_uploads")
+    assert len(payloads) <= 11
+    assert max(len(text.encode()) for text in payloads) < MAX_BYTES
+    hinted = [hint.row_id for text in payloads for hint in decode(text).hints]
+    assert sorted(hinted) == sorted(uploads)
+
+
+def test_more_than_a_thousand_uploads_of_one_statement_make_one_rescan(rows: Rows, ear: Ear) -> None:
+    rows.uploads(1001)
+    (payload,) = ear.uploads()
+    assert payload.rescan
+    assert payload.hints == ()
+
+
+def test_a_statement_that_puts_many_back_is_told_in_a_few_notifications(rows: Rows, ear: Ear) -> None:
+    rows.uploads(250)
+    rows.run("update public.upload_queue set status = 'dead'")
+    ear.heard("reactor_uploads")
+    rows.run("update public.upload_queue set status = 'failed'")
+    assert sorted(len(payload.hints) for payload in ear.uploads()) == [50, 100, 100]
+
+
+def test_the_widest_values_still_fit_into_a_notification(rows: Rows, ear: Ear) -> None:
+    """An id, the longest hash, the furthest due time, a hundred of each."""
+    widest = next(user for user in iter(uuid4, None) if hash_of(rows, user) <= -1_000_000_000)
+    rows.run(
+        "insert into public.upload_queue (source_id, user_id, bucket, object_path, byte_size, next_retry_at)"
+        " select %s, %s, repeat('b', 5000), repeat('ü', 9000), 9223372036854775807, 'infinity'"
+        " from generate_series(1, 200)",
+        (rows.source(widest), widest),
+    )
+    texts = ear.heard("reactor_uploads")
+    assert [len(decode(text).hints) for text in texts] == [100, 100]
+    assert max(len(text.encode()) for text in texts) < MAX_BYTES
+
+
+def test_uploads_that_need_nobody_are_not_told(rows: Rows, ear: Ear) -> None:
+    for status in ("dead", "cancelled", "uploading"):
+        rows.upload(status=status)
+    assert ear.heard("reactor_uploads") == []
+
+
+def test_the_reactors_own_claims_leases_retries_and_burials_say_nothing(rows: Rows, ear: Ear) -> None:
+    retried, buried, stored = (rows.upload() for _ in range(3))
+    token = uuid4()
+    ear.heard("reactor_uploads")
+    assert len(rows.claim([retried, buried, stored], token)) == 3
+    assert rows.extend([retried], [token]) == {retried}
+    rows.settle([(retried, token, "retry"), (buried, token, "dead"), (stored, token, "stored")])
+    assert ear.heard("reactor_uploads") == []
+
+
+def test_an_upload_handed_back_due_now_is_told(rows: Rows, ear: Ear) -> None:
+    upload, token = rows.upload(), uuid4()
+    rows.claim([upload], token)
+    ear.heard("reactor_uploads")
+    rows.settle([(upload, token, "deferred")], delay_s=0)
+    assert [hint.row_id for payload in ear.uploads() for hint in payload.hints] == [upload]
+
+
+def test_an_upload_rescued_from_an_expired_lease_is_told(rows: Rows, ear: Ear) -> None:
+    upload = rows.upload()
+    rows.claim([upload], lease_s=-1)
+    ear.heard("reactor_uploads")
+    assert rows.rescue([upload]) == {upload: "retry"}
+    assert [hint.row_id for payload in ear.uploads() for hint in payload.hints] == [upload]
+
+
+@pytest.mark.parametrize("status", ["dead", "cancelled"])
+def test_an_upload_that_an_operator_puts_back_is_told(rows: Rows, ear: Ear, status: str) -> None:
+    upload = rows.upload(status=status)
+    rows.all("select reactor.requeue_uploads(%s)", ([upload],))
+    assert [hint.row_id for payload in ear.uploads() for hint in payload.hints] == [upload]
+
+
+def test_an_upload_moved_earlier_is_told_and_one_moved_later_is_not(rows: Rows, ear: Ear) -> None:
+    upload = rows.upload(next_retry_at=rows.at(500))
+    ear.heard("reactor_uploads")
+    rows.run("update public.upload_queue set next_retry_at = next_retry_at + interval '1 hour'")
+    assert ear.heard("reactor_uploads") == []
+    rows.run("update public.upload_queue set next_retry_at = next_retry_at - interval '65 minutes'")
+    (hint,) = ear.uploads()[0].hints
+    assert hint.row_id == upload
+    assert hint.due_ms == pytest.approx(rows.upload_row(upload).next_retry_at.timestamp() * 1000, abs=5)
+
+
+@pytest.mark.parametrize("moment", EXTREMES[:-1])
+def test_no_due_time_fails_the_apps_write_or_makes_a_hint_unreadable(rows: Rows, ear: Ear, moment: str) -> None:
+    made = rows.upload(next_retry_at=moment)
+    moved = rows.upload(next_retry_at=rows.at(60))
+    rows.run("update public.upload_queue set next_retry_at = %s where id = %s", (moment, moved))
+    hinted = {hint.row_id for payload in ear.uploads() for hint in payload.hints}
+    assert {made, moved} <= hinted
+
+
+def test_a_hint_never_says_that_something_was_due_before_now(rows: Rows) -> None:
+    """A negative figure would make the reactor refuse the whole payload, with 99 others in it."""
+    figures = rows.all(
+        "select (reactor.hint(gen_random_uuid(), gen_random_uuid(), clock_timestamp())::jsonb ->> 2)::int as due"
+        " from generate_series(1, 20000)"
+    )
+    assert min(row.due for row in figures) == 0
+
+
+# runs
+
+
+def test_a_run_that_starts_is_told_with_its_deadline(rows: Rows, ear: Ear) -> None:
+    user = uuid4()
+    run = rows.start_run(user, timeout_at=rows.at(600), heartbeat_timeout=timedelta(seconds=45))
+    (hint,) = ear.runs()[0].hints
+    assert (hint.row_id, hint.tenant, hint.beat_ms) == (run, hash_of(rows, user), None)
+    row = rows.run_row(run)
+    assert hint.due_ms == pytest.approx((row.heartbeat_at.timestamp() + 45) * 1000, abs=5)
+
+
+def test_a_run_without_its_own_heartbeat_timeout_tells_its_last_heartbeat(rows: Rows, ear: Ear) -> None:
+    run = rows.start_run(timeout_at=rows.at(600))
+    (hint,) = ear.runs()[0].hints
+    row = rows.run_row(run)
+    assert hint.beat_ms == pytest.approx(row.heartbeat_at.timestamp() * 1000, abs=50)
+    assert hint.due_ms == pytest.approx(row.timeout_at.timestamp() * 1000, abs=5)
+
+
+def test_a_run_without_a_time_limit_has_no_due_time_of_its_own(rows: Rows, ear: Ear) -> None:
+    rows.start_run()
+    (hint,) = ear.runs()[0].hints
+    assert hint.due_ms is None
+    assert hint.beat_ms is not None
+
+
+def test_a_run_that_waited_is_told_as_it_starts(rows: Rows, ear: Ear) -> None:
+    run = rows.start_run(status="pending")
+    assert ear.heard("reactor_runs") == []
+    rows.run("update public.interpretation_runs set status = 'running' where id = %s", (run,))
+    assert [hint.row_id for payload in ear.runs() for hint in payload.hints] == [run]
+
+
+@pytest.mark.parametrize("status", ["completed", "failed"])
+def test_a_run_that_ends_is_told_as_over(rows: Rows, ear: Ear, status: str) -> None:
+    run = rows.start_run(timeout_at=rows.at(600))
+    ear.heard("reactor_runs")
+    rows.run("update public.interpretation_runs set status = %s where id = %s", (status, run))
+    (hint,) = ear.runs()[0].hints
+    assert hint.row_id == run
+    assert hint.is_over
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "timeout_at = timeout_at - interval '1 minute'",
+        "heartbeat_timeout = interval '5 seconds'",
+        "heartbeat_at = heartbeat_at - interval '1 millisecond'",
+        "heartbeat_at = heartbeat_at + interval '1 minute'",
+    ],
+)
+def test_a_deadline_that_may_come_sooner_is_told(rows: Rows, ear: Ear, change: LiteralString) -> None:
+    run = rows.start_run(timeout_at=rows.at(600), heartbeat_at="2026-01-01 12:00:30+00")
+    ear.heard("reactor_runs")
+    rows.run("update public.interpretation_runs set " + change)
+    assert [hint.row_id for payload in ear.runs() for hint in payload.hints] == [run]
+
+
+@pytest.mark.parametrize("change", ["timeout_at = timeout_at + interval '1 minute'", "error_message = 'a note'"])
+def test_a_change_that_moves_no_deadline_closer_is_not_told(rows: Rows, ear: Ear, change: LiteralString) -> None:
+    rows.start_run(timeout_at=rows.at(600))
+    ear.heard("reactor_runs")
+    rows.run("update public.interpretation_runs set " + change)
+    assert ear.heard("reactor_runs") == []
+
+
+def test_a_first_time_limit_is_told(rows: Rows, ear: Ear) -> None:
+    run = rows.start_run()
+    ear.heard("reactor_runs")
+    rows.run("update public.interpretation_runs set timeout_at = now() + interval '1 minute'")
+    assert [hint.row_id for payload in ear.runs() for hint in payload.hints] == [run]
+
+
+def test_heartbeats_within_a_minute_are_silent(rows: Rows, ear: Ear) -> None:
+    rows.start_run(heartbeat_at="2026-01-01 12:00:00+00")
+    ear.heard("reactor_runs")
+    for second in range(1, 60):
+        rows.run(
+            "update public.interpretation_runs set heartbeat_at = timestamptz '2026-01-01 12:00:00+00' + %s",
+            (timedelta(seconds=second),),
+        )
+    assert ear.heard("reactor_runs") == []
+
+
+def test_many_runs_started_by_one_statement_are_told_in_a_few_notifications(rows: Rows, ear: Ear) -> None:
+    user = uuid4()
+    started = rows.all(
+        "insert into public.interpretation_runs (user_id, source_id, status, timeout_at)"
+        " select %s, %s, 'running', 'infinity' from generate_series(1, 1000) returning id",
+        (user, rows.source(user)),
+    )
+    texts = ear.heard("reactor_runs")
+    assert len(texts) <= 11
+    assert max(len(text.encode()) for text in texts) < MAX_BYTES
+    hinted = [hint.row_id for text in texts for hint in decode(text).hints]
+    assert sorted(hinted) == sorted(row.id for row in started)
+
+
+@pytest.mark.parametrize("heartbeat_at", EXTREMES)
+def test_no_deadline_fails_the_apps_write_or_makes_a_hint_unreadable(
+    rows: Rows, ear: Ear, heartbeat_at: str | None
+) -> None:
+    source = rows.source(user := uuid4())
+    moved = rows.start_run(user, source=source)
+    for timeout_at in EXTREMES:
+        for patience in (None, "1 second", "178000000 years"):
+            deadline = {"timeout_at": timeout_at, "heartbeat_at": heartbeat_at, "heartbeat_timeout": patience}
+            made = rows.start_run(user, source=source, **deadline)
+            rows.run(
+                "update public.interpretation_runs set timeout_at = %s, heartbeat_at = %s, heartbeat_timeout = %s"
+                " where id = %s",
+                (*deadline.values(), moved),
+            )
+            assert made in {hint.row_id for payload in ear.runs() for hint in payload.hints}
+
+
+# the server's notification queue
+
+
+@pytest.fixture
+def small_queue_url(server_url: str, reachable_folder: Path) -> Iterator[str]:
+    """URL of a migrated server whose notification queue holds half a megabyte."""
+    with psycopg.connect(server_url) as conn:
+        if conn.info.server_version < FIRST_WITH_QUEUE_SETTING:
+            pytest.skip("max_notify_queue_pages came with PostgreSQL 17; the queue is 8 GB before")
+    from reactor.edge.migrate import migrate  # noqa: PLC0415  # needed by this one alone
+
+    programs = os.environ.get("REACTOR_TEST_POSTGRES_BIN")
+    with EmbeddedPostgres(
+        reachable_folder / "postgres",
+        durable=False,
+        bin_dir=Path(programs) if programs else None,
+        options={"max_notify_queue_pages": "64"},
+    ) as server:
+        migrate(server.url)
+        yield server.url
+
+
+def test_a_listener_that_is_stuck_never_fails_the_apps_writes(small_queue_url: str) -> None:
+    with psycopg.connect(small_queue_url) as stuck, rows_of(small_queue_url) as rows:
+        stuck.execute("listen reactor_uploads")
+        stuck.commit()
+        stuck.execute("select 1")  # in a transaction from here on: nothing is delivered, the queue only grows
+
+        for _ in range(300):
+            rows.uploads(100)
+
+        assert rows.one("select count(*) as queued from public.upload_queue").queued == 30_000
+        assert 0.5 <= rows.one("select pg_notification_queue_usage() as share").share < 1
+        deadline = time.monotonic() + 20
+        with pytest.raises(psycopg.errors.ProgramLimitExceeded):  # which is what the guard keeps from the app
+            while time.monotonic() < deadline:
+                rows.all("select pg_notify('reactor_uploads', gen_random_uuid() || repeat('x', 7900))")
+        rows.uploads(1)
