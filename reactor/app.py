@@ -5,7 +5,7 @@
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -116,9 +116,9 @@ class Reactor:
 
         Raises ConfigInvalid and DatabaseUnavailable when it can't start.
         """
-        async with self._opened() as opened:
+        async with self._opened() as opened, AsyncExitStack() as stack:
             http = self._http()
-            socket = http.bind()
+            socket = stack.enter_context(http.bind())  # closed however this ends
             self.http_url = http.url
             engine = self._engine = self._wire(opened, self.settings.wheel_horizon_s)
             pulse = Pulse(opened.database, engine.clock, silent_after_s=SILENT_AFTER_S)

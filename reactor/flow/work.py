@@ -129,6 +129,8 @@ class Work(Generic[A]):
             room = self._room()
             batch = self._lane.ready.take(room) if room else []
             if not batch:
+                if not len(self._lane.ready):
+                    self.on_low()
                 self._tell_idle()
                 await self._lane.wakeup.wait()
                 continue
