@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -19,9 +20,9 @@ def rows(migrated_url: str) -> Iterator[Rows]:
         yield rows
 
 
-def abandoned(rows: Rows, **columns: object) -> UUID:
+def abandoned(rows: Rows, **columns: Any) -> UUID:
     """Queue an upload whose worker is gone: its lease ended a second ago."""
-    lease = {"status": "uploading", "lease_token": uuid4(), "lease_expires_at": rows.at(-1)}
+    lease: dict[str, Any] = {"status": "uploading", "lease_token": uuid4(), "lease_expires_at": rows.at(-1)}
     return rows.upload(**{"retry_count": 1} | lease | columns)
 
 

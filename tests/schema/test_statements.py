@@ -47,7 +47,7 @@ def described(conn: psycopg.Connection, name: str) -> tuple[list[str], dict[str,
     result = conn.pgconn.prepare(b"", re.sub("%s", lambda _: f"${next(numbers)}", text).encode())
     assert result.status == psycopg.pq.ExecStatus.COMMAND_OK, result.error_message.decode()
     result = conn.pgconn.describe_prepared(b"")
-    types_of = dict(conn.execute("select oid, typname from pg_type").fetchall())
+    types_of: dict[int, str] = dict(conn.execute("select oid, typname from pg_type").fetchall())
     return (
         [types_of[result.param_type(n)] for n in range(result.nparams)],
         {(result.fname(n) or b"").decode(): types_of[result.ftype(n)] for n in range(result.nfields)},
