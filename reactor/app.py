@@ -5,7 +5,7 @@
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -30,7 +30,7 @@ from reactor.edge.pulse import Pulse
 from reactor.edge.queue import Runs, UploadQueue
 from reactor.edge.spool import Spool
 from reactor.edge.telemetry import Telemetry
-from reactor.flow.listen import PULSE_INTERVAL_S, Listen
+from reactor.flow.listen import SILENT_AFTER_S, Listen
 from reactor.flow.reconcile import Reconcile
 from reactor.flow.schedule import Lane, Schedule
 from reactor.flow.wakeup import Wakeup
@@ -116,12 +116,12 @@ class Reactor:
 
         Raises ConfigInvalid and DatabaseUnavailable when it can't start.
         """
-        async with self._opened() as opened:
+        async with self._opened() as opened, AsyncExitStack() as stack:
             http = self._http()
-            socket = http.bind()
+            socket = stack.enter_context(http.bind())  # closed however this ends
             self.http_url = http.url
             engine = self._engine = self._wire(opened, self.settings.wheel_horizon_s)
-            pulse = Pulse(opened.database, engine.clock, silent_after_s=3 * PULSE_INTERVAL_S)
+            pulse = Pulse(opened.database, engine.clock, silent_after_s=SILENT_AFTER_S)
             await pulse.send("starting", with_canary=False)
             crews = {reaction.channel: (reaction, work) for reaction, work in engine.crews}
             self._listen = listen = Listen(
@@ -154,7 +154,7 @@ class Reactor:
         """
         async with self._opened() as opened:
             engine = self._engine = self._wire(opened, _DRAIN_HORIZON_S)
-            pulse = Pulse(opened.database, engine.clock, silent_after_s=3 * PULSE_INTERVAL_S)
+            pulse = Pulse(opened.database, engine.clock, silent_after_s=SILENT_AFTER_S)
             await pulse.send("starting", with_canary=False)
             async with _working(engine) as works:
                 more = True

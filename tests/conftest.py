@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 from psycopg import sql
+from recorder import Recorder
 
 from reactor.edge.embedded import EmbeddedPostgres
 from reactor.edge.migrate import migrate
@@ -152,3 +153,9 @@ def migrated_url(server_url: str, _template_url: str) -> Iterator[str]:
     template = urlsplit(_template_url).path.lstrip("/")
     with _database(server_url, "strategy file_copy" if copied_as_files else "", template) as url:
         yield url
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    """Hears what a reactor does, and waits for it."""
+    return Recorder()

@@ -9,9 +9,9 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import dict_row
 
-from reactor.core.errors import NotFound
+from reactor.core.errors import DatabaseUnavailable, NotFound
 from reactor.edge import statements
-from reactor.edge.postgres import connect_blocking, unavailable
+from reactor.edge.postgres import connected
 
 _UPLOADS: LiteralString = """
     select id, user_id, status, retry_count, max_retries, bucket, object_path, byte_size, next_retry_at, error_code,
@@ -51,7 +51,8 @@ _DUE: LiteralString = """
                               and q.retry_count >= q.max_retries) as uploads_exhausted,
            (select count(*) from public.interpretation_runs as r
              where r.status = 'running'
-               and reactor.deadline(r.timeout_at, r.heartbeat_at, coalesce(r.heartbeat_timeout, %s)) <= now()) as runs_stale
+               and reactor.deadline(r.timeout_at, r.heartbeat_at, coalesce(r.heartbeat_timeout, %s)) <= now()
+           ) as runs_stale
       from public.upload_queue as q
 """
 
@@ -123,11 +124,9 @@ class Inspector:
 @contextmanager
 def inspecting(conninfo: str) -> Iterator[Inspector]:
     """Open a connection for one command. Raises DatabaseUnavailable, also for a database that isn't migrated."""
-    with connect_blocking(conninfo, application_name="reactor-cli") as conn:
+    with connected(conninfo, application_name="reactor-cli") as conn:
         conn.row_factory = dict_row  # type: ignore[assignment]  # the type follows from here on
         try:
             yield Inspector(conn)  # type: ignore[arg-type]
         except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName) as e:
-            raise type(unavailable(e))("the database isn't migrated: run `reactor migrate`") from e
-        except psycopg.Error as error:
-            raise unavailable(error) from error
+            raise DatabaseUnavailable("the database isn't migrated: run `reactor migrate`") from e

@@ -21,7 +21,7 @@ from attrs import frozen
 from psycopg import sql
 
 from reactor.core.errors import DatabaseUnavailable, MigrationChanged
-from reactor.edge.postgres import connect_blocking
+from reactor.edge.postgres import connected
 
 OLDEST_SERVER = 140000
 """PostgreSQL 14: the first with date_bin, `create or replace trigger` and multirange-era planners."""
@@ -91,7 +91,7 @@ def schema_files(root: Path | None = None) -> list[SchemaFile]:
 
 def plan(conninfo: str, *, root: Path | None = None) -> list[Step]:
     """Say of every file whether it is applied, pending or changed. Changes nothing."""
-    with connect_blocking(conninfo, application_name="reactor-migrate") as conn:
+    with connected(conninfo, application_name="reactor-migrate") as conn:
         return _plan(conn, schema_files(root))
 
 
@@ -102,7 +102,7 @@ def migrate(conninfo: str, *, root: Path | None = None, tell: Callable[[str], No
     privilege that can't be had) and MigrationChanged.
     """
     schema = schema_files(root)
-    with connect_blocking(conninfo, application_name="reactor-migrate") as conn:
+    with connected(conninfo, application_name="reactor-migrate") as conn:
         if conn.info.server_version < OLDEST_SERVER:
             major = conn.info.server_version // 10000
             raise DatabaseUnavailable(f"PostgreSQL {major} is too old: 14 or newer is needed")

@@ -8,8 +8,8 @@ the statement goes on: an UPDATE "cancelled" after 0.3 s was seen to commit a se
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from typing import Any, LiteralString, Protocol
 
 import psycopg
@@ -47,12 +47,22 @@ _SESSION = f"""
 """
 
 
-def connect_blocking(conninfo: str, *, application_name: str) -> psycopg.Connection:
-    """Open one autocommit connection for a command. Raises DatabaseUnavailable with one clear line."""
+@contextmanager
+def connected(conninfo: str, *, application_name: str) -> Iterator[psycopg.Connection]:
+    """Open one autocommit connection for a command. Raises DatabaseUnavailable with one clear line, whatever fails."""
     try:
-        return psycopg.connect(conninfo, autocommit=True, **(_PATIENCE | {"application_name": application_name}))
+        conn = psycopg.connect(conninfo, autocommit=True, **(_PATIENCE | {"application_name": application_name}))
     except psycopg.Error as error:
         raise unreachable(error) from error
+    with conn:
+        try:
+            yield conn
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise DatabaseUnavailable(
+                f"{unavailable(error)}: run as reactor_worker, and migrate as the tables' owner"
+            ) from error
+        except psycopg.Error as error:
+            raise unavailable(error) from error
 
 
 def unavailable(error: Exception) -> DatabaseUnavailable:

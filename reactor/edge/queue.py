@@ -1,5 +1,6 @@
 """The reactor's tables as typed calls: claim, extend, settle, rescue, sweep, expire. No decisions are made here."""
 
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -10,6 +11,8 @@ from attrs import frozen
 from reactor.core.model import Outcome
 from reactor.edge import statements
 from reactor.edge.postgres import Caller
+
+_TRACEPARENT = re.compile("[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @frozen(kw_only=True)
@@ -40,9 +43,13 @@ class Upload:
 
     @property
     def trace_id(self) -> str:
-        """The 32 hex digits of the row's trace; empty when its traceparent isn't one."""
-        parts = self.traceparent.split("-")
-        return parts[1] if len(parts) >= 4 else ""  # noqa: PLR2004  # version, trace id, span id, flags
+        return trace_id_of(self.traceparent)
+
+
+def trace_id_of(traceparent: str | None) -> str:
+    """Return the 32 hex digits of a W3C traceparent's trace; empty when it isn't one, for an app may write anything."""
+    found = _TRACEPARENT.match(traceparent or "")
+    return found.group(1) if found else ""
 
 
 class Row(NamedTuple):

@@ -38,8 +38,12 @@ from reactor.flow.wakeup import Wakeup
 from reactor.flow.work import Work
 from reactor.reactions.base import Reaction
 
-PULSE_INTERVAL_S = 6.0
-"""Ten transactions a minute when idle; a dead connection is noticed within this and the grace."""
+PULSE_INTERVAL_S = 12.0
+"""Ten transactions a minute when idle, for hearing a pulse is one as well. A dead connection that neither keepalives
+nor errors tell of is noticed within this and the grace."""
+
+SILENT_AFTER_S = 2 * PULSE_INTERVAL_S + 2.0
+"""After how long without a pulse a reactor counts as gone; a wrong guess costs the others one sweep."""
 
 PULSE_GRACE_S = 1.0
 """How long a pulse may take to come back."""

@@ -46,6 +46,7 @@ class Reconcile:
         self._whole_pass = True
         self._trusted_since: float | None = None
         self._more: dict[str, bool] = {}
+        self._is_low = False
         self._refill_after = 0.0
         self.polling_interval_s: float | None = None
         """Seconds between passes while no notification can be heard; None while they can."""
@@ -66,7 +67,8 @@ class Reconcile:
 
     def refill(self, reaction: str) -> None:
         """A reaction is running out of ready rows: fetch more, if its last sweep left some in the database."""
-        if self._more.get(reaction) and self._clock.now() >= self._refill_after:
+        if self._more.get(reaction):
+            self._is_low = True
             self._wanted.set()
 
     def trust(self, *, heard: bool) -> None:
@@ -77,29 +79,40 @@ class Reconcile:
         """Do a pass on request and on time, and bring more of a backlog whenever there is room for it."""
         while True:
             try:
-                await (self.once() if self._whole_pass else self._bring_more())
+                if self._whole_pass:
+                    await self.once()
+                elif self._is_low and self._clock.now() >= self._refill_after:
+                    await self._bring_more()
             except DatabaseUnavailable as error:
                 self._emit(DatabaseLost(doing="reconcile", reason=str(error)))
+                self._is_low = True  # what was to be brought is to be brought still
                 await self._clock.sleep(_RETRY_S)
                 continue
             interval_s = self.polling_interval_s or self._interval_s
             due = round(((self.finished_at or 0.0) + interval_s) * TICKS_PER_S)
-            with self._clock.alarm(due):
+            # a refill that comes too soon is put off, not dropped: nobody may ask again
+            refill = round(self._refill_after * TICKS_PER_S) + 1
+            with self._clock.alarm(min(due, refill) if self._is_low else due):
                 await self._wanted.wait()
             self._whole_pass |= self._clock.tick() >= due
 
     async def once(self) -> None:
         """Do one whole pass: rescue, sweep and arm, for every reaction. Raises DatabaseUnavailable."""
-        self._whole_pass = False
-        for reaction, work in self._crews:
-            await reaction.rescue()
-            await self._sweep(reaction, work)
+        self._whole_pass = self._is_low = False
+        try:
+            for reaction, work in self._crews:
+                await reaction.rescue()
+                await self._sweep(reaction, work)
+        except DatabaseUnavailable:
+            self._whole_pass = True  # it is owed still
+            raise
         self.finished_at = self._clock.now()
         self.on_pass()
 
     async def _bring_more(self) -> None:
+        self._is_low = False
         for reaction, work in self._crews:
-            if self._more[reaction.name]:
+            if self._more.get(reaction.name):
                 await self._sweep(reaction, work)
 
     async def _sweep(self, reaction: Reaction[Any], work: Work[Any]) -> None:

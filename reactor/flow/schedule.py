@@ -85,10 +85,12 @@ class Schedule:
 
     def _turn(self, now: int) -> int:
         """Offer what is due at `now`, a limited number at once; return how many."""
-        next_due = self._wheel.next_due()
-        fired = self._wheel.pop(now, _POP_AT_ONCE)
-        if fired and next_due is not None:
-            self._emit(TimerFired(lag_s=max(0, now - next_due) / TICKS_PER_S))
+        fired: list[Signal] = []
+        # a far timer's next_due is where its slot begins; popped slot by slot, it is exact by the time it fires
+        while not fired and (next_due := self._wheel.next_due()) is not None and next_due <= now:
+            if fired := self._wheel.pop(next_due, _POP_AT_ONCE):
+                self._emit(TimerFired(lag_s=(now - next_due) / TICKS_PER_S))
+        fired += self._wheel.pop(now, _POP_AT_ONCE - len(fired))
         for signal in fired:
             self._offer(signal)
         return len(fired)

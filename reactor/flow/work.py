@@ -67,7 +67,8 @@ class Work(Generic[A]):
         self._claimed: dict[Signal, A] = {}
         self._waiting = FairQueue(per_tenant)
         self._acting: dict[Signal, A] = {}
-        self._tasks = 0
+        self._actors = 0
+        self._asleep: list[Wakeup] = []
         self._ended: deque[tuple[A, Outcome]] = deque()
         self._ended_lately = 0
         self._claiming = 0
@@ -128,6 +129,8 @@ class Work(Generic[A]):
             room = self._room()
             batch = self._lane.ready.take(room) if room else []
             if not batch:
+                if not len(self._lane.ready):
+                    self.on_low()
                 self._tell_idle()
                 await self._lane.wakeup.wait()
                 continue
@@ -172,26 +175,33 @@ class Work(Generic[A]):
     # act
 
     def _act_on_waiting(self, tasks: TaskGroup) -> None:
-        while self._tasks < self._concurrency and (signals := self._waiting.take(1)):
-            self._tasks += 1
-            tasks.start_soon(self._act_on, signals[0])
+        """Wake an actor for each row that waits, or make one: one that sleeps is quicker at hand."""
+        for _ in range(len(self._waiting)):
+            if self._asleep:
+                self._asleep.pop().set()
+            elif self._actors < self._concurrency:
+                self._actors += 1
+                tasks.start_soon(self._act_on_each)
+            else:
+                return
 
-    async def _act_on(self, signal: Signal) -> None:
-        """Act on one row, then on the next that waits, until none does."""
+    async def _act_on_each(self) -> None:
+        """Act on one row after another; sleep while none may be begun."""
+        wakeup = Wakeup()
         while True:
-            attempt = self._claimed[signal]
-            outcome: Outcome | None = None
-            self._acting[signal] = attempt
-            with attempt.scope:
-                outcome = await self._reaction.act(attempt)
-            del self._acting[signal]
-            self._waiting.release(signal.tenant)
-            self._end(attempt, self._reaction.hand_back(attempt) if outcome is None else outcome)
             signals = self._waiting.take(1)
             if not signals:
-                self._tasks -= 1
-                return
-            signal = signals[0]
+                self._asleep.append(wakeup)
+                await wakeup.wait()
+                continue
+            attempt = self._claimed[signals[0]]
+            outcome: Outcome | None = None
+            self._acting[attempt.signal] = attempt
+            with attempt.scope:
+                outcome = await self._reaction.act(attempt)
+            del self._acting[attempt.signal]
+            self._waiting.release(attempt.signal.tenant)
+            self._end(attempt, self._reaction.hand_back(attempt) if outcome is None else outcome)
 
     def _end(self, attempt: A, outcome: Outcome) -> None:
         self._ended_lately += 1

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from reactor.core.events import Emit, RunExpired
 from reactor.core.model import Due, Signal
 from reactor.edge.payload import Hint
-from reactor.edge.queue import Runs
+from reactor.edge.queue import Runs, trace_id_of
 from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
 
 _SWEEP_LIMIT = 200_000
@@ -44,7 +44,7 @@ class StaleRuns(Reaction[Attempt]):
                         run_id=expiry.id,
                         code=expiry.code or "",
                         late_s=expiry.late_s or 0.0,
-                        trace_id=(expiry.traceparent or "--").split("-")[1],
+                        trace_id=trace_id_of(expiry.traceparent),
                     )
                 )
         return Claimed(later=later)

@@ -182,7 +182,8 @@ class FailedUploads(Reaction[UploadAttempt]):
 
     def _judge(self, upload: Upload, error: ReactorError) -> Outcome:
         """Say what a failure means: try again, give up, or blame the store and count nothing."""
-        message = str(error)[:_MESSAGE_CHARS]
+        # a store's own words: PostgreSQL takes no NUL, a terminal should get no escape sequences
+        message = "".join(char if char.isprintable() else " " for char in str(error)[:_MESSAGE_CHARS])
         if isinstance(error, StorageUnavailable):
             was_open = self._breaker.is_open
             unspent = self._breaker.failed(self._clock.now(), upload.id, error.retry_after_s)

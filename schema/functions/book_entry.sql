@@ -1,9 +1,11 @@
--- What one source counts for in its user's books. A table that an app made may say file_size for byte_size.
-create or replace function reactor.book_entry(p_source public.sources,
-        out user_id uuid, out total bigint, out reserved bigint, out stored int)
+-- What one source counts for in its user's books: one row. A table that an app made may say file_size for byte_size.
+--
+-- No pinned search_path, and a set of one row: only so is it inlined into the statements that use it, instead of being
+-- called for each row. It calls nothing but built-in functions, and its callers pin theirs.
+create or replace function reactor.book_entry(p_source public.sources)
+    returns table (user_id uuid, total bigint, reserved bigint, stored int)
     language sql
     stable
-    set search_path = pg_catalog, pg_temp
 as $$
     select p_source.user_id,
            case when p_source.storage_status = 'uploaded' then size.bytes else 0 end,

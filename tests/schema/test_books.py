@@ -65,7 +65,7 @@ class Writer:
         self.random.choice(self.operations)()
 
     def keep_to_one_lock_order(self) -> None:
-        """Leave out what writes twice in a transaction, and so locks the books of users in an order of its own."""
+        """Leave out what writes twice in one transaction, and so locks its users' books in an order of its own."""
         self.operations = [self.insert, self.insert, self.update, self.move, self.delete, self.upsert, self.settle]
 
     def some(self) -> list[UUID]:
@@ -249,7 +249,9 @@ def test_a_recount_mends_whatever_was_wrong(rows: Rows) -> None:
     for user in users[:4]:
         rows.source(user, status="uploaded", size=8)
         rows.source(user, size=4)
-    rows.run("update public.storage_usage set total_bytes = 123, reserved_bytes = 9, total_sources = 7, plan = 'pro'")
+    rows.run(
+        "update public.storage_usage set total_bytes = 12345, reserved_bytes = 99, total_sources = 7, plan = 'pro'"
+    )
     rows.run("delete from public.storage_usage where user_id = %s", (users[1],))
     rows.run(
         "insert into public.storage_usage (user_id, total_bytes, reserved_bytes, total_sources)"

@@ -174,8 +174,9 @@ def test_exhausted_uploads_are_named_and_keep_nobody_else_from_being_claimed(row
     not_yet = rows.upload(retry_count=5, next_retry_at=rows.at(60))
     last_try = rows.upload(status="uploading", retry_count=5, lease_token=uuid4(), lease_expires_at=rows.at(60))
     fine = rows.upload()
-    answers = rows.claim([waiting, leased, never, not_yet, last_try, fine])
-    assert {upload: row.state for upload, row in answers.items()} == {
+    claimed = rows.claim([waiting, leased, never, not_yet, last_try, fine])
+    states = {upload: row.state for upload, row in claimed.items()}
+    assert states == {
         waiting: "exhausted",
         leased: "exhausted",
         never: "exhausted",

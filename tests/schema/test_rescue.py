@@ -22,9 +22,8 @@ def rows(migrated_url: str) -> Iterator[Rows]:
 
 def abandoned(rows: Rows, **columns: Any) -> UUID:
     """Queue an upload whose worker is gone: its lease ended a second ago."""
-    lease = {"status": "uploading", "lease_token": uuid4(), "lease_expires_at": rows.at(-1), "retry_count": 1}
-    values: dict[str, Any] = lease | columns
-    return rows.upload(**values)
+    lease: dict[str, Any] = {"status": "uploading", "lease_token": uuid4(), "lease_expires_at": rows.at(-1)}
+    return rows.upload(**{"retry_count": 1} | lease | columns)
 
 
 def test_an_abandoned_upload_waits_again_due_at_once_with_its_attempt_counted(rows: Rows) -> None:

@@ -1,0 +1,76 @@
+"""A clock that stands still until the test moves it on, and a way to see that all has been done by it."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from anyio import CancelScope, sleep_forever
+
+from reactor.edge.clock import TICKS_PER_S, Clock
+
+_US_PER_S = 1_000_000
+_US_PER_TICK = _US_PER_S // TICKS_PER_S
+_TURNS = 5
+"""Turns of the loop in which nobody may do anything: a cancellation takes two to arrive."""
+
+DATABASE_AHEAD_S = 1_000_000.0
+"""The database's clock by this one: never equal, so that a mix-up shows."""
+
+
+class ManualClock(Clock):
+    """Time in whole microseconds, moved by `advance` alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now_us = 1_000 * _US_PER_S
+        self._alarms: list[tuple[int, CancelScope]] = []
+        self.observe(self.now(), self.now(), self.now() + DATABASE_AHEAD_S)
+
+    def now(self) -> float:
+        return self._now_us / _US_PER_S
+
+    def tick(self) -> int:
+        return self._now_us // _US_PER_TICK
+
+    def alarm(self, tick: int | None) -> AbstractContextManager[object]:
+        return self._alarm(tick)
+
+    @contextmanager
+    def _alarm(self, tick: int | None) -> Iterator[CancelScope]:
+        with CancelScope() as scope:
+            if tick is None:
+                yield scope
+                return
+            entry = (tick, scope)
+            self._alarms.append(entry)
+            self._ring()
+            try:
+                yield scope
+            finally:
+                self._alarms.remove(entry)
+
+    async def sleep(self, seconds: float) -> None:
+        with self.alarm(self.tick() + round(seconds * TICKS_PER_S)):
+            await sleep_forever()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass at once; whoever waits for a moment that has come is woken."""
+        self._now_us += round(seconds * _US_PER_S)
+        self._ring()
+
+    def _ring(self) -> None:
+        for tick, scope in self._alarms:
+            if tick <= self.tick():
+                scope.cancel()
+
+
+async def quiet() -> None:
+    """Return when every other task waits for something that hasn't come.
+
+    What anyio's wait_all_tasks_blocked promises, by turns of the loop and not by tenths of a second.
+    """
+    this, turns = asyncio.current_task(), 0
+    while turns < _TURNS:
+        await asyncio.sleep(0)
+        waiters = [getattr(task, "_fut_waiter", None) for task in asyncio.all_tasks() if task is not this]
+        turns = 0 if any(waiter is None or waiter.done() for waiter in waiters) else turns + 1

@@ -1,0 +1,70 @@
+"""The tests' ear: hears every event, and lets a test wait for the one that it needs instead of for time."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from anyio import Event as Flag
+from anyio import fail_after
+
+from reactor.core.events import Event
+
+E = TypeVar("E")
+
+PATIENCE_S = 20.0
+"""How long an event that will come may take on a busy machine. A test that passes never waits this long."""
+
+_SHOWN = 12
+
+
+class Recorder:
+    """An `emit` that keeps what it hears, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._unread: list[Event] = []
+        self._changed = Flag()
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        self._unread.append(event)
+        self._changed.set()
+
+    def heard(self, kind: type[E], predicate: Callable[[E], bool] = lambda _event: True) -> list[E]:
+        """Return the events of this kind so far, read or not."""
+        return [event for event in self.events if isinstance(event, kind) and predicate(event)]
+
+    def forget(self) -> None:
+        """Take what was heard so far as read: only what happens from now on is waited for."""
+        self._unread.clear()
+
+    async def wait_for(
+        self,
+        kind: type[E],
+        predicate: Callable[[E], bool] = lambda _event: True,
+        *,
+        within_s: float = PATIENCE_S,
+    ) -> E:
+        """Return the next event of this kind; each is given out once. Fails when none comes in time."""
+        try:
+            with fail_after(within_s):
+                while True:
+                    for event in self._unread:
+                        if isinstance(event, kind) and predicate(event):
+                            self._unread.remove(event)
+                            return event
+                    self._changed = Flag()
+                    await self._changed.wait()
+        except TimeoutError:
+            last = "\n".join(f"  {event}" for event in self.events[-_SHOWN:])
+            raise AssertionError(f"no {kind.__name__} within {within_s} s; the last:\n{last}") from None
+
+    async def wait_for_all(
+        self,
+        count: int,
+        kind: type[E],
+        predicate: Callable[[E], bool] = lambda _event: True,
+        *,
+        within_s: float = PATIENCE_S,
+    ) -> list[E]:
+        """Return the next `count` events of this kind."""
+        return [await self.wait_for(kind, predicate, within_s=within_s) for _ in range(count)]
