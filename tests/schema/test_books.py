@@ -44,7 +44,7 @@ class Writer:
 
     def __init__(self, rows: Rows, seed: int, users: Callable[[], list[UUID]]) -> None:
         self.rows = rows
-        self.random = random.Random(seed)  # noqa: S311  # repeatable, on purpose
+        self.random = random.Random(seed)  # repeatable, on purpose
         self.users = users
         self.mine: list[UUID] = []
         self.operations: list[Callable[[], object]] = [

@@ -86,7 +86,7 @@ def test_eight_claimers_at_once_claim_each_of_400_rows_once(rows: Rows, migrated
 
     def claim_all(seed: int) -> list[UUID]:
         mine = []
-        order = random.Random(seed)  # noqa: S311  # repeatable, on purpose
+        order = random.Random(seed)  # repeatable, on purpose
         with rows_of(migrated_url) as own:
             start.wait()
             for _ in range(30):

@@ -172,7 +172,7 @@ def test_while_heartbeats_and_expiries_race_no_run_with_time_left_is_failed_and_
     stop = Event()
 
     def beat(seed: int) -> int:
-        beats, order = 0, random.Random(seed)  # noqa: S311  # repeatable, on purpose
+        beats, order = 0, random.Random(seed)  # repeatable, on purpose
         with rows_of(migrated_url) as own:
             while not stop.is_set():
                 # a run that was failed starts anew: the race goes on

@@ -211,7 +211,7 @@ def test_settlers_whose_batches_share_users_and_sources_never_deadlock(rows: Row
         together.wait()
 
     def settle_all(number: int) -> None:
-        order = random.Random(number)  # noqa: S311  # repeatable, on purpose
+        order = random.Random(number)  # repeatable, on purpose
         try:
             with rows_of(migrated_url) as own:
                 for _ in range(ROUNDS):
