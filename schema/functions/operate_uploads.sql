@@ -1,6 +1,6 @@
 -- What an operator does to uploads. Each answers the ids that it changed, so that the caller can name the others.
 --
--- Locks  queue rows in order of id, then their sources; as settle_uploads
+-- Locks  sources in order of id, then queue rows in order of id; as settle_uploads
 
 -- Put dead or cancelled uploads back in the queue, due at once, with all their tries; and make those that wait for
 -- their next try due at once.
@@ -12,9 +12,16 @@ create or replace function reactor.requeue_uploads(p_ids uuid[])
 as $$
 begin
     return query
-    with chosen as materialized (
+    with locked as materialized (
+        select s.id
+          from public.sources as s
+         where s.id in (select q.source_id from public.upload_queue as q where q.id = any(p_ids))
+         order by s.id
+           for no key update
+    ), chosen as materialized (
         select q.id, q.source_id, q.status from public.upload_queue as q
          where q.id = any(p_ids) and q.status in ('failed', 'dead', 'cancelled')
+           and (select count(*) from locked) >= 0 -- always true, and known only once the sources are locked
          order by q.id for update
     ), marked as (
         update public.sources as s set storage_status = 'pending'
@@ -39,9 +46,16 @@ create or replace function reactor.cancel_uploads(p_ids uuid[])
 as $$
 begin
     return query
-    with chosen as materialized (
+    with locked as materialized (
+        select s.id
+          from public.sources as s
+         where s.id in (select q.source_id from public.upload_queue as q where q.id = any(p_ids))
+         order by s.id
+           for no key update
+    ), chosen as materialized (
         select q.id, q.source_id from public.upload_queue as q
          where q.id = any(p_ids) and q.status in ('failed', 'uploading', 'dead')
+           and (select count(*) from locked) >= 0 -- always true, and known only once the sources are locked
          order by q.id for update
     ), marked as (
         update public.sources as s set storage_status = 'failed'
