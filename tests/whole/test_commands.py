@@ -222,6 +222,10 @@ def test_some_good_ids_are_done_and_the_others_named(app: AppSide) -> None:
 def test_an_unknown_id_is_one_clear_line(app: AppSide, command: tuple[str, ...]) -> None:
     [line] = complaint(app, *command, UNKNOWN, code=1).splitlines()
     assert UNKNOWN in line
+
+
+@pytest.mark.parametrize("command", [("uploads", "purge"), ("runs", "show")])
+def test_what_is_no_id_is_wrong_use(app: AppSide, command: tuple[str, ...]) -> None:
     assert "not a valid UUID" in complaint(app, *command, "not-a-uuid", code=2)
 
 
