@@ -16,7 +16,7 @@ from loguru import logger
 from reactor.core.backoff import Backoff
 from reactor.core.breaker import Breaker
 from reactor.core.errors import ConfigInvalid, DatabaseUnavailable, StorageUnavailable
-from reactor.core.events import Emit
+from reactor.core.events import Emit, ListenerLost, Listening, Polling
 from reactor.core.events import Event as Happening
 from reactor.core.settings import Settings
 from reactor.edge import statements
@@ -84,6 +84,7 @@ class Reactor:
         self._engine: _Engine | None = None
         self._database: Database | None = None
         self._status_at = float("-inf")
+        self._ready: Callable[[], None] = lambda: None
         self.http_url = ""
         """Where the HTTP server listens; empty before it does."""
 
@@ -133,7 +134,7 @@ class Reactor:
                 clock=engine.clock,
                 emit=self._emit,
             )
-            engine.reconcile.on_pass = ready
+            self._ready = engine.reconcile.on_pass = ready
             async with create_task_group() as tasks, _working(engine) as works:
                 tasks.start_soon(http.serve, socket)
                 with CancelScope() as hearing:
@@ -270,6 +271,8 @@ class Reactor:
         self.telemetry(event)
         if self._listener is not None:
             self._listener(event)
+        if isinstance(event, Listening | ListenerLost | Polling):
+            self._ready()
 
     def _http(self) -> Http:
         return Http(

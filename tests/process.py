@@ -1,0 +1,136 @@
+"""The reactor as its users meet it: a process with a command line, an environment, and an exit code."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from app_side import AppSide
+
+_LONGEST_S = 50.0
+_LOOK_EVERY_S = 0.02
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """Return this process's variables without anything that could configure a reactor, and with these settings."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("REACTOR_", "PG", "OTEL_", "AWS_")) and name != "DATABASE_URL"
+    }
+    return kept | {f"REACTOR_{name}": value for name, value in settings.items()}
+
+
+def settings_of(app: AppSide, **settings: str) -> dict[str, str]:
+    """Return the environment of a reactor that works for this app."""
+    return environment(
+        **{
+            "DATABASE_URL": app.url,
+            "STORE_URL": app.store.as_uri(),
+            "SPOOL_DIR": str(app.spool),
+            "HTTP_PORT": "0",
+            "RETRY_BASE": "0.1s",
+            "LEASE": "2s",
+        }
+        | settings
+    )
+
+
+def reactor(
+    *arguments: str, env: dict[str, str], cwd: Path | None = None, within_s: float = _LONGEST_S
+) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end. A traceback is never an answer."""
+    command = [sys.executable, "-m", "reactor", *arguments]
+    done = subprocess.run(
+        command, env=env, cwd=cwd, capture_output=True, text=True, timeout=within_s, check=False
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+class Running:
+    """`reactor run`, while it runs."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.url = ""
+        self._lines: list[str] = []
+        self._grown = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._grown:
+                self._lines.append(line)
+                self._grown.notify_all()
+
+    @property
+    def log(self) -> str:
+        return "".join(self._lines)
+
+    def wait_for_line(self, words: str) -> str:
+        """Return the first line of the log with these words in it, when it comes."""
+
+        def found() -> list[str]:
+            return [line for line in self._lines if words in line]
+
+        with self._grown:
+            assert self._grown.wait_for(found, _LONGEST_S), f"no '{words}' in the log:\n{self.log}"
+            return found()[0]
+
+    def wait_until_ready(self) -> None:
+        """Wait until it says where it listens, and /readyz says that it is ready."""
+        self.url = self.wait_for_line("/api/status").split(" at ")[1].removesuffix("/api/status\n")
+        give_up = time.monotonic() + _LONGEST_S
+        while self.get("/readyz")[0] != 200:
+            assert time.monotonic() < give_up, self.log
+            time.sleep(_LOOK_EVERY_S)
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Return status and text of an answer."""
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=10) as answer:  # noqa: S310  # our own
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def get_json(self, path: str) -> Any:
+        return json.loads(self.get(path)[1])
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(_LONGEST_S)
+
+    def ended(self) -> int:
+        """Wait for its end and return its exit code."""
+        code = self.process.wait(_LONGEST_S)
+        self._reader.join(_LONGEST_S)
+        assert "Traceback" not in self.log, self.log
+        return code
+
+
+@contextmanager
+def running(env: dict[str, str], *, cwd: Path) -> Iterator[Running]:
+    """Start `reactor run`; whatever is left of it on leaving is killed."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "reactor", "run"], env=env, cwd=cwd, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield Running(process)
+        finally:
+            process.kill()
