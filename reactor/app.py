@@ -4,12 +4,12 @@
     await Reactor(settings).run()
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from anyio import CancelScope, Event, create_task_group, move_on_after, to_thread
+from anyio import CancelScope, Event, create_task_group, to_thread
 from attrs import frozen
 from loguru import logger
 
@@ -30,32 +30,21 @@ from reactor.edge.pulse import Pulse
 from reactor.edge.queue import Runs, UploadQueue
 from reactor.edge.spool import Spool
 from reactor.edge.telemetry import Telemetry
+from reactor.flow.engine import Engine, working
 from reactor.flow.listen import SILENT_AFTER_S, Listen
 from reactor.flow.reconcile import Reconcile
 from reactor.flow.schedule import Lane, Schedule
 from reactor.flow.wakeup import Wakeup
 from reactor.flow.work import BATCH, Work
-from reactor.reactions.base import Reaction
 from reactor.reactions.runs import StaleRuns
 from reactor.reactions.uploads import FailedUploads
 
-_SETTLE_S = 5.0
-"""How long a shutdown waits for the last settlements once the grace period is over."""
+if TYPE_CHECKING:
+    from reactor.reactions.base import Reaction
 
 _STATUS_AGE_S = 5.0
 _CONNECTIONS = 3
 _DRAIN_HORIZON_S = 1.0
-
-
-@frozen(kw_only=True)
-class _Engine:
-    """Everything that turns signals into settled rows, wired but not running."""
-
-    clock: Clock
-    schedule: Schedule
-    crews: list[tuple[Reaction[Any], Work[Any]]]
-    reconcile: Reconcile
-    quiet: Wakeup
 
 
 @frozen(kw_only=True)
@@ -81,7 +70,7 @@ class Reactor:
         self._listener = listener
         self._stop = Event()
         self._listen: Listen | None = None
-        self._engine: _Engine | None = None
+        self._engine: Engine | None = None
         self._database: Database | None = None
         self._status_at = float("-inf")
         self._ready: Callable[[], None] = lambda: None
@@ -135,7 +124,7 @@ class Reactor:
                 emit=self._emit,
             )
             self._ready = engine.reconcile.on_pass = ready
-            async with create_task_group() as tasks, _working(engine) as works:
+            async with create_task_group() as tasks, working(engine) as works:
                 tasks.start_soon(http.serve, socket)
                 with CancelScope() as hearing:
                     async with create_task_group() as ears:
@@ -157,7 +146,7 @@ class Reactor:
             engine = self._engine = self._wire(opened, _DRAIN_HORIZON_S)
             pulse = Pulse(opened.database, engine.clock, silent_after_s=SILENT_AFTER_S)
             await pulse.send("starting", with_canary=False)
-            async with _working(engine) as works:
+            async with working(engine) as works:
                 more = True
                 while more and not self._stop.is_set():
                     spent = works.spent
@@ -210,7 +199,7 @@ class Reactor:
                 await to_thread.run_sync(store.close)
                 self.telemetry.close()
 
-    def _wire(self, opened: "_Opened", horizon_s: float) -> _Engine:
+    def _wire(self, opened: "_Opened", horizon_s: float) -> Engine:
         settings, clock = self.settings, Clock()
         uploads = FailedUploads(
             UploadQueue(opened.database, claims=opened.claims, lease_s=settings.lease_s),
@@ -263,7 +252,7 @@ class Reactor:
             interval_s=settings.reconcile_interval_s,
             horizon_s=horizon_s,
         )
-        return _Engine(clock=clock, schedule=schedule, crews=crews, reconcile=reconcile, quiet=quiet)
+        return Engine(clock=clock, schedule=schedule, crews=crews, reconcile=reconcile, quiet=quiet)
 
     # what it tells
 
@@ -293,63 +282,6 @@ class Reactor:
             except DatabaseUnavailable:
                 self.telemetry.status = {}
         return self.telemetry.prometheus()
-
-
-class _Works:
-    """The crews at work: how to wait for them, and how to end them."""
-
-    def __init__(self, engine: _Engine) -> None:
-        self._engine = engine
-        self._running = len(engine.crews)
-        self._ended = Wakeup()
-
-    async def run(self, work: Callable[[], Awaitable[None]]) -> None:
-        await work()
-        self._running -= 1
-        self._ended.set()
-
-    @property
-    def spent(self) -> int:
-        """Attempts that were settled and counted so far."""
-        return sum(work.spent for _, work in self._engine.crews)
-
-    async def until_idle(self, stop: Event) -> None:
-        """Wait until nothing is armed, ready, claimed or unsettled, or `stop` is set."""
-        while not stop.is_set() and (
-            len(self._engine.schedule) or not all(work.is_idle for _, work in self._engine.crews)
-        ):
-            await self._engine.quiet.wait()
-
-    async def finish(self, grace_s: float) -> None:
-        """Let what is in flight finish within the grace period, hand back the rest, and wait for its settlement."""
-        for _, work in self._engine.crews:
-            work.close()
-        with move_on_after(grace_s):
-            await self._all_ended()
-            return
-        for _, work in self._engine.crews:
-            work.abort()
-        with move_on_after(_SETTLE_S):
-            await self._all_ended()
-            return
-        logger.error("the database didn't take the last outcomes: their leases will expire")
-
-    async def _all_ended(self) -> None:
-        while self._running:
-            await self._ended.wait()
-
-
-@asynccontextmanager
-async def _working(engine: _Engine) -> AsyncIterator[_Works]:
-    """Keep the wheel turning and the crews working; whoever enters ends them with `finish`."""
-    works = _Works(engine)
-    async with create_task_group() as tasks:
-        tasks.start_soon(engine.schedule.run)
-        for reaction, work in engine.crews:
-            work.on_low = lambda name=reaction.name: engine.reconcile.refill(name)  # type: ignore[misc]
-            tasks.start_soon(works.run, work.run)
-        yield works
-        tasks.cancel_scope.cancel()
 
 
 async def _check_schema(database: Database, conninfo: str) -> None:

@@ -58,7 +58,7 @@ class UploadVerb(StrEnum):
     """An operator gives it up."""
 
     REQUEUE = "requeue"
-    """An operator has it tried again, from the first retry."""
+    """An operator has it tried at once; what had been given up, from the first retry."""
 
     PURGE = "purge"
     """The row and its spooled file go."""
@@ -92,6 +92,7 @@ class RunVerb(StrEnum):
 UPLOAD_MOVES: Final[Mapping[tuple[UploadState, UploadVerb], UploadState]] = MappingProxyType(
     {
         (UploadState.FAILED, UploadVerb.CLAIM): UploadState.UPLOADING,
+        (UploadState.UPLOADING, UploadVerb.CLAIM): UploadState.UPLOADING,
         (UploadState.UPLOADING, UploadVerb.STORE): UploadState.STORED,
         (UploadState.UPLOADING, UploadVerb.RETRY): UploadState.FAILED,
         (UploadState.UPLOADING, UploadVerb.DEFER): UploadState.FAILED,
@@ -100,17 +101,23 @@ UPLOAD_MOVES: Final[Mapping[tuple[UploadState, UploadVerb], UploadState]] = Mapp
         (UploadState.FAILED, UploadVerb.CANCEL): UploadState.CANCELLED,
         (UploadState.UPLOADING, UploadVerb.CANCEL): UploadState.CANCELLED,
         (UploadState.DEAD, UploadVerb.CANCEL): UploadState.CANCELLED,
+        (UploadState.FAILED, UploadVerb.REQUEUE): UploadState.FAILED,
         (UploadState.DEAD, UploadVerb.REQUEUE): UploadState.FAILED,
         (UploadState.CANCELLED, UploadVerb.REQUEUE): UploadState.FAILED,
         (UploadState.DEAD, UploadVerb.PURGE): UploadState.PURGED,
         (UploadState.CANCELLED, UploadVerb.PURGE): UploadState.PURGED,
     }
 )
-"""Every move of an upload. A cancel while uploading takes the lease: its reactor can change nothing more."""
+"""Every move of an upload that has tries left; without, a rescue buries it.
+
+A cancel while uploading takes the lease: its reactor can change nothing more. A claim while uploading takes over a
+lease that has run out.
+"""
 
 RUN_MOVES: Final[Mapping[tuple[RunState, RunVerb], RunState]] = MappingProxyType(
     {
         (RunState.PENDING, RunVerb.BEGIN): RunState.RUNNING,
+        (RunState.PENDING, RunVerb.FAIL): RunState.FAILED,
         (RunState.RUNNING, RunVerb.COMPLETE): RunState.COMPLETED,
         (RunState.RUNNING, RunVerb.FAIL): RunState.FAILED,
         (RunState.RUNNING, RunVerb.EXPIRE): RunState.FAILED,

@@ -1,0 +1,106 @@
+"""The tables of moves against the database: a pair that is in them is made, one that isn't changes nothing."""
+
+from collections.abc import Callable, Iterator
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from rows import Rows
+
+from reactor.core.lifecycle import RUN_MOVES, UPLOAD_MOVES, RunState, RunVerb, UploadState, UploadVerb
+from reactor.edge import statements
+
+_VERDICTS = {
+    UploadVerb.STORE: "stored",
+    UploadVerb.RETRY: "retry",
+    UploadVerb.DEFER: "deferred",
+    UploadVerb.BURY: "dead",
+}
+
+
+@pytest.fixture
+def rows(migrated_url: str) -> Iterator[Rows]:
+    with psycopg.connect(migrated_url, autocommit=True, row_factory=psycopg.rows.namedtuple_row) as conn:
+        yield Rows(conn)
+
+
+class Upload:
+    """One upload brought into a state, to which anything may be done."""
+
+    def __init__(self, rows: Rows, state: UploadState) -> None:
+        self._rows = rows
+        self._token = uuid4()
+        user = uuid4()
+        self._source = rows.source(user)
+        self._id = rows.insert(
+            "upload_queue", source_id=self._source, user_id=user, bucket="b", object_path="o", byte_size=10
+        )
+        for verb in {
+            UploadState.FAILED: [],
+            UploadState.UPLOADING: [UploadVerb.CLAIM],
+            UploadState.DEAD: [UploadVerb.CLAIM, UploadVerb.BURY],
+            UploadState.CANCELLED: [UploadVerb.CANCEL],
+            UploadState.STORED: [UploadVerb.CLAIM, UploadVerb.STORE],
+            UploadState.PURGED: [UploadVerb.CANCEL, UploadVerb.PURGE],
+        }[state]:
+            self.do(verb)
+        assert self.state is state
+
+    @property
+    def state(self) -> UploadState:
+        found = self._rows.all("select status from public.upload_queue where id = %s", (self._id,))
+        if found:
+            return UploadState(found[0].status)
+        source = self._rows.one("select storage_status from public.sources where id = %s", (self._source,))
+        return UploadState.STORED if source.storage_status == "uploaded" else UploadState.PURGED
+
+    def do(self, verb: UploadVerb) -> None:
+        ids = [self._id]
+        if verb in _VERDICTS:
+            arguments = (ids, [self._token], [_VERDICTS[verb]], [0.0], ["STORAGE_REJECTED"], ["no"], ["file:///b/o"])
+            self._rows.all(statements.SETTLE_UPLOADS, arguments)
+        elif verb is UploadVerb.CLAIM:
+            self._rows.all(statements.CLAIM_UPLOADS, (ids, self._token, "1 minute"))
+        elif verb is UploadVerb.RESCUE:
+            self._rows.run("update public.upload_queue set lease_expires_at = now() - interval '1 s'")
+            self._rows.all(statements.RESCUE_UPLOADS, (ids, 1))
+        else:
+            self._rows.all(
+                {
+                    UploadVerb.CANCEL: "select reactor.cancel_uploads(%s)",
+                    UploadVerb.REQUEUE: "select reactor.requeue_uploads(%s)",
+                    UploadVerb.PURGE: "select reactor.purge_uploads(%s)",
+                }[verb],
+                (ids,),
+            )
+
+
+@pytest.mark.parametrize("state", UploadState)
+def test_an_upload_makes_the_moves_of_the_table_and_no_others(rows: Rows, state: UploadState) -> None:
+    for verb in UploadVerb:
+        upload = Upload(rows, state)
+        upload.do(verb)
+        assert upload.state is UPLOAD_MOVES.get((state, verb), state), verb
+        rows.run("delete from public.sources")
+
+
+def _fail(rows: Rows, run: UUID) -> None:
+    rows.all("select reactor.fail_runs(%s, 'enough')", ([run],))
+
+
+def _expire(rows: Rows, run: UUID) -> None:
+    rows.all(statements.EXPIRE_RUNS, ([run], "1 minute"))
+
+
+@pytest.mark.parametrize("state", RunState)
+@pytest.mark.parametrize(("verb", "do"), [(RunVerb.FAIL, _fail), (RunVerb.EXPIRE, _expire)])
+def test_a_run_makes_the_moves_of_the_table_and_no_others(
+    rows: Rows, state: RunState, verb: RunVerb, do: Callable[[Rows, UUID], None]
+) -> None:
+    user = uuid4()
+    run = rows.insert(
+        "interpretation_runs", user_id=user, source_id=rows.source(user), status=state.value, timeout_at=rows.at(-1)
+    )
+    do(rows, run)
+    ended = rows.one("select status from public.interpretation_runs where id = %s", (run,))
+    assert ended.status == RUN_MOVES.get((state, verb), state)
