@@ -13,6 +13,7 @@ from anyio import CancelScope, Event, create_task_group, to_thread
 from attrs import frozen
 from loguru import logger
 
+from reactor import __version__
 from reactor.core.backoff import Backoff
 from reactor.core.breaker import Breaker
 from reactor.core.errors import ConfigInvalid, DatabaseUnavailable, StorageUnavailable
@@ -65,7 +66,7 @@ class Reactor:
     ) -> None:
         """`store` takes the place of the one that the settings name; `listener` hears every event as well."""
         self.settings = settings
-        self.telemetry = Telemetry()
+        self.telemetry = Telemetry(__version__)
         self._store = store
         self._listener = listener
         self._stop = Event()
@@ -111,7 +112,7 @@ class Reactor:
             socket = stack.enter_context(http.bind())  # closed however this ends
             self.http_url = http.url
             engine = self._engine = self._wire(opened, self.settings.wheel_horizon_s)
-            pulse = Pulse(opened.database, engine.clock, silent_after_s=SILENT_AFTER_S)
+            pulse = Pulse(opened.database, engine.clock, version=__version__, silent_after_s=SILENT_AFTER_S)
             await pulse.send("starting", with_canary=False)
             crews = {reaction.channel: (reaction, work) for reaction, work in engine.crews}
             self._listen = listen = Listen(
@@ -144,7 +145,7 @@ class Reactor:
         """
         async with self._opened() as opened:
             engine = self._engine = self._wire(opened, _DRAIN_HORIZON_S)
-            pulse = Pulse(opened.database, engine.clock, silent_after_s=SILENT_AFTER_S)
+            pulse = Pulse(opened.database, engine.clock, version=__version__, silent_after_s=SILENT_AFTER_S)
             await pulse.send("starting", with_canary=False)
             async with working(engine) as works:
                 more = True

@@ -4,7 +4,6 @@ import socket
 from datetime import timedelta
 from uuid import UUID, uuid4
 
-from reactor import __version__
 from reactor.edge import statements
 from reactor.edge.clock import Clock
 from reactor.edge.postgres import Caller
@@ -13,9 +12,10 @@ from reactor.edge.postgres import Caller
 class Pulse:
     """Beats for one reactor, and measures the database's clock as it does."""
 
-    def __init__(self, database: Caller, clock: Clock, *, silent_after_s: float) -> None:
+    def __init__(self, database: Caller, clock: Clock, *, version: str, silent_after_s: float) -> None:
         self._database = database
         self._clock = clock
+        self._version = version
         self._silent_after = timedelta(seconds=silent_after_s)
         self.instance: UUID = uuid4()
         self.channel = f"reactor_pulse_{self.instance.hex[:16]}"
@@ -26,7 +26,7 @@ class Pulse:
         """Beat once and return the reactors that are alive, this one among them. Raises DatabaseUnavailable."""
         sent = self._clock.now()
         canary = self.channel if with_canary else None
-        arguments = (self.instance, socket.gethostname(), __version__, mode, canary, self._silent_after)
+        arguments = (self.instance, socket.gethostname(), self._version, mode, canary, self._silent_after)
         row = (await self._database.call(statements.PULSE, arguments))[0]
         self._clock.observe(sent, self._clock.now(), row.now_at)
         self.queue_usage = row.queue_usage

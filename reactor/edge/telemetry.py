@@ -15,7 +15,6 @@ from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, V
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
 
-from reactor import __version__
 from reactor.core import events
 from reactor.core.events import Event
 from reactor.core.model import Verdict
@@ -29,16 +28,16 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 class Telemetry:
     """Hears every event of one reactor."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: str) -> None:
         self._registry = CollectorRegistry()
         reader = PrometheusMetricReader(scope_info_enabled=False, registry=self._registry)
         self._provider = MeterProvider(
             metric_readers=[reader],
-            resource=Resource.create({"service.name": "reactor", "service.version": __version__}),
+            resource=Resource.create({"service.name": "reactor", "service.version": version}),
             views=[View(instrument_type=Histogram, aggregation=ExplicitBucketHistogramAggregation(_SECONDS))],
             shutdown_on_exit=False,
         )
-        meter = self._provider.get_meter("reactor", __version__)
+        meter = self._provider.get_meter("reactor", version)
         self._attempts = meter.create_counter("storage.upload.attempts", "{attempt}", "attempts by outcome")
         self._duration = meter.create_histogram("storage.upload.duration", "s", "how long an attempt took")
         self._reaction = meter.create_histogram("storage.upload.reaction", "s", "from due to the attempt's start")
