@@ -1,6 +1,7 @@
 """`reactor demo`: see it work in half a minute."""
 
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def demo(ctx: click.Context, *, keep: bool) -> None:
     Exits 1 when a stored file's bytes differ or a count is off.
     """
     logs.configure("CRITICAL", "text")  # the view says what happens
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: nothing is left behind
     home = Path(tempfile.mkdtemp(prefix="reactor-demo-"))
     home.chmod(0o755)  # the database's own account, when root plays, has to get through
     try:
