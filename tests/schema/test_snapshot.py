@@ -1,4 +1,4 @@
-"""schema/snapshot.sql is the whole schema as a migrated database has it, so that a review sees what a change really does.
+"""schema/snapshot.sql is the schema of a migrated database: a review sees in it what a change really does.
 
 After a change: REACTOR_TEST_UPDATE_SNAPSHOT=1 pytest tests/schema/test_snapshot.py
 """
@@ -19,7 +19,7 @@ MAJOR = 18
 
 def dump(url: str) -> str:
     """Return the schema in pg_dump's words, without what differs from run to run."""
-    command = [installed_binaries()[MAJOR] / "pg_dump", "--schema-only", "--no-owner", url]
+    command = [str(installed_binaries()[MAJOR] / "pg_dump"), "--schema-only", "--no-owner", url]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     kept = [line for line in printed.splitlines() if not re.match(r"--|\\(un)?restrict|SET |SELECT pg_catalog", line)]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip() + "\n"
