@@ -40,7 +40,6 @@ class Play:
     files: list[File] = field(factory=list)
     stale_runs: set[UUID] = field(factory=set)
     healthy_runs: set[UUID] = field(factory=set)
-    outage: bool = False
 
 
 def cast(seed: int = 7) -> tuple[list[File], dict[str, int], frozenset[str]]:
@@ -64,16 +63,16 @@ async def act(url: str, spool: Path, store: FlakyStore, play: Play, files: list[
     """Act the whole play: uploads at a steady pace, an outage of the store in their midst, runs beside them."""
     async with create_task_group() as tasks:
         tasks.start_soon(_upload_all, url, spool, play, files)
-        tasks.start_soon(_have_outage, store, play)
+        tasks.start_soon(_have_outage, store)
         tasks.start_soon(_interpret_all, url, play)
 
 
-async def _have_outage(store: FlakyStore, play: Play) -> None:
+async def _have_outage(store: FlakyStore) -> None:
     begins_s, ends_s = _OUTAGE_S
     await sleep(begins_s)
-    store.is_down = play.outage = True
+    store.is_down = True
     await sleep(ends_s - begins_s)
-    store.is_down = play.outage = False
+    store.is_down = False
 
 
 async def _upload_all(url: str, spool: Path, play: Play, files: list[File]) -> None:

@@ -35,11 +35,6 @@ class Hint(NamedTuple):
     beat_ms: int | None
     """Its last heartbeat, where the reactor's default heartbeat timeout counts from it; else None."""
 
-    @property
-    def is_over(self) -> bool:
-        """True when the row needs no attention any more."""
-        return self.due_ms is None and self.beat_ms is None
-
 
 @frozen(kw_only=True)
 class Payload:

@@ -219,7 +219,7 @@ def test_a_run_that_ends_is_told_as_over(rows: Rows, ear: Ear, status: str) -> N
     rows.run("update public.interpretation_runs set status = %s where id = %s", (status, run))
     (hint,) = ear.runs()[0].hints
     assert hint.row_id == run
-    assert hint.is_over
+    assert (hint.due_ms, hint.beat_ms) == (None, None)
 
 
 @pytest.mark.parametrize(
