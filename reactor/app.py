@@ -4,9 +4,9 @@
     await Reactor(settings).run()
 """
 
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from anyio import CancelScope, Event, create_task_group, to_thread
@@ -22,6 +22,7 @@ from reactor.core.events import Event as Happening
 from reactor.core.settings import Settings
 from reactor.edge import statements
 from reactor.edge.clock import Clock
+from reactor.edge.figures import StatusQuery
 from reactor.edge.http import Http
 from reactor.edge.migrate import plan
 from reactor.edge.objects import open_store
@@ -33,7 +34,7 @@ from reactor.edge.spool import Spool
 from reactor.edge.telemetry import Telemetry
 from reactor.flow.engine import Engine, working
 from reactor.flow.listen import SILENT_AFTER_S, Listen
-from reactor.flow.reconcile import Reconcile
+from reactor.flow.reconcile import Changes, Reconcile
 from reactor.flow.schedule import Lane, Schedule
 from reactor.flow.wakeup import Wakeup
 from reactor.flow.work import BATCH, Work
@@ -43,7 +44,6 @@ from reactor.reactions.uploads import FailedUploads
 if TYPE_CHECKING:
     from reactor.reactions.base import Reaction
 
-_STATUS_AGE_S = 5.0
 _CONNECTIONS = 3
 _DRAIN_HORIZON_S = 1.0
 
@@ -66,14 +66,13 @@ class Reactor:
     ) -> None:
         """`store` takes the place of the one that the settings name; `listener` hears every event as well."""
         self.settings = settings
-        self.telemetry = Telemetry(__version__)
+        self.telemetry = Telemetry(__version__, os.environ)
         self._store = store
-        self._listener = listener
+        self._listeners = [] if listener is None else [listener]
         self._stop = Event()
         self._listen: Listen | None = None
         self._engine: Engine | None = None
-        self._database: Database | None = None
-        self._status_at = float("-inf")
+        self._figures: StatusQuery | None = None
         self._ready: Callable[[], None] = lambda: None
         self.http_url = ""
         """Where the HTTP server listens; empty before it does."""
@@ -130,6 +129,8 @@ class Reactor:
                 with CancelScope() as hearing:
                     async with create_task_group() as ears:
                         ears.start_soon(listen.run)
+                        if self.telemetry.pushes and self._figures is not None:
+                            ears.start_soon(self._figures.keep_fresh)
                         ears.start_soon(engine.reconcile.run)
                         await self._stop.wait()
                         hearing.cancel()
@@ -143,6 +144,8 @@ class Reactor:
 
         Every due upload is tried once and every stale run is failed; nothing is listened to.
         """
+        changes = Changes()
+        self._listeners.append(changes)
         async with self._opened() as opened:
             engine = self._engine = self._wire(opened, _DRAIN_HORIZON_S)
             pulse = Pulse(opened.database, engine.clock, version=__version__, silent_after_s=SILENT_AFTER_S)
@@ -153,6 +156,7 @@ class Reactor:
                     spent = works.spent
                     await engine.reconcile.once()
                     await works.until_idle(self._stop)
+                    engine.reconcile.tell(changes.taken())
                     # a store that is down spends nothing: what it didn't take waits for the next reconciliation
                     more = engine.reconcile.has_more and works.spent > spent
                 await works.finish(self.settings.shutdown_grace_s)
@@ -160,13 +164,9 @@ class Reactor:
 
     async def status(self) -> dict[str, Any]:
         """Return what the database says of uploads, runs and reactors."""
-        if self._database is None:
+        if self._figures is None:
             raise DatabaseUnavailable("the reactor hasn't opened its database yet")
-        rows = await self._database.call(
-            statements.STATUS, (timedelta(seconds=self.settings.heartbeat_timeout_s),)
-        )
-        self.telemetry.status = rows[0][0]
-        return self.telemetry.status
+        return await self._figures.ask()
 
     # opening
 
@@ -180,7 +180,7 @@ class Reactor:
             raise ConfigInvalid("REACTOR_DATABASE_URL isn't set: set it to the database's URL")
         spool = Spool(self.settings.spools)
         spool.check()
-        self.telemetry.spool_free_bytes = spool.free_bytes
+        self.telemetry.metrics.spool_free_bytes = spool.free_bytes
         store = self._store or open_store(self.settings.store_url, concurrency=self.settings.upload_concurrency)
         try:
             await to_thread.run_sync(store.check)
@@ -191,17 +191,22 @@ class Reactor:
         try:
             await database.open()
             await _check_schema(database, url)
-            self._database = database
             yield _Opened(database=database, claims=claims, spool=spool, store=store)
         finally:
             with CancelScope(shield=True):
                 await claims.close()
                 await database.close()
                 await to_thread.run_sync(store.close)
-                self.telemetry.close()
+                await self.telemetry.close()
 
     def _wire(self, opened: "_Opened", horizon_s: float) -> Engine:
         settings, clock = self.settings, Clock()
+        self._figures = StatusQuery(
+            opened.database,
+            clock,
+            heartbeat_timeout_s=settings.heartbeat_timeout_s,
+            hear=self.telemetry.metrics.hear_status,
+        )
         uploads = FailedUploads(
             UploadQueue(opened.database, claims=opened.claims, lease_s=settings.lease_s),
             spool=opened.spool,
@@ -226,7 +231,7 @@ class Reactor:
         )
         lanes = {uploads.name: Lane(), runs.name: Lane()}
         schedule = Schedule(clock, lanes, horizon_s=horizon_s, emit=self._emit)
-        self.telemetry.timers = lambda: len(schedule)
+        self.telemetry.metrics.timers = lambda: len(schedule)
         quiet = Wakeup()
         crews: list[tuple[Reaction[Any], Work[Any]]] = []
         for reaction, concurrency, per_tenant in (
@@ -259,8 +264,8 @@ class Reactor:
 
     def _emit(self, event: Happening) -> None:
         self.telemetry(event)
-        if self._listener is not None:
-            self._listener(event)
+        for listener in self._listeners:
+            listener(event)
         if isinstance(event, Listening | ListenerLost | Polling):
             self._ready()
 
@@ -275,13 +280,8 @@ class Reactor:
 
     async def _metrics(self) -> bytes:
         """Return the metrics; the database's figures in them are a few seconds old at most, or missing."""
-        engine = self._engine
-        if engine is not None and engine.clock.now() - self._status_at > _STATUS_AGE_S:
-            try:
-                await self.status()
-                self._status_at = engine.clock.now()
-            except DatabaseUnavailable:
-                self.telemetry.status = {}
+        if self._figures is not None:
+            await self._figures.refresh()
         return self.telemetry.prometheus()
 
 

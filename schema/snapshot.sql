@@ -67,7 +67,7 @@ begin
     returning q.id;
 end $$;
 
-CREATE FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval) RETURNS TABLE(id uuid, state text, due_at double precision, claimed_at double precision, created_at double precision, attempt integer, max_retries integer, byte_size bigint, bucket text, object_path text, content_hash text, spool text, temp_file_path text, mime_type text, traceparent text, last_code text)
+CREATE FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval) RETURNS TABLE(id uuid, state text, due_at double precision, claimed_at double precision, created_at double precision, attempt integer, max_retries integer, byte_size bigint, bucket text, object_path text, content_hash text, spool text, temp_file_path text, mime_type text, traceparent text, last_code text, ordinal integer, waited_since double precision, lost_at double precision)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -80,7 +80,8 @@ begin
     return query
     with candidate as materialized (
         -- lock, then update: the condition is checked again on the row as it is when the lock is ours
-        select q.id, q.next_retry_at, q.lease_token is not distinct from p_token as repeated
+        select q.id, q.next_retry_at, q.lease_token is not distinct from p_token as repeated, q.status,
+               q.updated_at as changed_at, q.lease_expires_at as leased_until
           from public.upload_queue as q
          where q.id = any(p_ids)
            and (q.retry_count < q.max_retries
@@ -94,6 +95,7 @@ begin
         update public.upload_queue as q
            set status = 'uploading',
                retry_count = q.retry_count + case when c.repeated then 0 else 1 end,
+               claim_count = q.claim_count + case when c.repeated then 0 else 1 end,
                lease_token = p_token,
                lease_expires_at = clock_timestamp() + p_lease,
                updated_at = clock_timestamp()
@@ -101,11 +103,16 @@ begin
          where q.id = c.id
         returning q.id, q.source_id, c.next_retry_at, q.updated_at, q.created_at, q.retry_count, q.max_retries,
                   q.byte_size, q.bucket, q.object_path, q.content_hash, q.spool, q.temp_file_path, q.traceparent,
-                  q.error_code
+                  q.error_code, q.claim_count, c.status = 'uploading' and not c.repeated as is_taken_over,
+                  case when c.repeated then null
+                       when c.status = 'uploading' then coalesce(c.leased_until, c.changed_at)
+                       else c.changed_at end as waited_since, c.changed_at
     )
     select c.id, 'claimed', extract(epoch from greatest(c.next_retry_at, 'epoch'))::float8, extract(epoch from c.updated_at)::float8,
            extract(epoch from c.created_at)::float8, c.retry_count, c.max_retries, c.byte_size, c.bucket,
-           c.object_path, c.content_hash, c.spool, c.temp_file_path, s.mime_type, c.traceparent, c.error_code
+           c.object_path, c.content_hash, c.spool, c.temp_file_path, s.mime_type, c.traceparent, c.error_code,
+           c.claim_count, extract(epoch from c.waited_since)::float8,
+           case when c.is_taken_over and c.claim_count > 1 then extract(epoch from c.changed_at)::float8 end
       from claimed as c
       left join public.sources as s on s.id = c.source_id;
     get diagnostics v_claimed = row_count;
@@ -120,7 +127,7 @@ begin
            extract(epoch from case when free.at <= statement_timestamp() then clock_timestamp() + p_lease
                                    else least(free.at, '9999-01-01 00:00:00+00') end)::float8,
            null::float8, null::float8, null::int, null::int, null::bigint, null, null, null, null, null,
-           null, null, null
+           null, null, null, null::int, null::float8, null::float8
       from public.upload_queue as q
      cross join lateral (select case when q.status = 'failed' then q.next_retry_at
                                      else coalesce(q.lease_expires_at, '-infinity') end as at) as free
@@ -140,7 +147,7 @@ CREATE FUNCTION reactor.deadline(p_timeout_at timestamp with time zone, p_heartb
                   + least(p_patience, interval '1000 years') end)
 $$;
 
-CREATE FUNCTION reactor.expire_runs(p_ids uuid[], p_heartbeat_timeout interval) RETURNS TABLE(id uuid, due_at double precision, code text, late_s double precision, traceparent text)
+CREATE FUNCTION reactor.expire_runs(p_ids uuid[], p_heartbeat_timeout interval) RETURNS TABLE(id uuid, due_at double precision, code text, late_s double precision, traceparent text, failed_at double precision)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -171,16 +178,18 @@ begin
                completed_at = clock_timestamp()
           from stale as s
          where r.id = s.id
-        returning r.id, r.error_code, r.completed_at - s.due_at as late, r.traceparent
+        returning r.id, r.error_code, r.completed_at - s.due_at as late, r.traceparent, r.completed_at
     )
-    select e.id, null::float8, e.error_code, extract(epoch from e.late)::float8, e.traceparent from expired as e
+    select e.id, null::float8, e.error_code, extract(epoch from e.late)::float8, e.traceparent,
+           extract(epoch from e.completed_at)::float8
+      from expired as e
     union all
     select r.id,
            extract(epoch from greatest(
                reactor.deadline(r.timeout_at, r.heartbeat_at, coalesce(r.heartbeat_timeout, p_heartbeat_timeout)),
                -- stale and yet not ours: its row is locked, look again soon
                statement_timestamp() + interval '0.5 s'))::float8,
-           null, null, null
+           null, null, null, null::float8
       from public.interpretation_runs as r
      where r.id = any(p_ids)
        and r.status = 'running'
@@ -448,7 +457,7 @@ begin
     returning q.id;
 end $$;
 
-CREATE FUNCTION reactor.rescue_uploads(p_ids uuid[], p_limit integer) RETURNS TABLE(id uuid, verdict text, code text)
+CREATE FUNCTION reactor.rescue_uploads(p_ids uuid[], p_limit integer) RETURNS TABLE(id uuid, verdict text, code text, traceparent text, attempt integer, ordinal integer, bucket text, byte_size bigint, created_at double precision, claimed_at double precision, rescued_at double precision)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -459,7 +468,7 @@ begin
     return query
     -- two look-ups, each in an index of a few rows: with one condition for both, it was the whole queue
     with leased as materialized (
-        select q.id, q.source_id, q.retry_count, q.max_retries
+        select q.id, q.source_id, q.retry_count, q.max_retries, q.updated_at
           from public.upload_queue as q
           join public.sources as s on s.id = q.source_id
          where q.status = 'uploading'
@@ -482,10 +491,10 @@ begin
            for no key update of s skip locked
     ), abandoned as materialized (
         select l.id, l.source_id, case when l.retry_count >= l.max_retries then 'dead' else 'failed' end as status,
-               true as was_leased
+               true as was_leased, l.updated_at as claimed_at
           from leased as l
         union all
-        select e.id, e.source_id, 'dead', false from exhausted as e
+        select e.id, e.source_id, 'dead', false, null from exhausted as e
          limit p_limit
     ), rescued as (
         update public.upload_queue as q
@@ -505,14 +514,18 @@ begin
                updated_at = clock_timestamp()
           from abandoned as a
          where q.id = a.id
-        returning q.id, q.status, q.error_code
+        returning q.id, q.status, q.error_code, q.traceparent, q.retry_count, q.claim_count, q.bucket, q.byte_size,
+                  q.created_at, a.claimed_at, q.updated_at
     ), marked as (
         update public.sources as s
            set storage_status = 'failed'
           from abandoned as a
          where s.id = a.source_id and a.status = 'dead' and s.storage_status = 'pending'
     )
-    select r.id, case r.status when 'dead' then 'dead' else 'retry' end, r.error_code from rescued as r;
+    select r.id, case r.status when 'dead' then 'dead' else 'retry' end, r.error_code, r.traceparent, r.retry_count,
+           r.claim_count, r.bucket, r.byte_size, extract(epoch from r.created_at)::float8,
+           extract(epoch from r.claimed_at)::float8, extract(epoch from r.updated_at)::float8
+      from rescued as r;
 end $$;
 
 CREATE TABLE public.interpretation_runs (
@@ -572,7 +585,7 @@ begin
     end loop;
 end $$;
 
-CREATE FUNCTION reactor.settle_uploads(p_ids uuid[], p_tokens uuid[], p_verdicts text[], p_delays_s double precision[], p_codes text[], p_messages text[], p_urls text[]) RETURNS TABLE(id uuid, due_at double precision)
+CREATE FUNCTION reactor.settle_uploads(p_ids uuid[], p_tokens uuid[], p_verdicts text[], p_delays_s double precision[], p_codes text[], p_messages text[], p_urls text[]) RETURNS TABLE(id uuid, due_at double precision, settled_at double precision)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -621,7 +634,8 @@ begin
                updated_at = clock_timestamp()
           from held as h
          where q.id = h.id and h.verdict <> 'stored'
-        returning q.id, case q.status when 'failed' then extract(epoch from q.next_retry_at)::float8 end as due_at
+        returning q.id, case q.status when 'failed' then extract(epoch from q.next_retry_at)::float8 end as due_at,
+                  extract(epoch from q.updated_at)::float8 as settled_at
     ), marked as (
         update public.sources as s
            set storage_status = case when e.is_stored then 'uploaded' else 'failed' end,
@@ -635,9 +649,9 @@ begin
          where s.id = e.source_id
            and (e.is_stored or s.storage_status = 'pending')
     )
-    select s.id, null::float8 from stored as s
+    select s.id, null::float8, extract(epoch from clock_timestamp())::float8 from stored as s
     union all
-    select k.id, k.due_at from kept as k;
+    select k.id, k.due_at, k.settled_at from kept as k;
 end $$;
 
 CREATE FUNCTION reactor.stamp_run_start() RETURNS trigger
@@ -832,11 +846,12 @@ CREATE TABLE public.upload_queue (
     error_message text,
     lease_token uuid,
     lease_expires_at timestamp with time zone,
-    traceparent text DEFAULT (((('00-'::text || replace((gen_random_uuid())::text, '-'::text, ''::text)) || '-'::text) || "right"(replace((gen_random_uuid())::text, '-'::text, ''::text), 16)) || '-03'::text) NOT NULL,
+    traceparent text DEFAULT (('00-'::text || regexp_replace(replace((gen_random_uuid())::text, '-'::text, ''::text), '^(.{8})(.{8})(.*)$'::text, '\1\2\3-\2\1'::text)) || '-03'::text) NOT NULL,
     errors jsonb DEFAULT '[]'::jsonb NOT NULL,
     metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    claim_count integer DEFAULT 0 NOT NULL,
     CONSTRAINT byte_size_is_not_negative CHECK ((byte_size >= 0)),
     CONSTRAINT max_retries_is_not_negative CHECK ((max_retries >= 0)),
     CONSTRAINT retry_count_is_not_negative CHECK ((retry_count >= 0)),
@@ -849,6 +864,8 @@ COMMENT ON COLUMN public.upload_queue.retry_count IS 'attempts begun by the reac
 COMMENT ON COLUMN public.upload_queue.lease_token IS 'fence: only the claim that set it may settle the row';
 
 COMMENT ON COLUMN public.upload_queue.errors IS 'one entry per failed attempt: at, code, message, trace_id';
+
+COMMENT ON COLUMN public.upload_queue.claim_count IS 'claims ever made; unlike retry_count never given back or reset, so that it names each attempt''s spans';
 
 CREATE TABLE reactor.instance (
     id uuid NOT NULL,

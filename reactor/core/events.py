@@ -1,14 +1,16 @@
-"""What happened, as frozen values. Code emits them; log lines and metrics are made from them in one place.
+"""What happened, as frozen values. Code emits them; spans, log lines and metrics are made from them elsewhere.
 
-No event carries a secret, a spool path or an object's contents, so that no listener has to know what to hide.
+Moments are seconds since 1970 by the database's clock: one clock for a whole trace, whoever took part in it. No event
+carries a secret, a spool path or an object's contents, so that no listener has to know what to hide.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from attrs import frozen
 
 from reactor.core.model import Verdict
+from reactor.core.trace import TraceContext, Trail
 
 
 @frozen(kw_only=True)
@@ -48,6 +50,13 @@ class NotificationRejected:
 
 
 @frozen(kw_only=True)
+class UploadsClaimed:
+    """Uploads were claimed: their waits are over."""
+
+    trails: Sequence[Trail]
+
+
+@frozen(kw_only=True)
 class AttemptStarted:
     """An attempt to store an upload begins."""
 
@@ -69,7 +78,29 @@ class AttemptSettled:
     delay_s: float
     code: str | None
     message: str | None
-    trace_id: str
+    trail: Trail
+    put: tuple[float, float] | None
+    """From when until when the spool was read and the store written to; None if it wasn't begun."""
+
+    settling_at: float
+    """When the settlement was sent."""
+
+    settled_at: float
+
+
+@frozen(kw_only=True)
+class UploadRescued:
+    """An upload that nobody worked on any more waits again, or was buried."""
+
+    trail: Trail
+    verdict: Verdict
+    """RETRY or DEAD."""
+
+    code: str | None
+    was_leased: bool
+    """True when an attempt had been claimed and never ended; False when only its tries were used up."""
+
+    rescued_at: float
 
 
 @frozen(kw_only=True)
@@ -88,7 +119,8 @@ class RunExpired:
     late_s: float
     """Seconds from its deadline until it was failed, by the database's clock."""
 
-    trace_id: str
+    context: TraceContext
+    failed_at: float
 
 
 @frozen(kw_only=True)
@@ -109,6 +141,17 @@ class Swept:
     """Rows that were overdue and of which no notification had told."""
 
     duration_s: float
+
+
+@frozen(kw_only=True)
+class Reconciled:
+    """A whole pass was made."""
+
+    pass_id: UUID
+    began_at: float
+    ended_at: float
+    changed: Sequence[TraceContext]
+    """The traces of the rows that it changed."""
 
 
 @frozen(kw_only=True)
@@ -149,12 +192,15 @@ Event = (
     | Polling
     | Notified
     | NotificationRejected
+    | UploadsClaimed
     | AttemptStarted
     | AttemptSettled
     | LeaseLost
     | RunExpired
+    | UploadRescued
     | Rescued
     | Swept
+    | Reconciled
     | BreakerMoved
     | DatabaseLost
     | ReactorsChanged

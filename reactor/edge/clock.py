@@ -39,6 +39,10 @@ class Clock:
         """Return the database's clock as far as it is known, in seconds since 1970."""
         return self.now() + self._offset_s
 
+    def database_at(self, moment: float) -> float:
+        """Return what the database's clock said at a moment of ours, as far as it is known."""
+        return moment + self._offset_s
+
     def observe(self, sent: float, received: float, database_now: float) -> None:
         """Take in that the database's clock said `database_now` between `sent` and `received` (monotonic)."""
         round_trip_s = received - sent

@@ -1,6 +1,5 @@
 """The reactor's tables as typed calls: claim, extend, settle, rescue, sweep, expire. No decisions are made here."""
 
-import re
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -8,11 +7,11 @@ from uuid import UUID
 
 from attrs import frozen
 
-from reactor.core.model import Outcome
+from reactor.core.events import UploadRescued
+from reactor.core.model import Outcome, Verdict
+from reactor.core.trace import Trail, context_of
 from reactor.edge import statements
 from reactor.edge.postgres import Caller
-
-_TRACEPARENT = re.compile("[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @frozen(kw_only=True)
@@ -41,15 +40,30 @@ class Upload:
     last_code: str | None
     """Error code of the attempt before; None on the first."""
 
-    @property
-    def trace_id(self) -> str:
-        return trace_id_of(self.traceparent)
+    ordinal: int
+    """From 1: the number of this claim among all that were ever made of the row."""
 
+    waited_since: float | None
+    """When the wait began that ended with this claim; None when the claim was repeated."""
 
-def trace_id_of(traceparent: str | None) -> str:
-    """Return the 32 hex digits of a W3C traceparent's trace; empty when it isn't one, for an app may write anything."""
-    found = _TRACEPARENT.match(traceparent or "")
-    return found.group(1) if found else ""
+    lost_at: float | None
+    """When the attempt was claimed that is taken over from; None: from nobody."""
+
+    def trail(self) -> Trail:
+        """Return what the upload's trace needs to know, and no more."""
+        return Trail(
+            upload_id=self.id,
+            context=context_of(self.traceparent, self.id),
+            bucket=self.bucket,
+            size_bytes=self.byte_size,
+            attempt=self.attempt,
+            ordinal=self.ordinal,
+            created_at=self.created_at,
+            due_at=self.due_at,
+            claimed_at=self.claimed_at,
+            waited_since=self.waited_since,
+            lost_at=self.lost_at,
+        )
 
 
 class Row(NamedTuple):
@@ -71,6 +85,57 @@ class Claimed:
 
     exhausted: list[UUID]
     """Ids whose tries are used up."""
+
+
+class Settled(NamedTuple):
+    """A settled upload. Times are the database's seconds since 1970."""
+
+    due_at: float | None
+    """When it is due again; None for never."""
+
+    settled_at: float
+
+
+class Rescue(NamedTuple):
+    """An upload that nobody worked on any more, and what became of it. Times are the database's seconds since 1970."""
+
+    id: UUID
+    verdict: str
+    """'retry' or 'dead'."""
+
+    code: str | None
+    traceparent: str
+    attempt: int
+    ordinal: int
+    bucket: str
+    byte_size: int
+    created_at: float
+    claimed_at: float | None
+    """When the attempt was claimed that never ended; None where there was none."""
+
+    rescued_at: float
+
+    def told(self) -> UploadRescued:
+        """Return the event that tells of it."""
+        claimed_at = self.rescued_at if self.claimed_at is None else self.claimed_at
+        trail = Trail(
+            upload_id=self.id,
+            context=context_of(self.traceparent, self.id),
+            bucket=self.bucket,
+            size_bytes=self.byte_size,
+            attempt=self.attempt,
+            ordinal=self.ordinal,
+            created_at=self.created_at,
+            due_at=claimed_at,
+            claimed_at=claimed_at,
+        )
+        return UploadRescued(
+            trail=trail,
+            verdict=Verdict(self.verdict),
+            code=self.code,
+            was_leased=self.claimed_at is not None,
+            rescued_at=self.rescued_at,
+        )
 
 
 class UploadQueue:
@@ -100,8 +165,8 @@ class UploadQueue:
         arguments = ([u.id for u in held], [u.token for u in held], self._lease)
         return {row[0] for row in await self._database.call(statements.EXTEND_LEASES, arguments)}
 
-    async def settle(self, ended: Sequence[tuple[Upload, Outcome]]) -> dict[UUID, float | None]:
-        """Apply the outcomes. Returns when each is due again, None for never; the lost are left out."""
+    async def settle(self, ended: Sequence[tuple[Upload, Outcome]]) -> dict[UUID, Settled]:
+        """Apply the outcomes. The lost are left out of what it returns."""
         rows = await self._database.call(
             statements.SETTLE_UPLOADS,
             (
@@ -114,12 +179,12 @@ class UploadQueue:
                 [outcome.storage_url for _, outcome in ended],
             ),
         )
-        return {row.id: row.due_at for row in rows}
+        return {row.id: Settled(row.due_at, row.settled_at) for row in rows}
 
-    async def rescue(self, ids: Sequence[UUID] | None, limit: int) -> list[tuple[UUID, str]]:
-        """Bring back what nobody works on any more. Returns (id, 'retry' or 'dead') of each."""
+    async def rescue(self, ids: Sequence[UUID] | None, limit: int) -> list[Rescue]:
+        """Bring back what nobody works on any more."""
         arguments = (None if ids is None else list(ids), limit)
-        return [(row.id, row.verdict) for row in await self._database.call(statements.RESCUE_UPLOADS, arguments)]
+        return [Rescue(*row) for row in await self._database.call(statements.RESCUE_UPLOADS, arguments)]
 
     async def sweep(self, horizon_s: float, per_tenant: int, limit: int) -> list[Row]:
         """List what is due within the horizon, fair by tenant."""
@@ -135,6 +200,8 @@ class Expiry(NamedTuple):
     code: str | None
     late_s: float | None
     traceparent: str | None
+    failed_at: float | None
+    """Database seconds since 1970; None while it is alive."""
 
 
 class Runs:
@@ -173,4 +240,7 @@ def _upload(row: Any, token: UUID) -> Upload:
         mime_type=row.mime_type,
         traceparent=row.traceparent,
         last_code=row.last_code,
+        ordinal=row.ordinal,
+        waited_since=row.waited_since,
+        lost_at=row.lost_at,
     )

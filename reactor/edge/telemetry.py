@@ -1,197 +1,153 @@
-"""Events → log lines and metrics, in this one place. Telemetry listens; it never interrupts.
+"""The one place where events become log lines, metrics and spans. Telemetry listens; it never interrupts.
 
-Metrics are OpenTelemetry instruments, read by Prometheus at /metrics. No user id, upload id or path is ever a label.
+Which of them there are is OpenTelemetry's own variables' business: OTEL_EXPORTER_OTLP_ENDPOINT (nothing is exported
+without it), OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_BSP_*, OTEL_SDK_DISABLED and theirs.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from time import monotonic
 from typing import Any
 
-from loguru import logger
-from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.metrics import CallbackOptions, Observation
-from opentelemetry.sdk.metrics import Histogram, MeterProvider
-from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
-from opentelemetry.sdk.resources import Resource
-from prometheus_client import CollectorRegistry, generate_latest
+from anyio import to_thread
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
 
 from reactor.core import events
+from reactor.core.errors import ConfigInvalid
 from reactor.core.events import Event
-from reactor.core.model import Verdict
+from reactor.edge.log_lines import LogLines
+from reactor.edge.metrics import Metrics
+from reactor.edge.otlp import collector_of
+from reactor.edge.outbox import Outbox
+from reactor.edge.spans import SpanBatches
+from reactor.edge.traces import Traces
 
 _LATER_S = 0.005
-"""A log line or metric costs 20 to 100 µs: nothing that an upload should wait for between NOTIFY and attempt."""
+"""A log line, metric or span costs 10 to 100 µs: nothing that an upload should wait for between NOTIFY and attempt."""
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_AT_ONCE_S = 0.002
+"""How long events are told of before the loop may breathe."""
+
+_CLOSE_S = 2.5
+"""What a collector may delay the end by, all signals together. The promise is 3 s."""
 
 
 class Telemetry:
     """Hears every event of one reactor."""
 
-    def __init__(self, version: str) -> None:
-        self._registry = CollectorRegistry()
-        reader = PrometheusMetricReader(scope_info_enabled=False, registry=self._registry)
-        self._provider = MeterProvider(
-            metric_readers=[reader],
-            resource=Resource.create({"service.name": "reactor", "service.version": version}),
-            views=[View(instrument_type=Histogram, aggregation=ExplicitBucketHistogramAggregation(_SECONDS))],
-            shutdown_on_exit=False,
-        )
-        meter = self._provider.get_meter("reactor", version)
-        self._attempts = meter.create_counter("storage.upload.attempts", "{attempt}", "attempts by outcome")
-        self._duration = meter.create_histogram("storage.upload.duration", "s", "how long an attempt took")
-        self._reaction = meter.create_histogram("storage.upload.reaction", "s", "from due to the attempt's start")
-        self._timeouts = meter.create_counter("interpretation.timeouts", "{run}", "stale runs that were failed")
-        self._timeout_lag = meter.create_histogram("interpretation.timeout_lag", "s", "from a deadline to failed")
-        self._wheel_lag = meter.create_histogram("reactor.wheel.lag", "s", "how late timers fire")
-        self._missed = meter.create_counter("reactor.reconcile.missed", "{row}", "overdue rows never notified of")
-        self._notifications = meter.create_counter("reactor.notifications", "{notification}", "heard, by channel")
-        self._rejected = meter.create_counter("reactor.notifications.rejected", "{notification}", "not ours")
-        self._events: list[Event] = []
-        self._open_stores: dict[str, bool] = {}
-        self._listening = False
-        self.timers: Callable[[], int] = lambda: 0
-        """How many timers the wheel holds; set by who owns it."""
-        self.spool_free_bytes: Callable[[], int] = lambda: 0
-        self.status: dict[str, Any] = {}
-        """The newest answer of reactor.status(); gauges of the database's state are read from it."""
-        self._observe(meter)
-        self._hear: dict[type[Any], Callable[[Any], None]] = {
-            events.Listening: self._on_listening,
-            events.ListenerLost: self._on_listener_lost,
-            events.Polling: self._on_polling,
-            events.Notified: self._on_notified,
-            events.NotificationRejected: self._on_rejected,
-            events.AttemptStarted: self._on_started,
-            events.AttemptSettled: self._on_settled,
-            events.LeaseLost: self._on_lease_lost,
-            events.RunExpired: self._on_expired,
-            events.Rescued: self._on_rescued,
-            events.Swept: self._on_swept,
-            events.BreakerMoved: self._on_breaker,
-            events.DatabaseLost: self._on_database_lost,
-            events.ReactorsChanged: self._on_reactors,
-            events.TimerFired: lambda event: self._wheel_lag.record(event.lag_s),
+    def __init__(self, version: str, environ: Mapping[str, str]) -> None:
+        """Raises ConfigInvalid when `environ` holds a variable of OpenTelemetry that says nothing sensible."""
+        resource = _resource(version)
+        self._outbox: Outbox | None = None
+        self._spans: SpanBatches | None = None
+        hearing: list[Mapping[type[Any], Callable[[Any], None]]] = []
+        if (collector := collector_of(environ, "traces")) is not None:
+            room = _whole(environ, "OTEL_BSP_MAX_QUEUE_SIZE", 16_384)
+            size = min(room, _whole(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512))
+            self._outbox = Outbox(collector, room=room)
+            self._spans = SpanBatches(self._outbox, resource, version=version, size=size)
+            hearing.append(_hearing(Traces(self._spans, TracerProvider(shutdown_on_exit=False).sampler)))
+        self._batch_s = _whole(environ, "OTEL_BSP_SCHEDULE_DELAY", 1_000) / 1000
+        self._hand_over_at: asyncio.TimerHandle | None = None
+        pushed_to = collector_of(environ, "metrics")
+        self.pushes = pushed_to is not None
+        """True when metrics are sent by themselves, and not only asked for."""
+        self.metrics = Metrics(resource, version=version, collector=pushed_to, outbox=self._outbox)
+        hearing += [self.metrics.hearing(), LogLines().hearing()]
+        self._listeners = {
+            kind: [listeners[kind] for listeners in hearing if kind in listeners]
+            for kind in {kind for listeners in hearing for kind in listeners}
         }
+        self._events: deque[Event] = deque()
+        self._is_due = False
 
     def __call__(self, event: Event) -> None:
         """Take an event in; it is told of a moment later, when the work that it came from is on its way."""
-        if not self._events:
-            asyncio.get_running_loop().call_later(_LATER_S, self.flush)
         self._events.append(event)
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_later(_LATER_S, self._tell_some)
 
     def flush(self) -> None:
         """Tell of every event that was taken in."""
-        events, self._events = self._events, []
-        for event in events:
-            self._hear[type(event)](event)
+        while self._events:
+            self._tell(self._events.popleft())
+        self._batch()
 
     def prometheus(self) -> bytes:
         """Return every metric in Prometheus' text format."""
         self.flush()
-        return generate_latest(self._registry)
+        return self.metrics.prometheus()
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Tell and send what is left. Returns within 3 s, whatever a collector does."""
         self.flush()
-        self._provider.shutdown()
+        if self._hand_over_at is not None:
+            self._hand_over_at.cancel()
+        if self._spans is not None:
+            self._spans.hand_over()
+        await to_thread.run_sync(self._close)
 
-    def _observe(self, meter: Any) -> None:
-        def gauge(name: str, unit: str, read: Callable[[], Iterable[Observation]]) -> None:
-            def callback(_options: CallbackOptions) -> Iterable[Observation]:
-                return read()
+    def _close(self) -> None:
+        """Close all signals side by side: one that hangs must not take the other's time."""
+        until = monotonic() + _CLOSE_S
+        # a daemon: a push that hangs outlives this, and holds up nobody
+        pushing = threading.Thread(target=self.metrics.close, args=(_CLOSE_S,), name="reactor-metrics", daemon=True)
+        pushing.start()
+        if self._outbox is not None:
+            self._outbox.close(_CLOSE_S)
+        pushing.join(max(0.0, until - monotonic()))
 
-            meter.create_observable_gauge(name, [callback], unit)
+    def _tell_some(self) -> None:
+        """Tell of events for a moment, and of the others when the loop has seen to its work."""
+        self._is_due = False
+        until = monotonic() + _AT_ONCE_S
+        while self._events:
+            self._tell(self._events.popleft())
+            if monotonic() > until and self._events:
+                self._is_due = True
+                asyncio.get_running_loop().call_soon(self._tell_some)
+                return
+        self._batch()
 
-        def depths() -> Iterable[Observation]:
-            uploads = self.status.get("uploads", {})
-            return [
-                Observation(uploads[status], {"status": status})
-                for status in ("failed", "uploading", "dead", "cancelled")
-                if status in uploads
-            ]
+    def _tell(self, event: Event) -> None:
+        for listener in self._listeners.get(type(event), ()):
+            listener(event)
 
-        def one(section: str, key: str) -> Callable[[], Iterable[Observation]]:
-            return lambda: [Observation(self.status[section][key])] if section in self.status else []
+    def _batch(self) -> None:
+        """See to it that spans are sent soon, though there may be few."""
+        if self._spans is not None and len(self._spans) and self._hand_over_at is None:
+            self._hand_over_at = asyncio.get_running_loop().call_later(self._batch_s, self._hand_over)
 
-        gauge("storage.queue.depth", "{upload}", depths)
-        gauge("storage.queue.oldest_age", "s", one("uploads", "oldest_due_age_s"))
-        gauge("interpretation.running", "{run}", one("runs", "running"))
-        gauge("reactor.wheel.timers", "{timer}", lambda: [Observation(self.timers())])
-        gauge("reactor.listener.up", "", lambda: [Observation(int(self._listening))])
-        gauge("reactor.spool.free_bytes", "By", lambda: [Observation(self.spool_free_bytes())])
-        gauge(
-            "reactor.breaker.open",
-            "",
-            lambda: [Observation(int(is_open), {"store": store}) for store, is_open in self._open_stores.items()],
-        )
+    def _hand_over(self) -> None:
+        self._hand_over_at = None
+        if self._spans is not None:
+            self._spans.hand_over()
 
-    def _on_listening(self, _event: events.Listening) -> None:
-        self._listening = True
-        logger.info("listening: a notification came back")
 
-    def _on_listener_lost(self, event: events.ListenerLost) -> None:
-        self._listening = False
-        logger.warning("the listening connection was lost ({}): reconnecting", event.reason)
+def _hearing(traces: Traces) -> Mapping[type[Any], Callable[[Any], None]]:
+    return {
+        events.UploadsClaimed: traces.claimed,
+        events.AttemptSettled: traces.settled,
+        events.UploadRescued: traces.rescued,
+        events.RunExpired: traces.expired,
+        events.Reconciled: traces.reconciled,
+    }
 
-    def _on_polling(self, event: events.Polling) -> None:
-        self._listening = False
-        logger.error(
-            "notifications don't arrive (is REACTOR_LISTEN_URL a transaction pooler?): polling every {:g} s",
-            event.interval_s,
-        )
 
-    def _on_notified(self, event: events.Notified) -> None:
-        self._notifications.add(1, {"channel": event.channel})
+def _resource(version: str) -> Resource:
+    """Say who we are; what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say comes before what we know."""
+    # without host.name, Jaeger doubts that the spans' clocks agree
+    known = {"service.name": "reactor", "service.version": version, "host.name": socket.gethostname()}
+    return Resource.create({**known, **OTELResourceDetector().detect().attributes})
 
-    def _on_rejected(self, event: events.NotificationRejected) -> None:
-        self._rejected.add(1, {"channel": event.channel})
-        logger.debug("ignored a notification on {}: {}", event.channel, event.reason)
 
-    def _on_started(self, event: events.AttemptStarted) -> None:
-        self._reaction.record(event.lag_s)
-
-    def _on_settled(self, event: events.AttemptSettled) -> None:
-        self._attempts.add(1, {"outcome": event.verdict.value, "error_code": event.code or ""})
-        self._duration.record(event.duration_s)
-        log = logger.bind(upload_id=str(event.upload_id), attempt=event.attempt, trace_id=event.trace_id)
-        match event.verdict:
-            case Verdict.STORED:
-                log.info("stored {} bytes in {:.3f} s", event.size_bytes, event.duration_s)
-            case Verdict.RETRY:
-                log.warning("failed, next try in {:.1f} s: {}: {}", event.delay_s, event.code, event.message)
-            case Verdict.DEAD:
-                log.error("dead: {}: {}", event.code, event.message)
-            case Verdict.DEFERRED:
-                log.debug("handed back unspent")
-
-    def _on_lease_lost(self, event: events.LeaseLost) -> None:
-        logger.warning("lost the lease of upload {}: its outcome is dropped", event.upload_id)
-
-    def _on_expired(self, event: events.RunExpired) -> None:
-        self._timeouts.add(1, {"reason": event.code})
-        self._timeout_lag.record(event.late_s)
-        logger.bind(run_id=str(event.run_id), trace_id=event.trace_id).warning(
-            "failed a stale run, {:.3f} s after its deadline: {}", event.late_s, event.code
-        )
-
-    def _on_rescued(self, event: events.Rescued) -> None:
-        logger.warning("rescued {} abandoned uploads, buried {}", event.retried, event.buried)
-
-    def _on_swept(self, event: events.Swept) -> None:
-        if event.missed:
-            self._missed.add(event.missed, {"kind": event.reaction})
-            logger.warning("{} overdue {} that no notification told of", event.missed, event.reaction)
-        logger.debug("swept {}: {} found in {:.3f} s", event.reaction, event.found, event.duration_s)
-
-    def _on_breaker(self, event: events.BreakerMoved) -> None:
-        self._open_stores[event.store] = event.is_open
-        if event.is_open:
-            logger.error("store {} is down for everyone: uploads wait, their tries aren't counted", event.store)
-        else:
-            logger.info("store {} answers again", event.store)
-
-    def _on_database_lost(self, event: events.DatabaseLost) -> None:
-        logger.warning("couldn't {}: {}; trying again", event.doing, event.reason)
-
-    def _on_reactors(self, event: events.ReactorsChanged) -> None:
-        logger.info("{} reactors alive ({} joined, {} left)", event.alive, event.joined, event.left)
+def _whole(environ: Mapping[str, str], variable: str, default: int) -> int:
+    text = environ.get(variable, "").strip()
+    if text and not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise ConfigInvalid(f"{variable} must be a whole number above 0, not {text!r}")
+    return int(text) if text else default

@@ -7,10 +7,12 @@ a figure above zero says that notifications are being lost.
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from uuid import uuid4
 
 from reactor.core.errors import DatabaseUnavailable
-from reactor.core.events import DatabaseLost, Emit, Swept
-from reactor.core.model import Due
+from reactor.core.events import AttemptSettled, DatabaseLost, Emit, Event, Reconciled, RunExpired, Swept
+from reactor.core.model import Due, Verdict
+from reactor.core.trace import TraceContext
 from reactor.edge.clock import TICKS_PER_S, Clock
 from reactor.flow.schedule import Schedule
 from reactor.flow.wakeup import Wakeup
@@ -21,6 +23,27 @@ _MISSED_AFTER_S = 5.0
 """How long overdue a row must be before it counts as missed: others may be about to take it."""
 
 _RETRY_S = 1.0
+
+
+class Changes:
+    """Hears which rows change while a pass is worked off, and where they stand in their traces. An `Emit`."""
+
+    def __init__(self) -> None:
+        self._contexts: list[TraceContext] = []
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case AttemptSettled() if event.verdict is not Verdict.DEFERRED:
+                self._contexts.append(event.trail.context)
+            case RunExpired():
+                self._contexts.append(event.context)
+            case _:
+                pass
+
+    def taken(self) -> list[TraceContext]:
+        """Return what was heard since it was last asked."""
+        contexts, self._contexts = self._contexts, []
+        return contexts
 
 
 class Reconcile:
@@ -48,6 +71,8 @@ class Reconcile:
         self._more: dict[str, bool] = {}
         self._is_low = False
         self._refill_after = 0.0
+        self._began_at = 0.0
+        self._rescued: list[TraceContext] = []
         self.polling_interval_s: float | None = None
         """Seconds between passes while no notification can be heard; None while they can."""
         self.finished_at: float | None = None
@@ -81,6 +106,7 @@ class Reconcile:
             try:
                 if self._whole_pass:
                     await self.once()
+                    self.tell()
                 elif self._is_low and self._clock.now() >= self._refill_after:
                     await self._bring_more()
             except DatabaseUnavailable as error:
@@ -99,15 +125,28 @@ class Reconcile:
     async def once(self) -> None:
         """Do one whole pass: rescue, sweep and arm, for every reaction. Raises DatabaseUnavailable."""
         self._whole_pass = self._is_low = False
+        self._began_at = self._clock.database_now()
+        self._rescued = []
         try:
             for reaction, work in self._crews:
-                await reaction.rescue()
+                self._rescued += await reaction.rescue()
                 await self._sweep(reaction, work)
         except DatabaseUnavailable:
             self._whole_pass = True  # it is owed still
             raise
         self.finished_at = self._clock.now()
         self.on_pass()
+
+    def tell(self, also_changed: Sequence[TraceContext] = ()) -> None:
+        """Tell of the last pass, and of what whoever asked for it changed by it."""
+        self._emit(
+            Reconciled(
+                pass_id=uuid4(),
+                began_at=self._began_at,
+                ended_at=self._clock.database_now(),
+                changed=[*self._rescued, *also_changed],
+            )
+        )
 
     async def _bring_more(self) -> None:
         self._is_low = False

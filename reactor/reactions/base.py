@@ -13,6 +13,7 @@ from anyio import CancelScope
 from attrs import define, field, frozen
 
 from reactor.core.model import Due, Outcome, Signal
+from reactor.core.trace import TraceContext
 from reactor.edge.payload import Hint
 
 
@@ -78,8 +79,12 @@ class Reaction(ABC, Generic[A]):
     async def sweep(self, horizon_s: float) -> Sweep:
         """List the rows that are due within the horizon. Raises DatabaseUnavailable."""
 
-    async def rescue(self) -> None:
-        """Bring back rows that nobody works on any more, before a sweep. Raises DatabaseUnavailable."""
+    async def rescue(self) -> Sequence[TraceContext]:
+        """Bring back rows that nobody works on any more, before a sweep; return where they stand in their traces.
+
+        Raises DatabaseUnavailable.
+        """
+        return ()
 
     async def act(self, attempt: A) -> Outcome:
         """Do the work of one claimed row. Never raises: a failure is an outcome."""

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from reactor.core.events import Emit, RunExpired
 from reactor.core.model import Due, Signal
+from reactor.core.trace import context_of
 from reactor.edge.payload import Hint
-from reactor.edge.queue import Runs, trace_id_of
+from reactor.edge.queue import Runs
 from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
 
 _SWEEP_LIMIT = 200_000
@@ -44,7 +45,8 @@ class StaleRuns(Reaction[Attempt]):
                         run_id=expiry.id,
                         code=expiry.code or "",
                         late_s=expiry.late_s or 0.0,
-                        trace_id=trace_id_of(expiry.traceparent),
+                        context=context_of(expiry.traceparent, expiry.id),
+                        failed_at=expiry.failed_at or 0.0,
                     )
                 )
         return Claimed(later=later)

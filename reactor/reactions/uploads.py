@@ -19,12 +19,21 @@ from loguru import logger
 from reactor.core.backoff import Backoff
 from reactor.core.breaker import Breaker
 from reactor.core.errors import ReactorError, StorageRejected, StorageUnavailable
-from reactor.core.events import AttemptSettled, AttemptStarted, BreakerMoved, Emit, LeaseLost, Rescued
+from reactor.core.events import (
+    AttemptSettled,
+    AttemptStarted,
+    BreakerMoved,
+    Emit,
+    LeaseLost,
+    Rescued,
+    UploadsClaimed,
+)
 from reactor.core.model import Due, Outcome, Signal, Verdict
+from reactor.core.trace import TraceContext, Trail
 from reactor.edge.clock import Clock
 from reactor.edge.objects.base import ObjectStore
 from reactor.edge.payload import Hint
-from reactor.edge.queue import Upload, UploadQueue
+from reactor.edge.queue import Rescue, Upload, UploadQueue
 from reactor.edge.spool import Spool
 from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
 
@@ -39,6 +48,7 @@ class UploadAttempt(Attempt):
     """One attempt to store one upload."""
 
     upload: Upload
+    trail: Trail
     began: float = 0.0
     ended: float = 0.0
     identity: tuple[int, int] | None = None
@@ -95,13 +105,14 @@ class FailedUploads(Reaction[UploadAttempt]):
         if claimed.exhausted:
             await self._bury(claimed.exhausted)
         later += [Due(signal_of[row_id], due_at) for row_id, due_at in claimed.waiting]
-        return Claimed(
-            attempts=[
-                UploadAttempt(signal=signal_of[upload.id], upload=upload, lease_until=sent + self._lease_s)
-                for upload in claimed.uploads
-            ],
-            later=later,
-        )
+        until = sent + self._lease_s
+        attempts = [
+            UploadAttempt(signal=signal_of[upload.id], upload=upload, trail=upload.trail(), lease_until=until)
+            for upload in claimed.uploads
+        ]
+        if attempts:
+            self._emit(UploadsClaimed(trails=[attempt.trail for attempt in attempts]))
+        return Claimed(attempts=attempts, later=later)
 
     def _when_store_may_answer(self) -> float:
         """Return when the store is worth asking again, in database seconds since 1970."""
@@ -112,21 +123,26 @@ class FailedUploads(Reaction[UploadAttempt]):
         # the probe is on its way (nothing to wait for but its answer): look again in a moment
         return max(0.25, 0.0 if retry_at is None else retry_at - self._clock.now())
 
-    async def rescue(self) -> None:
-        counts: Counter[str] = Counter()
+    async def rescue(self) -> Sequence[TraceContext]:
+        rescued: list[TraceContext] = []
         while True:
-            rescued = await self._queue.rescue(None, _RESCUE_BATCH)
-            counts.update(verdict for _, verdict in rescued)
-            if len(rescued) < _RESCUE_BATCH:
-                break
-        self._tell_rescued(counts)
+            batch = await self._queue.rescue(None, _RESCUE_BATCH)
+            rescued += self._tell_rescued(batch)
+            if len(batch) < _RESCUE_BATCH:
+                return rescued
 
     async def _bury(self, exhausted: Sequence[UUID]) -> None:
-        self._tell_rescued(Counter(verdict for _, verdict in await self._queue.rescue(exhausted, len(exhausted))))
+        self._tell_rescued(await self._queue.rescue(exhausted, len(exhausted)))
 
-    def _tell_rescued(self, counts: Counter[str]) -> None:
-        if counts:
+    def _tell_rescued(self, rescued: Sequence[Rescue]) -> Sequence[TraceContext]:
+        """Tell of each, and of all in figures; return where they stand in their traces."""
+        told = [rescue.told() for rescue in rescued]
+        for event in told:
+            self._emit(event)
+        if told:
+            counts = Counter(event.verdict for event in told)
             self._emit(Rescued(retried=counts[Verdict.RETRY], buried=counts[Verdict.DEAD]))
+        return [event.trail.context for event in told]
 
     async def sweep(self, horizon_s: float) -> Sweep:
         rows = await self._queue.sweep(horizon_s, _SWEEP_PER_TENANT, _SWEEP_LIMIT)
@@ -227,6 +243,7 @@ class FailedUploads(Reaction[UploadAttempt]):
     # settle
 
     async def settle(self, ended: Sequence[tuple[UploadAttempt, Outcome]]) -> Sequence[Due]:
+        settling_at = self._clock.database_now()
         settled = await self._queue.settle([(attempt.upload, outcome) for attempt, outcome in ended])
         again: list[Due] = []
         stored: list[UploadAttempt] = []
@@ -236,12 +253,12 @@ class FailedUploads(Reaction[UploadAttempt]):
                 again.append(Due(attempt.signal, self._clock.database_now()))
                 self._emit(LeaseLost(upload_id=attempt.upload.id))
                 continue
-            due_at = settled[attempt.upload.id]
+            due_at, settled_at = settled[attempt.upload.id]
             if due_at is not None:
                 again.append(Due(attempt.signal, due_at))
             if outcome.verdict is Verdict.STORED:
                 stored.append(attempt)
-            self._tell_settled(attempt, outcome)
+            self._tell_settled(attempt, outcome, settling_at, settled_at)
         if stored:
             with CancelScope(shield=True):
                 await to_thread.run_sync(self._remove_spooled, stored)
@@ -255,10 +272,12 @@ class FailedUploads(Reaction[UploadAttempt]):
                 if attempt.identity is not None:
                     self._spool.remove(upload.spool, upload.temp_file_path or "", attempt.identity)
             except (ReactorError, OSError) as error:
-                logger.warning("the spooled file of upload {} stays behind: {}", upload.id, error)
+                # an OSError's own words name the file
+                reason = error.strerror if isinstance(error, OSError) else error
+                logger.warning("the spooled file of upload {} stays behind: {}", upload.id, reason)
 
-    def _tell_settled(self, attempt: UploadAttempt, outcome: Outcome) -> None:
-        upload = attempt.upload
+    def _tell_settled(self, attempt: UploadAttempt, outcome: Outcome, settling_at: float, settled_at: float) -> None:
+        upload, at = attempt.upload, self._clock.database_at
         self._emit(
             AttemptSettled(
                 upload_id=upload.id,
@@ -269,7 +288,10 @@ class FailedUploads(Reaction[UploadAttempt]):
                 delay_s=outcome.delay_s,
                 code=outcome.code,
                 message=outcome.message,
-                trace_id=upload.trace_id,
+                trail=attempt.trail,
+                put=(at(attempt.began), at(attempt.ended)) if attempt.ended else None,
+                settling_at=settling_at,
+                settled_at=settled_at,
             )
         )
 

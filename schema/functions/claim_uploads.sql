@@ -5,15 +5,19 @@
 --              state 'claimed'    with all that an attempt needs; `attempt` is its number, counted as it begins
 --              state 'waiting'    not due, or somebody else's: `due_at` says when it may be claimable
 --              state 'exhausted'  due, but its tries are used up: bury it
---            nothing for uploads that are stored, dead, cancelled or gone. Times are seconds since 1970,
---            and finite whatever an app wrote
+--            nothing for uploads that are stored, dead, cancelled or gone. Times are seconds since 1970, and
+--            `due_at` is finite whatever an app wrote.
+--            For its trace: `ordinal` is the number of this claim among all that were ever made of the row,
+--            `waited_since` when the wait began that ends with it (null when a claim is repeated), `lost_at` when the
+--            attempt had been claimed whose lease expired and from which the row is taken over (null: from nobody)
 -- Locks      the claimed rows, in order of id; rows locked by others are skipped
 -- Invariant  no upload is attempted by two at once while the first one's lease holds, nor more than max_retries times
 -- Repeating  a claim with the same token gives the same rows again: an answer lost on the way costs nothing
 create or replace function reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval)
     returns table (id uuid, state text, due_at float8, claimed_at float8, created_at float8, attempt int,
                    max_retries int, byte_size bigint, bucket text, object_path text, content_hash text,
-                   spool text, temp_file_path text, mime_type text, traceparent text, last_code text)
+                   spool text, temp_file_path text, mime_type text, traceparent text, last_code text,
+                   ordinal int, waited_since float8, lost_at float8)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
@@ -28,7 +32,8 @@ begin
     return query
     with candidate as materialized (
         -- lock, then update: the condition is checked again on the row as it is when the lock is ours
-        select q.id, q.next_retry_at, q.lease_token is not distinct from p_token as repeated
+        select q.id, q.next_retry_at, q.lease_token is not distinct from p_token as repeated, q.status,
+               q.updated_at as changed_at, q.lease_expires_at as leased_until
           from public.upload_queue as q
          where q.id = any(p_ids)
            and (q.retry_count < q.max_retries
@@ -42,6 +47,7 @@ begin
         update public.upload_queue as q
            set status = 'uploading',
                retry_count = q.retry_count + case when c.repeated then 0 else 1 end,
+               claim_count = q.claim_count + case when c.repeated then 0 else 1 end,
                lease_token = p_token,
                lease_expires_at = clock_timestamp() + p_lease,
                updated_at = clock_timestamp()
@@ -49,11 +55,16 @@ begin
          where q.id = c.id
         returning q.id, q.source_id, c.next_retry_at, q.updated_at, q.created_at, q.retry_count, q.max_retries,
                   q.byte_size, q.bucket, q.object_path, q.content_hash, q.spool, q.temp_file_path, q.traceparent,
-                  q.error_code
+                  q.error_code, q.claim_count, c.status = 'uploading' and not c.repeated as is_taken_over,
+                  case when c.repeated then null
+                       when c.status = 'uploading' then coalesce(c.leased_until, c.changed_at)
+                       else c.changed_at end as waited_since, c.changed_at
     )
     select c.id, 'claimed', extract(epoch from greatest(c.next_retry_at, 'epoch'))::float8, extract(epoch from c.updated_at)::float8,
            extract(epoch from c.created_at)::float8, c.retry_count, c.max_retries, c.byte_size, c.bucket,
-           c.object_path, c.content_hash, c.spool, c.temp_file_path, s.mime_type, c.traceparent, c.error_code
+           c.object_path, c.content_hash, c.spool, c.temp_file_path, s.mime_type, c.traceparent, c.error_code,
+           c.claim_count, extract(epoch from c.waited_since)::float8,
+           case when c.is_taken_over and c.claim_count > 1 then extract(epoch from c.changed_at)::float8 end
       from claimed as c
       left join public.sources as s on s.id = c.source_id;
     get diagnostics v_claimed = row_count;
@@ -68,7 +79,7 @@ begin
            extract(epoch from case when free.at <= statement_timestamp() then clock_timestamp() + p_lease
                                    else least(free.at, '9999-01-01 00:00:00+00') end)::float8,
            null::float8, null::float8, null::int, null::int, null::bigint, null, null, null, null, null,
-           null, null, null
+           null, null, null, null::int, null::float8, null::float8
       from public.upload_queue as q
      cross join lateral (select case when q.status = 'failed' then q.next_retry_at
                                      else coalesce(q.lease_expires_at, '-infinity') end as at) as free

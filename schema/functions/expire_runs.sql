@@ -4,11 +4,11 @@
 -- where it names none); the database's clock decides.
 --
 -- Returns    one row per run that is or was running: with `code` and `late_s` (seconds from deadline to now) when it
---            was failed, with `due_at` (seconds since 1970) when it is alive; nothing for ended runs
+--            was failed, at `failed_at`, with `due_at` (seconds since 1970) when it is alive; nothing for ended runs
 -- Locks      the stale rows in order of id. A run whose heartbeat is being written is skipped and looked at again
 -- Invariant  a run with a live heartbeat and time left is never failed: the condition is checked under the lock
 create or replace function reactor.expire_runs(p_ids uuid[], p_heartbeat_timeout interval)
-    returns table (id uuid, due_at float8, code text, late_s float8, traceparent text)
+    returns table (id uuid, due_at float8, code text, late_s float8, traceparent text, failed_at float8)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
@@ -41,16 +41,18 @@ begin
                completed_at = clock_timestamp()
           from stale as s
          where r.id = s.id
-        returning r.id, r.error_code, r.completed_at - s.due_at as late, r.traceparent
+        returning r.id, r.error_code, r.completed_at - s.due_at as late, r.traceparent, r.completed_at
     )
-    select e.id, null::float8, e.error_code, extract(epoch from e.late)::float8, e.traceparent from expired as e
+    select e.id, null::float8, e.error_code, extract(epoch from e.late)::float8, e.traceparent,
+           extract(epoch from e.completed_at)::float8
+      from expired as e
     union all
     select r.id,
            extract(epoch from greatest(
                reactor.deadline(r.timeout_at, r.heartbeat_at, coalesce(r.heartbeat_timeout, p_heartbeat_timeout)),
                -- stale and yet not ours: its row is locked, look again soon
                statement_timestamp() + interval '0.5 s'))::float8,
-           null, null, null
+           null, null, null, null::float8
       from public.interpretation_runs as r
      where r.id = any(p_ids)
        and r.status = 'running'

@@ -1,11 +1,13 @@
 -- Bring back up to p_limit uploads that nobody works on any more: expired leases wait again, due at once; uploads
 -- whose tries are used up are buried. p_ids limits it to these; null means all.
 --
--- Returns  the verdict of each: 'retry' or 'dead'
+-- Returns  the verdict of each, 'retry' or 'dead', and what its trace needs: `claimed_at` is when the attempt was claimed
+--          that never ended (null where there was none), `rescued_at` is now. Times are seconds since 1970
 -- Locks    queue rows in order of id, each with its source, then usage rows in order of user_id; an upload is skipped
 --          while another has locked its row or its source, so this waits for nobody but the books
 create or replace function reactor.rescue_uploads(p_ids uuid[], p_limit int)
-    returns table (id uuid, verdict text, code text)
+    returns table (id uuid, verdict text, code text, traceparent text, attempt int, ordinal int, bucket text,
+                   byte_size bigint, created_at float8, claimed_at float8, rescued_at float8)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
@@ -18,7 +20,7 @@ begin
     return query
     -- two look-ups, each in an index of a few rows: with one condition for both, it was the whole queue
     with leased as materialized (
-        select q.id, q.source_id, q.retry_count, q.max_retries
+        select q.id, q.source_id, q.retry_count, q.max_retries, q.updated_at
           from public.upload_queue as q
           join public.sources as s on s.id = q.source_id
          where q.status = 'uploading'
@@ -41,10 +43,10 @@ begin
            for no key update of s skip locked
     ), abandoned as materialized (
         select l.id, l.source_id, case when l.retry_count >= l.max_retries then 'dead' else 'failed' end as status,
-               true as was_leased
+               true as was_leased, l.updated_at as claimed_at
           from leased as l
         union all
-        select e.id, e.source_id, 'dead', false from exhausted as e
+        select e.id, e.source_id, 'dead', false, null from exhausted as e
          limit p_limit
     ), rescued as (
         update public.upload_queue as q
@@ -64,14 +66,18 @@ begin
                updated_at = clock_timestamp()
           from abandoned as a
          where q.id = a.id
-        returning q.id, q.status, q.error_code
+        returning q.id, q.status, q.error_code, q.traceparent, q.retry_count, q.claim_count, q.bucket, q.byte_size,
+                  q.created_at, a.claimed_at, q.updated_at
     ), marked as (
         update public.sources as s
            set storage_status = 'failed'
           from abandoned as a
          where s.id = a.source_id and a.status = 'dead' and s.storage_status = 'pending'
     )
-    select r.id, case r.status when 'dead' then 'dead' else 'retry' end, r.error_code from rescued as r;
+    select r.id, case r.status when 'dead' then 'dead' else 'retry' end, r.error_code, r.traceparent, r.retry_count,
+           r.claim_count, r.bucket, r.byte_size, extract(epoch from r.created_at)::float8,
+           extract(epoch from r.claimed_at)::float8, extract(epoch from r.updated_at)::float8
+      from rescued as r;
 end $$;
 
 revoke all on function reactor.rescue_uploads(uuid[], int) from public;

@@ -3,15 +3,15 @@
 --
 -- p_*        arrays of one length: upload, the token it was claimed with, verdict ('stored', 'retry', 'dead',
 --            'deferred'), seconds until it is due again, error code and message, storage URL
--- Returns    one row per upload that was settled, with when it is due again (seconds since 1970, null when never);
---            none for an upload whose lease was taken by another, or whose row is gone
+-- Returns    one row per upload that was settled, with when it is due again (null when never) and when it was
+--            settled, in seconds since 1970; none for an upload whose lease was taken by another, or whose row is gone
 -- Locks      the sources that change in order of id, then queue rows in order of id, then usage rows in order of
 --            user_id; always in this order. Sources come first because whoever deletes one locks it before the
 --            cascade reaches its queue rows
 -- Invariant  a worker whose lease was taken can change nothing
 create or replace function reactor.settle_uploads(p_ids uuid[], p_tokens uuid[], p_verdicts text[],
         p_delays_s float8[], p_codes text[], p_messages text[], p_urls text[])
-    returns table (id uuid, due_at float8)
+    returns table (id uuid, due_at float8, settled_at float8)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
@@ -62,7 +62,8 @@ begin
                updated_at = clock_timestamp()
           from held as h
          where q.id = h.id and h.verdict <> 'stored'
-        returning q.id, case q.status when 'failed' then extract(epoch from q.next_retry_at)::float8 end as due_at
+        returning q.id, case q.status when 'failed' then extract(epoch from q.next_retry_at)::float8 end as due_at,
+                  extract(epoch from q.updated_at)::float8 as settled_at
     ), marked as (
         update public.sources as s
            set storage_status = case when e.is_stored then 'uploaded' else 'failed' end,
@@ -76,9 +77,9 @@ begin
          where s.id = e.source_id
            and (e.is_stored or s.storage_status = 'pending')
     )
-    select s.id, null::float8 from stored as s
+    select s.id, null::float8, extract(epoch from clock_timestamp())::float8 from stored as s
     union all
-    select k.id, k.due_at from kept as k;
+    select k.id, k.due_at, k.settled_at from kept as k;
 end $$;
 
 revoke all on function reactor.settle_uploads(uuid[], uuid[], text[], float8[], text[], text[], text[]) from public;

@@ -22,6 +22,7 @@ from reactor.core.events import (
     Swept,
 )
 from reactor.core.model import Due, Signal, Verdict
+from reactor.core.trace import TraceContext
 from reactor.edge.payload import Hint
 from reactor.flow import reconcile, work
 from reactor.flow.reconcile import Reconcile
@@ -55,10 +56,11 @@ class Listed(Reaction[Attempt]):
     async def claim(self, signals: Sequence[Signal]) -> Claimed[Attempt]:
         raise NotImplementedError
 
-    async def rescue(self) -> None:
+    async def rescue(self) -> Sequence[TraceContext]:
         self.rescues += 1
         if self.down:
             raise DatabaseUnavailable("the test took it away")
+        return ()
 
     async def sweep(self, horizon_s: float) -> Sweep:
         assert horizon_s == 900.0

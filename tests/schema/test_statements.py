@@ -16,7 +16,13 @@ NAMES = sorted(name for name in vars(statements) if name.isupper())
 COUNT = 11
 """How many statements there are; one more needs its columns below."""
 
-TYPE_OF_CLASS = {float: "float8", int: "int4", str: "text", UUID: "uuid"}
+
+
+class Wide(int):
+    """A bigint."""
+
+
+TYPE_OF_CLASS = {Wide: "int8", float: "float8", int: "int4", str: "text", UUID: "uuid"}
 
 READS = {
     "CLAIM_UPLOADS": {
@@ -25,8 +31,8 @@ READS = {
         # said otherwise in SQL: the token is the caller's, and a size is wider than most ints
     },
     "EXTEND_LEASES": {"extend_leases": UUID},
-    "SETTLE_UPLOADS": {"id": UUID, "due_at": float | None},
-    "RESCUE_UPLOADS": {"id": UUID, "verdict": str, "code": str},
+    "SETTLE_UPLOADS": {"id": UUID, **get_type_hints(queue.Settled)},
+    "RESCUE_UPLOADS": get_type_hints(queue.Rescue) | {"byte_size": Wide},
     "SWEEP_UPLOADS": get_type_hints(queue.Row),
     "EXPIRE_RUNS": get_type_hints(queue.Expiry),
     "SWEEP_RUNS": get_type_hints(queue.Row),
@@ -103,7 +109,6 @@ def test_a_claim_answers_all_that_an_upload_is_made_of(conn: psycopg.Connection)
     ("name", "reader"),
     [
         ("SETTLE_UPLOADS", queue.UploadQueue.settle),
-        ("RESCUE_UPLOADS", queue.UploadQueue.rescue),
         ("PULSE", pulse.Pulse.send),
     ],
 )

@@ -1,0 +1,94 @@
+"""Where a row stands in its trace: what its traceparent says, and the ids of its spans.
+
+Span ids are reckoned, not drawn: from the row, the number of the claim, and the span's name. So a link to the attempt
+before needs no stored state, whichever reactor made it, and a span that is told of again after a crash is the same.
+"""
+
+import re
+from hashlib import blake2b
+from typing import NamedTuple
+from uuid import UUID
+
+from attrs import frozen
+
+_TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+"""W3C Trace Context, level 2; versions above 00 may say more, which is left alone."""
+
+_SAMPLED_AND_RANDOM = 3
+
+ROOT = "root"
+"""The role of the span above everything of a row that has no traceparent."""
+
+
+class TraceContext(NamedTuple):
+    """A place in a trace, and who tells of it."""
+
+    trace_id: bytes
+    """16 bytes."""
+
+    span_id: bytes
+    """8 bytes: the span that everything of this row hangs under."""
+
+    flags: int
+    """W3C trace flags: 1 sampled, 2 random trace id."""
+
+    is_ours: bool
+    """True when no app made that span: the reactor tells of it, and decides whether the trace is sampled."""
+
+    @property
+    def trace_hex(self) -> str:
+        return self.trace_id.hex()
+
+
+def context_of(traceparent: str | None, row_id: UUID) -> TraceContext:
+    """Return where the row belongs: in the trace that its traceparent names, or in one of its own.
+
+    The default of upload_queue.traceparent makes the parent id from the trace id, by a rule that no tracer uses; a row
+    without a valid one (an app may write anything) gets ids that are reckoned from its own.
+    """
+    found = _TRACEPARENT.fullmatch(traceparent or "")
+    if found is None or (found[1] == "00" and found[5]):
+        trace_id = blake2b(row_id.bytes, digest_size=16).digest()
+        return TraceContext(trace_id, span_id_of(row_id, 0, ROOT), _SAMPLED_AND_RANDOM, is_ours=True)
+    trace_id, span_id = bytes.fromhex(found[2]), bytes.fromhex(found[3])
+    is_default = span_id == trace_id[4:8] + trace_id[:4]
+    return TraceContext(trace_id, span_id, int(found[4], 16), is_ours=is_default)
+
+
+def span_id_of(row_id: UUID, ordinal: int, role: str) -> bytes:
+    """Return the id of a row's span: 8 bytes; `ordinal` is the number of the claim that it belongs to."""
+    return blake2b(b"%b%d%b" % (row_id.bytes, ordinal, role.encode()), digest_size=8).digest()
+
+
+def timeout_span_id(run_id: UUID) -> bytes:
+    """Return the id of the span that tells of a run's timeout; a run has one at most."""
+    return span_id_of(run_id, 1, "interpretation.timeout")
+
+
+@frozen(kw_only=True)
+class Trail:
+    """Where a claimed upload comes from: all that its trace needs. Times are the database's seconds since 1970."""
+
+    upload_id: UUID
+    context: TraceContext
+    bucket: str
+    size_bytes: int
+    attempt: int
+    """From 1, as max_retries counts; one that is handed back isn't counted."""
+
+    ordinal: int
+    """From 1: the number of this claim among all that were ever made of the row. Names the attempt's spans."""
+
+    created_at: float
+    due_at: float
+    claimed_at: float
+    waited_since: float | None = None
+    """When the wait began that ended with this claim; None when that isn't known."""
+
+    lost_at: float | None = None
+    """When the attempt was claimed that this one takes over from, for its worker left no word; None: from nobody."""
+
+    @property
+    def span_id(self) -> bytes:
+        """The attempt's span."""
+        return span_id_of(self.upload_id, self.ordinal, "upload.attempt")

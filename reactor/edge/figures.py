@@ -1,0 +1,50 @@
+"""What reactor.status() says of the database, asked for no more often than needed: it counts the whole queue."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from reactor.core.errors import DatabaseUnavailable
+from reactor.edge import statements
+from reactor.edge.clock import Clock
+from reactor.edge.postgres import Caller
+
+_SCRAPED_AGE_S = 5.0
+_PUSHED_AGE_S = 15.0
+
+Figures = dict[str, Any]
+
+
+class StatusQuery:
+    """Asks for the figures, and tells who wants to know."""
+
+    def __init__(
+        self, database: Caller, clock: Clock, *, heartbeat_timeout_s: float, hear: Callable[[Figures], None]
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._heartbeat_timeout = timedelta(seconds=heartbeat_timeout_s)
+        self._hear = hear
+        self._asked_at = float("-inf")
+
+    async def ask(self) -> Figures:
+        """Return the figures as they are now. Raises DatabaseUnavailable."""
+        rows = await self._database.call(statements.STATUS, (self._heartbeat_timeout,))
+        figures: Figures = rows[0][0]
+        self._asked_at = self._clock.now()
+        self._hear(figures)
+        return figures
+
+    async def refresh(self, *, older_than_s: float = _SCRAPED_AGE_S) -> None:
+        """Ask, unless that was done a moment ago. When the database doesn't answer there are no figures."""
+        if self._clock.now() - self._asked_at > older_than_s:
+            try:
+                await self.ask()
+            except DatabaseUnavailable:
+                self._hear({})
+
+    async def keep_fresh(self) -> None:
+        """Ask now and then, for metrics that are pushed: nobody asks for those. Never returns."""
+        while True:
+            await self.refresh()
+            await self._clock.sleep(_PUSHED_AGE_S)

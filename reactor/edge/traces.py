@@ -1,0 +1,248 @@
+"""Events → spans: one trace tells an upload's whole life, from its queueing to its end.
+
+    upload.queued ─┬─ upload.attempt ─── upload.put, upload.settle
+    (or the app's  ├─ upload.backoff
+     own span)     ├─ upload.attempt ─── upload.put, upload.settle        each attempt linked to the one before
+                   ├─ …
+                   └─ upload                                              from created to settled
+
+Every span is told of when it is over, with its true times: a wait by whoever ends it. So a crash loses no wait, nothing
+is kept from one event to the next, and a trace reads the same whichever reactors took part. An attempt whose worker
+left no word is told of by whoever finds its lease expired.
+"""
+
+from functools import lru_cache
+
+from opentelemetry import trace as otel
+from opentelemetry.sdk.trace.sampling import Decision, Sampler
+
+from reactor.core.events import AttemptSettled, Reconciled, RunExpired, UploadRescued, UploadsClaimed
+from reactor.core.model import Outcome, Verdict
+from reactor.core.trace import ROOT, TraceContext, Trail, context_of, span_id_of, timeout_span_id
+from reactor.edge.spans import Attribute, Kind, SpanBatches
+
+_WORTH_TELLING_S = 1.0
+"""A wait that nobody ordered is told of from here on: nobody was there, or all were busy."""
+
+_MOST_LINKS = 128
+"""What tracing back ends keep of one span, by the specification's default limit."""
+
+_DECISIONS = 10_000
+
+
+class Traces:
+    """Makes spans of what happens to sampled rows."""
+
+    def __init__(self, spans: SpanBatches, sampler: Sampler) -> None:
+        self._spans = spans
+        self._sampler = sampler
+        self._is_sampled = lru_cache(_DECISIONS)(self._decide)
+
+    def _decide(self, context: TraceContext) -> bool:
+        """Ask the sampler: as for a root where the root is ours to tell of, else as for a child of the app's span."""
+        parent = None
+        if not context.is_ours:
+            parent = otel.set_span_in_context(
+                otel.NonRecordingSpan(
+                    otel.SpanContext(
+                        int.from_bytes(context.trace_id),
+                        int.from_bytes(context.span_id),
+                        is_remote=True,
+                        trace_flags=otel.TraceFlags(context.flags),
+                    )
+                )
+            )
+        name, kind = ("upload.queued", otel.SpanKind.PRODUCER) if parent is None else ("upload", otel.SpanKind.CONSUMER)
+        result = self._sampler.should_sample(parent, int.from_bytes(context.trace_id), name, kind)
+        return result.decision is Decision.RECORD_AND_SAMPLE
+
+    # uploads
+
+    def claimed(self, event: UploadsClaimed) -> None:
+        """Tell how the uploads came here: queued, left behind by another, waited."""
+        for trail in event.trails:
+            if self._is_sampled(trail.context):
+                self._tell_way(trail)
+
+    def _tell_way(self, trail: Trail) -> None:
+        if trail.lost_at is not None and trail.waited_since is not None:
+            self._lost(trail, trail.ordinal - 1, (trail.lost_at, trail.waited_since), Verdict.RETRY)
+        waits = trail.waited_since is not None and (
+            trail.due_at > trail.waited_since or trail.claimed_at - trail.waited_since >= _WORTH_TELLING_S
+        )
+        if trail.ordinal == 1:
+            self._queued(trail, trail.created_at if waits else trail.claimed_at)
+        if waits:
+            self._add(
+                trail,
+                "upload.backoff",
+                Kind.SPAN_KIND_INTERNAL,
+                (trail.waited_since or 0.0, trail.claimed_at),
+                {"upload.id": str(trail.upload_id), "upload.attempt": trail.attempt, **_lag(trail)},
+            )
+
+    def _queued(self, trail: Trail, until: float) -> None:
+        """Tell of the root, where no app does: from created to the first reaction."""
+        context = trail.context
+        if context.is_ours:
+            self._spans.add(
+                "upload.queued",
+                Kind.SPAN_KIND_PRODUCER,
+                (context.trace_id, context.span_id, b""),
+                (trail.created_at, until),
+                {
+                    "upload.id": str(trail.upload_id),
+                    "upload.bucket": trail.bucket,
+                    "upload.bytes": trail.size_bytes,
+                },
+                flags=context.flags,
+                is_parent_remote=False,
+            )
+
+    def settled(self, event: AttemptSettled) -> None:
+        """Tell of an attempt, and of the whole upload when that was its end."""
+        trail, verdict = event.trail, event.verdict
+        if not self._is_sampled(trail.context):
+            return
+        times = (trail.claimed_at, event.settled_at)
+        self._attempt(trail, trail.ordinal, times, Outcome(verdict=verdict, code=event.code, message=event.message))
+        attempt = trail.span_id
+        few: dict[str, Attribute] = {"upload.id": str(trail.upload_id), "upload.attempt": trail.attempt}
+        settling_at = min(max(event.settling_at, trail.claimed_at), event.settled_at)
+        if event.put is not None:
+            # the database's clock is known to a millisecond or so: what is inside the attempt stays inside
+            began, ended = (min(max(at, trail.claimed_at), settling_at) for at in event.put)
+            sizes: dict[str, Attribute] = {"upload.bucket": trail.bucket, "upload.bytes": trail.size_bytes}
+            self._add(trail, "upload.put", Kind.SPAN_KIND_CLIENT, (began, ended), few | sizes, parent=attempt)
+        self._add(
+            trail, "upload.settle", Kind.SPAN_KIND_CLIENT, (settling_at, event.settled_at), few, parent=attempt
+        )
+        if verdict in (Verdict.STORED, Verdict.DEAD):
+            self._ended(trail, event.settled_at, verdict, event.code)
+
+    def rescued(self, event: UploadRescued) -> None:
+        """Tell of an attempt whose worker left no word, and of the whole upload when it was buried."""
+        trail = event.trail
+        if not self._is_sampled(trail.context):
+            return
+        if event.was_leased:
+            self._lost(trail, trail.ordinal, (trail.claimed_at, event.rescued_at), event.verdict)
+        elif trail.ordinal == 0:
+            self._queued(trail, trail.created_at)  # it never had a try
+        if event.verdict is Verdict.DEAD:
+            self._ended(trail, event.rescued_at, event.verdict, event.code)
+
+    def _lost(self, trail: Trail, ordinal: int, times: tuple[float, float], verdict: Verdict) -> None:
+        if ordinal == 1:
+            self._queued(trail, times[0])  # told of again: it may have died with the worker
+        outcome = Outcome(verdict=verdict, code="STORAGE_UNAVAILABLE", message="the worker stopped without a word")
+        self._attempt(trail, ordinal, times, outcome)
+
+    def _attempt(self, trail: Trail, ordinal: int, times: tuple[float, float], outcome: Outcome) -> None:
+        is_this = ordinal == trail.ordinal
+        has_failed = outcome.verdict in (Verdict.RETRY, Verdict.DEAD)
+        attributes: dict[str, Attribute] = {
+            "upload.id": str(trail.upload_id),
+            # the one that was lost counted; the one that takes over is the next
+            "upload.attempt": trail.attempt if is_this else trail.attempt - 1,
+            "upload.bucket": trail.bucket,
+            "upload.bytes": trail.size_bytes,
+            "upload.outcome": outcome.verdict.value,
+        }
+        if is_this:
+            attributes |= _lag(trail)
+        if has_failed:
+            attributes["error.type"] = outcome.code or ""
+        before = span_id_of(trail.upload_id, ordinal - 1, "upload.attempt")
+        self._spans.add(
+            "upload.attempt",
+            Kind.SPAN_KIND_CONSUMER,
+            (
+                trail.context.trace_id,
+                span_id_of(trail.upload_id, ordinal, "upload.attempt"),
+                trail.context.span_id,
+            ),
+            times,
+            attributes,
+            flags=trail.context.flags,
+            links=[(trail.context.trace_id, before)] if ordinal > 1 else (),
+            error=outcome.message or "" if has_failed else None,
+        )
+
+    def _ended(self, trail: Trail, at: float, verdict: Verdict, code: str | None) -> None:
+        attributes: dict[str, Attribute] = {
+            "upload.id": str(trail.upload_id),
+            "upload.attempt": trail.attempt,
+            "upload.bucket": trail.bucket,
+            "upload.bytes": trail.size_bytes,
+            "upload.outcome": verdict.value,
+        }
+        if code is not None:
+            attributes["error.type"] = code
+        self._add(trail, "upload", Kind.SPAN_KIND_INTERNAL, (trail.created_at, at), attributes)
+
+    def _add(
+        self,
+        trail: Trail,
+        name: str,
+        kind: Kind.ValueType,
+        times: tuple[float, float],
+        attributes: dict[str, Attribute],
+        *,
+        parent: bytes | None = None,
+    ) -> None:
+        """Add a span of this claim, below the row's own place in the trace or below `parent`."""
+        self._spans.add(
+            name,
+            kind,
+            (
+                trail.context.trace_id,
+                span_id_of(trail.upload_id, trail.ordinal, name),
+                parent or trail.context.span_id,
+            ),
+            times,
+            attributes,
+            flags=trail.context.flags,
+            is_parent_remote=parent is None,
+        )
+
+    # runs, and the reactor's own
+
+    def expired(self, event: RunExpired) -> None:
+        """Tell in the run's own trace when its deadline was, and when it was failed."""
+        context = event.context
+        if self._is_sampled(context):
+            self._spans.add(
+                "interpretation.timeout",
+                Kind.SPAN_KIND_INTERNAL,
+                (
+                    context.trace_id,
+                    timeout_span_id(event.run_id),
+                    # a run without a valid traceparent has a trace of its own, and no span above this one
+                    b"" if context.span_id == span_id_of(event.run_id, 0, ROOT) else context.span_id,
+                ),
+                (event.failed_at - event.late_s, event.failed_at),
+                {"interpretation.id": str(event.run_id), "error.type": event.code},
+                flags=context.flags,
+            )
+
+    def reconciled(self, event: Reconciled) -> None:
+        """Tell of a pass, with links into the traces of what it changed."""
+        context = context_of(None, event.pass_id)
+        if self._is_sampled(context):
+            self._spans.add(
+                "reconcile",
+                Kind.SPAN_KIND_INTERNAL,
+                (context.trace_id, context.span_id, b""),
+                (event.began_at, event.ended_at),
+                {"reconcile.changed": len(event.changed)},
+                flags=context.flags,
+                is_parent_remote=False,
+                links=[(row.trace_id, row.span_id) for row in event.changed[:_MOST_LINKS]],
+            )
+
+
+def _lag(trail: Trail) -> dict[str, Attribute]:
+    """Say how much later than due the upload was claimed."""
+    due_at = trail.due_at if trail.waited_since is None else max(trail.due_at, trail.waited_since)
+    return {"reactor.wheel_lag_ms": round(1000 * max(0.0, trail.claimed_at - due_at), 3)}
