@@ -14,7 +14,13 @@ from opentelemetry.sdk.resources import Resource
 
 from reactor.edge.outbox import Outbox
 
-Kind = Span.SpanKind
+Kinds = Span.SpanKind
+# read once: each look-up in the generated enum is a call
+INTERNAL: Kinds.ValueType = Kinds.SPAN_KIND_INTERNAL
+PRODUCER: Kinds.ValueType = Kinds.SPAN_KIND_PRODUCER
+CONSUMER: Kinds.ValueType = Kinds.SPAN_KIND_CONSUMER
+CLIENT: Kinds.ValueType = Kinds.SPAN_KIND_CLIENT
+
 Attribute = str | int | float | bool
 Link = tuple[bytes, bytes]
 """Trace id and span id."""
@@ -52,7 +58,7 @@ class SpanBatches:
     def add(
         self,
         name: str,
-        kind: Kind.ValueType,
+        kind: Kinds.ValueType,
         ids: tuple[bytes, bytes, bytes],
         times: tuple[float, float],
         attributes: Mapping[str, Attribute],
@@ -78,8 +84,9 @@ class SpanBatches:
             end_time_unix_nano=max(start, end),
             flags=flags | _KNOWN_WHETHER_REMOTE | (_REMOTE_PARENT if is_parent_remote else 0),
         )
+        add = span.attributes.add
         for key, value in attributes.items():
-            _set(span.attributes.add(), key, value)
+            _set(add(), key, value)
         for trace_id, span_id in links:
             span.links.add(trace_id=trace_id, span_id=span_id, flags=_KNOWN_WHETHER_REMOTE | _REMOTE_PARENT)
         if error is not None:
@@ -96,7 +103,9 @@ class SpanBatches:
 
 
 def _nanoseconds(seconds: float) -> int:
-    return int(1e9 * min(max(seconds, 0.0), _LATEST_S))
+    if 0.0 <= seconds <= _LATEST_S:
+        return int(1e9 * seconds)
+    return 0 if seconds < 0.0 else int(1e9 * _LATEST_S)
 
 
 def _set(pair: KeyValue, key: str, value: Attribute) -> None:

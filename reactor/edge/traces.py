@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler
 from reactor.core.events import AttemptSettled, Reconciled, RunExpired, UploadRescued, UploadsClaimed
 from reactor.core.model import Outcome, Verdict
 from reactor.core.trace import ROOT, TraceContext, Trail, context_of, span_id_of, timeout_span_id
-from reactor.edge.spans import Attribute, Kind, SpanBatches
+from reactor.edge.spans import CLIENT, CONSUMER, INTERNAL, PRODUCER, Attribute, Kinds, SpanBatches
 
 _WORTH_TELLING_S = 1.0
 """A wait that nobody ordered is told of from here on: nobody was there, or all were busy."""
@@ -76,7 +76,7 @@ class Traces:
             self._add(
                 trail,
                 "upload.backoff",
-                Kind.SPAN_KIND_INTERNAL,
+                INTERNAL,
                 (trail.waited_since or 0.0, trail.claimed_at),
                 {"upload.id": str(trail.upload_id), "upload.attempt": trail.attempt, **_lag(trail)},
             )
@@ -87,7 +87,7 @@ class Traces:
         if context.is_ours:
             self._spans.add(
                 "upload.queued",
-                Kind.SPAN_KIND_PRODUCER,
+                PRODUCER,
                 (context.trace_id, context.span_id, b""),
                 (trail.created_at, until),
                 {
@@ -107,16 +107,14 @@ class Traces:
         times = (trail.claimed_at, event.settled_at)
         self._attempt(trail, trail.ordinal, times, Outcome(verdict=verdict, code=event.code, message=event.message))
         attempt = trail.span_id
-        few: dict[str, Attribute] = {"upload.id": str(trail.upload_id), "upload.attempt": trail.attempt}
+        upload: dict[str, Attribute] = {"upload.id": str(trail.upload_id)}
         settling_at = min(max(event.settling_at, trail.claimed_at), event.settled_at)
         if event.put is not None:
             # the database's clock is known to a millisecond or so: what is inside the attempt stays inside
             began, ended = (min(max(at, trail.claimed_at), settling_at) for at in event.put)
-            sizes: dict[str, Attribute] = {"upload.bucket": trail.bucket, "upload.bytes": trail.size_bytes}
-            self._add(trail, "upload.put", Kind.SPAN_KIND_CLIENT, (began, ended), few | sizes, parent=attempt)
-        self._add(
-            trail, "upload.settle", Kind.SPAN_KIND_CLIENT, (settling_at, event.settled_at), few, parent=attempt
-        )
+            what: dict[str, Attribute] = {"upload.bucket": trail.bucket, "upload.bytes": trail.size_bytes}
+            self._add(trail, "upload.put", CLIENT, (began, ended), upload | what, parent=attempt)
+        self._add(trail, "upload.settle", CLIENT, (settling_at, event.settled_at), upload, parent=attempt)
         if verdict in (Verdict.STORED, Verdict.DEAD):
             self._ended(trail, event.settled_at, verdict, event.code)
 
@@ -156,7 +154,7 @@ class Traces:
         before = span_id_of(trail.upload_id, ordinal - 1, "upload.attempt")
         self._spans.add(
             "upload.attempt",
-            Kind.SPAN_KIND_CONSUMER,
+            CONSUMER,
             (
                 trail.context.trace_id,
                 span_id_of(trail.upload_id, ordinal, "upload.attempt"),
@@ -179,13 +177,13 @@ class Traces:
         }
         if code is not None:
             attributes["error.type"] = code
-        self._add(trail, "upload", Kind.SPAN_KIND_INTERNAL, (trail.created_at, at), attributes)
+        self._add(trail, "upload", INTERNAL, (trail.created_at, at), attributes)
 
     def _add(
         self,
         trail: Trail,
         name: str,
-        kind: Kind.ValueType,
+        kind: Kinds.ValueType,
         times: tuple[float, float],
         attributes: dict[str, Attribute],
         *,
@@ -214,7 +212,7 @@ class Traces:
         if self._is_sampled(context):
             self._spans.add(
                 "interpretation.timeout",
-                Kind.SPAN_KIND_INTERNAL,
+                INTERNAL,
                 (
                     context.trace_id,
                     timeout_span_id(event.run_id),
@@ -232,7 +230,7 @@ class Traces:
         if self._is_sampled(context):
             self._spans.add(
                 "reconcile",
-                Kind.SPAN_KIND_INTERNAL,
+                INTERNAL,
                 (context.trace_id, context.span_id, b""),
                 (event.began_at, event.ended_at),
                 {"reconcile.changed": len(event.changed)},
