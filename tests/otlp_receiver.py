@@ -170,8 +170,13 @@ def receiving(port: int = 0) -> Iterator[Receiver]:
             self.end_headers()
             self.wfile.write(response)
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """Say nothing: a client that was killed breaks its connections."""
+
+    server = Server(("127.0.0.1", port), Handler)
     receiver.endpoint = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()

@@ -1,0 +1,225 @@
+"""Collectors that work, and those that refuse, hang, answer 503 or come back: what they cost, and what they don't."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import aws
+import pytest
+from app_side import AppSide, Owed, app_side
+from fault_server import FaultServer, stores
+from fault_server import answers as answers_badly
+from otlp_receiver import Receiver, receiving
+from process import reactor, running, settings_of
+
+_PATIENCE_S = 30.0
+_END_S = 3.0
+"""What telemetry may delay the end by."""
+
+
+@pytest.fixture
+def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
+    with app_side(migrated_url, tmp_path) as app:
+        yield app
+
+
+@pytest.fixture
+def collector() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
+
+
+def traced(app: AppSide, endpoint: str, **otel: str) -> dict[str, str]:
+    return settings_of(app) | {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint} | otel
+
+
+def wait_until_stored(app: AppSide, uploads: list[Owed]) -> None:
+    give_up = time.monotonic() + _PATIENCE_S
+    ids = [upload.id for upload in uploads]
+    while app.one("select count(*) from public.upload_queue where id = any(%s)", ids):
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+def refuses(_receiver: Receiver) -> str:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def hangs(receiver: Receiver) -> str:
+    receiver.answer = lambda: None
+    return receiver.endpoint
+
+
+def answers(status: int) -> Callable[[Receiver], str]:
+    def fault(receiver: Receiver) -> str:
+        receiver.answer = lambda: status
+        return receiver.endpoint
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(refuses, id="refuses"),
+        pytest.param(hangs, id="hangs"),
+        pytest.param(answers(503), id="503"),
+        pytest.param(answers(401), id="401"),
+    ],
+)
+def test_a_broken_collector_costs_spans_and_never_work_nor_more_than_3_s_of_the_end(
+    app: AppSide, tmp_path: Path, collector: Receiver, fault: Callable[[Receiver], str]
+) -> None:
+    env = traced(app, fault(collector), OTEL_METRIC_EXPORT_INTERVAL="200", OTEL_BSP_SCHEDULE_DELAY="50")
+    with running(env, cwd=tmp_path) as run:
+        run.wait_until_ready()
+        uploads = app.owe(200)
+        wait_until_stored(app, uploads)
+        run.wait_for_line("takes no spans")
+        run.wait_for_line("takes no metrics")
+        more = app.owe(200)
+        wait_until_stored(app, more)
+        assert run.get("/readyz")[0] == 200
+
+        began = time.monotonic()
+        run.terminate()
+        assert run.ended() == 0
+        took_s = time.monotonic() - began
+    assert took_s < _END_S
+    for upload in (*uploads, *more):
+        app.assert_stored(upload)
+    complaints = [line for line in run.log.splitlines() if "takes no" in line]
+    assert len(complaints) == 2, run.log
+    assert "Traceback" not in run.log
+    assert run.log.count("spans were lost on their way") == 1
+    assert not collector.spans
+
+
+def test_a_collector_that_comes_back_gets_what_was_kept_for_it(
+    app: AppSide, tmp_path: Path, collector: Receiver
+) -> None:
+    collector.answer = lambda: 503
+    with running(traced(app, collector.endpoint, OTEL_METRICS_EXPORTER="none"), cwd=tmp_path) as run:
+        run.wait_until_ready()
+        [upload] = app.owe()
+        wait_until_stored(app, [upload])
+        run.wait_for_line("takes no spans: it answered 503")
+        collector.answer = lambda: 200
+        spans = collector.wait_for("upload")
+        assert {span.name for span in spans} >= {"upload.queued", "upload.attempt", "upload.put", "upload.settle"}
+        run.wait_for_line("takes spans again")
+        run.terminate()
+        assert run.ended() == 0
+    assert "lost" not in run.log
+    assert collector.requests["/v1/metrics"] == 0
+
+
+def test_what_is_told_last_is_sent_before_the_end(app: AppSide, tmp_path: Path, collector: Receiver) -> None:
+    """`reactor reconcile` is over before the first batch would be due."""
+    app.without_triggers()
+    [upload] = app.owe()
+    env = traced(app, collector.endpoint, OTEL_BSP_SCHEDULE_DELAY="60000")
+    done = reactor("reconcile", env=env, cwd=tmp_path)
+    assert (done.returncode, "stored 1" in done.stdout) == (0, True)
+    spans = collector.wait_for("reconcile")
+    [reconcile] = [span for span in spans if span.name == "reconcile" and span.links]
+    [root] = [span for span in spans if span.attributes.get("upload.id") == str(upload.id) and not span.parent_id]
+    assert reconcile.links == ((root.trace_id, root.span_id),)
+    assert reconcile.attributes["reconcile.changed"] == 1
+    assert reconcile.start <= root.end <= reconcile.end
+    assert "storage.upload.attempts" in collector.metrics
+
+
+def test_everything_is_set_by_opentelemetrys_own_variables(
+    app: AppSide, tmp_path: Path, collector: Receiver
+) -> None:
+    env = traced(
+        app,
+        "http://127.0.0.1:9",
+        OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=collector.endpoint + "/v1/traces",
+        OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=collector.endpoint + "/v1/metrics",
+        OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20abc,x-tenant=one",
+        OTEL_EXPORTER_OTLP_COMPRESSION="gzip",
+        OTEL_SERVICE_NAME="retries",
+        OTEL_RESOURCE_ATTRIBUTES="deployment.environment.name=test,host.name=elsewhere",
+        OTEL_METRIC_EXPORT_INTERVAL="200",
+    )
+    with running(env, cwd=tmp_path) as run:
+        run.wait_until_ready()
+        wait_until_stored(app, app.owe())
+        span = collector.wait_for("upload")[0]
+        depth = collector.wait_for_metric("storage.queue.depth")
+        run.terminate()
+        assert run.ended() == 0
+    assert span.resource["service.name"] == "retries"
+    assert span.resource["deployment.environment.name"] == "test"
+    assert span.resource["host.name"] == "elsewhere"
+    assert len(depth.gauge.data_points) == 4
+    for headers in collector.headers:
+        assert (headers["authorization"], headers["x-tenant"]) == ("Bearer abc", "one")
+        assert headers["content-encoding"] == "gzip"
+
+
+@pytest.mark.parametrize("off", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}])
+def test_what_is_switched_off_exports_nothing(
+    app: AppSide, tmp_path: Path, collector: Receiver, off: dict[str, str]
+) -> None:
+    app.owe()
+    done = reactor("reconcile", env=traced(app, collector.endpoint, OTEL_METRICS_EXPORTER="none", **off), cwd=tmp_path)
+    assert (done.returncode, "stored 1" in done.stdout) == (0, True)
+    assert not collector.requests
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1:4318", "must be an http:// or https:// URL"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://:secret@:4318/", "must be an http:// or https:// URL"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "must be http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zip", "must be gzip or none"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "must be milliseconds above 0"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "must be a whole number above 0"),
+    ],
+)
+def test_a_variable_that_says_nothing_sensible_is_one_clear_line(
+    app: AppSide, tmp_path: Path, variable: str, value: str, words: str
+) -> None:
+    done = reactor("reconcile", env=traced(app, "http://127.0.0.1:9") | {variable: value}, cwd=tmp_path)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"reactor: {variable} {words}")
+    assert "secret" not in line
+
+
+def test_a_kill_between_two_attempts_loses_no_wait(app: AppSide, tmp_path: Path, collector: Receiver) -> None:
+    with FaultServer() as store:
+        env = traced(app, collector.endpoint, OTEL_BSP_SCHEDULE_DELAY="50", REACTOR_RETRY_BASE="2s")
+        env |= {"REACTOR_STORE_URL": "s3://", **aws.environment(store.endpoint, access_key="key", secret_key="secret")}
+        store.fault = answers_badly(503, "SlowDown")
+        with running(env, cwd=tmp_path) as run:
+            run.wait_until_ready()
+            [upload] = app.owe()
+            [first] = [span for span in collector.wait_for("upload.attempt") if span.name == "upload.attempt"]
+            run.kill()
+        assert first.is_error
+        store.fault = stores
+        with running(env, cwd=tmp_path) as run:
+            run.wait_until_ready()
+            wait_until_stored(app, [upload])
+            spans = collector.wait_for("upload")
+            run.terminate()
+            assert run.ended() == 0
+    mine = sorted(
+        (span for span in spans if span.trace_id == first.trace_id and span.parent_id == first.parent_id),
+        key=lambda span: (span.start, -span.end),
+    )
+    assert [span.name for span in mine] == ["upload", "upload.attempt", "upload.backoff", "upload.attempt"]
+    for earlier, later in pairwise(mine[1:]):
+        assert earlier.end == later.start
+    assert mine[2].end - mine[2].start >= 1_800_000_000
+    assert mine[3].links == ((first.trace_id, first.span_id),)
+    assert mine[3].resource["service.instance.id"] != first.resource["service.instance.id"]
