@@ -110,7 +110,7 @@ class Metrics:
         ]
 
     def _one(self, section: str, key: str) -> Observe:
-        return lambda: [Observation(self._status[section][key])] if section in self._status else []
+        return lambda: [Observation(value) for name, value in self._status.get(section, {}).items() if name == key]
 
     def _by_plan(self) -> Iterable[Observation]:
         return [Observation(row["bytes"], {"plan": row["plan"]}) for row in self._status.get("storage_usage", ())]
