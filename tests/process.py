@@ -91,7 +91,8 @@ class Running:
 
     def wait_until_ready(self) -> None:
         """Wait until it says where it listens, and /readyz says that it is ready."""
-        self.url = self.wait_for_line("/api/status").split(" at ")[1].removesuffix("/api/status\n")
+        line = self.wait_for_line("/api/status")
+        self.url = line[line.index("http://") : line.index("/api/status")]
         give_up = time.monotonic() + _LONGEST_S
         while self.get("/readyz")[0] != 200:
             assert time.monotonic() < give_up, self.log

@@ -92,3 +92,13 @@ class Trail:
     def span_id(self) -> bytes:
         """The attempt's span."""
         return span_id_of(self.upload_id, self.ordinal, "upload.attempt")
+
+    @property
+    def fields(self) -> dict[str, str | int]:
+        """What every log line of the attempt carries."""
+        return {
+            "upload_id": str(self.upload_id),
+            "attempt": self.attempt,
+            "trace_id": self.context.trace_hex,
+            "span_id": self.span_id.hex(),
+        }

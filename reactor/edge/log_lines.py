@@ -95,9 +95,4 @@ class LogLines:
 
 
 def _of(trail: Trail) -> Any:
-    return logger.bind(
-        upload_id=str(trail.upload_id),
-        attempt=trail.attempt,
-        trace_id=trail.context.trace_hex,
-        span_id=trail.span_id.hex(),
-    )
+    return logger.bind(**trail.fields)

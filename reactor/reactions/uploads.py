@@ -173,7 +173,7 @@ class FailedUploads(Reaction[UploadAttempt]):
         except ReactorError as error:
             outcome = self._judge(upload, error)
         except Exception:  # noqa: BLE001  # a bug of ours must not stop the others: this row fails, and we hear of it
-            logger.exception("attempt {} of upload {} broke", upload.attempt, upload.id)
+            logger.bind(**attempt.trail.fields).exception("attempt {} broke", upload.attempt)
             outcome = self._judge(upload, StorageUnavailable("the reactor broke on this upload; its log says how"))
         else:
             self._hear_success()
@@ -274,7 +274,7 @@ class FailedUploads(Reaction[UploadAttempt]):
             except (ReactorError, OSError) as error:
                 # an OSError's own words name the file
                 reason = error.strerror if isinstance(error, OSError) else error
-                logger.warning("the spooled file of upload {} stays behind: {}", upload.id, reason)
+                logger.bind(**attempt.trail.fields).warning("the spooled file stays behind: {}", reason)
 
     def _tell_settled(self, attempt: UploadAttempt, outcome: Outcome, settling_at: float, settled_at: float) -> None:
         upload, at = attempt.upload, self._clock.database_at
