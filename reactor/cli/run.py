@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,6 +31,16 @@ def run(ctx: click.Context) -> None:
     settings = load_settings(ctx)
     with _database(settings) as settings:
         anyio.run(_react, settings)
+    _leave_threads_behind()
+
+
+def _leave_threads_behind() -> None:
+    """Exit now if a put that was given up still hangs in its socket: Python would wait until that times out."""
+    here = threading.current_thread()
+    if any(thread is not here and not thread.daemon for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 @contextmanager

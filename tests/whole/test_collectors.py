@@ -11,6 +11,7 @@ import pytest
 from app_side import AppSide, Owed, app_side
 from fault_server import FaultServer, stores
 from fault_server import answers as answers_badly
+from fault_server import hangs as store_hangs
 from otlp_receiver import Receiver, receiving
 from process import reactor, running, settings_of
 
@@ -97,6 +98,22 @@ def test_a_broken_collector_costs_spans_and_never_work_nor_more_than_3_s_of_the_
     assert "Traceback" not in run.log
     assert run.log.count("spans were lost on their way") == 1
     assert not collector.spans
+
+
+def test_a_put_that_was_given_up_does_not_delay_the_end(app: AppSide, tmp_path: Path) -> None:
+    """The store takes the connection and never answers; boto3 would wait for half a minute."""
+    with FaultServer() as store:
+        env = settings_of(app, STORE_URL="s3://", ATTEMPT_TIMEOUT="0.5s")
+        env |= aws.environment(store.endpoint, access_key="key", secret_key="secret")
+        with running(env, cwd=tmp_path) as run:
+            run.wait_until_ready()
+            store.fault = store_hangs
+            app.owe(max_retries=1)
+            run.wait_for_line("no answer within 0.5 s")
+            run.terminate()
+            began = time.monotonic()
+            assert run.ended() == 0
+            assert time.monotonic() - began < _END_S
 
 
 def test_a_collector_that_comes_back_gets_what_was_kept_for_it(
