@@ -2,7 +2,8 @@
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from app_side import AppSide, Owed, app_side
 from fault_server import FaultServer, stores
 from fault_server import answers as answers_badly
 from fault_server import hangs as store_hangs
-from otlp_receiver import Receiver, receiving
+from otlp_receiver import ReceivedSpan, Receiver, receiving
 from process import reactor, running, settings_of
+from rotel_collector import agent, collecting
 
 _PATIENCE_S = 30.0
 _END_S = 3.0
@@ -133,6 +135,37 @@ def test_a_collector_that_comes_back_gets_what_was_kept_for_it(
         assert run.ended() == 0
     assert "lost" not in run.log
     assert collector.requests["/v1/metrics"] == 0
+
+
+OF_EACH_UPLOAD = ("upload.queued", "upload.attempt", "upload.put", "upload.settle", "upload")
+
+
+def count(spans: Sequence[ReceivedSpan]) -> Counter[str]:
+    return Counter(span.name for span in spans if span.name in OF_EACH_UPLOAD)
+
+
+@pytest.mark.rotel
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_somebody_elses_collector_understands_it_all(
+    app: AppSide, tmp_path: Path, collector: Receiver, compression: str
+) -> None:
+    program = agent()
+    if program is None:
+        pytest.skip("the wheel rotel isn't installed: no real collector here")
+    with collecting(program, to=collector.endpoint) as endpoint:
+        env = traced(app, endpoint, OTEL_METRIC_EXPORT_INTERVAL="200", OTEL_EXPORTER_OTLP_COMPRESSION=compression)
+        with running(env, cwd=tmp_path) as run:
+            run.wait_until_ready()
+            uploads = app.owe(300)
+            wait_until_stored(app, uploads)
+            spans = collector.wait(lambda spans: count(spans) == dict.fromkeys(OF_EACH_UPLOAD, 300))
+            collector.wait_for_metric("storage.upload.attempts")
+            run.terminate()
+            assert run.ended() == 0
+    assert "takes no" not in run.log
+    ids = {span.span_id for span in spans}
+    assert all(span.parent_id in ids for span in spans if span.name == "upload.attempt")
+    assert {span.resource["service.name"] for span in spans} == {"reactor"}
 
 
 def test_what_is_told_last_is_sent_before_the_end(app: AppSide, tmp_path: Path, collector: Receiver) -> None:

@@ -1,0 +1,58 @@
+"""Somebody else's collector (Streamfold's rotel, in a wheel): takes OTLP, batches it, and passes it on."""
+
+import importlib.util
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_PATIENCE_S = 15.0
+
+
+def agent() -> Path | None:
+    """Return the collector's program; None where it isn't installed."""
+    found = importlib.util.find_spec("rotel")
+    if found is None or found.origin is None:
+        return None
+    return Path(found.origin).with_name("rotel-agent")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def collecting(program: Path, *, to: str) -> Iterator[str]:
+    """Run the collector, and yield the endpoint to send to."""
+    http, grpc = _free_port(), _free_port()
+    command = [
+        str(program),
+        "start",
+        f"--otlp-http-endpoint=127.0.0.1:{http}",
+        f"--otlp-grpc-endpoint=127.0.0.1:{grpc}",
+        "--exporter=otlp",
+        f"--otlp-exporter-endpoint={to}",
+        "--otlp-exporter-protocol=http",
+        "--batch-timeout=100ms",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, env={}) as process:
+        try:
+            give_up = time.monotonic() + _PATIENCE_S
+            while not _listens(http):
+                assert process.poll() is None, "the collector ended by itself"
+                assert time.monotonic() < give_up, "the collector doesn't listen"
+                time.sleep(0.02)
+            yield f"http://127.0.0.1:{http}"
+        finally:
+            process.terminate()
+            process.wait(_PATIENCE_S)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
