@@ -1,10 +1,11 @@
 """Where a row stands in its trace: what its traceparent says, and the ids of its spans.
 
-Span ids are reckoned, not drawn: from the row, the number of the claim, and the span's name. So a link to the attempt
+Span ids are reckoned, not drawn: from the row, the number of the claim, and the span's role. So a link to the attempt
 before needs no stored state, whichever reactor made it, and a span that is told of again after a crash is the same.
 """
 
 import re
+from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 from uuid import UUID
@@ -15,9 +16,7 @@ _TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16}
 """W3C Trace Context, level 2; versions above 00 may say more, which is left alone."""
 
 _SAMPLED_AND_RANDOM = 3
-
-ROOT = "root"
-"""The role of the span above everything of a row that has no traceparent."""
+_REMEMBERED = 10_000
 
 
 class TraceContext(NamedTuple):
@@ -49,20 +48,37 @@ def context_of(traceparent: str | None, row_id: UUID) -> TraceContext:
     found = _TRACEPARENT.fullmatch(traceparent or "")
     if found is None or (found[1] == "00" and found[5]):
         trace_id = blake2b(row_id.bytes, digest_size=16).digest()
-        return TraceContext(trace_id, span_id_of(row_id, 0, ROOT), _SAMPLED_AND_RANDOM, is_ours=True)
+        return TraceContext(trace_id, root_span_id(row_id), _SAMPLED_AND_RANDOM, is_ours=True)
     trace_id, span_id = bytes.fromhex(found[2]), bytes.fromhex(found[3])
     is_default = span_id == trace_id[4:8] + trace_id[:4]
     return TraceContext(trace_id, span_id, int(found[4], 16), is_ours=is_default)
 
 
-def span_id_of(row_id: UUID, ordinal: int, role: str) -> bytes:
-    """Return the id of a row's span: 8 bytes; `ordinal` is the number of the claim that it belongs to."""
-    return blake2b(b"%b%d%b" % (row_id.bytes, ordinal, role.encode()), digest_size=8).digest()
+class SpanIds(NamedTuple):
+    """The ids of all spans that one claim of a row may lead to, 8 bytes each."""
+
+    attempt: bytes
+    backoff: bytes
+    put: bytes
+    settle: bytes
+    whole: bytes
+
+
+@lru_cache(_REMEMBERED)
+def span_ids(row_id: UUID, ordinal: int) -> SpanIds:
+    """Return the ids of the spans of a row's claim number `ordinal`: one hash, cut into pieces."""
+    digest = blake2b(b"%b%d" % (row_id.bytes, ordinal), digest_size=40).digest()
+    return SpanIds(digest[:8], digest[8:16], digest[16:24], digest[24:32], digest[32:])
+
+
+def root_span_id(row_id: UUID) -> bytes:
+    """Return the id of the span above everything of a row that has no traceparent."""
+    return blake2b(row_id.bytes, digest_size=8, person=b"root").digest()
 
 
 def timeout_span_id(run_id: UUID) -> bytes:
     """Return the id of the span that tells of a run's timeout; a run has one at most."""
-    return span_id_of(run_id, 1, "interpretation.timeout")
+    return blake2b(run_id.bytes, digest_size=8, person=b"timeout").digest()
 
 
 @frozen(kw_only=True)
@@ -91,7 +107,7 @@ class Trail:
     @property
     def span_id(self) -> bytes:
         """The attempt's span."""
-        return span_id_of(self.upload_id, self.ordinal, "upload.attempt")
+        return span_ids(self.upload_id, self.ordinal).attempt
 
     @property
     def fields(self) -> dict[str, str | int]:

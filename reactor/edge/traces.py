@@ -11,15 +11,17 @@ is kept from one event to the next, and a trace reads the same whichever reactor
 left no word is told of by whoever finds its lease expired.
 """
 
+from collections.abc import Mapping
 from functools import lru_cache
+from uuid import UUID
 
 from opentelemetry import trace as otel
-from opentelemetry.sdk.trace.sampling import Decision, Sampler
+from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision, Sampler
 
 from reactor.core.events import AttemptSettled, Reconciled, RunExpired, UploadRescued, UploadsClaimed
-from reactor.core.model import Outcome, Verdict
-from reactor.core.trace import ROOT, TraceContext, Trail, context_of, span_id_of, timeout_span_id
-from reactor.edge.spans import CLIENT, CONSUMER, INTERNAL, PRODUCER, Attribute, Kinds, SpanBatches
+from reactor.core.model import Verdict
+from reactor.core.trace import TraceContext, Trail, context_of, root_span_id, span_ids, timeout_span_id
+from reactor.edge.spans import CLIENT, CONSUMER, INTERNAL, PRODUCER, Attribute, SpanBatches
 
 _WORTH_TELLING_S = 1.0
 """A wait that nobody ordered is told of from here on: nobody was there, or all were busy."""
@@ -27,7 +29,9 @@ _WORTH_TELLING_S = 1.0
 _MOST_LINKS = 128
 """What tracing back ends keep of one span, by the specification's default limit."""
 
-_DECISIONS = 10_000
+_REMEMBERED = 10_000
+
+_KIND_OF = {"upload.backoff": INTERNAL, "upload.put": CLIENT, "upload.settle": CLIENT, "upload": INTERNAL}
 
 
 class Traces:
@@ -36,10 +40,12 @@ class Traces:
     def __init__(self, spans: SpanBatches, sampler: Sampler) -> None:
         self._spans = spans
         self._sampler = sampler
-        self._is_sampled = lru_cache(_DECISIONS)(self._decide)
+        self._is_sampled = lru_cache(_REMEMBERED)(self._decide)
 
     def _decide(self, context: TraceContext) -> bool:
         """Ask the sampler: as for a root where the root is ours to tell of, else as for a child of the app's span."""
+        if self._sampler is DEFAULT_ON:  # what nearly everybody has; asking it takes as long as three spans
+            return context.is_ours or bool(context.flags & otel.TraceFlags.SAMPLED)
         parent = None
         if not context.is_ours:
             parent = otel.set_span_in_context(
@@ -65,19 +71,18 @@ class Traces:
                 self._tell_way(trail)
 
     def _tell_way(self, trail: Trail) -> None:
-        if trail.lost_at is not None and trail.waited_since is not None:
-            self._lost(trail, trail.ordinal - 1, (trail.lost_at, trail.waited_since), Verdict.RETRY)
-        waits = trail.waited_since is not None and (
-            trail.due_at > trail.waited_since or trail.claimed_at - trail.waited_since >= _WORTH_TELLING_S
-        )
+        since = trail.waited_since
+        if trail.lost_at is not None and since is not None:
+            self._lost(trail, trail.ordinal - 1, (trail.lost_at, since), Verdict.RETRY)
+        waits = since is not None and (trail.due_at > since or trail.claimed_at - since >= _WORTH_TELLING_S)
         if trail.ordinal == 1:
             self._queued(trail, trail.created_at if waits else trail.claimed_at)
-        if waits:
+        if waits and since is not None:
             self._add(
                 trail,
                 "upload.backoff",
-                INTERNAL,
-                (trail.waited_since or 0.0, trail.claimed_at),
+                span_ids(trail.upload_id, trail.ordinal).backoff,
+                (since, trail.claimed_at),
                 {"upload.id": str(trail.upload_id), "upload.attempt": trail.attempt, **_lag(trail)},
             )
 
@@ -90,11 +95,7 @@ class Traces:
                 PRODUCER,
                 (context.trace_id, context.span_id, b""),
                 (trail.created_at, until),
-                {
-                    "upload.id": str(trail.upload_id),
-                    "upload.bucket": trail.bucket,
-                    "upload.bytes": trail.size_bytes,
-                },
+                _about(trail.upload_id, trail.bucket, trail.size_bytes),
                 flags=context.flags,
                 is_parent_remote=False,
             )
@@ -104,17 +105,20 @@ class Traces:
         trail, verdict = event.trail, event.verdict
         if not self._is_sampled(trail.context):
             return
+        ids = span_ids(trail.upload_id, trail.ordinal)
         times = (trail.claimed_at, event.settled_at)
-        self._attempt(trail, trail.ordinal, times, Outcome(verdict=verdict, code=event.code, message=event.message))
-        attempt = trail.span_id
-        upload: dict[str, Attribute] = {"upload.id": str(trail.upload_id)}
+        self._attempt(trail, trail.ordinal, times, verdict, (event.code, event.message))
         settling_at = min(max(event.settling_at, trail.claimed_at), event.settled_at)
+        about = _about(trail.upload_id, trail.bucket, trail.size_bytes)
         if event.put is not None:
             # the database's clock is known to a millisecond or so: what is inside the attempt stays inside
-            began, ended = (min(max(at, trail.claimed_at), settling_at) for at in event.put)
-            what: dict[str, Attribute] = {"upload.bucket": trail.bucket, "upload.bytes": trail.size_bytes}
-            self._add(trail, "upload.put", CLIENT, (began, ended), upload | what, parent=attempt)
-        self._add(trail, "upload.settle", CLIENT, (settling_at, event.settled_at), upload, parent=attempt)
+            began, ended = event.put
+            began = min(max(began, trail.claimed_at), settling_at)
+            ended = min(max(ended, began), settling_at)
+            self._add(trail, "upload.put", ids.put, (began, ended), about, parent=ids.attempt)
+        times = (settling_at, event.settled_at)
+        upload: dict[str, Attribute] = {"upload.id": about["upload.id"]}
+        self._add(trail, "upload.settle", ids.settle, times, upload, parent=ids.attempt)
         if verdict in (Verdict.STORED, Verdict.DEAD):
             self._ended(trail, event.settled_at, verdict, event.code)
 
@@ -133,74 +137,74 @@ class Traces:
     def _lost(self, trail: Trail, ordinal: int, times: tuple[float, float], verdict: Verdict) -> None:
         if ordinal == 1:
             self._queued(trail, times[0])  # told of again: it may have died with the worker
-        outcome = Outcome(verdict=verdict, code="STORAGE_UNAVAILABLE", message="the worker stopped without a word")
-        self._attempt(trail, ordinal, times, outcome)
+        self._attempt(
+            trail, ordinal, times, verdict, ("STORAGE_UNAVAILABLE", "the worker stopped without a word")
+        )
 
-    def _attempt(self, trail: Trail, ordinal: int, times: tuple[float, float], outcome: Outcome) -> None:
+    def _attempt(
+        self,
+        trail: Trail,
+        ordinal: int,
+        times: tuple[float, float],
+        verdict: Verdict,
+        failure: tuple[str | None, str | None],
+    ) -> None:
+        """Tell of this attempt, or of the one before; `failure` is its code and message."""
         is_this = ordinal == trail.ordinal
-        has_failed = outcome.verdict in (Verdict.RETRY, Verdict.DEAD)
+        has_failed = verdict in (Verdict.RETRY, Verdict.DEAD)
+        code, message = failure
         attributes: dict[str, Attribute] = {
-            "upload.id": str(trail.upload_id),
+            **_about(trail.upload_id, trail.bucket, trail.size_bytes),
             # the one that was lost counted; the one that takes over is the next
             "upload.attempt": trail.attempt if is_this else trail.attempt - 1,
-            "upload.bucket": trail.bucket,
-            "upload.bytes": trail.size_bytes,
-            "upload.outcome": outcome.verdict.value,
+            "upload.outcome": verdict.value,
         }
         if is_this:
             attributes |= _lag(trail)
         if has_failed:
-            attributes["error.type"] = outcome.code or ""
-        before = span_id_of(trail.upload_id, ordinal - 1, "upload.attempt")
+            attributes["error.type"] = code or ""
+        context = trail.context
         self._spans.add(
             "upload.attempt",
             CONSUMER,
-            (
-                trail.context.trace_id,
-                span_id_of(trail.upload_id, ordinal, "upload.attempt"),
-                trail.context.span_id,
-            ),
+            (context.trace_id, span_ids(trail.upload_id, ordinal).attempt, context.span_id),
             times,
             attributes,
-            flags=trail.context.flags,
-            links=[(trail.context.trace_id, before)] if ordinal > 1 else (),
-            error=outcome.message or "" if has_failed else None,
+            flags=context.flags,
+            links=[(context.trace_id, span_ids(trail.upload_id, ordinal - 1).attempt)] if ordinal > 1 else (),
+            error=message or "" if has_failed else None,
         )
 
     def _ended(self, trail: Trail, at: float, verdict: Verdict, code: str | None) -> None:
         attributes: dict[str, Attribute] = {
-            "upload.id": str(trail.upload_id),
+            **_about(trail.upload_id, trail.bucket, trail.size_bytes),
             "upload.attempt": trail.attempt,
-            "upload.bucket": trail.bucket,
-            "upload.bytes": trail.size_bytes,
             "upload.outcome": verdict.value,
         }
         if code is not None:
             attributes["error.type"] = code
-        self._add(trail, "upload", INTERNAL, (trail.created_at, at), attributes)
+        whole = span_ids(trail.upload_id, trail.ordinal).whole
+        self._add(trail, "upload", whole, (trail.created_at, at), attributes)
 
     def _add(
         self,
         trail: Trail,
         name: str,
-        kind: Kinds.ValueType,
+        span_id: bytes,
         times: tuple[float, float],
-        attributes: dict[str, Attribute],
+        attributes: Mapping[str, Attribute],
         *,
         parent: bytes | None = None,
     ) -> None:
-        """Add a span of this claim, below the row's own place in the trace or below `parent`."""
+        """Add a span, below the row's own place in the trace or below `parent`."""
+        context = trail.context
         self._spans.add(
             name,
-            kind,
-            (
-                trail.context.trace_id,
-                span_id_of(trail.upload_id, trail.ordinal, name),
-                parent or trail.context.span_id,
-            ),
+            _KIND_OF[name],
+            (context.trace_id, span_id, parent or context.span_id),
             times,
             attributes,
-            flags=trail.context.flags,
+            flags=context.flags,
             is_parent_remote=parent is None,
         )
 
@@ -217,7 +221,7 @@ class Traces:
                     context.trace_id,
                     timeout_span_id(event.run_id),
                     # a run without a valid traceparent has a trace of its own, and no span above this one
-                    b"" if context.span_id == span_id_of(event.run_id, 0, ROOT) else context.span_id,
+                    b"" if context.span_id == root_span_id(event.run_id) else context.span_id,
                 ),
                 (event.failed_at - event.late_s, event.failed_at),
                 {"interpretation.id": str(event.run_id), "error.type": event.code},
@@ -244,3 +248,9 @@ def _lag(trail: Trail) -> dict[str, Attribute]:
     """Say how much later than due the upload was claimed."""
     due_at = trail.due_at if trail.waited_since is None else max(trail.due_at, trail.waited_since)
     return {"reactor.wheel_lag_ms": round(1000 * max(0.0, trail.claimed_at - due_at), 3)}
+
+
+@lru_cache(_REMEMBERED)
+def _about(upload_id: UUID, bucket: str, size_bytes: int) -> Mapping[str, Attribute]:
+    """Return what most spans of an upload say."""
+    return {"upload.id": str(upload_id), "upload.bucket": bucket, "upload.bytes": size_bytes}
