@@ -21,8 +21,10 @@ from reactor.core.events import Emit, ListenerLost, Listening, Polling
 from reactor.core.events import Event as Happening
 from reactor.core.settings import Settings
 from reactor.edge import statements
+from reactor.edge.books import Books
 from reactor.edge.clock import Clock
 from reactor.edge.http import Http
+from reactor.edge.inspect import FULLEST_USERS
 from reactor.edge.migrate import plan
 from reactor.edge.objects import open_store
 from reactor.edge.objects.base import ObjectStore
@@ -159,14 +161,21 @@ class Reactor:
             await pulse.leave()
 
     async def status(self) -> dict[str, Any]:
-        """Return what the database says of uploads, runs and reactors."""
+        """Return what the database says of uploads, runs, reactors and usage, and the users closest to a limit."""
+        status = await self._measure()
+        [(users,)] = await self._open_database().call(statements.FULLEST_USERS, (FULLEST_USERS,))
+        return status | {"users": users}
+
+    async def _measure(self) -> dict[str, Any]:
+        """Ask the database for what the gauges show."""
+        patience = timedelta(seconds=self.settings.heartbeat_timeout_s)
+        [(self.telemetry.status,)] = await self._open_database().call(statements.STATUS, (patience,))
+        return self.telemetry.status
+
+    def _open_database(self) -> Database:
         if self._database is None:
             raise DatabaseUnavailable("the reactor hasn't opened its database yet")
-        rows = await self._database.call(
-            statements.STATUS, (timedelta(seconds=self.settings.heartbeat_timeout_s),)
-        )
-        self.telemetry.status = rows[0][0]
-        return self.telemetry.status
+        return self._database
 
     # opening
 
@@ -248,6 +257,7 @@ class Reactor:
         reconcile = Reconcile(
             crews,
             schedule,
+            Books(opened.database),
             clock=clock,
             emit=self._emit,
             interval_s=settings.reconcile_interval_s,
@@ -278,7 +288,7 @@ class Reactor:
         engine = self._engine
         if engine is not None and engine.clock.now() - self._status_at > _STATUS_AGE_S:
             try:
-                await self.status()
+                await self._measure()
                 self._status_at = engine.clock.now()
             except DatabaseUnavailable:
                 self.telemetry.status = {}

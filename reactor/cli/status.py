@@ -24,7 +24,7 @@ def status(ctx: click.Context, *, as_json: bool, watch: bool) -> None:
     settings = load_settings(ctx)
     with inspecting(database_url(settings)) as inspector:
         if as_json:
-            print_json(inspector.status(settings.heartbeat_timeout_s))
+            print_json(inspector.status(settings.heartbeat_timeout_s) | {"users": inspector.fullest_users()})
             return
         console = Console(markup=False)
         if not watch:

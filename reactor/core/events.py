@@ -112,6 +112,16 @@ class Swept:
 
 
 @frozen(kw_only=True)
+class BooksMended:
+    """Reconciliation put something right in the books that no writer had."""
+
+    kind: str
+    """'reservations': bytes that were given back, for nobody came for them; 'months': users whose month was over."""
+
+    count: int
+
+
+@frozen(kw_only=True)
 class BreakerMoved:
     """The store went down for everyone, or came back."""
 
@@ -155,6 +165,7 @@ Event = (
     | RunExpired
     | Rescued
     | Swept
+    | BooksMended
     | BreakerMoved
     | DatabaseLost
     | ReactorsChanged

@@ -19,6 +19,8 @@ EXPIRE_RUNS: Final[LiteralString] = "select * from reactor.expire_runs(%s::uuid[
 
 SWEEP_RUNS: Final[LiteralString] = "select * from reactor.sweep_runs(%s::interval, %s::interval, %s::int)"
 
+MEND_BOOKS: Final[LiteralString] = "select * from reactor.mend_books(%s::int)"
+
 PULSE: Final[LiteralString] = (
     "select * from reactor.pulse(%s::uuid, %s::text, %s::text, %s::text, %s::text, %s::interval)"
 )
@@ -26,5 +28,7 @@ PULSE: Final[LiteralString] = (
 LEAVE: Final[LiteralString] = "select reactor.leave(%s::uuid)"
 
 STATUS: Final[LiteralString] = "select reactor.status(%s::interval)"
+
+FULLEST_USERS: Final[LiteralString] = "select reactor.fullest_users(%s::int)"
 
 WHAT_IS_MISSING: Final[LiteralString] = "select reactor.what_is_missing()"

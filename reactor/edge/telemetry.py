@@ -68,6 +68,7 @@ class Telemetry:
             events.RunExpired: self._on_expired,
             events.Rescued: self._on_rescued,
             events.Swept: self._on_swept,
+            events.BooksMended: self._on_mended,
             events.BreakerMoved: self._on_breaker,
             events.DatabaseLost: self._on_database_lost,
             events.ReactorsChanged: self._on_reactors,
@@ -182,6 +183,13 @@ class Telemetry:
             self._missed.add(event.missed, {"kind": event.reaction})
             logger.warning("{} overdue {} that no notification told of", event.missed, event.reaction)
         logger.debug("swept {}: {} found in {:.3f} s", event.reaction, event.found, event.duration_s)
+
+    def _on_mended(self, event: events.BooksMended) -> None:
+        if event.kind == "reservations":
+            self._missed.add(event.count, {"kind": event.kind})
+            logger.warning("gave back {} reservations that nobody had come for in a day", event.count)
+        else:
+            logger.info("mended {} {}", event.count, event.kind)
 
     def _on_breaker(self, event: events.BreakerMoved) -> None:
         self._open_stores[event.store] = event.is_open

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from reactor.core.errors import DatabaseUnavailable
-from reactor.core.events import DatabaseLost, Emit, Swept
+from reactor.core.events import BooksMended, DatabaseLost, Emit, Swept
 from reactor.core.model import Due
+from reactor.edge.books import Books
 from reactor.edge.clock import TICKS_PER_S, Clock
 from reactor.flow.schedule import Schedule
 from reactor.flow.wakeup import Wakeup
@@ -30,6 +31,7 @@ class Reconcile:
         self,
         crews: Sequence[tuple[Reaction[Any], Work[Any]]],
         schedule: Schedule,
+        books: Books,
         *,
         clock: Clock,
         emit: Emit,
@@ -38,6 +40,7 @@ class Reconcile:
     ) -> None:
         self._crews = crews
         self._schedule = schedule
+        self._books = books
         self._clock = clock
         self._emit = emit
         self._interval_s = interval_s
@@ -97,12 +100,17 @@ class Reconcile:
             self._whole_pass |= self._clock.tick() >= due
 
     async def once(self) -> None:
-        """Do one whole pass: rescue, sweep and arm, for every reaction. Raises DatabaseUnavailable."""
+        """Do one whole pass: rescue, sweep and arm, for every reaction; then mend the books.
+
+        Raises DatabaseUnavailable.
+        """
         self._whole_pass = self._is_low = False
         try:
             for reaction, work in self._crews:
                 await reaction.rescue()
                 await self._sweep(reaction, work)
+            for kind, count in (await self._books.mend()).items():
+                self._emit(BooksMended(kind=kind, count=count))
         except DatabaseUnavailable:
             self._whole_pass = True  # it is owed still
             raise

@@ -10,10 +10,10 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from reactor.edge import pulse, queue, statements
+from reactor.edge import books, pulse, queue, statements
 
 NAMES = sorted(name for name in vars(statements) if name.isupper())
-COUNT = 11
+COUNT = 13
 """How many statements there are; one more needs its columns below."""
 
 TYPE_OF_CLASS = {float: "float8", int: "int4", str: "text", UUID: "uuid"}
@@ -61,7 +61,7 @@ def attributes_read(function: object) -> set[str]:
 
 def test_every_statement_is_looked_at() -> None:
     assert len(NAMES) == COUNT
-    assert set(READS) | {"PULSE", "LEAVE", "STATUS", "WHAT_IS_MISSING"} == set(NAMES)
+    assert set(READS) | {"PULSE", "LEAVE", "STATUS", "WHAT_IS_MISSING", "MEND_BOOKS", "FULLEST_USERS"} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -104,6 +104,7 @@ def test_a_claim_answers_all_that_an_upload_is_made_of(conn: psycopg.Connection)
     [
         ("SETTLE_UPLOADS", queue.UploadQueue.settle),
         ("RESCUE_UPLOADS", queue.UploadQueue.rescue),
+        ("MEND_BOOKS", books.Books.mend),
         ("PULSE", pulse.Pulse.send),
     ],
 )
@@ -120,6 +121,7 @@ def test_what_python_reads_by_name_is_among_the_columns(conn: psycopg.Connection
         ("PULSE", {"now_at": "float8", "queue_usage": "float8", "instances": "_uuid"}),
         ("LEAVE", {"leave": "void"}),
         ("STATUS", {"status": "jsonb"}),
+        ("FULLEST_USERS", {"fullest_users": "jsonb"}),
         ("WHAT_IS_MISSING", {"what_is_missing": "text"}),
     ],
 )
