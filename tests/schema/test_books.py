@@ -4,7 +4,6 @@ import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
-from typing import Any
 from uuid import UUID, uuid4, uuid5
 
 import psycopg
