@@ -1,4 +1,4 @@
-"""An interpretation ends as its block ended; one that was taken away cancels it; a blip of the database costs nothing."""
+"""A run ends as its block ended; one that was taken away cancels it; a blip of the database costs nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
