@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from reactor import __version__
-from reactor.cli import demo, migrate, reconcile, run, runs, status, uploads
+from reactor.cli import demo, doctor, migrate, reconcile, run, runs, status, uploads
 from reactor.core.errors import ConfigInvalid, ReactorError
 
 
@@ -70,6 +70,7 @@ for command in (
     status.status,
     uploads.uploads,
     runs.runs,
+    doctor.doctor,
     demo.demo,
 ):
     main.add_command(command)
