@@ -12,6 +12,8 @@ from threading import Thread
 from time import monotonic
 from typing import TypeVar
 
+from loguru import logger
+
 from reactor.core.errors import ReactorError
 from reactor.doctor.finding import Check, Finding, Group, Verdict, problem
 
@@ -71,6 +73,10 @@ def _examine(check: Check) -> list[Finding]:
         return list(check.examine())
     except ReactorError as error:
         return [problem(check.name, str(error), check.fix)]
+    except Exception as error:  # noqa: BLE001 - a bug in one check must not hide what the others find
+        logger.opt(exception=error).debug("the check '{}' failed", check.name)
+        fix = "this is a bug of the reactor's: REACTOR_LOG_LEVEL=DEBUG shows where"
+        return [problem(check.name, f"the check itself failed ({type(error).__name__})", fix)]
 
 
 def _rest(checks: Sequence[Check], hung: str) -> list[Finding]:

@@ -44,9 +44,12 @@ class Collector:
 
     @property
     def address(self) -> str:
-        """Return host and port."""
-        host = urlsplit(self.url).netloc.rpartition("@")[2]
-        return host or "no host"
+        """Return host and port, as far as the URL is one."""
+        try:
+            host = urlsplit(self.url).netloc.rpartition("@")[2]
+        except ValueError:
+            host = ""
+        return host or "a URL without a host"
 
 
 @frozen(kw_only=True)
