@@ -104,7 +104,14 @@ class Http:
             exception_handlers={HTTPException: _refuse, Exception: _fail},
         )
         app.router.redirect_slashes = False  # a redirect would repeat whatever Host was sent
-        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+        )
         self._server = _Server(config)
         await self._server.serve(sockets=[listening])
 

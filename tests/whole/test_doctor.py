@@ -21,7 +21,8 @@ from process import environment, reactor
 from psycopg import sql
 from seaweed import SeaweedServer
 
-from reactor.edge.migrate import schema_files
+from reactor.edge.embedded import EmbeddedPostgres
+from reactor.edge.migrate import migrate, schema_files
 
 WORKER = "reactor_worker"
 PASSWORD = "worker"  # noqa: S105 - of a throw-away server
@@ -238,6 +239,34 @@ def test_row_level_security_that_is_not_forced_is_found(
     owner.execute("alter table public.upload_queue no force row level security")
     fix = "alter table public.upload_queue force row level security"
     assert_finds(examined(env, code=1), "row level security", "not forced for public.upload_queue", fix)
+
+
+def test_a_standby_is_found(env: dict[str, str], reachable_folder: Path) -> None:
+    server = EmbeddedPostgres(reachable_folder / "postgres", durable=False)
+    with server:
+        migrate(server.url)
+    (server.data_dir / "standby.signal").touch()
+    with server:
+        findings = examined(env | {"REACTOR_DATABASE_URL": server.url}, code=1)
+    assert_finds(findings, "primary", "standby", "target_session_attrs=read-write")
+    assert findings["listen"]["verdict"] == "skipped"
+
+
+def test_a_listener_that_does_not_read_is_found(env: dict[str, str], reachable_folder: Path) -> None:
+    smallest = {"max_notify_queue_pages": "64"}
+    with EmbeddedPostgres(reachable_folder / "postgres", durable=False, options=smallest) as server:
+        migrate(server.url)
+        with psycopg.connect(server.url) as stuck, psycopg.connect(server.url, autocommit=True) as conn:
+            stuck.execute("listen anything")
+            stuck.commit()
+            stuck.execute("select")  # and goes on in its transaction: nothing is delivered to it any more
+            conn.execute("select pg_notify('anything', repeat('x', 7000) || n) from generate_series(1, 8) as n")
+            findings = examined(env | {"REACTOR_DATABASE_URL": server.url}, code=0)
+            assert findings["notification queue"]["verdict"] == "warning"
+
+            conn.execute("select pg_notify('anything', repeat('y', 7000) || n) from generate_series(1, 40) as n")
+            findings = examined(env | {"REACTOR_DATABASE_URL": server.url}, code=1)
+            assert_finds(findings, "notification queue", "the triggers say nothing", "pg_terminate_backend")
 
 
 def test_a_clock_that_is_off_is_found(env: dict[str, str]) -> None:
