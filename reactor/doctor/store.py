@@ -132,8 +132,8 @@ def _fix(error: ReactorError, bucket: str) -> str:
             return "the store answers that it can't at the moment: look at its own state, and ask again"
         case StorageRejected(denied=True):
             return (
-                "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), and that they may "
-                f"s3:PutObject in {bucket}; where a prefix alone is allowed: --bucket {bucket}/PREFIX/"
+                "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), this host's clock, and that "
+                f"they may s3:PutObject in {bucket}; where only a prefix is allowed: --bucket {bucket}/PREFIX/"
             )
         case StorageRejected(http_status=404):
             return (
