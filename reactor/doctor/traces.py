@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from functools import partial
 
-from reactor.doctor.finding import Check, Finding, Group, ok, problem, warning
+from reactor.doctor.finding import Check, Finding, Group, ok, problem
 from reactor.edge.collector import Collector, export_nothing
 
 _TOO_MANY = 429
@@ -23,12 +23,13 @@ def _none() -> Iterator[Finding]:
 
 def _ask(collector: Collector, fix: str) -> Iterator[Finding]:
     """Spans are lost where nobody takes them; work never is. Still a problem: somebody wanted them."""
-    if collector.protocol == "grpc":
-        yield warning(
+    if collector.protocol != "http/protobuf":
+        yield problem(
             "traces",
-            "OTEL_EXPORTER_OTLP_PROTOCOL is grpc, and the reactor speaks OTLP over HTTP alone",
-            "set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf, and the endpoint to the collector's HTTP port (4318)",
+            f"OTEL_EXPORTER_OTLP_PROTOCOL is {collector.protocol!r}, and the reactor speaks OTLP in protobuf over HTTP",
+            f"set it to http/protobuf, and {collector.setting} to the collector's HTTP port (4318)",
         )
+        return
     answer = export_nothing(collector)
     where = collector.address
     match answer.status:
