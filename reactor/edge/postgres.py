@@ -47,11 +47,16 @@ _SESSION = f"""
 """
 
 
+def connect(conninfo: str, *, application_name: str) -> psycopg.Connection:
+    """Open one blocking autocommit connection. Raises psycopg.Error."""
+    return psycopg.connect(conninfo, autocommit=True, **(_PATIENCE | {"application_name": application_name}))
+
+
 @contextmanager
 def connected(conninfo: str, *, application_name: str) -> Iterator[psycopg.Connection]:
     """Open one autocommit connection for a command. Raises DatabaseUnavailable with one clear line, whatever fails."""
     try:
-        conn = psycopg.connect(conninfo, autocommit=True, **(_PATIENCE | {"application_name": application_name}))
+        conn = connect(conninfo, application_name=application_name)
     except psycopg.Error as error:
         raise unreachable(error) from error
     with conn:
