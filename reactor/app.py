@@ -21,6 +21,7 @@ from reactor.core.events import Emit, ListenerLost, Listening, Polling
 from reactor.core.events import Event as Happening
 from reactor.core.settings import Settings
 from reactor.edge import statements
+from reactor.edge.books import Books
 from reactor.edge.clock import Clock
 from reactor.edge.figures import StatusQuery
 from reactor.edge.http import Http
@@ -34,6 +35,7 @@ from reactor.edge.spool import Spool
 from reactor.edge.telemetry import Telemetry
 from reactor.flow.engine import Engine, working
 from reactor.flow.listen import SILENT_AFTER_S, Listen
+from reactor.flow.readiness import Readiness
 from reactor.flow.reconcile import Changes, Reconcile
 from reactor.flow.schedule import Lane, Schedule
 from reactor.flow.wakeup import Wakeup
@@ -70,9 +72,9 @@ class Reactor:
         self._store = store
         self._listeners = [] if listener is None else [listener]
         self._stop = Event()
-        self._listen: Listen | None = None
         self._engine: Engine | None = None
         self._figures: StatusQuery | None = None
+        self._readiness: Readiness | None = None
         self._ready: Callable[[], None] = lambda: None
         self.http_url = ""
         """Where the HTTP server listens; empty before it does."""
@@ -88,18 +90,10 @@ class Reactor:
 
     def not_ready(self) -> list[str]:
         """Return why the reactor isn't ready, a line each; empty when it is."""
-        reasons = []
-        if self._engine is None or self._listen is None:
+        if self._readiness is None:
             return ["starting"]
-        if self._stop.is_set():
-            reasons.append("shutting down")
-        if self._listen.mode == "polling":
-            reasons.append("polling: notifications don't arrive")
-        elif self._listen.mode != "listening":
-            reasons.append("not listening")
-        if self._engine.reconcile.finished_at is None:
-            reasons.append("not reconciled yet")
-        return reasons
+        ending = ["shutting down"] if self._stop.is_set() else []
+        return ending + self._readiness.missing()
 
     async def run(self, *, ready: Callable[[], None] = lambda: None) -> None:
         """Run until `stop`. Calls `ready` each time that readiness may have changed.
@@ -114,7 +108,7 @@ class Reactor:
             pulse = Pulse(opened.database, engine.clock, version=__version__, silent_after_s=SILENT_AFTER_S)
             await pulse.send("starting", with_canary=False)
             crews = {reaction.channel: (reaction, work) for reaction, work in engine.crews}
-            self._listen = listen = Listen(
+            listen = Listen(
                 Listener(self._listen_conninfo(), [*crews, pulse.channel]),
                 pulse,
                 crews,
@@ -123,6 +117,7 @@ class Reactor:
                 clock=engine.clock,
                 emit=self._emit,
             )
+            self._readiness = Readiness(listen, engine.reconcile, pulse, engine.clock)
             self._ready = engine.reconcile.on_pass = ready
             async with create_task_group() as tasks, working(engine) as works:
                 tasks.start_soon(http.serve, socket)
@@ -163,10 +158,10 @@ class Reactor:
             await pulse.leave()
 
     async def status(self) -> dict[str, Any]:
-        """Return what the database says of uploads, runs and reactors."""
+        """Return what the database says of uploads, runs, reactors and usage, and the users closest to a limit."""
         if self._figures is None:
             raise DatabaseUnavailable("the reactor hasn't opened its database yet")
-        return await self._figures.ask()
+        return await self._figures.ask_with_users()
 
     # opening
 
@@ -253,6 +248,7 @@ class Reactor:
         reconcile = Reconcile(
             crews,
             schedule,
+            Books(opened.database),
             clock=clock,
             emit=self._emit,
             interval_s=settings.reconcile_interval_s,
@@ -264,6 +260,8 @@ class Reactor:
 
     def _emit(self, event: Happening) -> None:
         self.telemetry(event)
+        if self._readiness is not None:
+            self._readiness.hear(event)
         for listener in self._listeners:
             listener(event)
         if isinstance(event, Listening | ListenerLost | Polling):

@@ -13,6 +13,344 @@ CREATE FUNCTION auth.uid() RETURNS uuid
             ), '')::uuid
         $$;
 
+CREATE FUNCTION public.begin_interpretation(p_source_id uuid, p_config jsonb DEFAULT '{}'::jsonb, p_timeout interval DEFAULT '00:10:00'::interval, p_heartbeat_timeout interval DEFAULT NULL::interval, p_traceparent text DEFAULT NULL::text, p_run_id uuid DEFAULT gen_random_uuid()) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_caller constant uuid := reactor.caller();
+    v_patience constant interval := coalesce(p_heartbeat_timeout, '60 s');
+    v_problem constant text := case
+        when p_source_id is null then 'p_source_id must be the id of a source'
+        when coalesce(length(p_config::text) > 262144, true) then 'p_config must be JSON of at most 256 KiB'
+        when coalesce(p_timeout not between '1 microsecond' and '30 days', true)
+            then 'p_timeout must be more than 0 and at most 30 days'
+        when v_patience not between '1 microsecond' and '30 days'
+            then 'p_heartbeat_timeout must be more than 0 and at most 30 days'
+        when p_run_id is null then 'p_run_id must be a UUID of the caller''s choice, or left out'
+    end;
+    v_source record;
+    v_run record;
+    v_detail text;
+begin
+    if v_problem is not null then
+        return reactor.refuse_argument(v_problem);
+    end if;
+    select s.id, s.user_id, s.storage_status into v_source
+      from public.sources as s where s.id = p_source_id for no key update;
+    if not found or v_caller <> v_source.user_id then
+        return reactor.refuse_unknown('p_source_id', v_caller);
+    elsif v_source.storage_status = 'pending' then
+        return reactor.refuse('STORAGE_PENDING', null, jsonb_build_object('source_id', p_source_id));
+    elsif v_source.storage_status = 'failed' then
+        return reactor.refuse('STORAGE_UPLOAD_FAILED', null, jsonb_build_object('source_id', p_source_id));
+    end if;
+    -- one whose deadline has passed is in nobody's way, whether a reactor has failed it yet or not
+    perform from public.interpretation_runs as r
+      cross join lateral reactor.expire_runs(array[r.id], null)
+      where r.source_id = p_source_id and r.status = 'running' and r.id <> p_run_id;
+    select r.id, r.timeout_at, r.started_at, r.heartbeat_timeout, r.traceparent into v_run
+      from public.interpretation_runs as r
+     where r.source_id = p_source_id and r.status = 'running'
+     order by r.id = p_run_id desc limit 1;
+    if found and v_run.id <> p_run_id then
+        return reactor.refuse('INTERPRETATION_IN_PROGRESS', null,
+                              jsonb_build_object('run_id', v_run.id, 'timeout_at', v_run.timeout_at));
+    elsif not found then
+        begin
+            insert into public.interpretation_runs as r (id, user_id, source_id, interpretation_config, status, started_at,
+                    heartbeat_at, timeout_at, heartbeat_timeout, traceparent)
+            select p_run_id, v_source.user_id, p_source_id, p_config, 'running', n.now, n.now, n.now + p_timeout,
+                   v_patience, reactor.traceparent(p_traceparent)
+              from (select clock_timestamp() as now) as n
+            returning r.id, r.timeout_at, r.started_at, r.heartbeat_timeout, r.traceparent into v_run;
+        exception
+            when sqlstate 'RX102' then
+                get stacked diagnostics v_detail = pg_exception_detail;
+                return reactor.refuse_quota('INTERPRETATION_QUOTA_EXCEEDED', v_detail);
+            when unique_violation then
+                return reactor.refuse_argument('p_run_id is the id of a run that there is already');
+        end;
+    end if;
+    return jsonb_build_object('ok', true, 'run_id', v_run.id, 'source_id', p_source_id, 'started_at', v_run.started_at,
+                              'timeout_at', v_run.timeout_at,
+                              'heartbeat_timeout_s', extract(epoch from v_run.heartbeat_timeout)::float8,
+                              'traceparent', v_run.traceparent);
+end $$;
+
+CREATE FUNCTION public.complete_interpretation(p_run_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_caller constant uuid := reactor.caller();
+begin
+    update public.interpretation_runs as r
+       set status = 'completed', completed_at = clock_timestamp()
+     where r.id = p_run_id and r.status = 'running' and (v_caller is null or r.user_id = v_caller)
+       and coalesce(reactor.deadline(r.timeout_at, r.heartbeat_at, r.heartbeat_timeout) > statement_timestamp(), true);
+    if not found and not exists (select from public.interpretation_runs as r
+                                  where r.id = p_run_id and r.status = 'completed'
+                                    and (v_caller is null or r.user_id = v_caller)) then
+        return reactor.refuse_ended(p_run_id, v_caller);
+    end if;
+    return jsonb_build_object('ok', true, 'run_id', p_run_id, 'status', 'completed');
+end $$;
+
+CREATE FUNCTION public.complete_upload(p_source_id uuid, p_storage_url text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_caller constant uuid := reactor.caller();
+    v_source record;
+    v_detail text;
+begin
+    if p_source_id is null then
+        return reactor.refuse_argument('p_source_id must be the id of a source');
+    elsif coalesce(length(p_storage_url) not between 1 and 2048, true) then
+        return reactor.refuse_argument('p_storage_url must say where the object is, in 1 to 2048 characters');
+    end if;
+    select s.id, s.user_id, s.storage_status, s.storage_url into v_source
+      from public.sources as s where s.id = p_source_id for no key update;
+    if not found or v_caller <> v_source.user_id then
+        return reactor.refuse_unknown('p_source_id', v_caller);
+    end if;
+    if v_source.storage_status = 'uploaded' then
+        return jsonb_build_object('ok', true, 'source_id', p_source_id, 'storage_status', 'uploaded',
+                                  'storage_url', v_source.storage_url);
+    end if;
+    begin
+        delete from public.upload_queue as q where q.source_id = p_source_id and q.status <> 'uploading';
+        update public.sources as s set storage_status = 'uploaded', storage_url = p_storage_url where s.id = p_source_id;
+    exception when sqlstate 'RX101' then
+        get stacked diagnostics v_detail = pg_exception_detail;
+        return reactor.refuse_quota('STORAGE_QUOTA_EXCEEDED', v_detail);
+    end;
+    return jsonb_build_object('ok', true, 'source_id', p_source_id, 'storage_status', 'uploaded',
+                              'storage_url', p_storage_url);
+end $$;
+
+CREATE FUNCTION public.fail_interpretation(p_run_id uuid, p_code text DEFAULT 'INTERPRETATION_FAILED'::text, p_message text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+    v_caller constant uuid := reactor.caller();
+begin
+    if coalesce(p_code !~ '^[A-Z][A-Z0-9_]{0,63}$', true) then
+        return reactor.refuse_argument('p_code must be a word of capitals, digits and _, such as INTERPRETATION_FAILED');
+    end if;
+    update public.interpretation_runs as r
+       set status = 'failed', error_code = p_code, error_message = left(p_message, 2000), completed_at = clock_timestamp()
+     where r.id = p_run_id and r.status = 'running' and (v_caller is null or r.user_id = v_caller)
+       and coalesce(reactor.deadline(r.timeout_at, r.heartbeat_at, r.heartbeat_timeout) > statement_timestamp(), true);
+    if not found and not exists (select from public.interpretation_runs as r
+                                  where r.id = p_run_id and r.status = 'failed' and r.error_code = p_code
+                                    and (v_caller is null or r.user_id = v_caller)) then
+        return reactor.refuse_ended(p_run_id, v_caller);
+    end if;
+    return jsonb_build_object('ok', true, 'run_id', p_run_id, 'status', 'failed', 'code', p_code);
+end $_$;
+
+CREATE FUNCTION public.fail_upload(p_source_id uuid, p_bucket text, p_object_path text, p_temp_file_path text, p_error_message text DEFAULT NULL::text, p_spool text DEFAULT 'default'::text, p_traceparent text DEFAULT NULL::text, p_max_retries integer DEFAULT 5, p_metadata jsonb DEFAULT '{}'::jsonb) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+    v_caller constant uuid := reactor.caller();
+    v_problem constant text := case
+        when p_source_id is null then 'p_source_id must be the id of a source'
+        when coalesce(length(p_bucket) not between 1 and 255, true)
+            then 'p_bucket must name a bucket, in 1 to 255 characters'
+        when coalesce(octet_length(p_object_path) not between 1 and 1024, true)
+            then 'p_object_path must name an object, in 1 to 1024 bytes'
+        when coalesce(octet_length(p_temp_file_path) not between 1 and 4096, true)
+            then 'p_temp_file_path must name a file in the spool, in 1 to 4096 bytes'
+        when coalesce(p_spool !~ '^[A-Za-z0-9_-]{1,63}$', true)
+            then 'p_spool must be the name of a spool: letters, digits, _ and -'
+        when coalesce(p_max_retries not between 1 and 100, true) then 'p_max_retries must be from 1 to 100'
+        when coalesce(jsonb_typeof(p_metadata) <> 'object' or length(p_metadata::text) > 65536, true)
+            then 'p_metadata must be a JSON object of at most 64 KiB'
+    end;
+    v_argument text;
+    v_source record;
+    v_upload record;
+    v_detail text;
+begin
+    if v_problem is not null then
+        return reactor.refuse_argument(v_problem);
+    end if;
+    -- The reactor puts where it is told, with rights of its own: a user names no other user's folder.
+    if v_caller is not null then
+        select p.argument into v_argument
+          from (values ('p_object_path', p_object_path), ('p_temp_file_path', p_temp_file_path)) as p (argument, path)
+         cross join lateral substring(lower(p.path) from '^/*([^/]*)') as folder
+         where folder ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' and folder <> v_caller::text
+         limit 1;
+        if found then
+            return reactor.refuse('NOT_ALLOWED', v_argument || ' lies in another user''s folder.',
+                                  jsonb_build_object('argument', v_argument));
+        end if;
+    end if;
+    select s.id, s.user_id, s.storage_status, s.content_hash,
+           coalesce(s.byte_size, (to_jsonb(s) ->> 'file_size')::bigint) as byte_size
+      into v_source
+      from public.sources as s where s.id = p_source_id for no key update;
+    if not found or v_caller <> v_source.user_id then
+        return reactor.refuse_unknown('p_source_id', v_caller);
+    end if;
+    if v_source.storage_status = 'uploaded' then
+        return jsonb_build_object('ok', true, 'queue_id', null, 'source_id', p_source_id, 'storage_status', 'uploaded');
+    end if;
+    select q.id, q.status into v_upload
+      from public.upload_queue as q where q.source_id = p_source_id
+     order by q.status in ('failed', 'uploading') desc, q.created_at desc limit 1;
+    if v_upload.status in ('failed', 'uploading') then
+        return reactor.pending_retry(v_upload.id, p_source_id);
+    elsif v_upload.id is not null and v_source.storage_status = 'failed' then
+        return reactor.refuse('STORAGE_UPLOAD_FAILED', null, jsonb_build_object('queue_id', v_upload.id));
+    elsif v_source.byte_size is null then
+        return reactor.refuse_argument('p_source_id is the id of a source without a byte_size');
+    end if;
+    begin
+        update public.sources as s set storage_status = 'pending'
+         where s.id = p_source_id and s.storage_status <> 'pending';
+        insert into public.upload_queue as q (source_id, user_id, bucket, object_path, content_hash, byte_size, spool,
+                                              temp_file_path, max_retries, error_message, traceparent, metadata)
+        values (p_source_id, v_source.user_id, p_bucket, p_object_path, v_source.content_hash, v_source.byte_size, p_spool,
+                p_temp_file_path, p_max_retries, left(p_error_message, 2000), reactor.traceparent(p_traceparent),
+                p_metadata)
+        returning q.id into v_upload.id;
+    exception when sqlstate 'RX101' then
+        get stacked diagnostics v_detail = pg_exception_detail;
+        return reactor.refuse_quota('STORAGE_QUOTA_EXCEEDED', v_detail);
+    end;
+    return reactor.pending_retry(v_upload.id, p_source_id);
+end $_$;
+
+CREATE FUNCTION public.get_usage(p_user_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    if reactor.caller() <> p_user_id then
+        return reactor.refuse('NOT_ALLOWED', 'p_user_id isn''t the user of the caller''s JWT.',
+                              '{"argument": "p_user_id"}');
+    elsif p_user_id is null then
+        return reactor.refuse_argument('p_user_id must be the id of a user');
+    end if;
+    return reactor.usage_of(p_user_id);
+end $$;
+
+CREATE FUNCTION public.heartbeat_interpretation(p_run_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_caller constant uuid := reactor.caller();
+begin
+    update public.interpretation_runs as r
+       set heartbeat_at = clock_timestamp()
+     where r.id = p_run_id and r.status = 'running' and (v_caller is null or r.user_id = v_caller)
+       and coalesce(reactor.deadline(r.timeout_at, r.heartbeat_at, r.heartbeat_timeout) > statement_timestamp(), true);
+    if not found then
+        return reactor.refuse_ended(p_run_id, v_caller);
+    end if;
+    return '{"ok": true}';
+end $$;
+
+CREATE FUNCTION public.recalculate_usage(p_user_id uuid) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_changed boolean;
+begin
+    if reactor.caller() is not null then
+        return reactor.refuse('NOT_ALLOWED', 'Only a service recalculates usage.');
+    elsif p_user_id is null then
+        return reactor.refuse_argument('p_user_id must be the id of a user');
+    end if;
+    v_changed := reactor.recount_user(p_user_id);
+    return reactor.usage_of(p_user_id) || jsonb_build_object('changed', v_changed);
+end $$;
+
+CREATE FUNCTION public.reserve_upload(p_user_id uuid, p_content_hash text, p_byte_size numeric, p_mime_type text DEFAULT NULL::text, p_file_name text DEFAULT NULL::text, p_source_type text DEFAULT NULL::text, p_source_agent_id text DEFAULT NULL::text, p_source_metadata jsonb DEFAULT '{}'::jsonb) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+    v_caller constant uuid := reactor.caller();
+    v_problem constant text := case
+        when p_user_id is null then 'p_user_id must be the id of a user'
+        when coalesce(p_content_hash !~ '^[0-9a-f]{64}$', true)
+            then 'p_content_hash must be the SHA-256 of the bytes in 64 lower-case hex digits'
+        when coalesce(p_byte_size not between 0 and 1::bigint << 50 or p_byte_size <> trunc(p_byte_size), true)
+            then 'p_byte_size must be a whole number of bytes from 0 to 2^50'
+        when length(p_mime_type) > 255 then 'p_mime_type must have at most 255 characters'
+        when length(p_file_name) > 1024 then 'p_file_name must have at most 1024 characters'
+        when length(p_source_type) > 255 then 'p_source_type must have at most 255 characters'
+        when length(p_source_agent_id) > 255 then 'p_source_agent_id must have at most 255 characters'
+        when coalesce(jsonb_typeof(p_source_metadata) <> 'object' or length(p_source_metadata::text) > 65536, true)
+            then 'p_source_metadata must be a JSON object of at most 64 KiB'
+    end;
+    v_source record;
+    v_detail text;
+begin
+    if v_caller <> p_user_id then
+        return reactor.refuse('NOT_ALLOWED', 'p_user_id isn''t the user of the caller''s JWT.',
+                              '{"argument": "p_user_id"}');
+    end if;
+    if v_problem is not null then
+        return reactor.refuse_argument(v_problem);
+    end if;
+    begin
+        insert into public.sources as s (user_id, content_hash, byte_size, mime_type, file_name, source_type,
+                                         source_agent_id, source_metadata, storage_status)
+        values (p_user_id, p_content_hash, p_byte_size::bigint, p_mime_type, p_file_name, p_source_type,
+                p_source_agent_id, p_source_metadata, 'pending')
+        on conflict (user_id, content_hash) do nothing
+        returning s.id, s.storage_status, s.storage_url into v_source;
+        if found then
+            return jsonb_build_object('ok', true, 'source_id', v_source.id, 'deduplicated', false,
+                                      'storage_status', v_source.storage_status, 'storage_url', null);
+        end if;
+        -- given up: owed again
+        update public.sources as s
+           set storage_status = 'pending', byte_size = p_byte_size::bigint
+         where s.user_id = p_user_id and s.content_hash = p_content_hash and s.storage_status = 'failed';
+    exception when sqlstate 'RX101' then
+        get stacked diagnostics v_detail = pg_exception_detail;
+        return reactor.refuse_quota('STORAGE_QUOTA_EXCEEDED', v_detail);
+    end;
+    select s.id, s.storage_status, s.storage_url into v_source
+      from public.sources as s where s.user_id = p_user_id and s.content_hash = p_content_hash;
+    if not found then -- deleted in this very moment
+        return reactor.refuse('NOT_FOUND', 'The source of the same content was deleted meanwhile.', '{}', 'Reserve again.');
+    end if;
+    return jsonb_build_object('ok', true, 'source_id', v_source.id, 'deduplicated', true,
+                              'storage_status', v_source.storage_status, 'storage_url', v_source.storage_url);
+end $_$;
+
+CREATE FUNCTION public.set_plan(p_user_id uuid, p_plan text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    if reactor.caller() is not null then
+        return reactor.refuse('NOT_ALLOWED', 'Only a service sets plans.');
+    elsif p_user_id is null then
+        return reactor.refuse_argument('p_user_id must be the id of a user');
+    elsif not exists (select from public.quota_plans as p where p.plan = p_plan) then
+        return reactor.refuse_argument('p_plan must be one of ' || (
+            select string_agg(p.plan, ', ' order by p.plan) from public.quota_plans as p));
+    end if;
+    insert into public.storage_usage (user_id, plan) values (p_user_id, p_plan)
+    on conflict (user_id) do update set plan = excluded.plan;
+    return reactor.usage_of(p_user_id);
+end $$;
+
 CREATE TABLE public.sources (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
     user_id uuid NOT NULL,
@@ -25,8 +363,13 @@ CREATE TABLE public.sources (
     source_type text,
     source_agent_id text,
     source_metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    pending_since timestamp with time zone DEFAULT now() NOT NULL
 );
+
+ALTER TABLE ONLY public.sources FORCE ROW LEVEL SECURITY;
+
+COMMENT ON COLUMN public.sources.pending_since IS 'when the source became owed to the store, the last time';
 
 CREATE FUNCTION reactor.book_entry(p_source public.sources) RETURNS TABLE(user_id uuid, total bigint, reserved bigint, stored integer)
     LANGUAGE sql STABLE
@@ -36,6 +379,18 @@ CREATE FUNCTION reactor.book_entry(p_source public.sources) RETURNS TABLE(user_i
            case when p_source.storage_status = 'pending' then size.bytes else 0 end,
            case when p_source.storage_status = 'uploaded' then 1 else 0 end
       from (select coalesce(p_source.byte_size, (to_jsonb(p_source) ->> 'file_size')::bigint, 0) as bytes) as size
+$$;
+
+CREATE FUNCTION reactor.caller() RETURNS uuid
+    LANGUAGE sql STABLE
+    AS $$
+    select case
+        when coalesce(nullif(current_setting('role', true), 'none'), session_user) = 'service_role'
+             or coalesce(nullif(current_setting('role', true), 'none'), session_user) not in ('anon', 'authenticated')
+                and coalesce(current_setting('request.jwt.claims', true), '') = ''
+                and coalesce(current_setting('request.jwt.claim.sub', true), '') = '' then null
+        else reactor.jwt_user()
+    end
 $$;
 
 CREATE FUNCTION reactor.cancel_uploads(p_ids uuid[]) RETURNS SETOF uuid
@@ -136,6 +491,69 @@ begin
        and q.lease_token is distinct from p_token;
 end $$;
 
+CREATE FUNCTION reactor.clear_books() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    update public.storage_usage set total_bytes = 0, reserved_bytes = 0, total_sources = 0
+     where (total_bytes, reserved_bytes, total_sources) is distinct from (0, 0, 0);
+    return null;
+end $$;
+
+CREATE FUNCTION reactor.count_run_starts(p_user_id uuid, p_count integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_standing record;
+begin
+    perform from public.storage_usage where user_id = p_user_id for no key update;
+    if not found then
+        insert into public.storage_usage (user_id) values (p_user_id) on conflict (user_id) do nothing;
+        perform from public.storage_usage where user_id = p_user_id for no key update;
+    end if;
+    select * into strict v_standing from reactor.standing(p_user_id);
+    if v_standing.interpretations_used + p_count > v_standing.interpretation_limit then
+        raise exception 'INTERPRETATION_QUOTA_EXCEEDED: the plan''s interpretations of this month are used up'
+            using errcode = 'RX102',
+                  detail = jsonb_build_object('plan', v_standing.plan, 'limit', v_standing.interpretation_limit,
+                                              'used', v_standing.interpretations_used,
+                                              'resets_at', v_standing.resets_at)::text,
+                  hint = 'Wait until resets_at, or move to a larger plan.';
+    end if;
+    update public.storage_usage as u
+       set interpretation_count_month = v_standing.interpretations_used + p_count,
+           billing_month = v_standing.billing_month
+     where u.user_id = p_user_id;
+end $$;
+
+CREATE FUNCTION reactor.count_runs() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    if tg_op = 'INSERT' then
+        perform reactor.count_run_starts(started.user_id, started.count)
+           from (select n.user_id, count(*)::int as count from new_rows as n
+                  where n.billing_month is not null and n.user_id is not null
+                  group by n.user_id order by n.user_id) as started;
+    elsif tg_op = 'UPDATE' then
+        perform reactor.count_run_starts(new.user_id, 1);
+    elsif tg_op = 'DELETE' then -- their rows go, and what was interpreted stays counted
+        insert into reactor.deleted_interpretation (user_id, billing_month, count)
+        select o.user_id, o.billing_month, count(*) from old_rows as o
+         where o.billing_month = to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM') and o.user_id is not null
+         group by o.user_id, o.billing_month;
+    else -- TRUNCATE, which shows no rows: all that was counted is gone
+        delete from reactor.deleted_interpretation;
+        insert into reactor.deleted_interpretation (user_id, billing_month, count)
+        select u.user_id, u.billing_month, u.interpretation_count_month from public.storage_usage as u
+         where u.interpretation_count_month > 0;
+    end if;
+    return null;
+end $$;
+
 CREATE FUNCTION reactor.deadline(p_timeout_at timestamp with time zone, p_heartbeat_at timestamp with time zone, p_patience interval) RETURNS timestamp with time zone
     LANGUAGE sql STABLE
     AS $$
@@ -145,6 +563,76 @@ CREATE FUNCTION reactor.deadline(p_timeout_at timestamp with time zone, p_heartb
         case when p_heartbeat_at is not null and p_patience is not null
              then least(greatest(p_heartbeat_at, 'epoch'), '9999-01-01 00:00:00+00')
                   + least(p_patience, interval '1000 years') end)
+$$;
+
+CREATE FUNCTION reactor.error_catalogue() RETURNS TABLE(code text, sqlstate text, retryable boolean, http_status integer, message text, next_step text)
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    values
+        ('STORAGE_QUOTA_EXCEEDED', 'RX101', false, 402,
+         'The upload doesn''t fit into the plan''s storage.',
+         'Delete sources or move to a larger plan, then upload again.'),
+        ('STORAGE_PENDING', null, true, 409,
+         'The source isn''t stored yet.',
+         'Wait until its storage_status is ''uploaded'', then begin again.'),
+        ('STORAGE_PENDING_RETRY', null, true, 202,
+         'The first attempt failed; the upload is queued and will be retried.',
+         'Nothing: the reactor stores it. Watch storage_status.'),
+        ('STORAGE_UPLOAD_FAILED', null, false, 502,
+         'The upload was given up after all its retries.',
+         'Reserve and store it again; or mend the cause, then retry it with `reactor uploads retry`.'),
+        ('STORAGE_UNAVAILABLE', null, true, 503,
+         'The object store didn''t answer, or said that it can''t right now.',
+         'Nothing: it is tried again with backoff.'),
+        ('STORAGE_REJECTED', null, false, 422,
+         'The object store refused the upload.',
+         'Check the store''s credentials, its bucket and the object''s path, then retry it.'),
+        ('SPOOL_FILE_MISSING', null, false, 404,
+         'The spooled file isn''t there or can''t be read.',
+         'Put the file back under the same path, then retry it; or cancel it.'),
+        ('SPOOL_PATH_FORBIDDEN', null, false, 422,
+         'The path doesn''t name a plain file inside the spool.',
+         'Queue the upload again with a path inside a configured spool.'),
+        ('CONTENT_MISMATCH', null, false, 422,
+         'The spooled bytes don''t have the recorded size or SHA-256.',
+         'Spool the right bytes, then retry it; or cancel it.'),
+        ('FILE_TOO_LARGE', null, false, 413,
+         'The object store takes no file of this size.',
+         'Split the file, or raise the store''s limit.'),
+        ('INVALID_ARGUMENT', null, false, 400,
+         'An argument isn''t valid.',
+         'Correct the argument that is named.'),
+        ('NOT_FOUND', null, false, 404,
+         'There is no such row.',
+         'Check the id.'),
+        ('NOT_ALLOWED', null, false, 403,
+         'The caller may not do this.',
+         'Act as the owner, or as the service role.'),
+        ('INTERPRETATION_IN_PROGRESS', null, true, 409,
+         'The source is being interpreted already.',
+         'Wait for the running interpretation to end.'),
+        ('INTERPRETATION_QUOTA_EXCEEDED', 'RX102', false, 402,
+         'The plan''s interpretations of this month are used up.',
+         'Wait until resets_at, or move to a larger plan.'),
+        ('INTERPRETATION_TIMEOUT', null, true, 408,
+         'The run passed its deadline and was failed.',
+         'Stop working on it; begin a new one.'),
+        ('INTERPRETATION_HEARTBEAT_LOST', null, true, 408,
+         'The run''s worker stopped sending heartbeats; it was failed.',
+         'Stop working on it; begin a new one.'),
+        ('INTERPRETATION_FAILED', null, false, 500,
+         'The interpretation failed.',
+         'Look at its error, then begin a new one.'),
+        ('CONFIG_INVALID', null, false, 500,
+         'A setting isn''t valid.',
+         'Correct the setting that is named.'),
+        ('MIGRATION_CHANGED', null, false, 500,
+         'A migration that was applied has been edited.',
+         'Restore the file as it was released; put changes into a new one.'),
+        ('DATABASE_UNAVAILABLE', null, true, 503,
+         'The database can''t be reached, or isn''t ready for the reactor.',
+         'Check the database URL, the server and the role.')
 $$;
 
 CREATE FUNCTION reactor.expire_runs(p_ids uuid[], p_heartbeat_timeout interval) RETURNS TABLE(id uuid, due_at double precision, code text, late_s double precision, traceparent text, failed_at double precision)
@@ -231,6 +719,21 @@ CREATE FUNCTION reactor.fail_runs(p_ids uuid[], p_message text) RETURNS SETOF uu
     returning r.id
 $$;
 
+CREATE FUNCTION reactor.fullest_users(p_limit integer) RETURNS jsonb
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select coalesce(jsonb_agg(reactor.usage_of(f.user_id) - 'ok' order by f.share desc, f.user_id), '[]')
+      from (select u.user_id, greatest(
+                       (u.total_bytes + u.reserved_bytes) / nullif(coalesce(u.storage_limit_bytes, p.storage_limit_bytes), 0)::float8,
+                       case when u.billing_month = to_char(statement_timestamp() at time zone 'utc', 'YYYY-MM')
+                            then u.interpretation_count_month else 0 end
+                       / nullif(coalesce(u.interpretation_limit_month, p.interpretation_limit_month), 0)::float8, 0) as share
+              from public.storage_usage as u join public.quota_plans as p on p.plan = u.plan
+             order by share desc, u.user_id
+             limit p_limit) as f
+$$;
+
 CREATE FUNCTION reactor.hint(p_id uuid, p_user_id uuid, p_due_at timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -244,6 +747,16 @@ CREATE FUNCTION reactor.hint(p_id uuid, p_user_id uuid, p_due_at timestamp with 
         || ']'
 $$;
 
+CREATE FUNCTION reactor.jwt_user() RETURNS uuid
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    return coalesce(auth.uid(), uuid '00000000-0000-0000-0000-000000000000');
+exception when data_exception then
+    return '00000000-0000-0000-0000-000000000000'; -- a subject that is no UUID, or claims that are no JSON
+end $$;
+
 CREATE FUNCTION reactor.keep_books() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -256,6 +769,7 @@ declare
     v_total bigint[];
     v_reserved bigint[];
     v_sources bigint[];
+    v_over jsonb;
 begin
     if tg_op = 'INSERT' then
         select array_agg(user_id order by user_id), array_agg(total order by user_id),
@@ -303,6 +817,23 @@ begin
            total_sources = greatest(0, s.total_sources + c.stored)
       from unnest(v_users, v_total, v_reserved, v_sources) as c (user_id, total, reserved, stored)
      where s.user_id = c.user_id;
+    if exists (select from unnest(v_total, v_reserved) as c (total, reserved) where c.total + c.reserved > 0)
+       and current_setting('reactor.quota', true) is distinct from 'off' then
+        -- only now is the plan read, after the lock: a plan that was lowered meanwhile counts
+        select jsonb_build_object('plan', s.plan, 'limit_bytes', s.limit_bytes, 'used_bytes', s.used_bytes - c.total,
+                                  'reserved_bytes', s.reserved_bytes - c.reserved,
+                                  'requested_bytes', c.total + c.reserved)
+          into v_over
+          from unnest(v_users, v_total, v_reserved) as c (user_id, total, reserved)
+         cross join lateral reactor.standing(c.user_id) as s
+         where c.total + c.reserved > 0 and s.used_bytes + s.reserved_bytes > s.limit_bytes
+         limit 1;
+        if found then
+            raise exception 'STORAGE_QUOTA_EXCEEDED: the upload doesn''t fit into the plan''s storage'
+                using errcode = 'RX101', detail = v_over::text,
+                      hint = 'Delete sources or move to a larger plan, then upload again.';
+        end if;
+    end if;
     return null;
 end $$;
 
@@ -312,6 +843,78 @@ CREATE FUNCTION reactor.leave(p_instance uuid) RETURNS void
     AS $$
     delete from reactor.instance where id = p_instance or seen_at < statement_timestamp() - interval '1 day'
 $$;
+
+CREATE FUNCTION reactor.mark_run_start() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    if tg_op = 'UPDATE' then
+        new.billing_month := old.billing_month;
+    else
+        new.billing_month := null;
+    end if;
+    if new.status = 'running' and new.billing_month is null
+       -- running before the column existed: it was begun, and nobody counted then
+       and (tg_op = 'INSERT' or old.status is distinct from 'running') then
+        new.billing_month := to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM');
+    end if;
+    return new;
+end $$;
+
+CREATE FUNCTION reactor.mend_books(p_limit integer) RETURNS TABLE(kind text, count bigint)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_month constant text := to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM');
+    v_leaked uuid[];
+begin
+    if not pg_try_advisory_xact_lock(hashtext('reactor.mend_books')) then
+        return;
+    end if;
+    v_leaked := array(
+        select s.id from public.sources as s
+         where s.storage_status = 'pending' and s.pending_since < statement_timestamp() - interval '1 day'
+           and not exists (select from public.upload_queue as q
+                            where q.source_id = s.id and q.status in ('failed', 'uploading'))
+         order by s.pending_since
+         limit p_limit
+           for update skip locked);
+    -- in a statement of its own: an upload that was queued before the lock was ours is seen now
+    return query
+    with mended as (
+        update public.sources as s set storage_status = 'failed'
+         where s.id = any(v_leaked) and s.storage_status = 'pending'
+           and not exists (select from public.upload_queue as q
+                            where q.source_id = s.id and q.status in ('failed', 'uploading'))
+        returning s.id)
+    select 'reservations', count(*) from mended having count(*) > 0;
+    return query
+    with over as materialized (
+        select u.user_id from public.storage_usage as u
+         where u.billing_month < v_month
+         order by u.user_id
+         limit p_limit
+           for no key update skip locked
+    ), turned as (
+        update public.storage_usage as u set billing_month = v_month, interpretation_count_month = 0
+          from over as o where u.user_id = o.user_id
+        returning u.user_id)
+    select 'months', count(*) from turned having count(*) > 0;
+    delete from reactor.deleted_interpretation as d where d.billing_month < v_month;
+    with old as (
+        delete from reactor.quota_rejection as r
+         where r.backend <> 0 and r.minute < statement_timestamp() - interval '5 minutes'
+            or r.minute < statement_timestamp() - interval '7 days' and r.minute > '-infinity'
+        returning r.minute, r.quota, r.plan, r.count)
+    insert into reactor.quota_rejection as r (minute, quota, plan, backend, count)
+    select case when o.minute < statement_timestamp() - interval '7 days' then '-infinity' else o.minute end as minute,
+           o.quota, o.plan, 0, sum(o.count)
+      from old as o
+     group by 1, o.quota, o.plan
+    on conflict (minute, quota, plan, backend) do update set count = r.count + excluded.count;
+end $$;
 
 CREATE FUNCTION reactor.notify_runs() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
@@ -363,6 +966,14 @@ begin
     return null;
 end $$;
 
+CREATE FUNCTION reactor.pending_retry(p_queue_id uuid, p_source_id uuid) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select jsonb_build_object('ok', true, 'queue_id', p_queue_id, 'source_id', p_source_id, 'storage_status', 'pending',
+                              'code', 'STORAGE_PENDING_RETRY')
+$$;
+
 CREATE FUNCTION reactor.pulse(p_instance uuid, p_host text, p_version text, p_mode text, p_canary text, p_silent_after interval) RETURNS TABLE(now_at double precision, queue_usage double precision, instances uuid[])
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -389,14 +1000,44 @@ CREATE FUNCTION reactor.purge_uploads(p_ids uuid[]) RETURNS TABLE(id uuid, spool
     returning q.id, q.spool, q.temp_file_path
 $$;
 
-CREATE FUNCTION reactor.recount_usage(p_after uuid, p_limit integer) RETURNS uuid
+CREATE FUNCTION reactor.recount_user(p_user_id uuid) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_month constant text := to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM');
+    v_before public.storage_usage;
+    v_after public.storage_usage;
+begin
+    insert into public.storage_usage (user_id) values (p_user_id) on conflict (user_id) do nothing;
+    select * into strict v_before from public.storage_usage where user_id = p_user_id for no key update;
+    update public.storage_usage as u
+       set total_bytes = counted.total, reserved_bytes = counted.reserved, total_sources = counted.stored,
+           billing_month = v_month,
+           interpretation_count_month =
+               (select count(*) from public.interpretation_runs as r
+                 where r.user_id = p_user_id and r.billing_month = v_month)
+               + (select coalesce(sum(d.count), 0) from reactor.deleted_interpretation as d
+                   where d.user_id = p_user_id and d.billing_month = v_month),
+           last_calculated = clock_timestamp()
+      from (select coalesce(sum(f.total), 0) as total, coalesce(sum(f.reserved), 0) as reserved,
+                   coalesce(sum(f.stored), 0) as stored
+              from public.sources as s cross join lateral reactor.book_entry(s) as f
+             where s.user_id = p_user_id) as counted
+     where u.user_id = p_user_id
+    returning u.* into strict v_after;
+    return (v_before.total_bytes, v_before.reserved_bytes, v_before.total_sources,
+            case when v_before.billing_month = v_month then v_before.interpretation_count_month else 0 end)
+           is distinct from
+           (v_after.total_bytes, v_after.reserved_bytes, v_after.total_sources, v_after.interpretation_count_month);
+end $$;
+
+CREATE FUNCTION reactor.recount_users(p_after uuid, p_limit integer) RETURNS TABLE(last_user uuid, changed bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
     v_users uuid[];
-    v_user uuid;
-    v_last uuid;
 begin
     -- users who have books and no sources, too: theirs may be wrong as well
     v_users := array(
@@ -408,53 +1049,133 @@ begin
           where p_after is null or u.user_id > p_after
           order by u.user_id limit p_limit)
         order by user_id limit p_limit);
-    insert into public.storage_usage (user_id) -- before any is locked, as in keep_books
-    select u from unnest(v_users) as u order by u
-    on conflict (user_id) do nothing;
-    foreach v_user in array v_users loop
-        perform from public.storage_usage where user_id = v_user for update;
-        update public.storage_usage as u
-           set total_bytes = counted.total, reserved_bytes = counted.reserved, total_sources = counted.stored,
-               last_calculated = clock_timestamp()
-          from (select coalesce(sum(f.total), 0) as total, coalesce(sum(f.reserved), 0) as reserved,
-                       coalesce(sum(f.stored), 0) as stored
-                  from public.sources as s cross join lateral reactor.book_entry(s) as f
-                 where s.user_id = v_user) as counted
-         where u.user_id = v_user;
-        v_last := v_user;
-    end loop;
-    return v_last;
+    return query
+    select (array_agg(done.user_id order by done.user_id desc))[1], count(*) filter (where done.changed)
+      from (select u.user_id, reactor.recount_user(u.user_id) as changed
+              from (select unnest(v_users) as user_id order by 1) as u) as done
+    having count(*) > 0;
 end $$;
 
-CREATE FUNCTION reactor.requeue_uploads(p_ids uuid[]) RETURNS SETOF uuid
+CREATE FUNCTION reactor.refuse(p_code text, p_message text DEFAULT NULL::text, p_details jsonb DEFAULT '{}'::jsonb, p_next_step text DEFAULT NULL::text) RETURNS jsonb
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_error record;
+begin
+    select c.message, c.retryable, c.http_status, c.next_step into strict v_error
+      from reactor.error_catalogue() as c where c.code = p_code;
+    perform set_config('response.status', v_error.http_status::text, true);
+    return jsonb_build_object('ok', false, 'code', p_code,
+                              'message', coalesce(p_message, v_error.message) || ' '
+                                         || coalesce(p_next_step, v_error.next_step),
+                              'retryable', v_error.retryable, 'details', p_details);
+end $$;
+
+CREATE FUNCTION reactor.refuse_argument(p_problem text) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select reactor.refuse('INVALID_ARGUMENT', p_problem || '.',
+                          jsonb_build_object('argument', split_part(p_problem, ' ', 1)))
+$$;
+
+CREATE FUNCTION reactor.refuse_ended(p_run_id uuid, p_caller uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+declare
+    v_run record;
 begin
-    return query
-    with locked as materialized (
-        select s.id
-          from public.sources as s
-         where s.id in (select q.source_id from public.upload_queue as q where q.id = any(p_ids))
-         order by s.id
-           for no key update
-    ), chosen as materialized (
-        select q.id, q.source_id, q.status from public.upload_queue as q
-         where q.id = any(p_ids) and q.status in ('failed', 'dead', 'cancelled')
-           and (select count(*) from locked) >= 0 -- always true, and known only once the sources are locked
-         order by q.id for update
-    ), marked as (
-        update public.sources as s set storage_status = 'pending'
-          from chosen as c
-         where s.id = c.source_id and c.status <> 'failed' and s.storage_status = 'failed'
-    )
-    update public.upload_queue as q
-       set status = 'failed',
-           retry_count = case when c.status = 'failed' then q.retry_count else 0 end,
-           next_retry_at = least(q.next_retry_at, clock_timestamp()), updated_at = clock_timestamp()
-      from chosen as c
-     where q.id = c.id
-    returning q.id;
+    if p_run_id is null then
+        return reactor.refuse_argument('p_run_id must be the id of a run');
+    end if;
+    perform from reactor.expire_runs(array(select r.id from public.interpretation_runs as r
+                                            where r.id = p_run_id and (p_caller is null or r.user_id = p_caller)), null);
+    select r.status, r.error_code, r.error_message into v_run
+      from public.interpretation_runs as r where r.id = p_run_id and (p_caller is null or r.user_id = p_caller);
+    if not found then
+        return reactor.refuse_unknown('p_run_id', p_caller);
+    elsif v_run.error_code in ('INTERPRETATION_TIMEOUT', 'INTERPRETATION_HEARTBEAT_LOST') then
+        return reactor.refuse(v_run.error_code, null, jsonb_build_object('run_id', p_run_id, 'status', v_run.status));
+    elsif v_run.status = 'failed' then
+        return reactor.refuse('INTERPRETATION_FAILED', null, jsonb_build_object(
+            'run_id', p_run_id, 'status', v_run.status, 'error_code', v_run.error_code));
+    end if;
+    return reactor.refuse('NOT_ALLOWED', format('The run is %s.', v_run.status),
+                          jsonb_build_object('run_id', p_run_id, 'status', v_run.status), 'Stop working on it.');
+end $$;
+
+CREATE FUNCTION reactor.refuse_quota(p_code text, p_detail text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_details constant jsonb := p_detail;
+begin
+    insert into reactor.quota_rejection as r (minute, quota, plan, backend, count)
+    values (date_trunc('minute', clock_timestamp()),
+            case p_code when 'STORAGE_QUOTA_EXCEEDED' then 'storage' else 'interpretations' end,
+            v_details ->> 'plan', pg_backend_pid(), 1)
+    on conflict (minute, quota, plan, backend) do update set count = r.count + 1;
+    return reactor.refuse(p_code, case p_code
+        when 'STORAGE_QUOTA_EXCEEDED' then
+            format('The upload needs %s bytes, and of the %s bytes of the plan %s %s are used or reserved.',
+                   v_details ->> 'requested_bytes', v_details ->> 'limit_bytes', v_details ->> 'plan',
+                   (v_details ->> 'used_bytes')::numeric + (v_details ->> 'reserved_bytes')::numeric)
+        else
+            format('All %s interpretations of this month in the plan %s are used, until %s.',
+                   v_details ->> 'limit', v_details ->> 'plan', v_details ->> 'resets_at')
+        end, v_details);
+end $$;
+
+CREATE FUNCTION reactor.refuse_unknown(p_argument text, p_caller uuid) RETURNS jsonb
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select case when p_caller = '00000000-0000-0000-0000-000000000000'
+                then reactor.refuse('NOT_ALLOWED', 'The caller''s role is a user''s, and it has no valid JWT.')
+                else reactor.refuse('NOT_FOUND', p_argument || ' is the id of no row of the caller''s.',
+                                    jsonb_build_object('argument', p_argument)) end
+$$;
+
+CREATE FUNCTION reactor.requeue_uploads(p_ids uuid[]) RETURNS TABLE(id uuid, code text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_upload record;
+begin
+    for v_upload in
+        with locked as materialized (
+            select s.id
+              from public.sources as s
+             where s.id in (select q.source_id from public.upload_queue as q where q.id = any(p_ids))
+             order by s.id
+               for no key update
+        ), chosen as materialized (
+            select q.id, q.source_id, q.user_id, q.status from public.upload_queue as q
+             where q.id = any(p_ids) and q.status in ('failed', 'dead', 'cancelled')
+               and (select count(*) from locked) >= 0 -- always true, and known only once the sources are locked
+             order by q.id for update
+        )
+        select c.id, c.source_id, c.status from chosen as c order by c.user_id, c.id -- as the books are locked
+    loop
+        id := v_upload.id;
+        code := null;
+        begin
+            update public.sources as s set storage_status = 'pending'
+             where s.id = v_upload.source_id and v_upload.status <> 'failed' and s.storage_status = 'failed';
+            update public.upload_queue as q
+               set status = 'failed',
+                   retry_count = case when v_upload.status = 'failed' then q.retry_count else 0 end,
+                   next_retry_at = least(q.next_retry_at, clock_timestamp()), updated_at = clock_timestamp()
+             where q.id = v_upload.id;
+        exception when sqlstate 'RX101' then
+            code := 'STORAGE_QUOTA_EXCEEDED';
+        end;
+        return next;
+    end loop;
 end $$;
 
 CREATE FUNCTION reactor.rescue_uploads(p_ids uuid[], p_limit integer) RETURNS TABLE(id uuid, verdict text, code text, traceparent text, attempt integer, ordinal integer, bucket text, byte_size bigint, created_at double precision, claimed_at double precision, rescued_at double precision)
@@ -543,9 +1264,14 @@ CREATE TABLE public.interpretation_runs (
     started_at timestamp with time zone,
     completed_at timestamp with time zone,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
-    archived_at timestamp with time zone
+    archived_at timestamp with time zone,
+    billing_month text
 )
 WITH (fillfactor='70');
+
+ALTER TABLE ONLY public.interpretation_runs FORCE ROW LEVEL SECURITY;
+
+COMMENT ON COLUMN public.interpretation_runs.billing_month IS 'the month (UTC) in which its start was counted; null: it never started. Kept by a trigger';
 
 CREATE FUNCTION reactor.run_hint(p_run public.interpretation_runs) RETURNS text
     LANGUAGE sql STABLE
@@ -592,7 +1318,11 @@ CREATE FUNCTION reactor.settle_uploads(p_ids uuid[], p_tokens uuid[], p_verdicts
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
     AS $$
+declare
+    v_quota constant text := coalesce(current_setting('reactor.quota', true), '');
 begin
+    -- what is in the store is in the store: a settlement is never refused
+    perform set_config('reactor.quota', 'off', true);
     return query
     with attempt as materialized (
         select a.id, a.token, a.verdict, a.delay_s, a.code, a.message, a.url
@@ -652,6 +1382,16 @@ begin
     select s.id, null::float8, extract(epoch from clock_timestamp())::float8 from stored as s
     union all
     select k.id, k.due_at, k.settled_at from kept as k;
+    perform set_config('reactor.quota', v_quota, true);
+end $$;
+
+CREATE FUNCTION reactor.stamp_pending() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    new.pending_since := clock_timestamp();
+    return new;
 end $$;
 
 CREATE FUNCTION reactor.stamp_run_start() RETURNS trigger
@@ -663,6 +1403,26 @@ begin
     new.heartbeat_at := coalesce(new.heartbeat_at, new.started_at);
     return new;
 end $$;
+
+CREATE FUNCTION reactor.standing(p_user_id uuid) RETURNS TABLE(plan text, limit_bytes bigint, used_bytes bigint, reserved_bytes bigint, sources integer, interpretation_limit integer, interpretations_used integer, billing_month text, resets_at timestamp with time zone, last_calculated timestamp with time zone)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select p.plan,
+           coalesce(u.storage_limit_bytes, p.storage_limit_bytes),
+           coalesce(u.total_bytes, 0),
+           coalesce(u.reserved_bytes, 0),
+           coalesce(u.total_sources, 0),
+           coalesce(u.interpretation_limit_month, p.interpretation_limit_month),
+           case when u.billing_month = this.month then u.interpretation_count_month else 0 end,
+           this.month,
+           (date_trunc('month', this.moment) + interval '1 month') at time zone 'utc',
+           u.last_calculated
+      from (select t.moment, to_char(t.moment, 'YYYY-MM') as month
+              from (select clock_timestamp() at time zone 'utc' as moment) as t) as this
+      left join public.storage_usage as u on u.user_id = p_user_id
+      join public.quota_plans as p on p.plan = coalesce(u.plan, 'free')
+$$;
 
 CREATE FUNCTION reactor.status(p_heartbeat_timeout interval) RETURNS jsonb
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -695,6 +1455,18 @@ CREATE FUNCTION reactor.status(p_heartbeat_timeout interval) RETURNS jsonb
                        'id', i.id, 'host', i.host, 'version', i.version, 'mode', i.mode,
                        'seen_s_ago', extract(epoch from statement_timestamp() - i.seen_at)) order by i.started_at)
               from reactor.instance as i), '[]'),
+        'quota_rejections', coalesce((
+            select jsonb_agg(to_jsonb(r) order by r.quota, r.plan)
+              from (select n.quota, n.plan, sum(n.count) as count,
+                           coalesce(sum(n.count) filter (where n.minute > statement_timestamp() - interval '1 hour'), 0)
+                               as last_hour
+                      from reactor.quota_rejection as n
+                     group by n.quota, n.plan) as r), '[]'),
+        'storage_usage', coalesce((
+            select jsonb_agg(to_jsonb(b) order by b.plan)
+              from (select u.plan, count(*) as users, sum(u.total_bytes) as bytes, sum(u.reserved_bytes) as reserved_bytes
+                      from public.storage_usage as u
+                     group by u.plan) as b), '[]'),
         'notification_queue_usage', pg_notification_queue_usage(),
         'now', statement_timestamp())
 $$;
@@ -757,6 +1529,30 @@ begin
     select * from leased;
 end $$;
 
+CREATE FUNCTION reactor.traceparent(p_given text) RETURNS text
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select case when p_given ~ '^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$' then p_given
+                else '00-' || regexp_replace(replace(gen_random_uuid()::text, '-', ''),
+                                             '^(.{8})(.{8})(.*)$', '\1\2\3-\2\1') || '-03' end
+$_$;
+
+CREATE FUNCTION reactor.usage_of(p_user_id uuid) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select jsonb_build_object(
+               'ok', true, 'user_id', p_user_id, 'plan', s.plan,
+               'limit_bytes', s.limit_bytes, 'used_bytes', s.used_bytes, 'reserved_bytes', s.reserved_bytes,
+               'remaining_bytes', greatest(0, s.limit_bytes::numeric - s.used_bytes - s.reserved_bytes)::bigint,
+               'sources', s.sources,
+               'interpretation_limit', s.interpretation_limit, 'interpretations_used', s.interpretations_used,
+               'interpretations_remaining', greatest(0, s.interpretation_limit - s.interpretations_used),
+               'billing_month', s.billing_month, 'resets_at', s.resets_at, 'last_calculated', s.last_calculated)
+      from reactor.standing(p_user_id) as s
+$$;
+
 CREATE FUNCTION reactor.what_is_missing() RETURNS SETOF text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -783,7 +1579,7 @@ CREATE FUNCTION reactor.what_is_missing() RETURNS SETOF text
       from pg_proc as f
      where f.pronamespace = 'reactor'::regnamespace
        and f.proname in ('claim_uploads', 'settle_uploads', 'extend_leases', 'rescue_uploads', 'sweep_uploads',
-                         'expire_runs', 'sweep_runs', 'pulse', 'leave')
+                         'expire_runs', 'sweep_runs', 'mend_books', 'pulse', 'leave')
        and not has_function_privilege(f.oid, 'execute')
 $$;
 
@@ -794,6 +1590,8 @@ CREATE TABLE public.quota_plans (
     CONSTRAINT interpretation_limit_is_not_negative CHECK ((interpretation_limit_month >= 0)),
     CONSTRAINT storage_limit_is_not_negative CHECK ((storage_limit_bytes >= 0))
 );
+
+ALTER TABLE ONLY public.quota_plans FORCE ROW LEVEL SECURITY;
 
 COMMENT ON COLUMN public.quota_plans.storage_limit_bytes IS 'null: unlimited';
 
@@ -820,9 +1618,13 @@ CREATE TABLE public.storage_usage (
 )
 WITH (fillfactor='70');
 
+ALTER TABLE ONLY public.storage_usage FORCE ROW LEVEL SECURITY;
+
 COMMENT ON COLUMN public.storage_usage.total_bytes IS 'bytes of the user''s stored sources';
 
 COMMENT ON COLUMN public.storage_usage.reserved_bytes IS 'bytes of sources that are still owed to the store';
+
+COMMENT ON COLUMN public.storage_usage.interpretation_count_month IS 'runs started in billing_month, those included whose rows are gone';
 
 COMMENT ON COLUMN public.storage_usage.storage_limit_bytes IS 'this user''s own limit; null: the plan''s';
 
@@ -859,6 +1661,8 @@ CREATE TABLE public.upload_queue (
 )
 WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_threshold='200');
 
+ALTER TABLE ONLY public.upload_queue FORCE ROW LEVEL SECURITY;
+
 COMMENT ON COLUMN public.upload_queue.retry_count IS 'attempts begun by the reactor; raised as one is claimed';
 
 COMMENT ON COLUMN public.upload_queue.lease_token IS 'fence: only the claim that set it may settle the row';
@@ -866,6 +1670,17 @@ COMMENT ON COLUMN public.upload_queue.lease_token IS 'fence: only the claim that
 COMMENT ON COLUMN public.upload_queue.errors IS 'one entry per failed attempt: at, code, message, trace_id';
 
 COMMENT ON COLUMN public.upload_queue.claim_count IS 'claims ever made; unlike retry_count never given back or reset, so that it names each attempt''s spans';
+
+CREATE TABLE reactor.deleted_interpretation (
+    user_id uuid NOT NULL,
+    billing_month text NOT NULL,
+    count integer NOT NULL,
+    CONSTRAINT count_is_positive CHECK ((count > 0))
+);
+
+ALTER TABLE ONLY reactor.deleted_interpretation FORCE ROW LEVEL SECURITY;
+
+COMMENT ON TABLE reactor.deleted_interpretation IS 'Counted runs whose rows are gone, for a recount of the books.';
 
 CREATE TABLE reactor.instance (
     id uuid NOT NULL,
@@ -878,6 +1693,8 @@ CREATE TABLE reactor.instance (
 )
 WITH (fillfactor='70');
 
+ALTER TABLE ONLY reactor.instance FORCE ROW LEVEL SECURITY;
+
 COMMENT ON TABLE reactor.instance IS 'Living reactors; a row that is not seen for a while is a dead one.';
 
 CREATE TABLE reactor.migration (
@@ -886,7 +1703,25 @@ CREATE TABLE reactor.migration (
     applied_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
+ALTER TABLE ONLY reactor.migration FORCE ROW LEVEL SECURITY;
+
 COMMENT ON TABLE reactor.migration IS 'Schema files that were applied, with the SHA-256 of each.';
+
+CREATE TABLE reactor.quota_rejection (
+    minute timestamp with time zone NOT NULL,
+    quota text NOT NULL,
+    plan text NOT NULL,
+    backend integer NOT NULL,
+    count bigint NOT NULL,
+    CONSTRAINT count_is_positive CHECK ((count > 0)),
+    CONSTRAINT quota_is_known CHECK ((quota = ANY (ARRAY['storage'::text, 'interpretations'::text])))
+);
+
+ALTER TABLE ONLY reactor.quota_rejection FORCE ROW LEVEL SECURITY;
+
+COMMENT ON TABLE reactor.quota_rejection IS 'What the quotas refused, by minute; what is old is added up at -infinity.';
+
+COMMENT ON COLUMN reactor.quota_rejection.backend IS 'server process that counted; 0 once added up';
 
 ALTER TABLE public.interpretation_runs
     ADD CONSTRAINT interpretation_runs_heartbeat_timeout_is_positive CHECK ((heartbeat_timeout > '00:00:00'::interval)) NOT VALID;
@@ -921,11 +1756,20 @@ ALTER TABLE ONLY reactor.instance
 ALTER TABLE ONLY reactor.migration
     ADD CONSTRAINT migration_pkey PRIMARY KEY (name);
 
+ALTER TABLE ONLY reactor.quota_rejection
+    ADD CONSTRAINT quota_rejection_pkey PRIMARY KEY (minute, quota, plan, backend);
+
+CREATE INDEX interpretation_runs_counted ON public.interpretation_runs USING btree (user_id, billing_month) WHERE (billing_month IS NOT NULL);
+
 CREATE INDEX interpretation_runs_of_source ON public.interpretation_runs USING btree (source_id);
 
 CREATE INDEX interpretation_runs_running ON public.interpretation_runs USING btree (id) WHERE (status = 'running'::text);
 
 CREATE UNIQUE INDEX sources_are_unique_by_content ON public.sources USING btree (user_id, content_hash);
+
+CREATE INDEX sources_pending ON public.sources USING btree (pending_since) WHERE (storage_status = 'pending'::text);
+
+CREATE INDEX storage_usage_by_month ON public.storage_usage USING btree (billing_month);
 
 CREATE INDEX upload_queue_ended ON public.upload_queue USING btree (updated_at) WHERE (status = ANY (ARRAY['dead'::text, 'cancelled'::text]));
 
@@ -937,11 +1781,27 @@ CREATE INDEX upload_queue_of_source ON public.upload_queue USING btree (source_i
 
 CREATE INDEX upload_queue_waiting ON public.upload_queue USING btree (user_id, next_retry_at) WHERE (status = 'failed'::text);
 
+CREATE INDEX deleted_interpretation_of_user ON reactor.deleted_interpretation USING btree (user_id, billing_month);
+
+CREATE TRIGGER reactor_count_deleted AFTER DELETE ON public.interpretation_runs REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.count_runs();
+
+CREATE TRIGGER reactor_count_inserted AFTER INSERT ON public.interpretation_runs REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.count_runs();
+
+CREATE TRIGGER reactor_count_truncated AFTER TRUNCATE ON public.interpretation_runs FOR EACH STATEMENT EXECUTE FUNCTION reactor.count_runs();
+
+CREATE TRIGGER reactor_count_updated AFTER UPDATE ON public.interpretation_runs FOR EACH ROW WHEN (((old.billing_month IS NULL) AND (new.billing_month IS NOT NULL))) EXECUTE FUNCTION reactor.count_runs();
+
 CREATE TRIGGER reactor_keep_books_deleted AFTER DELETE ON public.sources REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.keep_books();
 
 CREATE TRIGGER reactor_keep_books_inserted AFTER INSERT ON public.sources REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.keep_books();
 
+CREATE TRIGGER reactor_keep_books_truncated AFTER TRUNCATE ON public.sources FOR EACH STATEMENT EXECUTE FUNCTION reactor.clear_books();
+
 CREATE TRIGGER reactor_keep_books_updated AFTER UPDATE ON public.sources REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.keep_books();
+
+CREATE TRIGGER reactor_mark_start_inserted BEFORE INSERT ON public.interpretation_runs FOR EACH ROW EXECUTE FUNCTION reactor.mark_run_start();
+
+CREATE TRIGGER reactor_mark_start_updated BEFORE UPDATE OF status, billing_month ON public.interpretation_runs FOR EACH ROW EXECUTE FUNCTION reactor.mark_run_start();
 
 CREATE TRIGGER reactor_notify_inserted AFTER INSERT ON public.interpretation_runs REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.notify_runs();
 
@@ -950,6 +1810,8 @@ CREATE TRIGGER reactor_notify_inserted AFTER INSERT ON public.upload_queue REFER
 CREATE TRIGGER reactor_notify_updated AFTER UPDATE ON public.interpretation_runs FOR EACH ROW WHEN ((((old.status IS DISTINCT FROM new.status) AND (('running'::text = old.status) OR ('running'::text = new.status))) OR ((new.status = 'running'::text) AND (COALESCE((new.timeout_at < old.timeout_at), ((old.timeout_at IS NULL) AND (new.timeout_at IS NOT NULL))) OR (new.heartbeat_timeout IS DISTINCT FROM old.heartbeat_timeout) OR (new.heartbeat_at < old.heartbeat_at) OR (date_bin('00:01:00'::interval, LEAST(new.heartbeat_at, '9999-01-01 00:00:00+00'::timestamp with time zone), '1970-01-01 00:00:00+00'::timestamp with time zone) IS DISTINCT FROM date_bin('00:01:00'::interval, LEAST(old.heartbeat_at, '9999-01-01 00:00:00+00'::timestamp with time zone), '1970-01-01 00:00:00+00'::timestamp with time zone)))))) EXECUTE FUNCTION reactor.notify_runs();
 
 CREATE TRIGGER reactor_notify_updated AFTER UPDATE ON public.upload_queue REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.notify_uploads();
+
+CREATE TRIGGER reactor_stamp_pending BEFORE UPDATE OF storage_status ON public.sources FOR EACH ROW WHEN (((new.storage_status = 'pending'::text) AND (old.storage_status IS DISTINCT FROM 'pending'::text))) EXECUTE FUNCTION reactor.stamp_pending();
 
 CREATE TRIGGER reactor_stamp_start_inserted BEFORE INSERT ON public.interpretation_runs FOR EACH ROW WHEN (((new.status = 'running'::text) AND (new.heartbeat_at IS NULL))) EXECUTE FUNCTION reactor.stamp_run_start();
 
@@ -988,6 +1850,16 @@ CREATE POLICY reactor_service_does_all ON public.storage_usage TO service_role U
 
 CREATE POLICY reactor_service_does_all ON public.upload_queue TO service_role USING (true) WITH CHECK (true);
 
+CREATE POLICY reactor_table_owner_does_all ON public.interpretation_runs TO reactor USING (true) WITH CHECK (true);
+
+CREATE POLICY reactor_table_owner_does_all ON public.quota_plans TO reactor USING (true) WITH CHECK (true);
+
+CREATE POLICY reactor_table_owner_does_all ON public.sources TO reactor USING (true) WITH CHECK (true);
+
+CREATE POLICY reactor_table_owner_does_all ON public.storage_usage TO reactor USING (true) WITH CHECK (true);
+
+CREATE POLICY reactor_table_owner_does_all ON public.upload_queue TO reactor USING (true) WITH CHECK (true);
+
 CREATE POLICY reactor_worker_reads ON public.interpretation_runs FOR SELECT TO reactor_worker USING (true);
 
 CREATE POLICY reactor_worker_reads ON public.sources FOR SELECT TO reactor_worker USING (true);
@@ -1002,13 +1874,27 @@ ALTER TABLE public.storage_usage ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.upload_queue ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE reactor.deleted_interpretation ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE reactor.instance ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE reactor.migration ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE reactor.quota_rejection ENABLE ROW LEVEL SECURITY;
+
 CREATE POLICY reactor_all_read ON reactor.migration FOR SELECT TO service_role, reactor_worker USING (true);
 
+CREATE POLICY reactor_table_owner_does_all ON reactor.deleted_interpretation TO reactor USING (true) WITH CHECK (true);
+
+CREATE POLICY reactor_table_owner_does_all ON reactor.instance TO reactor USING (true) WITH CHECK (true);
+
+CREATE POLICY reactor_table_owner_does_all ON reactor.migration TO reactor USING (true) WITH CHECK (true);
+
+CREATE POLICY reactor_table_owner_does_all ON reactor.quota_rejection TO reactor USING (true) WITH CHECK (true);
+
 CREATE POLICY reactor_worker_reads ON reactor.instance FOR SELECT TO reactor_worker USING (true);
+
+CREATE POLICY reactor_worker_reads ON reactor.quota_rejection FOR SELECT TO service_role, reactor_worker USING (true);
 
 GRANT USAGE ON SCHEMA auth TO anon;
 GRANT USAGE ON SCHEMA auth TO authenticated;
@@ -1028,11 +1914,54 @@ GRANT ALL ON FUNCTION auth.uid() TO authenticated;
 GRANT ALL ON FUNCTION auth.uid() TO service_role;
 GRANT ALL ON FUNCTION auth.uid() TO reactor_worker;
 
-GRANT SELECT ON TABLE public.sources TO authenticated;
+REVOKE ALL ON FUNCTION public.begin_interpretation(p_source_id uuid, p_config jsonb, p_timeout interval, p_heartbeat_timeout interval, p_traceparent text, p_run_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.begin_interpretation(p_source_id uuid, p_config jsonb, p_timeout interval, p_heartbeat_timeout interval, p_traceparent text, p_run_id uuid) TO authenticated;
+GRANT ALL ON FUNCTION public.begin_interpretation(p_source_id uuid, p_config jsonb, p_timeout interval, p_heartbeat_timeout interval, p_traceparent text, p_run_id uuid) TO service_role;
+
+REVOKE ALL ON FUNCTION public.complete_interpretation(p_run_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.complete_interpretation(p_run_id uuid) TO authenticated;
+GRANT ALL ON FUNCTION public.complete_interpretation(p_run_id uuid) TO service_role;
+
+REVOKE ALL ON FUNCTION public.complete_upload(p_source_id uuid, p_storage_url text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.complete_upload(p_source_id uuid, p_storage_url text) TO authenticated;
+GRANT ALL ON FUNCTION public.complete_upload(p_source_id uuid, p_storage_url text) TO service_role;
+
+REVOKE ALL ON FUNCTION public.fail_interpretation(p_run_id uuid, p_code text, p_message text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.fail_interpretation(p_run_id uuid, p_code text, p_message text) TO authenticated;
+GRANT ALL ON FUNCTION public.fail_interpretation(p_run_id uuid, p_code text, p_message text) TO service_role;
+
+REVOKE ALL ON FUNCTION public.fail_upload(p_source_id uuid, p_bucket text, p_object_path text, p_temp_file_path text, p_error_message text, p_spool text, p_traceparent text, p_max_retries integer, p_metadata jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.fail_upload(p_source_id uuid, p_bucket text, p_object_path text, p_temp_file_path text, p_error_message text, p_spool text, p_traceparent text, p_max_retries integer, p_metadata jsonb) TO authenticated;
+GRANT ALL ON FUNCTION public.fail_upload(p_source_id uuid, p_bucket text, p_object_path text, p_temp_file_path text, p_error_message text, p_spool text, p_traceparent text, p_max_retries integer, p_metadata jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION public.get_usage(p_user_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.get_usage(p_user_id uuid) TO authenticated;
+GRANT ALL ON FUNCTION public.get_usage(p_user_id uuid) TO service_role;
+GRANT ALL ON FUNCTION public.get_usage(p_user_id uuid) TO reactor_worker;
+
+REVOKE ALL ON FUNCTION public.heartbeat_interpretation(p_run_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.heartbeat_interpretation(p_run_id uuid) TO authenticated;
+GRANT ALL ON FUNCTION public.heartbeat_interpretation(p_run_id uuid) TO service_role;
+
+REVOKE ALL ON FUNCTION public.recalculate_usage(p_user_id uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.recalculate_usage(p_user_id uuid) TO service_role;
+GRANT ALL ON FUNCTION public.recalculate_usage(p_user_id uuid) TO reactor_worker;
+
+REVOKE ALL ON FUNCTION public.reserve_upload(p_user_id uuid, p_content_hash text, p_byte_size numeric, p_mime_type text, p_file_name text, p_source_type text, p_source_agent_id text, p_source_metadata jsonb) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.reserve_upload(p_user_id uuid, p_content_hash text, p_byte_size numeric, p_mime_type text, p_file_name text, p_source_type text, p_source_agent_id text, p_source_metadata jsonb) TO authenticated;
+GRANT ALL ON FUNCTION public.reserve_upload(p_user_id uuid, p_content_hash text, p_byte_size numeric, p_mime_type text, p_file_name text, p_source_type text, p_source_agent_id text, p_source_metadata jsonb) TO service_role;
+
+REVOKE ALL ON FUNCTION public.set_plan(p_user_id uuid, p_plan text) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.set_plan(p_user_id uuid, p_plan text) TO service_role;
+GRANT ALL ON FUNCTION public.set_plan(p_user_id uuid, p_plan text) TO reactor_worker;
+
 GRANT SELECT ON TABLE public.sources TO reactor_worker;
 GRANT ALL ON TABLE public.sources TO service_role;
+GRANT SELECT ON TABLE public.sources TO authenticated;
 
 REVOKE ALL ON FUNCTION reactor.book_entry(p_source public.sources) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.caller() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.cancel_uploads(p_ids uuid[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.cancel_uploads(p_ids uuid[]) TO reactor_worker;
@@ -1042,9 +1971,17 @@ REVOKE ALL ON FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease
 GRANT ALL ON FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval) TO service_role;
 
+REVOKE ALL ON FUNCTION reactor.clear_books() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.count_run_starts(p_user_id uuid, p_count integer) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.count_runs() FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION reactor.deadline(p_timeout_at timestamp with time zone, p_heartbeat_at timestamp with time zone, p_patience interval) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.deadline(p_timeout_at timestamp with time zone, p_heartbeat_at timestamp with time zone, p_patience interval) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.deadline(p_timeout_at timestamp with time zone, p_heartbeat_at timestamp with time zone, p_patience interval) TO service_role;
+
+REVOKE ALL ON FUNCTION reactor.error_catalogue() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.expire_runs(p_ids uuid[], p_heartbeat_timeout interval) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.expire_runs(p_ids uuid[], p_heartbeat_timeout interval) TO reactor_worker;
@@ -1058,7 +1995,13 @@ REVOKE ALL ON FUNCTION reactor.fail_runs(p_ids uuid[], p_message text) FROM PUBL
 GRANT ALL ON FUNCTION reactor.fail_runs(p_ids uuid[], p_message text) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.fail_runs(p_ids uuid[], p_message text) TO service_role;
 
+REVOKE ALL ON FUNCTION reactor.fullest_users(p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION reactor.fullest_users(p_limit integer) TO reactor_worker;
+GRANT ALL ON FUNCTION reactor.fullest_users(p_limit integer) TO service_role;
+
 REVOKE ALL ON FUNCTION reactor.hint(p_id uuid, p_user_id uuid, p_due_at timestamp with time zone) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.jwt_user() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.keep_books() FROM PUBLIC;
 
@@ -1066,9 +2009,17 @@ REVOKE ALL ON FUNCTION reactor.leave(p_instance uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.leave(p_instance uuid) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.leave(p_instance uuid) TO service_role;
 
+REVOKE ALL ON FUNCTION reactor.mark_run_start() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.mend_books(p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION reactor.mend_books(p_limit integer) TO reactor_worker;
+GRANT ALL ON FUNCTION reactor.mend_books(p_limit integer) TO service_role;
+
 REVOKE ALL ON FUNCTION reactor.notify_runs() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.notify_uploads() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.pending_retry(p_queue_id uuid, p_source_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.pulse(p_instance uuid, p_host text, p_version text, p_mode text, p_canary text, p_silent_after interval) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.pulse(p_instance uuid, p_host text, p_version text, p_mode text, p_canary text, p_silent_after interval) TO reactor_worker;
@@ -1078,7 +2029,21 @@ REVOKE ALL ON FUNCTION reactor.purge_uploads(p_ids uuid[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.purge_uploads(p_ids uuid[]) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.purge_uploads(p_ids uuid[]) TO service_role;
 
-REVOKE ALL ON FUNCTION reactor.recount_usage(p_after uuid, p_limit integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION reactor.recount_user(p_user_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.recount_users(p_after uuid, p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION reactor.recount_users(p_after uuid, p_limit integer) TO service_role;
+GRANT ALL ON FUNCTION reactor.recount_users(p_after uuid, p_limit integer) TO reactor_worker;
+
+REVOKE ALL ON FUNCTION reactor.refuse(p_code text, p_message text, p_details jsonb, p_next_step text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.refuse_argument(p_problem text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.refuse_ended(p_run_id uuid, p_caller uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.refuse_quota(p_code text, p_detail text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.refuse_unknown(p_argument text, p_caller uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.requeue_uploads(p_ids uuid[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.requeue_uploads(p_ids uuid[]) TO reactor_worker;
@@ -1088,9 +2053,9 @@ REVOKE ALL ON FUNCTION reactor.rescue_uploads(p_ids uuid[], p_limit integer) FRO
 GRANT ALL ON FUNCTION reactor.rescue_uploads(p_ids uuid[], p_limit integer) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.rescue_uploads(p_ids uuid[], p_limit integer) TO service_role;
 
-GRANT SELECT ON TABLE public.interpretation_runs TO authenticated;
 GRANT SELECT ON TABLE public.interpretation_runs TO reactor_worker;
 GRANT ALL ON TABLE public.interpretation_runs TO service_role;
+GRANT SELECT ON TABLE public.interpretation_runs TO authenticated;
 
 REVOKE ALL ON FUNCTION reactor.run_hint(p_run public.interpretation_runs) FROM PUBLIC;
 
@@ -1100,7 +2065,11 @@ REVOKE ALL ON FUNCTION reactor.settle_uploads(p_ids uuid[], p_tokens uuid[], p_v
 GRANT ALL ON FUNCTION reactor.settle_uploads(p_ids uuid[], p_tokens uuid[], p_verdicts text[], p_delays_s double precision[], p_codes text[], p_messages text[], p_urls text[]) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.settle_uploads(p_ids uuid[], p_tokens uuid[], p_verdicts text[], p_delays_s double precision[], p_codes text[], p_messages text[], p_urls text[]) TO service_role;
 
+REVOKE ALL ON FUNCTION reactor.stamp_pending() FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION reactor.stamp_run_start() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.standing(p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.status(p_heartbeat_timeout interval) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.status(p_heartbeat_timeout interval) TO reactor_worker;
@@ -1113,6 +2082,10 @@ GRANT ALL ON FUNCTION reactor.sweep_runs(p_horizon interval, p_heartbeat_timeout
 REVOKE ALL ON FUNCTION reactor.sweep_uploads(p_horizon interval, p_per_tenant integer, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.sweep_uploads(p_horizon interval, p_per_tenant integer, p_limit integer) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.sweep_uploads(p_horizon interval, p_per_tenant integer, p_limit integer) TO service_role;
+
+REVOKE ALL ON FUNCTION reactor.traceparent(p_given text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.usage_of(p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.what_is_missing() FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.what_is_missing() TO reactor_worker;
@@ -1134,3 +2107,6 @@ GRANT SELECT ON TABLE reactor.instance TO reactor_worker;
 
 GRANT SELECT ON TABLE reactor.migration TO reactor_worker;
 GRANT SELECT ON TABLE reactor.migration TO service_role;
+
+GRANT SELECT ON TABLE reactor.quota_rejection TO reactor_worker;
+GRANT SELECT ON TABLE reactor.quota_rejection TO service_role;

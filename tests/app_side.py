@@ -13,6 +13,7 @@ import psycopg
 from anyio import Event, create_task_group, fail_after
 from anyio.abc import TaskGroup
 from attrs import evolve, frozen
+from books import wrong_books
 from psycopg.rows import dict_row
 from recorder import PATIENCE_S, Recorder
 
@@ -172,15 +173,7 @@ class AppSide:
 
     def assert_books_balance(self) -> None:
         """Assert that every user's figures are what their sources add up to."""
-        wrong = self.all(
-            "select s.user_id from public.sources as s join public.storage_usage as u using (user_id)"
-            " group by s.user_id, u.total_bytes, u.reserved_bytes, u.total_sources"
-            " having (u.total_bytes, u.reserved_bytes, u.total_sources) is distinct from"
-            " (coalesce(sum(byte_size) filter (where storage_status = 'uploaded'), 0),"
-            "  coalesce(sum(byte_size) filter (where storage_status = 'pending'), 0),"
-            "  count(*) filter (where storage_status = 'uploaded'))"
-        )
-        assert wrong == []
+        assert wrong_books(self.conn) == []
 
     # the reactor
 

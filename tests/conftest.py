@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from books import assert_books_balance
 from psycopg import sql
 from recorder import Recorder
 
@@ -136,6 +137,7 @@ def database_url(server_url: str) -> Iterator[str]:
     """URL of an empty database of the test's own."""
     with _database(server_url) as url:
         yield url
+        assert_books_balance(url)
 
 
 @pytest.fixture(scope="session")
@@ -147,12 +149,13 @@ def _template_url(server_url: str) -> Iterator[str]:
 
 @pytest.fixture
 def migrated_url(server_url: str, _template_url: str) -> Iterator[str]:
-    """URL of a migrated database of the test's own."""
+    """URL of a migrated database of the test's own. Whatever the test does, its books must balance at the end."""
     with psycopg.connect(server_url) as conn:
         copied_as_files = conn.info.server_version >= FIRST_WITH_STRATEGY
     template = urlsplit(_template_url).path.lstrip("/")
     with _database(server_url, "strategy file_copy" if copied_as_files else "", template) as url:
         yield url
+        assert_books_balance(url)
 
 
 @pytest.fixture

@@ -91,6 +91,10 @@ class Rows:
         values = {"user_id": user, "source_id": source or self.source(user), "status": "running"}
         return self.insert("interpretation_runs", **values | columns)
 
+    def lift_quotas(self) -> None:
+        """Let everybody have as much as they like."""
+        self.run("update public.quota_plans set storage_limit_bytes = null, interpretation_limit_month = null")
+
     def upload_row(self, upload: UUID) -> Any:
         return self.one("select * from public.upload_queue where id = %s", (upload,))
 

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from reactor import __version__
-from reactor.cli import demo, migrate, reconcile, run, runs, status, uploads
-from reactor.core.errors import ConfigInvalid, ReactorError
+from reactor.cli import demo, doctor, migrate, quota, reconcile, run, runs, status, uploads
+from reactor.core.errors import ConfigInvalid, InvalidArgument, ReactorError
 
 
 class _Group(click.Group):
@@ -27,7 +27,7 @@ class _Group(click.Group):
             ctx.exit(2)
         except ReactorError as error:
             click.echo(f"reactor: {error.code}: {error}", err=True)
-            ctx.exit(1)
+            ctx.exit(2 if isinstance(error, InvalidArgument) else 1)
         except KeyboardInterrupt:
             ctx.exit(130)
         except BrokenPipeError:  # `reactor uploads list | head`
@@ -70,6 +70,8 @@ for command in (
     status.status,
     uploads.uploads,
     runs.runs,
+    quota.quota,
+    doctor.doctor,
     demo.demo,
 ):
     main.add_command(command)

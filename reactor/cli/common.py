@@ -3,10 +3,11 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -45,8 +46,9 @@ def embedded_dir(settings: Settings) -> Path:
     return settings.data_dir.absolute() / "postgres"
 
 
-def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, default=_plain, indent=2, ensure_ascii=False))
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """Print a value as JSON, on one line when `indent` is None."""
+    click.echo(json.dumps(value, default=_plain, indent=indent, ensure_ascii=False))
 
 
 def _plain(value: Any) -> Any:
@@ -93,13 +95,23 @@ def show(value: object) -> str:
             return str(value)
 
 
-def change(ids: Sequence[UUID], do: Callable[[Sequence[UUID]], Sequence[UUID]], *, done: str, refused: str) -> None:
-    """Do something to rows by id; name those that weren't in a state for it, and exit 1 if there were any."""
+def change(
+    ids: Sequence[UUID],
+    do: Callable[[Sequence[UUID]], Sequence[UUID]],
+    *,
+    done: str,
+    refused: str,
+    why: Mapping[UUID, str] = MappingProxyType({}),
+) -> None:
+    """Do something to rows by id; name those that it wasn't done to, and exit 1 if there were any.
+
+    `refused` says that a row wasn't in a state for it, unless `do` has left another reason in `why`.
+    """
     changed = do(ids)
     for row_id in changed:
         click.echo(f"{row_id} {done}")
     left = [row_id for row_id in ids if row_id not in set(changed)]
     for row_id in left:
-        click.echo(f"reactor: {row_id} {refused}", err=True)
+        click.echo(f"reactor: {row_id} {why.get(row_id, refused)}", err=True)
     if left:
         raise SystemExit(1)

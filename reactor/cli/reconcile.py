@@ -10,9 +10,11 @@ from attrs import evolve
 
 from reactor.app import Reactor
 from reactor.cli.common import as_json, database_url, load_settings, print_json
-from reactor.core.events import AttemptSettled, Event, Rescued, RunExpired
+from reactor.core.events import AttemptSettled, BooksMended, Event, Rescued, RunExpired
 from reactor.core.settings import Settings
 from reactor.edge.inspect import inspecting
+
+_COUNTED = ("stored", "retry", "dead", "deferred", "rescued", "runs_failed", "reservations_released")
 
 
 class _Tally:
@@ -30,11 +32,13 @@ class _Tally:
             case Rescued():
                 self._counts["rescued"] += event.retried
                 self._counts["dead"] += event.buried
+            case BooksMended(kind="reservations"):
+                self._counts["reservations_released"] += event.count
             case _:
                 pass
 
     def summary(self) -> dict[str, int]:
-        return {key: self._counts[key] for key in ("stored", "retry", "dead", "deferred", "rescued", "runs_failed")}
+        return {key: self._counts[key] for key in _COUNTED}
 
 
 @click.command()
@@ -42,7 +46,8 @@ class _Tally:
 @as_json
 @click.pass_context
 def reconcile(ctx: click.Context, *, dry_run: bool, as_json: bool) -> None:
-    """Try every due upload once, fail every stale run, take over what the dead left behind; then say what was done.
+    """Try every due upload once, fail every stale run, take over what the dead left behind, give leaked reservations
+    back; then say what was done.
 
     Needs no reactor, and is safe beside any number of them.
     """

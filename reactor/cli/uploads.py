@@ -1,12 +1,14 @@
 """`reactor uploads`: look at queued uploads, and act on them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from uuid import UUID
 
 import click
 
 from reactor.cli.common import as_json, change, database_url, load_settings, print_json, print_table, show
+from reactor.core.catalogue import CATALOGUE
 from reactor.core.errors import ReactorError
 from reactor.edge.inspect import Inspector, Row, inspecting
 from reactor.edge.spool import Spool
@@ -61,7 +63,16 @@ def show_(ctx: click.Context, upload_id: UUID, *, as_json: bool) -> None:
 @click.pass_context
 def retry(ctx: click.Context, ids: Sequence[UUID]) -> None:
     """Put dead or cancelled uploads back with all their tries, and make waiting ones due at once."""
-    _change(ctx, ids, Inspector.requeue, done="is due", refused="is not waiting, dead or cancelled")
+    why: dict[UUID, str] = {}
+
+    def requeue(inspector: Inspector, ids: Sequence[UUID]) -> list[UUID]:
+        answered = inspector.requeue(ids)
+        for row in answered:
+            if row["code"]:
+                why[row["id"]] = f"stays as it is: {row['code']}: {CATALOGUE[row['code']].message}"
+        return [row["id"] for row in answered if not row["code"]]
+
+    _change(ctx, ids, requeue, done="is due", refused="is not waiting, dead or cancelled", why=why)
 
 
 @uploads.command("cancel")
@@ -107,6 +118,7 @@ def _change(
     *,
     done: str,
     refused: str,
+    why: Mapping[UUID, str] = MappingProxyType({}),
 ) -> None:
     with inspecting(database_url(load_settings(ctx))) as inspector:
-        change(ids, partial(do, inspector), done=done, refused=refused)
+        change(ids, partial(do, inspector), done=done, refused=refused, why=why)

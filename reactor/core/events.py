@@ -155,6 +155,16 @@ class Reconciled:
 
 
 @frozen(kw_only=True)
+class BooksMended:
+    """Reconciliation put something right in the books that no writer had."""
+
+    kind: str
+    """'reservations': bytes that were given back, for nobody came for them; 'months': users whose month was over."""
+
+    count: int
+
+
+@frozen(kw_only=True)
 class BreakerMoved:
     """The store went down for everyone, or came back."""
 
@@ -201,6 +211,7 @@ Event = (
     | Rescued
     | Swept
     | Reconciled
+    | BooksMended
     | BreakerMoved
     | DatabaseLost
     | ReactorsChanged

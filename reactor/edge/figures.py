@@ -7,6 +7,7 @@ from typing import Any
 from reactor.core.errors import DatabaseUnavailable
 from reactor.edge import statements
 from reactor.edge.clock import Clock
+from reactor.edge.inspect import FULLEST_USERS
 from reactor.edge.postgres import Caller
 
 _SCRAPED_AGE_S = 5.0
@@ -34,6 +35,12 @@ class StatusQuery:
         self._asked_at = self._clock.now()
         self._hear(figures)
         return figures
+
+    async def ask_with_users(self) -> Figures:
+        """Return the figures, and with them the users who are closest to a limit. Raises DatabaseUnavailable."""
+        figures = await self.ask()
+        [(users,)] = await self._database.call(statements.FULLEST_USERS, (FULLEST_USERS,))
+        return figures | {"users": users}
 
     async def refresh(self, *, older_than_s: float = _SCRAPED_AGE_S) -> None:
         """Ask, unless that was done a moment ago. When the database doesn't answer there are no figures."""

@@ -1,4 +1,4 @@
-"""What operators look at and do by hand: lists, one item's life, retry, cancel, purge, fail. Blocking, for commands."""
+"""What operators look at and do by hand: lists, one item's life, retry, cancel, purge, fail, plans. For commands."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +11,7 @@ from psycopg.rows import dict_row
 
 from reactor.core.errors import DatabaseUnavailable, NotFound
 from reactor.edge import statements
+from reactor.edge.answers import accepted
 from reactor.edge.postgres import connected
 
 _UPLOADS: LiteralString = """
@@ -52,11 +53,21 @@ _DUE: LiteralString = """
            (select count(*) from public.interpretation_runs as r
              where r.status = 'running'
                and reactor.deadline(r.timeout_at, r.heartbeat_at, coalesce(r.heartbeat_timeout, %s)) <= now()
-           ) as runs_stale
+           ) as runs_stale,
+           (select count(*) from public.sources as s
+             where s.storage_status = 'pending' and s.pending_since < now() - interval '1 day'
+               and not exists (select from public.upload_queue as q
+                                where q.source_id = s.id and q.status in ('failed', 'uploading'))
+           ) as reservations_leaked
       from public.upload_queue as q
 """
 
 Row = dict[str, Any]
+
+FULLEST_USERS = 20
+"""How many users `reactor status --json` shows."""
+
+_RECOUNTED_AT_ONCE = 200
 
 
 class Inspector:
@@ -92,9 +103,12 @@ class Inspector:
         """Return one run with all that is known of it. Raises NotFound."""
         return self._named(self._one(_RUN, (run_id,)), "run", run_id)
 
-    def requeue(self, ids: Sequence[UUID]) -> list[UUID]:
-        """Put dead, cancelled or waiting uploads back, due at once; return the ids that were."""
-        return [row["id"] for row in self._all("select * from reactor.requeue_uploads(%s) as id", (list(ids),))]
+    def requeue(self, ids: Sequence[UUID]) -> list[Row]:
+        """Put dead, cancelled or waiting uploads back, due at once.
+
+        Returns those that were in such a state: id, and code, which is None or why it had to stay (the user's quota).
+        """
+        return self._all("select * from reactor.requeue_uploads(%s)", (list(ids),))
 
     def cancel(self, ids: Sequence[UUID]) -> list[UUID]:
         """Stop trying; return the ids that were cancelled."""
@@ -107,6 +121,36 @@ class Inspector:
     def fail_runs(self, ids: Sequence[UUID], message: str) -> list[UUID]:
         """Fail running or pending runs; return the ids that were."""
         return [row["id"] for row in self._all("select * from reactor.fail_runs(%s, %s) as id", (list(ids), message))]
+
+    def usage(self, user: UUID) -> Row:
+        """Return what a user may use and uses. Raises what get_usage refuses."""
+        return self._answer("select public.get_usage(%s) as answer", (user,))
+
+    def set_plan(self, user: UUID, plan: str) -> Row:
+        """Put a user on a plan and return their usage. Raises InvalidArgument for one that isn't there."""
+        return self._answer("select public.set_plan(%s, %s) as answer", (user, plan))
+
+    def recalculate(self, user: UUID) -> Row:
+        """Rebuild a user's books and return their usage; `changed` says whether they had been wrong."""
+        return self._answer("select public.recalculate_usage(%s) as answer", (user,))
+
+    def recalculate_all(self) -> int:
+        """Rebuild everybody's books, some users to a transaction; return how many had been wrong."""
+        changed, last = 0, None
+        while rows := self._all("select * from reactor.recount_users(%s::uuid, %s)", (last, _RECOUNTED_AT_ONCE)):
+            (row,) = rows
+            changed, last = changed + row["changed"], row["last_user"]
+        return changed
+
+    def fullest_users(self) -> list[Row]:
+        """Return the usage of those users who are closest to a limit."""
+        (row,) = self._all(statements.FULLEST_USERS, (FULLEST_USERS,))
+        users: list[Row] = row["fullest_users"]
+        return users
+
+    def _answer(self, statement: LiteralString, parameters: Any) -> Row:
+        (row,) = self._all(statement, parameters)
+        return {name: value for name, value in accepted(row["answer"]).items() if name != "ok"}
 
     def _all(self, statement: LiteralString, parameters: Any) -> list[Row]:
         return self._conn.execute(statement, parameters).fetchall()

@@ -139,6 +139,7 @@ class Metrics:
             events.UploadRescued: self._on_rescued,
             events.RunExpired: self._on_expired,
             events.Swept: self._on_swept,
+            events.BooksMended: self._on_mended,
             events.BreakerMoved: self._on_breaker,
             events.TimerFired: lambda event: self._wheel_lag.record(event.lag_s),
         }
@@ -161,6 +162,10 @@ class Metrics:
     def _on_swept(self, event: events.Swept) -> None:
         if event.missed:
             self._missed.add(event.missed, {"kind": event.reaction})
+
+    def _on_mended(self, event: events.BooksMended) -> None:
+        if event.kind == "reservations":
+            self._missed.add(event.count, {"kind": event.kind})
 
     def _on_breaker(self, event: events.BreakerMoved) -> None:
         self._open_stores[event.store] = event.is_open

@@ -1,4 +1,4 @@
-"""Every statement that the running reactor sends, named. The rules are in schema/functions/, one function each."""
+"""Every statement that the reactor and its client send, named. The rules are in schema/functions/, one each."""
 
 from typing import Final, LiteralString
 
@@ -19,6 +19,8 @@ EXPIRE_RUNS: Final[LiteralString] = "select * from reactor.expire_runs(%s::uuid[
 
 SWEEP_RUNS: Final[LiteralString] = "select * from reactor.sweep_runs(%s::interval, %s::interval, %s::int)"
 
+MEND_BOOKS: Final[LiteralString] = "select * from reactor.mend_books(%s::int)"
+
 PULSE: Final[LiteralString] = (
     "select * from reactor.pulse(%s::uuid, %s::text, %s::text, %s::text, %s::text, %s::interval)"
 )
@@ -27,4 +29,31 @@ LEAVE: Final[LiteralString] = "select reactor.leave(%s::uuid)"
 
 STATUS: Final[LiteralString] = "select reactor.status(%s::interval)"
 
+FULLEST_USERS: Final[LiteralString] = "select reactor.fullest_users(%s::int)"
+
 WHAT_IS_MISSING: Final[LiteralString] = "select reactor.what_is_missing()"
+
+# what services and agents call
+
+RESERVE_UPLOAD: Final[LiteralString] = (
+    "select public.reserve_upload(%s::uuid, %s::text, %s::numeric, %s::text, %s::text, %s::text, %s::text, %s::jsonb)"
+)
+
+COMPLETE_UPLOAD: Final[LiteralString] = "select public.complete_upload(%s::uuid, %s::text)"
+
+FAIL_UPLOAD: Final[LiteralString] = (
+    "select public.fail_upload(%s::uuid, %s::text, %s::text, %s::text, %s::text, %s::text, %s::text, %s::int,"
+    " %s::jsonb)"
+)
+
+GET_USAGE: Final[LiteralString] = "select public.get_usage(%s::uuid)"
+
+BEGIN_INTERPRETATION: Final[LiteralString] = (
+    "select public.begin_interpretation(%s::uuid, %s::jsonb, %s::interval, %s::interval, %s::text, %s::uuid)"
+)
+
+HEARTBEAT_INTERPRETATION: Final[LiteralString] = "select public.heartbeat_interpretation(%s::uuid)"
+
+COMPLETE_INTERPRETATION: Final[LiteralString] = "select public.complete_interpretation(%s::uuid)"
+
+FAIL_INTERPRETATION: Final[LiteralString] = "select public.fail_interpretation(%s::uuid, %s::text, %s::text)"

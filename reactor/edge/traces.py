@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision, Sampler
 
 from reactor.core.events import AttemptSettled, Reconciled, RunExpired, UploadRescued, UploadsClaimed
 from reactor.core.model import Verdict
-from reactor.core.trace import TraceContext, Trail, context_of, root_span_id, span_ids, timeout_span_id
+from reactor.core.trace import TraceContext, Trail, context_of, span_ids, timeout_span_id
 from reactor.edge.spans import CLIENT, CONSUMER, INTERNAL, PRODUCER, Attribute, SpanBatches
 
 _WORTH_TELLING_S = 1.0
@@ -220,8 +220,8 @@ class Traces:
                 (
                     context.trace_id,
                     timeout_span_id(event.run_id),
-                    # a run without a valid traceparent has a trace of its own, and no span above this one
-                    b"" if context.span_id == root_span_id(event.run_id) else context.span_id,
+                    # a run without an app's traceparent has a trace of its own, and no span above this one
+                    b"" if context.is_ours else context.span_id,
                 ),
                 (event.failed_at - event.late_s, event.failed_at),
                 {"interpretation.id": str(event.run_id), "error.type": event.code},

@@ -10,9 +10,19 @@ from typing import Any
 from uuid import uuid4
 
 from reactor.core.errors import DatabaseUnavailable
-from reactor.core.events import AttemptSettled, DatabaseLost, Emit, Event, Reconciled, RunExpired, Swept
+from reactor.core.events import (
+    AttemptSettled,
+    BooksMended,
+    DatabaseLost,
+    Emit,
+    Event,
+    Reconciled,
+    RunExpired,
+    Swept,
+)
 from reactor.core.model import Due, Verdict
 from reactor.core.trace import TraceContext
+from reactor.edge.books import Books
 from reactor.edge.clock import TICKS_PER_S, Clock
 from reactor.flow.schedule import Schedule
 from reactor.flow.wakeup import Wakeup
@@ -53,6 +63,7 @@ class Reconcile:
         self,
         crews: Sequence[tuple[Reaction[Any], Work[Any]]],
         schedule: Schedule,
+        books: Books,
         *,
         clock: Clock,
         emit: Emit,
@@ -61,6 +72,7 @@ class Reconcile:
     ) -> None:
         self._crews = crews
         self._schedule = schedule
+        self._books = books
         self._clock = clock
         self._emit = emit
         self._interval_s = interval_s
@@ -123,7 +135,10 @@ class Reconcile:
             self._whole_pass |= self._clock.tick() >= due
 
     async def once(self) -> None:
-        """Do one whole pass: rescue, sweep and arm, for every reaction. Raises DatabaseUnavailable."""
+        """Do one whole pass: rescue, sweep and arm, for every reaction; then mend the books.
+
+        Raises DatabaseUnavailable.
+        """
         self._whole_pass = self._is_low = False
         self._began_at = self._clock.database_now()
         self._rescued = []
@@ -131,6 +146,8 @@ class Reconcile:
             for reaction, work in self._crews:
                 self._rescued += await reaction.rescue()
                 await self._sweep(reaction, work)
+            for kind, count in (await self._books.mend()).items():
+                self._emit(BooksMended(kind=kind, count=count))
         except DatabaseUnavailable:
             self._whole_pass = True  # it is owed still
             raise

@@ -1,8 +1,14 @@
 -- Keep each user's storage_usage in step with the rows of sources, whoever writes them: a pending source is reserved
--- bytes, an uploaded one used bytes, a failed or deleted one neither.
+-- bytes, an uploaded one used bytes, a failed or deleted one neither. Refuse what would take a user over their limit.
 --
+-- Raises     RX101  the statement adds bytes, and total_bytes + reserved_bytes would be over the limit. Its DETAIL is JSON:
+--            plan, limit_bytes, used_bytes, reserved_bytes, requested_bytes
 -- Locks      the usage rows of the users concerned, in order of user_id, so that two statements never deadlock
 -- Invariant  an upload's effects are in sources and storage_usage exactly once: they are one statement
+-- Invariant  total_bytes + reserved_bytes <= limit, at every commit: the rows are locked before they are counted.
+--            Who is over a limit that was lowered keeps all they have, and may delete
+--
+-- Only where reactor.quota is 'off', as settle_uploads sets it, is nothing refused.
 create or replace function reactor.keep_books()
     returns trigger
     language plpgsql
@@ -18,6 +24,7 @@ declare
     v_total bigint[];
     v_reserved bigint[];
     v_sources bigint[];
+    v_over jsonb;
 begin
     if tg_op = 'INSERT' then
         select array_agg(user_id order by user_id), array_agg(total order by user_id),
@@ -65,6 +72,23 @@ begin
            total_sources = greatest(0, s.total_sources + c.stored)
       from unnest(v_users, v_total, v_reserved, v_sources) as c (user_id, total, reserved, stored)
      where s.user_id = c.user_id;
+    if exists (select from unnest(v_total, v_reserved) as c (total, reserved) where c.total + c.reserved > 0)
+       and current_setting('reactor.quota', true) is distinct from 'off' then
+        -- only now is the plan read, after the lock: a plan that was lowered meanwhile counts
+        select jsonb_build_object('plan', s.plan, 'limit_bytes', s.limit_bytes, 'used_bytes', s.used_bytes - c.total,
+                                  'reserved_bytes', s.reserved_bytes - c.reserved,
+                                  'requested_bytes', c.total + c.reserved)
+          into v_over
+          from unnest(v_users, v_total, v_reserved) as c (user_id, total, reserved)
+         cross join lateral reactor.standing(c.user_id) as s
+         where c.total + c.reserved > 0 and s.used_bytes + s.reserved_bytes > s.limit_bytes
+         limit 1;
+        if found then
+            raise exception 'STORAGE_QUOTA_EXCEEDED: the upload doesn''t fit into the plan''s storage'
+                using errcode = 'RX101', detail = v_over::text,
+                      hint = 'Delete sources or move to a larger plan, then upload again.';
+        end if;
+    end if;
     return null;
 end $$;
 
@@ -84,3 +108,40 @@ create or replace trigger reactor_keep_books_deleted
     after delete on public.sources
     referencing old table as old_rows
     for each statement execute function reactor.keep_books();
+
+-- TRUNCATE shows no rows: all bytes are given back.
+create or replace function reactor.clear_books()
+    returns trigger
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update public.storage_usage set total_bytes = 0, reserved_bytes = 0, total_sources = 0
+     where (total_bytes, reserved_bytes, total_sources) is distinct from (0, 0, 0);
+    return null;
+end $$;
+
+revoke all on function reactor.clear_books() from public;
+
+create or replace trigger reactor_keep_books_truncated
+    after truncate on public.sources
+    for each statement execute function reactor.clear_books();
+
+-- A source that becomes pending again is owed from now on, however old it is.
+create or replace function reactor.stamp_pending()
+    returns trigger
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+as $$
+begin
+    new.pending_since := clock_timestamp();
+    return new;
+end $$;
+
+revoke all on function reactor.stamp_pending() from public;
+
+create or replace trigger reactor_stamp_pending
+    before update of storage_status on public.sources
+    for each row when (new.storage_status = 'pending' and old.storage_status is distinct from 'pending')
+    execute function reactor.stamp_pending();

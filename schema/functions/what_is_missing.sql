@@ -28,7 +28,7 @@ as $$
       from pg_proc as f
      where f.pronamespace = 'reactor'::regnamespace
        and f.proname in ('claim_uploads', 'settle_uploads', 'extend_leases', 'rescue_uploads', 'sweep_uploads',
-                         'expire_runs', 'sweep_runs', 'pulse', 'leave')
+                         'expire_runs', 'sweep_runs', 'mend_books', 'pulse', 'leave')
        and not has_function_privilege(f.oid, 'execute')
 $$;
 

@@ -15,6 +15,7 @@ from reactor.core.errors import DatabaseUnavailable
 from reactor.core.events import (
     AttemptSettled,
     AttemptStarted,
+    BooksMended,
     DatabaseLost,
     Notified,
     Rescued,
@@ -23,6 +24,7 @@ from reactor.core.events import (
 )
 from reactor.core.model import Due, Signal, Verdict
 from reactor.core.trace import TraceContext
+from reactor.edge.books import Books
 from reactor.edge.payload import Hint
 from reactor.flow import reconcile, work
 from reactor.flow.reconcile import Reconcile
@@ -68,6 +70,17 @@ class Listed(Reaction[Attempt]):
         return Sweep(rows=list(self.rows), complete=self.complete)
 
 
+class Shelf(Books):
+    """Books in which there is to mend what the test says."""
+
+    def __init__(self) -> None:
+        self.mended: dict[str, int] = {}
+
+    async def mend(self) -> dict[str, int]:
+        mended, self.mended = self.mended, {}
+        return mended
+
+
 class Stage:
     """The loop and a schedule; nobody claims."""
 
@@ -75,6 +88,7 @@ class Stage:
         self.clock = ManualClock()
         self.recorder = Recorder()
         self.reaction = Listed()
+        self.books = Shelf()
         lane = Lane()
         self.schedule = Schedule(
             self.clock, {"rows": lane}, horizon_s=900.0, emit=self.recorder, capacity=capacity
@@ -92,6 +106,7 @@ class Stage:
         self.reconcile = Reconcile(
             [(self.reaction, self.work)],
             self.schedule,
+            self.books,
             clock=self.clock,
             emit=self.recorder,
             interval_s=INTERVAL_S,
@@ -126,6 +141,16 @@ class Stage:
 @pytest.fixture
 def stage() -> Stage:
     return Stage()
+
+
+async def test_a_pass_tells_what_it_mended_in_the_books(stage: Stage) -> None:
+    stage.books.mended = {"reservations": 2, "months": 1}
+    await stage.reconcile.once()
+    await stage.reconcile.once()
+    assert stage.recorder.heard(BooksMended) == [
+        BooksMended(kind="reservations", count=2),
+        BooksMended(kind="months", count=1),
+    ]
 
 
 async def test_a_pass_at_start_then_each_interval_and_on_request(stage: Stage) -> None:

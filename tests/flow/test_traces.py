@@ -14,6 +14,7 @@ from stubborn_store import StubbornStore
 
 from reactor.core.errors import StorageRejected, StorageUnavailable
 from reactor.core.events import AttemptSettled, RunExpired
+from reactor.core.trace import context_of
 
 BUSY = StorageUnavailable("503 SlowDown", http_status=503)
 GONE = StorageRejected("404 NoSuchBucket", http_status=404)
@@ -315,9 +316,11 @@ async def test_a_runs_timeout_is_told_in_the_runs_own_trace(
         await recorder.wait_for(RunExpired)
         untraced = app.begin_run(timeout_at=deadline)
         await recorder.wait_for(RunExpired)
+        ours = app.begin_run(timeout_at=deadline, traceparent=app.one("select reactor.traceparent(null)"))
+        await recorder.wait_for(RunExpired)
     spans = {
         UUID(span.attributes["interpretation.id"]): span
-        for span in named(collector.wait_for("interpretation.timeout", count=2), "interpretation.timeout")
+        for span in named(collector.wait_for("interpretation.timeout", count=3), "interpretation.timeout")
     }
     span = spans[traced]
     assert (span.trace_id, span.parent_id) == (TRACE, SPAN)
@@ -325,16 +328,22 @@ async def test_a_runs_timeout_is_told_in_the_runs_own_trace(
     assert span.end / MS == pytest.approx(app.run(traced)["completed_at"].timestamp() * 1000, abs=0.01)
     assert span.attributes["error.type"] == "INTERPRETATION_TIMEOUT"
     assert not span.is_error
-    own = spans[untraced]
-    assert own.trace_id != TRACE
-    assert own.parent_id == ""
+    for run in (untraced, ours):
+        assert spans[run].trace_id != TRACE
+        assert spans[run].parent_id == ""  # nobody tells of anything above it
+    assert spans[ours].trace_id == app.run(ours)["traceparent"].split("-")[1]
 
 
-def test_the_default_traceparent_is_valid_and_known_as_ours(app: AppSide) -> None:
+def test_what_the_database_makes_up_is_valid_and_known_as_ours(app: AppSide) -> None:
+    """The column's default, and what the API's functions put in when they are given none."""
     app.owe(500)
     traceparents = [row["traceparent"] for row in app.all("select traceparent from public.upload_queue")]
-    assert len({text.split("-")[1] for text in traceparents}) == 500
+    traceparents += [app.one("select reactor.traceparent(%s)", given) for given in (None, "", "garbage")]
+    given = f"00-{TRACE}-{SPAN}-01"
+    assert app.one("select reactor.traceparent(%s)", given) == given
+    assert len({text.split("-")[1] for text in traceparents}) == 503
     for text in traceparents:
+        assert context_of(text, uuid4()).is_ours
         assert re.fullmatch(r"00-[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}-[0-9a-f]{16}-03", text)
         _, trace_id, parent_id, _ = text.split("-")
         assert parent_id == trace_id[8:16] + trace_id[:8]

@@ -4,11 +4,11 @@ import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
-from typing import Any
 from uuid import UUID, uuid4, uuid5
 
 import psycopg
 import pytest
+from books import wrong_books
 from rows import Rows, rows_of
 
 STATUSES = ["pending", "uploaded", "failed"]
@@ -21,22 +21,8 @@ SPACE = UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")
 @pytest.fixture
 def rows(migrated_url: str) -> Iterator[Rows]:
     with rows_of(migrated_url) as rows:
+        rows.lift_quotas()
         yield rows
-
-
-def differences(rows: Rows) -> list[Any]:
-    """Return the users whose books aren't what their rows add up to, counted in words of our own."""
-    return rows.all("""
-        select * from (
-            select user_id, sum(byte_size) filter (where storage_status = 'uploaded') as total,
-                   sum(byte_size) filter (where storage_status = 'pending') as reserved,
-                   count(*) filter (where storage_status = 'uploaded') as stored
-              from public.sources group by user_id) as counted
-          full join public.storage_usage as u using (user_id)
-         where (coalesce(total, 0), coalesce(reserved, 0), coalesce(stored, 0))
-               is distinct from
-               (coalesce(u.total_bytes, 0), coalesce(u.reserved_bytes, 0), coalesce(u.total_sources, 0)::bigint)
-    """)
 
 
 class Writer:
@@ -164,7 +150,7 @@ def test_the_books_agree_with_the_rows_after_each_of_many_random_writes(rows: Ro
     writer = Writer(rows, seed, lambda: users)
     for number in range(OPERATIONS):
         writer.write()
-        assert differences(rows) == [], f"after operation {number} of seed {seed}"
+        assert wrong_books(rows.conn) == [], f"after operation {number} of seed {seed}"
     assert writer.mine
 
 
@@ -192,7 +178,7 @@ def test_many_who_write_at_once_for_the_same_users_neither_deadlock_nor_miscount
         count = 0
         with rows_of(migrated_url) as own:
             while not ended.is_set():
-                own.all("select reactor.recount_usage(null, 1000)")
+                own.all("select * from reactor.recount_users(null, 1000)")
                 count += 1
         return count
 
@@ -205,7 +191,7 @@ def test_many_who_write_at_once_for_the_same_users_neither_deadlock_nor_miscount
         finally:
             ended.set()
         assert recounts.result() > 1
-    assert differences(rows) == []
+    assert wrong_books(rows.conn) == []
     assert rows.one("select count(*) as users from public.storage_usage").users > 6
 
 
@@ -259,11 +245,11 @@ def test_a_recount_mends_whatever_was_wrong(rows: Rows) -> None:
         (users[4],),
     )
 
-    after, steps = None, 0
-    while (row := rows.one("select reactor.recount_usage(%s, 2) as last", (after,))).last is not None:
-        after, steps = row.last, steps + 1
+    after, steps, changed = None, 0, 0
+    while found := rows.all("select * from reactor.recount_users(%s::uuid, 2)", (after,)):
+        after, steps, changed = found[0].last_user, steps + 1, changed + found[0].changed
 
-    assert steps == 3
+    assert (steps, changed) == (3, 5)
     assert [rows.usage(user) for user in users] == [(8, 4, 1)] * 4 + [(0, 0, 0)]
     assert rows.one("select count(*) as kept from public.storage_usage where plan = 'pro'").kept == 3
     assert rows.one("select count(last_calculated) as dated from public.storage_usage").dated == 5

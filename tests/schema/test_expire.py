@@ -123,6 +123,7 @@ def test_a_run_that_is_failed_again_is_not_spoken_of(rows: Rows) -> None:
 
 
 def test_no_deadline_keeps_the_other_runs_from_being_failed_and_swept(rows: Rows) -> None:
+    rows.lift_quotas()
     source = rows.source(user := uuid4())
     runs = [
         rows.start_run(user, source=source, timeout_at=limit, heartbeat_at=beat, heartbeat_timeout=patience)

@@ -15,7 +15,7 @@ def rows(migrated_url: str) -> Iterator[Rows]:
 
 
 def requeue(rows: Rows, *ids: UUID) -> set[UUID]:
-    return {row.id for row in rows.all("select * from reactor.requeue_uploads(%s) as id", (list(ids),))}
+    return {row.id for row in rows.all("select * from reactor.requeue_uploads(%s)", (list(ids),))}
 
 
 def cancel(rows: Rows, *ids: UUID) -> set[UUID]:

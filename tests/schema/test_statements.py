@@ -10,10 +10,10 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from reactor.edge import pulse, queue, statements
+from reactor.edge import books, pulse, queue, statements
 
 NAMES = sorted(name for name in vars(statements) if name.isupper())
-COUNT = 11
+COUNT = 21
 """How many statements there are; one more needs its columns below."""
 
 
@@ -38,6 +38,11 @@ READS = {
     "SWEEP_RUNS": get_type_hints(queue.Row),
 }
 """The columns that reactor/edge/queue.py makes values of."""
+
+ANSWERS = sorted(
+    name for name in NAMES if name.endswith(("_UPLOAD", "_INTERPRETATION", "_USAGE"))
+)
+"""What services and agents call: one jsonb."""
 
 
 @pytest.fixture
@@ -67,7 +72,8 @@ def attributes_read(function: object) -> set[str]:
 
 def test_every_statement_is_looked_at() -> None:
     assert len(NAMES) == COUNT
-    assert set(READS) | {"PULSE", "LEAVE", "STATUS", "WHAT_IS_MISSING"} == set(NAMES)
+    others = {"PULSE", "LEAVE", "STATUS", "WHAT_IS_MISSING", "MEND_BOOKS", "FULLEST_USERS"}
+    assert set(READS) | others | set(ANSWERS) == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -109,6 +115,7 @@ def test_a_claim_answers_all_that_an_upload_is_made_of(conn: psycopg.Connection)
     ("name", "reader"),
     [
         ("SETTLE_UPLOADS", queue.UploadQueue.settle),
+        ("MEND_BOOKS", books.Books.mend),
         ("PULSE", pulse.Pulse.send),
     ],
 )
@@ -119,12 +126,18 @@ def test_what_python_reads_by_name_is_among_the_columns(conn: psycopg.Connection
     assert read <= set(columns)
 
 
+@pytest.mark.parametrize("name", ANSWERS)
+def test_a_call_of_the_api_answers_one_object(conn: psycopg.Connection, name: str) -> None:
+    assert described(conn, name)[1] == {name.lower(): "jsonb"}
+
+
 @pytest.mark.parametrize(
     ("name", "columns"),
     [
         ("PULSE", {"now_at": "float8", "queue_usage": "float8", "instances": "_uuid"}),
         ("LEAVE", {"leave": "void"}),
         ("STATUS", {"status": "jsonb"}),
+        ("FULLEST_USERS", {"fullest_users": "jsonb"}),
         ("WHAT_IS_MISSING", {"what_is_missing": "text"}),
     ],
 )

@@ -265,6 +265,7 @@ def test_heartbeats_within_a_minute_are_silent(rows: Rows, ear: Ear) -> None:
 
 
 def test_many_runs_started_by_one_statement_are_told_in_a_few_notifications(rows: Rows, ear: Ear) -> None:
+    rows.lift_quotas()
     user = uuid4()
     started = rows.all(
         "insert into public.interpretation_runs (user_id, source_id, status, timeout_at)"

@@ -1,0 +1,66 @@
+-- What reconciliation does for the books, up to p_limit rows of each kind; one at a time, the others have nothing to do.
+--
+-- Returns    how much of each kind was mended, if any:
+--              'reservations'  sources that were pending for a day with no upload queued: nobody came back for them. They
+--                              are 'failed' from now on, and their bytes given back
+--              'months'        users whose billing month was over. Whoever counts sees that by himself; this is for readers
+--            Quota rejections are added up meanwhile: by minute for a week, then in one row for each quota and plan
+-- Locks      sources, skipping those that others have locked, then usage rows
+create or replace function reactor.mend_books(p_limit int)
+    returns table (kind text, count bigint)
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_month constant text := to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM');
+    v_leaked uuid[];
+begin
+    if not pg_try_advisory_xact_lock(hashtext('reactor.mend_books')) then
+        return;
+    end if;
+    v_leaked := array(
+        select s.id from public.sources as s
+         where s.storage_status = 'pending' and s.pending_since < statement_timestamp() - interval '1 day'
+           and not exists (select from public.upload_queue as q
+                            where q.source_id = s.id and q.status in ('failed', 'uploading'))
+         order by s.pending_since
+         limit p_limit
+           for update skip locked);
+    -- in a statement of its own: an upload that was queued before the lock was ours is seen now
+    return query
+    with mended as (
+        update public.sources as s set storage_status = 'failed'
+         where s.id = any(v_leaked) and s.storage_status = 'pending'
+           and not exists (select from public.upload_queue as q
+                            where q.source_id = s.id and q.status in ('failed', 'uploading'))
+        returning s.id)
+    select 'reservations', count(*) from mended having count(*) > 0;
+    return query
+    with over as materialized (
+        select u.user_id from public.storage_usage as u
+         where u.billing_month < v_month
+         order by u.user_id
+         limit p_limit
+           for no key update skip locked
+    ), turned as (
+        update public.storage_usage as u set billing_month = v_month, interpretation_count_month = 0
+          from over as o where u.user_id = o.user_id
+        returning u.user_id)
+    select 'months', count(*) from turned having count(*) > 0;
+    delete from reactor.deleted_interpretation as d where d.billing_month < v_month;
+    with old as (
+        delete from reactor.quota_rejection as r
+         where r.backend <> 0 and r.minute < statement_timestamp() - interval '5 minutes'
+            or r.minute < statement_timestamp() - interval '7 days' and r.minute > '-infinity'
+        returning r.minute, r.quota, r.plan, r.count)
+    insert into reactor.quota_rejection as r (minute, quota, plan, backend, count)
+    select case when o.minute < statement_timestamp() - interval '7 days' then '-infinity' else o.minute end as minute,
+           o.quota, o.plan, 0, sum(o.count)
+      from old as o
+     group by 1, o.quota, o.plan
+    on conflict (minute, quota, plan, backend) do update set count = r.count + excluded.count;
+end $$;
+
+revoke all on function reactor.mend_books(int) from public;
+grant execute on function reactor.mend_books(int) to reactor_worker, service_role;

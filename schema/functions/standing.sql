@@ -1,0 +1,29 @@
+-- What a user may use and does: the plan's limits or their own, the books, the interpretations of the current month.
+--
+-- A month that is over counts as nothing used, whether its row was turned over already or not; months are UTC.
+-- A user without books is on the plan 'free' and has used nothing. null limits are unlimited.
+create or replace function reactor.standing(p_user_id uuid)
+    returns table (plan text, limit_bytes bigint, used_bytes bigint, reserved_bytes bigint, sources int,
+                   interpretation_limit int, interpretations_used int, billing_month text, resets_at timestamptz,
+                   last_calculated timestamptz)
+    language sql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $$
+    select p.plan,
+           coalesce(u.storage_limit_bytes, p.storage_limit_bytes),
+           coalesce(u.total_bytes, 0),
+           coalesce(u.reserved_bytes, 0),
+           coalesce(u.total_sources, 0),
+           coalesce(u.interpretation_limit_month, p.interpretation_limit_month),
+           case when u.billing_month = this.month then u.interpretation_count_month else 0 end,
+           this.month,
+           (date_trunc('month', this.moment) + interval '1 month') at time zone 'utc',
+           u.last_calculated
+      from (select t.moment, to_char(t.moment, 'YYYY-MM') as month
+              from (select clock_timestamp() at time zone 'utc' as moment) as t) as this
+      left join public.storage_usage as u on u.user_id = p_user_id
+      join public.quota_plans as p on p.plan = coalesce(u.plan, 'free')
+$$;
+
+revoke all on function reactor.standing(uuid) from public;
