@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import urlsplit
 
 from attrs import field, frozen
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
@@ -157,13 +158,14 @@ def receiving(port: int = 0) -> Iterator[Receiver]:
             body = self.rfile.read(int(self.headers["content-length"]))
             if self.headers.get("content-encoding") == "gzip":
                 body = gzip.decompress(body)
-            receiver.came(self.path, {name.lower(): value for name, value in self.headers.items()})
+            path = urlsplit(self.path).path  # a proxy is asked for the whole URL
+            receiver.came(path, {name.lower(): value for name, value in self.headers.items()})
             status = receiver.answer()
             if status is None:
                 receiver.closing.wait()
                 self.close_connection = True
                 return
-            response = receiver.take(self.path, body) if status == 200 else b""
+            response = receiver.take(path, body) if status == 200 else b""
             self.send_response_only(status)
             self.send_header("content-type", "application/x-protobuf")
             self.send_header("content-length", str(len(response)))

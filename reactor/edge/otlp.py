@@ -8,7 +8,8 @@ for as long as a collector hangs, and logs each failed batch.
 import gzip
 from collections.abc import Mapping
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from attrs import frozen
@@ -54,13 +55,22 @@ class Collector:
         self.name = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
         """What may be shown of the URL."""
 
-        self._url = url
-        self._headers = {"content-type": "application/x-protobuf", "user-agent": "reactor", **headers}
+        self._url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        self._headers = {"content-type": "application/x-protobuf", "user-agent": "reactor"}
+        if parts.username is not None:
+            user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            self._headers |= urllib3.make_headers(basic_auth=user)
+        self._headers |= {name.lower(): value for name, value in headers.items()}
         if use_gzip:
             self._headers["content-encoding"] = "gzip"
         self._use_gzip = use_gzip
         self._timeout_s = timeout_s
-        self._pool = urllib3.PoolManager(num_pools=1, maxsize=1, **tls)
+        proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+        self._pool: urllib3.PoolManager = (
+            urllib3.PoolManager(num_pools=1, maxsize=1, **tls)
+            if proxy is None
+            else urllib3.ProxyManager(proxy, num_pools=1, maxsize=1, **tls)
+        )
 
     def send(self, body: bytes, *, within_s: float = TIMEOUT_S) -> None:
         """Send one request's body. Blocks; raises NotTaken."""

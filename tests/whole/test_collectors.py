@@ -214,6 +214,20 @@ def test_everything_is_set_by_opentelemetrys_own_variables(
         assert headers["content-encoding"] == "gzip"
 
 
+def test_a_user_in_the_url_is_sent_as_a_header_and_through_a_proxy(
+    app: AppSide, tmp_path: Path, collector: Receiver
+) -> None:
+    """The proxy is the receiver itself: it is asked for the whole URL of a host that nobody has."""
+    app.owe()
+    env = traced(app, "http://me:p%40ss@collector.invalid:4318", OTEL_METRICS_EXPORTER="none")
+    env |= {"http_proxy": collector.endpoint, "no_proxy": "127.0.0.1"}
+    done = reactor("reconcile", env=env, cwd=tmp_path)
+    assert done.returncode == 0
+    collector.wait_for("reconcile")
+    assert {headers["authorization"] for headers in collector.headers} == {"Basic bWU6cEBzcw=="}
+    assert {headers["host"] for headers in collector.headers} == {"collector.invalid:4318"}
+
+
 @pytest.mark.parametrize("off", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}])
 def test_what_is_switched_off_exports_nothing(
     app: AppSide, tmp_path: Path, collector: Receiver, off: dict[str, str]
