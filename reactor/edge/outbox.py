@@ -87,16 +87,16 @@ class Outbox:
     def _send_all(self) -> None:
         """Send batch after batch until closed and empty, or until the collector fails while closing."""
         while (batch := self._next()) is not None:
-            again_s = _AGAIN_S
+            again_s, was_closing = _AGAIN_S, self._is_closing()
             while (failure := self._try(batch)) is not None:
                 self._complaint.failed(failure.reason)
                 if failure.is_lasting:
                     break
+                if was_closing:
+                    return  # it had its last chance, and the rest would fare no better
                 with self._changed:
-                    if self._is_closing():
-                        return  # the rest would fare no better
                     self._changed.wait_for(self._is_closing, max(again_s, failure.retry_after_s))
-                again_s = min(2 * again_s, _AGAIN_AT_MOST_S)
+                again_s, was_closing = min(2 * again_s, _AGAIN_AT_MOST_S), self._is_closing()
             with self._changed:
                 if failure is None:
                     self._complaint.succeeded()
