@@ -6,14 +6,15 @@ for as long as a collector hangs, and logs each failed batch.
 """
 
 import gzip
+import re
 from collections.abc import Mapping
+from http.client import HTTPException
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from attrs import frozen
-from opentelemetry.util.re import parse_env_headers
 
 from reactor.core.errors import ConfigInvalid
 
@@ -28,6 +29,9 @@ _WORTH_REPEATING = frozenset({429, 502, 503, 504})
 """Source: OTLP specification, "OTLP/HTTP response: retryable response codes"."""
 
 _LONGEST_RETRY_AFTER_S = 30.0
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+"""Source: RFC 9110, 5.1."""
 
 Signal = Literal["traces", "metrics"]
 
@@ -60,7 +64,7 @@ class Collector:
         if parts.username is not None:
             user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             self._headers |= urllib3.make_headers(basic_auth=user)
-        self._headers |= {name.lower(): value for name, value in headers.items()}
+        self._headers |= headers
         if use_gzip:
             self._headers["content-encoding"] = "gzip"
         self._use_gzip = use_gzip
@@ -89,8 +93,8 @@ class Collector:
             )
         except urllib3.exceptions.TimeoutError:
             raise NotTaken(reason=f"no answer within {timeout_s:g} s") from None
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            # only its kind: the words may repeat the URL
+        except (urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError) as error:
+            # only its kind: the words may repeat the URL or a header
             raise NotTaken(reason=type(error).__name__) from None
         if answer.status not in _OK:
             raise NotTaken(
@@ -149,7 +153,7 @@ def collector_of(environ: Mapping[str, str], signal: Signal) -> Collector | None
     }
     return Collector(
         url,
-        headers=parse_env_headers(chosen("HEADERS")[1], liberal=True),
+        headers=_headers(*chosen("HEADERS")),
         timeout_s=_timeout_s(*chosen("TIMEOUT")),
         use_gzip=compression == "gzip",
         tls=tls,
@@ -159,6 +163,17 @@ def collector_of(environ: Mapping[str, str], signal: Signal) -> Collector | None
 def is_disabled(environ: Mapping[str, str]) -> bool:
     """Return whether OpenTelemetry is switched off as a whole."""
     return environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+
+
+def _headers(variable: str, text: str) -> dict[str, str]:
+    """Read `name=value,name=value`, percent-encoded. The SDK's reader isn't used: it logs what it can't read."""
+    headers = {}
+    for pair in filter(str.strip, text.split(",")):
+        name, sign, value = (unquote(part).strip() for part in pair.partition("="))
+        if not sign or not _HEADER_NAME.fullmatch(name) or not (value.isascii() and value.isprintable()):
+            raise ConfigInvalid(f"{variable} must be name=value pairs with commas between, percent-encoded")
+        headers[name.lower()] = value
+    return headers
 
 
 def _timeout_s(variable: str, text: str) -> float:

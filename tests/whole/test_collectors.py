@@ -245,6 +245,8 @@ def test_what_is_switched_off_exports_nothing(
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://:secret@:4318/", "must be an http:// or https:// URL"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "must be http/protobuf"),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "zip", "must be gzip or none"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-key secret", "must be name=value pairs"),
+        ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "x-key=secret%0Ax", "must be name=value pairs"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "must be milliseconds above 0"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "must be a whole number above 0"),
     ],
