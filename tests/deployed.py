@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,6 @@ def document(path: Path) -> dict[str, Any]:
     """Return the only one."""
     [only] = documents(path)
     return only
-
-
-def strings(value: Any) -> Iterator[str]:
-    """Yield every text within a value, keys included."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for pair in value.items():
-            yield from strings(list(pair))
-    elif isinstance(value, list):
-        for item in value:
-            yield from strings(item)
 
 
 def variables(text: str) -> set[str]:

@@ -48,6 +48,9 @@ def test_every_server_is_asked_whether_it_works(name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_who_is_waited_for_can_be(name: str) -> None:
+    """And who ends by itself is waited for: else `up --wait` would take its end for a failure."""
+    waited_for = {other for service in SERVICES.values() for other in service.get("depends_on", {})}
+    assert name not in ENDS_BY_ITSELF or name in waited_for
     for other, how in SERVICES[name].get("depends_on", {}).items():
         ends = how["condition"] == "service_completed_successfully"
         assert ends == (other in ENDS_BY_ITSELF)
