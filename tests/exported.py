@@ -3,6 +3,7 @@
 import types
 import typing
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any, Union, get_args, get_type_hints
 from urllib.request import urlopen
 from uuid import UUID, uuid4
@@ -15,6 +16,7 @@ from recorder import Recorder
 
 from reactor.core.events import Event
 from reactor.core.model import Verdict
+from reactor.core.trace import TraceContext, context_of
 
 _TRACE = "0af7651916cd43dd8448eb211c80319c"
 _TEXTS = {"trace_id": _TRACE, "traceparent": f"00-{_TRACE}-b7ad6b7169203331-01"}
@@ -56,7 +58,7 @@ def _scrape(url: str) -> str:
 
 
 def sample(kind: type[Any]) -> Any:
-    """Make an event of this kind, whatever fields it has."""
+    """Make an event of this kind, or a value in one, whatever fields it has."""
     hints = get_type_hints(kind)
     return kind(**{field.name: _value(field.name, hints[field.name]) for field in attrs.fields(kind)})
 
@@ -66,5 +68,13 @@ def _value(name: str, hint: Any) -> Any:
         hint = get_args(hint)[0]
     if hint is str:
         return _TEXTS.get(name, "sample")
+    if typing.get_origin(hint) is Sequence:
+        return [_value(name, get_args(hint)[0])]
+    if typing.get_origin(hint) is tuple:
+        return tuple(_value(name, part) for part in get_args(hint))
+    if hint is TraceContext:
+        return context_of(_TEXTS["traceparent"], UUID(int=1))
+    if attrs.has(hint):
+        return sample(hint)
     plain: dict[Any, Any] = {bool: True, int: 1, float: 1.0, UUID: UUID(int=1), Verdict: Verdict.RETRY}
     return plain[hint]
