@@ -38,7 +38,7 @@ begin
     end if;
     select s.id, s.user_id, s.storage_status into v_source
       from public.sources as s where s.id = p_source_id for no key update;
-    if not found or v_caller <> v_source.user_id then
+    if not found or not reactor.acts_for(v_caller, v_source.user_id) then
         return reactor.refuse_unknown('p_source_id', v_caller);
     elsif v_source.storage_status = 'pending' then
         return reactor.refuse('STORAGE_PENDING', null, jsonb_build_object('source_id', p_source_id));
@@ -87,12 +87,12 @@ declare
 begin
     update public.interpretation_runs as r
        set status = 'completed', completed_at = clock_timestamp()
-     where r.id = p_run_id and r.status = 'running' and (v_caller is null or r.user_id = v_caller)
+     where r.id = p_run_id and r.status = 'running' and reactor.acts_for(v_caller, r.user_id)
        and coalesce(reactor.deadline(r.timeout_at, r.heartbeat_at, r.heartbeat_timeout) > statement_timestamp(), true);
     if not found and not exists (select from public.interpretation_runs as r
                                   where r.id = p_run_id and r.status = 'completed'
-                                    and (v_caller is null or r.user_id = v_caller)) then
-        return reactor.refuse_ended(p_run_id, v_caller);
+                                    and reactor.acts_for(v_caller, r.user_id)) then
+        return coalesce(reactor.refuse_ended(p_run_id, v_caller), public.complete_interpretation(p_run_id));
     end if;
     return jsonb_build_object('ok', true, 'run_id', p_run_id, 'status', 'completed');
 end $$;
@@ -113,7 +113,7 @@ begin
     end if;
     select s.id, s.user_id, s.storage_status, s.storage_url into v_source
       from public.sources as s where s.id = p_source_id for no key update;
-    if not found or v_caller <> v_source.user_id then
+    if not found or not reactor.acts_for(v_caller, v_source.user_id) then
         return reactor.refuse_unknown('p_source_id', v_caller);
     end if;
     if v_source.storage_status = 'uploaded' then
@@ -143,12 +143,12 @@ begin
     end if;
     update public.interpretation_runs as r
        set status = 'failed', error_code = p_code, error_message = left(p_message, 2000), completed_at = clock_timestamp()
-     where r.id = p_run_id and r.status = 'running' and (v_caller is null or r.user_id = v_caller)
+     where r.id = p_run_id and r.status = 'running' and reactor.acts_for(v_caller, r.user_id)
        and coalesce(reactor.deadline(r.timeout_at, r.heartbeat_at, r.heartbeat_timeout) > statement_timestamp(), true);
     if not found and not exists (select from public.interpretation_runs as r
                                   where r.id = p_run_id and r.status = 'failed' and r.error_code = p_code
-                                    and (v_caller is null or r.user_id = v_caller)) then
-        return reactor.refuse_ended(p_run_id, v_caller);
+                                    and reactor.acts_for(v_caller, r.user_id)) then
+        return coalesce(reactor.refuse_ended(p_run_id, v_caller), public.fail_interpretation(p_run_id, p_code, p_message));
     end if;
     return jsonb_build_object('ok', true, 'run_id', p_run_id, 'status', 'failed', 'code', p_code);
 end $_$;
@@ -198,7 +198,7 @@ begin
            coalesce(s.byte_size, (to_jsonb(s) ->> 'file_size')::bigint) as byte_size
       into v_source
       from public.sources as s where s.id = p_source_id for no key update;
-    if not found or v_caller <> v_source.user_id then
+    if not found or not reactor.acts_for(v_caller, v_source.user_id) then
         return reactor.refuse_unknown('p_source_id', v_caller);
     end if;
     if v_source.storage_status = 'uploaded' then
@@ -235,7 +235,7 @@ CREATE FUNCTION public.get_usage(p_user_id uuid) RETURNS jsonb
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 begin
-    if reactor.caller() <> p_user_id then
+    if p_user_id is not null and not reactor.acts_for(reactor.caller(), p_user_id) then
         return reactor.refuse('NOT_ALLOWED', 'p_user_id isn''t the user of the caller''s JWT.',
                               '{"argument": "p_user_id"}');
     elsif p_user_id is null then
@@ -253,10 +253,10 @@ declare
 begin
     update public.interpretation_runs as r
        set heartbeat_at = clock_timestamp()
-     where r.id = p_run_id and r.status = 'running' and (v_caller is null or r.user_id = v_caller)
+     where r.id = p_run_id and r.status = 'running' and reactor.acts_for(v_caller, r.user_id)
        and coalesce(reactor.deadline(r.timeout_at, r.heartbeat_at, r.heartbeat_timeout) > statement_timestamp(), true);
     if not found then
-        return reactor.refuse_ended(p_run_id, v_caller);
+        return coalesce(reactor.refuse_ended(p_run_id, v_caller), public.heartbeat_interpretation(p_run_id));
     end if;
     return '{"ok": true}';
 end $$;
@@ -299,7 +299,7 @@ declare
     v_source record;
     v_detail text;
 begin
-    if v_caller <> p_user_id then
+    if p_user_id is not null and not reactor.acts_for(v_caller, p_user_id) then
         return reactor.refuse('NOT_ALLOWED', 'p_user_id isn''t the user of the caller''s JWT.',
                               '{"argument": "p_user_id"}');
     end if;
@@ -351,6 +351,13 @@ begin
     on conflict (user_id) do update set plan = excluded.plan;
     return reactor.usage_of(p_user_id);
 end $$;
+
+CREATE FUNCTION reactor.acts_for(p_caller uuid, p_user_id uuid) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    AS $$
+    select p_caller is null
+           or coalesce(p_caller = p_user_id, false) and p_caller <> '00000000-0000-0000-0000-000000000000'
+$$;
 
 CREATE TABLE public.sources (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -1082,10 +1089,12 @@ begin
     if p_run_id is null then
         return reactor.refuse_argument('p_run_id must be the id of a run');
     end if;
+    perform from public.interpretation_runs as r
+      where r.id = p_run_id and reactor.acts_for(p_caller, r.user_id) for no key update;
     perform from reactor.expire_runs(array(select r.id from public.interpretation_runs as r
-                                            where r.id = p_run_id and (p_caller is null or r.user_id = p_caller)), null);
+                                            where r.id = p_run_id and reactor.acts_for(p_caller, r.user_id)), null);
     select r.status, r.error_code, r.error_message into v_run
-      from public.interpretation_runs as r where r.id = p_run_id and (p_caller is null or r.user_id = p_caller);
+      from public.interpretation_runs as r where r.id = p_run_id and reactor.acts_for(p_caller, r.user_id);
     if not found then
         return reactor.refuse_unknown('p_run_id', p_caller);
     elsif v_run.error_code in ('INTERPRETATION_TIMEOUT', 'INTERPRETATION_HEARTBEAT_LOST') then
@@ -1093,6 +1102,8 @@ begin
     elsif v_run.status = 'failed' then
         return reactor.refuse('INTERPRETATION_FAILED', null, jsonb_build_object(
             'run_id', p_run_id, 'status', v_run.status, 'error_code', v_run.error_code));
+    elsif v_run.status = 'running' then
+        return null;
     end if;
     return reactor.refuse('NOT_ALLOWED', format('The run is %s.', v_run.status),
                           jsonb_build_object('run_id', p_run_id, 'status', v_run.status), 'Stop working on it.');
@@ -1938,6 +1949,8 @@ GRANT ALL ON FUNCTION public.reserve_upload(p_user_id uuid, p_content_hash text,
 REVOKE ALL ON FUNCTION public.set_plan(p_user_id uuid, p_plan text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.set_plan(p_user_id uuid, p_plan text) TO service_role;
 GRANT ALL ON FUNCTION public.set_plan(p_user_id uuid, p_plan text) TO reactor_worker;
+
+REVOKE ALL ON FUNCTION reactor.acts_for(p_caller uuid, p_user_id uuid) FROM PUBLIC;
 
 GRANT SELECT ON TABLE public.sources TO reactor_worker;
 GRANT ALL ON TABLE public.sources TO service_role;

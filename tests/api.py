@@ -101,8 +101,9 @@ class Api:
         """Give a user limits of their own; None: the plan's."""
         self.rows.run(
             "insert into public.storage_usage (user_id, storage_limit_bytes, interpretation_limit_month)"
-            " values (%s, %s, %s) on conflict (user_id) do update set storage_limit_bytes = excluded.storage_limit_bytes,"
-            " interpretation_limit_month = excluded.interpretation_limit_month",
+            " values (%s, %s, %s) on conflict (user_id) do update set"
+            " (storage_limit_bytes, interpretation_limit_month)"
+            " = (excluded.storage_limit_bytes, excluded.interpretation_limit_month)",
             (user, bytes_, runs),
         )
 

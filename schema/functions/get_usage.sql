@@ -11,7 +11,7 @@ create or replace function public.get_usage(p_user_id uuid)
     set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if reactor.caller() <> p_user_id then
+    if p_user_id is not null and not reactor.acts_for(reactor.caller(), p_user_id) then
         return reactor.refuse('NOT_ALLOWED', 'p_user_id isn''t the user of the caller''s JWT.',
                               '{"argument": "p_user_id"}');
     elsif p_user_id is null then

@@ -99,7 +99,9 @@ def test_the_same_content_reserved_at_once_is_one_source_and_one_reservation(row
             answers.append(reserve(content * AT_ONCE + number))
         return answers
 
-    connections = [psycopg.connect(migrated_url, autocommit=True, row_factory=rows.conn.row_factory) for _ in range(AT_ONCE)]
+    connections = [
+        psycopg.connect(migrated_url, autocommit=True, row_factory=rows.conn.row_factory) for _ in range(AT_ONCE)
+    ]
     own = [Api(Rows(conn)) for conn in connections]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         by_caller = list(pool.map(reserve_all, range(AT_ONCE)))
@@ -274,7 +276,9 @@ def test_a_user_names_no_file_in_another_users_folder(rows: Rows, argument: str)
     assert rows.all("select from public.upload_queue") == []
 
 
-@pytest.mark.parametrize("path", ["{user}/x", "{user}/{other}/x", "prefix/{user}/{other}", "/spool/{user}/x", "{other}", "x/{other}"])
+@pytest.mark.parametrize(
+    "path", ["{user}/x", "{user}/{other}/x", "prefix/{user}/{other}", "/spool/{user}/x", "{other}", "x/{other}"]
+)
 def test_a_user_names_files_in_their_own_folder_or_in_nobodys(rows: Rows, path: str) -> None:
     """A file's own name may be any UUID; of its folders, the first that is one is the user's."""
     own = Api.of(rows, user := uuid4())
