@@ -540,7 +540,12 @@ begin
                   where n.billing_month is not null and n.user_id is not null
                   group by n.user_id order by n.user_id) as started;
     elsif tg_op = 'UPDATE' then
-        perform reactor.count_run_starts(new.user_id, 1);
+        if old.billing_month is not null then -- counted already, and given to another user: the count goes along
+            perform reactor.uncount_run(old.user_id, new.user_id, new.billing_month);
+        end if;
+        if new.user_id is not null and new.billing_month = to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM') then
+            perform reactor.count_run_starts(new.user_id, 1);
+        end if;
     elsif tg_op = 'DELETE' then -- their rows go, and what was interpreted stays counted
         insert into reactor.deleted_interpretation (user_id, billing_month, count)
         select o.user_id, o.billing_month, count(*) from old_rows as o
@@ -1536,6 +1541,16 @@ CREATE FUNCTION reactor.traceparent(p_given text) RETURNS text
                      || right(replace(gen_random_uuid()::text, '-', ''), 16) || '-03' end
 $_$;
 
+CREATE FUNCTION reactor.uncount_run(p_user_id uuid, p_next_user_id uuid, p_month text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    perform from public.storage_usage where user_id in (p_user_id, p_next_user_id) order by user_id for no key update;
+    update public.storage_usage as u set interpretation_count_month = greatest(0, u.interpretation_count_month - 1)
+     where u.user_id = p_user_id and u.billing_month = p_month;
+end $$;
+
 CREATE FUNCTION reactor.usage_of(p_user_id uuid) RETURNS jsonb
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1784,7 +1799,7 @@ CREATE TRIGGER reactor_count_inserted AFTER INSERT ON public.interpretation_runs
 
 CREATE TRIGGER reactor_count_truncated AFTER TRUNCATE ON public.interpretation_runs FOR EACH STATEMENT EXECUTE FUNCTION reactor.count_runs();
 
-CREATE TRIGGER reactor_count_updated AFTER UPDATE ON public.interpretation_runs FOR EACH ROW WHEN (((old.billing_month IS NULL) AND (new.billing_month IS NOT NULL))) EXECUTE FUNCTION reactor.count_runs();
+CREATE TRIGGER reactor_count_updated AFTER UPDATE ON public.interpretation_runs FOR EACH ROW WHEN (((new.billing_month IS NOT NULL) AND ((old.billing_month IS NULL) OR (old.user_id IS DISTINCT FROM new.user_id)))) EXECUTE FUNCTION reactor.count_runs();
 
 CREATE TRIGGER reactor_keep_books_deleted AFTER DELETE ON public.sources REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.keep_books();
 
@@ -2081,6 +2096,8 @@ GRANT ALL ON FUNCTION reactor.sweep_uploads(p_horizon interval, p_per_tenant int
 GRANT ALL ON FUNCTION reactor.sweep_uploads(p_horizon interval, p_per_tenant integer, p_limit integer) TO service_role;
 
 REVOKE ALL ON FUNCTION reactor.traceparent(p_given text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.uncount_run(p_user_id uuid, p_next_user_id uuid, p_month text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.usage_of(p_user_id uuid) FROM PUBLIC;
 
