@@ -4,7 +4,10 @@
 
     anyio.run(reactor.Reactor(reactor.load(os.environ)).run)
 
-`Reactor`, `Settings` and `load` are imported when they are first used, so that importing this package costs nothing.
+    async with reactor.ReactorClient(dsn) as client:
+        await client.usage(user_id)
+
+All of it is imported when it is first used, so that importing this package costs nothing.
 """
 
 from importlib import import_module
@@ -13,14 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reactor.app import Reactor
+    from reactor.client.blocking import SyncReactorClient
+    from reactor.client.client import ReactorClient
+    from reactor.core.errors import ReactorError
     from reactor.core.settings import Settings
     from reactor.edge.environ import load
 
-__all__ = ["Reactor", "Settings", "__version__", "load"]
+__all__ = ["Reactor", "ReactorClient", "ReactorError", "Settings", "SyncReactorClient", "__version__", "load"]
 
 __version__ = version("reactor")
 
-_HOME = {"Reactor": "reactor.app", "Settings": "reactor.core.settings", "load": "reactor.edge.environ"}
+_HOME = {
+    "Reactor": "reactor.app",
+    "ReactorClient": "reactor.client.client",
+    "ReactorError": "reactor.core.errors",
+    "Settings": "reactor.core.settings",
+    "SyncReactorClient": "reactor.client.blocking",
+    "load": "reactor.edge.environ",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -35,6 +35,7 @@ from reactor.edge.spool import Spool
 from reactor.edge.telemetry import Telemetry
 from reactor.flow.engine import Engine, working
 from reactor.flow.listen import SILENT_AFTER_S, Listen
+from reactor.flow.readiness import Readiness
 from reactor.flow.reconcile import Reconcile
 from reactor.flow.schedule import Lane, Schedule
 from reactor.flow.wakeup import Wakeup
@@ -72,9 +73,9 @@ class Reactor:
         self._store = store
         self._listener = listener
         self._stop = Event()
-        self._listen: Listen | None = None
         self._engine: Engine | None = None
         self._database: Database | None = None
+        self._readiness: Readiness | None = None
         self._status_at = float("-inf")
         self._ready: Callable[[], None] = lambda: None
         self.http_url = ""
@@ -91,18 +92,10 @@ class Reactor:
 
     def not_ready(self) -> list[str]:
         """Return why the reactor isn't ready, a line each; empty when it is."""
-        reasons = []
-        if self._engine is None or self._listen is None:
+        if self._readiness is None:
             return ["starting"]
-        if self._stop.is_set():
-            reasons.append("shutting down")
-        if self._listen.mode == "polling":
-            reasons.append("polling: notifications don't arrive")
-        elif self._listen.mode != "listening":
-            reasons.append("not listening")
-        if self._engine.reconcile.finished_at is None:
-            reasons.append("not reconciled yet")
-        return reasons
+        ending = ["shutting down"] if self._stop.is_set() else []
+        return ending + self._readiness.missing()
 
     async def run(self, *, ready: Callable[[], None] = lambda: None) -> None:
         """Run until `stop`. Calls `ready` each time that readiness may have changed.
@@ -117,7 +110,7 @@ class Reactor:
             pulse = Pulse(opened.database, engine.clock, version=__version__, silent_after_s=SILENT_AFTER_S)
             await pulse.send("starting", with_canary=False)
             crews = {reaction.channel: (reaction, work) for reaction, work in engine.crews}
-            self._listen = listen = Listen(
+            listen = Listen(
                 Listener(self._listen_conninfo(), [*crews, pulse.channel]),
                 pulse,
                 crews,
@@ -126,6 +119,7 @@ class Reactor:
                 clock=engine.clock,
                 emit=self._emit,
             )
+            self._readiness = Readiness(listen, engine.reconcile, pulse, engine.clock)
             self._ready = engine.reconcile.on_pass = ready
             async with create_task_group() as tasks, working(engine) as works:
                 tasks.start_soon(http.serve, socket)
@@ -269,6 +263,8 @@ class Reactor:
 
     def _emit(self, event: Happening) -> None:
         self.telemetry(event)
+        if self._readiness is not None:
+            self._readiness.hear(event)
         if self._listener is not None:
             self._listener(event)
         if isinstance(event, Listening | ListenerLost | Polling):

@@ -677,15 +677,18 @@ begin
     select e.id, null::float8, e.error_code, extract(epoch from e.late)::float8, e.traceparent from expired as e
     union all
     select r.id,
-           extract(epoch from greatest(
-               reactor.deadline(r.timeout_at, r.heartbeat_at, coalesce(r.heartbeat_timeout, p_heartbeat_timeout)),
+           extract(epoch from case
                -- stale and yet not ours: its row is locked, look again soon
-               statement_timestamp() + interval '0.5 s'))::float8,
+               when d.due_at <= statement_timestamp() then statement_timestamp() + interval '0.5 s'
+               -- the reactor's idea of our clock may be early by a little: it needn't ask again at once
+               else greatest(d.due_at, statement_timestamp() + interval '5 ms') end)::float8,
            null, null, null
       from public.interpretation_runs as r
+     cross join lateral (select reactor.deadline(r.timeout_at, r.heartbeat_at,
+               coalesce(r.heartbeat_timeout, p_heartbeat_timeout)) as due_at) as d
      where r.id = any(p_ids)
        and r.status = 'running'
-       and reactor.deadline(r.timeout_at, r.heartbeat_at, coalesce(r.heartbeat_timeout, p_heartbeat_timeout)) is not null
+       and d.due_at is not null
        and not exists (select from expired as e where e.id = r.id);
 end $$;
 

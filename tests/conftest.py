@@ -7,7 +7,6 @@ answers, else the embedded one. REACTOR_TEST_POSTGRES_BIN asks for the embedded 
 import os
 import secrets
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 from books import assert_books_balance
+from engine import docker_answers
 from psycopg import sql
 from recorder import Recorder
 
@@ -33,19 +33,9 @@ def backend() -> str:
     """Choose the server, once: 'given', 'docker' or 'embedded'."""
     if os.environ.get("REACTOR_TEST_DATABASE_URL"):
         return "given"
-    if not os.environ.get("REACTOR_TEST_POSTGRES_BIN") and _docker_answers():
+    if not os.environ.get("REACTOR_TEST_POSTGRES_BIN") and docker_answers():
         return "docker"
     return "embedded"
-
-
-def _docker_answers() -> bool:
-    """pytest-docker fails where only the command is installed, so the engine is asked first."""
-    try:
-        for question in (["docker", "info"], ["docker", "compose", "version"]):
-            subprocess.run(question, capture_output=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return False
-    return True
 
 
 def pytest_report_header() -> str:

@@ -29,7 +29,7 @@ class Request(BaseHTTPRequestHandler):
             faults.requests.append(f"{self.command} {self.path}")
         faults.fault(self)
 
-    do_GET = do_HEAD = do_PUT = do_POST = handle_one  # noqa: N815 - the names that http.server looks for
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_one  # noqa: N815 - the names that http.server looks for
 
     def handle_expect_100(self) -> bool:
         return True if self.server.faults.never_continues else super().handle_expect_100()

@@ -57,6 +57,16 @@ def reactor(
     return done
 
 
+def fetch(url: str) -> tuple[int, str]:
+    """Return status and text of an answer."""
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310  # our own
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
 class Running:
     """`reactor run`, while it runs."""
 
@@ -99,12 +109,7 @@ class Running:
 
     def get(self, path: str) -> tuple[int, str]:
         """Return status and text of an answer."""
-        try:
-            with urllib.request.urlopen(self.url + path, timeout=10) as answer:  # noqa: S310  # our own
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
+        return fetch(self.url + path)
 
     def get_json(self, path: str) -> Any:
         return json.loads(self.get(path)[1])

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from reactor import __version__
-from reactor.cli import demo, migrate, quota, reconcile, run, runs, status, uploads
+from reactor.cli import demo, doctor, migrate, quota, reconcile, run, runs, status, uploads
 from reactor.core.errors import ConfigInvalid, InvalidArgument, ReactorError
 
 
@@ -71,6 +71,7 @@ for command in (
     uploads.uploads,
     runs.runs,
     quota.quota,
+    doctor.doctor,
     demo.demo,
 ):
     main.add_command(command)

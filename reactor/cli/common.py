@@ -46,8 +46,9 @@ def embedded_dir(settings: Settings) -> Path:
     return settings.data_dir.absolute() / "postgres"
 
 
-def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, default=_plain, indent=2, ensure_ascii=False))
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """Print a value as JSON, on one line when `indent` is None."""
+    click.echo(json.dumps(value, default=_plain, indent=indent, ensure_ascii=False))
 
 
 def _plain(value: Any) -> Any:

@@ -1,42 +1,43 @@
 """`reactor status`: what waits, what is overdue, who is there."""
 
-import time
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 
 from reactor.cli.common import as_json, database_url, load_settings, print_json
+from reactor.cli.watch import console, follow, readings
 from reactor.core.durations import format_duration
 from reactor.edge.inspect import inspecting
-
-_WATCH_S = 2.0
 
 
 @click.command()
 @as_json
-@click.option("--watch", is_flag=True, help="Refresh every two seconds until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
 @click.pass_context
 def status(ctx: click.Context, *, as_json: bool, watch: bool) -> None:
-    """Show uploads, runs and reactors as the database sees them."""
+    """Show uploads, runs and reactors as the database sees them.
+
+    \b
+    With --watch: a live view on a terminal; in a pipe one table after another; with --json one object a line.
+    A database that goes away is said, and waited for. Ctrl-C and SIGTERM are its ordinary end: exit 0.
+    """
     settings = load_settings(ctx)
+    if watch:
+        seen = readings(lambda: database_url(settings), settings.heartbeat_timeout_s)
+        follow(seen, None if as_json else table)
+        return
     with inspecting(database_url(settings)) as inspector:
-        if as_json:
-            print_json(inspector.status(settings.heartbeat_timeout_s) | {"users": inspector.fullest_users()})
-            return
-        console = Console(markup=False)
-        if not watch:
-            console.print(_table(inspector.status(settings.heartbeat_timeout_s)))
-            return
-        with Live(console=console, auto_refresh=False) as live:
-            while True:
-                live.update(_table(inspector.status(settings.heartbeat_timeout_s)), refresh=True)
-                time.sleep(_WATCH_S)
+        answer = inspector.status(settings.heartbeat_timeout_s)
+        users = inspector.fullest_users() if as_json else []
+    if as_json:
+        print_json(answer | {"users": users})
+    else:
+        console().print(table(answer))
 
 
-def _table(status: dict[str, Any]) -> Table:
+def table(status: dict[str, Any]) -> Table:
+    """Return what reactor.status() said, for people."""
     table = Table.grid(padding=(0, 2))
     uploads, runs = status["uploads"], status["runs"]
     age = float(uploads["oldest_due_age_s"])
@@ -51,6 +52,7 @@ def _table(status: dict[str, Any]) -> Table:
     table.add_row("runs running", str(runs["running"]))
     if runs["stale"]:
         table.add_row("  stale", f"{runs['stale']}: no reactor has failed them yet")
+    _add_quotas(table, status)
     reactors = status["reactors"]
     table.add_row("reactors", str(len(reactors)) if reactors else "none has left a sign of life")
     for reactor in reactors:
@@ -58,3 +60,14 @@ def _table(status: dict[str, Any]) -> Table:
         table.add_row(f"  {reactor['host']}", f"{reactor['mode']}, seen {seen} ago, version {reactor['version']}")
     table.add_row("notification queue", f"{float(status['notification_queue_usage']):.2%} full")
     return table
+
+
+def _add_quotas(table: Table, status: dict[str, Any]) -> None:
+    usage, rejections = status["storage_usage"], status["quota_rejections"]
+    table.add_row("storage used", f"{sum(int(plan['bytes']) for plan in usage):,} bytes")
+    for plan in usage:
+        table.add_row(f"  {plan['plan']}", f"{int(plan['bytes']):,} bytes, {plan['users']} users")
+    table.add_row("refused by quota", f"{sum(int(each['last_hour']) for each in rejections)} in the last hour")
+    for each in rejections:
+        if each["last_hour"]:
+            table.add_row(f"  {each['quota']}, plan {each['plan']}", str(each["last_hour"]))

@@ -22,6 +22,7 @@ class ReactorError(Exception):
     def __init_subclass__(cls, *, code: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if code is not None:
+            assert code not in _CLASS_OF, f"{_CLASS_OF[code]} is the class of {code}"  # noqa: S101  # at import
             cls.code = CATALOGUE[code].code
             _CLASS_OF[code] = cls
 

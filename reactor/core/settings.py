@@ -176,7 +176,7 @@ def problems(
 
     if sound.get("retry_max_s", YEAR_S) < sound.get("retry_base_s", 0):
         found.append(f"{named('retry_max_s')} must be at least {named('retry_base_s')}")
-    open_to_all = "http_host" in sound and not _is_loopback(sound["http_host"])
+    open_to_all = "http_host" in sound and not is_loopback(sound["http_host"])
     if open_to_all and values.get("http_token", "unknown") is None:
         found.append(
             f"{named('http_host')} opens the HTTP server to other machines: "
@@ -187,7 +187,8 @@ def problems(
     return found
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host, by name or address, is this machine for itself alone."""
     try:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:

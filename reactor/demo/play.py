@@ -9,6 +9,7 @@ import psycopg
 from anyio import create_task_group, sleep, to_thread
 from attrs import define, field, frozen
 
+from reactor.client.client import ReactorClient
 from reactor.demo.store import FOR_EVER, FlakyStore
 
 BUCKET = "demo"
@@ -76,10 +77,10 @@ async def _have_outage(store: FlakyStore) -> None:
 
 
 async def _upload_all(url: str, spool: Path, play: Play, files: list[File]) -> None:
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as conn:
+    async with ReactorClient(url) as client:
         for file in files:
             await to_thread.run_sync(_spool, file, spool)
-            await _queue(conn, file)
+            await _queue(client, file)
             play.files.append(file)
             await sleep(_EVERY_S)
 
@@ -94,16 +95,10 @@ def _spool(file: File, spool: Path) -> None:
     beside.rename(spool / file.key)
 
 
-async def _queue(conn: psycopg.AsyncConnection, file: File) -> None:
-    """The app's own put has failed: record the source, and that its bytes are owed to the store."""
-    await conn.execute(
-        "with source as (insert into public.sources (user_id, content_hash, storage_status, byte_size, file_name)"
-        " values (%(user)s, %(hash)s, 'pending', %(size)s, %(key)s) returning id, user_id, content_hash, byte_size)"
-        " insert into public.upload_queue (source_id, user_id, content_hash, byte_size, bucket, object_path,"
-        " temp_file_path, max_retries)"
-        " select id, user_id, content_hash, byte_size, %(bucket)s, %(key)s, %(key)s, 4 from source",
-        {"user": file.user, "hash": file.hash, "size": len(file.content), "key": file.key, "bucket": BUCKET},
-    )
+async def _queue(client: ReactorClient, file: File) -> None:
+    """The app's own put has failed: its bytes were reserved, and are owed to the store from now on."""
+    source = await client.reserve_upload(file.user, file.hash, len(file.content), file_name=file.key)
+    await client.fail_upload(source.source_id, BUCKET, file.key, file.key, "the app's own put failed", max_retries=4)
 
 
 async def _interpret_all(url: str, play: Play) -> None:

@@ -18,12 +18,18 @@ _converter.register_structure_hook(datetime, lambda value, _: datetime.fromisofo
 
 
 def accepted(answer: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the answer, unless it is a refusal; raise that as the exception of its code."""
+    """Return the answer, unless it is a refusal; raise that as the exception of its code.
+
+    An argument is named as callers in Python know it, without the p_ that it has in SQL.
+    """
     if answer["ok"]:
         return answer
-    code = answer["code"]
+    code, message, details = answer["code"], answer["message"], dict(answer["details"])
+    if argument := details.get("argument"):
+        details["argument"] = argument.removeprefix("p_")
+        message = message.replace(argument, details["argument"])
     try:
-        error = error_of(code, answer["message"], answer["details"])
+        error = error_of(code, message, details)
     except KeyError:
         raise DatabaseUnavailable(
             f"the database refuses with the code {code}, which this version doesn't know: upgrade reactor"

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from attrs import frozen
 
-from reactor.core.errors import Rejected
+from reactor.core.errors import InvalidArgument
 
 MAX_BYTES = 8000
 _MAX_ROWS = 500
@@ -20,7 +20,7 @@ _MAX_MS = 1 << 53
 _ID = re.compile("[0-9a-f]{32}")
 
 
-class BadPayload(Rejected, code="INVALID_ARGUMENT"):
+class BadPayload(InvalidArgument):
     """The text isn't a payload of ours; the message says why, without quoting it."""
 
 

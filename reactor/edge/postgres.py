@@ -47,11 +47,16 @@ _SESSION = f"""
 """
 
 
+def connect(conninfo: str, *, application_name: str) -> psycopg.Connection:
+    """Open one blocking autocommit connection. Raises psycopg.Error."""
+    return psycopg.connect(conninfo, autocommit=True, **(_PATIENCE | {"application_name": application_name}))
+
+
 @contextmanager
 def connected(conninfo: str, *, application_name: str) -> Iterator[psycopg.Connection]:
     """Open one autocommit connection for a command. Raises DatabaseUnavailable with one clear line, whatever fails."""
     try:
-        conn = psycopg.connect(conninfo, autocommit=True, **(_PATIENCE | {"application_name": application_name}))
+        conn = connect(conninfo, application_name=application_name)
     except psycopg.Error as error:
         raise unreachable(error) from error
     with conn:
@@ -74,9 +79,9 @@ def unavailable(error: Exception) -> DatabaseUnavailable:
     return DatabaseUnavailable(said.removeprefix("connection failed: ") or type(error).__name__)
 
 
-def unreachable(error: Exception) -> DatabaseUnavailable:
-    """As `unavailable`, for who couldn't connect: names the setting and the fix."""
-    return DatabaseUnavailable(f"{unavailable(error)}: check REACTOR_DATABASE_URL, and that the server runs")
+def unreachable(error: Exception, named: str = "REACTOR_DATABASE_URL") -> DatabaseUnavailable:
+    """As `unavailable`, for who couldn't connect: `named` is the setting to check."""
+    return DatabaseUnavailable(f"{unavailable(error)}: check {named}, and that the server runs")
 
 
 def sever(conn: psycopg.AsyncConnection[Any]) -> None:
@@ -134,8 +139,10 @@ class Database:
     in turns, and one that wasn't used for a while answers twice as slowly: fewer are quicker.
     """
 
-    def __init__(self, conninfo: str, *, size: int) -> None:
+    def __init__(self, conninfo: str, *, size: int, named: str = "REACTOR_DATABASE_URL") -> None:
+        """`named` is what an error calls the place where `conninfo` came from."""
         self._conninfo = conninfo
+        self._named = named
         self._pool = AsyncConnectionPool[psycopg.AsyncConnection[Any]](
             conninfo,
             kwargs=_CONNECT,
@@ -157,7 +164,7 @@ class Database:
             await self._pool.open(wait=True, timeout=CONNECT_TIMEOUT_S)
         except (psycopg.Error, PoolTimeout) as error:
             await self.close()
-            raise unreachable(error) from error
+            raise unreachable(error, self._named) from error
 
     async def close(self) -> None:
         with CancelScope(shield=True):

@@ -1,5 +1,6 @@
 """This reactor's sign of life in the database: one statement that says it lives, and may notify its own channel."""
 
+import math
 import socket
 from datetime import timedelta
 from uuid import UUID, uuid4
@@ -21,6 +22,8 @@ class Pulse:
         self.channel = f"reactor_pulse_{self.instance.hex[:16]}"
         self.queue_usage = 0.0
         """How full the server's notification queue was at the last beat, 0 to 1."""
+        self.answered_at = -math.inf
+        """When the database last answered a beat, by our clock."""
 
     async def send(self, mode: str, *, with_canary: bool) -> frozenset[UUID]:
         """Beat once and return the reactors that are alive, this one among them. Raises DatabaseUnavailable."""
@@ -28,7 +31,8 @@ class Pulse:
         canary = self.channel if with_canary else None
         arguments = (self.instance, socket.gethostname(), self._version, mode, canary, self._silent_after)
         row = (await self._database.call(statements.PULSE, arguments))[0]
-        self._clock.observe(sent, self._clock.now(), row.now_at)
+        self.answered_at = self._clock.now()
+        self._clock.observe(sent, self.answered_at, row.now_at)
         self.queue_usage = row.queue_usage
         return frozenset(row.instances)
 

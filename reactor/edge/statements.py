@@ -1,4 +1,4 @@
-"""Every statement that the running reactor sends, named. The rules are in schema/functions/, one function each."""
+"""Every statement that the reactor and its client send, named. The rules are in schema/functions/, one each."""
 
 from typing import Final, LiteralString
 
@@ -32,3 +32,28 @@ STATUS: Final[LiteralString] = "select reactor.status(%s::interval)"
 FULLEST_USERS: Final[LiteralString] = "select reactor.fullest_users(%s::int)"
 
 WHAT_IS_MISSING: Final[LiteralString] = "select reactor.what_is_missing()"
+
+# what services and agents call
+
+RESERVE_UPLOAD: Final[LiteralString] = (
+    "select public.reserve_upload(%s::uuid, %s::text, %s::numeric, %s::text, %s::text, %s::text, %s::text, %s::jsonb)"
+)
+
+COMPLETE_UPLOAD: Final[LiteralString] = "select public.complete_upload(%s::uuid, %s::text)"
+
+FAIL_UPLOAD: Final[LiteralString] = (
+    "select public.fail_upload(%s::uuid, %s::text, %s::text, %s::text, %s::text, %s::text, %s::text, %s::int,"
+    " %s::jsonb)"
+)
+
+GET_USAGE: Final[LiteralString] = "select public.get_usage(%s::uuid)"
+
+BEGIN_INTERPRETATION: Final[LiteralString] = (
+    "select public.begin_interpretation(%s::uuid, %s::jsonb, %s::interval, %s::interval, %s::text, %s::uuid)"
+)
+
+HEARTBEAT_INTERPRETATION: Final[LiteralString] = "select public.heartbeat_interpretation(%s::uuid)"
+
+COMPLETE_INTERPRETATION: Final[LiteralString] = "select public.complete_interpretation(%s::uuid)"
+
+FAIL_INTERPRETATION: Final[LiteralString] = "select public.fail_interpretation(%s::uuid, %s::text, %s::text)"

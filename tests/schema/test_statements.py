@@ -13,7 +13,7 @@ import pytest
 from reactor.edge import books, pulse, queue, statements
 
 NAMES = sorted(name for name in vars(statements) if name.isupper())
-COUNT = 13
+COUNT = 21
 """How many statements there are; one more needs its columns below."""
 
 TYPE_OF_CLASS = {float: "float8", int: "int4", str: "text", UUID: "uuid"}
@@ -32,6 +32,11 @@ READS = {
     "SWEEP_RUNS": get_type_hints(queue.Row),
 }
 """The columns that reactor/edge/queue.py makes values of."""
+
+ANSWERS = sorted(
+    name for name in NAMES if name.endswith(("_UPLOAD", "_INTERPRETATION", "_USAGE"))
+)
+"""What services and agents call: one jsonb."""
 
 
 @pytest.fixture
@@ -61,7 +66,8 @@ def attributes_read(function: object) -> set[str]:
 
 def test_every_statement_is_looked_at() -> None:
     assert len(NAMES) == COUNT
-    assert set(READS) | {"PULSE", "LEAVE", "STATUS", "WHAT_IS_MISSING", "MEND_BOOKS", "FULLEST_USERS"} == set(NAMES)
+    others = {"PULSE", "LEAVE", "STATUS", "WHAT_IS_MISSING", "MEND_BOOKS", "FULLEST_USERS"}
+    assert set(READS) | others | set(ANSWERS) == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -113,6 +119,11 @@ def test_what_python_reads_by_name_is_among_the_columns(conn: psycopg.Connection
     read = attributes_read(reader)
     assert read
     assert read <= set(columns)
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_a_call_of_the_api_answers_one_object(conn: psycopg.Connection, name: str) -> None:
+    assert described(conn, name)[1] == {name.lower(): "jsonb"}
 
 
 @pytest.mark.parametrize(

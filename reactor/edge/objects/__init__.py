@@ -37,6 +37,12 @@ def open_store(store_url: str, *, concurrency: int) -> ObjectStore:
     raise ConfigInvalid(f"REACTOR_STORE_URL: its scheme is neither file nor s3; {_FORMS}")
 
 
+def store_folder(store_url: str) -> Path | None:
+    """Return the folder that a file:// URL names; None for other stores. Raises ConfigInvalid."""
+    url = urlsplit(store_url)
+    return _folder(url.netloc, unquote(url.path)) if url.scheme == "file" else None
+
+
 def _folder(host: str, path: str) -> Path:
     if host not in {"", "localhost"}:
         raise ConfigInvalid("REACTOR_STORE_URL: file:// needs three slashes, as in file:///var/lib/objects")

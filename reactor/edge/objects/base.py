@@ -6,6 +6,10 @@ the loop, and boto3 (the one client that shows status, code and Retry-After) is 
 
 from typing import Protocol
 
+from attrs import frozen
+
+from reactor.core.errors import ReactorError
+
 
 class Body(Protocol):
     """The bytes of one upload, read once from start to end.
@@ -27,6 +31,17 @@ class Body(Protocol):
         Raises ContentMismatch when the bytes aren't the row's, and StorageUnavailable once the attempt was
         cancelled.
         """
+
+
+@frozen(kw_only=True)
+class Probed:
+    """What came of putting, reading back and deleting a small object, once the put had succeeded."""
+
+    unread: ReactorError | None
+    """Why it couldn't be read back, None when it could. The reactor itself never reads."""
+
+    undeleted: ReactorError | None
+    """Why it couldn't be deleted, None when it could. The reactor itself never deletes."""
 
 
 class ObjectStore(Protocol):

@@ -9,8 +9,10 @@ it, and listens to Retry-After; a client that retries in secret would spoil all 
 """
 
 import base64
+import hashlib
 import os
 import re
+from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -19,8 +21,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from reactor.core.errors import ConfigInvalid, StorageRejected, StorageUnavailable
-from reactor.edge.objects.base import Body
+from reactor.core.errors import ConfigInvalid, ReactorError, StorageRejected, StorageUnavailable
+from reactor.edge.objects.base import Body, Probed
 from reactor.edge.objects.s3_errors import NO_CREDENTIALS, meaning
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _KEY_BYTES = 1024
 
 _UNSENDABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+
+_MARK = b"reactor doctor wrote this, and may remove it\n"
 
 _NO_CREDENTIALS = (
     "REACTOR_STORE_URL is s3:// but no AWS credentials were found; set AWS_ACCESS_KEY_ID and "
@@ -128,8 +132,42 @@ class S3Store:
             if isinstance(problem, StorageUnavailable):
                 raise problem from None
 
+    def probe(self, bucket: str, key: str) -> Probed:
+        """Put a small object as the reactor would put an upload, read it back, and delete it again.
+
+        Raises as `put` does when it can't be put.
+        """
+        self.put(bucket, key, _Marker(), mime_type="text/plain")
+        return Probed(unread=self._unread(bucket, key), undeleted=self._undeleted(bucket, key))
+
+    def _unread(self, bucket: str, key: str) -> ReactorError | None:
+        try:
+            content = self._client.get_object(Bucket=bucket, Key=key)["Body"].read(len(_MARK) + 1)
+        except (ClientError, BotoCoreError, ResponseParserError) as exc:
+            return meaning(exc)
+        return None if content == _MARK else StorageRejected("it gave back other bytes than were put")
+
+    def _undeleted(self, bucket: str, key: str) -> ReactorError | None:
+        try:
+            self._client.delete_object(Bucket=bucket, Key=key)
+        except (ClientError, BotoCoreError, ResponseParserError) as exc:
+            return meaning(exc)
+        return None
+
     def close(self) -> None:
         self._client.close()
+
+
+class _Marker:
+    """The body of a probe."""
+
+    def __init__(self) -> None:
+        self._content = BytesIO(_MARK)
+        self.size_bytes = len(_MARK)
+        self.sha256: str | None = hashlib.sha256(_MARK).hexdigest()
+
+    def read(self, size: int = -1, /) -> bytes:
+        return self._content.read(size)
 
 
 class _Source:

@@ -1,0 +1,64 @@
+"""A real PgBouncer before the tests' server, where the Debian package is installed."""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+_START_S = 10.0
+_ACCOUNT = "nobody"
+
+
+@contextmanager
+def bouncing(database_url: str, folder: Path, *, mode: str) -> Iterator[str]:
+    """Start a pooler in this mode and yield the URL that leads through it; `folder` must be reachable for others."""
+    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        pytest.skip("PgBouncer isn't installed: apt-get install pgbouncer")
+    server = urlsplit(database_url)
+    port = _free_port()
+    config = folder / "pgbouncer.ini"
+    config.write_text(
+        "[databases]\n"
+        f"* = host={server.hostname} port={server.port} user={server.username} password={server.password}\n"
+        "[pgbouncer]\n"
+        f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+        f"auth_type = any\npool_mode = {mode}\nignore_startup_parameters = extra_float_digits\n"
+    )
+    config.chmod(0o644)  # in a folder that goes with the test; PgBouncer won't run as root
+    account = {"user": _ACCOUNT} if os.geteuid() == 0 else {}
+    with (folder / "pgbouncer.log").open("ab") as log:
+        process = subprocess.Popen([program, config], stdin=subprocess.DEVNULL, stdout=log, stderr=log, **account)  # type: ignore[call-overload]
+    try:
+        url = server._replace(netloc=f"{server.username}@127.0.0.1:{port}").geturl()
+        give_up = time.monotonic() + _START_S
+        while not _answers(url):
+            assert process.poll() is None, (folder / "pgbouncer.log").read_text()
+            assert time.monotonic() < give_up, (folder / "pgbouncer.log").read_text()
+            time.sleep(0.05)
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        psycopg.connect(url, connect_timeout=2).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port

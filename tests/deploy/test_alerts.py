@@ -1,0 +1,71 @@
+"""The alert rules: they fire when they should, and say what to type."""
+
+import re
+import shlex
+import subprocess
+from typing import Any
+
+import click
+import pytest
+from deployed import DEPLOY, document, tool
+
+from reactor.cli import main
+
+PROMETHEUS = DEPLOY / "prometheus"
+RULES: list[dict[str, Any]] = [
+    rule for group in document(PROMETHEUS / "alerts.yml")["groups"] for rule in group["rules"]
+]
+BY_NAME = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+
+
+def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [tool("promtool", "prometheus"), *arguments]
+    return subprocess.run(command, cwd=PROMETHEUS, capture_output=True, text=True, timeout=50, check=False)
+
+
+def test_prometheus_takes_the_rules_and_the_configuration() -> None:
+    for arguments in (["check", "rules", "alerts.yml"], ["check", "config", "prometheus.yml"]):
+        done = promtool(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_alerts_fire_when_they_should_and_not_before() -> None:
+    done = promtool("test", "rules", "alerts_test.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@BY_NAME
+def test_each_alert_is_held_against_a_moment_when_it_fires_and_one_when_it_does_not(rule: dict[str, Any]) -> None:
+    firing = f'ALERTS{{alertname="{rule["alert"]}", alertstate="firing"}}'
+    expected = [
+        bool(check["exp_samples"])
+        for scene in document(PROMETHEUS / "alerts_test.yml")["tests"]
+        for check in scene["promql_expr_test"]
+        if firing in check["expr"]
+    ]
+    assert set(expected) == {True, False}
+
+
+@BY_NAME
+def test_an_alert_says_what_it_is_and_what_to_type(rule: dict[str, Any]) -> None:
+    assert rule["labels"]["severity"] in {"page", "ticket"}
+    assert set(rule["annotations"]) == {"summary", "description", "runbook"}
+    assert "`" in rule["annotations"]["runbook"]
+
+
+def typed(rule: dict[str, Any]) -> list[str]:
+    """Return the reactor's commands in a rule's runbook."""
+    return [line for line in re.findall(r"`([^`]+)`", rule["annotations"]["runbook"]) if line.startswith("reactor ")]
+
+
+@pytest.mark.parametrize("line", sorted({line for rule in RULES for line in typed(rule)}))
+def test_what_a_runbook_says_to_type_is_a_command(line: str) -> None:
+    words = shlex.split(line)[1:]
+    command: click.Command = main
+    while isinstance(command, click.Group):
+        name = words.pop(0)
+        assert name in command.commands, f"'{line}': there is no such command"
+        command = command.commands[name]
+    # an id in the place of "ID"; then click itself says whether the line can be parsed
+    zero = "00000000-0000-0000-0000-000000000000"
+    command.make_context(line, [zero if word in {"ID", "USER"} else word for word in words])

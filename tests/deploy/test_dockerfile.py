@@ -1,0 +1,100 @@
+"""The image, as far as it can be made without a container engine."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+from deployed import DEPLOY, ROOT
+from packaging.requirements import Requirement
+from process import environment
+
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
+BUILD_STAGE = DOCKERFILE[: DOCKERFILE.rindex("\nFROM ")]
+
+
+def steps(kind: str, text: str = DOCKERFILE) -> list[str]:
+    """Return what follows each instruction of a kind, over all its lines."""
+    return re.findall(rf"^{kind} ((?:.*\\\n)*.*)$", text, re.MULTILINE)
+
+
+def test_hadolint_finds_nothing() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([hadolint, DEPLOY / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_it_runs_as_nobody_special_and_answers_for_itself() -> None:
+    [user] = steps("USER")
+    assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", user)  # by number: Kubernetes can tell that it isn't root
+    [check] = steps("HEALTHCHECK")
+    command = json.loads(check[check.index("[") :])
+    compile(command[2], "HEALTHCHECK", "exec")
+    assert "/healthz" in command[2]  # not /readyz: an outage of the database must not restart it
+    assert steps("ENTRYPOINT") == ['["reactor"]']  # without a shell that would keep SIGTERM to itself
+
+
+def copied() -> list[str]:
+    return [name for text in steps("COPY") if "--from" not in text for name in text.split()[:-1]]
+
+
+def test_what_it_copies_is_there_and_let_through() -> None:
+    passed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert set(copied()) == passed
+    assert all((ROOT / name).exists() for name in passed)
+
+
+def test_every_package_that_it_installs_is_pinned() -> None:
+    """What the reactor needs, what that needs, as far as it is installed here; and what builds the wheel."""
+    needed = {"hatchling"}
+    unread = {"reactor"}
+    while unread:
+        found = {
+            plain(requirement.name)
+            for requirement in map(Requirement, requires(unread.pop()) or [])
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        }
+        unread |= found - needed
+        needed |= found
+    assert needed <= pinned()
+
+
+def pinned() -> set[str]:
+    return {plain(line.split("==")[0]) for line in (ROOT / "constraints.txt").read_text().splitlines()}
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_its_build_steps_make_a_reactor_that_runs(tmp_path: Path) -> None:
+    """The RUN lines of the first stage, word for word, with its folders moved below a temporary one."""
+    source = tmp_path / "src"
+    source.mkdir()
+    for name in copied():
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, source / name)
+    constraints = str(source / "constraints.txt")
+    env = environment() | {"PIP_CONSTRAINT": constraints, "PIP_BUILD_CONSTRAINT": constraints}
+    for command in steps("RUN", BUILD_STAGE):
+        moved = command.replace("/opt/reactor", f"{tmp_path}/opt").replace("/wheel", f"{tmp_path}/wheel")
+        subprocess.run(["/bin/sh", "-ec", moved], cwd=source, env=env, check=True)
+
+    reactor = tmp_path / "opt/bin/reactor"
+    version = subprocess.check_output([reactor, "--version"], cwd=tmp_path, env=env, text=True)
+    assert version == "reactor, version 0.3.0\n"
+    printed = subprocess.check_output([reactor, "migrate", "--print"], cwd=tmp_path, env=env, text=True)
+    for path in (ROOT / "schema").glob("*/*.sql"):
+        assert path.read_text() in printed
+    installed = {plain(path.name.split("-")[0]) for path in (tmp_path / "opt").rglob("*.dist-info")}
+    assert installed - {"reactor"} <= pinned()
+    lost = subprocess.run([reactor, "status"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert (lost.returncode, "REACTOR_DATABASE_URL" in lost.stderr) == (2, True)

@@ -1,0 +1,94 @@
+"""pg_cron.sql: its jobs, run as pg_cron would run them, on a database that no reactor looks after."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from app_side import AppSide, app_side
+from deployed import DEPLOY
+from psycopg import sql
+
+JOBS = ("reactor-fail-stale-runs", "reactor-rescue-uploads", "reactor-mend-books", "reactor-forget-cron-runs")
+
+PG_CRON_S_OWN = """
+    create schema cron;
+    create table cron.job (jobid bigint generated always as identity, jobname text unique, schedule text, command text);
+    create table cron.job_run_details (jobid bigint, end_time timestamptz);
+    create function cron.schedule(job_name text, schedule text, command text) returns bigint language sql as
+        'insert into cron.job (jobname, schedule, command) values ($1, $2, $3)
+         on conflict (jobname) do update set schedule = excluded.schedule, command = excluded.command returning jobid';
+    grant usage on schema cron to reactor_worker;
+    grant select on cron.job to reactor_worker;
+    grant select, delete on cron.job_run_details to reactor_worker;
+"""
+"""The tables that the file works on, as the extension has them: the wheel's PostgreSQL comes without it. What takes the
+words in is a stand-in; the words are run for real."""
+
+
+@pytest.fixture
+def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
+    with app_side(migrated_url, tmp_path) as app:
+        app.conn.execute(PG_CRON_S_OWN)
+        for _ in range(2):  # running the file again changes nothing
+            app.conn.execute((DEPLOY / "pg_cron.sql").read_bytes())
+        yield app
+
+
+def run_job(app: AppSide, name: str) -> None:
+    """Run one job's command with no more rights than reactor_worker's."""
+    command = app.one("select command from cron.job where jobname = %s", name)
+    with psycopg.connect(app.url, autocommit=True) as conn:
+        conn.execute("set role reactor_worker")
+        conn.execute(sql.SQL(command))
+
+
+def test_it_schedules_each_job_once(app: AppSide) -> None:
+    assert {row["jobname"] for row in app.all("select jobname from cron.job")} == set(JOBS)
+
+
+def test_stale_runs_are_failed_and_others_left_alone(app: AppSide) -> None:
+    late, silent = app.begin_run(timeout_at="2000-01-01"), app.begin_run(heartbeat_at="2000-01-01")
+    alive = app.begin_run(timeout_at="2100-01-01", heartbeat_at="2000-01-01", heartbeat_timeout="200 years")
+    run_job(app, "reactor-fail-stale-runs")
+    assert [app.run(run)["error_code"] for run in (late, silent)] == [
+        "INTERPRETATION_TIMEOUT",
+        "INTERPRETATION_HEARTBEAT_LOST",
+    ]
+    assert app.run(alive)["status"] == "running"
+
+
+def test_a_dead_reactor_s_uploads_wait_again_and_hopeless_ones_are_buried(app: AppSide) -> None:
+    gone: dict[str, Any] = {"status": "uploading", "lease_token": uuid4(), "lease_expires_at": "2000-01-01"}
+    [freed] = app.owe(retry_count=1, **gone)
+    [spent] = app.owe(retry_count=5, **gone)
+    [held] = app.owe(retry_count=1, **gone | {"lease_expires_at": "2100-01-01"})
+    [due] = app.owe()
+    run_job(app, "reactor-rescue-uploads")
+
+    rows = [app.row(upload) for upload in (freed, spent, held, due)]
+    assert [row and row["status"] for row in rows] == ["failed", "dead", "uploading", "failed"]
+    assert app.usage(spent) == (0, 0)  # what was reserved is given back
+    assert app.is_spooled(due)  # and no byte was moved
+    app.assert_books_balance()
+
+
+def test_what_nobody_came_for_in_a_day_is_given_back(app: AppSide) -> None:
+    user = uuid4()
+    app.all("select public.reserve_upload(%s, %s, 100)", user, "0" * 64)
+    app.conn.execute("update public.sources set pending_since = now() - interval '25 hours'")
+    run_job(app, "reactor-mend-books")
+    assert app.all("select reserved_bytes from public.storage_usage") == [{"reserved_bytes": 0}]
+
+
+def test_pg_cron_s_own_lines_are_forgotten_after_a_week_and_nobody_else_s(app: AppSide) -> None:
+    app.conn.execute("select cron.schedule('another', '* * * * *', 'select 1')")
+    app.conn.execute("insert into cron.job_run_details select jobid, now() - interval '8 days' from cron.job")
+    app.conn.execute("insert into cron.job_run_details select jobid, now() from cron.job")
+    run_job(app, "reactor-forget-cron-runs")
+    kept = app.all(
+        "select jobname, count(*) from cron.job_run_details join cron.job using (jobid) group by jobname order by 1"
+    )
+    assert [(row["jobname"], row["count"]) for row in kept] == [("another", 2), *((job, 1) for job in sorted(JOBS))]

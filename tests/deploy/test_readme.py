@@ -1,0 +1,87 @@
+"""deploy/README.md: what a stranger types is there, and does what it says."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aws
+import pytest
+from app_side import AppSide, app_side
+from deployed import DEPLOY, ROOT, document
+from fault_server import FaultServer
+from process import running, settings_of
+
+README = (DEPLOY / "README.md").read_text()
+TEXTS = [README, (DEPLOY / "supabase.md").read_text()]
+
+
+@pytest.fixture
+def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
+    with app_side(migrated_url, tmp_path) as app:
+        yield app
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=["README", "supabase"])
+def test_what_is_named_is_there(text: str) -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert links
+    assert all((DEPLOY / link).exists() for link in links)
+    assert all((ROOT / path).exists() for path in re.findall(r"(?<![\w/])deploy/[\w./-]+\w", text))
+
+
+def test_addresses_are_those_that_compose_publishes() -> None:
+    published: set[str] = set()
+    for service in document(DEPLOY / "compose.yaml")["services"].values():
+        published |= {port.split(":-")[1].split("}")[0] for port in service.get("ports", []) if ":-" in port}
+    assert set(re.findall(r"<http://127\.0\.0\.1:(\d+)", README)) <= published
+
+
+def test_the_upload_that_it_plays_is_stored(app: AppSide, tmp_path: Path) -> None:
+    """The example's own words: its file, its SQL, a reactor, and the object in the store."""
+    [name] = re.findall(r"printf hello > /var/spool/reactor/(\S+)'", README)
+    (app.spool / name).write_bytes(b"hello")
+    [script] = re.findall(r"<<'SQL'\n(.*?)\nSQL\n", README, re.DOTALL)
+    insert, look = (statement for statement in script.split(";\n"))
+    with running(settings_of(app), cwd=tmp_path) as run:
+        run.wait_until_ready()
+        app.conn.execute(insert.encode())
+        run.wait_for_line("stored 5 bytes")
+    [row] = app.conn.execute(look.encode()).fetchall()
+    assert row == {"storage_status": "uploaded", "storage_url": (app.store / "documents/hello.txt").as_uri()}
+    assert (app.store / "documents/hello.txt").read_bytes() == b"hello"
+
+
+@pytest.fixture
+def s3_environment() -> Iterator[dict[str, str]]:
+    with FaultServer() as server:
+        yield aws.environment(server.endpoint, access_key="key", secret_key="secret")
+
+
+AUDIT = """
+import sys, os
+def note(event, args):
+    if event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        os.write(2, f"WRITES open {args[0]}\\n".encode())
+    elif event in {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.chmod", "os.chown", "os.link", "os.symlink",
+                   "os.truncate", "shutil.rmtree", "tempfile.mkstemp", "tempfile.mkdtemp"}:
+        os.write(2, f"WRITES {event} {args[0]}\\n".encode())
+sys.addaudithook(note)
+"""
+
+
+def test_it_writes_nowhere_but_into_the_spool(app: AppSide, tmp_path: Path, s3_environment: dict[str, str]) -> None:
+    """Read-only root file systems and ProtectSystem=strict rest on it: all it does is remove spooled files."""
+    (tmp_path / "audit").mkdir()
+    (tmp_path / "audit/sitecustomize.py").write_text(AUDIT)
+    env: dict[str, Any] = settings_of(app, STORE_URL="s3://") | s3_environment
+    env |= {"PYTHONPATH": str(tmp_path / "audit"), "PYTHONDONTWRITEBYTECODE": "1"}
+    with running(env, cwd=tmp_path) as run:
+        run.wait_until_ready()
+        [upload] = app.owe()
+        run.wait_for_line("stored 1000 bytes")
+        run.terminate()
+        assert run.ended() == 0
+    written = [line for line in run.log.splitlines() if line.startswith("WRITES")]
+    assert written == [f"WRITES os.remove {upload.key}"]
+    assert not app.is_spooled(upload)

@@ -1,0 +1,146 @@
+"""The web server answers who may ask, in JSON, and tells nobody how it is made."""
+
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http.client import HTTPConnection
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from anyio import create_task_group, to_thread
+
+from reactor.core.errors import DatabaseUnavailable
+from reactor.edge.http import Http
+
+STATUS: dict[str, Any] = {"uploads": {}}
+
+
+@asynccontextmanager
+async def serving(host: str = "127.0.0.1", *, failure: Exception | None = None) -> AsyncIterator[str]:
+    """Serve, and yield the URL."""
+
+    async def metrics() -> bytes:
+        return b"metric 1\n"
+
+    async def status() -> dict[str, Any]:
+        if failure is not None:
+            raise failure
+        return STATUS
+
+    http = Http(host, 0, not_ready=lambda: ["a reason"], metrics=metrics, status=status)
+    with http.bind() as listening:
+        async with create_task_group() as tasks:
+            tasks.start_soon(http.serve, listening)
+            yield http.url
+            http.close()
+
+
+async def ask(url: str, path: str, *, method: str = "GET", host: str | None = None) -> tuple[int, dict[str, str], str]:
+    """Return status, headers and body."""
+
+    def blocking() -> tuple[int, dict[str, str], str]:
+        parts = urlsplit(url)
+        connection = HTTPConnection(parts.hostname or "", parts.port, timeout=10)
+        try:
+            connection.request(method, path, headers={} if host is None else {"Host": host})
+            answer = connection.getresponse()
+            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read().decode()
+        finally:
+            connection.close()
+
+    return await to_thread.run_sync(blocking)
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/api", "/api/status/", "/../etc/passwd", "/%00"])
+async def test_what_is_not_there_is_a_404_in_json(path: str) -> None:
+    async with serving() as url:
+        status, headers, body = await ask(url, path)
+    assert (status, headers["content-type"]) == (404, "application/json")
+    assert json.loads(body)["error"] == "NOT_FOUND"
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/api/status"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+async def test_another_method_is_a_405_in_json_that_names_the_right_ones(path: str, method: str) -> None:
+    async with serving() as url:
+        status, headers, body = await ask(url, path, method=method)
+    assert (status, headers["content-type"]) == (405, "application/json")
+    assert "GET" in headers["allow"]
+    assert json.loads(body) == {"error": "INVALID_ARGUMENT", "message": f"{method} isn't answered here"}
+
+
+async def test_a_database_that_is_away_is_a_503_in_json() -> None:
+    async with serving(failure=DatabaseUnavailable("it is away")) as url:
+        status, _, body = await ask(url, "/api/status")
+    assert status == 503
+    assert json.loads(body) == {"error": "DATABASE_UNAVAILABLE", "message": "it is away"}
+
+
+async def test_a_failure_of_ours_is_a_500_that_says_nothing_of_it() -> None:
+    async with serving(failure=KeyError("marked words")) as url:
+        status, headers, body = await ask(url, "/api/status")
+        assert (await ask(url, "/healthz"))[0] == 200
+    assert (status, headers["content-type"]) == (500, "application/json")
+    for word in ("marked", "KeyError", "Traceback", ".py"):
+        assert word not in body
+
+
+HERE = [
+    "localhost",
+    "LOCALHOST:9000",
+    "127.0.0.1",
+    "127.0.0.1:8321",
+    "127.8.9.1:1",
+    "[::1]:8321",
+    "reactor.localhost:80",
+]
+ELSEWHERE = [
+    "example.org",
+    "example.org:8321",
+    "localhost.example.org",
+    "127.0.0.1.example.org",
+    "10.0.0.1:8321",
+    "",
+    "[",
+]
+
+
+@pytest.mark.parametrize("host", HERE)
+async def test_names_of_this_machine_are_answered_on_it(host: str) -> None:
+    """A forwarded port keeps the name and changes the number."""
+    async with serving() as url:
+        assert (await ask(url, "/api/status", host=host))[0] == 200
+
+
+@pytest.mark.parametrize("host", ELSEWHERE)
+async def test_a_name_that_was_bent_towards_this_machine_is_refused(host: str) -> None:
+    async with serving() as url:
+        status, _, body = await ask(url, "/api/status", host=host)
+        assert (status, json.loads(body)["error"]) == (403, "NOT_ALLOWED")
+        assert (await ask(url, "/nothing", host=host))[0] == 403
+
+
+@pytest.mark.parametrize(("path", "status"), [("/healthz", 200), ("/readyz", 503), ("/metrics", 200)])
+async def test_probes_and_metrics_are_answered_under_any_name(path: str, status: int) -> None:
+    async with serving() as url:
+        assert (await ask(url, path, host="reactor.monitoring.svc:8321"))[0] == status
+
+
+async def test_on_an_address_for_others_any_name_is_answered() -> None:
+    """Its names can't be known; settings want a token there."""
+    async with serving("0.0.0.0") as url:  # noqa: S104 - what a container sets
+        local = url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - the same
+        assert (await ask(local, "/api/status", host="reactor.example.org"))[0] == 200
+
+
+async def test_who_sends_no_host_is_no_browser() -> None:
+    async with serving() as url:
+
+        def old() -> bytes:
+            with socket.create_connection(("127.0.0.1", urlsplit(url).port or 0), timeout=10) as conn:
+                conn.sendall(b"GET /api/status HTTP/1.0\r\n\r\n")
+                return conn.makefile("rb").readline()
+
+        assert b" 200 " in await to_thread.run_sync(old)
