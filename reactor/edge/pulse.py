@@ -3,11 +3,20 @@
 import math
 import socket
 from datetime import timedelta
+from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from reactor.edge import statements
 from reactor.edge.clock import Clock
 from reactor.edge.postgres import Caller
+
+
+class Peers(NamedTuple):
+    """The reactors of this database, this one among them."""
+
+    alive: frozenset[UUID]
+    listening: frozenset[UUID]
+    """Those that hear notifications."""
 
 
 class Pulse:
@@ -25,8 +34,8 @@ class Pulse:
         self.answered_at = -math.inf
         """When the database last answered a beat, by our clock."""
 
-    async def send(self, mode: str, *, with_canary: bool) -> frozenset[UUID]:
-        """Beat once and return the reactors that are alive, this one among them. Raises DatabaseUnavailable."""
+    async def send(self, mode: str, *, with_canary: bool) -> Peers:
+        """Beat once and return who else is there. Raises DatabaseUnavailable."""
         sent = self._clock.now()
         canary = self.channel if with_canary else None
         arguments = (self.instance, socket.gethostname(), self._version, mode, canary, self._silent_after)
@@ -34,7 +43,7 @@ class Pulse:
         self.answered_at = self._clock.now()
         self._clock.observe(sent, self.answered_at, row.now_at)
         self.queue_usage = row.queue_usage
-        return frozenset(row.instances)
+        return Peers(frozenset(row.instances), frozenset(row.listening))
 
     async def leave(self) -> None:
         """Say goodbye, so that the others needn't find out. Raises DatabaseUnavailable."""

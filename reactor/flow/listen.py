@@ -11,8 +11,7 @@ the database is polled, and that is said aloud, while listening goes on being tr
 
 import random
 from collections.abc import Mapping
-from typing import Any
-from uuid import UUID
+from typing import TYPE_CHECKING, Any
 
 from anyio import create_task_group
 
@@ -31,12 +30,15 @@ from reactor.core.model import Due, Signal
 from reactor.edge.clock import TICKS_PER_S, Clock
 from reactor.edge.payload import BadPayload, decode
 from reactor.edge.postgres import Listener
-from reactor.edge.pulse import Pulse
+from reactor.edge.pulse import Peers, Pulse
 from reactor.flow.reconcile import Reconcile
 from reactor.flow.schedule import Schedule
 from reactor.flow.wakeup import Wakeup
 from reactor.flow.work import Work
 from reactor.reactions.base import Reaction
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 PULSE_INTERVAL_S = 12.0
 """Ten transactions a minute when idle, for hearing a pulse is one as well. A dead connection that neither keepalives
@@ -137,7 +139,7 @@ class Listen:
             elif not work.knows(signal):
                 dues.append(Due(signal, due_at))
         if dues:
-            self._schedule.arm(dues)
+            self._schedule.share(dues)
         if payload.rescan:
             self._reconcile.request()
         self._emit(Notified(channel=channel, rows=len(payload.hints)))
@@ -186,11 +188,12 @@ class Listen:
             self._emit(Polling(interval_s=POLLING_INTERVAL_S))
         self._listener.sever()
 
-    def _look_around(self, alive: frozenset[UUID]) -> None:
+    def _look_around(self, peers: Peers) -> None:
         """A reactor that is gone may have left retries in its own wheel: catch up with what it knew."""
-        others = alive - {self._pulse.instance}
+        others = peers.alive - {self._pulse.instance}
         joined, left = others - self._others, self._others - others
         self._others = others
+        self._schedule.turns.seat(self._pulse.instance, peers.listening & others)
         if joined or left:
             self._emit(ReactorsChanged(alive=len(others) + 1, joined=len(joined), left=len(left)))
         if left:

@@ -182,7 +182,7 @@ class Reconcile:
         ]
         # rows that an incomplete sweep had left behind were not missed by anybody
         missed = 0 if self._more.get(reaction.name) else sum(self._is_missed(*row) for row in unknown)
-        self._schedule.arm(due for due, _ in unknown)
+        self._schedule.share(due for due, _ in unknown)
         self._more[reaction.name] = not sweep.complete or self._schedule.overflowed
         ended = self._clock.now()
         if not unknown:

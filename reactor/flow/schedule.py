@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from reactor.core.events import Emit, TimerFired
 from reactor.core.fair import FairQueue
 from reactor.core.model import Due, Signal
+from reactor.core.turns import Turns
 from reactor.core.wheel import Wheel
 from reactor.edge.clock import TICKS_PER_S, Clock
 from reactor.flow.wakeup import Wakeup
@@ -38,6 +39,8 @@ class Schedule:
         self._capacity = capacity
         self._wheel: Wheel[Signal] = Wheel(clock.tick())
         self._changed = Wakeup()
+        self.turns = Turns()
+        """Which reactor is to claim what several know of; who is there is told by who knows."""
         self.overflowed = False
         """True once a signal was left to the database for want of room; the next sweep must bring it back."""
 
@@ -63,6 +66,15 @@ class Schedule:
             else:
                 self.overflowed = True
         self._changed.set()
+
+    def share(self, dues: Iterable[Due]) -> None:
+        """Take signals in that every reactor hears or reads of: each is offered here when it is this one's turn."""
+        now = self._clock.database_now()
+        self.arm(
+            Due(signal, max(now, due_at) + delay_s if delay_s else due_at)
+            for signal, due_at in dues
+            for delay_s in (self.turns.delay_s(signal.row_id),)
+        )
 
     def forget(self, signal: Signal) -> None:
         """Drop a signal whose row needs nothing any more."""

@@ -2,10 +2,11 @@
 -- to it, and learn who else is there. Asking for the queue's usage also moves the queue's tail: a queue that was full
 -- stays full until somebody asks.
 --
+-- Returns   the clock, how full the notification queue is, which reactors live, and which of them listen
 -- p_canary  channel on which this reactor listens for its own beat; null: none is sent
 create or replace function reactor.pulse(p_instance uuid, p_host text, p_version text, p_mode text, p_canary text,
         p_silent_after interval)
-    returns table (now_at float8, queue_usage float8, instances uuid[])
+    returns table (now_at float8, queue_usage float8, instances uuid[], listening uuid[])
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
@@ -20,7 +21,9 @@ begin
     return query
     select extract(epoch from clock_timestamp())::float8, pg_notification_queue_usage(),
            array(select i.id from reactor.instance as i
-                  where i.seen_at > statement_timestamp() - p_silent_after order by i.id);
+                  where i.seen_at > statement_timestamp() - p_silent_after order by i.id),
+           array(select i.id from reactor.instance as i
+                  where i.seen_at > statement_timestamp() - p_silent_after and i.mode = 'listening' order by i.id);
 end $$;
 
 revoke all on function reactor.pulse(uuid, text, text, text, text, interval) from public;

@@ -11,6 +11,7 @@ from recorder import Recorder
 
 from reactor.core.events import TimerFired
 from reactor.core.model import Due, Signal
+from reactor.core.turns import STEP_S
 from reactor.flow.schedule import Lane, Schedule
 
 HORIZON_S = 60.0
@@ -73,6 +74,35 @@ async def test_what_is_overdue_is_offered_at_once(stage: Stage) -> None:
         stage.arm(signal, -3600.0)
         await quiet()
         assert stage.take() == [signal]
+
+
+async def test_what_others_know_of_too_is_offered_when_it_is_this_reactors_turn(stage: Stage) -> None:
+    stage.schedule.turns.seat(uuid4(), [uuid4()])
+    signals = [a_signal() for _ in range(100)]
+    ours = [signal for signal in signals if not stage.schedule.turns.delay_s(signal.row_id)]
+    assert 0 < len(ours) < 100
+    async with stage.running():
+        now = stage.clock.database_now()
+        stage.schedule.share(Due(signal, now - 5.0) for signal in signals[::2])  # overdue
+        stage.schedule.share(Due(signal, now) for signal in signals[1::2])
+        await quiet()
+        assert set(stage.take()) == set(ours)
+
+        await stage.advance(STEP_S - 0.001)
+        assert stage.take() == []
+
+        await stage.advance(0.002)
+        assert set(stage.take()) == set(signals) - set(ours)
+
+
+async def test_what_only_this_reactor_knows_waits_for_nobody(stage: Stage) -> None:
+    stage.schedule.turns.seat(uuid4(), [uuid4()])
+    signals = [a_signal() for _ in range(50)]
+    async with stage.running():
+        for signal in signals:
+            stage.arm(signal, 0.0)
+        await quiet()
+        assert set(stage.take()) == set(signals)
 
 
 async def test_an_offer_wakes_the_lane_it_is_for_and_no_other(stage: Stage) -> None:

@@ -22,6 +22,7 @@ from reactor.core.events import (
     RunExpired,
 )
 from reactor.core.model import Verdict
+from reactor.core.turns import STEP_S
 
 BUSY = StorageUnavailable("503 SlowDown", http_status=503)
 DENIED = StorageRejected("403 AccessDenied", http_status=403, denied=True)
@@ -465,6 +466,24 @@ async def test_two_reactors_try_each_upload_once(
         assert store.puts[upload.key] == 1
     assert len(recorder.heard(AttemptStarted)) == len(uploads)
     app.assert_books_balance()
+
+
+async def test_a_reactor_that_died_unnoticed_delays_its_share_by_one_turn(
+    app: AppSide, store: StubbornStore, recorder: Recorder
+) -> None:
+    """It is still believed to listen, and half of all rows are its to claim first."""
+    app.conn.execute(
+        "insert into reactor.instance (id, host, version, mode) values (%s, 'gone', '0', 'listening')", (uuid4(),)
+    )
+    async with app.reacting(recorder, store=store) as reactor:
+        assert reactor._engine is not None
+        turns = reactor._engine.schedule.turns
+        uploads = app.owe(40)
+        await wait_until_stored(recorder, *uploads)
+        theirs = {upload.id for upload in uploads if turns.delay_s(upload.id)}
+    assert 0 < len(theirs) < len(uploads)
+    for event in recorder.heard(AttemptStarted):
+        assert event.upload_id not in theirs or event.lag_s >= STEP_S - 0.01  # the clocks' difference
 
 
 async def test_what_a_killed_reactor_held_is_taken_over_after_its_lease(
