@@ -509,7 +509,7 @@ begin
     return null;
 end $$;
 
-CREATE FUNCTION reactor.count_run_starts(p_user_id uuid, p_count integer) RETURNS void
+CREATE FUNCTION reactor.count_run_starts(p_user_id uuid, p_month text, p_count integer) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -522,6 +522,9 @@ begin
         perform from public.storage_usage where user_id = p_user_id for no key update;
     end if;
     select * into strict v_standing from reactor.standing(p_user_id);
+    if v_standing.billing_month <> p_month then
+        return;
+    end if;
     if v_standing.interpretations_used + p_count > v_standing.interpretation_limit then
         raise exception 'INTERPRETATION_QUOTA_EXCEEDED: the plan''s interpretations of this month are used up'
             using errcode = 'RX102',
@@ -542,16 +545,16 @@ CREATE FUNCTION reactor.count_runs() RETURNS trigger
     AS $$
 begin
     if tg_op = 'INSERT' then
-        perform reactor.count_run_starts(started.user_id, started.count)
-           from (select n.user_id, count(*)::int as count from new_rows as n
+        perform reactor.count_run_starts(started.user_id, started.billing_month, started.count)
+           from (select n.user_id, n.billing_month, count(*)::int as count from new_rows as n
                   where n.billing_month is not null and n.user_id is not null
-                  group by n.user_id order by n.user_id) as started;
+                  group by n.user_id, n.billing_month order by n.user_id) as started;
     elsif tg_op = 'UPDATE' then
         if old.billing_month is not null then -- counted already, and given to another user: the count goes along
             perform reactor.uncount_run(old.user_id, new.user_id, new.billing_month);
         end if;
-        if new.user_id is not null and new.billing_month = to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM') then
-            perform reactor.count_run_starts(new.user_id, 1);
+        if new.user_id is not null then
+            perform reactor.count_run_starts(new.user_id, new.billing_month, 1);
         end if;
     elsif tg_op = 'DELETE' then -- their rows go, and what was interpreted stays counted
         insert into reactor.deleted_interpretation (user_id, billing_month, count)
@@ -919,10 +922,15 @@ begin
         returning u.user_id)
     select 'months', count(*) from turned having count(*) > 0;
     delete from reactor.deleted_interpretation as d where d.billing_month < v_month;
-    with old as (
-        delete from reactor.quota_rejection as r
+    with ripe as materialized (
+        -- a refusal whose transaction goes on is added up another time
+        select r.minute, r.quota, r.plan, r.backend from reactor.quota_rejection as r
          where r.backend <> 0 and r.minute < statement_timestamp() - interval '5 minutes'
             or r.minute < statement_timestamp() - interval '7 days' and r.minute > '-infinity'
+           for update skip locked
+    ), old as (
+        delete from reactor.quota_rejection as r using ripe
+         where (r.minute, r.quota, r.plan, r.backend) = (ripe.minute, ripe.quota, ripe.plan, ripe.backend)
         returning r.minute, r.quota, r.plan, r.count)
     insert into reactor.quota_rejection as r (minute, quota, plan, backend, count)
     select case when o.minute < statement_timestamp() - interval '7 days' then '-infinity' else o.minute end as minute,
@@ -990,7 +998,7 @@ CREATE FUNCTION reactor.pending_retry(p_queue_id uuid, p_source_id uuid) RETURNS
                               'code', 'STORAGE_PENDING_RETRY')
 $$;
 
-CREATE FUNCTION reactor.pulse(p_instance uuid, p_host text, p_version text, p_mode text, p_canary text, p_silent_after interval) RETURNS TABLE(now_at double precision, queue_usage double precision, instances uuid[])
+CREATE FUNCTION reactor.pulse(p_instance uuid, p_host text, p_version text, p_mode text, p_canary text, p_silent_after interval) RETURNS TABLE(now_at double precision, queue_usage double precision, instances uuid[], listening uuid[])
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -1004,7 +1012,9 @@ begin
     return query
     select extract(epoch from clock_timestamp())::float8, pg_notification_queue_usage(),
            array(select i.id from reactor.instance as i
-                  where i.seen_at > statement_timestamp() - p_silent_after order by i.id);
+                  where i.seen_at > statement_timestamp() - p_silent_after order by i.id),
+           array(select i.id from reactor.instance as i
+                  where i.seen_at > statement_timestamp() - p_silent_after and i.mode = 'listening' order by i.id);
 end $$;
 
 CREATE FUNCTION reactor.purge_uploads(p_ids uuid[]) RETURNS TABLE(id uuid, spool text, temp_file_path text)
@@ -2008,7 +2018,7 @@ GRANT ALL ON FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease 
 
 REVOKE ALL ON FUNCTION reactor.clear_books() FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION reactor.count_run_starts(p_user_id uuid, p_count integer) FROM PUBLIC;
+REVOKE ALL ON FUNCTION reactor.count_run_starts(p_user_id uuid, p_month text, p_count integer) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.count_runs() FROM PUBLIC;
 

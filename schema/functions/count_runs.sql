@@ -22,12 +22,13 @@ begin
     return new;
 end $$;
 
--- Count p_count started runs of a user.
+-- Count p_count runs of a user that were started in p_month. One that began in the last moment of a month that is over by
+-- now is in nobody's way any more.
 --
 -- Raises     RX102  they would be over the limit. Its DETAIL is JSON: plan, limit, used, resets_at
 -- Locks      the user's usage row, before it is counted; a month that is over is turned over in the same statement
 -- Invariant  interpretation_count_month <= limit, under any interleaving
-create or replace function reactor.count_run_starts(p_user_id uuid, p_count int)
+create or replace function reactor.count_run_starts(p_user_id uuid, p_month text, p_count int)
     returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -41,6 +42,9 @@ begin
         perform from public.storage_usage where user_id = p_user_id for no key update;
     end if;
     select * into strict v_standing from reactor.standing(p_user_id);
+    if v_standing.billing_month <> p_month then
+        return;
+    end if;
     if v_standing.interpretations_used + p_count > v_standing.interpretation_limit then
         raise exception 'INTERPRETATION_QUOTA_EXCEEDED: the plan''s interpretations of this month are used up'
             using errcode = 'RX102',
@@ -77,16 +81,16 @@ create or replace function reactor.count_runs()
 as $$
 begin
     if tg_op = 'INSERT' then
-        perform reactor.count_run_starts(started.user_id, started.count)
-           from (select n.user_id, count(*)::int as count from new_rows as n
+        perform reactor.count_run_starts(started.user_id, started.billing_month, started.count)
+           from (select n.user_id, n.billing_month, count(*)::int as count from new_rows as n
                   where n.billing_month is not null and n.user_id is not null
-                  group by n.user_id order by n.user_id) as started;
+                  group by n.user_id, n.billing_month order by n.user_id) as started;
     elsif tg_op = 'UPDATE' then
         if old.billing_month is not null then -- counted already, and given to another user: the count goes along
             perform reactor.uncount_run(old.user_id, new.user_id, new.billing_month);
         end if;
-        if new.user_id is not null and new.billing_month = to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM') then
-            perform reactor.count_run_starts(new.user_id, 1);
+        if new.user_id is not null then
+            perform reactor.count_run_starts(new.user_id, new.billing_month, 1);
         end if;
     elsif tg_op = 'DELETE' then -- their rows go, and what was interpreted stays counted
         insert into reactor.deleted_interpretation (user_id, billing_month, count)
@@ -103,7 +107,7 @@ begin
 end $$;
 
 revoke all on function reactor.mark_run_start() from public;
-revoke all on function reactor.count_run_starts(uuid, int) from public;
+revoke all on function reactor.count_run_starts(uuid, text, int) from public;
 revoke all on function reactor.uncount_run(uuid, uuid, text) from public;
 revoke all on function reactor.count_runs() from public;
 

@@ -49,10 +49,15 @@ begin
         returning u.user_id)
     select 'months', count(*) from turned having count(*) > 0;
     delete from reactor.deleted_interpretation as d where d.billing_month < v_month;
-    with old as (
-        delete from reactor.quota_rejection as r
+    with ripe as materialized (
+        -- a refusal whose transaction goes on is added up another time
+        select r.minute, r.quota, r.plan, r.backend from reactor.quota_rejection as r
          where r.backend <> 0 and r.minute < statement_timestamp() - interval '5 minutes'
             or r.minute < statement_timestamp() - interval '7 days' and r.minute > '-infinity'
+           for update skip locked
+    ), old as (
+        delete from reactor.quota_rejection as r using ripe
+         where (r.minute, r.quota, r.plan, r.backend) = (ripe.minute, ripe.quota, ripe.plan, ripe.backend)
         returning r.minute, r.quota, r.plan, r.count)
     insert into reactor.quota_rejection as r (minute, quota, plan, backend, count)
     select case when o.minute < statement_timestamp() - interval '7 days' then '-infinity' else o.minute end as minute,

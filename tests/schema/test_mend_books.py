@@ -177,6 +177,19 @@ def test_rejections_are_added_up_and_their_totals_stay_what_they_were(rows: Rows
     assert [row[:3] for row in rejections(rows)] == [row[:3] for row in before]
 
 
+def test_a_refusal_whose_transaction_goes_on_holds_nothing_up(rows: Rows, migrated_url: str) -> None:
+    """An app may be refused early in a long transaction: it is added up once that has ended."""
+    reject(rows, "20 minutes", 1, backend=1)
+    reject(rows, "20 minutes", 1, backend=2)
+    with rows_of(migrated_url) as app, app.conn.transaction():
+        app.run("update reactor.quota_rejection set count = 2 where backend = 1")
+        rows.run("set lock_timeout = '1s'")
+        mend(rows)
+        assert {row.backend for row in rows.all("select backend from reactor.quota_rejection")} == {0, 1}
+    mend(rows)
+    assert [tuple(row) for row in rows.all("select backend, count from reactor.quota_rejection")] == [(0, 3)]
+
+
 def test_rejections_that_go_on_meanwhile_are_all_counted(rows: Rows, api: Api, migrated_url: str) -> None:
     api.limit(user := uuid4(), bytes_=0)
     rejected = 0

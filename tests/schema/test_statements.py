@@ -134,7 +134,7 @@ def test_a_call_of_the_api_answers_one_object(conn: psycopg.Connection, name: st
 @pytest.mark.parametrize(
     ("name", "columns"),
     [
-        ("PULSE", {"now_at": "float8", "queue_usage": "float8", "instances": "_uuid"}),
+        ("PULSE", {"now_at": "float8", "queue_usage": "float8", "instances": "_uuid", "listening": "_uuid"}),
         ("LEAVE", {"leave": "void"}),
         ("STATUS", {"status": "jsonb"}),
         ("FULLEST_USERS", {"fullest_users": "jsonb"}),
