@@ -15,7 +15,6 @@ from reactor.doctor.finding import Finding, Verdict, ok, problem
 from reactor.doctor.spools import spool_groups
 from reactor.doctor.store import store_group
 from reactor.doctor.traces import traces_group
-from reactor.edge.collector import collector
 
 _COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.PROBLEM: "red", Verdict.SKIPPED: "bright_black"}
 _VERDICT_WIDTH = len("problem")
@@ -57,7 +56,7 @@ def _findings(settings: Settings, buckets: Sequence[str]) -> Iterable[Finding]:
             DatabaseChecks(settings).group(),
             *spool_groups(settings),
             store_group(settings, buckets),
-            traces_group(collector(os.environ)),
+            traces_group(os.environ),
         ]
     )
 

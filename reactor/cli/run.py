@@ -54,7 +54,8 @@ def _database(settings: Settings) -> Iterator[Settings]:
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigInvalid(
-            f"REACTOR_DATA_DIR: can't make {error.filename} ({error.strerror}); point it at a folder of yours"
+            f"REACTOR_DATA_DIR: can't make {error.filename} ({error.strerror}) for an embedded PostgreSQL; "
+            "set REACTOR_DATABASE_URL to use one of yours, or point REACTOR_DATA_DIR at a folder that can be made"
         ) from error
     with EmbeddedPostgres(embedded_dir(settings)) as server:
         migrate(server.url)

@@ -1,59 +1,58 @@
-"""The OTLP endpoint: does anybody take the traces."""
+"""The OTLP endpoint: does anybody take the traces.
 
-from collections.abc import Iterator
+What is sent is an ExportTraceServiceRequest without a span in it, which in protobuf is no byte at all.
+"""
+
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from functools import partial
 
 from reactor.doctor.finding import Check, Finding, Group, ok, problem
-from reactor.edge.collector import Collector, export_nothing
+from reactor.edge.otlp import Collector, NotTaken, collector_of
 
 _TOO_MANY = 429
+_GRPC_PORT = ":4317"
+_FIX = (
+    "correct the variable: traces are sent as http/protobuf, to port 4318 of most collectors; "
+    "OTEL_TRACES_EXPORTER=none exports none"
+)
 
 
-def traces_group(collector: Collector | None) -> Group:
-    """Return the check of the collector that the OTEL_* variables name, None: no one."""
-    if collector is None:
-        return Group(checks=[Check(name="traces", examine=_none, fix="")])
-    fix = f"start the collector, or correct {collector.setting}; without it no traces are exported"
-    return Group(checks=[Check(name="traces", examine=partial(_ask, collector, fix), fix=fix)])
+def traces_group(environ: Mapping[str, str]) -> Group:
+    """Return the check of the collector that the OTEL_* variables name, if they do."""
+    return Group(checks=[Check(name="traces", examine=partial(_examine, environ), fix=_FIX)])
 
 
-def _none() -> Iterator[Finding]:
-    yield ok("traces", "no traces are exported: OTEL_EXPORTER_OTLP_ENDPOINT isn't set")
-
-
-def _ask(collector: Collector, fix: str) -> Iterator[Finding]:
+def _examine(environ: Mapping[str, str]) -> Iterable[Finding]:
     """Spans are lost where nobody takes them; work never is. Still a problem: somebody wanted them."""
-    if collector.protocol != "http/protobuf":
-        yield problem(
-            "traces",
-            f"OTEL_EXPORTER_OTLP_PROTOCOL is {collector.protocol!r}, and the reactor speaks OTLP in protobuf over HTTP",
-            f"set it to http/protobuf, and {collector.setting} to the collector's HTTP port (4318)",
-        )
-        return
-    answer = export_nothing(collector)
-    where = collector.address
-    match answer.status:
+    collector = collector_of(environ, "traces")
+    if collector is None:
+        return [ok("traces", "no traces are exported: OTEL_EXPORTER_OTLP_ENDPOINT isn't set, or exporting is off")]
+    with closing(collector):
+        try:
+            collector.send(b"")
+        except NotTaken as refusal:
+            return [_problem(collector, refusal)]
+    return [ok("traces", f"{collector.name} takes traces")]
+
+
+def _problem(collector: Collector, refusal: NotTaken) -> Finding:
+    where = collector.name
+    fix = f"start the collector, or correct {collector.variable}; without it no traces are exported"
+    match refusal.status:
         case None:
-            yield problem("traces", f"{where} takes no traces: {answer.failure}", _towards_http(collector, fix))
-        case status if 200 <= status < 300:  # noqa: PLR2004 - HTTP's own
-            yield ok("traces", f"{where} takes traces")
+            seen = f"{where} takes no traces: {refusal.reason}"
+            if where.endswith(_GRPC_PORT):
+                fix += "; 4317 is OTLP's gRPC port, HTTP's is 4318"
         case 401 | 403:
-            yield problem(
-                "traces",
-                f"{where} refuses the credentials ({answer.status})",
-                "check OTEL_EXPORTER_OTLP_HEADERS (or …_TRACES_HEADERS)",
-            )
+            seen = f"{where} refuses the credentials ({refusal.status})"
+            fix = "check OTEL_EXPORTER_OTLP_HEADERS (or …_TRACES_HEADERS)"
         case status if status == _TOO_MANY or status >= 500:  # noqa: PLR2004 - HTTP's own
-            yield problem("traces", f"{where} answers {status}: it takes no traces at the moment", fix)
+            seen = f"{where} answers {status}: it takes no traces at the moment"
         case status:
-            yield problem(
-                "traces",
-                f"{where} answers {status}: this is no place for OTLP traces",
-                f"let {collector.setting} name the collector's OTLP/HTTP port (4318); to OTEL_EXPORTER_OTLP_ENDPOINT "
-                "/v1/traces is added, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is taken as it is",
+            seen = f"{where} answers {status}: this is no place for OTLP traces"
+            fix = (
+                f"let {collector.variable} name the collector's OTLP/HTTP port (4318); to OTEL_EXPORTER_OTLP_ENDPOINT "
+                "/v1/traces is added, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is taken as it is"
             )
-
-
-def _towards_http(collector: Collector, fix: str) -> str:
-    is_grpc_port = collector.address.endswith(":4317")
-    return f"{fix}; 4317 is OTLP's gRPC port, HTTP's is 4318" if is_grpc_port else fix
+    return problem("traces", seen, fix)

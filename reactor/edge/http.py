@@ -136,8 +136,9 @@ class Http:
             return _error(503, error.code, str(error))
 
 
-def _error(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"error": code, "message": message}, status_code=status, headers=headers)
+def _error(status: int, error: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """`error` is a code of the catalogue; what is a failure of ours has none."""
+    return JSONResponse({"error": error, "message": message}, status_code=status, headers=headers)
 
 
 async def _refuse(request: Request, refusal: Exception) -> Response:
@@ -151,4 +152,4 @@ async def _refuse(request: Request, refusal: Exception) -> Response:
 
 async def _fail(_request: Request, _failure: Exception) -> Response:
     """Say no more to the asker than that it failed; uvicorn logs the error itself."""
-    return _error(500, "INTERNAL", "the reactor failed to answer; its log says why")
+    return _error(500, "internal error", "the reactor failed to answer; its log says why")

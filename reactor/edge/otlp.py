@@ -6,15 +6,19 @@ for as long as a collector hangs, and logs each failed batch.
 """
 
 import gzip
+import os
 import re
+import ssl
+from base64 import b64encode
 from collections.abc import Mapping
-from http.client import HTTPException
+from http.client import HTTPException, RemoteDisconnected
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from attrs import frozen
+from urllib3.util import Url, parse_url
 
 from reactor.core.errors import ConfigInvalid
 
@@ -33,6 +37,9 @@ _LONGEST_RETRY_AFTER_S = 30.0
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 """Source: RFC 9110, 5.1."""
 
+_TLS_FILES = {"CERTIFICATE": "ca_certs", "CLIENT_CERTIFICATE": "cert_file", "CLIENT_KEY": "key_file"}
+"""The variables' names, and urllib3's."""
+
 Signal = Literal["traces", "metrics"]
 
 
@@ -43,6 +50,9 @@ class NotTaken(Exception):
     reason: str
     """In words, without what a header or the URL may hold."""
 
+    status: int | None = None
+    """The HTTP status; None when there was none."""
+
     is_lasting: bool = False
     """True when sending the same again can't help."""
 
@@ -50,31 +60,33 @@ class NotTaken(Exception):
 
 
 class Collector:
-    """One signal's way to the collector."""
+    """One signal's way to the collector. Its URL and headers may hold secrets: only `name` is fit to be shown."""
 
     def __init__(
-        self, url: str, *, headers: Mapping[str, str], timeout_s: float, use_gzip: bool, tls: Mapping[str, Any]
+        self,
+        url: Url,
+        *,
+        variable: str,
+        headers: Mapping[str, str],
+        timeout_s: float,
+        use_gzip: bool,
+        tls: Mapping[str, Any],
     ) -> None:
-        parts = urlsplit(url)
-        self.name = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+        self.name = Url(scheme=url.scheme, host=url.host, port=url.port).url
         """What may be shown of the URL."""
+        self.variable = variable
+        """The variable that names the URL."""
 
-        self._url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        self._url = url._replace(auth=None).url
         self._headers = {"content-type": "application/x-protobuf", "user-agent": "reactor"}
-        if parts.username is not None:
-            user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-            self._headers |= urllib3.make_headers(basic_auth=user)
+        if url.auth is not None:
+            self._headers["authorization"] = _basic(url.auth)
         self._headers |= headers
         if use_gzip:
             self._headers["content-encoding"] = "gzip"
         self._use_gzip = use_gzip
         self._timeout_s = timeout_s
-        proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
-        self._pool: urllib3.PoolManager = (
-            urllib3.PoolManager(num_pools=1, maxsize=1, **tls)
-            if proxy is None
-            else urllib3.ProxyManager(proxy, num_pools=1, maxsize=1, **tls)
-        )
+        self._pool = _pool(url, tls)
 
     def send(self, body: bytes, *, within_s: float = TIMEOUT_S) -> None:
         """Send one request's body. Blocks; raises NotTaken."""
@@ -91,20 +103,57 @@ class Collector:
                 retries=False,
                 redirect=False,
             )
-        except urllib3.exceptions.TimeoutError:
-            raise NotTaken(reason=f"no answer within {timeout_s:g} s") from None
         except (urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError) as error:
-            # only its kind: the words may repeat the URL or a header
-            raise NotTaken(reason=type(error).__name__) from None
+            raise NotTaken(reason=_why(error, timeout_s)) from None
         if answer.status not in _OK:
             raise NotTaken(
                 reason=f"it answered {answer.status}",
+                status=answer.status,
                 is_lasting=answer.status not in _WORTH_REPEATING,
                 retry_after_s=_retry_after_s(answer.headers.get("retry-after", "")),
             )
 
     def close(self) -> None:
         self._pool.clear()
+
+
+def _pool(url: Url, tls: Mapping[str, Any]) -> urllib3.PoolManager:
+    """Make what keeps the connection, through the proxy that the system's variables name, if any."""
+    scheme = url.scheme or ""
+    proxy = None if proxy_bypass((url.host or "").strip("[]")) else getproxies().get(scheme)
+    if proxy is None:
+        return urllib3.PoolManager(num_pools=1, maxsize=1, **tls)
+    through = _web_url(f"{scheme}_proxy", proxy, like="http://127.0.0.1:3128")
+    headers = {} if through.auth is None else {"proxy-authorization": _basic(through.auth)}
+    return urllib3.ProxyManager(through._replace(auth=None).url, num_pools=1, maxsize=1, proxy_headers=headers, **tls)
+
+
+def _basic(user: str) -> str:
+    """Return the header for `name:password`, as a URL writes it."""
+    name, _, password = user.partition(":")
+    return f"Basic {b64encode(f'{unquote(name)}:{unquote(password)}'.encode()).decode()}"
+
+
+def _why(error: Exception, timeout_s: float) -> str:
+    """Say why there was no answer, in the system's words or ours: an exception's may repeat the URL or a header."""
+    root: BaseException = error
+    while (below := root.__cause__ or root.__context__) is not None:
+        root = below
+    words = type(root).__name__
+    match root:
+        case TimeoutError() | urllib3.exceptions.TimeoutError():
+            words = f"no answer within {timeout_s:g} s"
+        case ssl.SSLError():
+            words = f"TLS fails ({root.reason or words})"
+        case RemoteDisconnected():
+            words = "it closed the connection without an answer"
+        case HTTPException():
+            words = f"what answers there doesn't speak HTTP ({words})"
+        case OSError():
+            words = root.strerror or words
+        case ValueError():
+            words = f"its URL or headers can't be sent ({words})"
+    return f"the proxy: {words}" if isinstance(error, urllib3.exceptions.ProxyError) else words
 
 
 def _retry_after_s(text: str) -> float:
@@ -118,25 +167,18 @@ def collector_of(environ: Mapping[str, str], signal: Signal) -> Collector | None
     """
 
     def chosen(name: str) -> tuple[str, str]:
-        """Return the variable that counts, and what it says."""
+        """Return the variable that counts, and what it says. An empty one is an unset one."""
         general, own = f"OTEL_EXPORTER_OTLP_{name}", f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}"
-        variable = own if environ.get(own) else general
+        variable = own if environ.get(own, "").strip() else general
         return variable, environ.get(variable, "").strip()
 
     if is_disabled(environ) or environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip().lower() == "none":
         return None
-    variable, url = chosen("ENDPOINT")
+    endpoint, url = chosen("ENDPOINT")
     if not url:
         return None
-    if variable == "OTEL_EXPORTER_OTLP_ENDPOINT":
+    if endpoint == "OTEL_EXPORTER_OTLP_ENDPOINT":
         url = f"{url.rstrip('/')}/v1/{signal}"
-    try:
-        is_web = urlsplit(url).scheme in ("http", "https") and bool(urlsplit(url).hostname)
-        _ = urlsplit(url).port
-    except ValueError:
-        is_web = False
-    if not is_web:
-        raise ConfigInvalid(f"{variable} must be an http:// or https:// URL, like http://127.0.0.1:4318")
     variable, protocol = chosen("PROTOCOL")
     if protocol not in ("", "http/protobuf"):
         raise ConfigInvalid(
@@ -146,23 +188,35 @@ def collector_of(environ: Mapping[str, str], signal: Signal) -> Collector | None
     variable, compression = chosen("COMPRESSION")
     if compression not in ("", "none", "gzip"):
         raise ConfigInvalid(f"{variable} must be gzip or none, not {compression!r}")
-    tls = {
-        ours: value
-        for name, ours in (("CERTIFICATE", "ca_certs"), ("CLIENT_CERTIFICATE", "cert_file"), ("CLIENT_KEY", "key_file"))
-        if (value := chosen(name)[1])
-    }
     return Collector(
-        url,
+        _web_url(endpoint, url, like="http://127.0.0.1:4318"),
+        variable=endpoint,
         headers=_headers(*chosen("HEADERS")),
         timeout_s=_timeout_s(*chosen("TIMEOUT")),
         use_gzip=compression == "gzip",
-        tls=tls,
+        tls={ours: file for name, ours in _TLS_FILES.items() if (file := _readable(*chosen(name)))},
     )
 
 
 def is_disabled(environ: Mapping[str, str]) -> bool:
     """Return whether OpenTelemetry is switched off as a whole."""
     return environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+
+
+def _web_url(variable: str, text: str, *, like: str) -> Url:
+    try:
+        url = parse_url(text)
+    except urllib3.exceptions.LocationParseError:
+        url = Url()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ConfigInvalid(f"{variable} must be an http:// or https:// URL, like {like}")
+    return url
+
+
+def _readable(variable: str, path: str) -> str:
+    if path and not os.access(path, os.R_OK):
+        raise ConfigInvalid(f"{variable} must name a file that can be read")
+    return path
 
 
 def _headers(variable: str, text: str) -> dict[str, str]:

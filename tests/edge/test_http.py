@@ -83,6 +83,10 @@ async def test_a_failure_of_ours_is_a_500_that_says_nothing_of_it() -> None:
         status, headers, body = await ask(url, "/api/status")
         assert (await ask(url, "/healthz"))[0] == 200
     assert (status, headers["content-type"]) == (500, "application/json")
+    assert json.loads(body) == {
+        "error": "internal error",
+        "message": "the reactor failed to answer; its log says why",
+    }
     for word in ("marked", "KeyError", "Traceback", ".py"):
         assert word not in body
 

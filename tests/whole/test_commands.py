@@ -55,6 +55,16 @@ def test_wrong_use_exits_2_and_says_how(tmp_path: Path, wrong: list[str]) -> Non
     assert "Usage: reactor" in done.stderr
 
 
+def test_without_a_database_or_a_place_for_one_it_names_both_ways_out(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = reactor("run", env=environment(DATA_DIR=str(tmp_path / "file" / "data")), cwd=tmp_path)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert f"can't make {tmp_path / 'file'}" in line
+    assert "set REACTOR_DATABASE_URL" in line
+    assert "point REACTOR_DATA_DIR at a folder" in line
+
+
 def test_migrating_twice_is_migrating_once(database_url: str, tmp_path: Path) -> None:
     env = environment(DATABASE_URL=database_url)
     before = reactor("migrate", "--status", env=env, cwd=tmp_path)

@@ -449,6 +449,23 @@ def test_what_takes_no_traces_is_found(env: dict[str, str], faulty: FaultServer,
     assert faulty.requests == ["POST /v1/traces"]
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("TRACES_ENDPOINT", "127.0.0.1:4318"), ("HEADERS", "x-key secret"), ("CERTIFICATE", "/none.pem")],
+)
+def test_a_variable_that_says_nothing_sensible_is_found(env: dict[str, str], variable: str, value: str) -> None:
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{CLOSED}", f"OTEL_EXPORTER_OTLP_{variable}": value}
+    findings = examined(env | variables, code=1)
+    assert wrong(findings) == {"traces"}
+    assert_finds(findings, "traces", f"OTEL_EXPORTER_OTLP_{variable} must", "correct the variable")
+
+
+def test_otlps_other_port_is_recognized(env: dict[str, str]) -> None:
+    """Whether nobody is there, or somebody who speaks gRPC."""
+    findings = examined(env | {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4317"}, code=1)
+    assert_finds(findings, "traces", "127.0.0.1:4317", "HTTP's is 4318")
+
+
 # whatever happens
 
 
