@@ -32,7 +32,7 @@ _LATER_S = 0.005
 _AT_ONCE_S = 0.002
 """How long events are told of before the loop may breathe."""
 
-_CLOSE_S = 2.5
+_CLOSE_S = 2.0
 """What a collector may delay the end by, all signals together. The promise is 3 s."""
 
 
