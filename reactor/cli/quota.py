@@ -68,8 +68,24 @@ def _tell(usage: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(usage)
         return
-    for name, value in usage.items():
+    for name in _SHOWN:
+        value = usage[name]
         click.echo(f"{name:<25} {'unlimited' if value is None and name in _UNLIMITED else show(value)}")
 
 
+_SHOWN = (
+    "user_id",
+    "plan",
+    "limit_bytes",
+    "used_bytes",
+    "reserved_bytes",
+    "remaining_bytes",
+    "sources",
+    "interpretation_limit",
+    "interpretations_used",
+    "interpretations_remaining",
+    "billing_month",
+    "resets_at",
+    "last_calculated",
+)
 _UNLIMITED = ("limit_bytes", "remaining_bytes", "interpretation_limit", "interpretations_remaining")
