@@ -38,7 +38,7 @@ begin
     end if;
     select s.id, s.user_id, s.storage_status into v_source
       from public.sources as s where s.id = p_source_id for no key update;
-    if not found or v_caller <> v_source.user_id then
+    if not found or not reactor.acts_for(v_caller, v_source.user_id) then
         return reactor.refuse_unknown('p_source_id', v_caller);
     elsif v_source.storage_status = 'pending' then
         return reactor.refuse('STORAGE_PENDING', null, jsonb_build_object('source_id', p_source_id));
@@ -87,12 +87,12 @@ declare
 begin
     update public.interpretation_runs as r
        set status = 'completed', completed_at = clock_timestamp()
-     where r.id = p_run_id and r.status = 'running' and (v_caller is null or r.user_id = v_caller)
+     where r.id = p_run_id and r.status = 'running' and reactor.acts_for(v_caller, r.user_id)
        and coalesce(reactor.deadline(r.timeout_at, r.heartbeat_at, r.heartbeat_timeout) > statement_timestamp(), true);
     if not found and not exists (select from public.interpretation_runs as r
                                   where r.id = p_run_id and r.status = 'completed'
-                                    and (v_caller is null or r.user_id = v_caller)) then
-        return reactor.refuse_ended(p_run_id, v_caller);
+                                    and reactor.acts_for(v_caller, r.user_id)) then
+        return coalesce(reactor.refuse_ended(p_run_id, v_caller), public.complete_interpretation(p_run_id));
     end if;
     return jsonb_build_object('ok', true, 'run_id', p_run_id, 'status', 'completed');
 end $$;
@@ -113,7 +113,7 @@ begin
     end if;
     select s.id, s.user_id, s.storage_status, s.storage_url into v_source
       from public.sources as s where s.id = p_source_id for no key update;
-    if not found or v_caller <> v_source.user_id then
+    if not found or not reactor.acts_for(v_caller, v_source.user_id) then
         return reactor.refuse_unknown('p_source_id', v_caller);
     end if;
     if v_source.storage_status = 'uploaded' then
@@ -143,12 +143,12 @@ begin
     end if;
     update public.interpretation_runs as r
        set status = 'failed', error_code = p_code, error_message = left(p_message, 2000), completed_at = clock_timestamp()
-     where r.id = p_run_id and r.status = 'running' and (v_caller is null or r.user_id = v_caller)
+     where r.id = p_run_id and r.status = 'running' and reactor.acts_for(v_caller, r.user_id)
        and coalesce(reactor.deadline(r.timeout_at, r.heartbeat_at, r.heartbeat_timeout) > statement_timestamp(), true);
     if not found and not exists (select from public.interpretation_runs as r
                                   where r.id = p_run_id and r.status = 'failed' and r.error_code = p_code
-                                    and (v_caller is null or r.user_id = v_caller)) then
-        return reactor.refuse_ended(p_run_id, v_caller);
+                                    and reactor.acts_for(v_caller, r.user_id)) then
+        return coalesce(reactor.refuse_ended(p_run_id, v_caller), public.fail_interpretation(p_run_id, p_code, p_message));
     end if;
     return jsonb_build_object('ok', true, 'run_id', p_run_id, 'status', 'failed', 'code', p_code);
 end $_$;
@@ -181,12 +181,13 @@ begin
     if v_problem is not null then
         return reactor.refuse_argument(v_problem);
     end if;
-    -- The reactor puts where it is told, with rights of its own: a user names no other user's folder.
+    -- The reactor reads and puts where it is told, with rights of its own: a user names no file in another user's folder,
+    -- which is the first folder on the path, below a prefix or a spool's directory, that is named as users are.
     if v_caller is not null then
         select p.argument into v_argument
           from (values ('p_object_path', p_object_path), ('p_temp_file_path', p_temp_file_path)) as p (argument, path)
-         cross join lateral substring(lower(p.path) from '^/*([^/]*)') as folder
-         where folder ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' and folder <> v_caller::text
+         cross join lateral substring(lower(p.path) from '(?:^|/)([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/') as folder
+         where folder <> v_caller::text
          limit 1;
         if found then
             return reactor.refuse('NOT_ALLOWED', v_argument || ' lies in another user''s folder.',
@@ -197,7 +198,7 @@ begin
            coalesce(s.byte_size, (to_jsonb(s) ->> 'file_size')::bigint) as byte_size
       into v_source
       from public.sources as s where s.id = p_source_id for no key update;
-    if not found or v_caller <> v_source.user_id then
+    if not found or not reactor.acts_for(v_caller, v_source.user_id) then
         return reactor.refuse_unknown('p_source_id', v_caller);
     end if;
     if v_source.storage_status = 'uploaded' then
@@ -234,7 +235,7 @@ CREATE FUNCTION public.get_usage(p_user_id uuid) RETURNS jsonb
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 begin
-    if reactor.caller() <> p_user_id then
+    if p_user_id is not null and not reactor.acts_for(reactor.caller(), p_user_id) then
         return reactor.refuse('NOT_ALLOWED', 'p_user_id isn''t the user of the caller''s JWT.',
                               '{"argument": "p_user_id"}');
     elsif p_user_id is null then
@@ -252,10 +253,10 @@ declare
 begin
     update public.interpretation_runs as r
        set heartbeat_at = clock_timestamp()
-     where r.id = p_run_id and r.status = 'running' and (v_caller is null or r.user_id = v_caller)
+     where r.id = p_run_id and r.status = 'running' and reactor.acts_for(v_caller, r.user_id)
        and coalesce(reactor.deadline(r.timeout_at, r.heartbeat_at, r.heartbeat_timeout) > statement_timestamp(), true);
     if not found then
-        return reactor.refuse_ended(p_run_id, v_caller);
+        return coalesce(reactor.refuse_ended(p_run_id, v_caller), public.heartbeat_interpretation(p_run_id));
     end if;
     return '{"ok": true}';
 end $$;
@@ -298,7 +299,7 @@ declare
     v_source record;
     v_detail text;
 begin
-    if v_caller <> p_user_id then
+    if p_user_id is not null and not reactor.acts_for(v_caller, p_user_id) then
         return reactor.refuse('NOT_ALLOWED', 'p_user_id isn''t the user of the caller''s JWT.',
                               '{"argument": "p_user_id"}');
     end if;
@@ -350,6 +351,13 @@ begin
     on conflict (user_id) do update set plan = excluded.plan;
     return reactor.usage_of(p_user_id);
 end $$;
+
+CREATE FUNCTION reactor.acts_for(p_caller uuid, p_user_id uuid) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    AS $$
+    select p_caller is null
+           or coalesce(p_caller = p_user_id, false) and p_caller <> '00000000-0000-0000-0000-000000000000'
+$$;
 
 CREATE TABLE public.sources (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -539,7 +547,12 @@ begin
                   where n.billing_month is not null and n.user_id is not null
                   group by n.user_id order by n.user_id) as started;
     elsif tg_op = 'UPDATE' then
-        perform reactor.count_run_starts(new.user_id, 1);
+        if old.billing_month is not null then -- counted already, and given to another user: the count goes along
+            perform reactor.uncount_run(old.user_id, new.user_id, new.billing_month);
+        end if;
+        if new.user_id is not null and new.billing_month = to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM') then
+            perform reactor.count_run_starts(new.user_id, 1);
+        end if;
     elsif tg_op = 'DELETE' then -- their rows go, and what was interpreted stays counted
         insert into reactor.deleted_interpretation (user_id, billing_month, count)
         select o.user_id, o.billing_month, count(*) from old_rows as o
@@ -1093,10 +1106,12 @@ begin
     if p_run_id is null then
         return reactor.refuse_argument('p_run_id must be the id of a run');
     end if;
+    perform from public.interpretation_runs as r
+      where r.id = p_run_id and reactor.acts_for(p_caller, r.user_id) for no key update;
     perform from reactor.expire_runs(array(select r.id from public.interpretation_runs as r
-                                            where r.id = p_run_id and (p_caller is null or r.user_id = p_caller)), null);
+                                            where r.id = p_run_id and reactor.acts_for(p_caller, r.user_id)), null);
     select r.status, r.error_code, r.error_message into v_run
-      from public.interpretation_runs as r where r.id = p_run_id and (p_caller is null or r.user_id = p_caller);
+      from public.interpretation_runs as r where r.id = p_run_id and reactor.acts_for(p_caller, r.user_id);
     if not found then
         return reactor.refuse_unknown('p_run_id', p_caller);
     elsif v_run.error_code in ('INTERPRETATION_TIMEOUT', 'INTERPRETATION_HEARTBEAT_LOST') then
@@ -1104,6 +1119,8 @@ begin
     elsif v_run.status = 'failed' then
         return reactor.refuse('INTERPRETATION_FAILED', null, jsonb_build_object(
             'run_id', p_run_id, 'status', v_run.status, 'error_code', v_run.error_code));
+    elsif v_run.status = 'running' then
+        return null;
     end if;
     return reactor.refuse('NOT_ALLOWED', format('The run is %s.', v_run.status),
                           jsonb_build_object('run_id', p_run_id, 'status', v_run.status), 'Stop working on it.');
@@ -1541,6 +1558,16 @@ CREATE FUNCTION reactor.traceparent(p_given text) RETURNS text
                                              '^(.{8})(.{8})(.*)$', '\1\2\3-\2\1') || '-03' end
 $_$;
 
+CREATE FUNCTION reactor.uncount_run(p_user_id uuid, p_next_user_id uuid, p_month text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    perform from public.storage_usage where user_id in (p_user_id, p_next_user_id) order by user_id for no key update;
+    update public.storage_usage as u set interpretation_count_month = greatest(0, u.interpretation_count_month - 1)
+     where u.user_id = p_user_id and u.billing_month = p_month;
+end $$;
+
 CREATE FUNCTION reactor.usage_of(p_user_id uuid) RETURNS jsonb
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1548,10 +1575,13 @@ CREATE FUNCTION reactor.usage_of(p_user_id uuid) RETURNS jsonb
     select jsonb_build_object(
                'ok', true, 'user_id', p_user_id, 'plan', s.plan,
                'limit_bytes', s.limit_bytes, 'used_bytes', s.used_bytes, 'reserved_bytes', s.reserved_bytes,
-               'remaining_bytes', greatest(0, s.limit_bytes::numeric - s.used_bytes - s.reserved_bytes)::bigint,
+               -- greatest() passes over nulls: of what is unlimited there would be 0 left
+               'remaining_bytes', case when s.limit_bytes is not null then
+                   greatest(0, s.limit_bytes::numeric - s.used_bytes - s.reserved_bytes)::bigint end,
                'sources', s.sources,
                'interpretation_limit', s.interpretation_limit, 'interpretations_used', s.interpretations_used,
-               'interpretations_remaining', greatest(0, s.interpretation_limit - s.interpretations_used),
+               'interpretations_remaining', case when s.interpretation_limit is not null then
+                   greatest(0, s.interpretation_limit - s.interpretations_used) end,
                'billing_month', s.billing_month, 'resets_at', s.resets_at, 'last_calculated', s.last_calculated)
       from reactor.standing(p_user_id) as s
 $$;
@@ -1792,7 +1822,7 @@ CREATE TRIGGER reactor_count_inserted AFTER INSERT ON public.interpretation_runs
 
 CREATE TRIGGER reactor_count_truncated AFTER TRUNCATE ON public.interpretation_runs FOR EACH STATEMENT EXECUTE FUNCTION reactor.count_runs();
 
-CREATE TRIGGER reactor_count_updated AFTER UPDATE ON public.interpretation_runs FOR EACH ROW WHEN (((old.billing_month IS NULL) AND (new.billing_month IS NOT NULL))) EXECUTE FUNCTION reactor.count_runs();
+CREATE TRIGGER reactor_count_updated AFTER UPDATE ON public.interpretation_runs FOR EACH ROW WHEN (((new.billing_month IS NOT NULL) AND ((old.billing_month IS NULL) OR (old.user_id IS DISTINCT FROM new.user_id)))) EXECUTE FUNCTION reactor.count_runs();
 
 CREATE TRIGGER reactor_keep_books_deleted AFTER DELETE ON public.sources REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.keep_books();
 
@@ -1958,6 +1988,8 @@ REVOKE ALL ON FUNCTION public.set_plan(p_user_id uuid, p_plan text) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.set_plan(p_user_id uuid, p_plan text) TO service_role;
 GRANT ALL ON FUNCTION public.set_plan(p_user_id uuid, p_plan text) TO reactor_worker;
 
+REVOKE ALL ON FUNCTION reactor.acts_for(p_caller uuid, p_user_id uuid) FROM PUBLIC;
+
 GRANT SELECT ON TABLE public.sources TO reactor_worker;
 GRANT ALL ON TABLE public.sources TO service_role;
 GRANT SELECT ON TABLE public.sources TO authenticated;
@@ -2087,6 +2119,8 @@ GRANT ALL ON FUNCTION reactor.sweep_uploads(p_horizon interval, p_per_tenant int
 GRANT ALL ON FUNCTION reactor.sweep_uploads(p_horizon interval, p_per_tenant integer, p_limit integer) TO service_role;
 
 REVOKE ALL ON FUNCTION reactor.traceparent(p_given text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.uncount_run(p_user_id uuid, p_next_user_id uuid, p_month text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.usage_of(p_user_id uuid) FROM PUBLIC;
 

@@ -70,6 +70,13 @@ def reachable_folder() -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(scope="module")
+def reachable_module_folder() -> Iterator[Path]:
+    """The same, of a whole file of tests."""
+    with _reachable_folder() as folder:
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """URL of a superuser's connection to the server."""

@@ -38,7 +38,7 @@ begin
     end if;
     select s.id, s.user_id, s.storage_status into v_source
       from public.sources as s where s.id = p_source_id for no key update;
-    if not found or v_caller <> v_source.user_id then
+    if not found or not reactor.acts_for(v_caller, v_source.user_id) then
         return reactor.refuse_unknown('p_source_id', v_caller);
     elsif v_source.storage_status = 'pending' then
         return reactor.refuse('STORAGE_PENDING', null, jsonb_build_object('source_id', p_source_id));

@@ -34,5 +34,17 @@ exception when data_exception then
     return '00000000-0000-0000-0000-000000000000'; -- a subject that is no UUID, or claims that are no JSON
 end $$;
 
+-- Whether a caller may act for a user: nobody may for no one, and for the nil UUID only services, even if an app has rows
+-- with it. Inlined, as above.
+create or replace function reactor.acts_for(p_caller uuid, p_user_id uuid)
+    returns boolean
+    language sql
+    immutable
+as $$
+    select p_caller is null
+           or coalesce(p_caller = p_user_id, false) and p_caller <> '00000000-0000-0000-0000-000000000000'
+$$;
+
+revoke all on function reactor.acts_for(uuid, uuid) from public;
 revoke all on function reactor.caller() from public;
 revoke all on function reactor.jwt_user() from public;

@@ -14,12 +14,12 @@ declare
 begin
     update public.interpretation_runs as r
        set status = 'completed', completed_at = clock_timestamp()
-     where r.id = p_run_id and r.status = 'running' and (v_caller is null or r.user_id = v_caller)
+     where r.id = p_run_id and r.status = 'running' and reactor.acts_for(v_caller, r.user_id)
        and coalesce(reactor.deadline(r.timeout_at, r.heartbeat_at, r.heartbeat_timeout) > statement_timestamp(), true);
     if not found and not exists (select from public.interpretation_runs as r
                                   where r.id = p_run_id and r.status = 'completed'
-                                    and (v_caller is null or r.user_id = v_caller)) then
-        return reactor.refuse_ended(p_run_id, v_caller);
+                                    and reactor.acts_for(v_caller, r.user_id)) then
+        return coalesce(reactor.refuse_ended(p_run_id, v_caller), public.complete_interpretation(p_run_id));
     end if;
     return jsonb_build_object('ok', true, 'run_id', p_run_id, 'status', 'completed');
 end $$;

@@ -25,7 +25,7 @@ begin
     end if;
     select s.id, s.user_id, s.storage_status, s.storage_url into v_source
       from public.sources as s where s.id = p_source_id for no key update;
-    if not found or v_caller <> v_source.user_id then
+    if not found or not reactor.acts_for(v_caller, v_source.user_id) then
         return reactor.refuse_unknown('p_source_id', v_caller);
     end if;
     if v_source.storage_status = 'uploaded' then

@@ -55,6 +55,20 @@ begin
      where u.user_id = p_user_id;
 end $$;
 
+-- Take one run of a month off a user's count, before it is counted for the one whom it moves to.
+--
+-- Locks  both usage rows, in order of user_id
+create or replace function reactor.uncount_run(p_user_id uuid, p_next_user_id uuid, p_month text)
+    returns void
+    language plpgsql
+    set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform from public.storage_usage where user_id in (p_user_id, p_next_user_id) order by user_id for no key update;
+    update public.storage_usage as u set interpretation_count_month = greatest(0, u.interpretation_count_month - 1)
+     where u.user_id = p_user_id and u.billing_month = p_month;
+end $$;
+
 create or replace function reactor.count_runs()
     returns trigger
     language plpgsql
@@ -68,7 +82,12 @@ begin
                   where n.billing_month is not null and n.user_id is not null
                   group by n.user_id order by n.user_id) as started;
     elsif tg_op = 'UPDATE' then
-        perform reactor.count_run_starts(new.user_id, 1);
+        if old.billing_month is not null then -- counted already, and given to another user: the count goes along
+            perform reactor.uncount_run(old.user_id, new.user_id, new.billing_month);
+        end if;
+        if new.user_id is not null and new.billing_month = to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM') then
+            perform reactor.count_run_starts(new.user_id, 1);
+        end if;
     elsif tg_op = 'DELETE' then -- their rows go, and what was interpreted stays counted
         insert into reactor.deleted_interpretation (user_id, billing_month, count)
         select o.user_id, o.billing_month, count(*) from old_rows as o
@@ -85,6 +104,7 @@ end $$;
 
 revoke all on function reactor.mark_run_start() from public;
 revoke all on function reactor.count_run_starts(uuid, int) from public;
+revoke all on function reactor.uncount_run(uuid, uuid, text) from public;
 revoke all on function reactor.count_runs() from public;
 
 create or replace trigger reactor_mark_start_inserted
@@ -103,7 +123,8 @@ create or replace trigger reactor_count_inserted
 
 create or replace trigger reactor_count_updated
     after update on public.interpretation_runs
-    for each row when (old.billing_month is null and new.billing_month is not null)
+    for each row when (new.billing_month is not null
+                       and (old.billing_month is null or old.user_id is distinct from new.user_id))
     execute function reactor.count_runs();
 
 create or replace trigger reactor_count_deleted

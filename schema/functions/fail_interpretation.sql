@@ -20,12 +20,12 @@ begin
     end if;
     update public.interpretation_runs as r
        set status = 'failed', error_code = p_code, error_message = left(p_message, 2000), completed_at = clock_timestamp()
-     where r.id = p_run_id and r.status = 'running' and (v_caller is null or r.user_id = v_caller)
+     where r.id = p_run_id and r.status = 'running' and reactor.acts_for(v_caller, r.user_id)
        and coalesce(reactor.deadline(r.timeout_at, r.heartbeat_at, r.heartbeat_timeout) > statement_timestamp(), true);
     if not found and not exists (select from public.interpretation_runs as r
                                   where r.id = p_run_id and r.status = 'failed' and r.error_code = p_code
-                                    and (v_caller is null or r.user_id = v_caller)) then
-        return reactor.refuse_ended(p_run_id, v_caller);
+                                    and reactor.acts_for(v_caller, r.user_id)) then
+        return coalesce(reactor.refuse_ended(p_run_id, v_caller), public.fail_interpretation(p_run_id, p_code, p_message));
     end if;
     return jsonb_build_object('ok', true, 'run_id', p_run_id, 'status', 'failed', 'code', p_code);
 end $$;

@@ -40,12 +40,13 @@ begin
     if v_problem is not null then
         return reactor.refuse_argument(v_problem);
     end if;
-    -- The reactor puts where it is told, with rights of its own: a user names no other user's folder.
+    -- The reactor reads and puts where it is told, with rights of its own: a user names no file in another user's folder,
+    -- which is the first folder on the path, below a prefix or a spool's directory, that is named as users are.
     if v_caller is not null then
         select p.argument into v_argument
           from (values ('p_object_path', p_object_path), ('p_temp_file_path', p_temp_file_path)) as p (argument, path)
-         cross join lateral substring(lower(p.path) from '^/*([^/]*)') as folder
-         where folder ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' and folder <> v_caller::text
+         cross join lateral substring(lower(p.path) from '(?:^|/)([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/') as folder
+         where folder <> v_caller::text
          limit 1;
         if found then
             return reactor.refuse('NOT_ALLOWED', v_argument || ' lies in another user''s folder.',
@@ -56,7 +57,7 @@ begin
            coalesce(s.byte_size, (to_jsonb(s) ->> 'file_size')::bigint) as byte_size
       into v_source
       from public.sources as s where s.id = p_source_id for no key update;
-    if not found or v_caller <> v_source.user_id then
+    if not found or not reactor.acts_for(v_caller, v_source.user_id) then
         return reactor.refuse_unknown('p_source_id', v_caller);
     end if;
     if v_source.storage_status = 'uploaded' then

@@ -11,7 +11,7 @@ create or replace function public.get_usage(p_user_id uuid)
     set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if reactor.caller() <> p_user_id then
+    if p_user_id is not null and not reactor.acts_for(reactor.caller(), p_user_id) then
         return reactor.refuse('NOT_ALLOWED', 'p_user_id isn''t the user of the caller''s JWT.',
                               '{"argument": "p_user_id"}');
     elsif p_user_id is null then
@@ -30,10 +30,13 @@ as $$
     select jsonb_build_object(
                'ok', true, 'user_id', p_user_id, 'plan', s.plan,
                'limit_bytes', s.limit_bytes, 'used_bytes', s.used_bytes, 'reserved_bytes', s.reserved_bytes,
-               'remaining_bytes', greatest(0, s.limit_bytes::numeric - s.used_bytes - s.reserved_bytes)::bigint,
+               -- greatest() passes over nulls: of what is unlimited there would be 0 left
+               'remaining_bytes', case when s.limit_bytes is not null then
+                   greatest(0, s.limit_bytes::numeric - s.used_bytes - s.reserved_bytes)::bigint end,
                'sources', s.sources,
                'interpretation_limit', s.interpretation_limit, 'interpretations_used', s.interpretations_used,
-               'interpretations_remaining', greatest(0, s.interpretation_limit - s.interpretations_used),
+               'interpretations_remaining', case when s.interpretation_limit is not null then
+                   greatest(0, s.interpretation_limit - s.interpretations_used) end,
                'billing_month', s.billing_month, 'resets_at', s.resets_at, 'last_calculated', s.last_calculated)
       from reactor.standing(p_user_id) as s
 $$;

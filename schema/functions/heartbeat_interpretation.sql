@@ -16,10 +16,10 @@ declare
 begin
     update public.interpretation_runs as r
        set heartbeat_at = clock_timestamp()
-     where r.id = p_run_id and r.status = 'running' and (v_caller is null or r.user_id = v_caller)
+     where r.id = p_run_id and r.status = 'running' and reactor.acts_for(v_caller, r.user_id)
        and coalesce(reactor.deadline(r.timeout_at, r.heartbeat_at, r.heartbeat_timeout) > statement_timestamp(), true);
     if not found then
-        return reactor.refuse_ended(p_run_id, v_caller);
+        return coalesce(reactor.refuse_ended(p_run_id, v_caller), public.heartbeat_interpretation(p_run_id));
     end if;
     return '{"ok": true}';
 end $$;

@@ -33,7 +33,7 @@ declare
     v_source record;
     v_detail text;
 begin
-    if v_caller <> p_user_id then
+    if p_user_id is not null and not reactor.acts_for(v_caller, p_user_id) then
         return reactor.refuse('NOT_ALLOWED', 'p_user_id isn''t the user of the caller''s JWT.',
                               '{"argument": "p_user_id"}');
     end if;

@@ -1,0 +1,199 @@
+"""What reconciliation does for the books: reservations that nobody came back for, months that are over, rejections."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import LiteralString
+from uuid import UUID, uuid4
+
+import pytest
+from api import Api, failed
+from rows import Rows, rows_of
+
+from reactor.edge import statements
+
+DAY_S = 86_400.0
+LEAKED = DAY_S + 5
+
+
+@pytest.fixture
+def rows(migrated_url: str) -> Iterator[Rows]:
+    with rows_of(migrated_url) as rows:
+        yield rows
+
+
+@pytest.fixture
+def api(rows: Rows) -> Api:
+    return Api(rows)
+
+
+def mend(rows: Rows, limit: int = 1000) -> dict[str, int]:
+    return {row.kind: row.count for row in rows.all(statements.MEND_BOOKS, (limit,))}
+
+
+def forget(rows: Rows, source: UUID, seconds: float = LEAKED) -> UUID:
+    """Let a source have been pending for so long."""
+    rows.run("update public.sources set pending_since = %s where id = %s", (rows.at(-seconds), source))
+    return source
+
+
+# reservations
+
+
+def test_a_reservation_that_nobody_came_back_for_is_given_back_after_a_day(rows: Rows, api: Api) -> None:
+    user = uuid4()
+    leaked, young = forget(rows, api.reserve(user, 30)), forget(rows, api.reserve(user, 7), DAY_S - 60)
+    assert mend(rows) == {"reservations": 1}
+    assert rows.source_row(leaked).storage_status == "failed"
+    assert rows.source_row(young).storage_status == "pending"
+    assert rows.usage(user) == (0, 7, 0)
+    assert mend(rows) == {}
+
+
+def test_a_reservation_is_as_old_as_the_last_time_that_it_was_made(rows: Rows, api: Api) -> None:
+    source = forget(rows, api.reserve(user := uuid4(), 30, "one"))
+    mend(rows)
+    assert api.reserve(user, 30, "one") == source
+    assert mend(rows) == {}
+    assert rows.usage(user) == (0, 30, 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "is_leaked"), [("failed", False), ("uploading", False), ("dead", True), ("cancelled", True)]
+)
+def test_a_reservation_whose_upload_is_still_owed_is_not_leaked(
+    rows: Rows, api: Api, status: str, is_leaked: bool
+) -> None:
+    source = forget(rows, api.reserve(user := uuid4(), 30))
+    api.fail(source)
+    rows.run("update public.upload_queue set status = %s", (status,))
+    assert mend(rows) == ({"reservations": 1} if is_leaked else {})
+    assert rows.usage(user) == (0, 0 if is_leaked else 30, 0)
+
+
+def test_a_reservation_that_is_being_queued_at_this_moment_is_let_be(rows: Rows, api: Api, migrated_url: str) -> None:
+    source = forget(rows, api.reserve(user := uuid4(), 30))
+    with rows_of(migrated_url) as app, app.conn.transaction():
+        Api(app).call("fail_upload", **failed(source))
+        assert mend(rows) == {}
+    assert mend(rows) == {}
+    assert rows.usage(user) == (0, 30, 0)
+
+
+def test_a_failure_that_is_told_as_its_reservation_is_given_back_reserves_again(
+    rows: Rows, api: Api, migrated_url: str
+) -> None:
+    source = forget(rows, api.reserve(user := uuid4(), 30))
+    with rows_of(migrated_url) as app, ThreadPoolExecutor(1) as pool:
+        with rows.conn.transaction():
+            assert mend(rows) == {"reservations": 1}
+            told = pool.submit(Api(app).fail, source)
+            with rows_of(migrated_url) as watching:
+                watching.wait_for_lock(app.conn)
+        assert rows.upload_row(told.result()).status == "failed"
+    assert rows.source_row(source).storage_status == "pending"
+    assert rows.usage(user) == (0, 30, 0)
+
+
+def test_of_two_menders_at_once_one_mends_and_the_other_waits_for_nothing(
+    rows: Rows, api: Api, migrated_url: str
+) -> None:
+    forget(rows, api.reserve(user := uuid4()))
+    with rows_of(migrated_url) as other:
+        with rows.conn.transaction():
+            assert mend(rows) == {"reservations": 1}
+            assert mend(other) == {}
+        assert mend(other) == {}
+    assert rows.usage(user) == (0, 0, 0)
+
+
+def test_many_leaked_reservations_are_mended_a_few_at_a_time_the_oldest_first(rows: Rows, api: Api) -> None:
+    user = uuid4()
+    sources = [forget(rows, api.reserve(user, 1), LEAKED + number) for number in range(5)]
+    for left in (3, 1, 0):
+        assert mend(rows, 2)["reservations"] in {1, 2}
+        assert rows.usage(user) == (0, left, 0)
+        assert [rows.source_row(source).storage_status for source in sources] == ["pending"] * left + ["failed"] * (
+            5 - left
+        )
+
+
+# months
+
+
+def test_a_month_that_is_over_is_turned_over_for_readers_and_what_was_deleted_in_it_forgotten(
+    rows: Rows, api: Api
+) -> None:
+    users = [uuid4(), uuid4()]
+    for user in users:
+        api.begin(api.store(user))
+    rows.run("delete from public.interpretation_runs where user_id = %s", (users[0],))
+    with rows.conn.transaction():
+        rows.run("set local session_replication_role = replica")
+        rows.run("update public.storage_usage set billing_month = '2020-01' where user_id = %s", (users[0],))
+        rows.run("update reactor.deleted_interpretation set billing_month = '2020-01'")
+    assert mend(rows) == {"months": 1}
+    turned = rows.all("select user_id, interpretation_count_month as count from public.storage_usage")
+    assert {row.user_id: row.count for row in turned} == {users[0]: 0, users[1]: 1}
+    assert rows.one("select count(distinct billing_month) as months from public.storage_usage").months == 1
+    assert rows.all("select from reactor.deleted_interpretation") == []
+    assert mend(rows) == {}
+
+
+# rejections
+
+
+def rejections(rows: Rows) -> list[tuple[str, str, int, int]]:
+    """Return what `reactor status` shows."""
+    status = rows.one("select reactor.status('1 minute') as status").status
+    return [(row["quota"], row["plan"], row["count"], row["last_hour"]) for row in status["quota_rejections"]]
+
+
+def reject(rows: Rows, ago: LiteralString, count: int, *, backend: int, plan: str = "free") -> None:
+    rows.run(
+        "insert into reactor.quota_rejection values"
+        " (date_trunc('minute', now() - interval '" + ago + "'), 'storage', %s, %s, %s)",
+        (plan, backend, count),
+    )
+
+
+def test_rejections_are_added_up_and_their_totals_stay_what_they_were(rows: Rows) -> None:
+    """Each server process has rows of its own; after a while they are one, and after a week one for all time."""
+    for backend in (1, 2, 3):
+        reject(rows, "10 seconds", 1, backend=backend)
+        reject(rows, "20 minutes", 10, backend=backend)
+        reject(rows, "2 days", 100, backend=backend)
+        reject(rows, "8 days", 1000, backend=backend)
+        reject(rows, "9 days", 10_000, backend=backend)
+    reject(rows, "2 days", 5, backend=7, plan="pro")
+    before = rejections(rows)
+    assert before == [("storage", "free", 33_333, 33), ("storage", "pro", 5, 0)]
+    for kept in (7, 7):  # a minute ago one for each process, then one for each minute, and one for all before
+        mend(rows)
+        assert rejections(rows) == before
+        assert len(rows.all("select from reactor.quota_rejection")) == kept
+    rows.run("update reactor.quota_rejection set minute = minute - interval '8 days'")
+    mend(rows)
+    assert len(rows.all("select from reactor.quota_rejection")) == 2
+    assert [row[:3] for row in rejections(rows)] == [row[:3] for row in before]
+
+
+def test_rejections_that_go_on_meanwhile_are_all_counted(rows: Rows, api: Api, migrated_url: str) -> None:
+    api.limit(user := uuid4(), bytes_=0)
+    rejected = 0
+
+    def reject_many() -> int:
+        with rows_of(migrated_url) as own:
+            for _ in range(100):
+                Api(own).refused(
+                    "STORAGE_QUOTA_EXCEEDED", "reserve_upload", p_user_id=user, p_content_hash="0" * 64, p_byte_size=1
+                )
+        return 100
+
+    with ThreadPoolExecutor(5) as pool:
+        rejecting = [pool.submit(reject_many) for _ in range(4)]
+        while not all(one.done() for one in rejecting):
+            rows.run("update reactor.quota_rejection set minute = minute - interval '10 minutes' where backend <> 0")
+            mend(rows)
+        rejected = sum(one.result() for one in rejecting)
+    mend(rows)
+    assert [row[:3] for row in rejections(rows)] == [("storage", "free", rejected)]

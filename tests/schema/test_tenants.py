@@ -1,0 +1,228 @@
+"""Two tenants: whatever schemas public and reactor hold is tried across the border, and nothing comes or goes.
+
+What there is, the catalogue says: a new table or view is tried by itself, and a new function that nobody says how to
+try fails the tests.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from api import NIL, SERVICE_ONLY, Api, content_hash, failed
+from attrs import frozen
+from dump import dump, tables
+from psycopg import sql
+from rows import Rows, rows_of
+
+
+@frozen
+class Tenant:
+    """A user with one row in each table that has users."""
+
+    user: UUID
+    source: UUID
+    pending: UUID
+    upload: UUID
+    run: UUID
+
+
+@pytest.fixture
+def rows(migrated_url: str) -> Iterator[Rows]:
+    with rows_of(migrated_url) as rows:
+        yield rows
+
+
+def tenant(rows: Rows) -> Tenant:
+    api, user = Api(rows), uuid4()
+    source, pending = api.store(user), api.reserve(user)
+    return Tenant(user=user, source=source, pending=pending, upload=api.fail(pending), run=api.begin(source))
+
+
+@pytest.fixture
+def alice(rows: Rows) -> Tenant:
+    return tenant(rows)
+
+
+@pytest.fixture
+def bob(rows: Rows) -> Tenant:
+    """The other one; and the reactor's own tables have rows as well."""
+    bob = tenant(rows)
+    gone = rows.start_run(bob.user, source=bob.source)
+    rows.run("delete from public.interpretation_runs where id = %s", (gone,))
+    rows.run("insert into reactor.instance (id, host, version, mode) values (%s, 'h', '1', 'polling')", (uuid4(),))
+    rows.run("insert into reactor.quota_rejection values (now(), 'storage', 'free', 1, 1)")
+    return bob
+
+
+TOKENS = {
+    "no token": "",
+    "an empty object": "{}",
+    "no user": '{"role": "authenticated"}',
+    "a subject that is no UUID": '{"sub": "robert"}',
+    "a list": "[]",
+    "no JSON": "{sub: x}",
+    "the nil UUID": json.dumps({"sub": str(NIL)}),
+}
+OPEN = {"quota_plans"}
+"""Tables that every user reads."""
+
+
+def seen(rows: Rows, role: str, claims: str, schema: str, name: str) -> list[str] | None:
+    """Return the rows that somebody sees; None when they may not look."""
+    try:
+        with rows.conn.transaction():
+            rows.run(sql.SQL("set local role {}").format(sql.Identifier(role)))
+            rows.all("select set_config('request.jwt.claims', %s, true)", (claims,))
+            found = rows.all(sql.SQL("select t::text as text from {} as t").format(sql.Identifier(schema, name)))
+    except (psycopg.errors.InsufficientPrivilege, psycopg.DataError):
+        return None  # a token that is no token ends in an error of the policy's
+    return [row.text for row in found]
+
+
+def test_a_user_sees_rows_of_their_own_alone_in_every_table_and_view(rows: Rows, alice: Tenant, bob: Tenant) -> None:
+    found = {}
+    claims = json.dumps({"sub": str(alice.user)})
+    for schema, name, _ in tables(rows):
+        lines = seen(rows, "authenticated", claims, schema, name)
+        assert not any(str(word) in line for line in lines or () for word in (bob.user, bob.source, bob.run))
+        if lines is not None:
+            found[name] = len(lines)
+    assert found == {"sources": 2, "interpretation_runs": 1, "upload_queue": 1, "storage_usage": 1, "quota_plans": 3}
+
+
+@pytest.mark.parametrize("claims", TOKENS.values(), ids=TOKENS.keys())
+def test_a_user_without_a_valid_token_sees_no_row_of_anybodys(
+    rows: Rows, alice: Tenant, bob: Tenant, claims: str
+) -> None:
+    for schema, name, _ in tables(rows):
+        assert not seen(rows, "authenticated", claims, schema, name) or name in OPEN
+
+
+def test_the_anonymous_see_nothing_at_all_whoever_they_say_they_are(rows: Rows, alice: Tenant) -> None:
+    for schema, name, _ in tables(rows):
+        assert seen(rows, "anon", json.dumps({"sub": str(alice.user)}), schema, name) is None
+
+
+@pytest.mark.parametrize("role", ["authenticated", "anon"])
+def test_nothing_is_written_directly_across_the_border_nor_on_this_side_of_it(
+    rows: Rows, alice: Tenant, bob: Tenant, role: str
+) -> None:
+    before, claims = dump(rows), json.dumps({"sub": str(alice.user)})
+    tried = 0
+    for schema, name, _ in tables(rows):
+        table = sql.Identifier(schema, name)
+        column = rows.one(
+            "select attname from pg_attribute where attrelid = %s::regclass and attnum = 1", (f"{schema}.{name}",)
+        ).attname
+        for statement in (
+            sql.SQL("insert into {} default values").format(table),
+            sql.SQL("insert into {} select * from {} on conflict do nothing").format(table, table),
+            sql.SQL("update {} set {} = {}").format(table, sql.Identifier(column), sql.Identifier(column)),
+            sql.SQL("delete from {}").format(table),
+            sql.SQL("truncate {} cascade").format(table),
+            sql.SQL("lock {} in access exclusive mode").format(table),
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege), rows.conn.transaction():
+                rows.run(sql.SQL("set local role {}").format(sql.Identifier(role)))
+                rows.all("select set_config('request.jwt.claims', %s, true)", (claims,))
+                rows.run(statement)
+            tried += 1
+    assert tried >= 6 * 9
+    assert dump(rows) == before
+
+
+def attempts(of: Tenant) -> dict[str, list[dict[str, Any]]]:
+    """Say how each function that users may call is tried on somebody's rows."""
+    new = {"p_content_hash": content_hash(), "p_byte_size": 1}
+    return {
+        "reserve_upload": [{"p_user_id": of.user} | new],
+        "complete_upload": [{"p_source_id": one, "p_storage_url": "s3://mine/x"} for one in (of.source, of.pending)],
+        "fail_upload": [failed(of.source), failed(of.pending)],
+        "begin_interpretation": [{"p_source_id": of.source}, {"p_source_id": of.source, "p_run_id": of.run}],
+        "heartbeat_interpretation": [{"p_run_id": of.run}],
+        "complete_interpretation": [{"p_run_id": of.run}],
+        "fail_interpretation": [{"p_run_id": of.run}],
+        "get_usage": [{"p_user_id": of.user}],
+    }
+
+
+def functions(rows: Rows, schema: str) -> list[Any]:
+    """Return name, signature, and the types of the arguments of each function that isn't a trigger's."""
+    return rows.all(
+        "select p.proname as name, p.oid::regprocedure::text as signature,"
+        "       array(select format_type(t, null) from unnest(p.proargtypes) as t) as types,"
+        "       p.prorettype = 'trigger'::regtype as of_trigger"
+        "  from pg_proc as p where p.pronamespace = %s::regnamespace order by 1",
+        (schema,),
+    )
+
+
+def test_each_function_of_the_api_is_tried_here_and_no_other_is_there(rows: Rows, bob: Tenant) -> None:
+    assert {function.name for function in functions(rows, "public")} == {*attempts(bob), *SERVICE_ONLY}
+
+
+def test_a_user_does_nothing_to_anothers_rows_and_learns_nothing_of_them(
+    rows: Rows, alice: Tenant, bob: Tenant
+) -> None:
+    """What is another's is answered as what isn't there."""
+    before, own = dump(rows), Api.of(rows, alice.user)
+    nobody = Tenant(user=uuid4(), source=uuid4(), pending=uuid4(), upload=uuid4(), run=uuid4())
+    nobodys = attempts(nobody)
+    for function, calls in attempts(bob).items():
+        for arguments, as_if in zip(calls, nobodys[function], strict=True):
+            answer = own.call(function, **arguments)
+            assert answer["ok"] is False, (function, arguments)
+            assert answer == own.call(function, **as_if)
+            assert not any(str(word) in json.dumps(answer) for word in (bob.user, bob.source, bob.run))
+    assert dump(rows) == before
+
+
+@pytest.mark.parametrize("claims", TOKENS.values(), ids=TOKENS.keys())
+def test_a_user_without_a_valid_token_does_nothing(rows: Rows, bob: Tenant, claims: str) -> None:
+    before, nobody = dump(rows), Api(rows, "authenticated", claims)
+    for function, calls in attempts(bob).items():
+        for arguments in calls:
+            nobody.refused("NOT_ALLOWED", function, **arguments)
+    assert dump(rows) == before
+
+
+def test_a_user_may_run_out_of_their_own_quota_and_nobody_elses(rows: Rows, alice: Tenant, bob: Tenant) -> None:
+    Api(rows).limit(alice.user, bytes_=20, runs=1)
+    over = {"p_user_id": alice.user, "p_content_hash": content_hash(), "p_byte_size": 1}
+    Api.of(rows, alice.user).refused("STORAGE_QUOTA_EXCEEDED", "reserve_upload", **over)
+    Api.of(rows, bob.user).reserve(bob.user, 1)
+    Api.of(rows, bob.user).begin(Api.of(rows, bob.user).store(bob.user))
+
+
+def test_the_anonymous_may_call_nothing_and_users_nothing_that_is_the_services_or_the_reactors(
+    rows: Rows, alice: Tenant, bob: Tenant
+) -> None:
+    before, tried = dump(rows), 0
+    for schema in ("public", "reactor"):
+        for function in functions(rows, schema):
+            for role in ("anon", "authenticated"):
+                if role == "authenticated" and schema == "public" and function.name not in SERVICE_ONLY:
+                    continue
+                arguments = sql.SQL(", ").join(sql.SQL("null::" + of_type) for of_type in function.types)
+                with pytest.raises(psycopg.errors.InsufficientPrivilege), rows.conn.transaction():
+                    rows.run(sql.SQL("set local role {}").format(sql.Identifier(role)))
+                    rows.all("select set_config('request.jwt.claims', %s, true)", (f'{{"sub": "{alice.user}"}}',))
+                    rows.all(sql.SQL("select {}({})").format(sql.Identifier(schema, function.name), arguments))
+                tried += 1
+    assert tried > 70
+    assert dump(rows) == before
+
+
+def test_a_user_reserves_fails_completes_and_interprets_what_is_theirs(rows: Rows) -> None:
+    own = Api.of(rows, user := uuid4())
+    source = own.reserve(user)
+    own.fail(source)
+    own.ok("complete_upload", p_source_id=source, p_storage_url="s3://b/k")
+    run = own.begin(source)
+    own.ok("heartbeat_interpretation", p_run_id=run)
+    own.ok("complete_interpretation", p_run_id=run)
+    own.ok("fail_interpretation", p_run_id=own.begin(source))
+    assert own.usage(user)["interpretations_used"] == 2
