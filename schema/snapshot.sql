@@ -998,7 +998,7 @@ begin
     insert into reactor.instance as i (id, host, version, mode)
     values (p_instance, p_host, p_version, p_mode)
     on conflict (id) do update set seen_at = clock_timestamp(), mode = excluded.mode;
-    if p_canary is not null then
+    if p_canary is not null and pg_notification_queue_usage() < 0.5 then
         perform pg_notify(p_canary, '');
     end if;
     return query
