@@ -1457,7 +1457,7 @@ CREATE FUNCTION reactor.status(p_heartbeat_timeout interval) RETURNS jsonb
                 'dead', count(*) filter (where q.status = 'dead'),
                 'cancelled', count(*) filter (where q.status = 'cancelled'),
                 'oldest_due_age_s', coalesce(extract(epoch from statement_timestamp()
-                    - min(q.next_retry_at) filter (where q.status = 'failed'
+                    - min(greatest(q.next_retry_at, 'epoch')) filter (where q.status = 'failed'
                                                      and q.next_retry_at <= statement_timestamp())), 0),
                 'leases_expired', count(*) filter (where q.status = 'uploading'
                     and coalesce(q.lease_expires_at, '-infinity') <= statement_timestamp()))

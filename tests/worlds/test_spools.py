@@ -134,12 +134,16 @@ def canary(tmp_path: Path) -> Path:
     return tmp_path / "outside" / "canary"
 
 
+def assert_unchanged(canary: Path) -> None:
+    assert canary.read_bytes() == CONTENT
+
+
 async def test_every_trick_is_seen_through_at_the_first_try_and_good_rows_go_on(
     app: AppSide, recorder: Recorder, canary: Path, ear: Ear
 ) -> None:
     (app.spool / "out").symlink_to(canary.parent)
     tricked: list[tuple[Owed, str]] = []
-    far = {"next_retry_at": "2100-01-01"}
+    far: dict[str, Any] = {"next_retry_at": "2100-01-01"}
     for trick, code in TRICKS.values():
         [upload] = app.owe(content=CONTENT, **far)
         trick(app.spool / upload.key, canary)
@@ -167,7 +171,7 @@ async def test_every_trick_is_seen_through_at_the_first_try_and_good_rows_go_on(
         assert row["error_message"]
         assert not app.stored_at(upload).exists()
         assert app.usage(upload) == (0, 0)
-    assert canary.read_bytes() == CONTENT
+    assert_unchanged(canary)
     asked = [path for path in ear.asked if "canary" in path or "passwd" in path or ".." in path]
     assert asked == [], "it asked the kernel for a path that leads out"
 
@@ -219,7 +223,7 @@ async def test_what_takes_the_name_between_open_and_read_is_neither_read_nor_rem
         assert app.stored_at(upload).read_bytes() == CONTENT
     assert (app.spool / replaced.key).read_bytes() == b"another's"
     assert (app.spool / linked.key).is_symlink()
-    assert canary.read_bytes() == CONTENT
+    assert_unchanged(canary)
 
 
 @pytest.mark.parametrize("trick", [_truncated, _grown, _flipped], ids=["truncated", "grown", "a bit flipped"])

@@ -1,4 +1,4 @@
-"""A store on a bad day, from the row to its end, through a whole reactor: the right verdict, the books, nothing twice."""
+"""A store on a bad day, through a whole reactor: the right verdict, the books, and nothing twice."""
 
 from collections.abc import Iterator
 from pathlib import Path
