@@ -1006,7 +1006,7 @@ begin
     insert into reactor.instance as i (id, host, version, mode)
     values (p_instance, p_host, p_version, p_mode)
     on conflict (id) do update set seen_at = clock_timestamp(), mode = excluded.mode;
-    if p_canary is not null then
+    if p_canary is not null and pg_notification_queue_usage() < 0.5 then
         perform pg_notify(p_canary, '');
     end if;
     return query
@@ -1467,7 +1467,7 @@ CREATE FUNCTION reactor.status(p_heartbeat_timeout interval) RETURNS jsonb
                 'dead', count(*) filter (where q.status = 'dead'),
                 'cancelled', count(*) filter (where q.status = 'cancelled'),
                 'oldest_due_age_s', coalesce(extract(epoch from statement_timestamp()
-                    - min(q.next_retry_at) filter (where q.status = 'failed'
+                    - min(greatest(q.next_retry_at, 'epoch')) filter (where q.status = 'failed'
                                                      and q.next_retry_at <= statement_timestamp())), 0),
                 'leases_expired', count(*) filter (where q.status = 'uploading'
                     and coalesce(q.lease_expires_at, '-infinity') <= statement_timestamp()))

@@ -131,11 +131,12 @@ class Running:
 
 
 @contextmanager
-def running(env: dict[str, str], *, cwd: Path) -> Iterator[Running]:
-    """Start `reactor run`; whatever is left of it on leaving is killed."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "reactor", "run"], env=env, cwd=cwd, stderr=subprocess.PIPE, text=True
-    ) as process:
+def running(env: dict[str, str], *, cwd: Path, file_bytes: int | None = None) -> Iterator[Running]:
+    """Start `reactor run`; whatever is left of it on leaving is killed. `file_bytes` limits each file it writes."""
+    command = [sys.executable, "-m", "reactor", "run"]
+    if file_bytes is not None:
+        command = ["prlimit", f"--fsize={file_bytes}", *command]
+    with subprocess.Popen(command, env=env, cwd=cwd, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield Running(process)
         finally:

@@ -76,8 +76,9 @@ class ConfigInvalid(Rejected, code="CONFIG_INVALID"):
     """One or more settings are wrong. `problems` holds one line for each, naming the setting and the fix."""
 
     def __init__(self, *problems: str) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
+        # a variable's or a key's own name may hold anything, and a terminal should get no escape sequences
+        self.problems = tuple("".join(c if c.isprintable() else " " for c in problem) for problem in problems)
+        super().__init__("; ".join(self.problems))
 
 
 class MigrationChanged(Rejected, code="MIGRATION_CHANGED"):

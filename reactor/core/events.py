@@ -27,9 +27,10 @@ class ListenerLost:
 
 @frozen(kw_only=True)
 class Polling:
-    """Several fresh listening connections heard nothing: the database is polled until one does."""
+    """Notifications don't arrive, as `reason` says: the database is polled until they do."""
 
     interval_s: float
+    reason: str
 
 
 @frozen(kw_only=True)

@@ -7,7 +7,9 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
+from psycopg.abc import Buffer
 from psycopg.rows import dict_row
+from psycopg.types.datetime import IntervalLoader, TimestamptzLoader
 
 from reactor.core.errors import DatabaseUnavailable, NotFound
 from reactor.edge import statements
@@ -165,11 +167,34 @@ class Inspector:
         return row
 
 
+class _AnyTime(TimestamptzLoader):
+    """Loads what Python's calendar lacks (infinity, the year 290000) as PostgreSQL writes it: one row that an app gave
+    such a time must not hide all others of a list."""
+
+    def load(self, data: Buffer) -> Any:
+        try:
+            return super().load(data)
+        except psycopg.DataError:
+            return bytes(data).decode()
+
+
+class _AnySpan(IntervalLoader):
+    """The same of intervals: a patience of as many years."""
+
+    def load(self, data: Buffer) -> Any:
+        try:
+            return super().load(data)
+        except (psycopg.DataError, OverflowError):
+            return bytes(data).decode()
+
+
 @contextmanager
 def inspecting(conninfo: str) -> Iterator[Inspector]:
     """Open a connection for one command. Raises DatabaseUnavailable, also for a database that isn't migrated."""
     with connected(conninfo, application_name="reactor-cli") as conn:
         conn.row_factory = dict_row  # type: ignore[assignment]  # the type follows from here on
+        conn.adapters.register_loader("timestamptz", _AnyTime)
+        conn.adapters.register_loader("interval", _AnySpan)
         try:
             yield Inspector(conn)  # type: ignore[arg-type]
         except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName) as e:

@@ -39,10 +39,7 @@ class LogLines:
         logger.warning("the listening connection was lost ({}): reconnecting", event.reason)
 
     def _on_polling(self, event: events.Polling) -> None:
-        logger.error(
-            "notifications don't arrive (is REACTOR_LISTEN_URL a transaction pooler?): polling every {:g} s",
-            event.interval_s,
-        )
+        logger.error("notifications don't arrive ({}): polling every {:g} s", event.reason, event.interval_s)
 
     def _on_rejected(self, event: events.NotificationRejected) -> None:
         logger.debug("ignored a notification on {}: {}", event.channel, event.reason)

@@ -6,7 +6,8 @@ so the next one begins with a whole reconciliation again.
 A connection that is silent may be dead: a middlebox that still acknowledges, a transaction pooler that let LISTEN
 succeed and will deliver nothing. So every few seconds a pulse, sent from another connection, must come back through
 the listening one. When it doesn't the connection is severed and made anew; when three fresh ones in a row stay silent,
-the database is polled, and that is said aloud, while listening goes on being tried.
+the database is polled, and that is said aloud, while listening goes on being tried. So it is while the server's
+notification queue is half full, for whatever reason: the triggers say nothing then.
 """
 
 import random
@@ -52,6 +53,10 @@ PULSE_GRACE_S = 1.0
 
 SILENT_BEFORE_POLLING = 3
 """Fresh connections in a row that must have heard nothing before the database is polled."""
+
+QUEUE_FULL_FROM = 0.5
+"""How full the server's notification queue must be for the triggers to say nothing, and for no pulse to be sent:
+schema/functions/send_hints.sql and pulse.sql."""
 
 POLLING_INTERVAL_S = 2.0
 _RECONNECT_MIN_S = 0.05
@@ -159,6 +164,9 @@ class Listen:
         connected = self._connected
         self._heard = Wakeup()
         self._look_around(await self._pulse.send(self.mode, with_canary=connected))
+        if self._pulse.queue_usage >= QUEUE_FULL_FROM:
+            self._distrust_queue()
+            return
         if not connected:
             return
         came_back = False
@@ -175,6 +183,7 @@ class Listen:
         if self.mode != "listening":
             self.mode = "listening"
             self._reconcile.polling_interval_s = None
+            self._reconcile.request()  # what was committed since the last pass, nobody may have told of
             self._reconcile.trust(heard=True)
             self._emit(Listening())
             self._beat.set()  # tell the database as well
@@ -182,11 +191,21 @@ class Listen:
     def _distrust(self) -> None:
         self._silent += 1
         if self._silent >= SILENT_BEFORE_POLLING and self.mode != "polling":
-            self.mode = "polling"
-            self._reconcile.polling_interval_s = POLLING_INTERVAL_S
-            self._reconcile.request()
-            self._emit(Polling(interval_s=POLLING_INTERVAL_S))
+            self._poll("is REACTOR_LISTEN_URL a transaction pooler?")
         self._listener.sever()
+
+    def _distrust_queue(self) -> None:
+        if self.mode != "polling":
+            usage = f"{self._pulse.queue_usage:.0%}"
+            self._poll(f"the server's notification queue is {usage} full: a session that listens doesn't read")
+            self._listener.sever()  # should it be ours that doesn't read, it's in nobody's way any more
+
+    def _poll(self, reason: str) -> None:
+        self.mode = "polling"
+        self._reconcile.polling_interval_s = POLLING_INTERVAL_S
+        self._reconcile.trust(heard=False)
+        self._reconcile.request()
+        self._emit(Polling(interval_s=POLLING_INTERVAL_S, reason=reason))
 
     def _look_around(self, peers: Peers) -> None:
         """A reactor that is gone may have left retries in its own wheel: catch up with what it knew."""

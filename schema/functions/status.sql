@@ -1,5 +1,5 @@
 -- What `reactor status` shows of the database, as one object. Counts the whole queue: for people and scrapes, not for
--- a loop. Ages are seconds.
+-- a loop. Ages are seconds, and finite whatever an app wrote.
 create or replace function reactor.status(p_heartbeat_timeout interval)
     returns jsonb
     language sql
@@ -16,7 +16,7 @@ as $$
                 'dead', count(*) filter (where q.status = 'dead'),
                 'cancelled', count(*) filter (where q.status = 'cancelled'),
                 'oldest_due_age_s', coalesce(extract(epoch from statement_timestamp()
-                    - min(q.next_retry_at) filter (where q.status = 'failed'
+                    - min(greatest(q.next_retry_at, 'epoch')) filter (where q.status = 'failed'
                                                      and q.next_retry_at <= statement_timestamp())), 0),
                 'leases_expired', count(*) filter (where q.status = 'uploading'
                     and coalesce(q.lease_expires_at, '-infinity') <= statement_timestamp()))

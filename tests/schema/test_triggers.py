@@ -1,6 +1,5 @@
 """What the triggers say, to whom it matters, and that saying it never costs the app its write."""
 
-import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -10,11 +9,10 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from rows import Ear, Rows, ear_at, rows_of
+from small_queue import fill, small_queue, stuck_listener
 
-from reactor.edge.embedded import EmbeddedPostgres
 from reactor.edge.payload import MAX_BYTES, decode
 
-FIRST_WITH_QUEUE_SETTING = 170000
 EXTREMES = ["infinity", "-infinity", "294276-12-31 23:59:59+00", "4714-11-24 00:00:00+00 BC", "1970-01-01", None]
 
 
@@ -303,39 +301,16 @@ def test_no_deadline_fails_the_apps_write_or_makes_a_hint_unreadable(
 @pytest.fixture
 def small_queue_url(server_url: str, reachable_folder: Path) -> Iterator[str]:
     """URL of a migrated server whose notification queue holds half a megabyte."""
-    with psycopg.connect(server_url) as conn:
-        if conn.info.server_version < FIRST_WITH_QUEUE_SETTING:
-            pytest.skip("max_notify_queue_pages came with PostgreSQL 17; the queue is 8 GB before")
-    from reactor.edge.migrate import migrate  # noqa: PLC0415  # needed by this one alone
-
-    programs = os.environ.get("REACTOR_TEST_POSTGRES_BIN")
-    with EmbeddedPostgres(
-        reachable_folder / "postgres",
-        durable=False,
-        bin_dir=Path(programs) if programs else None,
-        options={"max_notify_queue_pages": "64"},
-    ) as server:
-        migrate(server.url)
-        yield server.url
+    with small_queue(server_url, reachable_folder) as url:
+        yield url
 
 
 def test_a_listener_that_is_stuck_never_fails_the_apps_writes(small_queue_url: str) -> None:
-    with psycopg.connect(small_queue_url) as stuck, rows_of(small_queue_url) as rows:
-        stuck.execute("listen reactor_uploads")
-        stuck.commit()
-        stuck.execute("select 1")  # in a transaction from here on: nothing is delivered, the queue only grows
-
+    with stuck_listener(small_queue_url), rows_of(small_queue_url) as rows:
         for _ in range(300):
             rows.uploads(100)
 
         assert rows.one("select count(*) as queued from public.upload_queue").queued == 30_000
         assert 0.5 <= rows.one("select pg_notification_queue_usage() as share").share < 1
-        with pytest.raises(psycopg.errors.ProgramLimitExceeded):  # which is what the guard keeps from the app
-            fill_the_queue(rows)
+        fill(small_queue_url)  # which fails, and the guard keeps the app from it
         rows.uploads(1)
-
-
-def fill_the_queue(rows: Rows) -> None:
-    """Notify more than the queue can hold, half a megabyte, one commit for each notification."""
-    for _ in range(200):
-        rows.all("select pg_notify('reactor_uploads', gen_random_uuid() || repeat('x', 7900))")

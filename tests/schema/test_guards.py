@@ -1,0 +1,49 @@
+"""Guards that only show when somebody comes at the wrong moment or from the wrong side; each found by a mutant."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
+
+import pytest
+from api import Api
+from rows import Rows, rows_of
+
+from reactor.edge import statements
+
+
+@pytest.fixture
+def rows(migrated_url: str) -> Iterator[Rows]:
+    with rows_of(migrated_url) as rows:
+        yield rows
+
+
+@pytest.mark.parametrize(("function", "argument"), [("set_plan", {"p_plan": "pro"}), ("recalculate_usage", {})])
+def test_a_users_claims_bind_whoever_presents_them_also_the_owner(
+    rows: Rows, function: str, argument: dict[str, str]
+) -> None:
+    """As a gateway does that connects in its own role, and may execute everything."""
+    user = uuid4()
+    rows.all("select set_config('request.jwt.claims', %s, false)", (f'{{"sub": "{user}"}}',))
+    Api(rows).refused("NOT_ALLOWED", function, p_user_id=user, **argument)
+
+
+def test_a_recount_waits_for_whoever_is_writing_and_counts_what_they_wrote(rows: Rows, migrated_url: str) -> None:
+    rows.source(user := uuid4(), size=10)
+    with rows_of(migrated_url) as app, rows_of(migrated_url) as watching, ThreadPoolExecutor(1) as pool:
+        with app.conn.transaction():
+            app.source(user, size=5)
+            recount = pool.submit(Api(rows).ok, "recalculate_usage", p_user_id=user)
+            watching.wait_for_lock(rows.conn)
+        assert recount.result()["reserved_bytes"] == 15
+    assert rows.usage(user) == (0, 15, 0)
+
+
+def test_of_two_menders_the_second_does_not_wait_to_add_up_rejections_either(rows: Rows, migrated_url: str) -> None:
+    rows.run(
+        "insert into reactor.quota_rejection (minute, quota, plan, backend, count)"
+        " values (now() - interval '1 hour', 'storage', 'free', 7, 3)"
+    )
+    with rows_of(migrated_url) as other, rows.conn.transaction():
+        other.run("set lock_timeout = '2s'")
+        assert rows.all(statements.MEND_BOOKS, (10,)) == []
+        assert other.all(statements.MEND_BOOKS, (10,)) == []
