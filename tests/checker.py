@@ -3,7 +3,7 @@
 The checker is a black box's: it knows what the app was told (load.py), what the witness saw (witness.py), and what is
 there now. It trusts no figure of the reactor's own. The numbers are those of the invariants:
 
-I1 no upload is lost; I2 effects exactly once; I3 a lease that holds is not taken; I4 stored means stored, byte for byte;
+I1 no upload is lost; I2 effects exactly once; I3 a lease that holds isn't taken; I4 stored means stored, byte by byte;
 I5 attempts bounded and never early; I6 nobody over the limit; I7 reservations are what is pending; I10 a healthy run is
 never failed; I11 a stale one always is; I12 what has ended stays as it is; I20 nothing stays claimed.
 """
@@ -111,7 +111,9 @@ def _check_books(conn: _Conn, findings: Findings) -> None:
         "select * from public.storage_usage where total_bytes + reserved_bytes > storage_limit_bytes"
     ).fetchall()
     findings.problems += [f"I6 over the limit: {row}" for row in over]
-    twice = conn.execute("select storage_url from public.sources group by 1 having count(*) > 1 and storage_url <> 'elsewhere:'")
+    twice = conn.execute(
+        "select storage_url from public.sources where storage_url <> 'elsewhere:' group by 1 having count(*) > 1"
+    )
     findings.problems += [f"I2 two sources of one object: {row}" for row in twice]
     held = conn.execute("select * from public.upload_queue where lease_token is not null").fetchall()
     findings.problems += [f"I20 still held: {row}" for row in held]

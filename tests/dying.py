@@ -1,9 +1,9 @@
 """A reactor that is killed at a named point, by itself, as `kill -9` would: `python dying.py POINT NUMBER`.
 
-It is the reactor as shipped, with a listener and a store before its own, and the environment's settings. The points, of
-which the NUMBERth counts: `claimed` (the claim has committed, nothing was done), `mid-put` (half of the bytes are with the
-store), `put` (the store has it all, the database doesn't know), `settled` (the row is gone, the spooled file still there),
-`reconnecting` (the listening connection was just lost).
+It is the reactor as shipped, with a listener and a store before its own, and the environment's settings. The points,
+of which the NUMBERth counts: `claimed` (the claim has committed, nothing was done), `mid-put` (half of the bytes are
+with the store), `put` (the store has it all, the database doesn't know), `settled` (the row is gone, the spooled file
+still there), `reconnecting` (the listening connection was just lost).
 """
 
 import os

@@ -2,7 +2,8 @@
 
 As in Jepsen's histories, an operation ends in one of three ways. What was answered is known: `ok`, or `refused` by a
 rule. What can't have happened is `failed`: no connection was to be had. What broke after it was sent is `unknown`, and
-may have happened or not: the app repeats it, in the same words, until it knows. Every function of the contract bears that.
+may have happened or not: the app repeats it, in the same words, until it knows. Every function of the contract bears
+that.
 """
 
 import random

@@ -23,7 +23,7 @@ from reactor.edge.binaries import account_for, choose_binaries
 from reactor.edge.embedded import EmbeddedPostgres
 from reactor.edge.migrate import migrate
 
-_START_S = 30.0
+_START_S = 60.0
 _LOOK_EVERY_S = 0.05
 
 
@@ -80,7 +80,7 @@ class Standby:
         settings = {"port": str(self.port), "listen_addresses": "127.0.0.1", "unix_socket_directories": ""}
         words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with self._data.with_name("standby.log").open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # type: ignore[call-overload]
                 [self._bin / "postgres", "-D", self._data, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

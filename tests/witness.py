@@ -22,7 +22,8 @@ create table witness.expiry (
 create table witness.violation (
     at timestamptz not null default clock_timestamp(), rule text not null, what text not null);
 
-create function witness.see_upload() returns trigger language plpgsql security definer set search_path = pg_catalog as $$
+create function witness.see_upload()
+    returns trigger language plpgsql security definer set search_path = pg_catalog as $$
 begin
     if tg_op = 'DELETE' then
         if old.status <> 'uploading' or old.lease_token is null then
@@ -47,9 +48,11 @@ end $$;
 create trigger witness before update or delete on public.upload_queue
     for each row execute function witness.see_upload();
 
-create function witness.see_run() returns trigger language plpgsql security definer set search_path = pg_catalog as $$
+create function witness.see_run()
+    returns trigger language plpgsql security definer set search_path = pg_catalog as $$
 declare
-    v_deadline constant timestamptz := least(old.timeout_at, old.heartbeat_at + coalesce(old.heartbeat_timeout, '60 s'));
+    v_deadline constant timestamptz
+        := least(old.timeout_at, old.heartbeat_at + coalesce(old.heartbeat_timeout, '60 s'));
 begin
     if old.status in ('completed', 'failed') and new.status is distinct from old.status then
         insert into witness.violation (rule, what) values ('what has ended stays as it is', old::text);
