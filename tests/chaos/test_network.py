@@ -16,7 +16,7 @@ from reactor.core.model import Verdict
 
 pytestmark = pytest.mark.timeout(240)
 
-PATIENCE_S = 60.0
+PATIENCE_S = 90.0
 
 
 @pytest.fixture
