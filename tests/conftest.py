@@ -47,6 +47,10 @@ def pytest_report_header() -> str:
     }[backend()]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak", type=float, default=600.0, help="seconds of mixed faults, for -m soak")
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """psycopg knows no other."""

@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,27 @@ class Running:
     def get_json(self, path: str) -> Any:
         return json.loads(self.get(path)[1])
 
+    def join(self) -> None:
+        """Wait until all that it said was read, once it has ended."""
+        self._reader.join(_LONGEST_S)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+    def resources(self) -> tuple[int, float]:
+        """Return its open descriptors, and its resident memory in MB."""
+        proc = Path(f"/proc/{self.process.pid}")
+        [rss] = [line for line in (proc / "status").read_text().splitlines() if line.startswith("VmRSS")]
+        return len(list((proc / "fd").iterdir())), int(rss.split()[1]) / 1024
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Let it stand still (SIGSTOP) within the block."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
     def terminate(self) -> None:
         self.process.send_signal(signal.SIGTERM)
 
@@ -130,14 +151,22 @@ class Running:
         return code
 
 
+REACTOR_RUN = (sys.executable, "-m", "reactor", "run")
+
+
+def start(env: dict[str, str], *, cwd: Path, command: Sequence[str | Path] = REACTOR_RUN) -> Running:
+    """Start a reactor; whoever starts one sees to its end."""
+    return Running(subprocess.Popen(command, env=env, cwd=cwd, stderr=subprocess.PIPE, text=True))
+
+
 @contextmanager
-def running(env: dict[str, str], *, cwd: Path, file_bytes: int | None = None) -> Iterator[Running]:
-    """Start `reactor run`; whatever is left of it on leaving is killed. `file_bytes` limits each file it writes."""
-    command = [sys.executable, "-m", "reactor", "run"]
-    if file_bytes is not None:
-        command = ["prlimit", f"--fsize={file_bytes}", *command]
-    with subprocess.Popen(command, env=env, cwd=cwd, stderr=subprocess.PIPE, text=True) as process:
+def running(
+    env: dict[str, str], *, cwd: Path, command: Sequence[str | Path] = REACTOR_RUN
+) -> Iterator[Running]:
+    """Start `reactor run`, or what is told; whatever is left of it on leaving is killed."""
+    run = start(env, cwd=cwd, command=command)
+    with run.process:
         try:
-            yield Running(process)
+            yield run
         finally:
-            process.kill()
+            run.process.kill()

@@ -1,11 +1,32 @@
-"""A proxy before PostgreSQL that can be deaf to notifications, as a transaction pooler is, or fall silent."""
+"""A proxy before PostgreSQL that can be what networks are: deaf to notifications, silent, slow, or suddenly gone.
+
+A fault strikes the connections that there are; new ones work, as after a middlebox forgot them or a server was
+replaced. A delay and the deafness, which is a transaction pooler's, strike all.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from urllib.parse import urlsplit
 
+from anyio.from_thread import start_blocking_portal
+
 _NOTIFICATION = b"A"
+
+
+class _Connection:
+    """One client's way to the server and back."""
+
+    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+        self.client = client
+        self.server = server
+        self.flows = asyncio.Event()
+        """Cleared while nothing is read from either side: their buffers fill, and nobody acknowledges in the end."""
+        self.flows.set()
+        self.is_blackhole = False
+        """True: all is read and acknowledged, and dropped."""
 
 
 class Proxy:
@@ -15,47 +36,93 @@ class Proxy:
         self._server = urlsplit(server_url)
         self.url = ""
         self.swallows_notifications = False
-        self._frozen: set[int] = set()
-        self._connections = 0
+        self.delay_s = 0.0
+        """How long each piece that is passed on takes, either way."""
+        self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
+    async def close(self) -> None:
+        """Break what is left, and wait until nothing is."""
+        for connection in self._connections:
+            connection.flows.set()
+        self.reset()
+        await asyncio.gather(*self._tasks)
+
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        return len(self._connections)
+
     def freeze(self) -> None:
-        """Pass nothing on any more for the connections there are, and close none: new ones work."""
-        self._frozen = set(range(self._connections + 1))
+        """Read nothing any more, and close nothing: as a peer that stands still."""
+        for connection in self._connections:
+            connection.flows.clear()
 
-    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections += 1
-        number = self._connections
-        theirs = await asyncio.open_connection(self._server.hostname, self._server.port)
-        await asyncio.gather(
-            self._to_server(number, reader, theirs[1]), self._to_client(number, theirs[0], writer)
-        )
+    def blackhole(self) -> None:
+        """Read, and drop it: as a middlebox that forgot the connection and still acknowledges."""
+        for connection in self._connections:
+            connection.is_blackhole = True
 
-    async def _to_server(
-        self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def reset(self) -> None:
+        """Break every connection by RST, on both sides."""
+        for connection in list(self._connections):
+            for writer in (connection.client, connection.server):
+                if not writer.is_closing():
+                    sock = writer.get_extra_info("socket")
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                writer.transport.abort()
+
+    def half_close(self) -> None:
+        """Tell clients that the server will say no more, and go on listening to them."""
+        for connection in self._connections:
+            if not connection.client.is_closing():
+                connection.client.write_eof()
+            connection.is_blackhole = True
+
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            theirs, server = await asyncio.open_connection(self._server.hostname, self._server.port)
+        except OSError:
+            writer.close()
+            return
+        connection = _Connection(writer, server)
+        self._connections.add(connection)
+        await asyncio.gather(self._to_server(connection, reader), self._to_client(connection, theirs))
+        self._connections.discard(connection)
+
+    async def _to_server(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
         with suppress(OSError):
-            while (data := await reader.read(65536)) and not self._is_frozen(number):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
+            while True:
+                await connection.flows.wait()
+                data = await reader.read(65536)
+                if not data:
+                    break
+                await self._pass_on(connection, connection.server, data)
+        connection.server.close()
 
-    async def _to_client(
-        self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _to_client(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
         """Pass the server's messages on one by one: a kind, a length, the rest."""
         with suppress(OSError, asyncio.IncompleteReadError):
             while True:
+                await connection.flows.wait()
                 head = await reader.readexactly(5)
                 rest = await reader.readexactly(int.from_bytes(head[1:], "big") - 4)
-                if self._is_frozen(number) or (self.swallows_notifications and head[:1] == _NOTIFICATION):
-                    continue
-                writer.write(head + rest)
-                await writer.drain()
-        writer.close()
+                await connection.flows.wait()
+                if not (self.swallows_notifications and head[:1] == _NOTIFICATION):
+                    await self._pass_on(connection, connection.client, head + rest)
+        connection.client.close()
 
-    def _is_frozen(self, number: int) -> bool:
-        return number in self._frozen
+    async def _pass_on(self, connection: _Connection, writer: asyncio.StreamWriter, data: bytes) -> None:
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        if not connection.is_blackhole:
+            writer.write(data)
+            await writer.drain()
 
 
 @asynccontextmanager
@@ -73,3 +140,14 @@ async def proxied(server_url: str) -> AsyncIterator[Proxy]:
         yield proxy
     finally:
         listening.close()
+        await proxy.close()
+
+
+@contextmanager
+def proxied_in_thread(server_url: str) -> Iterator[tuple[Proxy, Callable[[Callable[[], None]], None]]]:
+    """The same for tests without a loop: yields the proxy, and what runs one of its methods in its own thread."""
+    with (
+        start_blocking_portal("asyncio") as portal,
+        portal.wrap_async_context_manager(proxied(server_url)) as proxy,
+    ):
+        yield proxy, portal.call

@@ -26,6 +26,10 @@ STATEMENT_TIMEOUT_S = 30.0
 """What the server allows one statement of the reactor; a batch of 500 takes some 50 ms."""
 
 _SILENCE_S = STATEMENT_TIMEOUT_S + 5.0
+"""After how long without an answer a connection is given up: no statement of ours takes so long."""
+
+_HURRIED_SILENCE_S = 10.0
+"""The same for statements that wait for no lock and take some 50 ms: two hundred times that."""
 
 # Both kinds are needed: keepalives notice a peer that vanished while idle, tcp_user_timeout one that vanished
 # while data was on its way. Neither notices a middlebox that still acknowledges: that is what the pulse is for.
@@ -104,8 +108,13 @@ async def _prepare(conn: psycopg.AsyncConnection[Any]) -> None:
     conn.prepare_threshold = 0
 
 
-async def _run(conn: psycopg.AsyncConnection[Any], statement: LiteralString, parameters: Sequence[Any]) -> list[Any]:
-    watchdog = asyncio.get_running_loop().call_later(_SILENCE_S, sever, conn)
+async def _run(
+    conn: psycopg.AsyncConnection[Any],
+    statement: LiteralString,
+    parameters: Sequence[Any],
+    silence_s: float = _SILENCE_S,
+) -> list[Any]:
+    watchdog = asyncio.get_running_loop().call_later(silence_s, sever, conn)
     try:
         cursor = await conn.execute(statement, parameters, binary=True)
         return await cursor.fetchall() if cursor.description else []
@@ -188,7 +197,8 @@ class Database:
 class Line:
     """One connection that is always ours, for what is in a hurry: no pool stands before the statement. A `Caller`.
 
-    Opened by its first call, and again after it broke.
+    Opened by its first call, and again after it broke. For statements that wait for no lock: one that isn't answered in
+    ten seconds is sent again on another connection, which has all the time that a statement may take.
     """
 
     def __init__(self, conninfo: str) -> None:
@@ -209,7 +219,7 @@ class Line:
                 try:
                     if self._conn is not None:
                         try:
-                            return await _run(self._conn, statement, parameters)
+                            return await _run(self._conn, statement, parameters, _HURRIED_SILENCE_S)
                         except psycopg.OperationalError:
                             if not self._conn.closed:
                                 raise

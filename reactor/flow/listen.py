@@ -10,6 +10,7 @@ the database is polled, and that is said aloud, while listening goes on being tr
 notification queue is half full, for whatever reason: the triggers say nothing then.
 """
 
+import math
 import random
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -45,8 +46,15 @@ PULSE_INTERVAL_S = 12.0
 """Ten transactions a minute when idle, for hearing a pulse is one as well. A dead connection that neither keepalives
 nor errors tell of is noticed within this and the grace."""
 
-SILENT_AFTER_S = 2 * PULSE_INTERVAL_S + 2.0
-"""After how long without a pulse a reactor counts as gone; a wrong guess costs the others one sweep."""
+BUSY_INTERVAL_S = 6.0
+"""The same while there is work to miss: beside that, a pulse costs nothing."""
+
+BUSY_FOR_S = 60.0
+"""How long after the last notification of work there counts as being more of it."""
+
+SILENT_AFTER_S = PULSE_INTERVAL_S + 5.0
+"""After how long without a pulse a reactor counts as gone: one was missed. The others notice within another interval,
+in time to be there when its leases of 30 s end; a wrong guess costs each of them one sweep."""
 
 PULSE_GRACE_S = 1.0
 """How long a pulse may take to come back."""
@@ -88,6 +96,7 @@ class Listen:
         self._heard = Wakeup()
         self._silent = 0
         self._connected = False
+        self._busy_at = -math.inf
         self._others: frozenset[UUID] = frozenset()
         self.mode = "starting"
         """'starting', 'listening' (proven) or 'polling'."""
@@ -147,6 +156,7 @@ class Listen:
             self._schedule.share(dues)
         if payload.rescan:
             self._reconcile.request()
+        self._busy_at = self._clock.now()
         self._emit(Notified(channel=channel, rows=len(payload.hints)))
 
     # prove
@@ -157,7 +167,9 @@ class Listen:
                 await self._prove_once()
             except DatabaseUnavailable as error:
                 self._emit(DatabaseLost(doing="pulse", reason=str(error)))
-            with self._clock.alarm(self._clock.tick() + round(PULSE_INTERVAL_S * TICKS_PER_S)):
+            is_busy = self._clock.now() - self._busy_at < BUSY_FOR_S
+            interval_s = min(BUSY_INTERVAL_S, PULSE_INTERVAL_S) if is_busy else PULSE_INTERVAL_S
+            with self._clock.alarm(self._clock.tick() + round(interval_s * TICKS_PER_S)):
                 await self._beat.wait()
 
     async def _prove_once(self) -> None:

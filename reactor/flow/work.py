@@ -24,7 +24,7 @@ from reactor.core.model import Due, Outcome, Signal, Verdict
 from reactor.edge.clock import Clock
 from reactor.flow.schedule import Lane, Schedule
 from reactor.flow.wakeup import Wakeup
-from reactor.reactions.base import A, Reaction
+from reactor.reactions.base import A, Claimed, Reaction
 
 BATCH = 500
 """Most rows in one claim or one settlement: a statement of some 50 ms."""
@@ -33,7 +33,7 @@ _LOW = 2_000
 """With fewer rows ready than this, more are fetched; a sweep brings them before these are worked off."""
 
 _PAUSE_S = 0.5
-"""How long to wait before the database is asked again after it failed."""
+"""Before the database is asked again after it failed."""
 
 _FORGET_AFTER_S = 600.0
 """How long after its lease an outcome is still offered to the database, whose fence decides whether it counts."""
@@ -128,14 +128,12 @@ class Work(Generic[A]):
         while not self._closing:
             room = self._room()
             batch = self._lane.ready.take(room) if room else []
+            if len(self._lane.ready) < _LOW and (batch or not len(self._lane.ready)):
+                self.on_low()
             if not batch:
-                if not len(self._lane.ready):
-                    self.on_low()
                 self._tell_idle()
                 await self._lane.wakeup.wait()
                 continue
-            if len(self._lane.ready) < _LOW:
-                self.on_low()
             self._ended_lately = 0
             self._claiming = len(batch)
             await self._claim(batch)
@@ -154,12 +152,14 @@ class Work(Generic[A]):
         return max(0, min(window - len(self._waiting) - len(self._acting), 2 * BATCH - unsettled))
 
     async def _claim(self, batch: Sequence[Signal]) -> None:
+        # a row comes back while its outcome waits for a database that was away for longer than the lease: settle first
+        free = [signal for signal in batch if signal not in self._claimed]
         try:
-            claimed = await self._reaction.claim(batch)
+            claimed = await self._reaction.claim(free) if free else Claimed[A]()
         except DatabaseUnavailable as error:
             self._emit(DatabaseLost(doing=f"claim {self._reaction.name}", reason=str(error)))
             again_at = self._clock.database_now() + _PAUSE_S
-            self._schedule.arm(Due(signal, again_at) for signal in batch)
+            self._schedule.arm(Due(signal, again_at) for signal in free)
             ours = set[Signal]()
         else:
             self._schedule.arm(claimed.later)
@@ -207,15 +207,17 @@ class Work(Generic[A]):
         self._ended_lately += 1
         self._lane.ready.release(attempt.signal.tenant)
         if attempt.lost:
-            self._let_go(attempt)
+            self._let_go(attempt, look_again=True)
         else:
             self._ended.append((attempt, outcome))
             self._settled.set()
         self._lane.wakeup.set()
 
-    def _let_go(self, attempt: A) -> None:
-        """The row is no longer ours."""
+    def _let_go(self, attempt: A, *, look_again: bool = False) -> None:
+        """The row is no longer ours. Who lost it looks again: what was heard of it meanwhile was passed over."""
         del self._claimed[attempt.signal]
+        if look_again:
+            self._schedule.arm([Due(attempt.signal, self._clock.database_now())])
         self._lane.wakeup.set()
 
     # settle
@@ -246,7 +248,7 @@ class Work(Generic[A]):
         for _ in range(len(self._ended)):
             attempt, outcome = self._ended.popleft()
             if attempt.lease_until < too_old:
-                self._let_go(attempt)
+                self._let_go(attempt, look_again=True)
             else:
                 self._ended.append((attempt, outcome))
 

@@ -9,7 +9,7 @@ without their tries being counted.
 import random
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from uuid import UUID, uuid4
 
 from anyio import CancelScope, CapacityLimiter, fail_after, to_thread
@@ -87,6 +87,8 @@ class FailedUploads(Reaction[UploadAttempt]):
         self._threads = CapacityLimiter(concurrency)
         self._attempt_timeout_s = attempt_timeout_s
         self._lease_s = lease_s
+        self._unanswered: dict[UUID, UUID] = {}
+        """The token with which each row was claimed whose claim wasn't answered yet."""
 
     def due_at(self, hint: Hint) -> float | None:
         return None if hint.due_ms is None else hint.due_ms / 1000
@@ -101,18 +103,35 @@ class FailedUploads(Reaction[UploadAttempt]):
             return Claimed(later=later)
         signal_of = {signal.row_id: signal for signal in allowed}
         sent = self._clock.now()
-        claimed = await self._queue.claim(list(signal_of), uuid4())
-        if claimed.exhausted:
-            await self._bury(claimed.exhausted)
-        later += [Due(signal_of[row_id], due_at) for row_id, due_at in claimed.waiting]
+        uploads: list[Upload] = []
+        for token, ids in self._by_token(signal_of).items():
+            self._unanswered |= dict.fromkeys(ids, token)
+            claimed = await self._queue.claim(ids, token)
+            if claimed.exhausted:
+                await self._bury(claimed.exhausted)
+            uploads += claimed.uploads
+            later += [Due(signal_of[row_id], due_at) for row_id, due_at in claimed.waiting]
+        for row_id in signal_of:
+            del self._unanswered[row_id]
         until = sent + self._lease_s
         attempts = [
             UploadAttempt(signal=signal_of[upload.id], upload=upload, trail=upload.trail(), lease_until=until)
-            for upload in claimed.uploads
+            for upload in uploads
         ]
         if attempts:
             self._emit(UploadsClaimed(trails=[attempt.trail for attempt in attempts]))
         return Claimed(attempts=attempts, later=later)
+
+    def _by_token(self, ids: Iterable[UUID]) -> dict[UUID, list[UUID]]:
+        """Return the ids by the token to claim them with.
+
+        A claim that wasn't answered may have committed. Claimed again with its own token it is answered again, and
+        counted once; with a new one it would wait for its own lease to end, and an attempt be spent that nobody made.
+        """
+        fresh, by_token = uuid4(), dict[UUID, list[UUID]]()
+        for row_id in ids:
+            by_token.setdefault(self._unanswered.get(row_id, fresh), []).append(row_id)
+        return by_token
 
     def _when_store_may_answer(self) -> float:
         """Return when the store is worth asking again, in database seconds since 1970."""

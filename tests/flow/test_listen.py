@@ -267,6 +267,22 @@ async def test_a_dead_peer_that_stays_connected_is_noticed(app: AppSide, recorde
         assert recorder.heard(Polling) == []
 
 
+async def test_a_dead_peer_is_noticed_sooner_while_there_is_work_to_miss(
+    app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listen, "PULSE_INTERVAL_S", 600.0)
+    monkeypatch.setattr(listen, "BUSY_INTERVAL_S", 0.3)
+    async with proxied(app.url) as proxy, app.reacting(recorder, listen_url=proxy.url):
+        app.owe()
+        await recorder.wait_for(Notified)
+        assert end_backends(app, "reactor-listen") == 1
+        await recorder.wait_for(Listening)  # it beats, and begins to beat more often
+        recorder.forget()
+        proxy.blackhole()
+        await recorder.wait_for(ListenerLost)
+        await recorder.wait_for(Listening)
+
+
 @pytest.mark.usefixtures("_quick_pulse")
 async def test_reactors_see_each_other_come_and_go(app: AppSide, recorder: Recorder) -> None:
     other = Recorder()

@@ -1,8 +1,9 @@
 """From the app's failed upload to the store, or to a clear end; and from a silent worker to a failed run."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, LiteralString
 from uuid import uuid4
 
 import pytest
@@ -13,7 +14,7 @@ from recorder import Recorder
 from stubborn_store import StubbornStore
 
 from reactor.app import Reactor
-from reactor.core.errors import FileTooLarge, StorageRejected, StorageUnavailable
+from reactor.core.errors import DatabaseUnavailable, FileTooLarge, StorageRejected, StorageUnavailable
 from reactor.core.events import (
     AttemptSettled,
     AttemptStarted,
@@ -23,6 +24,7 @@ from reactor.core.events import (
 )
 from reactor.core.model import Verdict
 from reactor.core.turns import STEP_S
+from reactor.edge.postgres import Line
 
 BUSY = StorageUnavailable("503 SlowDown", http_status=503)
 DENIED = StorageRejected("403 AccessDenied", http_status=403, denied=True)
@@ -508,6 +510,30 @@ async def test_what_a_killed_reactor_held_is_taken_over_after_its_lease(
     for upload in uploads:
         app.assert_stored(upload)
     app.assert_books_balance()
+
+
+async def test_a_claim_whose_answer_was_lost_costs_no_attempt_and_no_wait(
+    app: AppSide, store: StubbornStore, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim commits, its connection breaks, and so does the next: a lease of a minute must not have to end."""
+    call, lost = Line.call, 2
+
+    async def lose_answers(line: Line, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]:
+        nonlocal lost
+        rows = await call(line, statement, parameters)
+        if lost:
+            lost -= 1
+            raise DatabaseUnavailable("the test lost the answer")
+        return rows
+
+    monkeypatch.setattr(Line, "call", lose_answers)
+    async with app.reacting(recorder, store=store, lease_s=60.0):
+        uploads = app.owe(5)
+        await wait_until_stored(recorder, *uploads)
+    assert lost == 0
+    assert {event.attempt for event in recorder.heard(AttemptSettled)} == {1}
+    for upload in uploads:
+        app.assert_stored(upload)
 
 
 async def test_who_lost_its_lease_can_change_nothing(

@@ -356,6 +356,7 @@ async def test_outcomes_that_nobody_can_want_any_more_are_let_go(stage: Stage) -
     stage.rows.down = {"settle", "extend"}
     async with stage.running():
         await stage.arm(rows)
+        stage.rows.not_ours = {row.row_id for row in rows}
         await stage.advance(LEASE_S + 700.0)
         stage.rows.down = set()
         await stage.advance(1.0)
@@ -392,12 +393,44 @@ async def test_leases_are_extended_for_as_long_as_an_act_takes(stage: Stage) -> 
         assert stage.rows.verdicts(Verdict.STORED) == [row]
 
 
+async def test_a_row_that_comes_back_before_its_outcome_is_settled_waits_for_that(stage: Stage) -> None:
+    """The database was away for longer than the lease: it says that the row is free before it takes the outcome."""
+    [row] = signals(1)
+    stage.rows.down = {"settle"}
+    async with stage.running():
+        await stage.arm([row])
+        await stage.arm([row])
+        assert len(stage.rows.claims) == 1
+        stage.rows.down = set()
+        await stage.advance(0.5)
+        assert stage.rows.settled == [(row, Verdict.STORED)]
+        assert stage.work.is_idle
+        await stage.arm([row])  # and its place is free again
+        assert len(stage.rows.claims) == 2
+
+
+async def test_who_lost_a_lease_looks_at_the_row_again(stage: Stage) -> None:
+    """What was heard of the row while it was in hand was passed over: it may be free by now."""
+    [row] = signals(1)
+    stage.rows.may_act = Event()
+    async with stage.running():
+        await stage.arm([row])
+        stage.rows.taken_over = {row.row_id}
+        await stage.advance(LEASE_S / 3)
+        await stage.recorder.wait_for(LeaseLost)
+        stage.rows.taken_over = set()
+        stage.rows.may_act.set()
+        await quiet()
+        assert stage.rows.claims == [[row], [row]]
+        assert stage.rows.settled == [(row, Verdict.STORED)]
+
+
 async def test_a_lost_lease_cancels_the_act_and_settles_nothing(stage: Stage) -> None:
     lost, kept = signals(2)
     stage.rows.may_act = Event()
     async with stage.running():
         await stage.arm([lost, kept])
-        stage.rows.taken_over = {lost.row_id}
+        stage.rows.taken_over = stage.rows.not_ours = {lost.row_id}
         await stage.advance(LEASE_S / 3)
         assert (await stage.recorder.wait_for(LeaseLost)).upload_id == lost.row_id
         assert stage.rows.cancelled == [lost]
@@ -417,6 +450,7 @@ async def test_leases_are_given_up_when_the_database_stays_away(stage: Stage) ->
         await stage.advance(LEASE_S / 3)
         await stage.advance(LEASE_S / 3)
         assert stage.rows.cancelled == []
+        stage.rows.not_ours = {row.row_id}
         await stage.advance(LEASE_S / 3)
         assert stage.rows.cancelled == [row]
         assert stage.rows.settled == []

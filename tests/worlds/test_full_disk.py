@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from app_side import AppSide, app_side
 from attrs import evolve
-from process import running, settings_of
+from process import REACTOR_RUN, running, settings_of
 from recorder import Recorder
 
 from reactor.core.events import AttemptSettled, BreakerMoved
@@ -75,7 +75,8 @@ def test_a_file_beyond_what_the_process_may_write_is_given_up_and_the_others_are
     app: AppSide, tmp_path: Path
 ) -> None:
     [large], small = app.owe(content=os.urandom(2 * _MIB)), app.owe(5)
-    with running(settings_of(app), cwd=tmp_path, file_bytes=_MIB) as run:
+    command = ("prlimit", f"--fsize={_MIB}", *REACTOR_RUN)
+    with running(settings_of(app), cwd=tmp_path, command=command) as run:
         run.wait_until_ready()
         run.wait_for_line("FILE_TOO_LARGE")
         while app.one("select count(*) from public.upload_queue where status <> 'dead'"):

@@ -1,0 +1,29 @@
+"""A server for the tests of faults, one for all that don't harm it, and a world in it for each."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ordeal import Fleet, Ordeal, fleet, ordeal_in
+from own_server import own_server
+
+from reactor.edge.embedded import EmbeddedPostgres
+
+
+@pytest.fixture(scope="session")
+def chaos_server() -> Iterator[EmbeddedPostgres]:
+    with own_server() as server:
+        yield server
+
+
+@pytest.fixture
+def ordeal(chaos_server: EmbeddedPostgres, tmp_path: Path) -> Iterator[Ordeal]:
+    """A world on a server that others use as well: it may be restarted, and must be up at the end."""
+    with ordeal_in(tmp_path, chaos_server) as world:
+        yield world
+
+
+@pytest.fixture
+def reactors(ordeal: Ordeal) -> Iterator[Fleet]:
+    with fleet(ordeal) as ships:
+        yield ships

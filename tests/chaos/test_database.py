@@ -1,0 +1,142 @@
+"""The database restarts, throws everybody out, and is fought over: no acknowledged effect is lost or doubled."""
+
+import random
+import time
+from collections.abc import Callable
+
+import pytest
+from checker import wait_until_drained
+from load import loading
+from ordeal import Fleet, Ordeal, figure
+
+pytestmark = pytest.mark.timeout(240)
+
+STORM_EVERY_S = 0.05
+
+LEFT_BY_A_LOST_ANSWER = 500
+"""Most spooled files that one lost answer to a settlement leaves behind: its batch. The README says so."""
+
+
+def test_after_an_immediate_restart_everything_goes_on(ordeal: Ordeal, reactors: Fleet) -> None:
+    load = ordeal.load()
+    reactors.start().wait_until_ready()
+    with loading(load, workers=1):
+        load.wait_for(20)
+        ordeal.server.restart(immediate=True)
+        load.wait_for(20)
+    findings = ordeal.check(load)
+    assert findings.dead == 0
+    assert len(findings.left_in_spool) <= LEFT_BY_A_LOST_ANSWER
+
+
+@pytest.mark.chaos
+def test_restarted_immediately_again_and_again_the_server_loses_nothing(
+    ordeal: Ordeal, reactors: Fleet
+) -> None:
+    load = ordeal.load()
+    for run in [reactors.start(), reactors.start()]:
+        run.wait_until_ready()
+    working_again = []
+    with loading(load, uploaders=2, workers=2):
+        for _ in range(20):
+            time.sleep(2.0)
+            ordeal.server.restart(immediate=True)
+            began = time.monotonic()
+            load.wait_for(1)
+            ordeal.wait_for_a_store()
+            working_again.append(time.monotonic() - began)
+    findings = ordeal.check(load)
+    counts = load.history.counts()
+    figure("immediate restart: working again after accept, s (median, worst)", *median_and_worst(working_again))
+    figure("immediate restarts: unknown outcomes of the app's, of all", counts["unknown"], counts["ok"])
+    figure("immediate restarts: spooled files left behind, of stored", len(findings.left_in_spool), findings.stored)
+    assert findings.dead == 0
+    assert len(findings.left_in_spool) <= 20 * LEFT_BY_A_LOST_ANSWER
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("all_at_once", [False, True], ids=["one by one", "all at once"])
+def test_a_storm_of_terminated_sessions_slows_reactors_and_no_more(
+    all_at_once: bool, ordeal: Ordeal, reactors: Fleet
+) -> None:
+    """Every 50 ms one session of the reactor's is terminated, or all of them."""
+    load = ordeal.load(pace_s=0.0)
+    reactor = reactors.start()
+    reactor.wait_until_ready()
+    with loading(load, uploaders=2, workers=1):
+        load.wait_for(20)
+        calm, _ = _stored_within(ordeal, 15.0)
+        before = reactor.resources()
+        storm = ordeal.end_sessions if all_at_once else ordeal.end_a_session
+        stormy, killed = _stored_within(ordeal, 15.0, storm)
+    drained_s = wait_until_drained(ordeal.url, within_s=30.0)
+    after = reactor.resources()
+    which = "all at once" if all_at_once else "one by one"
+    figure(f"storm of terminated sessions, {which}: throughput of calm, kills", stormy / calm, killed)
+    figure("after the storm: drained, s", drained_s)
+    figure("descriptors and MB before the storm, after", *before, *after)
+    findings = ordeal.check(load)
+    figure("  spooled files left behind, of stored", len(findings.left_in_spool), findings.stored)
+    assert killed > 30
+    assert findings.dead == 0
+    assert all_at_once or stormy >= calm / 4
+    assert after[0] <= before[0] + 10
+
+
+def _stored_within(
+    ordeal: Ordeal, seconds: float, storm: Callable[[], int] = lambda: 0
+) -> tuple[int, int]:
+    """Return how many uploads were stored in this time, and how many sessions were terminated in it."""
+    before, killed = ordeal.stored(), 0
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        killed += storm()
+        time.sleep(STORM_EVERY_S)
+    return ordeal.stored() - before, killed
+
+
+@pytest.mark.chaos
+def test_many_reactors_and_apps_on_one_queue_while_sessions_die_keep_all_rules(
+    ordeal: Ordeal, reactors: Fleet
+) -> None:
+    """Concurrency torture: leases so short that they expire under their holders, and nobody's session is safe."""
+    chance = random.Random(3)
+    load = ordeal.load(pace_s=0.0)
+    for _ in range(4):
+        reactors.start(LEASE="1s", UPLOAD_CONCURRENCY="8")
+    for run in reactors.all:
+        run.wait_until_ready()
+    with loading(load, uploaders=4, workers=3):
+        until = time.monotonic() + 45.0
+        while time.monotonic() < until:
+            time.sleep(0.06)
+            ordeal.end_a_session("%")
+            if chance.random() < 0.02:
+                stopped = chance.choice(reactors.all)
+                with stopped.stopped():
+                    time.sleep(1.5)
+    findings = ordeal.check(load)
+    counts = load.history.counts()
+    figure("torture: stored, refused, unknown", findings.stored, counts["refused"], counts["unknown"])
+    assert findings.stored > 200
+    assert findings.dead == 0
+    assert counts["refused"]
+
+
+@pytest.mark.chaos
+def test_without_triggers_all_work_is_done_by_reconciliation(ordeal: Ordeal, reactors: Fleet) -> None:
+    ordeal.silence_triggers()
+    load = ordeal.load()
+    reactors.start(RECONCILE_INTERVAL="2s").wait_until_ready()
+    with loading(load, uploaders=2, workers=2):
+        for _ in range(10):
+            time.sleep(1.0)
+            ordeal.end_sessions()
+    assert wait_until_drained(ordeal.url, within_s=20.0) <= 2.0 + 5.0
+    findings = ordeal.check(load)
+    figure("without triggers, reconciling every 2 s: a stale run's lateness at most, s", max(findings.expiries_s))
+    assert findings.dead == 0
+
+
+def median_and_worst(values: list[float]) -> tuple[float, float]:
+    return sorted(values)[len(values) // 2], max(values)

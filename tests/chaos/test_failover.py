@@ -1,0 +1,62 @@
+"""The primary dies and a standby is promoted: reactors and app find it by their list of hosts, and nothing is lost.
+
+The standby is a synchronous one, as it must be where an acknowledged commit may not be lost with its server.
+"""
+
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from checker import check, folder_objects
+from load import loading
+from ordeal import Fleet, figure, fleet, ordeal_in
+from own_server import own_server, standby_of
+from witness import asking
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.mark.chaos
+def test_after_a_failover_the_new_primary_is_found_and_nothing_is_lost(tmp_path: Path) -> None:
+    with (
+        own_server(synchronous_standby_names="*", synchronous_commit="local", wal_level="replica") as primary,
+        standby_of(primary) as standby,
+        ordeal_in(tmp_path, primary) as ordeal,
+        fleet(ordeal) as reactors,
+    ):
+        database = urlsplit(ordeal.url).path
+        one, other = urlsplit(ordeal.url).netloc, urlsplit(standby.url_of("x")).netloc.rpartition("@")[2]
+        either = f"postgresql://{one},{other}{database}?target_session_attrs=read-write"
+        load = ordeal.load(either)
+        _start(reactors, either)
+        with loading(load):
+            load.wait_for(50)
+            primary.kill()
+            standby.promote()
+            _no_longer_synchronous(standby.url_of("postgres"))
+            promoted = time.monotonic()
+            load.wait_for(1)
+            ordeal.url = standby.url_of(database[1:])
+            ordeal.wait_for_a_store()
+            found_s = time.monotonic() - promoted
+            load.wait_for(50)
+        findings = check(ordeal.url, ordeal.spool, folder_objects(ordeal.store), load.history)
+        figure("failover: storing again after the promotion, s", found_s)
+        reactors.assert_sound()
+        assert findings.problems == []
+        assert findings.dead == 0
+        assert found_s <= 10.0
+        ordeal.url = primary.start()  # so that its database can be dropped
+
+
+def _start(reactors: Fleet, url: str) -> None:
+    for run in [reactors.start(DATABASE_URL=url), reactors.start(DATABASE_URL=url)]:
+        run.wait_until_ready()
+
+
+def _no_longer_synchronous(url: str) -> None:
+    """The promoted one has no standby of its own to wait for."""
+    with asking(url) as conn:
+        conn.execute("alter system set synchronous_standby_names = ''")
+        conn.execute("select pg_reload_conf()")

@@ -1,0 +1,64 @@
+"""Several reactors: rolled one after another under load, and behind a transaction pooler."""
+
+from pathlib import Path
+
+import pytest
+from bouncer import bouncing
+from checker import wait_until_drained
+from load import loading
+from ordeal import Fleet, Ordeal, figure
+
+pytestmark = pytest.mark.timeout(240)
+
+
+def _roll(load_seconds: int, ordeal: Ordeal, reactors: Fleet, count: int) -> None:
+    load = ordeal.load()
+    runs = [reactors.start() for _ in range(count)]
+    for run in runs:
+        run.wait_until_ready()
+    with loading(load):
+        for _ in range(load_seconds):
+            for number, run in enumerate(runs):
+                load.wait_for(10)
+                runs[number] = reactors.start()
+                run.terminate()
+                assert run.ended() == 0, run.log
+                runs[number].wait_until_ready()
+    findings = ordeal.check(load)
+    reactors.assert_sound()
+    counts = load.history.counts()
+    figure(f"rolling restarts of {count} reactors, {load_seconds} rounds: stored, app's failed calls",
+           findings.stored, counts["failed"] + counts["unknown"])
+    assert findings.dead == 0
+    assert findings.left_in_spool == []
+    assert counts["failed"] == counts["unknown"] == 0
+    assert findings.takeovers_s == []  # nobody left a lease behind
+
+
+@pytest.mark.chaos
+def test_a_rolling_restart_under_load_loses_and_doubles_nothing(ordeal: Ordeal, reactors: Fleet) -> None:
+    _roll(1, ordeal, reactors, 2)
+
+
+@pytest.mark.chaos
+def test_rolling_restarts_again_and_again_lose_and_double_nothing(ordeal: Ordeal, reactors: Fleet) -> None:
+    _roll(5, ordeal, reactors, 3)
+
+
+@pytest.mark.chaos
+def test_behind_a_transaction_pooler_it_polls_says_so_and_loses_nothing(
+    ordeal: Ordeal, reactors: Fleet, reachable_folder: Path
+) -> None:
+    load = ordeal.load()
+    with bouncing(ordeal.url, reachable_folder, mode="transaction") as pooled:
+        run = reactors.start(DATABASE_URL=pooled)
+        with loading(load):
+            line = run.wait_for_line("polling")
+            assert "WARNING" in line or "ERROR" in line
+            load.wait_for(50)
+        wait_until_drained(ordeal.url, within_s=2.0 + 10.0)
+        findings = ordeal.check(load)
+        run.terminate()
+        assert run.ended() == 0
+    assert findings.dead == 0
+    assert findings.left_in_spool == []

@@ -1,0 +1,89 @@
+"""kill -9, at the points where it hurts most and at random: nothing is lost, nothing is done twice."""
+
+import random
+import time
+
+import pytest
+from checker import wait_until_drained
+from dying import POINTS
+from load import loading
+from ordeal import Fleet, Ordeal, figure
+
+pytestmark = pytest.mark.timeout(240)
+
+
+EVERYDAY = ("put", "settled")
+
+
+@pytest.mark.parametrize(
+    "point", [pytest.param(point, marks=() if point in EVERYDAY else pytest.mark.chaos) for point in POINTS]
+)
+def test_what_a_reactor_held_that_was_killed_there_is_done_once(
+    point: str, ordeal: Ordeal, reactors: Fleet
+) -> None:
+    load = ordeal.load(pace_s=0.02)
+    dying = reactors.start_dying(point)
+    dying.wait_until_ready()
+    with loading(load, workers=0):
+        if point == "reconnecting":
+            assert ordeal.end_sessions("reactor-listen") == 1
+        assert dying.process.wait(60) == -9, dying.log
+    reactors.start().wait_until_ready()
+    findings = ordeal.check(load)
+    assert findings.stored
+    assert findings.dead == 0
+    assert len(findings.left_in_spool) <= (1 if point == "settled" else 0)
+
+
+@pytest.mark.chaos
+def test_killed_at_random_again_and_again_two_reactors_lose_nothing(ordeal: Ordeal, reactors: Fleet) -> None:
+    chance = random.Random(5)
+    load = ordeal.load()
+    runs = [reactors.start(), reactors.start()]
+    with loading(load, uploaders=2, workers=2):
+        for _ in range(30):
+            time.sleep(chance.uniform(0.2, 3.0))
+            victim = chance.randrange(2)
+            runs[victim].kill()
+            runs[victim] = reactors.start()
+    findings = ordeal.check(load)
+    assert findings.stored > 100
+    assert findings.dead == 0
+    counts = load.history.counts()
+    assert counts["failed"] == counts["unknown"] == 0
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("point", ["claimed", "mid-put", "put", "settled"])
+def test_killed_there_again_and_again_reactors_lose_nothing(
+    point: str, ordeal: Ordeal, reactors: Fleet
+) -> None:
+    chance = random.Random(point)
+    load = ordeal.load()
+    with loading(load, uploaders=2, workers=1):
+        for _ in range(8):
+            dying = reactors.start_dying(point, chance.randrange(1, 12))
+            assert dying.process.wait(60) == -9, dying.log
+    reactors.start()
+    findings = ordeal.check(load)
+    assert findings.dead == 0
+    assert len(findings.left_in_spool) <= (8 * 16 if point == "settled" else 0)
+
+
+@pytest.mark.chaos
+def test_a_reactor_that_dies_costs_others_its_lease_and_five_seconds_at_most(
+    ordeal: Ordeal, reactors: Fleet
+) -> None:
+    """With lease and pulse as shipped, and uploads that the survivor has never heard of: it must miss the dead one."""
+    load = ordeal.load(pace_s=0.0)
+    survivor = reactors.start(LEASE="30s")
+    survivor.wait_until_ready()
+    ordeal.silence_triggers()
+    with loading(load, workers=0):
+        load.wait_for(40)
+    dying = reactors.start_dying("mid-put", 5, LEASE="30s")
+    assert dying.process.wait(60) == -9
+    took_s = wait_until_drained(ordeal.url, within_s=60.0)
+    figure("a reactor killed, its uploads unknown to the others: all stored after, s", took_s)
+    assert took_s <= 30.0 + 5.0
+    ordeal.check(load)

@@ -1,0 +1,132 @@
+"""What networks do to the listening connection and to the others: noticed, replaced, and nothing missed."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from app_side import AppSide, Owed, app_side
+from ordeal import figure
+from proxy import Proxy, proxied
+from recorder import Recorder
+
+from reactor.core.events import AttemptSettled, ListenerLost, Listening, Notified
+from reactor.core.model import Verdict
+
+pytestmark = pytest.mark.timeout(240)
+
+PATIENCE_S = 90.0
+
+
+@pytest.fixture
+def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
+    with app_side(migrated_url, tmp_path) as app:
+        yield app
+
+
+@asynccontextmanager
+async def listening_through_a_proxy(app: AppSide, recorder: Recorder) -> AsyncIterator[Proxy]:
+    async with proxied(app.url) as proxy, app.reacting(recorder, listen_url=proxy.url):
+        yield proxy
+
+
+async def stored(recorder: Recorder, *uploads: Owed) -> None:
+    for upload in uploads:
+        await recorder.wait_for(
+            AttemptSettled,
+            lambda event, upload=upload: event.upload_id == upload.id and event.verdict is Verdict.STORED,  # type: ignore[misc]
+            within_s=PATIENCE_S,
+        )
+
+
+async def test_a_reset_listener_listens_again_and_has_missed_nothing(app: AppSide, recorder: Recorder) -> None:
+    async with listening_through_a_proxy(app, recorder) as proxy:
+        recorder.forget()
+        proxy.reset()
+        began = time.monotonic()
+        uploads = app.owe(3)
+        await recorder.wait_for(ListenerLost)
+        seen_s = time.monotonic() - began
+        await recorder.wait_for(Listening)
+        figure("listener reset: seen, listening again, s", seen_s, time.monotonic() - began)
+        await stored(recorder, *uploads)
+    for upload in uploads:
+        app.assert_stored(upload)
+
+
+async def test_a_half_closed_listener_listens_again(app: AppSide, recorder: Recorder) -> None:
+    async with listening_through_a_proxy(app, recorder) as proxy:
+        recorder.forget()
+        proxy.half_close()
+        uploads = app.owe(3)
+        await recorder.wait_for(ListenerLost)
+        await stored(recorder, *uploads)
+
+
+async def test_a_slow_network_is_no_reason_to_doubt_the_listener(app: AppSide, recorder: Recorder) -> None:
+    async with listening_through_a_proxy(app, recorder) as proxy:
+        recorder.forget()
+        proxy.delay_s = 0.3
+        uploads = app.owe(3)
+        await recorder.wait_for(Notified)
+        await stored(recorder, *uploads)
+        assert recorder.heard(ListenerLost) == []
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("fault", [Proxy.blackhole, Proxy.freeze], ids=["blackhole", "freeze"])
+@pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
+async def test_a_silent_listener_is_noticed_within_a_pulse(
+    fault: Callable[[Proxy], None], busy: bool, app: AppSide, recorder: Recorder
+) -> None:
+    """With the pulse as shipped. Nothing tells of the fault: all stays connected."""
+    async with listening_through_a_proxy(app, recorder) as proxy:
+        if busy:
+            await stored(recorder, *app.owe())
+            recorder.forget()
+            proxy.reset()  # so that the next beat is one of a busy reactor's
+            await recorder.wait_for(Listening)
+        recorder.forget()
+        began = time.monotonic()
+        fault(proxy)
+        uploads = app.owe(3)
+        await recorder.wait_for(ListenerLost, within_s=PATIENCE_S)
+        noticed_s = time.monotonic() - began
+        await recorder.wait_for(Listening)
+        word = "busy" if busy else "idle"
+        again_s = time.monotonic() - began
+        figure(f"listener silent ({fault.__name__}, {word}): noticed, listening again, s", noticed_s, again_s)
+        await stored(recorder, *uploads)
+        assert noticed_s <= (8.0 if busy else 14.0)
+
+
+@pytest.mark.parametrize("fault", [Proxy.reset, Proxy.half_close], ids=["reset", "half-close"])
+async def test_broken_connections_of_the_pool_cost_nothing_but_new_ones(
+    fault: Callable[[Proxy], None], app: AppSide, recorder: Recorder
+) -> None:
+    async with proxied(app.url) as proxy, app.reacting(recorder, database_url=proxy.url, listen_url=app.url):
+        await stored(recorder, *app.owe(3))
+        fault(proxy)
+        uploads = app.owe(20)
+        await stored(recorder, *uploads)
+    for upload in uploads:
+        assert app.row(upload) is None
+        assert app.stored_at(upload).read_bytes() == upload.content
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("fault", [Proxy.blackhole, Proxy.freeze], ids=["blackhole", "freeze"])
+async def test_silent_connections_of_the_pool_are_given_up_and_the_work_is_done(
+    fault: Callable[[Proxy], None], app: AppSide, recorder: Recorder
+) -> None:
+    async with proxied(app.url) as proxy, app.reacting(recorder, database_url=proxy.url, listen_url=app.url):
+        await stored(recorder, *app.owe(3))
+        fault(proxy)
+        began = time.monotonic()
+        uploads = app.owe(20)
+        await stored(recorder, *uploads)
+        figure(f"pool silent ({fault.__name__}): all stored after, s", time.monotonic() - began)
+    for upload in uploads:
+        assert app.row(upload) is None
+        assert app.stored_at(upload).read_bytes() == upload.content

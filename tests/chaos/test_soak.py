@@ -1,0 +1,106 @@
+"""Everything at once, for as long as asked: `pytest -m soak --soak 600`."""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+from load import loading
+from ordeal import Fleet, Ordeal, figure, fleet, ordeal_in
+from own_server import own_server
+from process import Running
+from proxy import proxied_in_thread
+from witness import asking
+
+REACTORS = 3
+PUTS_AT_ONCE = 16
+
+
+class Weather:
+    """The faults, one at a time and by chance."""
+
+    def __init__(self, ordeal: Ordeal, reactors: Fleet, chance: random.Random, proxy_url: str) -> None:
+        self.counts: Counter[str] = Counter()
+        self._ordeal = ordeal
+        self._reactors = reactors
+        self._chance = chance
+        self._urls = [ordeal.url, ordeal.url, proxy_url]
+        self._runs: list[Running] = [self._start(number) for number in range(REACTORS)]
+
+    def _start(self, number: int) -> Running:
+        return self._reactors.start(DATABASE_URL=self._urls[number])
+
+    def revive(self) -> None:
+        """Start what has ended again, as a service manager does."""
+        for number, run in enumerate(self._runs):
+            if run.process.poll() is not None:
+                self._runs[number] = self._start(number)
+
+    def strike(self, network: Sequence[Callable[[], None]]) -> None:
+        """Do one thing that happens to servers, networks and processes."""
+        number = self._chance.randrange(REACTORS)
+        run = self._runs[number]
+        kinds = ["kill", "stop", "roll", "restart", "storm", "session", "network", "network"]
+        kind = self._chance.choice(kinds)
+        self.counts[kind] += 1
+        match kind:
+            case "kill":
+                run.kill()
+                self._runs[number] = self._start(number)
+            case "stop":
+                with run.stopped():
+                    time.sleep(self._chance.uniform(0.5, 4.0))
+            case "roll":
+                run.terminate()
+                self._runs[number] = self._start(number)
+            case "restart":
+                self._ordeal.server.restart(immediate=True)
+            case "storm":
+                for _ in range(10):
+                    self._ordeal.end_sessions("%")
+                    time.sleep(0.05)
+            case "session":
+                self._ordeal.end_a_session("%")
+            case _:
+                self._chance.choice(network)()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_whatever_happens_nothing_is_lost_or_done_twice(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    seconds = request.config.getoption("--soak")
+    seed = random.randrange(1_000_000)
+    print(f"seed {seed}")  # noqa: T201  # chance strikes again with it, though not at the same instants
+    chance = random.Random(seed)
+    with (
+        own_server() as server,
+        ordeal_in(tmp_path, server) as ordeal,
+        fleet(ordeal) as reactors,
+        proxied_in_thread(ordeal.url) as (proxy, call),
+    ):
+        faults = [proxy.reset, proxy.half_close, proxy.blackhole, proxy.freeze]
+        network = [partial(call, fault) for fault in faults]
+        load = ordeal.load(users=12, seed=seed, pace_s=0.02)
+        weather = Weather(ordeal, reactors, chance, proxy.url)
+        with loading(load, uploaders=3, workers=3):
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                time.sleep(chance.uniform(0.2, 2.0))
+                weather.strike(network)
+                reactors.assert_sound()
+                weather.revive()
+            weather.revive()
+        findings = ordeal.check(load, within_s=90.0)
+        reactors.assert_sound()
+        with asking(ordeal.url) as conn:
+            [version] = conn.execute("show server_version").fetchall()
+    counts = load.history.counts()
+    figure(f"soak of {seconds:.0f} s on PostgreSQL {version['server_version']}, seed {seed}", str(dict(weather.counts)))
+    figure("  stored, left in spool, runs", findings.stored, len(findings.left_in_spool), len(load.history.runs))
+    figure("  app's calls: ok, refused, failed, unknown", *(counts[o] for o in ("ok", "refused", "failed", "unknown")))
+    assert findings.dead == 0
+    ends = weather.counts["kill"] + weather.counts["restart"] + 10 * weather.counts["storm"]
+    assert len(findings.left_in_spool) <= PUTS_AT_ONCE * (ends + weather.counts["session"] + weather.counts["network"])
