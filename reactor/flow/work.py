@@ -127,7 +127,7 @@ class Work(Generic[A]):
     async def _claim_all(self, tasks: TaskGroup) -> None:
         while not self._closing:
             room = self._room()
-            batch = self._lane.ready.take(room) if room else []
+            batch = self._take(room) if room else []
             if not batch:
                 if not len(self._lane.ready):
                     self.on_low()
@@ -152,6 +152,15 @@ class Work(Generic[A]):
         self._lane.ready.per_tenant = math.ceil(window * min(1.0, self._per_tenant / self._concurrency))
         unsettled = len(self._claimed)
         return max(0, min(window - len(self._waiting) - len(self._acting), 2 * BATCH - unsettled))
+
+    def _take(self, room: int) -> list[Signal]:
+        """Take what is ready. What is ours is left out, though its lease may have ended: it is being worked on here."""
+        while taken := self._lane.ready.take(room):
+            for signal in filter(self.knows, taken):
+                self._lane.ready.release(signal.tenant)
+            if batch := [signal for signal in taken if not self.knows(signal)]:
+                return batch
+        return []
 
     async def _claim(self, batch: Sequence[Signal]) -> None:
         try:
@@ -207,7 +216,7 @@ class Work(Generic[A]):
         self._ended_lately += 1
         self._lane.ready.release(attempt.signal.tenant)
         if attempt.lost:
-            self._let_go(attempt)
+            self._give_up(attempt)
         else:
             self._ended.append((attempt, outcome))
             self._settled.set()
@@ -217,6 +226,11 @@ class Work(Generic[A]):
         """The row is no longer ours."""
         del self._claimed[attempt.signal]
         self._lane.wakeup.set()
+
+    def _give_up(self, attempt: A) -> None:
+        """The row may be another's, or nobody's: let it say. What was heard of it while it was ours went unheeded."""
+        self._let_go(attempt)
+        self._schedule.arm([Due(attempt.signal, self._clock.database_now())])
 
     # settle
 
@@ -241,12 +255,12 @@ class Work(Generic[A]):
             self._tell_idle()
 
     def _drop_lost(self) -> None:
-        """Forget outcomes whose lease ended long ago while the database was away: others have the rows by now."""
+        """Forget outcomes whose lease ended long ago while the database was away: others may have the rows by now."""
         too_old = self._clock.now() - _FORGET_AFTER_S
         for _ in range(len(self._ended)):
             attempt, outcome = self._ended.popleft()
             if attempt.lease_until < too_old:
-                self._let_go(attempt)
+                self._give_up(attempt)
             else:
                 self._ended.append((attempt, outcome))
 

@@ -68,7 +68,7 @@ class Rows(Reaction[Attempt]):
             attempts=[
                 Attempt(signal=signal, lease_until=lease_until)
                 for signal in signals
-                if signal.row_id not in self.not_ours
+                if signal.row_id not in self.not_ours | self.taken_over
             ]
         )
 
@@ -356,6 +356,7 @@ async def test_outcomes_that_nobody_can_want_any_more_are_let_go(stage: Stage) -
     stage.rows.down = {"settle", "extend"}
     async with stage.running():
         await stage.arm(rows)
+        stage.rows.not_ours = {row.row_id for row in rows}
         await stage.advance(LEASE_S + 700.0)
         stage.rows.down = set()
         await stage.advance(1.0)
@@ -402,6 +403,8 @@ async def test_a_lost_lease_cancels_the_act_and_settles_nothing(stage: Stage) ->
         assert (await stage.recorder.wait_for(LeaseLost)).upload_id == lost.row_id
         assert stage.rows.cancelled == [lost]
         assert not stage.work.knows(lost)
+        await quiet()
+        assert stage.rows.claims[1:] == [[lost]]  # what has become of it, only the row can say
         stage.rows.may_act.set()
         await quiet()
         assert stage.rows.settled == [(kept, Verdict.STORED)]
@@ -417,10 +420,24 @@ async def test_leases_are_given_up_when_the_database_stays_away(stage: Stage) ->
         await stage.advance(LEASE_S / 3)
         await stage.advance(LEASE_S / 3)
         assert stage.rows.cancelled == []
+        stage.rows.not_ours = {row.row_id}
         await stage.advance(LEASE_S / 3)
         assert stage.rows.cancelled == [row]
         assert stage.rows.settled == []
         assert stage.work.is_idle
+
+
+async def test_a_row_that_is_being_acted_on_is_not_claimed_again(stage: Stage) -> None:
+    """Its lease may have ended under our hands, and then the database would give it to anybody, us as well."""
+    row, other = signals(2)
+    stage.rows.may_act = Event()
+    async with stage.running():
+        await stage.arm([row])
+        await stage.arm([row, other])
+        assert stage.rows.claims == [[row], [other]]
+        stage.rows.may_act.set()
+        await quiet()
+        assert stage.rows.settled == [(row, Verdict.STORED), (other, Verdict.STORED)]
 
 
 # ending
