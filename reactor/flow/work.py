@@ -24,7 +24,7 @@ from reactor.core.model import Due, Outcome, Signal, Verdict
 from reactor.edge.clock import Clock
 from reactor.flow.schedule import Lane, Schedule
 from reactor.flow.wakeup import Wakeup
-from reactor.reactions.base import A, Reaction
+from reactor.reactions.base import A, Claimed, Reaction
 
 BATCH = 500
 """Most rows in one claim or one settlement: a statement of some 50 ms."""
@@ -167,16 +167,14 @@ class Work(Generic[A]):
             claimed = await self._reaction.claim(batch)
         except DatabaseUnavailable as error:
             self._emit(DatabaseLost(doing=f"claim {self._reaction.name}", reason=str(error)))
-            again_at = self._clock.database_now() + _PAUSE_S
-            self._schedule.arm(Due(signal, again_at) for signal in batch)
-            ours = set[Signal]()
-        else:
-            self._schedule.arm(claimed.later)
-            for attempt in claimed.attempts:
-                self._claimed[attempt.signal] = attempt
-                self._waiting.put(attempt.signal)
-            ours = {attempt.signal for attempt in claimed.attempts}
-            self._held.set()
+            await self._clock.sleep(_PAUSE_S)  # what else is ready would fare no better
+            claimed = Claimed(later=[Due(signal, self._clock.database_now()) for signal in batch])
+        self._schedule.arm(claimed.later)
+        for attempt in claimed.attempts:
+            self._claimed[attempt.signal] = attempt
+            self._waiting.put(attempt.signal)
+        ours = {attempt.signal for attempt in claimed.attempts}
+        self._held.set()
         for signal in batch:
             if signal not in ours:
                 self._lane.ready.release(signal.tenant)

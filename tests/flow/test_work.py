@@ -237,12 +237,21 @@ async def test_a_failed_claim_is_tried_again(stage: Stage) -> None:
         await stage.arm(rows)
         lost = await stage.recorder.wait_for(DatabaseLost)
         assert lost.doing == "claim rows"
-        assert stage.work.outstanding == 0
-        assert len(stage.schedule) == 3
+        assert stage.work.outstanding == 3
 
         stage.rows.down = set()
         await stage.advance(0.5)
         assert set(stage.rows.verdicts(Verdict.STORED)) == set(rows)
+
+
+async def test_a_backlog_does_not_hammer_a_database_that_is_away(stage: Stage) -> None:
+    """One claim in half a second, however many rows are ready."""
+    stage.rows.down = {"claim"}
+    async with stage.running():
+        await stage.arm(signals(1_000))
+        for _ in range(10):
+            await stage.advance(0.5)
+        assert len(stage.rows.claims) == 11
 
 
 async def test_rows_that_others_took_are_let_go(stage: Stage) -> None:
