@@ -7,21 +7,18 @@
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from anyio import CancelScope, Event, create_task_group, to_thread
-from attrs import frozen
 from loguru import logger
 
 from reactor import __version__
-from reactor.core.backoff import Backoff
-from reactor.core.breaker import Breaker
 from reactor.core.errors import ConfigInvalid, DatabaseUnavailable, StorageUnavailable
 from reactor.core.events import Emit, ListenerLost, Listening, Polling
 from reactor.core.events import Event as Happening
 from reactor.core.settings import Settings
 from reactor.edge import statements
-from reactor.edge.books import Books
 from reactor.edge.clock import Clock
 from reactor.edge.figures import StatusQuery
 from reactor.edge.http import Http
@@ -29,35 +26,16 @@ from reactor.edge.migrate import plan
 from reactor.edge.objects import open_store
 from reactor.edge.objects.base import ObjectStore
 from reactor.edge.postgres import Database, Line, Listener
-from reactor.edge.pulse import Pulse
-from reactor.edge.queue import Runs, UploadQueue
 from reactor.edge.spool import Spool
 from reactor.edge.telemetry import Telemetry
-from reactor.flow.engine import Engine, working
-from reactor.flow.listen import SILENT_AFTER_S, Listen
+from reactor.edge.transfer import SpoolToStore
+from reactor.flow.engine import Engine, work_until, working
 from reactor.flow.readiness import Readiness
-from reactor.flow.reconcile import Changes, Reconcile
-from reactor.flow.schedule import Lane, Schedule
-from reactor.flow.wakeup import Wakeup
-from reactor.flow.work import BATCH, Work
-from reactor.reactions.runs import StaleRuns
-from reactor.reactions.uploads import FailedUploads
-
-if TYPE_CHECKING:
-    from reactor.reactions.base import Reaction
+from reactor.flow.reconcile import Changes
+from reactor.wiring import Ports, listen_with, pulse_of, wire
 
 _CONNECTIONS = 3
 _DRAIN_HORIZON_S = 1.0
-
-
-@frozen(kw_only=True)
-class _Opened:
-    """What the settings name, opened and checked."""
-
-    database: Database
-    claims: Line
-    spool: Spool
-    store: ObjectStore
 
 
 class Reactor:
@@ -105,31 +83,17 @@ class Reactor:
             socket = stack.enter_context(http.bind())  # closed however this ends
             self.http_url = http.url
             engine = self._engine = self._wire(opened, self.settings.wheel_horizon_s)
-            pulse = Pulse(opened.database, engine.clock, version=__version__, silent_after_s=SILENT_AFTER_S)
+            pulse = pulse_of(opened, version=__version__)
             await pulse.send("starting", with_canary=False)
-            crews = {reaction.channel: (reaction, work) for reaction, work in engine.crews}
-            listen = Listen(
-                Listener(self._listen_conninfo(), [*crews, pulse.channel]),
-                pulse,
-                crews,
-                engine.schedule,
-                engine.reconcile,
-                clock=engine.clock,
-                emit=self._emit,
-            )
+            listen = listen_with(opened, engine, pulse, emit=self._emit)
             self._readiness = Readiness(listen, engine.reconcile, pulse, engine.clock)
             self._ready = engine.reconcile.on_pass = ready
-            async with create_task_group() as tasks, working(engine) as works:
+            ears = [listen.run, engine.reconcile.run]
+            if self.telemetry.pushes and self._figures is not None:
+                ears.append(self._figures.keep_fresh)
+            async with create_task_group() as tasks:
                 tasks.start_soon(http.serve, socket)
-                with CancelScope() as hearing:
-                    async with create_task_group() as ears:
-                        ears.start_soon(listen.run)
-                        if self.telemetry.pushes and self._figures is not None:
-                            ears.start_soon(self._figures.keep_fresh)
-                        ears.start_soon(engine.reconcile.run)
-                        await self._stop.wait()
-                        hearing.cancel()
-                await works.finish(self.settings.shutdown_grace_s)
+                await work_until(self._stop, engine, ears, grace_s=self.settings.shutdown_grace_s)
                 with suppress(DatabaseUnavailable):  # the others will see it by themselves
                     await pulse.leave()
                 http.close()
@@ -143,7 +107,7 @@ class Reactor:
         self._listeners.append(changes)
         async with self._opened() as opened:
             engine = self._engine = self._wire(opened, _DRAIN_HORIZON_S)
-            pulse = Pulse(opened.database, engine.clock, version=__version__, silent_after_s=SILENT_AFTER_S)
+            pulse = pulse_of(opened, version=__version__)
             await pulse.send("starting", with_canary=False)
             async with working(engine) as works:
                 more = True
@@ -169,7 +133,7 @@ class Reactor:
         return self.settings.listen_url or self.settings.database_url or ""
 
     @asynccontextmanager
-    async def _opened(self) -> AsyncIterator["_Opened"]:
+    async def _opened(self) -> AsyncIterator[Ports]:
         """Open and check what the settings name, all of it before any work is begun."""
         if self.settings.database_url is None:
             raise ConfigInvalid("REACTOR_DATABASE_URL isn't set: set it to the database's URL")
@@ -186,7 +150,13 @@ class Reactor:
         try:
             await database.open()
             await _check_schema(database, url)
-            yield _Opened(database=database, claims=claims, spool=spool, store=store)
+            yield Ports(
+                clock=Clock(),
+                database=database,
+                claims=claims,
+                transfer=SpoolToStore(spool, store, concurrency=self.settings.upload_concurrency),
+                listener=partial(Listener, self._listen_conninfo()),
+            )
         finally:
             with CancelScope(shield=True):
                 await claims.close()
@@ -194,67 +164,16 @@ class Reactor:
                 await to_thread.run_sync(store.close)
                 await self.telemetry.close()
 
-    def _wire(self, opened: "_Opened", horizon_s: float) -> Engine:
-        settings, clock = self.settings, Clock()
+    def _wire(self, opened: Ports, horizon_s: float) -> Engine:
         self._figures = StatusQuery(
             opened.database,
-            clock,
-            heartbeat_timeout_s=settings.heartbeat_timeout_s,
+            opened.clock,
+            heartbeat_timeout_s=self.settings.heartbeat_timeout_s,
             hear=self.telemetry.metrics.hear_status,
         )
-        uploads = FailedUploads(
-            UploadQueue(opened.database, claims=opened.claims, lease_s=settings.lease_s),
-            spool=opened.spool,
-            store=opened.store,
-            backoff=Backoff(
-                base_s=settings.retry_base_s,
-                factor=settings.retry_factor,
-                max_s=settings.retry_max_s,
-                jitter=settings.retry_jitter,
-            ),
-            breaker=Breaker(),
-            clock=clock,
-            emit=self._emit,
-            concurrency=settings.upload_concurrency,
-            attempt_timeout_s=settings.attempt_timeout_s,
-            lease_s=settings.lease_s,
-        )
-        runs = StaleRuns(
-            Runs(opened.database, heartbeat_timeout_s=settings.heartbeat_timeout_s),
-            heartbeat_timeout_s=settings.heartbeat_timeout_s,
-            emit=self._emit,
-        )
-        lanes = {uploads.name: Lane(), runs.name: Lane()}
-        schedule = Schedule(clock, lanes, horizon_s=horizon_s, emit=self._emit)
-        self.telemetry.metrics.timers = lambda: len(schedule)
-        quiet = Wakeup()
-        crews: list[tuple[Reaction[Any], Work[Any]]] = []
-        for reaction, concurrency, per_tenant in (
-            (uploads, settings.upload_concurrency, settings.uploads_per_user),
-            (runs, BATCH, BATCH),
-        ):
-            work: Work[Any] = Work(
-                reaction,
-                lanes[reaction.name],
-                schedule,
-                clock=clock,
-                emit=self._emit,
-                concurrency=concurrency,
-                per_tenant=per_tenant,
-                lease_s=settings.lease_s,
-                on_idle=quiet.set,
-            )
-            crews.append((reaction, work))
-        reconcile = Reconcile(
-            crews,
-            schedule,
-            Books(opened.database),
-            clock=clock,
-            emit=self._emit,
-            interval_s=settings.reconcile_interval_s,
-            horizon_s=horizon_s,
-        )
-        return Engine(clock=clock, schedule=schedule, crews=crews, reconcile=reconcile, quiet=quiet)
+        engine = wire(opened, self.settings, horizon_s=horizon_s, emit=self._emit)
+        self.telemetry.metrics.timers = lambda: len(engine.schedule)
+        return engine
 
     # what it tells
 

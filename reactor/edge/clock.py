@@ -53,7 +53,8 @@ class Clock:
 
     def alarm(self, tick: int | None) -> AbstractContextManager[object]:
         """Return a scope that stops waiting at `tick`; None: never."""
-        return CancelScope(deadline=math.inf if tick is None else tick / TICKS_PER_S)
+        # Invariant: whoever is woken by it finds that the tick has come. 1045350 / 1000 * 1000 is less than 1045350
+        return CancelScope(deadline=math.inf if tick is None else math.nextafter(tick / TICKS_PER_S, math.inf))
 
     async def sleep(self, seconds: float) -> None:
         """Let `seconds` pass."""

@@ -234,13 +234,8 @@ class Line:
         raise AssertionError  # it has returned or raised
 
 
-class Listener:
-    """A connection of its own that LISTENs and does nothing else."""
-
-    def __init__(self, conninfo: str, channels: Sequence[str]) -> None:
-        self._conninfo = conninfo
-        self._channels = channels
-        self._conn: psycopg.AsyncConnection[Any] | None = None
+class Ear(Protocol):
+    """Whatever hears notifications, one connection after another."""
 
     async def hear(self, live: Callable[[], None], heard: Callable[[str, str], None]) -> None:
         """Connect, LISTEN, call `live`, then call `heard(channel, payload)` for each notification, until it breaks.
@@ -249,6 +244,21 @@ class Listener:
         leaving the loop would lose the rest of what has arrived. Raises DatabaseUnavailable when the connection
         can't be had, is lost, or is severed; never returns.
         """
+
+    def sever(self) -> None:
+        """End the connection at once; `hear` raises."""
+
+
+class Listener:
+    """A connection of its own that LISTENs and does nothing else. An `Ear`."""
+
+    def __init__(self, conninfo: str, channels: Sequence[str]) -> None:
+        self._conninfo = conninfo
+        self._channels = channels
+        self._conn: psycopg.AsyncConnection[Any] | None = None
+
+    async def hear(self, live: Callable[[], None], heard: Callable[[str, str], None]) -> None:
+        """Hear on one connection; see `Ear`."""
         try:
             with CancelScope(shield=True):
                 conn = self._conn = await psycopg.AsyncConnection.connect(
@@ -282,6 +292,5 @@ class Listener:
             await conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
 
     def sever(self) -> None:
-        """End the connection at once; `hear` raises."""
         if self._conn is not None:
             sever(self._conn)

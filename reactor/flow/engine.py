@@ -1,11 +1,11 @@
 """All crews at work on one schedule: how they are started, waited for, and ended in order."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-from anyio import Event, create_task_group, move_on_after
+from anyio import CancelScope, Event, create_task_group, move_on_after
 from attrs import frozen
 from loguru import logger
 
@@ -86,3 +86,17 @@ async def working(engine: Engine) -> AsyncIterator[Works]:
             tasks.start_soon(works.run, work.run)
         yield works
         tasks.cancel_scope.cancel()
+
+
+async def work_until(
+    stop: Event, engine: Engine, ears: Sequence[Callable[[], Coroutine[Any, Any, None]]], *, grace_s: float
+) -> None:
+    """Work on what the ears hear until `stop` is set; then hear no more, and end in order."""
+    async with working(engine) as works:
+        with CancelScope() as hearing:
+            async with create_task_group() as tasks:
+                for ear in ears:
+                    tasks.start_soon(ear)
+                await stop.wait()
+                hearing.cancel()
+        await works.finish(grace_s)

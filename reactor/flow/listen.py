@@ -31,7 +31,7 @@ from reactor.core.events import (
 from reactor.core.model import Due, Signal
 from reactor.edge.clock import TICKS_PER_S, Clock
 from reactor.edge.payload import BadPayload, decode
-from reactor.edge.postgres import Listener
+from reactor.edge.postgres import Ear
 from reactor.edge.pulse import Peers, Pulse
 from reactor.flow.reconcile import Reconcile
 from reactor.flow.schedule import Schedule
@@ -76,7 +76,7 @@ class Listen:
 
     def __init__(
         self,
-        listener: Listener,
+        listener: Ear,
         pulse: Pulse,
         crews: Mapping[str, tuple[Reaction[Any], Work[Any]]],
         schedule: Schedule,

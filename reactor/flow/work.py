@@ -127,7 +127,7 @@ class Work(Generic[A]):
     async def _claim_all(self, tasks: TaskGroup) -> None:
         while not self._closing:
             room = self._room()
-            batch = self._lane.ready.take(room) if room else []
+            batch = self._take(room) if room else []
             if len(self._lane.ready) < _LOW and (batch or not len(self._lane.ready)):
                 self.on_low()
             if not batch:
@@ -151,23 +151,28 @@ class Work(Generic[A]):
         unsettled = len(self._claimed)
         return max(0, min(window - len(self._waiting) - len(self._acting), 2 * BATCH - unsettled))
 
+    def _take(self, room: int) -> list[Signal]:
+        """Take what is ready. What is ours is left out, though its lease may have ended: it is being worked on here."""
+        while taken := self._lane.ready.take(room):
+            for signal in filter(self.knows, taken):
+                self._lane.ready.release(signal.tenant)
+            if batch := [signal for signal in taken if not self.knows(signal)]:
+                return batch
+        return []
+
     async def _claim(self, batch: Sequence[Signal]) -> None:
-        # a row comes back while its outcome waits for a database that was away for longer than the lease: settle first
-        free = [signal for signal in batch if signal not in self._claimed]
         try:
-            claimed = await self._reaction.claim(free) if free else Claimed[A]()
+            claimed = await self._reaction.claim(batch)
         except DatabaseUnavailable as error:
             self._emit(DatabaseLost(doing=f"claim {self._reaction.name}", reason=str(error)))
-            again_at = self._clock.database_now() + _PAUSE_S
-            self._schedule.arm(Due(signal, again_at) for signal in free)
-            ours = set[Signal]()
-        else:
-            self._schedule.arm(claimed.later)
-            for attempt in claimed.attempts:
-                self._claimed[attempt.signal] = attempt
-                self._waiting.put(attempt.signal)
-            ours = {attempt.signal for attempt in claimed.attempts}
-            self._held.set()
+            await self._clock.sleep(_PAUSE_S)  # what else is ready would fare no better
+            claimed = Claimed(later=[Due(signal, self._clock.database_now()) for signal in batch])
+        self._schedule.arm(claimed.later)
+        for attempt in claimed.attempts:
+            self._claimed[attempt.signal] = attempt
+            self._waiting.put(attempt.signal)
+        ours = {attempt.signal for attempt in claimed.attempts}
+        self._held.set()
         for signal in batch:
             if signal not in ours:
                 self._lane.ready.release(signal.tenant)
@@ -207,18 +212,21 @@ class Work(Generic[A]):
         self._ended_lately += 1
         self._lane.ready.release(attempt.signal.tenant)
         if attempt.lost:
-            self._let_go(attempt, look_again=True)
+            self._give_up(attempt)
         else:
             self._ended.append((attempt, outcome))
             self._settled.set()
         self._lane.wakeup.set()
 
-    def _let_go(self, attempt: A, *, look_again: bool = False) -> None:
-        """The row is no longer ours. Who lost it looks again: what was heard of it meanwhile was passed over."""
+    def _let_go(self, attempt: A) -> None:
+        """The row is no longer ours."""
         del self._claimed[attempt.signal]
-        if look_again:
-            self._schedule.arm([Due(attempt.signal, self._clock.database_now())])
         self._lane.wakeup.set()
+
+    def _give_up(self, attempt: A) -> None:
+        """The row may be another's, or nobody's: let it say. What was heard of it while it was ours went unheeded."""
+        self._let_go(attempt)
+        self._schedule.arm([Due(attempt.signal, self._clock.database_now())])
 
     # settle
 
@@ -243,12 +251,12 @@ class Work(Generic[A]):
             self._tell_idle()
 
     def _drop_lost(self) -> None:
-        """Forget outcomes whose lease ended long ago while the database was away: others have the rows by now."""
+        """Forget outcomes whose lease ended long ago while the database was away: others may have the rows by now."""
         too_old = self._clock.now() - _FORGET_AFTER_S
         for _ in range(len(self._ended)):
             attempt, outcome = self._ended.popleft()
             if attempt.lease_until < too_old:
-                self._let_go(attempt, look_again=True)
+                self._give_up(attempt)
             else:
                 self._ended.append((attempt, outcome))
 

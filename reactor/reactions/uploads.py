@@ -7,13 +7,12 @@ without their tries being counted.
 """
 
 import random
-import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from uuid import UUID, uuid4
 
-from anyio import CancelScope, CapacityLimiter, fail_after, to_thread
-from attrs import define, field
+from anyio import fail_after
+from attrs import define
 from loguru import logger
 
 from reactor.core.backoff import Backoff
@@ -31,10 +30,9 @@ from reactor.core.events import (
 from reactor.core.model import Due, Outcome, Signal, Verdict
 from reactor.core.trace import TraceContext, Trail
 from reactor.edge.clock import Clock
-from reactor.edge.objects.base import ObjectStore
 from reactor.edge.payload import Hint
 from reactor.edge.queue import Rescue, Upload, UploadQueue
-from reactor.edge.spool import Spool
+from reactor.edge.transfer import Stored, Transfer
 from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
 
 _SWEEP_LIMIT = 50_000
@@ -51,10 +49,8 @@ class UploadAttempt(Attempt):
     trail: Trail
     began: float = 0.0
     ended: float = 0.0
-    identity: tuple[int, int] | None = None
-    """Device and inode of the spooled file that was stored; what is removed must still be that one."""
-
-    cancelled: threading.Event = field(factory=threading.Event)
+    stored: Stored | None = None
+    """What was put; None until it was."""
 
 
 class FailedUploads(Reaction[UploadAttempt]):
@@ -67,24 +63,20 @@ class FailedUploads(Reaction[UploadAttempt]):
         self,
         queue: UploadQueue,
         *,
-        spool: Spool,
-        store: ObjectStore,
+        transfer: Transfer,
         backoff: Backoff,
         breaker: Breaker,
         clock: Clock,
         emit: Emit,
-        concurrency: int,
         attempt_timeout_s: float,
         lease_s: float,
     ) -> None:
         self._queue = queue
-        self._spool = spool
-        self._store = store
+        self._transfer = transfer
         self._backoff = backoff
         self._breaker = breaker
         self._clock = clock
         self._emit = emit
-        self._threads = CapacityLimiter(concurrency)
         self._attempt_timeout_s = attempt_timeout_s
         self._lease_s = lease_s
         self._unanswered: dict[UUID, UUID] = {}
@@ -186,7 +178,7 @@ class FailedUploads(Reaction[UploadAttempt]):
         )
         try:
             with fail_after(self._attempt_timeout_s):
-                url = await to_thread.run_sync(self._put, attempt, abandon_on_cancel=True, limiter=self._threads)
+                attempt.stored = await self._transfer.put(upload)
         except TimeoutError:
             outcome = self._judge(upload, StorageUnavailable(f"no answer within {self._attempt_timeout_s:g} s"))
         except ReactorError as error:
@@ -196,24 +188,10 @@ class FailedUploads(Reaction[UploadAttempt]):
             outcome = self._judge(upload, StorageUnavailable("the reactor broke on this upload; its log says how"))
         else:
             self._hear_success()
-            outcome = Outcome(verdict=Verdict.STORED, storage_url=url)
+            outcome = Outcome(verdict=Verdict.STORED, storage_url=attempt.stored.url)
         finally:
-            attempt.cancelled.set()  # whatever made us stop, the thread stops reading
             attempt.ended = self._clock.now()
         return outcome
-
-    def _put(self, attempt: UploadAttempt) -> str:
-        """Send one spooled file to the store; runs in a worker thread."""
-        upload = attempt.upload
-        with self._spool.open(
-            upload.spool,
-            upload.temp_file_path or "",
-            size_bytes=upload.byte_size,
-            sha256=upload.content_hash or "",
-            cancelled=attempt.cancelled,
-        ) as body:
-            attempt.identity = body.identity
-            return self._store.put(upload.bucket, upload.object_path, body, mime_type=upload.mime_type)
 
     def _judge(self, upload: Upload, error: ReactorError) -> Outcome:
         """Say what a failure means: try again, give up, or blame the store and count nothing."""
@@ -251,7 +229,7 @@ class FailedUploads(Reaction[UploadAttempt]):
 
     def _tell_breaker(self, was_open: bool) -> None:
         if self._breaker.is_open != was_open:
-            self._emit(BreakerMoved(store=self._store.name, is_open=self._breaker.is_open))
+            self._emit(BreakerMoved(store=self._transfer.store_name, is_open=self._breaker.is_open))
 
     def hand_back(self, attempt: UploadAttempt) -> Outcome:
         if attempt.began:
@@ -279,21 +257,13 @@ class FailedUploads(Reaction[UploadAttempt]):
                 stored.append(attempt)
             self._tell_settled(attempt, outcome, settling_at, settled_at)
         if stored:
-            with CancelScope(shield=True):
-                await to_thread.run_sync(self._remove_spooled, stored)
+            await self._remove_spooled(stored)
         return again
 
-    def _remove_spooled(self, stored: Sequence[UploadAttempt]) -> None:
-        """Remove the spooled files of uploads whose settlement has committed; runs in a worker thread."""
-        for attempt in stored:
-            upload = attempt.upload
-            try:
-                if attempt.identity is not None:
-                    self._spool.remove(upload.spool, upload.temp_file_path or "", attempt.identity)
-            except (ReactorError, OSError) as error:
-                # an OSError's own words name the file
-                reason = error.strerror if isinstance(error, OSError) else error
-                logger.bind(**attempt.trail.fields).warning("the spooled file stays behind: {}", reason)
+    async def _remove_spooled(self, stored: Sequence[UploadAttempt]) -> None:
+        fields_of = {attempt.upload.id: attempt.trail.fields for attempt in stored}
+        for upload, reason in await self._transfer.remove([(a.upload, a.stored) for a in stored if a.stored]):
+            logger.bind(**fields_of[upload.id]).warning("the spooled file stays behind: {}", reason)
 
     def _tell_settled(self, attempt: UploadAttempt, outcome: Outcome, settling_at: float, settled_at: float) -> None:
         upload, at = attempt.upload, self._clock.database_at

@@ -68,7 +68,7 @@ class Rows(Reaction[Attempt]):
             attempts=[
                 Attempt(signal=signal, lease_until=lease_until)
                 for signal in signals
-                if signal.row_id not in self.not_ours
+                if signal.row_id not in self.not_ours | self.taken_over
             ]
         )
 
@@ -237,12 +237,21 @@ async def test_a_failed_claim_is_tried_again(stage: Stage) -> None:
         await stage.arm(rows)
         lost = await stage.recorder.wait_for(DatabaseLost)
         assert lost.doing == "claim rows"
-        assert stage.work.outstanding == 0
-        assert len(stage.schedule) == 3
+        assert stage.work.outstanding == 3
 
         stage.rows.down = set()
         await stage.advance(0.5)
         assert set(stage.rows.verdicts(Verdict.STORED)) == set(rows)
+
+
+async def test_a_backlog_does_not_hammer_a_database_that_is_away(stage: Stage) -> None:
+    """One claim in half a second, however many rows are ready."""
+    stage.rows.down = {"claim"}
+    async with stage.running():
+        await stage.arm(signals(1_000))
+        for _ in range(10):
+            await stage.advance(0.5)
+        assert len(stage.rows.claims) == 11
 
 
 async def test_rows_that_others_took_are_let_go(stage: Stage) -> None:
@@ -435,6 +444,8 @@ async def test_a_lost_lease_cancels_the_act_and_settles_nothing(stage: Stage) ->
         assert (await stage.recorder.wait_for(LeaseLost)).upload_id == lost.row_id
         assert stage.rows.cancelled == [lost]
         assert not stage.work.knows(lost)
+        await quiet()
+        assert stage.rows.claims[1:] == [[lost]]  # what has become of it, only the row can say
         stage.rows.may_act.set()
         await quiet()
         assert stage.rows.settled == [(kept, Verdict.STORED)]
@@ -455,6 +466,19 @@ async def test_leases_are_given_up_when_the_database_stays_away(stage: Stage) ->
         assert stage.rows.cancelled == [row]
         assert stage.rows.settled == []
         assert stage.work.is_idle
+
+
+async def test_a_row_that_is_being_acted_on_is_not_claimed_again(stage: Stage) -> None:
+    """Its lease may have ended under our hands, and then the database would give it to anybody, us as well."""
+    row, other = signals(2)
+    stage.rows.may_act = Event()
+    async with stage.running():
+        await stage.arm([row])
+        await stage.arm([row, other])
+        assert stage.rows.claims == [[row], [other]]
+        stage.rows.may_act.set()
+        await quiet()
+        assert stage.rows.settled == [(row, Verdict.STORED), (other, Verdict.STORED)]
 
 
 # ending

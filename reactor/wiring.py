@@ -1,0 +1,116 @@
+"""How the parts of one reactor fit together, whatever is behind its ports."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from reactor.core.backoff import Backoff
+from reactor.core.breaker import Breaker
+from reactor.core.events import Emit
+from reactor.core.settings import Settings
+from reactor.edge.books import Books
+from reactor.edge.clock import Clock
+from reactor.edge.postgres import Caller, Ear
+from reactor.edge.pulse import Pulse
+from reactor.edge.queue import Runs, UploadQueue
+from reactor.edge.transfer import Transfer
+from reactor.flow.engine import Engine
+from reactor.flow.listen import SILENT_AFTER_S, Listen
+from reactor.flow.reconcile import Reconcile
+from reactor.flow.schedule import Lane, Schedule
+from reactor.flow.wakeup import Wakeup
+from reactor.flow.work import BATCH, Work
+from reactor.reactions.runs import StaleRuns
+from reactor.reactions.uploads import FailedUploads
+
+if TYPE_CHECKING:
+    from reactor.reactions.base import Reaction
+
+
+@frozen(kw_only=True)
+class Ports:
+    """All that a reactor has to do with the world, opened."""
+
+    clock: Clock
+    database: Caller
+    claims: Caller
+    """A connection that does nothing but claim."""
+
+    transfer: Transfer
+    listener: Callable[[Sequence[str]], Ear]
+    """Makes the listening connection, told its channels."""
+
+
+def wire(ports: Ports, settings: Settings, *, horizon_s: float, emit: Emit) -> Engine:
+    """Wire the crews, their schedule and the reconciliation."""
+    clock = ports.clock
+    uploads = FailedUploads(
+        UploadQueue(ports.database, claims=ports.claims, lease_s=settings.lease_s),
+        transfer=ports.transfer,
+        backoff=Backoff(
+            base_s=settings.retry_base_s,
+            factor=settings.retry_factor,
+            max_s=settings.retry_max_s,
+            jitter=settings.retry_jitter,
+        ),
+        breaker=Breaker(),
+        clock=clock,
+        emit=emit,
+        attempt_timeout_s=settings.attempt_timeout_s,
+        lease_s=settings.lease_s,
+    )
+    runs = StaleRuns(
+        Runs(ports.database, heartbeat_timeout_s=settings.heartbeat_timeout_s),
+        heartbeat_timeout_s=settings.heartbeat_timeout_s,
+        emit=emit,
+    )
+    lanes = {uploads.name: Lane(), runs.name: Lane()}
+    schedule = Schedule(clock, lanes, horizon_s=horizon_s, emit=emit)
+    quiet = Wakeup()
+    crews: list[tuple[Reaction[Any], Work[Any]]] = []
+    for reaction, concurrency, per_tenant in (
+        (uploads, settings.upload_concurrency, settings.uploads_per_user),
+        (runs, BATCH, BATCH),
+    ):
+        work: Work[Any] = Work(
+            reaction,
+            lanes[reaction.name],
+            schedule,
+            clock=clock,
+            emit=emit,
+            concurrency=concurrency,
+            per_tenant=per_tenant,
+            lease_s=settings.lease_s,
+            on_idle=quiet.set,
+        )
+        crews.append((reaction, work))
+    reconcile = Reconcile(
+        crews,
+        schedule,
+        Books(ports.database),
+        clock=clock,
+        emit=emit,
+        interval_s=settings.reconcile_interval_s,
+        horizon_s=horizon_s,
+    )
+    return Engine(clock=clock, schedule=schedule, crews=crews, reconcile=reconcile, quiet=quiet)
+
+
+def pulse_of(ports: Ports, *, version: str) -> Pulse:
+    """Return the reactor's sign of life, not yet given."""
+    return Pulse(ports.database, ports.clock, version=version, silent_after_s=SILENT_AFTER_S)
+
+
+def listen_with(ports: Ports, engine: Engine, pulse: Pulse, *, emit: Emit) -> Listen:
+    """Wire the listening connection to what it wakes."""
+    crews = {reaction.channel: (reaction, work) for reaction, work in engine.crews}
+    return Listen(
+        ports.listener([*crews, pulse.channel]),
+        pulse,
+        crews,
+        engine.schedule,
+        engine.reconcile,
+        clock=ports.clock,
+        emit=emit,
+    )

@@ -1,0 +1,146 @@
+"""The database in memory: what it does with runs and reactors, and which statement of the reactor's is which call."""
+
+from collections.abc import Collection, Sequence
+from datetime import timedelta
+from typing import Any, LiteralString, NamedTuple
+from uuid import UUID
+
+from reactor.edge import statements
+from simulation.tables import DAY_S, MINUTE_S, Instance, RunRow, deadline
+from simulation.uploads import UploadCalls
+
+_SOON_S = 0.005
+
+
+class PulseAnswer(NamedTuple):
+    now_at: float
+    queue_usage: float
+    instances: list[UUID]
+
+
+class Database(UploadCalls):
+    """Every call that the simulated world makes of PostgreSQL."""
+
+    def answer(self, statement: LiteralString, parameters: Sequence[Any]) -> list[Any]:
+        """Do what a statement of reactor/edge/statements.py does, in one transaction."""
+        calls: dict[str, Any] = {
+            statements.CLAIM_UPLOADS: self.claim,
+            statements.EXTEND_LEASES: self.extend,
+            statements.SETTLE_UPLOADS: self.settle,
+            statements.RESCUE_UPLOADS: self.rescue,
+            statements.SWEEP_UPLOADS: self.sweep_uploads,
+            statements.MEND_BOOKS: self.mend_books,
+            statements.EXPIRE_RUNS: self.expire,
+            statements.SWEEP_RUNS: self.sweep_runs,
+            statements.PULSE: self.pulse,
+            statements.LEAVE: self.leave,
+        }
+        answers: list[Any] = calls[statement](*parameters)
+        return answers
+
+    # runs, as the reactor sees them
+
+    def expire(self, ids: Collection[UUID], patience: timedelta | None) -> list[tuple[Any, ...]]:
+        now, answers = self.now(), list[tuple[Any, ...]]()
+        patience_s = None if patience is None else patience.total_seconds()
+        for run in sorted((self.runs[i] for i in set(ids) if i in self.runs), key=lambda run: run.id):
+            due_at = deadline(run, patience_s)
+            if run.status != "running" or due_at is None:
+                continue
+            if due_at > now:
+                answers.append((run.id, max(due_at, now + _SOON_S), None, None, None, None))
+                continue
+            is_timeout = run.timeout_at is not None and run.timeout_at <= now
+            self._end(run, "failed", "INTERPRETATION_TIMEOUT" if is_timeout else "INTERPRETATION_HEARTBEAT_LOST")
+            answers.append((run.id, None, run.error_code, now - due_at, run.traceparent, now))
+        return answers
+
+    def sweep_runs(self, horizon: timedelta, patience: timedelta, limit: int) -> list[tuple[UUID, int, float, float]]:
+        until = self.now() + horizon.total_seconds()
+        dues = [
+            (due_at, run)
+            for run in self.runs.values()
+            if run.status == "running"
+            and (due_at := deadline(run, patience.total_seconds())) is not None
+            and due_at <= until
+        ]
+        dues.sort(key=lambda found: found[0])
+        return [(run.id, self.tenant_of(run.user_id), due_at, run.heartbeat_at) for due_at, run in dues[:limit]]
+
+    # runs, as their workers and operators see them
+
+    def begin(self, source_id: UUID, timeout_s: float, patience_s: float | None, traceparent: str, run_id: UUID) -> str:
+        """Begin a run; return "ok" or the code of the refusal."""
+        source, now = self.sources[source_id], self.now()
+        if source.storage_status != "uploaded":
+            return "STORAGE_PENDING" if source.storage_status == "pending" else "STORAGE_UPLOAD_FAILED"
+        others = [r for r in self.runs.values() if r.source_id == source_id and r.status == "running"]
+        self.expire([run.id for run in others if run.id != run_id], None)
+        if any(run.status == "running" for run in others):
+            return "ok" if run_id in {run.id for run in others} else "INTERPRETATION_IN_PROGRESS"
+        self.runs[run_id] = RunRow(
+            id=run_id,
+            user_id=source.user_id,
+            source_id=source_id,
+            traceparent=traceparent,
+            created_at=now,
+            started_at=now,
+            heartbeat_at=now,
+            timeout_at=round(now + timeout_s, 6),
+            heartbeat_timeout=MINUTE_S if patience_s is None else patience_s,
+        )
+        self.tell_run(self.runs[run_id])
+        return "ok"
+
+    def heartbeat(self, run_id: UUID) -> bool:
+        """Return whether the run is still its worker's."""
+        run = self._living(run_id)
+        if run is None:
+            return False
+        before, run.heartbeat_at = run.heartbeat_at, self.now()
+        if before // MINUTE_S != run.heartbeat_at // MINUTE_S or run.heartbeat_at < before:
+            self.tell_run(run)
+        return True
+
+    def complete_run(self, run_id: UUID) -> bool:
+        run = self._living(run_id)
+        if run is None:
+            return self.runs[run_id].status == "completed"
+        self._end(run, "completed", None)
+        return True
+
+    def fail_runs(self, ids: Collection[UUID]) -> list[UUID]:
+        runs = [self.runs[i] for i in set(ids) if i in self.runs and self.runs[i].status == "running"]
+        for run in runs:
+            self._end(run, "failed", "INTERPRETATION_FAILED")
+        return [run.id for run in runs]
+
+    def _living(self, run_id: UUID) -> RunRow | None:
+        """Return the run if its worker may still speak for it; fail it if its own deadline has passed."""
+        self.expire([run_id], None)
+        run = self.runs[run_id]
+        return run if run.status == "running" else None
+
+    def _end(self, run: RunRow, status: str, code: str | None) -> None:
+        run.status, run.error_code, run.completed_at = status, code, self.now()
+        self.tell_run(run)
+
+    # reactors
+
+    def pulse(
+        self, instance: UUID, _host: str, _version: str, mode: str, canary: str | None, silent_after: timedelta
+    ) -> list[PulseAnswer]:
+        now = self.now()
+        self.instances[instance] = Instance(now, mode)
+        if canary is not None:
+            self.sent.append((canary, ""))
+        since = now - silent_after.total_seconds()
+        alive = sorted(i for i, other in self.instances.items() if other.seen_at > since)
+        return [PulseAnswer(now, 0.0, alive)]
+
+    def leave(self, instance: UUID) -> list[tuple[None]]:
+        since = self.now() - DAY_S
+        gone = [i for i, other in self.instances.items() if i == instance or other.seen_at < since]
+        for i in gone:
+            del self.instances[i]
+        return [(None,)]

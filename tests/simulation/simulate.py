@@ -1,0 +1,48 @@
+"""`simulate(seed)`: one run from its first second to its last, and what was wrong in it."""
+
+import hashlib
+
+from attrs import frozen
+
+from simulation.probes import probe
+from simulation.world import World, world
+
+
+@frozen
+class Run:
+    """What came of a seed."""
+
+    seed: int
+    violations: list[str]
+    trace: list[str]
+    lasted_s: float
+    """By the simulated clock."""
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()
+
+
+def simulate(seed: int) -> Run:
+    """Let one world suffer, drain, recover from single faults, and end."""
+    with world(seed) as made:
+        began = made.loop.time()
+        try:
+            made.loop.run_until_complete(_live(made))
+        except AssertionError as error:
+            made.checks.violated(str(error))
+        lasted_s = made.loop.time() - began
+        violations = list(made.checks.violations) + [f"nobody looked at: {crash}" for crash in made.loop.crashed]
+        made.loop.run_until_complete(made.bury())
+    return Run(seed, violations, made.checks.trace, lasted_s)
+
+
+async def _live(made: World) -> None:
+    made.start(made.rng.choice([1, 1, 2, 2, 3]))
+    await made.suffer(made.rng.choice([30.0, 60.0, 180.0]))
+    await made.calm()
+    if not made.checks.violations:
+        await probe(made)
+    if not made.checks.violations:
+        await made.stop()
+    made.checks.check_books()

@@ -1,0 +1,191 @@
+"""The database's tables as dictionaries, with what its triggers do: keep the books, refuse what is over, notify.
+
+Times are seconds since 1970, to the microsecond. Every call is one transaction at one moment.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+from attrs import Factory, define
+
+MINUTE_S = 60.0
+DAY_S = 86_400.0
+STORAGE_LIMIT_BYTES = 1 << 30
+
+NEVER_S = 253_370_764_800.0
+"""The year 9999: what the schema takes for never."""
+
+_HINTS_IN_ONE = 100
+_RESCAN_ABOVE = 1000
+
+
+class QuotaExceeded(Exception):
+    """SQLSTATE RX101: the statement and what it did are undone."""
+
+
+@define(kw_only=True)
+class Source:
+    id: UUID
+    user_id: UUID
+    content_hash: str
+    byte_size: int
+    storage_status: str = "pending"
+    storage_url: str | None = None
+    pending_since: float
+
+
+@define(kw_only=True)
+class UploadRow:
+    id: UUID
+    source_id: UUID
+    user_id: UUID
+    bucket: str
+    object_path: str
+    content_hash: str | None
+    byte_size: int
+    temp_file_path: str | None
+    traceparent: str
+    max_retries: int
+    next_retry_at: float
+    created_at: float
+    updated_at: float
+    spool: str = "default"
+    status: str = "failed"
+    retry_count: int = 0
+    claim_count: int = 0
+    error_code: str | None = None
+    lease_token: UUID | None = None
+    lease_expires_at: float | None = None
+    errors: int = 0
+    """How many entries the column `errors` has."""
+
+
+@define(kw_only=True)
+class RunRow:
+    id: UUID
+    user_id: UUID
+    source_id: UUID
+    traceparent: str | None
+    created_at: float
+    started_at: float
+    heartbeat_at: float
+    timeout_at: float | None
+    heartbeat_timeout: float | None
+    status: str = "running"
+    error_code: str | None = None
+    completed_at: float | None = None
+
+
+@define
+class Usage:
+    total_bytes: int = 0
+    reserved_bytes: int = 0
+    total_sources: int = 0
+
+
+@define
+class Instance:
+    seen_at: float
+    mode: str
+
+
+@define(kw_only=True)
+class Tables:
+    """All rows, and the rules that hold whoever writes them."""
+
+    clock: Callable[[], float]
+    tenant_of: Callable[[UUID], int]
+    sources: dict[UUID, Source] = Factory(dict)
+    uploads: dict[UUID, UploadRow] = Factory(dict)
+    runs: dict[UUID, RunRow] = Factory(dict)
+    usage: dict[UUID, Usage] = Factory(dict)
+    instances: dict[UUID, Instance] = Factory(dict)
+    sent: list[tuple[str, dict[str, Any] | str]] = Factory(list)
+    """Notifications of the transactions so far, channel and payload; whoever delivers them empties it."""
+
+    def now(self) -> float:
+        return round(self.clock(), 6)
+
+    # sources and books
+
+    def write_source(self, source: Source, status: str, *, size: int | None = None, settles: bool = False) -> None:
+        """Change what a source counts for; refuse what is over the limit, unless what is stored is stored."""
+        size = source.byte_size if size is None else size
+        is_new = source.id not in self.sources
+        before = (0, 0, 0) if is_new else _entry(source.storage_status, source.byte_size)
+        total, reserved, stored = (a - b for a, b in zip(_entry(status, size), before, strict=True))
+        books = self.usage.get(source.user_id, Usage())
+        used = books.total_bytes + books.reserved_bytes
+        if not settles and total + reserved > 0 and used + total + reserved > STORAGE_LIMIT_BYTES:
+            raise QuotaExceeded
+        if total or reserved or stored or is_new:
+            books.total_bytes = max(0, books.total_bytes + total)
+            books.reserved_bytes = max(0, books.reserved_bytes + reserved)
+            books.total_sources = max(0, books.total_sources + stored)
+            self.usage[source.user_id] = books
+        if not is_new and status == "pending" and source.storage_status != "pending":
+            source.pending_since = self.now()
+        source.storage_status, source.byte_size = status, size
+        self.sources[source.id] = source
+
+    # notifications
+
+    def tell_upload_inserted(self, row: UploadRow) -> None:
+        self._send("reactor_uploads", [self._hint(row.id, row.user_id, row.next_retry_at)])
+
+    def tell_uploads_updated(self, changes: Iterable[tuple[str, float, UploadRow]]) -> None:
+        """Each with the status and next_retry_at that it had; one statement's."""
+        now = self.now()
+        self._send(
+            "reactor_uploads",
+            [
+                self._hint(row.id, row.user_id, row.next_retry_at)
+                for was, due_at, row in changes
+                if row.status == "failed"
+                and (
+                    was not in {"failed", "uploading"}
+                    or (was == "failed" and row.next_retry_at < due_at)
+                    or (was == "uploading" and row.next_retry_at <= now)
+                )
+            ],
+        )
+
+    def tell_run(self, run: RunRow) -> None:
+        if run.status != "running":
+            hint = self._hint(run.id, run.user_id, None)
+        elif run.heartbeat_timeout is not None:
+            hint = self._hint(run.id, run.user_id, deadline(run, None))
+        else:
+            age_ms = round(min(DAY_S, max(0.0, self.now() - run.heartbeat_at)) * 1000)
+            hint = [*self._hint(run.id, run.user_id, run.timeout_at), age_ms]
+        self._send("reactor_runs", [hint])
+
+    def _hint(self, row_id: UUID, user_id: UUID, due_at: float | None) -> list[Any]:
+        ms = None if due_at is None else round(min(DAY_S, max(0.0, due_at - self.now())) * 1000)
+        return [row_id.hex, self.tenant_of(user_id), ms]
+
+    def _send(self, channel: str, hints: Sequence[list[Any]]) -> None:
+        at = round(self.now() * 1000)
+        if len(hints) > _RESCAN_ABOVE:
+            self.sent.append((channel, {"v": 1, "at": at, "rescan": True}))
+            return
+        for first in range(0, len(hints), _HINTS_IN_ONE):
+            self.sent.append((channel, {"v": 1, "at": at, "rows": hints[first : first + _HINTS_IN_ONE]}))
+
+
+def _entry(status: str, size: int) -> tuple[int, int, int]:
+    return (
+        size if status == "uploaded" else 0,
+        size if status == "pending" else 0,
+        int(status == "uploaded"),
+    )
+
+
+def deadline(run: RunRow, patience_s: float | None) -> float | None:
+    """Return when a run is stale; `patience_s` is for runs that name none."""
+    own = patience_s if run.heartbeat_timeout is None else run.heartbeat_timeout
+    dues = [] if run.timeout_at is None else [run.timeout_at]
+    if own is not None:
+        dues.append(round(run.heartbeat_at + own, 6))
+    return min(dues, default=None)
