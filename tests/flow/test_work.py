@@ -418,22 +418,6 @@ async def test_a_row_that_comes_back_before_its_outcome_is_settled_waits_for_tha
         assert len(stage.rows.claims) == 2
 
 
-async def test_who_lost_a_lease_looks_at_the_row_again(stage: Stage) -> None:
-    """What was heard of the row while it was in hand was passed over: it may be free by now."""
-    [row] = signals(1)
-    stage.rows.may_act = Event()
-    async with stage.running():
-        await stage.arm([row])
-        stage.rows.taken_over = {row.row_id}
-        await stage.advance(LEASE_S / 3)
-        await stage.recorder.wait_for(LeaseLost)
-        stage.rows.taken_over = set()
-        stage.rows.may_act.set()
-        await quiet()
-        assert stage.rows.claims == [[row], [row]]
-        assert stage.rows.settled == [(row, Verdict.STORED)]
-
-
 async def test_a_lost_lease_cancels_the_act_and_settles_nothing(stage: Stage) -> None:
     lost, kept = signals(2)
     stage.rows.may_act = Event()

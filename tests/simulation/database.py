@@ -16,6 +16,7 @@ class PulseAnswer(NamedTuple):
     now_at: float
     queue_usage: float
     instances: list[UUID]
+    listening: list[UUID]
 
 
 class Database(UploadCalls):
@@ -136,7 +137,8 @@ class Database(UploadCalls):
             self.sent.append((canary, ""))
         since = now - silent_after.total_seconds()
         alive = sorted(i for i, other in self.instances.items() if other.seen_at > since)
-        return [PulseAnswer(now, 0.0, alive)]
+        listening = [i for i in alive if self.instances[i].mode == "listening"]
+        return [PulseAnswer(now, 0.0, alive, listening)]
 
     def leave(self, instance: UUID) -> list[tuple[None]]:
         since = self.now() - DAY_S
