@@ -14,6 +14,9 @@ pytestmark = pytest.mark.timeout(240)
 
 EVERYDAY = ("put", "settled")
 
+AT_ONCE = 16 * 4
+"""Most uploads that were settled and not yet removed from the spool when a reactor of 16 puts at once was killed."""
+
 
 @pytest.mark.parametrize(
     "point", [pytest.param(point, marks=() if point in EVERYDAY else pytest.mark.chaos) for point in POINTS]
@@ -32,7 +35,7 @@ def test_what_a_reactor_held_that_was_killed_there_is_done_once(
     findings = ordeal.check(load)
     assert findings.stored
     assert findings.dead == 0
-    assert len(findings.left_in_spool) <= (1 if point == "settled" else 0)
+    assert len(findings.left_in_spool) <= (AT_ONCE if point in {"settled", "reconnecting"} else 0)
 
 
 @pytest.mark.chaos
@@ -67,7 +70,7 @@ def test_killed_there_again_and_again_reactors_lose_nothing(
     reactors.start()
     findings = ordeal.check(load)
     assert findings.dead == 0
-    assert len(findings.left_in_spool) <= (8 * 16 if point == "settled" else 0)
+    assert len(findings.left_in_spool) <= 8 * AT_ONCE  # whatever it was killed at, others may have just been settled
 
 
 @pytest.mark.chaos
