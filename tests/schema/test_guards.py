@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import pytest
-from api import Api
+from api import NIL, Api
 from rows import Rows, rows_of
 
 from reactor.edge import statements
@@ -47,3 +47,25 @@ def test_of_two_menders_the_second_does_not_wait_to_add_up_rejections_either(row
         other.run("set lock_timeout = '2s'")
         assert rows.all(statements.MEND_BOOKS, (10,)) == []
         assert other.all(statements.MEND_BOOKS, (10,)) == []
+
+
+def test_whoever_has_no_valid_token_does_nothing_for_no_one_either(rows: Rows) -> None:
+    """An app may have rows with the nil UUID; who has no token is called that, and isn't it."""
+    source = Api(rows).store(NIL)
+    stranger = Api(rows, "authenticated")
+    stranger.refused("NOT_ALLOWED", "get_usage", p_user_id=NIL)
+    stranger.refused("NOT_ALLOWED", "begin_interpretation", p_source_id=source)
+
+
+def test_whether_anothers_run_is_completed_is_not_told(rows: Rows) -> None:
+    service = Api(rows)
+    run = service.begin(service.store(uuid4()))
+    service.ok("complete_interpretation", p_run_id=run)
+    Api.of(rows, uuid4()).refused("NOT_FOUND", "complete_interpretation", p_run_id=run)
+
+
+def test_whether_anothers_run_has_failed_is_not_told(rows: Rows) -> None:
+    service = Api(rows)
+    run = service.begin(service.store(uuid4()))
+    service.ok("fail_interpretation", p_run_id=run, p_code="LOST")
+    Api.of(rows, uuid4()).refused("NOT_FOUND", "fail_interpretation", p_run_id=run, p_code="LOST")
