@@ -69,3 +69,9 @@ def test_whether_anothers_run_has_failed_is_not_told(rows: Rows) -> None:
     run = service.begin(service.store(uuid4()))
     service.ok("fail_interpretation", p_run_id=run, p_code="LOST")
     Api.of(rows, uuid4()).refused("NOT_FOUND", "fail_interpretation", p_run_id=run, p_code="LOST")
+
+
+@pytest.mark.parametrize("far", ["infinity", "294276-12-31 23:59:59+00"])
+def test_a_heartbeat_far_ahead_does_not_fail_the_apps_write(rows: Rows, far: str) -> None:
+    run = rows.start_run(heartbeat_at=rows.at(0), timeout_at=rows.at(600))
+    assert rows.run("update public.interpretation_runs set heartbeat_at = %s where id = %s", (far, run)) == 1
