@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import LiteralString
 from uuid import uuid4
 
 import pytest
@@ -75,3 +76,22 @@ def test_whether_anothers_run_has_failed_is_not_told(rows: Rows) -> None:
 def test_a_heartbeat_far_ahead_does_not_fail_the_apps_write(rows: Rows, far: str) -> None:
     run = rows.start_run(heartbeat_at=rows.at(0), timeout_at=rows.at(600))
     assert rows.run("update public.interpretation_runs set heartbeat_at = %s where id = %s", (far, run)) == 1
+
+
+@pytest.mark.parametrize(
+    ("do", "status"),
+    [
+        ("select * from reactor.rescue_uploads(array[%s]::uuid[], 10)", "failed"),
+        ("select * from reactor.requeue_uploads(array[%s]::uuid[])", "dead"),
+        ("select * from reactor.cancel_uploads(array[%s]::uuid[])", "dead"),
+    ],
+    ids=["buried", "put back", "cancelled"],
+)
+def test_what_was_stored_otherwise_stays_stored_whatever_becomes_of_its_upload(
+    rows: Rows, do: LiteralString, status: str
+) -> None:
+    source = rows.source(user := uuid4(), status="uploaded")
+    upload = rows.upload(user, source=source, status=status, retry_count=5, max_retries=5)
+    assert len(rows.all(do, (upload,))) == 1
+    assert rows.source_row(source).storage_status == "uploaded"
+    assert rows.usage(user) == (10, 0, 1)
