@@ -6,8 +6,10 @@ the statement goes on: an UPDATE "cancelled" after 0.3 s was seen to commit a se
 """
 
 import asyncio
+import math
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from typing import Any, LiteralString, Protocol
@@ -30,6 +32,9 @@ _SILENCE_S = STATEMENT_TIMEOUT_S + 5.0
 
 _HURRIED_SILENCE_S = 10.0
 """The same for statements that wait for no lock and take some 50 ms: two hundred times that."""
+
+_TURN_S = 0.002
+"""How long notifications are taken in before others get their turn."""
 
 # Both kinds are needed: keepalives notice a peer that vanished while idle, tcp_user_timeout one that vanished
 # while data was on its way. Neither notices a middlebox that still acknowledges: that is what the pulse is for.
@@ -266,11 +271,15 @@ class Listener:
                 )
                 await self._listen(conn)
             live()
+            turn_began = -math.inf
             async with aclosing(conn.notifies()) as notifications:
                 async for notification in notifications:
                     heard(notification.channel, notification.payload)
-                    # whoever was woken goes first, before we wait again; can't be cancelled, can't fail
-                    await cancel_shielded_checkpoint()
+                    # whoever was woken goes first, before we wait again; can't be cancelled, can't fail. But of a
+                    # flood many to a turn: a turn for each would take so long that the server gives us up
+                    if time.monotonic() - turn_began > _TURN_S:
+                        await cancel_shielded_checkpoint()
+                        turn_began = time.monotonic()
             raise DatabaseUnavailable("the listening connection was closed")
         except psycopg.Error as error:
             raise unavailable(error) from error

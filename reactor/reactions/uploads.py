@@ -37,6 +37,7 @@ from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
 
 _SWEEP_LIMIT = 50_000
 _SWEEP_PER_TENANT = 5_000
+_FIRST_SWEEP_SHARE = 25
 _RESCUE_BATCH = 500
 _MESSAGE_CHARS = 500
 
@@ -81,6 +82,7 @@ class FailedUploads(Reaction[UploadAttempt]):
         self._lease_s = lease_s
         self._unanswered: dict[UUID, UUID] = {}
         """The token with which each row was claimed whose claim wasn't answered yet."""
+        self._has_swept = False
 
     def due_at(self, hint: Hint) -> float | None:
         return None if hint.due_ms is None else hint.due_ms / 1000
@@ -156,11 +158,15 @@ class FailedUploads(Reaction[UploadAttempt]):
         return [event.trail.context for event in told]
 
     async def sweep(self, horizon_s: float) -> Sweep:
-        rows = await self._queue.sweep(horizon_s, _SWEEP_PER_TENANT, _SWEEP_LIMIT)
+        # a short look at first: whoever starts before a large backlog is to begin with it before knowing it
+        share = 1 if self._has_swept else _FIRST_SWEEP_SHARE
+        per_tenant, limit = max(1, _SWEEP_PER_TENANT // share), max(1, _SWEEP_LIMIT // share)
+        rows = await self._queue.sweep(horizon_s, per_tenant, limit)
+        self._has_swept = True
         fullest = max(Counter(row.tenant for row in rows).values(), default=0)
         return Sweep(
             rows=[(Due(Signal(self.name, row.id, row.tenant), row.due_at), row.changed_at) for row in rows],
-            complete=fullest < _SWEEP_PER_TENANT and len(rows) < _SWEEP_LIMIT,
+            complete=fullest < per_tenant and len(rows) < limit,
         )
 
     # act

@@ -420,6 +420,22 @@ async def test_a_running_reactor_works_off_a_backlog_larger_than_a_sweep(
     assert len(recorder.heard(AttemptStarted)) == len(uploads)
 
 
+async def test_the_first_look_at_a_large_backlog_is_a_short_one(
+    app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failed_uploads, "_SWEEP_LIMIT", 500)
+    monkeypatch.setattr(failed_uploads, "_SWEEP_PER_TENANT", 500)
+    app.without_triggers()
+    uploads = app.owe(60)
+    async with app.reacting(recorder):
+        settled = recorder.heard(AttemptSettled)
+        await recorder.wait_for_all(len(uploads) - len(settled), AttemptSettled)
+        found = [swept.found for swept in recorder.heard(Swept) if swept.reaction == "uploads"]
+    assert found[0] == 20
+    assert sum(found) >= 60  # one may be found again while it is being claimed
+    assert_all_stored(app, uploads)
+
+
 async def test_a_hint_to_look_again_is_followed(app: AppSide, recorder: Recorder) -> None:
     async with app.reacting(recorder):
         app.without_triggers()

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import LiteralString
 from uuid import uuid4
 
 import pytest
-from api import Api
+from api import NIL, Api
 from rows import Rows, rows_of
 
 from reactor.edge import statements
@@ -47,3 +48,50 @@ def test_of_two_menders_the_second_does_not_wait_to_add_up_rejections_either(row
         other.run("set lock_timeout = '2s'")
         assert rows.all(statements.MEND_BOOKS, (10,)) == []
         assert other.all(statements.MEND_BOOKS, (10,)) == []
+
+
+def test_whoever_has_no_valid_token_does_nothing_for_no_one_either(rows: Rows) -> None:
+    """An app may have rows with the nil UUID; who has no token is called that, and isn't it."""
+    source = Api(rows).store(NIL)
+    stranger = Api(rows, "authenticated")
+    stranger.refused("NOT_ALLOWED", "get_usage", p_user_id=NIL)
+    stranger.refused("NOT_ALLOWED", "begin_interpretation", p_source_id=source)
+
+
+def test_whether_anothers_run_is_completed_is_not_told(rows: Rows) -> None:
+    service = Api(rows)
+    run = service.begin(service.store(uuid4()))
+    service.ok("complete_interpretation", p_run_id=run)
+    Api.of(rows, uuid4()).refused("NOT_FOUND", "complete_interpretation", p_run_id=run)
+
+
+def test_whether_anothers_run_has_failed_is_not_told(rows: Rows) -> None:
+    service = Api(rows)
+    run = service.begin(service.store(uuid4()))
+    service.ok("fail_interpretation", p_run_id=run, p_code="LOST")
+    Api.of(rows, uuid4()).refused("NOT_FOUND", "fail_interpretation", p_run_id=run, p_code="LOST")
+
+
+@pytest.mark.parametrize("far", ["infinity", "294276-12-31 23:59:59+00"])
+def test_a_heartbeat_far_ahead_does_not_fail_the_apps_write(rows: Rows, far: str) -> None:
+    run = rows.start_run(heartbeat_at=rows.at(0), timeout_at=rows.at(600))
+    assert rows.run("update public.interpretation_runs set heartbeat_at = %s where id = %s", (far, run)) == 1
+
+
+@pytest.mark.parametrize(
+    ("do", "status"),
+    [
+        ("select * from reactor.rescue_uploads(array[%s]::uuid[], 10)", "failed"),
+        ("select * from reactor.requeue_uploads(array[%s]::uuid[])", "dead"),
+        ("select * from reactor.cancel_uploads(array[%s]::uuid[])", "dead"),
+    ],
+    ids=["buried", "put back", "cancelled"],
+)
+def test_what_was_stored_otherwise_stays_stored_whatever_becomes_of_its_upload(
+    rows: Rows, do: LiteralString, status: str
+) -> None:
+    source = rows.source(user := uuid4(), status="uploaded")
+    upload = rows.upload(user, source=source, status=status, retry_count=5, max_retries=5)
+    assert len(rows.all(do, (upload,))) == 1
+    assert rows.source_row(source).storage_status == "uploaded"
+    assert rows.usage(user) == (10, 0, 1)

