@@ -9,7 +9,7 @@ from checker import wait_until_drained
 from load import loading
 from ordeal import Fleet, Ordeal, figure
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 STORM_EVERY_S = 0.05
 

@@ -14,7 +14,7 @@ from ordeal import Fleet, figure, fleet, ordeal_in
 from own_server import own_server, standby_of
 from witness import asking
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 
 @pytest.mark.chaos

@@ -8,7 +8,7 @@ from checker import wait_until_drained
 from load import loading
 from ordeal import Fleet, Ordeal, figure
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 
 def _roll(load_seconds: int, ordeal: Ordeal, reactors: Fleet, count: int) -> None:

@@ -9,18 +9,13 @@ from dying import POINTS
 from load import loading
 from ordeal import Fleet, Ordeal, figure
 
-pytestmark = pytest.mark.timeout(240)
-
-
-EVERYDAY = ("put", "settled")
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 AT_ONCE = 16 * 4
 """Most uploads that were settled and not yet removed from the spool when a reactor of 16 puts at once was killed."""
 
 
-@pytest.mark.parametrize(
-    "point", [pytest.param(point, marks=() if point in EVERYDAY else pytest.mark.chaos) for point in POINTS]
-)
+@pytest.mark.parametrize("point", POINTS)
 def test_what_a_reactor_held_that_was_killed_there_is_done_once(
     point: str, ordeal: Ordeal, reactors: Fleet
 ) -> None:

@@ -17,7 +17,7 @@ from recorder import Recorder
 from reactor.core.events import AttemptSettled, ListenerLost, Listening, Notified
 from reactor.core.model import Verdict
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 PATIENCE_S = 90.0
 

@@ -14,7 +14,7 @@ from ordeal import LEASE_S, Fleet, Ordeal, figure
 from process import Running
 from witness import asking
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 
 def objects_of(server: FaultServer) -> Objects:
