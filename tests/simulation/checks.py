@@ -159,6 +159,10 @@ class Checks:
         [(node, _)] = self._putting[upload].values()
         return node
 
+    def is_put(self, upload: UUID) -> bool:
+        """Return whether some reactor that lives is putting an upload."""
+        return any(not node.is_dead for node, _ in self._putting[upload].values())
+
     def _check_not_lost(self, node: Node, upload: Upload, what: str) -> None:
         told_at = self._told_lost.get((node, upload.id, upload.token))
         if told_at is not None and self._loop.time() - told_at > _STOPS_WITHIN_S:

@@ -25,6 +25,9 @@ async def _failed_at_deadline(world: World, why: str, within_s: float = 1.0) -> 
     """A run whose worker falls silent is failed as its deadline passes: I11."""
     patience_s = world.rng.uniform(1.0, 5.0)
     run = world.server.db.runs[world.people.begin_run(timeout_s=600.0, patience_s=patience_s)]
+    if world.rng.random() < 0.5:  # a heartbeat of which nobody is told: the deadline is looked at, and found moved
+        await sleep(patience_s / 2)
+        world.server.commit(lambda: world.server.db.heartbeat(run.id))
     await sleep(patience_s - 0.001)
     if run.status != "running":
         world.checks.violated(f"I10: {why}: run {run.id} was failed before its time")
@@ -81,7 +84,6 @@ async def a_notification_is_lost(world: World) -> None:
 async def a_reactor_dies(world: World) -> None:
     """Others, or itself once it is back, take over what it had."""
     victim, upload = await _in_the_middle_of_a_put(world)
-    world.storage.holds.clear()
     world.processes[victim].kill()
     world.processes[victim].start()
     await _stored_within(world, upload, world.settings.lease_s + 5.0, "its reactor died")
@@ -92,28 +94,34 @@ async def a_reactor_is_stopped(world: World) -> None:
     victim, upload = await _in_the_middle_of_a_put(world)
     process = world.processes[victim]
     process.ask_to_stop()
-    world.storage.holds.clear()
     while process.is_running:
         await sleep(0.1)
     row = world.server.db.uploads.get(upload)
     if row is not None and row.status == "uploading" and row.retry_count > 1:
         world.checks.violated(f"I20: {upload} wasn't handed back unspent")
     process.start()
-    await _stored_within(world, upload, 15.0, "its reactor was stopped")
+    # with a grace period so long, the attempt came to its own end: it failed, and waits for the next
+    wait_s = 1.1 * world.settings.retry_max_s if _outlasts(world) else 0.0
+    await _stored_within(world, upload, 15.0 + wait_s, "its reactor was stopped")
+
+
+def _outlasts(world: World) -> bool:
+    return world.settings.shutdown_grace_s >= world.settings.attempt_timeout_s
 
 
 async def a_reactor_is_frozen(world: World) -> None:
     """It must not touch what others have taken over: I3."""
     victim, upload = await _in_the_middle_of_a_put(world)
     world.processes[victim].freeze()
-    world.storage.holds.clear()
     others = len(world.processes) > 1
     await sleep(1.5 * world.settings.lease_s)
     if others:
         await _stored_within(world, upload, 5.0, "its reactor was frozen")
     world.processes[victim].thaw()
-    await _stored_within(world, upload, world.settings.lease_s + world.settings.attempt_timeout_s, "it was frozen")
-    await sleep(30.0)  # whoever was frozen has caught up
+    if not others:  # it has the row still, and the put that hangs
+        await sleep(world.settings.attempt_timeout_s)
+    await _stored_within(world, upload, 1.1 * world.settings.retry_max_s + 2.0, "its reactor was frozen")
+    await _let_go_within(world, upload, world.settings.lease_s / 3 + 1.0)
 
 
 async def an_operator_intervenes(world: World) -> None:
@@ -122,8 +130,8 @@ async def an_operator_intervenes(world: World) -> None:
     world.checks.taken_away.add(upload)
     world.server.commit(lambda: world.server.db.cancel([upload]))
     world.server.commit(lambda: world.server.db.requeue([upload]))
-    world.storage.holds.clear()
     await _stored_within(world, upload, world.settings.lease_s + 2.0, "an operator intervened")
+    await _let_go_within(world, upload, world.settings.lease_s / 3 + 1.0)
 
 
 async def a_put_takes_long(world: World) -> None:
@@ -135,6 +143,13 @@ async def a_put_takes_long(world: World) -> None:
         world.server.next_call_fails[statements.EXTEND_LEASES] = "before"
         await _stored_within(world, upload, world.storage.put_s[0] + 1.0, "its put took long")
     world.storage.put_s = (0.01, 0.2)
+
+
+async def _let_go_within(world: World, upload: UUID, seconds: float) -> None:
+    """Whoever isn't the row's holder any more is told so as it extends its lease, and stops."""
+    await sleep(seconds)
+    if world.checks.is_put(upload):
+        world.checks.violated(f"I3: a put of {upload} goes on {seconds:.1f} s after another has stored it")
 
 
 async def _in_the_middle_of_a_put(world: World) -> tuple[int, UUID]:

@@ -33,7 +33,10 @@ def simulate(seed: int) -> Run:
             made.checks.violated(str(error))
         lasted_s = made.loop.time() - began
         violations = list(made.checks.violations) + [f"nobody looked at: {crash}" for crash in made.loop.crashed]
-        made.loop.run_until_complete(made.bury())
+        try:
+            made.loop.run_until_complete(made.bury())
+        except AssertionError as error:
+            violations.append(f"afterwards: {error}")
     return Run(seed, violations, made.checks.trace, lasted_s)
 
 

@@ -34,7 +34,7 @@ class Storage:
     puts: int = 0
     put_s: tuple[float, float] = (0.01, 0.2)
     holds: set[UUID] = Factory(set)
-    """Uploads whose puts hang."""
+    """Uploads whose next put hangs."""
 
     def happens(self, chance: float) -> bool:
         return chance > 0 and self.rng.random() < chance
@@ -55,10 +55,10 @@ class SimulatedTransfer:
         is_whole, found = False, storage.files.get(upload.temp_file_path or "", "")
         try:
             await sleep(0.001)
-            if not found:
-                raise SpoolFileMissing("the spooled file can't be read")
-            if found != upload.content_hash:
-                raise ContentMismatch("the spooled file doesn't have the recorded SHA-256")
+            if upload.id in storage.holds:
+                storage.holds.remove(upload.id)
+                await sleep_forever()
+            _check_file(upload, found)
             slow = storage.happens(faults.store_is_slow)
             await sleep(storage.rng.uniform(5.0, 40.0) if slow else storage.rng.uniform(*storage.put_s))
             if storage.is_down or storage.happens(faults.store_refuses):
@@ -68,7 +68,7 @@ class SimulatedTransfer:
                 raise StorageRejected("404 NoSuchBucket", http_status=404)
             if storage.happens(faults.store_denies):
                 raise StorageRejected("403 AccessDenied", http_status=403, denied=True)
-            if storage.happens(faults.store_hangs) or upload.id in storage.holds:
+            if storage.happens(faults.store_hangs):
                 await sleep_forever()
             is_whole = True
             await sleep(0.001)
@@ -99,3 +99,11 @@ class SimulatedTransfer:
                 storage.checks.removes(upload)
                 storage.files.pop(upload.temp_file_path or "", None)
         return left
+
+
+def _check_file(upload: Upload, found: str) -> None:
+    """Refuse what the spool would refuse."""
+    if not found:
+        raise SpoolFileMissing("the spooled file can't be read")
+    if found != upload.content_hash:
+        raise ContentMismatch("the spooled file doesn't have the recorded SHA-256")
