@@ -1,76 +1,112 @@
-"""A hierarchical, tickless timer wheel over integer ticks. It owns no clock: the caller brings the time.
+"""A tickless timer wheel of two wheels, over integer ticks. It owns no clock: the caller brings the time.
 
-A tick is a digit string in base 1024, and the wheel a tree over those digits. Level 0 has a slot for each
-tick that shares all digits but the last with the present; level 1 a slot for each block of 1024 ticks that
-shares all but the last two; and so on. With a tick of 1 ms:
+The far wheel has a slot for each *block* of 1024 ticks, the near wheel one for each tick of the present block.
+A key waits in its block's slot; as the present enters the block, the keys move to the slots of their ticks. So
+a key is placed twice in its life, however far away it is due, where a heap of a million steps up and down twenty
+levels with a cache miss at most. With a tick of 1 ms, of 1 000 000 timers over ten minutes some 1700 move at a
+time, in 2 ms. (Why not a third wheel of blocks of blocks: no slot of a higher wheel is ever small, and its million
+keys would move at once. Why 1024: with smaller blocks more slots compete for the cache, a larger one is a longer
+pause.)
 
-    level   a slot spans    the level reaches
-    0       1 ms            to the end of this 1.02 s
-    1       1.02 s          to the end of this 17 minutes
-    2       17 minutes      to the end of this 12 days
-    3       12 days         to the end of this 35 years, and so on: levels are made as they are needed
+Slots are made where keys are, at whatever distance, and a heap of their numbers tells the earliest: there is
+nothing to step over while nothing is due. The heap costs O(log slots), but once a slot, not once a timer: fifteen
+minutes are 900 slots, shared by all timers. Only one that is alone in its second pays for it by itself, with some
+200 bytes and a dozen comparisons.
 
-As the present enters a slot of a higher level, the slot's keys move to lower levels (they *cascade*), each at
-most once a level. A timer within the usual horizon of 15 minutes is thus placed two or three times in its
-life, whatever else is in the wheel: O(1), where a heap is O(log n) with a cache miss at every step. Anything
-on a lower level is earlier than anything on a higher one, and no slot lies in the past, so the earliest slot
-is found with one bit trick on the lowest level that isn't empty. (Why 1024 slots and not 256: one cascade
-less, and of 1 000 000 timers over ten minutes it moves some 1700 at a time, in 2 ms; a slot of 65 s would
-hold 100 000 and take 60 ms.)
+The dictionary of due ticks is the truth; an entry in a slot is a hint. Cancelling or moving a key leaves its entry
+where it was, *stale*. Each slot counts those and drops them once they outnumber the live ones, in a walk that the
+cancellations before it have paid for. So `cancel` and `arm` never search, no walk is longer than a slot, and a
+slot that is there has a key to wake for.
 
-The dictionary of due ticks is the truth; an entry in a slot is a hint. Cancelling or moving a key leaves its
-entry where it was, *stale*; it is dropped when its slot is reached, and all of them are once they outnumber
-the live ones. So `cancel` and `arm` never search.
-
-A timer costs a place in the dictionary, a pointer in a slot and, unless the caller shares it, an int. None of
-these is an object that Python's garbage collector tracks, and the slots' lists are made once and kept:
-neither arming nor popping ever starts a collection, nor gives one more objects to walk.
+A timer costs a place in the dictionary, a pointer in a slot and, unless the caller shares it, an int: some 100
+bytes. None of these is an object that Python's garbage collector tracks, and the slots' lists are used again:
+neither arming nor popping starts a collection, nor gives one more objects to walk.
 """
 
-from collections import deque
-from collections.abc import Hashable
+import sys
+from collections.abc import Callable, Hashable
+from heapq import heapify, heappop, heappush
 from typing import Final, Generic, TypeVar
-
-from attrs import define, field
 
 K = TypeVar("K", bound=Hashable)
 
 _BITS: Final = 10
-_SLOTS: Final = 1 << _BITS
-_MASK: Final = _SLOTS - 1
+"""A block is `1 << _BITS` ticks."""
 
-_FEW: Final = 1024
-"""Stale entries that are never worth a compaction."""
+_SPARE: Final = 4 << _BITS
+"""Empty lists that are kept at most: as many as fifteen minutes and the present block use, twice over."""
+
+_FEW: Final = 64
+"""Numbers or keys that are never worth making anything smaller for."""
+
+_WASTEFUL_BYTES: Final = 1024
+"""A key's share of the dictionary above which it is made anew; one that has only grown takes at most 120."""
 
 
-@define
-class _Level(Generic[K]):
-    """The slots of one digit."""
+class _Slots(Generic[K]):
+    """One of the two wheels: slot `number` has an entry for each key due in `number << shift` or the ticks after."""
 
-    shift: int
-    """How many bits the digit is from the right; a slot spans `1 << shift` ticks."""
+    __slots__ = ("_numbers", "_spare", "shift", "slots", "stale")
 
-    # Invariant: bit i is set exactly when slot i has entries.
-    occupied: int = 0
+    def __init__(self, shift: int, spare: list[list[K]]) -> None:
+        self.shift = shift
+        """A slot spans `1 << shift` ticks."""
 
-    slots: list[list[K]] = field(factory=lambda: [[] for _ in range(_SLOTS)])
+        # Invariant: in each slot, stale entries don't outnumber live ones; no slot is empty.
+        self.slots: dict[int, list[K]] = {}
 
-    def add(self, key: K, due: int) -> None:
-        """Add an entry for `key` to the slot of tick `due`."""
-        index = due >> self.shift & _MASK
-        slot = self.slots[index]
-        if not slot:
-            self.occupied |= 1 << index
+        # Invariant: each armed key has one entry, in its slot, that isn't counted here; all others are.
+        self.stale: dict[int, int] = {}
+
+        # Invariant: a heap with the number of each slot; of those no longer there, at most about as many again.
+        self._numbers: list[int] = []
+
+        self._spare = spare
+
+    def add(self, key: K, number: int) -> None:
+        """Add an entry for `key` to a slot."""
+        slot = self.slots.get(number)
+        if slot is None:
+            slot = self.slots[number] = self._spare.pop() if self._spare else []
+            heappush(self._numbers, number)
         slot.append(key)
 
-    def earliest(self, now: int) -> tuple[int, list[K]]:
-        """Return the first tick of the first slot with entries, and the slot, seen from tick `now`."""
-        index = (self.occupied & -self.occupied).bit_length() - 1
-        return (now >> self.shift & ~_MASK | index) << self.shift, self.slots[index]
+    def first(self) -> int | None:
+        """Return the number of the earliest slot."""
+        numbers = self._numbers
+        while numbers:
+            if (number := numbers[0]) in self.slots:
+                return number
+            heappop(numbers)
+        return None
 
-    def close_earliest(self) -> None:
-        """Mark the first slot with entries as empty."""
-        self.occupied &= self.occupied - 1
+    def leave(self, number: int, due_of: Callable[[K], int | None], entries: int = 1) -> bool:
+        """Count `entries` more as stale; return True if there were too many, and were dropped."""
+        stale = self.stale[number] = self.stale.get(number, 0) + entries
+        if 2 * stale <= len(self.slots[number]):
+            return False
+        self.drop_stale(number, due_of)
+        return True
+
+    def drop_stale(self, number: int, due_of: Callable[[K], int | None]) -> None:
+        """Drop the slot's stale entries, and the slot with the last of them. O(entries), if any is stale."""
+        if self.stale.pop(number, 0):
+            slot, shift = self.slots[number], self.shift
+            # a key that was moved away and back has two entries, of which either will do
+            slot[:] = dict.fromkeys(key for key in slot if (due := due_of(key)) is not None and due >> shift == number)
+            if not slot:
+                self.close(number)
+
+    def close(self, number: int) -> None:
+        """Drop the slot with all its entries."""
+        self.stale.pop(number, None)
+        slot = self.slots.pop(number)
+        slot.clear()
+        if len(self._spare) < _SPARE:
+            self._spare.append(slot)
+        if len(self._numbers) > 2 * len(self.slots) + _FEW:
+            self._numbers = [*self.slots]
+            heapify(self._numbers)
 
 
 class Wheel(Generic[K]):
@@ -79,7 +115,7 @@ class Wheel(Generic[K]):
     `now` is the tick at which the wheel starts; it must be at least 0.
     """
 
-    __slots__ = ("_due", "_levels", "_now", "_ready", "_stale")
+    __slots__ = ("_blocks", "_due", "_now", "_ticks")
 
     def __init__(self, now: int = 0) -> None:
         if now < 0:
@@ -89,13 +125,10 @@ class Wheel(Generic[K]):
         self._now = now
         self._due: dict[K, int] = {}
 
-        # Invariant: each armed key has an entry where its due tick belongs; all other entries are stale.
-        # What has an entry here is due now; the deque gives keys out first come, first served.
-        self._ready: deque[K] = deque()
-        self._levels: list[_Level[K]] = [_Level(0)]
-
-        # Invariant: there are as many entries as armed keys and stale entries together.
-        self._stale = 0
+        # Invariant: a key is in `_blocks` exactly when it is due in a later block than now.
+        spare: list[list[K]] = [[] for _ in range(1 << _BITS)]
+        self._ticks: _Slots[K] = _Slots(0, spare)
+        self._blocks: _Slots[K] = _Slots(_BITS, spare)
 
     def __len__(self) -> int:
         return len(self._due)
@@ -116,25 +149,29 @@ class Wheel(Generic[K]):
         """Make `key` due at tick `due`, moving it if it is armed already.
 
         Any int will do. A tick that has passed is moved up to `now`: the key is due at once, behind those
-        that have been waiting. A far one costs 64 kB, once, for each factor of 1024 in its distance.
+        that have been waiting.
         """
         due = max(due, self._now)
+        slots = self._slots(due)
+        number = due >> slots.shift
         armed = len(self._due)
         before = self._due.setdefault(key, due)  # one look-up in the common case: hashing a key may be slow
         if len(self._due) == armed:
-            if before == due:
-                return
             self._due[key] = due
-            self._place(key, due)
-            self._leave_stale()
-        else:
-            self._place(key, due)
+            left = self._slots(before)
+            if left is slots and before >> left.shift == number:
+                return
+            left.leave(before >> left.shift, self._due.get)
+        slots.add(key, number)
 
     def cancel(self, key: K) -> bool:
         """Disarm `key`; return whether it was armed."""
-        if self._due.pop(key, None) is None:
+        due = self._due.pop(key, None)
+        if due is None:
             return False
-        self._leave_stale()
+        slots = self._slots(due)
+        if slots.leave(due >> slots.shift, self._due.get):
+            self._shrink()
         return True
 
     def pop(self, now: int, limit: int | None = None) -> list[K]:
@@ -146,104 +183,65 @@ class Wheel(Generic[K]):
         popped: list[K] = []
         if now < self._now:
             return popped
-        ready, take_due = self._ready, self._due.pop
-        while True:
-            tick = self._now
-            while ready:
-                if len(popped) == limit:
-                    return popped
-                key = ready.popleft()
-                due = take_due(key, None)
-                if due == tick:
-                    popped.append(key)
-                else:
-                    self._stale -= 1
-                    if due is not None:  # the key was moved, and its other entry waits elsewhere
-                        self._due[key] = due
-            if not self._advance(now):
+        ticks, due_of = self._ticks, self._due.get
+        while (tick := self._reach(now)) is not None:
+            if len(popped) == limit:
                 return popped
+            slot = ticks.slots[tick]
+            keys = entries = slot if limit is None else slot[: limit - len(popped)]
+            if tick in ticks.stale:
+                keys = [*dict.fromkeys(key for key in entries if due_of(key) == tick)]
+            popped += keys
+            for key in keys:
+                del self._due[key]
+            if len(entries) == len(slot):
+                ticks.close(tick)
+            else:
+                del slot[: len(entries)]
+                ticks.leave(tick, due_of, len(keys) - len(entries))
+        self._now = now
+        self._shrink()
+        return popped
 
     def next_due(self) -> int | None:
         """Return a tick to `pop` at, never later than the earliest due tick; None if nothing is armed.
 
-        Exact on level 0; above it, the start of the earliest slot. Whoever sleeps until then and pops gets
-        nothing at most once for each level between, as the slot's keys cascade.
+        Exact in the present block; beyond it, the start of the earliest block. Whoever sleeps until then and
+        pops gets nothing at most once, as the block's keys move to their ticks.
         """
-        due_of = self._due.get
-        while self._ready:
-            if due_of(self._ready[0]) == self._now:
-                return self._now
-            self._ready.popleft()
-            self._stale -= 1
-        for level in self._levels:
-            while level.occupied:
-                start, slot = level.earliest(self._now)
-                while slot:
-                    due = due_of(slot[-1])
-                    if due is not None and due >> level.shift == start >> level.shift:
-                        return start
-                    slot.pop()
-                    self._stale -= 1
-                level.close_earliest()
-        return None
+        if (tick := self._ticks.first()) is not None:
+            return tick
+        block = self._blocks.first()
+        return None if block is None else block << _BITS
 
-    def _place(self, key: K, due: int) -> None:
-        """Add an entry for `key` where a timer due at tick `due` belongs, seen from now."""
-        # The level is the highest digit in which due and now differ.
-        height = ((due ^ self._now | _MASK).bit_length() - 1) // _BITS
-        while height >= len(self._levels):
-            self._levels.append(_Level(len(self._levels) * _BITS))
-        self._levels[height].add(key, due)
+    def _slots(self, due: int) -> _Slots[K]:
+        """Return the wheel that has, seen from now, the slot of a key due at tick `due`."""
+        return self._blocks if due >> _BITS > self._now >> _BITS else self._ticks
 
-    def _advance(self, now: int) -> bool:
-        """Move to the start of the earliest slot and empty it downwards, or to `now` if that comes first.
+    def _reach(self, now: int) -> int | None:
+        """Move to the earliest tick with a slot, if that is at `now` or before, and return it."""
+        tick = self._ticks.first()
+        if tick is None:
+            block = self._blocks.first()
+            if block is None or block << _BITS > now:
+                return None
+            self._enter(block)
+            tick = self._ticks.first()
+        if tick is None or tick > now:
+            return None
+        self._now = tick
+        return tick
 
-        Returns whether there was such a slot. The ready keys must be gone.
-        """
-        below: _Level[K] | None = None
-        for level in self._levels:
-            if level.occupied:
-                start, slot = level.earliest(self._now)
-                if start > now:
-                    break
-                self._now = start
-                level.close_earliest()
-                if below is None:
-                    self._ready.extend(slot)
-                else:
-                    self._cascade(slot, start + (1 << level.shift), below)
-                slot.clear()
-                return True
-            below = level
-        self._now = now
-        return False
+    def _enter(self, block: int) -> None:
+        """Move to the start of a block, and its keys to their ticks. The keys before must be gone."""
+        self._now = block << _BITS
+        self._blocks.drop_stale(block, self._due.get)
+        keys, add = self._blocks.slots[block], self._ticks.add
+        for key, due in zip(keys, map(self._due.__getitem__, keys), strict=True):
+            add(key, due)
+        self._blocks.close(block)
 
-    def _cascade(self, slot: list[K], end: int, below: _Level[K]) -> None:
-        """Move the slot's keys one level down; those due at `end` or later have gone elsewhere.
-
-        A key due in the slot's first ticks belongs further down still. It gets there before `pop` returns:
-        all levels below are empty, so the slot it is put into is the earliest, and it has begun.
-        """
-        due_of, add = self._due.get, below.add
-        for key in slot:
-            due = due_of(key)
-            if due is None or due >= end:
-                self._stale -= 1
-            else:
-                add(key, due)
-
-    def _leave_stale(self) -> None:
-        """Count one more stale entry; build the wheel anew when they are many.
-
-        O(live entries), at most once in so many moves or cancellations: amortised O(1).
-        """
-        self._stale += 1
-        # Invariant: after a move or a cancellation, stale entries outnumber live ones by no more than a few.
-        if self._stale <= len(self._due) + _FEW:
-            return
-        self._ready.clear()
-        self._levels = [_Level(0)]
-        self._due = dict(self._due)  # a dictionary from which much was removed shrinks only by being copied
-        for key, due in self._due.items():
-            self._place(key, due)
-        self._stale = 0
+    def _shrink(self) -> None:
+        """Make the dictionary anew if much was removed: it shrinks only by being copied."""
+        if sys.getsizeof(self._due) > _WASTEFUL_BYTES * (len(self._due) + _FEW):
+            self._due = dict(self._due)
