@@ -21,16 +21,15 @@ class Key:
 
 
 def entries(wheel: Wheel[int]) -> int:
-    """Count what is in slots, live or stale."""
-    return sum(len(slot) for slots in (wheel._ticks, wheel._blocks) for slot in slots.slots.values())
+    """Count entries, live or stale."""
+    return sum(map(len, wheel._blocks.slots.values())) + len(wheel._present)
 
 
 def footprint(wheel: Wheel[Any]) -> int:
     """Count the bytes of all that grows with what the wheel holds; spare lists are bounded, and empty."""
-    grows: list[object] = [wheel._due]
-    for slots in (wheel._ticks, wheel._blocks):
-        grows += [slots.slots, slots.stale, slots._numbers, *slots.slots.values()]
-    return sum(map(sys.getsizeof, grows))
+    blocks, present = wheel._blocks, wheel._present
+    grows = [wheel._due, blocks.slots, blocks.stale, blocks._numbers, present.keys, present.ticks]
+    return sum(map(sys.getsizeof, [*grows, *blocks.slots.values()]))
 
 
 def drive(wheel: Wheel[str]) -> list[tuple[int, list[str]]]:
@@ -233,8 +232,23 @@ def test_a_pop_moves_keys_of_one_block_at_a_time() -> None:
 
     wheel.pop(TEN_YEARS)
 
-    assert sum(map(len, wheel._ticks.slots.values())) <= 1
-    assert sum(map(len, wheel._blocks.slots.values())) >= 98
+    assert len(wheel._present) <= 1
+    assert len(wheel._blocks.slots) >= 98
+
+
+def test_keys_armed_for_the_present_block_join_those_in_order() -> None:
+    wheel: Wheel[int] = Wheel()
+    for key in range(500):
+        wheel.arm(key, 2 * key)
+    assert wheel.pop(99) == [*range(50)]
+
+    wheel.arm(501, 103)  # a few
+    assert wheel.next_due() == 100
+    assert wheel.pop(103) == [50, 51, 501]
+
+    for key in range(600, 1000):  # many
+        wheel.arm(key, key)
+    assert [wheel.pop(tick) for tick in (599, 600, 601)] == [[*range(52, 300)], [300, 600], [601]]
 
 
 def test_arming_and_popping_make_no_object_that_the_collector_tracks() -> None:

@@ -6,9 +6,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from reactor.core.wheel import _BITS, _FEW, Wheel
+from reactor.core.slots import _FEW, BITS
+from reactor.core.wheel import Wheel
 
-BLOCK = 1 << _BITS
+BLOCK = 1 << BITS
 KEYS = st.integers(0, 12)
 TICKS = st.one_of(
     st.integers(0, 40),
@@ -85,39 +86,49 @@ class WheelAgainstDict(RuleBasedStateMachine):
         earliest = min(self.model.values(), default=None)
         if tick is None or earliest is None:
             assert tick is earliest
-        elif earliest >> _BITS == self.wheel.now >> _BITS:
+        elif earliest >> BITS == self.wheel.now >> BITS:
             assert tick == earliest
         else:
-            assert tick == earliest >> _BITS << _BITS
+            assert tick == earliest >> BITS << BITS
 
     @invariant()
     def no_armed_key_is_due_before_now(self) -> None:
         assert all(due >= self.wheel.now for due in self.wheel._due.values())
 
     @invariant()
-    def each_armed_key_has_one_entry_in_its_slot_that_is_not_counted_as_stale(self) -> None:
-        present = self.wheel.now >> _BITS
-        for wheel, here in ((self.wheel._ticks, True), (self.wheel._blocks, False)):
-            live: Counter[int] = Counter()
-            for key, due in self.wheel._due.items():
-                if (due >> _BITS <= present) == here:
-                    assert key in wheel.slots[due >> wheel.shift]
-                    live[due >> wheel.shift] += 1
-            assert live == {number: len(slot) - wheel.stale.get(number, 0) for number, slot in wheel.slots.items()}
+    def each_armed_key_has_one_entry_where_it_belongs_that_is_not_counted_as_stale(self) -> None:
+        blocks, present = self.wheel._blocks, self.wheel._present
+        to_come = [*zip(present.keys, present.ticks, strict=True)][len(present.keys) - len(present) :]
+        live: Counter[int] = Counter()
+        here = 0
+        for key, due in self.wheel._due.items():
+            if due >> BITS > self.wheel.now >> BITS:
+                assert key in blocks.slots[due >> BITS]
+                live[due >> BITS] += 1
+            else:
+                assert (key, due) in to_come
+                here += 1
+        assert live == {number: len(slot) - blocks.stale.get(number, 0) for number, slot in blocks.slots.items()}
+        assert here == len(present) - present.stale
 
     @invariant()
-    def stale_entries_do_not_outnumber_live_ones(self) -> None:
-        for wheel in (self.wheel._ticks, self.wheel._blocks):
-            assert wheel.stale.keys() <= wheel.slots.keys()
-            assert all(2 * wheel.stale.get(number, 0) <= len(slot) > 0 for number, slot in wheel.slots.items())
+    def in_no_slot_do_stale_entries_outnumber_live_ones(self) -> None:
+        blocks = self.wheel._blocks
+        assert blocks.stale.keys() <= blocks.slots.keys()
+        assert all(2 * blocks.stale.get(number, 0) <= len(slot) > 0 for number, slot in blocks.slots.items())
+
+    @invariant()
+    def ticks_ascend_as_far_as_they_are_said_to(self) -> None:
+        present = self.wheel._present
+        ordered = present.ticks[present._next : present._ordered]
+        assert ordered == sorted(ordered)
 
     @invariant()
     def the_heap_has_each_slots_number_and_not_many_others(self) -> None:
-        for wheel in (self.wheel._ticks, self.wheel._blocks):
-            numbers = wheel._numbers
-            assert set(numbers) >= wheel.slots.keys()
-            assert all(numbers[(child - 1) // 2] <= numbers[child] for child in range(1, len(numbers)))
-            assert len(numbers) <= 2 * (len(wheel.slots) + 1) + _FEW
+        numbers, slots = self.wheel._blocks._numbers, self.wheel._blocks.slots
+        assert set(numbers) >= slots.keys()
+        assert all(numbers[(child - 1) // 2] <= numbers[child] for child in range(1, len(numbers)))
+        assert len(numbers) <= 2 * (len(slots) + 1) + _FEW
 
 
 TestWheelAgainstDict = WheelAgainstDict.TestCase
