@@ -122,6 +122,16 @@ def test_a_cancelled_key_is_never_popped_and_can_be_armed_again() -> None:
     assert wheel.pop(30) == ["a"]
 
 
+def test_a_cancelled_key_between_others_is_passed_over() -> None:
+    wheel: Wheel[str] = Wheel()
+    for due, key in enumerate("abcd", start=5):
+        wheel.arm(key, due)
+    wheel.cancel("b")
+
+    assert wheel.pop(10, limit=2) == ["a", "c"]
+    assert wheel.pop(10) == ["d"]
+
+
 def test_what_a_limit_leaves_is_popped_by_the_next_call() -> None:
     wheel: Wheel[str] = Wheel()
     for key, due in (("a", 5), ("b", 5), ("c", 2000)):
