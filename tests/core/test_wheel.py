@@ -1,6 +1,8 @@
 """What the timer wheel promises, by example. tests/core/test_wheel_model.py tries everything else."""
 
 import gc
+import sys
+from typing import Any
 from weakref import WeakSet
 
 import pytest
@@ -11,8 +13,23 @@ FIFTEEN_MINUTES = 900_000
 TEN_YEARS = 10 * 365 * 24 * 3600 * 1000
 
 
+BLOCK = 1024
+
+
 class Key:
     """A key that can be watched."""
+
+
+def entries(wheel: Wheel[int]) -> int:
+    """Count entries, live or stale."""
+    return sum(map(len, wheel._blocks.slots.values())) + len(wheel._present)
+
+
+def footprint(wheel: Wheel[Any]) -> int:
+    """Count the bytes of all that grows with what the wheel holds; spare lists are bounded, and empty."""
+    blocks, present = wheel._blocks, wheel._present
+    grows = [wheel._due, blocks.slots, blocks.stale, blocks._numbers, present.keys, present.ticks]
+    return sum(map(sys.getsizeof, [*grows, *blocks.slots.values()]))
 
 
 def drive(wheel: Wheel[str]) -> list[tuple[int, list[str]]]:
@@ -84,10 +101,11 @@ def test_arming_an_armed_key_moves_it() -> None:
 
 def test_a_key_moved_away_and_back_is_popped_once() -> None:
     wheel: Wheel[str] = Wheel()
-    for due in (5000, 7000, 5000, 7000, 5000):
+    wheel.arm("b", 5000)
+    for due in (5000, 7000, 5000):
         wheel.arm("a", due)
 
-    assert wheel.pop(10_000) == ["a"]
+    assert sorted(wheel.pop(10_000)) == ["a", "b"]
 
 
 def test_a_cancelled_key_is_never_popped_and_can_be_armed_again() -> None:
@@ -104,6 +122,16 @@ def test_a_cancelled_key_is_never_popped_and_can_be_armed_again() -> None:
     assert wheel.pop(30) == ["a"]
 
 
+def test_a_cancelled_key_between_others_is_passed_over() -> None:
+    wheel: Wheel[str] = Wheel()
+    for due, key in enumerate("abcd", start=5):
+        wheel.arm(key, due)
+    wheel.cancel("b")
+
+    assert wheel.pop(10, limit=2) == ["a", "c"]
+    assert wheel.pop(10) == ["d"]
+
+
 def test_what_a_limit_leaves_is_popped_by_the_next_call() -> None:
     wheel: Wheel[str] = Wheel()
     for key, due in (("a", 5), ("b", 5), ("c", 2000)):
@@ -117,7 +145,18 @@ def test_what_a_limit_leaves_is_popped_by_the_next_call() -> None:
     assert wheel.now == 3000
 
 
-def test_a_sleeper_wakes_for_nothing_at_most_once_a_level() -> None:
+def test_cancelled_keys_that_a_limit_leaves_are_never_woken_for() -> None:
+    wheel: Wheel[int] = Wheel()
+    for key in range(4):
+        wheel.arm(key, 10)
+    wheel.cancel(2)
+    wheel.cancel(3)
+
+    assert wheel.pop(10, limit=2) == [0, 1]
+    assert wheel.next_due() is None
+
+
+def test_a_sleeper_wakes_for_nothing_at_most_once() -> None:
     wheel: Wheel[str] = Wheel()
     wheel.arm("a", FIFTEEN_MINUTES + 1)
 
@@ -149,29 +188,77 @@ def test_a_wheel_starts_at_zero_or_later() -> None:
         Wheel(-1)
 
 
-def test_stale_entries_outnumber_live_ones_by_no_more_than_a_few() -> None:
+def test_moving_leaves_no_more_entries_than_there_are_keys() -> None:
     wheel: Wheel[int] = Wheel()
     for key in range(100):
         wheel.arm(key, TEN_YEARS)
 
-    for due in range(20_000):
-        wheel.arm(0, TEN_YEARS + due)
-        assert wheel._stale <= len(wheel) + 1024
+    for step in range(20_000):
+        wheel.arm(0, TEN_YEARS + step % 2 * BLOCK)
+        wheel.arm(1, step % 100)  # in the present block too
+        assert entries(wheel) <= 2 * len(wheel)
 
-    assert wheel.pop(2 * TEN_YEARS) == [*range(1, 100), 0]
+    assert set(wheel.pop(2 * TEN_YEARS)) == set(range(100))
 
 
-def test_cancelling_lets_go_of_all_but_a_few_keys() -> None:
+def test_cancelling_lets_go_of_the_keys_and_of_all_room_they_took() -> None:
     wheel: Wheel[object] = Wheel()
     keys = [Key() for _ in range(20_000)]
     alive = WeakSet(keys)
-    for key in keys:
-        wheel.arm(key, TEN_YEARS)
+    for number, key in enumerate(keys):
+        wheel.arm(key, TEN_YEARS + number * 100)
+    full = footprint(wheel)
     while keys:
         wheel.cancel(keys.pop())
     del key
 
-    assert len(alive) <= 1024
+    assert len(alive) == 0
+    assert footprint(wheel) < full / 10
+
+
+def test_popping_gives_the_room_back_too() -> None:
+    wheel: Wheel[int] = Wheel()
+    for key in range(20_000):
+        wheel.arm(key, key)
+    full = footprint(wheel)
+    wheel.pop(20_000)
+
+    assert footprint(wheel) < full / 10
+
+
+def test_slots_that_come_and_go_leave_nothing_behind() -> None:
+    wheel: Wheel[int] = Wheel()
+    for block in range(20_000):
+        wheel.arm(0, TEN_YEARS + block * BLOCK)
+
+    assert footprint(wheel) < 20_000
+
+
+def test_a_pop_moves_keys_of_one_block_at_a_time() -> None:
+    """Else a timer beyond some distance would wait, now and then, for all others to be moved."""
+    wheel: Wheel[int] = Wheel()
+    for key in range(100):
+        wheel.arm(key, TEN_YEARS + key * BLOCK)
+
+    wheel.pop(TEN_YEARS)
+
+    assert len(wheel._present) <= 1
+    assert len(wheel._blocks.slots) >= 98
+
+
+def test_keys_armed_for_the_present_block_join_those_in_order() -> None:
+    wheel: Wheel[int] = Wheel()
+    for key in range(500):
+        wheel.arm(key, 2 * key)
+    assert wheel.pop(99) == [*range(50)]
+
+    wheel.arm(501, 103)  # a few
+    assert wheel.next_due() == 100
+    assert wheel.pop(103) == [50, 51, 501]
+
+    for key in range(600, 1000):  # many
+        wheel.arm(key, key)
+    assert [wheel.pop(tick) for tick in (599, 600, 601)] == [[*range(52, 300)], [300, 600], [601]]
 
 
 def test_arming_and_popping_make_no_object_that_the_collector_tracks() -> None:

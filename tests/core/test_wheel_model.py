@@ -1,17 +1,21 @@
 """The wheel against the obviously right thing: a dictionary, sorted when asked."""
 
+from collections import Counter
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from reactor.core.wheel import _SLOTS, Wheel
+from reactor.core.slots import _FEW, BITS
+from reactor.core.wheel import Wheel
 
+BLOCK = 1 << BITS
 KEYS = st.integers(0, 12)
 TICKS = st.one_of(
     st.integers(0, 40),
     st.integers(0, 5_000),
     st.integers(0, 2_000_000),
-    st.sampled_from([_SLOTS**power + offset for power in (1, 2, 3, 4) for offset in (-1, 0, 1)]),
+    st.sampled_from([BLOCK**power + offset for power in (1, 2, 3, 4) for offset in (-1, 0, 1)]),
     st.integers(0, 10**30),
 )
 
@@ -51,8 +55,7 @@ class WheelAgainstDict(RuleBasedStateMachine):
 
     @rule()
     def sleep_until_something_is_due(self) -> None:
-        levels = len(self.wheel._levels)
-        for _ in range(levels):
+        for _ in range(2):
             tick = self.wheel.next_due()
             if tick is None:
                 assert not self.model
@@ -61,7 +64,7 @@ class WheelAgainstDict(RuleBasedStateMachine):
             if popped := self.wheel.pop(self.clock):
                 self.check(popped, len(popped))
                 return
-        raise AssertionError("woke for nothing more than once a level")
+        raise AssertionError("woke for nothing more than once")
 
     def check(self, popped: list[int], count: int) -> None:
         """Keys due by now, each once, in order of their due ticks."""
@@ -77,29 +80,55 @@ class WheelAgainstDict(RuleBasedStateMachine):
         assert all(self.wheel.due_of(key) == self.model.get(key) for key in range(13))
         assert all((key in self.wheel) == (key in self.model) for key in range(13))
 
-    @rule()  # no invariant: asking drops stale entries, and some should live until their slot is reached
+    @rule()  # no invariant: asking drops what is left of slots that are gone, and some should live on
     def next_due_is_never_later_than_the_earliest(self) -> None:
         tick = self.wheel.next_due()
         earliest = min(self.model.values(), default=None)
         if tick is None or earliest is None:
             assert tick is earliest
+        elif earliest >> BITS == self.wheel.now >> BITS:
+            assert tick == earliest
         else:
-            assert self.wheel.now <= tick <= earliest
-            assert tick == earliest or earliest // _SLOTS != self.wheel.now // _SLOTS
+            assert tick == earliest >> BITS << BITS
 
     @invariant()
     def no_armed_key_is_due_before_now(self) -> None:
         assert all(due >= self.wheel.now for due in self.wheel._due.values())
 
     @invariant()
-    def there_are_as_many_entries_as_armed_keys_and_stale_entries_together(self) -> None:
-        in_slots = sum(len(slot) for level in self.wheel._levels for slot in level.slots)
-        assert len(self.wheel._ready) + in_slots == len(self.wheel) + self.wheel._stale
+    def each_armed_key_has_one_entry_where_it_belongs_that_is_not_counted_as_stale(self) -> None:
+        blocks, present = self.wheel._blocks, self.wheel._present
+        to_come = [*zip(present.keys, present.ticks, strict=True)][len(present.keys) - len(present) :]
+        live: Counter[int] = Counter()
+        here = 0
+        for key, due in self.wheel._due.items():
+            if due >> BITS > self.wheel.now >> BITS:
+                assert key in blocks.slots[due >> BITS]
+                live[due >> BITS] += 1
+            else:
+                assert (key, due) in to_come
+                here += 1
+        assert live == {number: len(slot) - blocks.stale.get(number, 0) for number, slot in blocks.slots.items()}
+        assert here == len(present) - present.stale
 
     @invariant()
-    def bit_i_is_set_exactly_when_slot_i_has_entries(self) -> None:
-        for level in self.wheel._levels:
-            assert level.occupied == sum(1 << index for index, slot in enumerate(level.slots) if slot)
+    def in_no_slot_do_stale_entries_outnumber_live_ones(self) -> None:
+        blocks = self.wheel._blocks
+        assert blocks.stale.keys() <= blocks.slots.keys()
+        assert all(2 * blocks.stale.get(number, 0) <= len(slot) > 0 for number, slot in blocks.slots.items())
+
+    @invariant()
+    def ticks_ascend_as_far_as_they_are_said_to(self) -> None:
+        present = self.wheel._present
+        ordered = present.ticks[present._next : present._ordered]
+        assert ordered == sorted(ordered)
+
+    @invariant()
+    def the_heap_has_each_slots_number_and_not_many_others(self) -> None:
+        numbers, slots = self.wheel._blocks._numbers, self.wheel._blocks.slots
+        assert set(numbers) >= slots.keys()
+        assert all(numbers[(child - 1) // 2] <= numbers[child] for child in range(1, len(numbers)))
+        assert len(numbers) <= 2 * (len(slots) + 1) + _FEW
 
 
 TestWheelAgainstDict = WheelAgainstDict.TestCase
