@@ -48,7 +48,7 @@ class Schedule:
         return len(self._wheel)
 
     def spread(self, width_s: float, count: int, *, sample: int) -> list[int]:
-        """Return about how many timers fire in each of `count` spans of `width_s` from now; the last one: and all later.
+        """Return about how many timers fire in each of `count` spans of `width_s` from now; later ones in the last.
 
         Looks at some `sample` timers: exact up to so many, an estimate beyond.
         """

@@ -2,7 +2,7 @@
 
 A browser presents the token once, and gets a cookie that names a session in this process's memory: random, sent by the
 browser to this site alone and shown to no script. It ends with the process, after half a day, or by logging out. A
-program presents the token itself, as `Authorization: Bearer`. Either may be wrong a few times a minute from one address.
+program presents the token itself, as `Authorization: Bearer`. How often either may be wrong is limited, by address.
 """
 
 import hmac

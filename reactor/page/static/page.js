@@ -42,6 +42,13 @@
     }
   }
 
+  // read out when it changes, and not with every second that goes by
+  function say() {
+    const said = document.getElementById("said");
+    const headline = document.querySelector("#state h1").textContent;
+    if (said.textContent !== headline) said.textContent = headline;
+  }
+
   function connect() {
     source = new EventSource(address);
     source.addEventListener("panels", (event) => {
@@ -50,6 +57,7 @@
         const section = document.getElementById(id);
         if (section) put(section, html);
       }
+      say();
     });
     source.addEventListener("beat", hear);
     source.addEventListener("error", () => {
