@@ -33,7 +33,7 @@ STREAMS = 32
 _FRESH_S = 2.0
 _BEAT_S = 5.0
 _GATHER_S = 0.1
-"""How long a death waits for others to be shown with."""
+"""How long a change waits for others to be shown with."""
 
 _HISTORY_S = BIN_S * BINS
 _HISTORY = round(_HISTORY_S / EVERY_S)

@@ -100,9 +100,10 @@ class Reconciliation:
 class Memory:
     """An `Emit` that remembers."""
 
-    def __init__(self, clock: Clock, *, on_death: Callable[[], None]) -> None:
+    def __init__(self, clock: Clock, *, on_change: Callable[[], None]) -> None:
+        """`on_change` is called when something has changed that a page shows first."""
         self._clock = clock
-        self._on_death = on_death
+        self._on_change = on_change
         self.reactions = Recent(clock)
         """Seconds from due to an attempt's start."""
         self._lags = Recent(clock, _LAG_BINS)
@@ -147,12 +148,14 @@ class Memory:
     def _turn(self, mode: str) -> None:
         if mode != self._mode:
             self._mode, self._mode_since = mode, self._clock.now()
+            self._on_change()
 
     def _on_breaker(self, event: events.BreakerMoved) -> None:
         if event.is_open:
             self._open_since.setdefault(event.store, self._clock.now())
         else:
             self._open_since.pop(event.store, None)
+        self._on_change()
 
     def _on_settled(self, event: events.AttemptSettled) -> None:
         if event.verdict is Verdict.DEAD:
@@ -165,7 +168,7 @@ class Memory:
 
     def _bury(self, death: Death) -> None:
         self.deaths.append(death)
-        self._on_death()
+        self._on_change()
 
     def _miss(self, kind: str, count: int) -> None:
         self.missed[kind] += count

@@ -46,7 +46,7 @@ class Page:
         self._spool_free_bytes = spool_free_bytes
         self._looks = looks
         self._heartbeat_timeout = timedelta(seconds=settings.heartbeat_timeout_s)
-        self.memory = Memory(clock, on_death=self._show_death)
+        self.memory = Memory(clock, on_change=self._show_change)
         self.live = Live(
             self.memory,
             clock=clock,
@@ -93,5 +93,5 @@ class Page:
     def _begin_reconciliation(self) -> None:
         self._reconcile()
 
-    def _show_death(self) -> None:
+    def _show_change(self) -> None:
         self.live.stir()
