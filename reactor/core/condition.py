@@ -91,7 +91,7 @@ def _of_process(process: Process) -> list[str]:
     if process.mode == "polling":
         found.append(f"Notifications haven't arrived for {since}: the database is polled every 2 s instead.")
     elif process.mode != "listening":
-        found.append(f"Not listening since {since}: failed uploads are found by reconciliation alone.")
+        found.append(f"Not listening for {since}: failed uploads are found by reconciliation alone.")
     said = {"not listening", "polling: notifications don't arrive"}
     found += [f"Not ready: {reason}." for reason in process.not_ready if reason not in said]
     found += [
@@ -132,8 +132,9 @@ def _of_work(database: Mapping[str, Any]) -> list[str]:
         found.append(f"{words} abandoned in mid-attempt: no reactor has taken over yet.")
     if uploads["dead"]:
         dead = int(uploads["dead"])
-        words = "One upload is" if dead == 1 else f"{about(dead, cap).capitalize()} uploads are"
-        found.append(f"{words} dead, since {span(uploads['dead_for_s'])}: retry, cancel or purge.")
+        words = "One upload has" if dead == 1 else f"{about(dead, cap).capitalize()} uploads have"
+        since = span(uploads["dead_for_s"])
+        found.append(f"{words} been given up, {'' if dead == 1 else 'the first '}{since} ago: retry, cancel or purge.")
     if runs["stale"]:
         found.append(f"{about(int(runs['stale']), cap).capitalize()} stale runs: no reactor has failed them yet.")
     usage = float(database["notification_queue_usage"])

@@ -17,15 +17,13 @@ from attrs import asdict
 from reactor.core.condition import Process, headline, troubles
 from reactor.core.errors import DatabaseUnavailable
 from reactor.edge.clock import TICKS_PER_S, Clock
+from reactor.edge.inspect import GLANCE_CAP
 from reactor.flow.wakeup import Wakeup
 from reactor.page import charts
 from reactor.page.memory import BIN_S, BINS, Memory, quantile
 
 EVERY_S = 3.0
 """Twenty transactions a minute, of the thirty that open pages may cost."""
-
-CAP = 10_000
-"""How far anything is counted."""
 
 STREAMS = 32
 """How many pages may be open at once."""
@@ -155,7 +153,7 @@ class Live:
         facts = self.facts()
         return facts | {
             "at": datetime.now(UTC),
-            "cap": CAP,
+            "cap": GLANCE_CAP,
             "deaths": self._deaths(),
             "queue_chart": charts.chart(
                 [

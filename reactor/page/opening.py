@@ -5,17 +5,20 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from anyio import to_thread
+
 from reactor.core.condition import Process
 from reactor.core.settings import Settings, is_loopback
 from reactor.edge import statements
 from reactor.edge.clock import Clock
+from reactor.edge.inspect import GLANCE_CAP
 from reactor.edge.postgres import Caller
 from reactor.edge.spool import Spool
 from reactor.page import drawing
 from reactor.page.actions import Actions
 from reactor.page.item import Items
 from reactor.page.lists import Lists
-from reactor.page.live import CAP, Live
+from reactor.page.live import Live
 from reactor.page.memory import Memory
 from reactor.page.sessions import Sessions
 from reactor.page.site import Site
@@ -77,6 +80,7 @@ class Page:
 
     async def run(self) -> None:
         """Keep open pages fresh; never returns."""
+        await to_thread.run_sync(drawing.warm)
         await self.live.run()
 
     def close(self) -> None:
@@ -84,7 +88,7 @@ class Page:
         self.live.close()
 
     async def _look(self) -> dict[str, Any]:
-        [(seen,)] = await self._looks.call(statements.GLANCE, (self._heartbeat_timeout, CAP))
+        [(seen,)] = await self._looks.call(statements.GLANCE, (self._heartbeat_timeout, GLANCE_CAP))
         return dict(seen)
 
     def _process(self) -> Process:

@@ -107,7 +107,7 @@ def test_every_section_is_live_and_a_death_shows_up_by_itself(browser: Any, app:
         [dead] = app.owe(spooled=False)
         # not loaded again: all of this comes by itself
         expect(page.get_by_role("heading", level=1)).to_have_text("One thing is wrong.")
-        expect(page.locator("#state")).to_contain_text(re.compile(r"One upload is dead, since \d+s"))
+        expect(page.locator("#state")).to_contain_text(re.compile(r"One upload has been given up, \d+s ago"))
         expect(page.locator("#said")).to_have_text("One thing is wrong.")
         expect(page.locator("#dead")).to_contain_text(str(dead.id)[:8])
         expect(page.locator("#dead")).to_contain_text("SPOOL_FILE_MISSING")

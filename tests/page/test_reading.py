@@ -76,7 +76,7 @@ async def test_all_is_well_is_said_first_and_so_is_what_is_not(app: AppSide, rec
         unwell = (await visitor.get("/")).text
     assert '<h1 class="well">All is well.</h1>' in well
     assert "One thing is wrong." in unwell
-    assert re.search(r"2 uploads are dead, since \d+s: retry, cancel or purge\.", unwell)
+    assert re.search(r"2 uploads have been given up, the first \d+s ago: retry, cancel or purge\.", unwell)
     assert unwell.count("SPOOL_FILE_MISSING") == 2
 
 
