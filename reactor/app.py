@@ -22,10 +22,11 @@ from reactor.edge import statements
 from reactor.edge.clock import Clock
 from reactor.edge.figures import StatusQuery
 from reactor.edge.http import Http
+from reactor.edge.listener import Listener
 from reactor.edge.migrate import plan
 from reactor.edge.objects import open_store
 from reactor.edge.objects.base import ObjectStore
-from reactor.edge.postgres import Database, Line, Listener
+from reactor.edge.postgres import Database, Line
 from reactor.edge.spool import Spool
 from reactor.edge.telemetry import Telemetry
 from reactor.edge.transfer import SpoolToStore

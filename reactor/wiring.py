@@ -11,7 +11,8 @@ from reactor.core.events import Emit
 from reactor.core.settings import Settings
 from reactor.edge.books import Books
 from reactor.edge.clock import Clock
-from reactor.edge.postgres import Caller, Ear
+from reactor.edge.listener import Ear
+from reactor.edge.postgres import Caller
 from reactor.edge.pulse import Pulse
 from reactor.edge.queue import Runs, UploadQueue
 from reactor.edge.transfer import Transfer

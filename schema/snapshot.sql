@@ -430,7 +430,7 @@ begin
     returning q.id;
 end $$;
 
-CREATE FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval) RETURNS TABLE(id uuid, state text, due_at double precision, claimed_at double precision, created_at double precision, attempt integer, max_retries integer, byte_size bigint, bucket text, object_path text, content_hash text, spool text, temp_file_path text, mime_type text, traceparent text, last_code text, ordinal integer, waited_since double precision, lost_at double precision)
+CREATE FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval) RETURNS TABLE(id uuid, state text, due_at double precision, claimed_at double precision, created_at double precision, attempt integer, max_retries integer, byte_size bigint, bucket text, object_path text, content_hash text, spool text, temp_file_path text, mime_type text, traceparent text, last_code text, ordinal integer, waited_since double precision, lost_at double precision, source_id uuid)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -475,7 +475,8 @@ begin
            extract(epoch from c.created_at)::float8, c.retry_count, c.max_retries, c.byte_size, c.bucket,
            c.object_path, c.content_hash, c.spool, c.temp_file_path, s.mime_type, c.traceparent, c.error_code,
            c.claim_count, extract(epoch from c.waited_since)::float8,
-           case when c.is_taken_over and c.claim_count > 1 then extract(epoch from c.changed_at)::float8 end
+           case when c.is_taken_over and c.claim_count > 1 then extract(epoch from c.changed_at)::float8 end,
+           c.source_id
       from claimed as c
       left join public.sources as s on s.id = c.source_id;
     get diagnostics v_claimed = row_count;
@@ -490,7 +491,7 @@ begin
            extract(epoch from case when free.at <= statement_timestamp() then clock_timestamp() + p_lease
                                    else least(free.at, '9999-01-01 00:00:00+00') end)::float8,
            null::float8, null::float8, null::int, null::int, null::bigint, null, null, null, null, null,
-           null, null, null, null::int, null::float8, null::float8
+           null, null, null, null::int, null::float8, null::float8, null::uuid
       from public.upload_queue as q
      cross join lateral (select case when q.status = 'failed' then q.next_retry_at
                                      else coalesce(q.lease_expires_at, '-infinity') end as at) as free
@@ -507,6 +508,23 @@ begin
     update public.storage_usage set total_bytes = 0, reserved_bytes = 0, total_sources = 0
      where (total_bytes, reserved_bytes, total_sources) is distinct from (0, 0, 0);
     return null;
+end $$;
+
+CREATE FUNCTION reactor.confirm_stored(p_ids uuid[], p_sources uuid[], p_urls text[]) RETURNS SETOF uuid
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+begin
+    return query
+    select a.id
+      from unnest(p_ids, p_sources, p_urls) as a (id, source_id, url)
+      join public.sources as s on s.id = a.source_id
+     where s.storage_status = 'uploaded'
+       and s.storage_url = a.url
+       and not exists (select from public.upload_queue as q where q.id = a.id);
 end $$;
 
 CREATE FUNCTION reactor.count_run_starts(p_user_id uuid, p_month text, p_count integer) RETURNS void
@@ -1740,7 +1758,7 @@ CREATE FUNCTION reactor.what_is_missing() RETURNS SETOF text
     select format('role %I may not execute %s', current_user, f.oid::regprocedure)
       from pg_proc as f
      where f.pronamespace = 'reactor'::regnamespace
-       and f.proname in ('claim_uploads', 'settle_uploads', 'extend_leases', 'rescue_uploads', 'sweep_uploads',
+       and f.proname in ('claim_uploads', 'settle_uploads', 'confirm_stored', 'extend_leases', 'rescue_uploads', 'sweep_uploads',
                          'expire_runs', 'sweep_runs', 'mend_books', 'pulse', 'leave')
        and not has_function_privilege(f.oid, 'execute')
 $$;
@@ -2181,6 +2199,10 @@ GRANT ALL ON FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease 
 GRANT ALL ON FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval) TO service_role;
 
 REVOKE ALL ON FUNCTION reactor.clear_books() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.confirm_stored(p_ids uuid[], p_sources uuid[], p_urls text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION reactor.confirm_stored(p_ids uuid[], p_sources uuid[], p_urls text[]) TO reactor_worker;
+GRANT ALL ON FUNCTION reactor.confirm_stored(p_ids uuid[], p_sources uuid[], p_urls text[]) TO service_role;
 
 REVOKE ALL ON FUNCTION reactor.count_run_starts(p_user_id uuid, p_month text, p_count integer) FROM PUBLIC;
 

@@ -133,6 +133,11 @@ class Rows:
         arguments = (ids, tokens, verdicts, [delay_s] * count, [code] * count, [message] * count, [url] * count)
         return {row.id: row.due_at for row in self.all(statements.SETTLE_UPLOADS, arguments)}
 
+    def confirm(self, settled: Sequence[tuple[UUID, UUID, str]]) -> set[UUID]:
+        """Ask which of (upload, source, URL) had left the queue as stored."""
+        ids, sources, urls = (list(column) for column in zip(*settled, strict=True))
+        return {row[0] for row in self.all(statements.CONFIRM_STORED, (ids, sources, urls))}
+
     def extend(self, ids: Sequence[UUID], tokens: Sequence[UUID], *, lease_s: float = 30) -> set[UUID]:
         arguments = (list(ids), list(tokens), timedelta(seconds=lease_s))
         return {row[0] for row in self.all(statements.EXTEND_LEASES, arguments)}

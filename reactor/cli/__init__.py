@@ -5,18 +5,33 @@ Data goes to stdout, words to stderr. Exit codes: 0 done, 1 something failed, 2 
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
 
 from reactor import __version__
-from reactor.cli import demo, doctor, migrate, quota, reconcile, run, runs, status, uploads
 from reactor.core.errors import ConfigInvalid, InvalidArgument, ReactorError
+
+_COMMANDS = ("run", "migrate", "reconcile", "status", "uploads", "runs", "quota", "doctor", "demo")
+"""Each is the command of that name in the module of that name."""
 
 
 class _Group(click.Group):
-    """Turns our errors into one clear line each and an exit code; a traceback is never an answer."""
+    """Turns our errors into one clear line each and an exit code; a traceback is never an answer.
+
+    Imports a command when it is asked for: `status` needn't wait for all that `run` is made of.
+    """
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"{__name__}.{name}"), name)
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -61,17 +76,3 @@ def main(ctx: click.Context, config: Path | None) -> None:
     one of its own.
     """
     ctx.obj = config
-
-
-for command in (
-    run.run,
-    migrate.migrate,
-    reconcile.reconcile,
-    status.status,
-    uploads.uploads,
-    runs.runs,
-    quota.quota,
-    doctor.doctor,
-    demo.demo,
-):
-    main.add_command(command)

@@ -14,7 +14,7 @@ from reactor.demo.store import FlakyStore
 from reactor.demo.view import View
 from reactor.edge.objects.local import LocalStore
 
-_LONGEST_S = 24.0
+_LONGEST_S = 40.0
 
 
 async def perform(url: str, home: Path, view: View) -> list[str]:

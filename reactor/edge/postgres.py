@@ -6,18 +6,14 @@ the statement goes on: an UPDATE "cancelled" after 0.3 s was seen to commit a se
 """
 
 import asyncio
-import math
 import os
 import socket
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, LiteralString, Protocol
 
 import psycopg
 from anyio import CancelScope
-from anyio.lowlevel import cancel_shielded_checkpoint
-from psycopg import sql
 from psycopg.rows import namedtuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -33,12 +29,9 @@ _SILENCE_S = STATEMENT_TIMEOUT_S + 5.0
 _HURRIED_SILENCE_S = 10.0
 """The same for statements that wait for no lock and take some 50 ms: two hundred times that."""
 
-_TURN_S = 0.002
-"""How long notifications are taken in before others get their turn."""
-
 # Both kinds are needed: keepalives notice a peer that vanished while idle, tcp_user_timeout one that vanished
-# while data was on its way. Neither notices a middlebox that still acknowledges: that is what the pulse is for.
-_PATIENCE: dict[str, Any] = {
+# while data was on its way. Neither notices a middlebox that still acknowledges: the listener asks for answers.
+PATIENCE: dict[str, Any] = {
     "connect_timeout": CONNECT_TIMEOUT_S,
     "keepalives": 1,
     "keepalives_idle": 5,
@@ -58,7 +51,7 @@ _SESSION = f"""
 
 def connect(conninfo: str, *, application_name: str) -> psycopg.Connection:
     """Open one blocking autocommit connection. Raises psycopg.Error."""
-    return psycopg.connect(conninfo, autocommit=True, **(_PATIENCE | {"application_name": application_name}))
+    return psycopg.connect(conninfo, autocommit=True, **(PATIENCE | {"application_name": application_name}))
 
 
 @contextmanager
@@ -128,7 +121,7 @@ async def _run(
 
 
 _CONNECT: dict[str, Any] = {
-    **_PATIENCE,
+    **PATIENCE,
     "autocommit": True,
     "application_name": "reactor",
     "row_factory": namedtuple_row,
@@ -237,69 +230,3 @@ class Line:
                         await self.close()
                     raise unavailable(error) from error
         raise AssertionError  # it has returned or raised
-
-
-class Ear(Protocol):
-    """Whatever hears notifications, one connection after another."""
-
-    async def hear(self, live: Callable[[], None], heard: Callable[[str, str], None]) -> None:
-        """Connect, LISTEN, call `live`, then call `heard(channel, payload)` for each notification, until it breaks.
-
-        Whatever commits after `live` is heard. Both are called between reads and must neither wait nor raise:
-        leaving the loop would lose the rest of what has arrived. Raises DatabaseUnavailable when the connection
-        can't be had, is lost, or is severed; never returns.
-        """
-
-    def sever(self) -> None:
-        """End the connection at once; `hear` raises."""
-
-
-class Listener:
-    """A connection of its own that LISTENs and does nothing else. An `Ear`."""
-
-    def __init__(self, conninfo: str, channels: Sequence[str]) -> None:
-        self._conninfo = conninfo
-        self._channels = channels
-        self._conn: psycopg.AsyncConnection[Any] | None = None
-
-    async def hear(self, live: Callable[[], None], heard: Callable[[str, str], None]) -> None:
-        """Hear on one connection; see `Ear`."""
-        try:
-            with CancelScope(shield=True):
-                conn = self._conn = await psycopg.AsyncConnection.connect(
-                    self._conninfo, autocommit=True, **(_PATIENCE | {"application_name": "reactor-listen"})
-                )
-                await self._listen(conn)
-            live()
-            turn_began = -math.inf
-            async with aclosing(conn.notifies()) as notifications:
-                async for notification in notifications:
-                    heard(notification.channel, notification.payload)
-                    # whoever was woken goes first, before we wait again; can't be cancelled, can't fail. But of a
-                    # flood many to a turn: a turn for each would take so long that the server gives us up
-                    if time.monotonic() - turn_began > _TURN_S:
-                        await cancel_shielded_checkpoint()
-                        turn_began = time.monotonic()
-            raise DatabaseUnavailable("the listening connection was closed")
-        except psycopg.Error as error:
-            raise unavailable(error) from error
-        finally:
-            if self._conn is not None:
-                with CancelScope(shield=True):
-                    await self._conn.close()
-                self._conn = None
-
-    async def _listen(self, conn: psycopg.AsyncConnection[Any]) -> None:
-        row = await (await conn.execute("select pg_is_in_recovery()")).fetchone()
-        if row is not None and row[0]:
-            raise DatabaseUnavailable("the server is a standby, which can't LISTEN: point the URL at the primary")
-        with suppress(psycopg.Error):  # a pooler in between may refuse them
-            # seen from the server: a reactor that stands still must not fill the notification queue
-            await conn.execute("set tcp_user_timeout = 10000; set tcp_keepalives_idle = 10")
-            await conn.execute("set idle_session_timeout = 0")
-        for channel in self._channels:
-            await conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
-
-    def sever(self) -> None:
-        if self._conn is not None:
-            sever(self._conn)

@@ -19,6 +19,7 @@ class Upload:
     """A claimed upload: all that one attempt needs. Times are the database's seconds since 1970."""
 
     id: UUID
+    source_id: UUID
     token: UUID
     """The fence: what this claim must show to change the row."""
 
@@ -181,6 +182,15 @@ class UploadQueue:
         )
         return {row.id: Settled(row.due_at, row.settled_at) for row in rows}
 
+    async def confirm_stored(self, settled: Sequence[tuple[Upload, str]]) -> set[UUID]:
+        """Return the ids of those that have left the queue, stored under the URL given: for settlements unanswered."""
+        arguments = (
+            [upload.id for upload, _ in settled],
+            [upload.source_id for upload, _ in settled],
+            [url for _, url in settled],
+        )
+        return {row[0] for row in await self._database.call(statements.CONFIRM_STORED, arguments)}
+
     async def rescue(self, ids: Sequence[UUID] | None, limit: int) -> list[Rescue]:
         """Bring back what nobody works on any more."""
         arguments = (None if ids is None else list(ids), limit)
@@ -225,6 +235,7 @@ class Runs:
 def _upload(row: Any, token: UUID) -> Upload:
     return Upload(
         id=row.id,
+        source_id=row.source_id,
         token=token,
         attempt=row.attempt,
         max_retries=row.max_retries,

@@ -11,6 +11,8 @@ SETTLE_UPLOADS: Final[LiteralString] = (
     " %s::text[])"
 )
 
+CONFIRM_STORED: Final[LiteralString] = "select * from reactor.confirm_stored(%s::uuid[], %s::uuid[], %s::text[])"
+
 RESCUE_UPLOADS: Final[LiteralString] = "select * from reactor.rescue_uploads(%s::uuid[], %s::int)"
 
 SWEEP_UPLOADS: Final[LiteralString] = "select * from reactor.sweep_uploads(%s::interval, %s::int, %s::int)"

@@ -3,14 +3,13 @@
 The order matters: LISTEN is live, then catch up, then trust. On any end of the connection what came meanwhile is lost,
 so the next one begins with a whole reconciliation again.
 
-A connection that is silent may be dead: a middlebox that still acknowledges, a transaction pooler that let LISTEN
-succeed and will deliver nothing. So every few seconds a pulse, sent from another connection, must come back through
-the listening one. When it doesn't the connection is severed and made anew; when three fresh ones in a row stay silent,
-the database is polled, and that is said aloud, while listening goes on being tried. So it is while the server's
-notification queue is half full, for whatever reason: the triggers say nothing then.
+That the connection answers isn't enough: a transaction pooler lets LISTEN succeed and will deliver nothing. So every
+few seconds a pulse, sent from another connection, must come back through the listening one. When it doesn't the
+connection is severed and made anew; when three fresh ones in a row stay silent, the database is polled, and that is
+said aloud, while listening goes on being tried. So it is while the server's notification queue is half full, for
+whatever reason: the triggers say nothing then.
 """
 
-import math
 import random
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -30,8 +29,8 @@ from reactor.core.events import (
 )
 from reactor.core.model import Due, Signal
 from reactor.edge.clock import TICKS_PER_S, Clock
+from reactor.edge.listener import Ear
 from reactor.edge.payload import BadPayload, decode
-from reactor.edge.postgres import Ear
 from reactor.edge.pulse import Peers, Pulse
 from reactor.flow.reconcile import Reconcile
 from reactor.flow.schedule import Schedule
@@ -43,14 +42,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 PULSE_INTERVAL_S = 12.0
-"""Ten transactions a minute when idle, for hearing a pulse is one as well. A dead connection that neither keepalives
-nor errors tell of is noticed within this and the grace."""
-
-BUSY_INTERVAL_S = 6.0
-"""The same while there is work to miss: beside that, a pulse costs nothing."""
-
-BUSY_FOR_S = 60.0
-"""How long after the last notification of work there counts as being more of it."""
+"""Ten transactions a minute, for hearing a pulse is one as well. A connection that answers and hears nothing is noticed
+within this and the grace; one that doesn't answer sooner, by the listener itself."""
 
 SILENT_AFTER_S = PULSE_INTERVAL_S + 5.0
 """After how long without a pulse a reactor counts as gone: one was missed. The others notice within another interval,
@@ -96,7 +89,6 @@ class Listen:
         self._heard = Wakeup()
         self._silent = 0
         self._connected = False
-        self._busy_at = -math.inf
         self._others: frozenset[UUID] = frozenset()
         self.mode = "starting"
         """'starting', 'listening' (proven) or 'polling'."""
@@ -156,7 +148,6 @@ class Listen:
             self._schedule.share(dues)
         if payload.rescan:
             self._reconcile.request()
-        self._busy_at = self._clock.now()
         self._emit(Notified(channel=channel, rows=len(payload.hints)))
 
     # prove
@@ -167,9 +158,7 @@ class Listen:
                 await self._prove_once()
             except DatabaseUnavailable as error:
                 self._emit(DatabaseLost(doing="pulse", reason=str(error)))
-            is_busy = self._clock.now() - self._busy_at < BUSY_FOR_S
-            interval_s = min(BUSY_INTERVAL_S, PULSE_INTERVAL_S) if is_busy else PULSE_INTERVAL_S
-            with self._clock.alarm(self._clock.tick() + round(interval_s * TICKS_PER_S)):
+            with self._clock.alarm(self._clock.tick() + round(PULSE_INTERVAL_S * TICKS_PER_S)):
                 await self._beat.wait()
 
     async def _prove_once(self) -> None:

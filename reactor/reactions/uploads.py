@@ -8,7 +8,7 @@ without their tries being counted.
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID, uuid4
 
 from anyio import fail_after
@@ -31,7 +31,7 @@ from reactor.core.model import Due, Outcome, Signal, Verdict
 from reactor.core.trace import TraceContext, Trail
 from reactor.edge.clock import Clock
 from reactor.edge.payload import Hint
-from reactor.edge.queue import Rescue, Upload, UploadQueue
+from reactor.edge.queue import Rescue, Settled, Upload, UploadQueue
 from reactor.edge.transfer import Stored, Transfer
 from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
 
@@ -248,11 +248,12 @@ class FailedUploads(Reaction[UploadAttempt]):
     async def settle(self, ended: Sequence[tuple[UploadAttempt, Outcome]]) -> Sequence[Due]:
         settling_at = self._clock.database_now()
         settled = await self._queue.settle([(attempt.upload, outcome) for attempt, outcome in ended])
+        settled |= await self._settled_before(ended, settled)
         again: list[Due] = []
         stored: list[UploadAttempt] = []
         for attempt, outcome in ended:
             if attempt.upload.id not in settled:
-                # taken over, cancelled, or settled by a call whose answer was lost: let the row say
+                # taken over, cancelled, or failed by a call whose answer was lost: let the row say
                 again.append(Due(attempt.signal, self._clock.database_now()))
                 self._emit(LeaseLost(upload_id=attempt.upload.id))
                 continue
@@ -265,6 +266,20 @@ class FailedUploads(Reaction[UploadAttempt]):
         if stored:
             await self._remove_spooled(stored)
         return again
+
+    async def _settled_before(
+        self, ended: Sequence[tuple[UploadAttempt, Outcome]], settled: Mapping[UUID, Settled]
+    ) -> dict[UUID, Settled]:
+        """Return the stored that had left the queue by a call whose answer was lost."""
+        missing = [
+            (attempt.upload, outcome.storage_url)
+            for attempt, outcome in ended
+            if attempt.upload.id not in settled and outcome.storage_url is not None
+        ]
+        if not missing:
+            return {}
+        confirmed = await self._queue.confirm_stored(missing)
+        return dict.fromkeys(confirmed, Settled(None, self._clock.database_now()))
 
     async def _remove_spooled(self, stored: Sequence[UploadAttempt]) -> None:
         fields_of = {attempt.upload.id: attempt.trail.fields for attempt in stored}

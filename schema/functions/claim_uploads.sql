@@ -17,7 +17,7 @@ create or replace function reactor.claim_uploads(p_ids uuid[], p_token uuid, p_l
     returns table (id uuid, state text, due_at float8, claimed_at float8, created_at float8, attempt int,
                    max_retries int, byte_size bigint, bucket text, object_path text, content_hash text,
                    spool text, temp_file_path text, mime_type text, traceparent text, last_code text,
-                   ordinal int, waited_since float8, lost_at float8)
+                   ordinal int, waited_since float8, lost_at float8, source_id uuid)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
@@ -64,7 +64,8 @@ begin
            extract(epoch from c.created_at)::float8, c.retry_count, c.max_retries, c.byte_size, c.bucket,
            c.object_path, c.content_hash, c.spool, c.temp_file_path, s.mime_type, c.traceparent, c.error_code,
            c.claim_count, extract(epoch from c.waited_since)::float8,
-           case when c.is_taken_over and c.claim_count > 1 then extract(epoch from c.changed_at)::float8 end
+           case when c.is_taken_over and c.claim_count > 1 then extract(epoch from c.changed_at)::float8 end,
+           c.source_id
       from claimed as c
       left join public.sources as s on s.id = c.source_id;
     get diagnostics v_claimed = row_count;
@@ -79,7 +80,7 @@ begin
            extract(epoch from case when free.at <= statement_timestamp() then clock_timestamp() + p_lease
                                    else least(free.at, '9999-01-01 00:00:00+00') end)::float8,
            null::float8, null::float8, null::int, null::int, null::bigint, null, null, null, null, null,
-           null, null, null, null::int, null::float8, null::float8
+           null, null, null, null::int, null::float8, null::float8, null::uuid
       from public.upload_queue as q
      cross join lateral (select case when q.status = 'failed' then q.next_retry_at
                                      else coalesce(q.lease_expires_at, '-infinity') end as at) as free

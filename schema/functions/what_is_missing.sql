@@ -27,7 +27,7 @@ as $$
     select format('role %I may not execute %s', current_user, f.oid::regprocedure)
       from pg_proc as f
      where f.pronamespace = 'reactor'::regnamespace
-       and f.proname in ('claim_uploads', 'settle_uploads', 'extend_leases', 'rescue_uploads', 'sweep_uploads',
+       and f.proname in ('claim_uploads', 'settle_uploads', 'confirm_stored', 'extend_leases', 'rescue_uploads', 'sweep_uploads',
                          'expire_runs', 'sweep_runs', 'mend_books', 'pulse', 'leave')
        and not has_function_privilege(f.oid, 'execute')
 $$;

@@ -41,7 +41,7 @@ def test_every_port_is_on_loopback(name: str) -> None:
     assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", []))
 
 
-@pytest.mark.parametrize("name", SERVICES.keys() - ENDS_BY_ITSELF - NOTHING_TO_ASK_WITH)
+@pytest.mark.parametrize("name", sorted(SERVICES.keys() - ENDS_BY_ITSELF - NOTHING_TO_ASK_WITH))
 def test_every_server_is_asked_whether_it_works(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
 
@@ -109,7 +109,7 @@ def test_the_collector_passes_on_what_the_reactor_sends() -> None:
     assert config["exporters"]["otlp/jaeger"]["endpoint"].split(":")[0] in SERVICES
 
 
-@pytest.mark.parametrize("path", [path for path in DEPLOY.rglob("*") if path.is_file()], ids=str)
+@pytest.mark.parametrize("path", sorted(path for path in DEPLOY.rglob("*") if path.is_file()), ids=str)
 def test_every_setting_that_is_spoken_of_is_one(path: Path) -> None:
     known = variables((ROOT / "README.md").read_text()) | variables((ROOT / "reactor/core/settings.py").read_text())
     only_compose_s_own = {"REACTOR_PORT"} if path.name == "compose.yaml" else set()

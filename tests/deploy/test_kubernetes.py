@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import click
 import kubernetes_validate
 import pytest
 from deployed import DEPLOY, document, documents, tool
@@ -76,8 +77,10 @@ def test_a_pod_may_do_nothing_that_it_needn_t(name: str) -> None:
 @pytest.mark.parametrize("name", PODS)
 def test_a_container_runs_a_command_that_there_is(name: str) -> None:
     [container] = pod_of(name)["spec"]["containers"]
-    command, *options = container["args"]
-    main.commands[command].make_context(command, options)
+    name, *options = container["args"]
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    command.make_context(name, options)
 
 
 def test_two_reactors_survive_a_node_and_a_rollout() -> None:

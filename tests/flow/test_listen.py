@@ -1,7 +1,7 @@
 """What commits is reacted to at once; what is heard besides does no harm; what was not heard is found."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -9,7 +9,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from app_side import AppSide, Owed, app_side
-from proxy import proxied
+from proxy import Proxy, proxied
 from psycopg import sql
 from recorder import Recorder
 
@@ -26,6 +26,7 @@ from reactor.core.events import (
     Swept,
 )
 from reactor.core.model import Verdict
+from reactor.edge import listener
 from reactor.flow import listen
 
 
@@ -267,20 +268,19 @@ async def test_a_dead_peer_that_stays_connected_is_noticed(app: AppSide, recorde
         assert recorder.heard(Polling) == []
 
 
-async def test_a_dead_peer_is_noticed_sooner_while_there_is_work_to_miss(
-    app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fault", [Proxy.freeze, Proxy.blackhole])
+async def test_a_dead_peer_is_noticed_without_waiting_for_a_pulse(
+    fault: Callable[[Proxy], None], app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listen, "PULSE_INTERVAL_S", 600.0)
-    monkeypatch.setattr(listen, "BUSY_INTERVAL_S", 0.3)
+    monkeypatch.setattr(listener, "ASK_EVERY_S", 0.3)
     async with proxied(app.url) as proxy, app.reacting(recorder, listen_url=proxy.url):
-        app.owe()
-        await recorder.wait_for(Notified)
-        assert end_backends(app, "reactor-listen") == 1
-        await recorder.wait_for(Listening)  # it beats, and begins to beat more often
         recorder.forget()
-        proxy.blackhole()
-        await recorder.wait_for(ListenerLost)
+        fault(proxy)
+        [upload] = app.owe()
+        assert "silent" in (await recorder.wait_for(ListenerLost)).reason
         await recorder.wait_for(Listening)
+        await stored(recorder, upload)
 
 
 @pytest.mark.usefixtures("_quick_pulse")

@@ -24,7 +24,8 @@ from reactor.core.events import (
 )
 from reactor.core.model import Verdict
 from reactor.core.turns import STEP_S
-from reactor.edge.postgres import Line
+from reactor.edge import statements
+from reactor.edge.postgres import Database, Line
 
 BUSY = StorageUnavailable("503 SlowDown", http_status=503)
 DENIED = StorageRejected("403 AccessDenied", http_status=403, denied=True)
@@ -532,6 +533,29 @@ async def test_a_claim_whose_answer_was_lost_costs_no_attempt_and_no_wait(
         await wait_until_stored(recorder, *uploads)
     assert lost == 0
     assert {event.attempt for event in recorder.heard(AttemptSettled)} == {1}
+    for upload in uploads:
+        app.assert_stored(upload)
+
+
+async def test_a_settlement_whose_answer_was_lost_still_removes_the_spooled_file(
+    app: AppSide, store: StubbornStore, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, lost = Database.call, 2
+
+    async def lose_answers(database: Database, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]:
+        nonlocal lost
+        rows = await call(database, statement, parameters)
+        if lost and statement == statements.SETTLE_UPLOADS:
+            lost -= 1
+            raise DatabaseUnavailable("the test lost the answer")
+        return rows
+
+    monkeypatch.setattr(Database, "call", lose_answers)
+    async with app.reacting(recorder, store=store):
+        uploads = app.owe(5)
+        await wait_until_stored(recorder, *uploads)
+    assert lost == 0
+    assert not recorder.heard(LeaseLost)
     for upload in uploads:
         app.assert_stored(upload)
 

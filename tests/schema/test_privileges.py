@@ -241,6 +241,7 @@ def test_a_right_to_read_that_is_removed_is_named(rows: Rows, table: str) -> Non
         "claim_uploads(uuid[], uuid, interval)",
         "extend_leases(uuid[], uuid[], interval)",
         "settle_uploads(uuid[], uuid[], text[], float8[], text[], text[], text[])",
+        "confirm_stored(uuid[], uuid[], text[])",
         "rescue_uploads(uuid[], int)",
         "sweep_uploads(interval, int, int)",
         "expire_runs(uuid[], interval)",

@@ -49,6 +49,26 @@ def test_a_stored_upload_leaves_the_queue_and_its_reservation_becomes_usage(rows
     assert usage == (100, 0, 1)
 
 
+def test_a_settlement_whose_answer_was_lost_is_confirmed_once_it_has_committed(rows: Rows) -> None:
+    attempt = Attempt(rows)
+    asked = (attempt.upload, attempt.source, "s3://bucket/user/file")
+    assert rows.confirm([asked]) == set()
+    rows.settle([(attempt.upload, attempt.token, "stored")], url="s3://bucket/user/file")
+    assert rows.confirm([asked]) == {attempt.upload}
+
+
+def test_only_the_settlement_itself_is_confirmed(rows: Rows) -> None:
+    """Stored from elsewhere, queued again, without a source: its file may still be somebody's."""
+    [elsewhere, queued, gone] = attempts = [Attempt(rows) for _ in range(3)]
+    urls = ["s3://another", "s3://mine", "s3://mine"]
+    for attempt, url in zip(attempts, urls, strict=True):
+        rows.settle([(attempt.upload, attempt.token, "stored")], url=url)
+    again = rows.upload(queued.user, source=queued.source, size=100)
+    rows.run("delete from public.sources where id = %s", (gone.source,))
+    asked = [(a.upload, a.source, "s3://mine") for a in (elsewhere, gone)] + [(again, queued.source, "s3://mine")]
+    assert rows.confirm(asked) == set()
+
+
 def test_a_retry_waits_for_its_delay_and_keeps_its_reservation(rows: Rows) -> None:
     attempt = Attempt(rows)
     settled = rows.settle(

@@ -13,7 +13,7 @@ import pytest
 from reactor.edge import books, pulse, queue, statements
 
 NAMES = sorted(name for name in vars(statements) if name.isupper())
-COUNT = 23
+COUNT = 24
 """How many statements there are; one more needs its columns below."""
 
 
@@ -31,6 +31,7 @@ READS = {
         # said otherwise in SQL: the token is the caller's, and a size is wider than most ints
     },
     "EXTEND_LEASES": {"extend_leases": UUID},
+    "CONFIRM_STORED": {"confirm_stored": UUID},
     "SETTLE_UPLOADS": {"id": UUID, **get_type_hints(queue.Settled)},
     "RESCUE_UPLOADS": get_type_hints(queue.Rescue) | {"byte_size": Wide},
     "SWEEP_UPLOADS": get_type_hints(queue.Row),

@@ -31,6 +31,7 @@ class ClaimAnswer(NamedTuple):
     ordinal: int | None = None
     waited_since: float | None = None
     lost_at: float | None = None
+    source_id: UUID | None = None
 
 
 class SettleAnswer(NamedTuple):
@@ -92,6 +93,7 @@ class UploadCalls(Tables):
             ordinal=row.claim_count,
             waited_since=None if is_repeated else leased_until if was_leased else changed_at,
             lost_at=changed_at if is_taken_over and row.claim_count > 1 else None,
+            source_id=row.source_id,
         )
 
     def extend(self, ids: Sequence[UUID], tokens: Sequence[UUID], lease: timedelta) -> list[tuple[UUID]]:
@@ -138,6 +140,15 @@ class UploadCalls(Tables):
                 self.write_source(source, "failed", settles=True)
         self.tell_uploads_updated(changes)
         return answers
+
+    def confirm_stored(self, ids: Sequence[UUID], sources: Sequence[UUID], urls: Sequence[str]) -> list[tuple[UUID]]:
+        confirmed = []
+        for upload, source_id, url in zip(ids, sources, urls, strict=True):
+            source = self.sources.get(source_id)
+            is_there = source is not None and (source.storage_status, source.storage_url) == ("uploaded", url)
+            if is_there and upload not in self.uploads:
+                confirmed.append((upload,))
+        return confirmed
 
     def rescue(self, ids: Collection[UUID] | None, limit: int) -> list[tuple[Any, ...]]:
         now, answers, changes = self.now(), [], []
