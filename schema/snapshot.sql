@@ -774,6 +774,8 @@ $$;
 CREATE FUNCTION reactor.glance(p_heartbeat_timeout interval, p_cap integer) RETURNS jsonb
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
     AS $$
     with running as materialized (
         select r.id, extract(epoch from reactor.deadline(r.timeout_at, r.heartbeat_at,

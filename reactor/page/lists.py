@@ -46,7 +46,7 @@ def _given_up(status: LiteralString) -> LiteralString:
 """
 
 
-_UPLOADS: Final[dict[str, LiteralString]] = {
+_UPLOADS_WALKED: Final[dict[str, LiteralString]] = {
     "failed": f"""{_UPLOAD}
            greatest(q.next_retry_at, 'epoch') as place
       from public.upload_queue as q
@@ -94,6 +94,14 @@ def _page_of(walk: LiteralString, passes: LiteralString) -> LiteralString:
 """
 
 
+UPLOADS: Final = {status: _page_of(walk, _PASSES) for status, walk in _UPLOADS_WALKED.items()}
+"""By status. Parameters: the place (moment, id), how many to look at; user, code, status, each twice; how many rows."""
+
+RUNNING: Final = _page_of(_RUN + " and r.status = 'running'" + _NEWEST_RUN_FIRST, _PASSES)
+RUNS: Final = _page_of(_RUN + _NEWEST_RUN_FIRST, _PASSES)
+AUDIT: Final = _page_of(_AUDIT, "")
+
+
 @frozen(kw_only=True)
 class Page:
     """Some rows of a list."""
@@ -114,22 +122,24 @@ class Lists:
 
     async def uploads(self, wanted: Filter, place: Place) -> Page:
         """Return a page of uploads: the waiting by when they are due, the others by when they last changed."""
-        return await self._chosen(_UPLOADS[wanted.status], wanted, place)
+        return await self._chosen(UPLOADS[wanted.status], wanted, place)
 
     async def runs(self, wanted: Filter, place: Place) -> Page:
         """Return a page of runs, the newest first."""
         if wanted.status == "running":
-            return await self._chosen(_RUN + " and r.status = 'running'" + _NEWEST_RUN_FIRST, wanted, place)
-        return await self._chosen(_RUN + _NEWEST_RUN_FIRST, wanted, place, status=wanted.status)
+            return await self._chosen(RUNNING, wanted, place)
+        return await self._chosen(RUNS, wanted, place, status=wanted.status)
 
     async def audit(self, place: Place) -> Page:
         """Return a page of the audit log, the newest first."""
-        return await self._page(_page_of(_AUDIT, ""), place, (), look=PAGE + 1)
+        return await self._page(AUDIT, place, (), look=PAGE + 1)
 
-    async def _chosen(self, walk: LiteralString, wanted: Filter, place: Place, *, status: str | None = None) -> Page:
+    async def _chosen(
+        self, statement: LiteralString, wanted: Filter, place: Place, *, status: str | None = None
+    ) -> Page:
         is_picky = wanted.user is not None or wanted.code is not None or status is not None
         passes = [value for value in (wanted.user, wanted.code, status) for _ in range(2)]
-        return await self._page(_page_of(walk, _PASSES), place, passes, look=LOOK if is_picky else PAGE + 1)
+        return await self._page(statement, place, passes, look=LOOK if is_picky else PAGE + 1)
 
     async def _page(self, statement: LiteralString, place: Place, passes: Sequence[Any], *, look: int) -> Page:
         arguments = (place.moment, place.row_id, look, *passes, PAGE + 1)

@@ -9,6 +9,9 @@ create or replace function reactor.glance(p_heartbeat_timeout interval, p_cap in
     stable
     security definer
     set search_path = pg_catalog, pg_temp
+    -- whatever the planner believes of where in the table the rows are: the indexes hold those that count
+    set enable_seqscan = off
+    set enable_bitmapscan = off
 as $$
     with running as materialized (
         select r.id, extract(epoch from reactor.deadline(r.timeout_at, r.heartbeat_at,

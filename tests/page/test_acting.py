@@ -202,6 +202,8 @@ async def test_a_stranger_changes_nothing(app: AppSide, recorder: Recorder) -> N
             got = await program(visitor.url).get(f"/do/{action}?ids={upload.id}")
             assert [answer.status for answer in (unknown, forgery, got)] == [401, 401, 405], action
         guess = await visitor.post("/do/retry", form, Authorization="Bearer guess")
+        bent = await program(visitor.url).post("/do/retry", form, Host="evil.example")
+        assert bent.status == (await visitor.get("/", Host="evil.example")).status == 403
         seen = await visitor.get("/uploads?status=dead")
     assert guess.status == 401
     assert str(upload.id) in seen.text
