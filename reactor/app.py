@@ -33,6 +33,7 @@ from reactor.edge.transfer import SpoolToStore
 from reactor.flow.engine import Engine, work_until, working
 from reactor.flow.readiness import Readiness
 from reactor.flow.reconcile import Changes
+from reactor.page.opening import Page
 from reactor.wiring import Ports, listen_with, pulse_of, wire
 
 _CONNECTIONS = 3
@@ -54,6 +55,7 @@ class Reactor:
         self._engine: Engine | None = None
         self._figures: StatusQuery | None = None
         self._readiness: Readiness | None = None
+        self._page: Page | None = None
         self._ready: Callable[[], None] = lambda: None
         self.http_url = ""
         """Where the HTTP server listens; empty before it does."""
@@ -80,16 +82,21 @@ class Reactor:
         Raises ConfigInvalid and DatabaseUnavailable when it can't start.
         """
         async with self._opened() as opened, AsyncExitStack() as stack:
-            http = self._http()
+            looks = Line(self.settings.database_url or "")
+            stack.push_async_callback(looks.close)
+            page = self._page = self._open_page(opened, looks)
+            http = self._http(page)
             socket = stack.enter_context(http.bind())  # closed however this ends
             self.http_url = http.url
+            page.tell_port(http.url)
             engine = self._engine = self._wire(opened, self.settings.wheel_horizon_s)
+            page.attach(spread=engine.schedule.spread, reconcile=engine.reconcile.request)
             pulse = pulse_of(opened, version=__version__)
             await pulse.send("starting", with_canary=False)
             listen = listen_with(opened, engine, pulse, emit=self._emit)
             self._readiness = Readiness(listen, engine.reconcile, pulse, engine.clock)
             self._ready = engine.reconcile.on_pass = ready
-            ears = [listen.run, engine.reconcile.run]
+            ears = [listen.run, engine.reconcile.run, page.run]
             if self.telemetry.pushes and self._figures is not None:
                 ears.append(self._figures.keep_fresh)
             async with create_task_group() as tasks:
@@ -97,6 +104,7 @@ class Reactor:
                 await work_until(self._stop, engine, ears, grace_s=self.settings.shutdown_grace_s)
                 with suppress(DatabaseUnavailable):  # the others will see it by themselves
                     await pulse.leave()
+                page.close()
                 http.close()
 
     async def drain(self) -> None:
@@ -170,30 +178,49 @@ class Reactor:
             opened.database,
             opened.clock,
             heartbeat_timeout_s=self.settings.heartbeat_timeout_s,
-            hear=self.telemetry.metrics.hear_status,
+            hear=self._hear_status,
         )
         engine = wire(opened, self.settings, horizon_s=horizon_s, emit=self._emit)
         self.telemetry.metrics.timers = lambda: len(engine.schedule)
         return engine
 
+    def _open_page(self, opened: Ports, looks: Line) -> Page:
+        return Page(
+            self.settings,
+            clock=opened.clock,
+            database=opened.database,
+            looks=looks,
+            spool_free_bytes=self.telemetry.metrics.spool_free_bytes,
+            not_ready=self.not_ready,
+        )
+
     # what it tells
+
+    def _hear_status(self, figures: dict[str, Any]) -> None:
+        self.telemetry.metrics.hear_status(figures)
+        if self._page is not None:
+            self._page.live.remember(figures)
 
     def _emit(self, event: Happening) -> None:
         self.telemetry(event)
         if self._readiness is not None:
             self._readiness.hear(event)
+        if self._page is not None:
+            self._page.memory.hear(event)
         for listener in self._listeners:
             listener(event)
         if isinstance(event, Listening | ListenerLost | Polling):
             self._ready()
 
-    def _http(self) -> Http:
+    def _http(self, page: Page) -> Http:
         return Http(
             self.settings.http_host,
             self.settings.http_port,
             not_ready=self.not_ready,
             metrics=self._metrics,
             status=self.status,
+            pages=page.routes,
+            guard=page.guard,
         )
 
     async def _metrics(self) -> bytes:

@@ -771,6 +771,83 @@ CREATE FUNCTION reactor.fullest_users(p_limit integer) RETURNS jsonb
              limit p_limit) as f
 $$;
 
+CREATE FUNCTION reactor.glance(p_heartbeat_timeout interval, p_cap integer) RETURNS jsonb
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+    with running as materialized (
+        select r.id, extract(epoch from reactor.deadline(r.timeout_at, r.heartbeat_at,
+                   coalesce(r.heartbeat_timeout, p_heartbeat_timeout)) - statement_timestamp()) as left_s
+          from public.interpretation_runs as r
+         where r.status = 'running'
+         limit p_cap + 1
+    )
+    select jsonb_build_object(
+        'cap', p_cap,
+        'uploads', jsonb_build_object(
+            'failed', (select count(*) from (
+                select from public.upload_queue as q where q.status = 'failed' limit p_cap + 1) as f),
+            'due', (select count(*) from (
+                select from public.upload_queue as q
+                 where q.status = 'failed' and greatest(q.next_retry_at, 'epoch') <= statement_timestamp()
+                 order by greatest(q.next_retry_at, 'epoch') limit p_cap + 1) as d),
+            'oldest_due_age_s', coalesce((
+                select greatest(0, extract(epoch from statement_timestamp() - greatest(q.next_retry_at, 'epoch')))
+                  from public.upload_queue as q
+                 where q.status = 'failed' and greatest(q.next_retry_at, 'epoch') <= statement_timestamp()
+                 order by greatest(q.next_retry_at, 'epoch'), q.id limit 1), 0),
+            'uploading', (select count(*) from (
+                select from public.upload_queue as q where q.status = 'uploading' limit p_cap + 1) as u),
+            'leases_expired', (select count(*) from (
+                select q.lease_expires_at from public.upload_queue as q
+                 where q.status = 'uploading' order by q.id limit p_cap + 1) as l
+                 where coalesce(l.lease_expires_at, '-infinity') <= statement_timestamp()),
+            'dead', (select count(*) from (
+                select from public.upload_queue as q where q.status = 'dead' limit p_cap + 1) as d),
+            'dead_for_s', (
+                select extract(epoch from statement_timestamp() - least(greatest(q.updated_at, 'epoch'), statement_timestamp()))
+                  from public.upload_queue as q where q.status = 'dead' order by q.updated_at, q.id limit 1),
+            'cancelled', (select count(*) from (
+                select from public.upload_queue as q where q.status = 'cancelled' limit p_cap + 1) as c),
+            'about_all', (
+                select greatest(c.reltuples, 0)::bigint from pg_class as c where c.oid = 'public.upload_queue'::regclass)),
+        'dead', coalesce((
+            select jsonb_agg(to_jsonb(d) order by d.updated_at desc, d.id desc)
+              from (select q.id, q.updated_at, q.error_code, left(q.error_message, 200) as error_message,
+                           left(q.object_path, 200) as object_path
+                      from public.upload_queue as q
+                     where q.status = 'dead' order by q.updated_at desc, q.id desc limit 5) as d), '[]'),
+        'runs', (
+            select jsonb_build_object(
+                'running', count(*),
+                'stale', count(*) filter (where r.left_s <= 0),
+                'within_1m', count(*) filter (where r.left_s > 0 and r.left_s <= 60),
+                'within_5m', count(*) filter (where r.left_s > 60 and r.left_s <= 300),
+                'within_15m', count(*) filter (where r.left_s > 300 and r.left_s <= 900),
+                'later', count(*) filter (where r.left_s > 900),
+                'unbounded', count(*) filter (where r.left_s is null),
+                'next', coalesce((
+                    select jsonb_agg(jsonb_build_object('id', n.id, 'left_s', n.left_s) order by n.left_s, n.id)
+                      from (select x.id, x.left_s from running as x where x.left_s is not null
+                             order by x.left_s, x.id limit 5) as n), '[]'))
+              from running as r),
+        'reactors', coalesce((
+            select jsonb_agg(jsonb_build_object(
+                       'id', i.id, 'host', i.host, 'version', i.version, 'mode', i.mode,
+                       'seen_s_ago', extract(epoch from statement_timestamp() - i.seen_at)) order by i.started_at, i.id)
+              from reactor.instance as i), '[]'),
+        'quota_rejections', coalesce((
+            select jsonb_agg(to_jsonb(r) order by r.quota, r.plan)
+              from (select n.quota, n.plan, sum(n.count) as last_hour
+                      from reactor.quota_rejection as n
+                     where n.minute > statement_timestamp() - interval '1 hour'
+                     group by n.quota, n.plan) as r), '[]'),
+        'notification_queue_usage', pg_notification_queue_usage(),
+        'now', extract(epoch from statement_timestamp()))
+$$;
+
 CREATE FUNCTION reactor.hint(p_id uuid, p_user_id uuid, p_due_at timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1006,6 +1083,49 @@ begin
         perform reactor.send_hints('reactor_uploads', v_hints);
     end if;
     return null;
+end $$;
+
+CREATE FUNCTION reactor.operate(p_request uuid, p_actor text, p_remote_address text, p_action text, p_ids uuid[], p_filter jsonb, p_message text) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_outcome jsonb;
+    v_files jsonb := '[]';
+begin
+    select a.outcome into v_outcome from reactor.audit_log as a where a.id = p_request;
+    if found then
+        return v_outcome || jsonb_build_object('files', v_files);
+    end if;
+    case p_action
+        when 'retry' then
+            select jsonb_build_object(
+                       'changed', coalesce(jsonb_agg(r.id order by r.id) filter (where r.code is null), '[]'),
+                       'kept', coalesce(jsonb_object_agg(r.id, r.code) filter (where r.code is not null), '{}'))
+              into v_outcome
+              from reactor.requeue_uploads(p_ids) as r;
+        when 'cancel' then
+            select jsonb_build_object('changed', coalesce(jsonb_agg(c.id order by c.id), '[]'), 'kept', '{}'::jsonb)
+              into v_outcome
+              from reactor.cancel_uploads(p_ids) as c (id);
+        when 'purge' then
+            select jsonb_build_object('changed', coalesce(jsonb_agg(g.id order by g.id), '[]'), 'kept', '{}'::jsonb),
+                   coalesce(jsonb_agg(jsonb_build_array(g.id, g.spool, g.temp_file_path) order by g.id), '[]')
+              into v_outcome, v_files
+              from reactor.purge_uploads(p_ids) as g;
+        when 'fail' then
+            select jsonb_build_object('changed', coalesce(jsonb_agg(f.id order by f.id), '[]'), 'kept', '{}'::jsonb)
+              into v_outcome
+              from reactor.fail_runs(p_ids, p_message) as f (id);
+        when 'reconcile' then
+            v_outcome := '{"changed": [], "kept": {}}';
+        else
+            raise exception 'no such action: %', p_action using errcode = 'invalid_parameter_value';
+    end case;
+    insert into reactor.audit_log (id, actor, remote_address, action, ids, filter, changed, outcome)
+    values (p_request, p_actor, p_remote_address, p_action, p_ids, p_filter,
+            jsonb_array_length(v_outcome -> 'changed'), v_outcome);
+    return v_outcome || jsonb_build_object('files', v_files);
 end $$;
 
 CREATE FUNCTION reactor.pending_retry(p_queue_id uuid, p_source_id uuid) RETURNS jsonb
@@ -1275,7 +1395,7 @@ begin
                           case when a.was_leased then 'the worker stopped without a word'
                                else coalesce(q.error_message, 'unknown') end) else q.error_message end,
                errors = case when a.was_leased then q.errors || jsonb_build_array(
-                   jsonb_build_object('at', clock_timestamp(), 'attempt', q.retry_count,
+                   jsonb_build_object('at', clock_timestamp(), 'began', a.claimed_at, 'attempt', q.retry_count,
                                       'code', 'STORAGE_UNAVAILABLE', 'message', 'the worker stopped without a word',
                                       'trace_id', split_part(q.traceparent, '-', 2))) else q.errors end,
                lease_token = null,
@@ -1405,8 +1525,9 @@ begin
                error_code = coalesce(h.code, q.error_code),
                error_message = coalesce(h.message, q.error_message),
                errors = case h.verdict when 'deferred' then q.errors else q.errors || jsonb_build_array(
-                   jsonb_build_object('at', clock_timestamp(), 'attempt', q.retry_count, 'code', h.code,
-                                      'message', h.message, 'trace_id', split_part(q.traceparent, '-', 2))) end,
+                   -- until now, the last change was the claim
+                   jsonb_build_object('at', clock_timestamp(), 'began', q.updated_at, 'attempt', q.retry_count,
+                                      'code', h.code, 'message', h.message, 'trace_id', split_part(q.traceparent, '-', 2))) end,
                lease_token = null,
                lease_expires_at = null,
                updated_at = clock_timestamp()
@@ -1732,6 +1853,34 @@ COMMENT ON COLUMN public.upload_queue.errors IS 'one entry per failed attempt: a
 
 COMMENT ON COLUMN public.upload_queue.claim_count IS 'claims ever made; unlike retry_count never given back or reset, so that it names each attempt''s spans';
 
+CREATE TABLE reactor.audit_log (
+    id uuid NOT NULL,
+    at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    actor text NOT NULL,
+    remote_address text NOT NULL,
+    action text NOT NULL,
+    ids uuid[] NOT NULL,
+    filter jsonb,
+    changed integer NOT NULL,
+    outcome jsonb NOT NULL,
+    CONSTRAINT action_is_known CHECK ((action = ANY (ARRAY['retry'::text, 'cancel'::text, 'purge'::text, 'fail'::text, 'reconcile'::text]))),
+    CONSTRAINT actor_is_named CHECK (((char_length(actor) >= 1) AND (char_length(actor) <= 80))),
+    CONSTRAINT changed_is_not_negative CHECK ((changed >= 0)),
+    CONSTRAINT remote_address_is_short CHECK ((char_length(remote_address) <= 100))
+);
+
+ALTER TABLE ONLY reactor.audit_log FORCE ROW LEVEL SECURITY;
+
+COMMENT ON TABLE reactor.audit_log IS 'What operators did by hand; written by reactor.operate() alone.';
+
+COMMENT ON COLUMN reactor.audit_log.actor IS 'the name that was given at log-in: the token proves a right, not a name';
+
+COMMENT ON COLUMN reactor.audit_log.ids IS 'the rows that were asked for; they may be gone since';
+
+COMMENT ON COLUMN reactor.audit_log.filter IS 'what chose the rows, where a filter did; null where they were named';
+
+COMMENT ON COLUMN reactor.audit_log.outcome IS 'ids that changed, and the code of each that had to stay as it was';
+
 CREATE TABLE reactor.deleted_interpretation (
     user_id uuid NOT NULL,
     billing_month text NOT NULL,
@@ -1811,6 +1960,9 @@ ALTER TABLE ONLY public.storage_usage
 ALTER TABLE ONLY public.upload_queue
     ADD CONSTRAINT upload_queue_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY reactor.audit_log
+    ADD CONSTRAINT audit_log_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY reactor.instance
     ADD CONSTRAINT instance_pkey PRIMARY KEY (id);
 
@@ -1819,6 +1971,8 @@ ALTER TABLE ONLY reactor.migration
 
 ALTER TABLE ONLY reactor.quota_rejection
     ADD CONSTRAINT quota_rejection_pkey PRIMARY KEY (minute, quota, plan, backend);
+
+CREATE INDEX interpretation_runs_by_age ON public.interpretation_runs USING btree (COALESCE(created_at, '-infinity'::timestamp with time zone), id);
 
 CREATE INDEX interpretation_runs_counted ON public.interpretation_runs USING btree (user_id, billing_month) WHERE (billing_month IS NOT NULL);
 
@@ -1832,15 +1986,21 @@ CREATE INDEX sources_pending ON public.sources USING btree (pending_since) WHERE
 
 CREATE INDEX storage_usage_by_month ON public.storage_usage USING btree (billing_month);
 
+CREATE INDEX upload_queue_by_due ON public.upload_queue USING btree (GREATEST(next_retry_at, '1970-01-01 00:00:00+00'::timestamp with time zone), id) WHERE (status = 'failed'::text);
+
 CREATE INDEX upload_queue_ended ON public.upload_queue USING btree (updated_at) WHERE (status = ANY (ARRAY['dead'::text, 'cancelled'::text]));
 
 CREATE INDEX upload_queue_exhausted ON public.upload_queue USING btree (id) WHERE ((status = 'failed'::text) AND (retry_count >= max_retries));
+
+CREATE INDEX upload_queue_given_up ON public.upload_queue USING btree (status, updated_at, id) WHERE (status = ANY (ARRAY['dead'::text, 'cancelled'::text]));
 
 CREATE INDEX upload_queue_leased ON public.upload_queue USING btree (id) WHERE (status = 'uploading'::text);
 
 CREATE INDEX upload_queue_of_source ON public.upload_queue USING btree (source_id);
 
 CREATE INDEX upload_queue_waiting ON public.upload_queue USING btree (user_id, next_retry_at) WHERE (status = 'failed'::text);
+
+CREATE INDEX audit_log_newest ON reactor.audit_log USING btree (at DESC, id DESC);
 
 CREATE INDEX deleted_interpretation_of_user ON reactor.deleted_interpretation USING btree (user_id, billing_month);
 
@@ -1935,6 +2095,8 @@ ALTER TABLE public.storage_usage ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE public.upload_queue ENABLE ROW LEVEL SECURITY;
 
+ALTER TABLE reactor.audit_log ENABLE ROW LEVEL SECURITY;
+
 ALTER TABLE reactor.deleted_interpretation ENABLE ROW LEVEL SECURITY;
 
 ALTER TABLE reactor.instance ENABLE ROW LEVEL SECURITY;
@@ -1945,6 +2107,8 @@ ALTER TABLE reactor.quota_rejection ENABLE ROW LEVEL SECURITY;
 
 CREATE POLICY reactor_all_read ON reactor.migration FOR SELECT TO service_role, reactor_worker USING (true);
 
+CREATE POLICY reactor_table_owner_does_all ON reactor.audit_log TO reactor USING (true) WITH CHECK (true);
+
 CREATE POLICY reactor_table_owner_does_all ON reactor.deleted_interpretation TO reactor USING (true) WITH CHECK (true);
 
 CREATE POLICY reactor_table_owner_does_all ON reactor.instance TO reactor USING (true) WITH CHECK (true);
@@ -1952,6 +2116,8 @@ CREATE POLICY reactor_table_owner_does_all ON reactor.instance TO reactor USING 
 CREATE POLICY reactor_table_owner_does_all ON reactor.migration TO reactor USING (true) WITH CHECK (true);
 
 CREATE POLICY reactor_table_owner_does_all ON reactor.quota_rejection TO reactor USING (true) WITH CHECK (true);
+
+CREATE POLICY reactor_worker_reads ON reactor.audit_log FOR SELECT TO service_role, reactor_worker USING (true);
 
 CREATE POLICY reactor_worker_reads ON reactor.instance FOR SELECT TO reactor_worker USING (true);
 
@@ -2066,6 +2232,10 @@ REVOKE ALL ON FUNCTION reactor.fullest_users(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.fullest_users(p_limit integer) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.fullest_users(p_limit integer) TO service_role;
 
+REVOKE ALL ON FUNCTION reactor.glance(p_heartbeat_timeout interval, p_cap integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION reactor.glance(p_heartbeat_timeout interval, p_cap integer) TO reactor_worker;
+GRANT ALL ON FUNCTION reactor.glance(p_heartbeat_timeout interval, p_cap integer) TO service_role;
+
 REVOKE ALL ON FUNCTION reactor.hint(p_id uuid, p_user_id uuid, p_due_at timestamp with time zone) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.jwt_user() FROM PUBLIC;
@@ -2085,6 +2255,10 @@ GRANT ALL ON FUNCTION reactor.mend_books(p_limit integer) TO service_role;
 REVOKE ALL ON FUNCTION reactor.notify_runs() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.notify_uploads() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.operate(p_request uuid, p_actor text, p_remote_address text, p_action text, p_ids uuid[], p_filter jsonb, p_message text) FROM PUBLIC;
+GRANT ALL ON FUNCTION reactor.operate(p_request uuid, p_actor text, p_remote_address text, p_action text, p_ids uuid[], p_filter jsonb, p_message text) TO reactor_worker;
+GRANT ALL ON FUNCTION reactor.operate(p_request uuid, p_actor text, p_remote_address text, p_action text, p_ids uuid[], p_filter jsonb, p_message text) TO service_role;
 
 REVOKE ALL ON FUNCTION reactor.pending_retry(p_queue_id uuid, p_source_id uuid) FROM PUBLIC;
 
@@ -2171,6 +2345,9 @@ GRANT SELECT ON TABLE public.storage_usage TO authenticated;
 GRANT SELECT ON TABLE public.upload_queue TO reactor_worker;
 GRANT ALL ON TABLE public.upload_queue TO service_role;
 GRANT SELECT ON TABLE public.upload_queue TO authenticated;
+
+GRANT SELECT ON TABLE reactor.audit_log TO reactor_worker;
+GRANT SELECT ON TABLE reactor.audit_log TO service_role;
 
 GRANT SELECT ON TABLE reactor.instance TO reactor_worker;
 

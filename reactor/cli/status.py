@@ -6,6 +6,7 @@ import click
 from rich.table import Table
 
 from reactor.cli.common import as_json, database_url, load_settings, print_json
+from reactor.cli.live_view import LiveView
 from reactor.cli.watch import console, follow, readings
 from reactor.core.durations import format_duration
 from reactor.edge.inspect import inspecting
@@ -19,13 +20,18 @@ def status(ctx: click.Context, *, as_json: bool, watch: bool) -> None:
     """Show uploads, runs and reactors as the database sees them.
 
     \b
-    With --watch: a live view on a terminal; in a pipe one table after another; with --json one object a line.
+    With --watch: what the live page shows, on a terminal; in a pipe one table after another; with --json one object a
+    line. What a reactor alone knows is asked of the one at REACTOR_HTTP_HOST and _PORT, if it works for this database.
     A database that goes away is said, and waited for. Ctrl-C and SIGTERM are its ordinary end: exit 0.
     """
     settings = load_settings(ctx)
     if watch:
-        seen = readings(lambda: database_url(settings), settings.heartbeat_timeout_s)
-        follow(seen, None if as_json else table)
+        patience_s = settings.heartbeat_timeout_s
+        if as_json:
+            follow(readings(lambda: database_url(settings), lambda inspector: inspector.status(patience_s)), None)
+        else:
+            view = LiveView(settings)
+            follow(readings(lambda: database_url(settings), lambda inspector: inspector.glance(patience_s)), view.draw)
         return
     with inspecting(database_url(settings)) as inspector:
         answer = inspector.status(settings.heartbeat_timeout_s)

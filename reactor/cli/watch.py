@@ -15,7 +15,7 @@ from rich.text import Text
 from reactor.cli.common import print_json
 from reactor.core.durations import format_duration
 from reactor.core.errors import ReactorError
-from reactor.edge.inspect import inspecting
+from reactor.edge.inspect import Inspector, inspecting
 
 _EVERY_S = 2.0
 _PIPE_WIDTH = 200
@@ -32,13 +32,13 @@ def console() -> Console:
     return Console(markup=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
-def readings(url: Callable[[], str], heartbeat_timeout_s: float) -> Iterator[Reading]:
+def readings(url: Callable[[], str], read: Callable[[Inspector], Status]) -> Iterator[Reading]:
     """Yield a reading every two seconds, for ever. `url` is asked at each connecting: an embedded server may move."""
     while True:
         try:
             with inspecting(url()) as inspector:
                 while True:
-                    yield inspector.status(heartbeat_timeout_s)
+                    yield read(inspector)
                     time.sleep(_EVERY_S)
         except ReactorError as error:
             yield error

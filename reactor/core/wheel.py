@@ -26,6 +26,7 @@ neither arming nor popping starts a collection, nor gives one more objects to wa
 
 import sys
 from collections.abc import Hashable
+from itertools import islice
 from typing import Final, Generic, TypeVar
 
 from reactor.core.slots import BITS, Blocks, Present
@@ -73,6 +74,11 @@ class Wheel(Generic[K]):
     def due_of(self, key: K) -> int | None:
         """Return the tick at which `key` is due, None if it isn't armed."""
         return self._due.get(key)
+
+    def sample(self, at_most: int) -> tuple[list[int], int]:
+        """Return due ticks of evenly chosen keys, some `at_most` of them, and for how many keys each stands."""
+        step = len(self._due) // at_most + 1
+        return list(islice(self._due.values(), None, None, step)), step
 
     def arm(self, key: K, due: int) -> None:
         """Make `key` due at tick `due`, moving it if it is armed already.

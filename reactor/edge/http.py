@@ -3,22 +3,26 @@
 A page on the web can make a browser on this machine send requests here, and by DNS rebinding even read the answers.
 So on a loopback address only a Host that means this machine is answered. Probes and metrics are answered to any: they
 are asked under many names (port-forwards, sidecars, service discovery) and tell nothing of anybody. On another address
-names can't be known; there a token is required at start (core/settings.py).
+names can't be known; there a token is required at start (core/settings.py), and with each request that reads more than
+those. Whoever connects and doesn't finish a request is let go.
 """
 
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from asyncio import TimerHandle, Transport
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
+import h11
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from reactor.core.errors import ConfigInvalid, DatabaseUnavailable
 from reactor.core.settings import is_loopback
@@ -27,6 +31,70 @@ _OPEN = frozenset({"/healthz", "/readyz", "/metrics"})
 """Answered under any Host."""
 
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+
+_HEAD_WITHIN_S = 10.0
+"""How long a request's head may take to come."""
+
+_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    # not no-referrer: a browser would then say of our own forms, too, that they come from nowhere
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+"""What every answer tells a browser."""
+
+Guard = Callable[[Request], Response | None]
+"""Returns what is answered to who may not read; None to who may."""
+
+
+class _Patient(H11Protocol):
+    """One connection, which is closed when a request's head doesn't come to its end. uvicorn itself waits for ever."""
+
+    _deadline: TimerHandle | None = None
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._rest()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        # IDLE is h11's word for: no whole head yet. uvicorn's patience with idle connections begins after an answer
+        if self.conn.their_state is not h11.IDLE:
+            self._rest()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(_HEAD_WITHIN_S, self.transport.close)
+
+    def _rest(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+class _Headed:
+    """Adds what every answer tells a browser."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def headed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                ours = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+                message["headers"] = [*message["headers"], *ours]
+            await send(message)
+
+        await self._app(scope, receive, headed)
 
 
 class _Server(uvicorn.Server):
@@ -59,7 +127,7 @@ def _means_this_machine(host: str) -> bool:
 
 
 class Http:
-    """Serves GET /healthz, /readyz, /metrics and /api/status."""
+    """Serves GET /healthz, /readyz, /metrics and /api/status, and the pages that it is given."""
 
     def __init__(
         self,
@@ -69,8 +137,13 @@ class Http:
         not_ready: Callable[[], list[str]],
         metrics: Callable[[], Awaitable[bytes]],
         status: Callable[[], Awaitable[dict[str, Any]]],
+        pages: Sequence[BaseRoute] = (),
+        guard: Guard | None = None,
     ) -> None:
+        """`guard` says who may read; without one everybody on this machine may, and nobody from elsewhere."""
         self._address = (host, port)
+        self._pages = pages
+        self._guard = guard or (_let_in if is_loopback(host) else _turn_away)
         self._not_ready = not_ready
         self._metrics = metrics
         self._status = status
@@ -99,8 +172,9 @@ class Http:
                 Route("/readyz", self._get_ready),
                 Route("/metrics", self._get_metrics),
                 Route("/api/status", self._get_status),
+                *self._pages,
             ],
-            middleware=[Middleware(_SameMachine)] if is_loopback(self._address[0]) else [],
+            middleware=[Middleware(_Headed), *([Middleware(_SameMachine)] if is_loopback(self._address[0]) else [])],
             exception_handlers={HTTPException: _refuse, Exception: _fail},
         )
         app.router.redirect_slashes = False  # a redirect would repeat whatever Host was sent
@@ -109,6 +183,8 @@ class Http:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # the audit log names addresses that are seen, not what a header says
+            http=_Patient,
             lifespan="off",
             timeout_graceful_shutdown=1,
         )
@@ -129,11 +205,21 @@ class Http:
     async def _get_metrics(self, _request: Request) -> Response:
         return Response(await self._metrics(), media_type=_PROMETHEUS)
 
-    async def _get_status(self, _request: Request) -> Response:
+    async def _get_status(self, request: Request) -> Response:
+        if (refusal := self._guard(request)) is not None:
+            return refusal
         try:
             return JSONResponse(await self._status())
         except DatabaseUnavailable as error:
             return _error(503, error.code, str(error))
+
+
+def _let_in(_request: Request) -> Response | None:
+    return None
+
+
+def _turn_away(_request: Request) -> Response | None:
+    return _error(401, "NOT_ALLOWED", "reading from other machines needs a token, and none is set")
 
 
 def _error(status: int, error: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:

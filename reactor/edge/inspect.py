@@ -66,6 +66,9 @@ _DUE: LiteralString = """
 
 Row = dict[str, Any]
 
+GLANCE_CAP = 10_000
+"""How far a live view counts anything."""
+
 FULLEST_USERS = 20
 """How many users `reactor status --json` shows."""
 
@@ -82,6 +85,12 @@ class Inspector:
         """Return what reactor.status() says."""
         (row,) = self._all(statements.STATUS, (timedelta(seconds=heartbeat_timeout_s),))
         answer: Row = row["status"]
+        return answer
+
+    def glance(self, heartbeat_timeout_s: float) -> Row:
+        """Return what reactor.glance() says: the same however long the queue is."""
+        (row,) = self._all(statements.GLANCE, (timedelta(seconds=heartbeat_timeout_s), GLANCE_CAP))
+        answer: Row = row["glance"]
         return answer
 
     def due(self, heartbeat_timeout_s: float) -> Row:

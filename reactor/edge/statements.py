@@ -59,3 +59,11 @@ HEARTBEAT_INTERPRETATION: Final[LiteralString] = "select public.heartbeat_interp
 COMPLETE_INTERPRETATION: Final[LiteralString] = "select public.complete_interpretation(%s::uuid)"
 
 FAIL_INTERPRETATION: Final[LiteralString] = "select public.fail_interpretation(%s::uuid, %s::text, %s::text)"
+
+# what the operator page and `reactor status --watch` send
+
+GLANCE: Final[LiteralString] = "select reactor.glance(%s::interval, %s::int)"
+
+OPERATE: Final[LiteralString] = (
+    "select reactor.operate(%s::uuid, %s::text, %s::text, %s::text, %s::uuid[], %s::jsonb, %s::text)"
+)

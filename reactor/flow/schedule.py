@@ -47,6 +47,18 @@ class Schedule:
     def __len__(self) -> int:
         return len(self._wheel)
 
+    def spread(self, width_s: float, count: int, *, sample: int) -> list[int]:
+        """Return about how many timers fire in each of `count` spans of `width_s` from now; later ones in the last.
+
+        Looks at some `sample` timers: exact up to so many, an estimate beyond.
+        """
+        width, now = width_s * TICKS_PER_S, self._clock.tick()
+        spread = [0] * count
+        dues, weight = self._wheel.sample(sample)
+        for due in dues:
+            spread[min(count - 1, max(0, int((due - now) / width)))] += weight
+        return spread
+
     def knows(self, signal: Signal) -> bool:
         """Return whether the signal waits here: in the wheel or ready."""
         return signal in self._wheel or signal in self._lanes[signal.reaction].ready

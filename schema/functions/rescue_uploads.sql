@@ -58,7 +58,7 @@ begin
                           case when a.was_leased then 'the worker stopped without a word'
                                else coalesce(q.error_message, 'unknown') end) else q.error_message end,
                errors = case when a.was_leased then q.errors || jsonb_build_array(
-                   jsonb_build_object('at', clock_timestamp(), 'attempt', q.retry_count,
+                   jsonb_build_object('at', clock_timestamp(), 'began', a.claimed_at, 'attempt', q.retry_count,
                                       'code', 'STORAGE_UNAVAILABLE', 'message', 'the worker stopped without a word',
                                       'trace_id', split_part(q.traceparent, '-', 2))) else q.errors end,
                lease_token = null,

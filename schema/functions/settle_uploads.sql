@@ -59,8 +59,9 @@ begin
                error_code = coalesce(h.code, q.error_code),
                error_message = coalesce(h.message, q.error_message),
                errors = case h.verdict when 'deferred' then q.errors else q.errors || jsonb_build_array(
-                   jsonb_build_object('at', clock_timestamp(), 'attempt', q.retry_count, 'code', h.code,
-                                      'message', h.message, 'trace_id', split_part(q.traceparent, '-', 2))) end,
+                   -- until now, the last change was the claim
+                   jsonb_build_object('at', clock_timestamp(), 'began', q.updated_at, 'attempt', q.retry_count,
+                                      'code', h.code, 'message', h.message, 'trace_id', split_part(q.traceparent, '-', 2))) end,
                lease_token = null,
                lease_expires_at = null,
                updated_at = clock_timestamp()

@@ -132,11 +132,56 @@ async def test_probes_and_metrics_are_answered_under_any_name(path: str, status:
         assert (await ask(url, path, host="reactor.monitoring.svc:8321"))[0] == status
 
 
-async def test_on_an_address_for_others_any_name_is_answered() -> None:
-    """Its names can't be known; settings want a token there."""
+async def test_on_an_address_for_others_any_name_is_answered_and_reading_is_refused_unless_somebody_may() -> None:
+    """Its names can't be known; settings want a token there, and whoever holds it says who may read."""
     async with serving("0.0.0.0") as url:  # noqa: S104 - what a container sets
         local = url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - the same
-        assert (await ask(local, "/api/status", host="reactor.example.org"))[0] == 200
+        assert (await ask(local, "/healthz", host="reactor.example.org"))[0] == 200
+        status, _, body = await ask(local, "/api/status", host="reactor.example.org")
+        assert (status, json.loads(body)["error"]) == (401, "NOT_ALLOWED")
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/metrics", "/api/status", "/nothing"])
+async def test_every_answer_tells_a_browser_to_trust_nothing(path: str) -> None:
+    async with serving() as url:
+        _, headers, _ = await ask(url, path)
+    assert headers["content-security-policy"].startswith("default-src 'none'; ")
+    assert "unsafe" not in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "same-origin"
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+@pytest.mark.parametrize("sent", [b"GET /healthz HTTP/1.1\r\nHost: localho", b"G"])
+async def test_who_does_not_finish_a_request_is_let_go(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes, is_known: bool
+) -> None:
+    """Also one whose earlier request was answered."""
+    monkeypatch.setattr("reactor.edge.http._HEAD_WITHIN_S", 0.2)
+    async with serving() as url:
+
+        def dawdle() -> bytes:
+            connection = HTTPConnection("127.0.0.1", urlsplit(url).port, timeout=10)
+            connection.connect()
+            if is_known:
+                connection.request("GET", "/healthz")
+                assert connection.getresponse().read()
+            connection.sock.sendall(sent)
+            with connection.sock as conn:
+                return conn.recv(10_000)
+
+        assert await to_thread.run_sync(dawdle) == b""
+
+
+async def test_who_connects_and_says_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reactor.edge.http._HEAD_WITHIN_S", 0.2)
+    async with serving() as url:
+
+        def silent() -> bytes:
+            with socket.create_connection(("127.0.0.1", urlsplit(url).port or 0), timeout=10) as conn:
+                return conn.recv(10_000)
+
+        assert await to_thread.run_sync(silent) == b""
 
 
 async def test_who_sends_no_host_is_no_browser() -> None:

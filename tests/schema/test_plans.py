@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, LiteralString
 from urllib.parse import urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -18,6 +18,7 @@ from rows import Rows, rows_of
 
 from reactor.edge import statements
 from reactor.edge.migrate import migrate
+from reactor.page import lists
 
 ROWS = 200_000
 USERS = 2_000
@@ -27,6 +28,8 @@ WARM_CALLS = 7
 
 FIRST_WITH_FLUSH = 150000
 MINUTE = timedelta(minutes=1)
+
+pytestmark = pytest.mark.timeout(180)  # the first one seeds
 
 
 @pytest.fixture(scope="module")
@@ -219,3 +222,25 @@ def test_heartbeats_and_extended_leases_touch_no_index(migrated_url: str) -> Non
     hot = [b.n_tup_hot_upd - a.n_tup_hot_upd for a, b in zip(before, after, strict=True)]
     assert updates == [2000, 2000]
     assert min(hot) >= 0.95 * 2000
+
+
+def test_a_glance_costs_what_it_counts_and_no_more(rows: Rows) -> None:
+    """Whatever the queue holds: here 200 000."""
+    pages, scanned = cost(rows, statements.GLANCE, (MINUTE, 1_000))
+    assert scanned == 0
+    assert pages <= 6_000
+
+
+@pytest.mark.parametrize("status", sorted(lists.UPLOADS))
+@pytest.mark.parametrize("moment", ["-infinity", "2026-01-01T00:00:00+00:00", "infinity"])
+def test_a_page_of_uploads_reads_a_few_pages_wherever_it_is(rows: Rows, status: str, moment: str) -> None:
+    pages, scanned = cost(rows, lists.UPLOADS[status], (moment, UUID(int=1), 51, *[None] * 6, 51))
+    assert scanned == 0
+    assert pages <= 600
+
+
+def test_a_page_of_runs_reads_a_few_pages(rows: Rows) -> None:
+    for statement in (lists.RUNNING, lists.RUNS):
+        pages, scanned = cost(rows, statement, ("infinity", UUID(int=1), 51, *[None] * 6, 51))
+        assert scanned == 0
+        assert pages <= 3_000

@@ -13,7 +13,7 @@ import pytest
 from reactor.edge import books, pulse, queue, statements
 
 NAMES = sorted(name for name in vars(statements) if name.isupper())
-COUNT = 22
+COUNT = 24
 """How many statements there are; one more needs its columns below."""
 
 
@@ -73,7 +73,7 @@ def attributes_read(function: object) -> set[str]:
 
 def test_every_statement_is_looked_at() -> None:
     assert len(NAMES) == COUNT
-    others = {"PULSE", "LEAVE", "STATUS", "WHAT_IS_MISSING", "MEND_BOOKS", "FULLEST_USERS"}
+    others = {"PULSE", "LEAVE", "STATUS", "WHAT_IS_MISSING", "MEND_BOOKS", "FULLEST_USERS", "GLANCE", "OPERATE"}
     assert set(READS) | others | set(ANSWERS) == set(NAMES)
 
 
@@ -139,6 +139,8 @@ def test_a_call_of_the_api_answers_one_object(conn: psycopg.Connection, name: st
         ("LEAVE", {"leave": "void"}),
         ("STATUS", {"status": "jsonb"}),
         ("FULLEST_USERS", {"fullest_users": "jsonb"}),
+        ("GLANCE", {"glance": "jsonb"}),
+        ("OPERATE", {"operate": "jsonb"}),
         ("WHAT_IS_MISSING", {"what_is_missing": "text"}),
     ],
 )

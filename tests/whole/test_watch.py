@@ -4,11 +4,13 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import termios
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -19,12 +21,14 @@ from uuid import uuid4
 import psycopg
 import pytest
 from app_side import AppSide, app_side
-from process import settings_of
+from process import running, settings_of
 from psycopg import sql
 
+from reactor.cli.live_view import LiveView
 from reactor.cli.status import table
 from reactor.cli.watch import Reading, console, follow
 from reactor.core.errors import DatabaseUnavailable
+from reactor.core.settings import Settings
 from reactor.edge.inspect import inspecting
 
 _PATIENCE_S = 30.0
@@ -101,10 +105,11 @@ def chunks(stream: IO[bytes] | None) -> Callable[[], bytes]:
 
 
 @contextmanager
-def watching(app: AppSide, *options: str) -> Iterator[Watch]:
+def watching(app: AppSide, *options: str, **settings: str) -> Iterator[Watch]:
     """Watch in a pipe."""
     command = [sys.executable, "-m", "reactor", "status", "--watch", *options]
-    with subprocess.Popen(command, env=settings_of(app), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    env = settings_of(app, **settings)
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             yield Watch(process, Ear(chunks(process.stdout)), Ear(chunks(process.stderr)))
         finally:
@@ -162,6 +167,54 @@ def test_in_a_pipe_tables_follow_each_other_until_ctrl_c(app: AppSide) -> None:
         assert watch.told(signal.SIGINT) == 0
     assert "\x1b" not in watch.out.text
     assert watch.words.text == ""
+
+
+def test_what_the_page_shows_is_shown_here_and_what_a_reactor_alone_knows_too(app: AppSide) -> None:
+    app.owe(2, next_retry_at="2100-01-01")
+    with running(settings_of(app, HTTP_TOKEN="a-token"), cwd=app.spool) as run:
+        run.wait_until_ready()
+        [dead] = app.owe(spooled=False, error_message="\x1b[2J")
+        stuck = app.begin_run(timeout_at="2100-01-01", heartbeat_at="2100-01-01")
+        port = str(urlsplit(run.url).port)
+        with watching(app, HTTP_PORT=port, HTTP_TOKEN="a-token") as watch:
+            watch.out.wait_for("One upload has been given up, ")
+            for words in (
+                f"{dead.id} SPOOL_FILE_MISSING: ",
+                "runs running        1",
+                "  more left         1",
+                "reaction            half within ",
+                "timer wheel         ",
+                "nothing missed",
+                "listening, seen ",
+            ):
+                watch.out.wait_for(words)
+            assert watch.told(signal.SIGINT) == 0
+        assert app.run(stuck)["status"] == "running"
+    assert "\x1b" not in watch.out.text
+
+
+def test_without_a_reactor_that_is_said(app: AppSide) -> None:
+    with watching(app) as watch:
+        watch.out.wait_for("One thing is wrong.")
+        watch.out.wait_for("No reactor runs.")
+        assert watch.told(signal.SIGINT) == 0
+    assert "timer wheel" not in watch.out.text
+
+
+@pytest.mark.parametrize("answer", [b"[]", b"{}", b"<html>", b'{"database": {"reactors": []}}', b"\xff"])
+def test_whatever_else_listens_there_is_not_taken_for_a_reactor(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+
+        def serve() -> None:
+            conn, _ = server.accept()
+            with conn:
+                conn.recv(65_536)
+                conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer))
+
+        served = pool.submit(serve)
+        settings = Settings(store_url="s3://", spools={"default": Path("/spool")}, http_port=server.getsockname()[1])
+        assert LiveView(settings)._facts({"reactors": [{"id": "1"}]}) is None
+        served.result()
 
 
 def test_as_json_each_line_is_an_object(app: AppSide) -> None:
