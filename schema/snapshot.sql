@@ -755,14 +755,12 @@ $$;
 
 CREATE FUNCTION reactor.hint(p_id uuid, p_user_id uuid, p_due_at timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     select '["' || replace(p_id::text, '-', '') || '",' || coalesce(uuid_hash(p_user_id), 0) || ','
         || case when p_due_at is null then 'null'
-                -- the clock goes on between two looks at it: without the zero, a row due now could be due at -1
-                else greatest(0, (1000 * extract(epoch from
-                    least(greatest(p_due_at, clock_timestamp()), clock_timestamp() + interval '1 day')
-                    - clock_timestamp()))::bigint)::text end
+                else (ceil(1000 * extract(epoch from
+                          least(greatest(p_due_at, statement_timestamp()), statement_timestamp() + interval '1 day')))
+                      - floor(1000 * extract(epoch from statement_timestamp())))::bigint::text end
         || ']'
 $$;
 
@@ -1316,7 +1314,7 @@ CREATE FUNCTION reactor.run_hint(p_run public.interpretation_runs) RETURNS text
         else
             rtrim(reactor.hint(p_run.id, p_run.user_id, p_run.timeout_at), ']') || ',' || greatest(0, least(864e5,
                 -- not the difference of the two: before PostgreSQL 17 there is none from 'infinity'
-                1000 * (extract(epoch from clock_timestamp()) - extract(epoch from p_run.heartbeat_at))))::bigint || ']'
+                1000 * (extract(epoch from statement_timestamp()) - extract(epoch from p_run.heartbeat_at))))::bigint || ']'
         end
 $$;
 
@@ -1326,7 +1324,7 @@ CREATE FUNCTION reactor.send_hints(p_channel text, p_hints text[]) RETURNS void
     AS $$
 declare
     v_count constant int := coalesce(cardinality(p_hints), 0);
-    v_at constant text := (extract(epoch from clock_timestamp()) * 1000)::bigint::text;
+    v_at constant text := floor(1000 * extract(epoch from statement_timestamp()))::bigint::text;
 begin
     if v_count = 0 or pg_notification_queue_usage() >= 0.5 then
         return;
