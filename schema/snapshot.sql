@@ -850,14 +850,12 @@ $$;
 
 CREATE FUNCTION reactor.hint(p_id uuid, p_user_id uuid, p_due_at timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     select '["' || replace(p_id::text, '-', '') || '",' || coalesce(uuid_hash(p_user_id), 0) || ','
         || case when p_due_at is null then 'null'
-                -- the clock goes on between two looks at it: without the zero, a row due now could be due at -1
-                else greatest(0, (1000 * extract(epoch from
-                    least(greatest(p_due_at, clock_timestamp()), clock_timestamp() + interval '1 day')
-                    - clock_timestamp()))::bigint)::text end
+                else (ceil(1000 * extract(epoch from
+                          least(greatest(p_due_at, statement_timestamp()), statement_timestamp() + interval '1 day')))
+                      - floor(1000 * extract(epoch from statement_timestamp())))::bigint::text end
         || ']'
 $$;
 
@@ -1454,7 +1452,7 @@ CREATE FUNCTION reactor.run_hint(p_run public.interpretation_runs) RETURNS text
         else
             rtrim(reactor.hint(p_run.id, p_run.user_id, p_run.timeout_at), ']') || ',' || greatest(0, least(864e5,
                 -- not the difference of the two: before PostgreSQL 17 there is none from 'infinity'
-                1000 * (extract(epoch from clock_timestamp()) - extract(epoch from p_run.heartbeat_at))))::bigint || ']'
+                1000 * (extract(epoch from statement_timestamp()) - extract(epoch from p_run.heartbeat_at))))::bigint || ']'
         end
 $$;
 
@@ -1464,7 +1462,7 @@ CREATE FUNCTION reactor.send_hints(p_channel text, p_hints text[]) RETURNS void
     AS $$
 declare
     v_count constant int := coalesce(cardinality(p_hints), 0);
-    v_at constant text := (extract(epoch from clock_timestamp()) * 1000)::bigint::text;
+    v_at constant text := floor(1000 * extract(epoch from statement_timestamp()))::bigint::text;
 begin
     if v_count = 0 or pg_notification_queue_usage() >= 0.5 then
         return;
@@ -1492,26 +1490,31 @@ begin
     -- what is in the store is in the store: a settlement is never refused
     perform set_config('reactor.quota', 'off', true);
     return query
+    -- each look-up by id is a sub-query of its own, which can't be joined any other way: the planner takes both lists for
+    -- short, and would walk all that is leased once for each attempt
     with attempt as materialized (
         select a.id, a.token, a.verdict, a.delay_s, a.code, a.message, a.url
           from unnest(p_ids, p_tokens, p_verdicts, p_delays_s, p_codes, p_messages, p_urls)
                as a (id, token, verdict, delay_s, code, message, url)
+         order by a.id
+    ), concerned as materialized (
+        select distinct q.source_id
+          from attempt as a
+         cross join lateral (select u.source_id from public.upload_queue as u
+                              where u.id = a.id and u.lease_token = a.token offset 0) as q
+         where a.verdict in ('stored', 'dead')
+         order by q.source_id
     ), locked as materialized (
         select s.id
-          from public.sources as s
-         where s.id in (select q.source_id
-                          from attempt as a
-                          join public.upload_queue as q on q.id = a.id and q.lease_token = a.token
-                         where a.verdict in ('stored', 'dead'))
-         order by s.id
-           for no key update
+          from concerned as c
+         cross join lateral (select t.id from public.sources as t where t.id = c.source_id for no key update) as s
     ), held as materialized (
         select q.id, q.source_id, a.verdict, a.delay_s, a.code, a.message, a.url
           from attempt as a
-          join public.upload_queue as q on q.id = a.id and q.lease_token = a.token and q.status = 'uploading'
+         cross join lateral (select u.id, u.source_id from public.upload_queue as u
+                              where u.id = a.id and u.lease_token = a.token and u.status = 'uploading'
+                                for update) as q
          where (select count(*) from locked) >= 0 -- always true, and known only once the sources are locked
-         order by q.id
-           for update of q
     ), stored as (
         delete from public.upload_queue as q
          using held as h
@@ -1979,6 +1982,8 @@ CREATE INDEX interpretation_runs_counted ON public.interpretation_runs USING btr
 CREATE INDEX interpretation_runs_of_source ON public.interpretation_runs USING btree (source_id);
 
 CREATE INDEX interpretation_runs_running ON public.interpretation_runs USING btree (id) WHERE (status = 'running'::text);
+
+CREATE INDEX interpretation_runs_running_by_age ON public.interpretation_runs USING btree (COALESCE(created_at, '-infinity'::timestamp with time zone), id) WHERE (status = 'running'::text);
 
 CREATE UNIQUE INDEX sources_are_unique_by_content ON public.sources USING btree (user_id, content_hash);
 

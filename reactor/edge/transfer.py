@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from anyio import CancelScope, CapacityLimiter, to_thread
+from anyio import CancelScope, to_thread
 
 from reactor.core.errors import ReactorError
+from reactor.edge.hands import Hands
 from reactor.edge.objects.base import ObjectStore
 from reactor.edge.queue import Upload
 from reactor.edge.spool import Spool
@@ -44,7 +45,7 @@ class SpoolToStore:
     def __init__(self, spool: Spool, store: ObjectStore, *, concurrency: int) -> None:
         self._spool = spool
         self._store = store
-        self._threads = CapacityLimiter(concurrency)
+        self._hands = Hands(concurrency, name="reactor-put")
 
     @property
     def store_name(self) -> str:
@@ -53,8 +54,7 @@ class SpoolToStore:
     async def put(self, upload: Upload) -> Stored:
         cancelled = threading.Event()
         try:
-            work = partial(self._put, upload, cancelled)
-            return await to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._threads)
+            return await self._hands.do(partial(self._put, upload, cancelled))
         finally:
             cancelled.set()  # whatever made us stop, the thread stops reading
 

@@ -5,7 +5,8 @@ the next claim takes all of it. Settling likewise. One row at a time when idle, 
 and no timer or tuning knob in between.
 
 How much is claimed follows how fast the work goes: as many as have places free, and twice as many as came to an end
-since the last claim. Slow uploads are claimed one by one as places become free; quick ones hundreds at a time.
+since the last claim. Slow uploads are claimed one by one as places become free; quick ones hundreds at a time, and not
+before half of those that were claimed have been begun.
 """
 
 import math
@@ -149,7 +150,9 @@ class Work(Generic[A]):
         # Invariant: one tenant never holds the whole window while it is capped below the concurrency
         self._lane.ready.per_tenant = math.ceil(window * min(1.0, self._per_tenant / self._concurrency))
         unsettled = len(self._claimed)
-        return max(0, min(window - len(self._waiting) - len(self._acting), 2 * BATCH - unsettled))
+        room = max(0, min(window - len(self._waiting) - len(self._acting), 2 * BATCH - unsettled))
+        # what waits keeps everybody busy meanwhile: a round trip for a few more would cost as much as one for many
+        return 0 if len(self._waiting) >= self._concurrency and room < window / 2 else room
 
     def _take(self, room: int) -> list[Signal]:
         """Take what is ready. What is ours is left out, though its lease may have ended: it is being worked on here."""
@@ -172,6 +175,8 @@ class Work(Generic[A]):
             self._claimed[attempt.signal] = attempt
             self._waiting.put(attempt.signal)
         ours = {attempt.signal for attempt in claimed.attempts}
+        # what others have done meanwhile is as good as done here: go on to more
+        self._ended_lately += len(batch) - len(ours) - len(claimed.later)
         self._held.set()
         for signal in batch:
             if signal not in ours:
@@ -206,7 +211,7 @@ class Work(Generic[A]):
                 outcome = await self._reaction.act(attempt)
             del self._acting[attempt.signal]
             self._waiting.release(attempt.signal.tenant)
-            self._end(attempt, self._reaction.hand_back(attempt) if outcome is None else outcome)
+            self._end(attempt, self._reaction.cut_short(attempt) if outcome is None else outcome)
 
     def _end(self, attempt: A, outcome: Outcome) -> None:
         self._ended_lately += 1

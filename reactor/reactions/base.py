@@ -27,7 +27,7 @@ class Attempt:
     """Monotonic seconds: when the lease may have ended, reckoned from before the claim was sent."""
 
     scope: CancelScope = field(factory=CancelScope)
-    """Cancels the act: at the end of the grace period, or when the lease was lost."""
+    """Cancels the act: at its deadline if the act sets one, at the end of the grace period, when the lease was lost."""
 
     lost: bool = False
     """True once another reactor may have taken the row over; nothing of it may be settled any more."""
@@ -91,8 +91,12 @@ class Reaction(ABC, Generic[A]):
         raise NotImplementedError(f"{self.name} claims nothing that could be acted on")
 
     def hand_back(self, attempt: A) -> Outcome:
-        """Return the outcome of an attempt that was not begun, or was cut short by a shutdown."""
+        """Return the outcome of an attempt that was not begun, or not finished by no fault of its own."""
         raise NotImplementedError(f"{self.name} claims nothing that could be handed back")
+
+    def cut_short(self, attempt: A) -> Outcome:
+        """Return the outcome of an attempt whose scope was cancelled."""
+        return self.hand_back(attempt)
 
     async def settle(self, ended: Sequence[tuple[A, Outcome]]) -> Sequence[Due]:
         """Commit the outcomes and return what is due again. Raises DatabaseUnavailable; may be repeated."""

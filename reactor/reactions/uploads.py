@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID, uuid4
 
-from anyio import fail_after
 from attrs import define
 from loguru import logger
 
@@ -182,11 +181,9 @@ class FailedUploads(Reaction[UploadAttempt]):
                 upload_id=upload.id, attempt=upload.attempt, lag_s=max(0.0, self._clock.database_now() - upload.due_at)
             )
         )
+        attempt.scope.deadline = attempt.began + self._attempt_timeout_s
         try:
-            with fail_after(self._attempt_timeout_s):
-                attempt.stored = await self._transfer.put(upload)
-        except TimeoutError:
-            outcome = self._judge(upload, StorageUnavailable(f"no answer within {self._attempt_timeout_s:g} s"))
+            attempt.stored = await self._transfer.put(upload)
         except ReactorError as error:
             outcome = self._judge(upload, error)
         except Exception:  # noqa: BLE001  # a bug of ours must not stop the others: this row fails, and we hear of it
@@ -198,6 +195,12 @@ class FailedUploads(Reaction[UploadAttempt]):
         finally:
             attempt.ended = self._clock.now()
         return outcome
+
+    def cut_short(self, attempt: UploadAttempt) -> Outcome:
+        if self._clock.now() < attempt.scope.deadline:
+            return self.hand_back(attempt)
+        no_answer = StorageUnavailable(f"no answer within {self._attempt_timeout_s:g} s")
+        return self._judge(attempt.upload, no_answer)
 
     def _judge(self, upload: Upload, error: ReactorError) -> Outcome:
         """Say what a failure means: try again, give up, or blame the store and count nothing."""

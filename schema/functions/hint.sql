@@ -1,19 +1,22 @@
 -- The hint of one row: its id, its tenant as a hash that tells nobody who it is, milliseconds until it is due.
 --
+-- They count from the statement's start, as send_hints says, and not from now: a statement that fails many uploads is at it
+-- for some time, and each would be said to be due that much later. Rounded up: who came too early would have to come again.
 -- Due times further off than a day are said to be a day off (an index look-up then finds the real one), so that a
 -- hint stays short; null says that the row needs no attention any more.
+--
+-- No pinned search_path: only so is it inlined into the statements that use it, instead of being planned anew for each row
+-- that an app writes. It calls nothing but built-in functions, and its callers pin theirs.
 create or replace function reactor.hint(p_id uuid, p_user_id uuid, p_due_at timestamptz)
     returns text
     language sql
     stable
-    set search_path = pg_catalog, pg_temp
 as $$
     select '["' || replace(p_id::text, '-', '') || '",' || coalesce(uuid_hash(p_user_id), 0) || ','
         || case when p_due_at is null then 'null'
-                -- the clock goes on between two looks at it: without the zero, a row due now could be due at -1
-                else greatest(0, (1000 * extract(epoch from
-                    least(greatest(p_due_at, clock_timestamp()), clock_timestamp() + interval '1 day')
-                    - clock_timestamp()))::bigint)::text end
+                else (ceil(1000 * extract(epoch from
+                          least(greatest(p_due_at, statement_timestamp()), statement_timestamp() + interval '1 day')))
+                      - floor(1000 * extract(epoch from statement_timestamp())))::bigint::text end
         || ']'
 $$;
 

@@ -21,7 +21,7 @@ as $$
         else
             rtrim(reactor.hint(p_run.id, p_run.user_id, p_run.timeout_at), ']') || ',' || greatest(0, least(864e5,
                 -- not the difference of the two: before PostgreSQL 17 there is none from 'infinity'
-                1000 * (extract(epoch from clock_timestamp()) - extract(epoch from p_run.heartbeat_at))))::bigint || ']'
+                1000 * (extract(epoch from statement_timestamp()) - extract(epoch from p_run.heartbeat_at))))::bigint || ']'
         end
 $$;
 

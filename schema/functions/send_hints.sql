@@ -1,6 +1,6 @@
 -- Send the rows' hints on a channel, 100 rows to a notification; one "rescan" instead when there are too many.
 --
--- p_hints    each the JSON text [id, tenant, milliseconds from now until due | null, …] of one row
+-- p_hints    each the JSON text [id, tenant, milliseconds from the statement's start until due | null, …] of one row
 -- Promises   never raises: a trigger must not make the app's own write fail. Says nothing while the server's
 --            notification queue is half full, for a full queue would fail the app's commit; the sweep finds the rows.
 -- Invariant  every payload is < 8000 bytes: 100 rows of at most 75 bytes, and the envelope
@@ -12,7 +12,7 @@ create or replace function reactor.send_hints(p_channel text, p_hints text[])
 as $$
 declare
     v_count constant int := coalesce(cardinality(p_hints), 0);
-    v_at constant text := (extract(epoch from clock_timestamp()) * 1000)::bigint::text;
+    v_at constant text := floor(1000 * extract(epoch from statement_timestamp()))::bigint::text;
 begin
     if v_count = 0 or pg_notification_queue_usage() >= 0.5 then
         return;

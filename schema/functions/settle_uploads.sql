@@ -26,26 +26,31 @@ begin
     -- what is in the store is in the store: a settlement is never refused
     perform set_config('reactor.quota', 'off', true);
     return query
+    -- each look-up by id is a sub-query of its own, which can't be joined any other way: the planner takes both lists for
+    -- short, and would walk all that is leased once for each attempt
     with attempt as materialized (
         select a.id, a.token, a.verdict, a.delay_s, a.code, a.message, a.url
           from unnest(p_ids, p_tokens, p_verdicts, p_delays_s, p_codes, p_messages, p_urls)
                as a (id, token, verdict, delay_s, code, message, url)
+         order by a.id
+    ), concerned as materialized (
+        select distinct q.source_id
+          from attempt as a
+         cross join lateral (select u.source_id from public.upload_queue as u
+                              where u.id = a.id and u.lease_token = a.token offset 0) as q
+         where a.verdict in ('stored', 'dead')
+         order by q.source_id
     ), locked as materialized (
         select s.id
-          from public.sources as s
-         where s.id in (select q.source_id
-                          from attempt as a
-                          join public.upload_queue as q on q.id = a.id and q.lease_token = a.token
-                         where a.verdict in ('stored', 'dead'))
-         order by s.id
-           for no key update
+          from concerned as c
+         cross join lateral (select t.id from public.sources as t where t.id = c.source_id for no key update) as s
     ), held as materialized (
         select q.id, q.source_id, a.verdict, a.delay_s, a.code, a.message, a.url
           from attempt as a
-          join public.upload_queue as q on q.id = a.id and q.lease_token = a.token and q.status = 'uploading'
+         cross join lateral (select u.id, u.source_id from public.upload_queue as u
+                              where u.id = a.id and u.lease_token = a.token and u.status = 'uploading'
+                                for update) as q
          where (select count(*) from locked) >= 0 -- always true, and known only once the sources are locked
-         order by q.id
-           for update of q
     ), stored as (
         delete from public.upload_queue as q
          using held as h

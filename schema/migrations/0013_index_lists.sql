@@ -15,3 +15,6 @@ create index concurrently if not exists upload_queue_given_up
 -- created_at may be null in a table that an app made.
 create index concurrently if not exists interpretation_runs_by_age
     on public.interpretation_runs (coalesce(created_at, '-infinity'::timestamptz), id);
+
+create index concurrently if not exists interpretation_runs_running_by_age
+    on public.interpretation_runs (coalesce(created_at, '-infinity'::timestamptz), id) where status = 'running';

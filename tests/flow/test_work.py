@@ -267,6 +267,26 @@ async def test_rows_that_others_took_are_let_go(stage: Stage) -> None:
         assert len(stage.rows.settled) == 22
 
 
+async def test_rows_that_others_have_done_are_passed_over_by_the_hundred() -> None:
+    """Of several reactors each knows all that is due: what the others did meanwhile must not cost a claim for a few."""
+    stage = Stage(concurrency=4, per_tenant=4)
+    theirs, ours = signals(3_000), signals(10)
+    stage.rows.not_ours = {signal.row_id for signal in theirs}
+    async with stage.running():
+        await stage.arm([*theirs, *ours])
+        assert set(stage.rows.verdicts(Verdict.STORED)) == set(ours)
+        assert len(stage.rows.claims) < 20
+
+
+async def test_as_much_work_as_waits_is_not_interrupted_for_a_claim_of_a_few_more() -> None:
+    stage = Stage(concurrency=4, per_tenant=4)
+    async with stage.running():
+        await stage.arm(signals(3_000))
+        assert len(stage.rows.settled) == 3_000
+        sizes = [len(claim) for claim in stage.rows.claims]
+        assert len(sizes) < 3_000 / 8
+
+
 async def test_a_row_to_be_tried_again_comes_back_when_it_is_due(stage: Stage) -> None:
     [row] = signals(1)
     stage.rows.fails[row.row_id] = 1

@@ -1,0 +1,150 @@
+"""Threads for work that blocks, made for much that is short: what comes in together is done together.
+
+A thread to each piece of work costs more than a short piece does: one is to be woken, and the loop again as it ends.
+So a thread goes on for as long as there is work, and the loop is told at once of all that has ended meanwhile. Only
+work that has waited for a moment wakes another thread, for then the others are held up: a slow store has all the
+threads it may have within a few moments, a quick one keeps one of them busy.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from attrs import define
+
+T = TypeVar("T")
+
+_PATIENCE_S = 0.001
+"""How long work may wait before more threads are woken."""
+
+_IDLE_S = 10.0
+"""After how long without work a thread ends."""
+
+
+@define(eq=False)
+class _Job:
+    work: Callable[[], Any]
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+    is_begun: bool = False
+    is_ended: bool = False
+
+
+class Hands:
+    """Threads, made as they are needed: at most `count` of them do work that somebody waits for."""
+
+    def __init__(self, count: int, *, name: str) -> None:
+        self._count = count
+        self._name = name
+        self._jobs: deque[_Job] = deque()
+        self._ended: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
+        self._is_told = False
+        self._is_watched = False
+
+        # Invariant: these are changed under the lock alone. A thread is at work, asleep, or at work that was abandoned.
+        self._lock = threading.Lock()
+        self._at_work = 0
+        self._asleep = 0
+        self._calls = threading.Semaphore(0)
+
+    async def do(self, work: Callable[[], T]) -> T:
+        """Do the work in a thread and return what it returns. Cancelled, it isn't begun; if it was, it is abandoned.
+
+        Abandoned work goes on and nobody hears of it; its thread isn't counted any more.
+        """
+        loop = asyncio.get_running_loop()
+        job = _Job(work, loop.create_future(), loop)
+        self._jobs.append(job)
+        with self._lock:
+            if not self._at_work:
+                self._wake_one()
+        if not self._is_watched:
+            self._is_watched = True
+            loop.call_later(_PATIENCE_S, self._look, loop)
+        try:
+            result: T = await job.future
+        except asyncio.CancelledError:
+            self._abandon(job)
+            raise
+        return result
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Double the threads when work has waited; look again for as long as there is any."""
+        if self._jobs:
+            with self._lock:
+                for _ in range(min(len(self._jobs), max(1, self._at_work))):
+                    self._wake_one()
+            loop.call_later(_PATIENCE_S, self._look, loop)
+        else:
+            self._is_watched = False
+
+    def _wake_one(self) -> None:
+        if self._at_work >= self._count:
+            return
+        self._at_work += 1
+        if self._asleep:
+            self._asleep -= 1
+            self._calls.release()
+        else:
+            # a daemon: a put that hangs must not keep the process from ending
+            threading.Thread(target=self._work, name=self._name, daemon=True).start()
+
+    def _abandon(self, job: _Job) -> None:
+        with self._lock:
+            if job.is_begun and not job.is_ended:
+                job.is_ended = True
+                self._at_work -= 1
+                if self._jobs:
+                    self._wake_one()
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
+            result, error = None, None
+            try:
+                result = job.work()
+            except BaseException as caught:  # noqa: BLE001  # whoever waits for it raises it
+                error = caught
+            with self._lock:
+                if job.is_ended:
+                    return  # it was abandoned; another thread has taken this one's place
+                job.is_ended = True
+            self._ended.append((job.future, result, error))
+            loop = job.loop
+            del job, result, error  # nothing of it outlives it while the thread sleeps
+            if not self._is_told:
+                self._is_told = True
+                try:
+                    loop.call_soon_threadsafe(self._tell)
+                except RuntimeError:  # the loop is closed: nobody waits any more
+                    self._ended.clear()
+                    self._is_told = False
+
+    def _next(self) -> _Job | None:
+        """Return work that is now begun; None when the thread is to end."""
+        while True:
+            with self._lock:
+                while self._jobs:
+                    job = self._jobs.popleft()
+                    if not job.future.cancelled():
+                        job.is_begun = True
+                        return job
+                self._at_work -= 1
+                self._asleep += 1
+            if not self._calls.acquire(timeout=_IDLE_S):
+                with self._lock:
+                    if not self._calls.acquire(blocking=False):  # called as it gave up waiting
+                        self._asleep -= 1
+                        return None
+
+    def _tell(self) -> None:
+        self._is_told = False  # first: what ends from now on is told of by another call
+        while self._ended:
+            future, result, error = self._ended.popleft()
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)

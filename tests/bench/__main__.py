@@ -1,0 +1,72 @@
+"""Measure the reactor beside its floors and its peers, on a PostgreSQL of its own with default durability.
+
+    python -m tests.bench [--case NAME]... [--repeats 3] [--quick] [--json FILE] [--list]
+
+Within a repeat all variants run one after another; ratios are taken within repeats, and their median is what
+counts. Figures of one run may be compared, no others.
+
+Peers are measured where they are installed: pip install 'reactor[bench]'; graphile-worker is fetched by npm, where
+there is a Node, into a temporary folder. --quick does less of everything, to see that it works.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from loguru import logger
+
+from .cases import CASES, WITH_PEERS
+from .peers import GRAPHILE
+from .report import Report
+from .stage import machine, stage
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--case", action="append", choices=sorted(CASES), metavar="NAME", help="repeatable; all when none"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="of each variant, by turns")
+    parser.add_argument("--quick", action="store_true", help="less of everything")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--list", action="store_true", help="name the cases and end")
+    arguments = parser.parse_args()
+    if arguments.list:
+        for name, case in CASES.items():
+            _say(f"{name:12} {(case.__doc__ or '').splitlines()[0]}")
+        return 0
+    logger.remove()
+    for name in [name for name in os.environ if name.startswith(("OTEL_", "REACTOR_"))]:
+        del os.environ[name]
+    report = Report()
+    began = time.monotonic()
+    with stage(quick=arguments.quick) as at:
+        about = machine(at)
+        cases = arguments.case or list(CASES)
+        if not WITH_PEERS.isdisjoint(cases):
+            GRAPHILE.install(at.home / "node")
+        for key, words in about.items():
+            _say(f"{key:10} {words}")
+        for name in cases:
+            case_began, load = time.monotonic(), os.getloadavg()[0]
+            base = CASES[name](at, report, 1 if arguments.quick else arguments.repeats)
+            took_s = time.monotonic() - case_began
+            _say(f"\n{name} ({took_s:.0f} s; load {load:.1f} before, {os.getloadavg()[0]:.1f} after)")
+            _say(report.table(name, base))
+    if arguments.json is not None:
+        report.write(arguments.json, about)
+    missed = sum(not goal.holds for goal in report.goals)
+    _say(f"\n{len(report.goals) - missed} of {len(report.goals)} goals hold; {time.monotonic() - began:.0f} s in all")
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201  # a benchmark's output
+
+
+if __name__ == "__main__":
+    sys.exit(main())

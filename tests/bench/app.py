@@ -1,0 +1,57 @@
+"""The app's side, in a process of its own: commits one piece of work at a time, and says when.
+
+For each name it reads it runs the statement `before`, then `enqueue` in a transaction, and writes the monotonic time
+just before the COMMIT. Both may use %(name)s, a UUID.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+
+
+class App:
+    """The process, seen from outside."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def commit(self, name: str) -> float:
+        """Enqueue one piece of work; return the monotonic time just before its COMMIT."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{name}\n".encode())
+        return float(await self._process.stdout.readline())
+
+
+@asynccontextmanager
+async def app(url: str, enqueue: str, before: str = "select") -> AsyncIterator[App]:
+    """Start the process; end it on leaving."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, __file__, url, before, enqueue, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        yield App(process)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        await process.wait()
+
+
+def _serve(url: str, before: str, enqueue: str) -> None:
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.prepare_threshold = 0
+        for line in sys.stdin:
+            name = {"name": line.strip()}
+            conn.execute(before.encode(), name)
+            with conn.transaction():
+                conn.execute(enqueue.encode(), name)
+                before_commit = time.monotonic()
+            print(before_commit, flush=True)  # noqa: T201  # to the bench
+
+
+if __name__ == "__main__":
+    _serve(*sys.argv[1:])

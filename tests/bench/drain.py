@@ -1,0 +1,193 @@
+"""Drain: how fast a backlog of due uploads is stored, from its first claim to the last commit.
+
+Floor: the same claim and settle SQL, driven raw on one connection in batches of 500.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+
+from reactor.app import Reactor
+from reactor.core.events import AttemptSettled, Event, Swept, UploadsClaimed
+from reactor.edge.objects import open_store
+from reactor.edge.objects.base import ObjectStore
+from reactor.edge.statements import CLAIM_UPLOADS, SETTLE_UPLOADS
+
+from .peers import PEERS
+from .reacting import raw
+from .report import Report
+from .stage import NoStore, Stage, queue
+
+_BATCH = 500
+
+_COLLECTOR = """
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response_only(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+    def log_message(self, *_): pass
+server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+def drain(stage: Stage, report: Report, repeats: int) -> str | None:
+    """20 000 due uploads into a store that keeps nothing, tracing off and on, beside the same SQL driven raw."""
+    case, uploads = "drain", 4_000 if stage.quick else 20_000
+    with _collector() as endpoint:
+        for _ in range(repeats):
+            with stage.database() as url:
+                ids = queue(url, uploads, None)
+                report.add(case, "floor", per_s=uploads / asyncio.run(_floor(url, ids)))
+            for name, traces in (("reactor", None), ("reactor, traced", endpoint)):
+                with stage.database() as url, stage.spool() as spool, _exporting(traces):
+                    queue(url, uploads, spool)
+                    figures = _drain(stage, url, spool, NoStore(), uploads)
+                report.add(case, name, **figures)
+            for peer in PEERS:
+                if peer.why_not() is None:
+                    with stage.database("template1") as url:
+                        jobs = min(uploads, peer.jobs)
+                        report.add(case, peer.name, per_s=jobs / asyncio.run(peer.drain(url, jobs)))
+    for peer in PEERS:
+        if (why_not := peer.why_not()) is not None:
+            report.note(case, f"{peer.name} skipped: {why_not}")
+    report.goal(case, "of the floor, tracing off", report.ratio(case, "per_s", "reactor", "floor"), at_least=0.6)
+    if report.has(case, "per_s", "pgqueuer"):
+        report.goal(case, "of pgqueuer", report.ratio(case, "per_s", "reactor", "pgqueuer"), at_least=1.0)
+    return "floor"
+
+
+def drain_to_stores(stage: Stage, report: Report, repeats: int) -> str | None:
+    """Due uploads of 4 KiB and 1 MiB into the local store and into SeaweedFS, spooled on disk."""
+    case = "stores"
+    for _ in range(repeats):
+        for size, words, count in ((4096, "4 KiB", 2_000), (1 << 20, "1 MiB", 150)):
+            uploads, content = count // 4 if stage.quick else count, os.urandom(size)
+            for name, kept in (("local", _local(stage)), ("seaweedfs", _seaweed(stage, report, case))):
+                with kept as store, stage.database() as url, stage.spool(in_memory=False) as spool:
+                    if store is None:
+                        continue
+                    queue(url, uploads, spool, content=content)
+                    figures = _drain(stage, url, spool, store, uploads)
+                figures["mib_per_s"] = figures["per_s"] * size / (1 << 20)
+                report.add(case, f"{name}, {words}", **figures)
+    return None
+
+
+def _drain(stage: Stage, url: str, spool: Path, store: ObjectStore, uploads: int) -> dict[str, float]:
+    began, ended, claims, settled = 0.0, 0.0, 0, 0
+
+    def hear(event: Event) -> None:
+        nonlocal began, ended, claims, settled
+        if type(event) is AttemptSettled:
+            settled += 1
+            ended = time.monotonic()
+        elif type(event) is UploadsClaimed:
+            claims += 1
+        elif type(event) is Swept and not claims:
+            began = time.monotonic()
+
+    cpu = time.process_time()
+    reactor = Reactor(stage.settings(url, spool), store=store, listener=hear)
+    asyncio.run(reactor.drain())
+    cpu = time.process_time() - cpu
+    with psycopg.connect(url) as conn:
+        assert conn.execute("select count(*) from public.upload_queue").fetchone() == (0,)
+    assert settled >= uploads
+    return {"per_s": uploads / (ended - began), "cpu_us": 1e6 * cpu / uploads, "rows_a_claim": uploads / claims}
+
+
+async def _floor(url: str, ids: list[str]) -> float:
+    conn = await raw(url)
+    began = time.monotonic()
+    for first in range(0, len(ids), _BATCH):
+        token = uuid4()
+        claim = (ids[first : first + _BATCH], token, timedelta(seconds=30))
+        rows = await (await conn.execute(CLAIM_UPLOADS, claim, binary=True)).fetchall()
+        count = len(rows)
+        nothing = [None] * count
+        outcomes = (["stored"] * count, [0.0] * count, nothing, nothing, ["none://bench"] * count)
+        settle = ([row[0] for row in rows], [token] * count, *outcomes)
+        settled = await (await conn.execute(SETTLE_UPLOADS, settle, binary=True)).fetchall()
+        assert len(settled) == len(ids[first : first + _BATCH])
+    took_s = time.monotonic() - began
+    await conn.close()
+    return took_s
+
+
+@contextmanager
+def _collector() -> Iterator[str]:
+    """Run a collector that throws everything away; yield its address."""
+    process = subprocess.Popen([sys.executable, "-c", _COLLECTOR], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1/traces"
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
+@contextmanager
+def _exporting(endpoint: str | None) -> Iterator[None]:
+    if endpoint is None:
+        yield
+        return
+    os.environ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = endpoint
+    try:
+        yield
+    finally:
+        del os.environ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"]
+
+
+@contextmanager
+def _local(stage: Stage) -> Iterator[ObjectStore | None]:
+    with stage.spool(in_memory=False) as folder:
+        store = open_store(f"file://{folder}", concurrency=16)
+        yield store
+        store.close()
+
+
+@contextmanager
+def _seaweed(stage: Stage, report: Report, case: str) -> Iterator[ObjectStore | None]:
+    """Run a SeaweedFS of our own, with a bucket in it; None where its binary isn't installed."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest's pythonpath does: for what tests share
+    import seaweed  # noqa: PLC0415
+
+    with stage.spool(in_memory=False) as folder:
+        server = seaweed.SeaweedServer(folder)
+        try:
+            server.start()
+        except RuntimeError as error:
+            report.note(case, f"seaweedfs skipped: {error}")
+            yield None
+            return
+        before = {name: os.environ.get(name) for name in server.environment}
+        os.environ.update(server.environment)
+        try:
+            server.create_bucket("bench")
+            yield (store := open_store("s3://", concurrency=16))
+            store.close()
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+            server.kill()

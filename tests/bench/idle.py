@@ -1,0 +1,52 @@
+"""Idle: what a reactor with nothing to do costs in a minute, its proof that it hears included."""
+
+import asyncio
+import time
+from contextlib import ExitStack
+
+import psycopg
+
+from .report import Report
+from .stage import Stage
+from .worker import Worker
+
+_SETTLE_S = 15.0
+"""An idle session tells its statistics within ten seconds: those of the start are told by then."""
+
+
+def idle(stage: Stage, report: Report, repeats: int) -> str | None:
+    """Transactions and CPU seconds a minute of a reactor with nothing to do; repeats run side by side, for a minute."""
+    case, minute_s = "idle", 20.0 if stage.quick else 60.0
+    with ExitStack() as stack:
+        bare = stack.enter_context(stage.database())
+        urls = [stack.enter_context(stage.database()) for _ in range(repeats)]
+        workers = [Worker(url, stack.enter_context(stage.spool())) for url in urls]
+        for worker in workers:
+            worker.until_ready()
+        asyncio.run(asyncio.sleep(_SETTLE_S))
+        before = [_transactions(stage, url) for url in (bare, *urls)]
+        cpu = [worker.cpu_s() for worker in workers]
+        began = time.monotonic()
+        asyncio.run(asyncio.sleep(minute_s))
+        after = [_transactions(stage, url) for url in (bare, *urls)]
+        minutes = (time.monotonic() - began) / 60
+        report.add(case, "nobody", transactions=(after[0] - before[0]) / minutes)
+        for number, worker in enumerate(workers):
+            used = worker.cpu_s() - cpu[number]
+            count = (after[number + 1] - before[number + 1]) / minutes
+            report.add(case, "reactor", transactions=count, cpu_s=used / minutes)
+            worker.end()
+    report.goal(case, "transactions a minute", report.median(case, "transactions", "reactor"), at_most=12)
+    return None
+
+
+def _transactions(stage: Stage, url: str) -> int:
+    """Count the transactions of a database, asked from another one."""
+    with stage.admin() as conn:
+        row = conn.execute(
+            "select xact_commit + xact_rollback from pg_stat_database where datname = %s",
+            (psycopg.conninfo.conninfo_to_dict(url)["dbname"],),
+        ).fetchone()
+    assert row is not None
+    count: int = row[0]
+    return count

@@ -1,0 +1,62 @@
+"""A reactor in this process, as the cases of latency want it: running, and heard."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from uuid import UUID, uuid4
+
+import psycopg
+
+from reactor.app import Reactor
+from reactor.core.events import Event
+from reactor.edge.statements import CLAIM_UPLOADS
+
+from .stage import NoStore, Stage
+
+BEFORE = (
+    "insert into public.sources (id, user_id, content_hash, storage_status, byte_size)"
+    " values (%(name)s::uuid, md5('app')::uuid, md5(%(name)s::text) || md5(%(name)s::text), 'pending', 0)"
+)
+ENQUEUE = (
+    "insert into public.upload_queue (source_id, user_id, bucket, object_path, content_hash, byte_size, temp_file_path)"
+    " values (%(name)s::uuid, md5('app')::uuid, 'bench', %(name)s::text,"
+    " 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855', 0, %(name)s::text)"
+)
+
+
+@asynccontextmanager
+async def reacting(stage: Stage, url: str, hear: Callable[[Event], None]) -> AsyncIterator[str]:
+    """Run a reactor until the block ends; yield the folder of its spool once it is ready."""
+    ready = asyncio.Event()
+    with stage.spool() as spool:
+        reactor = Reactor(stage.settings(url, spool), store=NoStore(), listener=hear)
+
+        def look() -> None:
+            if not reactor.not_ready():
+                ready.set()
+
+        running = asyncio.create_task(reactor.run(ready=look))
+        readying = asyncio.create_task(ready.wait())
+        await asyncio.wait([running, readying], return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            readying.cancel()
+            await running
+        try:
+            yield str(spool)
+        finally:
+            reactor.stop()
+            await running
+
+
+async def raw(url: str) -> psycopg.AsyncConnection:
+    """Connect with nothing around it."""
+    conn = await psycopg.AsyncConnection.connect(url, autocommit=True)
+    conn.prepare_threshold = 0
+    return conn
+
+
+async def claim_one(conn: psycopg.AsyncConnection, row_id: UUID | str) -> None:
+    """Claim one row with nothing around it. Asked too early, the database says so: ask again."""
+    rows: list[tuple[object, ...]] = []
+    while not rows or rows[0][1] != "claimed":
+        rows = await (await conn.execute(CLAIM_UPLOADS, ([row_id], uuid4(), "30 s"), binary=True)).fetchall()

@@ -1,0 +1,121 @@
+"""Reaction: from just before the app's COMMIT of a failed upload until its attempt starts.
+
+Idle, and with many rows that wait for later, in the table and in the wheel. Floor: a raw LISTEN, and the same claim of
+that one row.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+from reactor.core.events import AttemptStarted, Event
+
+from .app import App, app
+from .peers import PEERS
+from .reacting import BEFORE, ENQUEUE, claim_one, raw, reacting
+from .report import Report, percentiles_ms
+from .stage import Stage, queue
+
+_CASE = "reaction"
+_GAP_S = 0.02
+_WARM_UP = 20
+
+Started = Callable[[], Awaitable[float]]
+Playing = tuple[App, Started, Callable[[str], None]]
+Listening = Callable[[str], AbstractAsyncContextManager[Playing]]
+
+
+def reaction(stage: Stage, report: Report, repeats: int) -> str | None:
+    """COMMIT to attempt started, idle and with 100 000 and 1 000 000 rows waiting, beside LISTEN and a raw claim."""
+    events = 60 if stage.quick else 200
+    backlogs = (0, 100_000) if stage.quick else (0, 100_000, 1_000_000)
+    for waiting in backlogs[1:]:
+        _make_template(stage, waiting)
+    for _ in range(repeats):
+        for waiting in backlogs:
+            for name, listening in (("floor", _floor), ("reactor", partial(_reactor, stage))):
+                with stage.database(_template(waiting)) as url:
+                    lags = asyncio.run(_measure(url, listening, events))
+                report.add(_CASE, _variant(name, waiting), **percentiles_ms(lags))
+        for peer in PEERS:
+            if (why_not := peer.why_not()) is not None:
+                continue
+            with stage.database("template1") as url:
+                lags = asyncio.run(_measure(url, peer.reacting, events))
+            report.add(_CASE, peer.name, **percentiles_ms(lags))
+    for peer in PEERS:
+        if (why_not := peer.why_not()) is not None:
+            report.note(_CASE, f"{peer.name} skipped: {why_not}")
+    for waiting in backlogs:
+        ours, floor = _variant("reactor", waiting), _variant("floor", waiting)
+        beside = f" with {waiting:,} waiting" if waiting else ", idle"
+        report.goal(_CASE, f"p50 of floor{beside}", report.ratio(_CASE, "p50_ms", ours, floor), at_most=1.25)
+        report.goal(_CASE, f"p95 of floor{beside}", report.ratio(_CASE, "p95_ms", ours, floor), at_most=1.5)
+    most = backlogs[-1]
+    of_empty = report.ratio(_CASE, "p50_ms", _variant("reactor", most), _variant("reactor", 0))
+    report.goal(_CASE, f"p50 with {most:,} waiting of idle", of_empty, at_most=1.15)
+    return _variant("floor", 0)
+
+
+def _variant(name: str, waiting: int) -> str:
+    return f"{name}, {waiting:,} waiting" if waiting else name
+
+
+def _template(waiting: int) -> str:
+    return f"waiting_{waiting}" if waiting else "migrated"
+
+
+def _make_template(stage: Stage, waiting: int) -> None:
+    """Make a database in which as many uploads wait: until after the measurement, and within the wheel's horizon."""
+    stage.make_template(_template(waiting), lambda url: queue(url, waiting, None, due_in="14 min"))
+
+
+async def _measure(url: str, listening: Listening, events: int) -> list[float]:
+    lags = []
+    async with listening(url) as (busy, started, prepare):
+        for number in range(_WARM_UP + events):
+            name = str(uuid4())
+            prepare(name)
+            before_commit = await busy.commit(name)
+            lag = await started() - before_commit
+            if number >= _WARM_UP:
+                lags.append(lag)
+            await asyncio.sleep(_GAP_S)
+    return lags
+
+
+@asynccontextmanager
+async def _floor(url: str) -> AsyncIterator[Playing]:
+    listening, claiming = await raw(url), await raw(url)
+    await listening.execute("listen reactor_uploads")
+    started: asyncio.Queue[float] = asyncio.Queue()
+
+    async def hear() -> None:
+        async for notification in listening.notifies():
+            await claim_one(claiming, json.loads(notification.payload)["rows"][0][0])
+            started.put_nowait(time.monotonic())
+
+    hearing = asyncio.create_task(hear())
+    async with app(url, ENQUEUE, BEFORE) as busy:
+        yield busy, started.get, lambda _name: None
+    hearing.cancel()
+    await asyncio.wait([hearing])
+    await listening.close()
+    await claiming.close()
+
+
+@asynccontextmanager
+async def _reactor(stage: Stage, url: str) -> AsyncIterator[Playing]:
+    started: asyncio.Queue[float] = asyncio.Queue()
+
+    def hear(event: Event) -> None:
+        if type(event) is AttemptStarted:
+            started.put_nowait(time.monotonic())
+
+    async with reacting(stage, url, hear) as spool, app(url, ENQUEUE, BEFORE) as busy:
+        yield busy, started.get, lambda name: Path(spool, name).touch()

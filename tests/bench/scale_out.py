@@ -1,0 +1,52 @@
+"""Scale-out: several reactors, each in a process of its own, on one queue."""
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import psycopg
+
+from .report import Report
+from .stage import Stage, queue
+from .worker import Worker
+
+_LOOK_EVERY_S = 0.02
+
+
+def scale_out(stage: Stage, report: Report, repeats: int) -> str | None:
+    """1, 2 and 4 reactors drain one queue: throughput, claims for each that brought something, uploads a claim."""
+    case, uploads = "scale-out", 4_000 if stage.quick else 20_000
+    for _ in range(repeats):
+        for reactors in (1, 2, 4):
+            with ExitStack() as stack:
+                url, spool = stack.enter_context(stage.database()), stack.enter_context(stage.spool())
+                workers = [Worker(url, spool) for _ in range(reactors)]
+                for worker in workers:
+                    worker.until_ready()
+                took_s = _drained(url, spool, uploads)
+                counted = [worker.end() for worker in workers]
+            claims = sum(count["claims"] for count in counted)
+            empty = sum(count["empty"] for count in counted)
+            assert sum(count["settled"] for count in counted) >= uploads
+            report.add(
+                case,
+                f"{reactors} reactors" if reactors > 1 else "1 reactor",
+                per_s=uploads / took_s,
+                claims_a_batch=claims / (claims - empty),
+                rows_a_claim=uploads / claims,
+                empty_per_upload=empty / uploads,
+            )
+    report.goal(case, "2 reactors of 1", report.ratio(case, "per_s", "2 reactors", "1 reactor"), at_least=1.0)
+    report.goal(case, "claims a batch of 2", report.median(case, "claims_a_batch", "2 reactors"), at_most=1.2)
+    return "1 reactor"
+
+
+def _drained(url: str, spool: Path, uploads: int) -> float:
+    """Queue a backlog that nobody knows of, tell of it, and return how long it took until none of it was left."""
+    queue(url, uploads, spool)
+    with psycopg.connect(url, autocommit=True) as conn:
+        began = time.monotonic()
+        conn.execute("select reactor.send_hints('reactor_uploads', array_fill(''::text, array[1001]))")  # "rescan"
+        while conn.execute("select exists (select from public.upload_queue)").fetchone() == (True,):
+            time.sleep(_LOOK_EVERY_S)
+        return time.monotonic() - began

@@ -1,0 +1,201 @@
+"""What every case plays on: a PostgreSQL of its own with default durability, databases cloned from a migrated one, a
+spool, and a store that keeps nothing."""
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+from typing import LiteralString
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg import sql
+
+from reactor.core.settings import Settings
+from reactor.edge.embedded import EmbeddedPostgres
+from reactor.edge.migrate import migrate
+from reactor.edge.objects.base import Body
+
+USERS = 50
+EMPTY_SHA256 = sha256(b"").hexdigest()
+
+_MEMORY = Path("/dev/shm")  # noqa: S108  # a folder of our own is made in it
+
+_QUEUE: LiteralString = """
+    with made as (
+        insert into public.sources (id, user_id, content_hash, storage_status, byte_size)
+        select md5(%(salt)s || n)::uuid, md5((n %% %(users)s)::text)::uuid, md5(%(salt)s || n) || md5(n::text),
+               'pending', %(size)s
+          from generate_series(1, %(count)s) as n
+        returning id, user_id, byte_size)
+    insert into public.upload_queue (source_id, user_id, bucket, object_path, content_hash, byte_size, temp_file_path,
+                                     next_retry_at)
+    select id, user_id, 'bench', id::text, %(sha256)s, byte_size, id::text, clock_timestamp() + %(due_in)s::interval
+      from made
+    returning id, temp_file_path
+"""
+
+
+class NoStore:
+    """Takes everything and keeps nothing."""
+
+    name = "none"
+
+    def put(self, bucket: str, key: str, body: Body, *, mime_type: str | None) -> str:  # noqa: ARG002  # a Protocol's
+        body.read()
+        return f"none://{bucket}/{key}"
+
+    def check(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Stage:
+    """A server and a folder, for the length of a run."""
+
+    def __init__(self, home: Path, memory: Path, server: EmbeddedPostgres, *, quick: bool) -> None:
+        self.home = home
+        self.memory = memory
+        """A folder for spools that are to cost nothing: in memory where the system has such a thing."""
+        self.server = server
+        self.quick = quick
+        self._number = 0
+        self._templates: set[str] = set()
+        with self.admin() as conn:
+            conn.execute("create database migrated template template0")
+        migrate(self._url("migrated"))
+        with psycopg.connect(self._url("migrated")) as conn:
+            conn.execute("update public.quota_plans set storage_limit_bytes = null, interpretation_limit_month = null")
+
+    def admin(self) -> psycopg.Connection:
+        return psycopg.connect(self.server.url, autocommit=True)
+
+    def _url(self, name: str) -> str:
+        return urlsplit(self.server.url)._replace(path=f"/{name}").geturl()
+
+    @contextmanager
+    def database(self, template: str = "migrated") -> Iterator[str]:
+        """Yield the URL of a fresh database, dropped at the end."""
+        self._number += 1
+        name = f"bench_{self._number}"
+        with self.admin() as conn:
+            conn.execute(
+                sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
+            )
+            conn.execute("checkpoint")
+        try:
+            yield self._url(name)
+        finally:
+            with self.admin() as conn:
+                conn.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+    def make_template(self, name: str, fill: Callable[[str], object]) -> None:
+        """Make a migrated database and fill it, unless an earlier case has."""
+        if name in self._templates:
+            return
+        with self.admin() as conn:
+            conn.execute(sql.SQL("create database {} template migrated").format(sql.Identifier(name)))
+        fill(self._url(name))
+        self._templates.add(name)
+
+    @contextmanager
+    def spool(self, *, in_memory: bool = True) -> Iterator[Path]:
+        """Yield an empty spool, removed at the end."""
+        folder = Path(tempfile.mkdtemp(dir=self.memory if in_memory else self.home))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder)
+
+    def settings(self, url: str, spool: Path, **more: object) -> Settings:
+        """Return the settings under which the cases run: the defaults, but for where things are."""
+        where: dict[str, object] = {
+            "database_url": url,
+            "store_url": "file:///none",
+            "spools": {"default": spool},
+            "http_port": 0,
+        }
+        return Settings(**(where | more))  # type: ignore[arg-type]
+
+
+def queue(
+    url: str,
+    count: int,
+    spool: Path | None,
+    *,
+    content: bytes = b"",
+    due_in: str = "0",
+    salt: str = "",
+    users: int = USERS,
+) -> list[str]:
+    """Queue uploads of `users` users in one statement that tells nobody of them, and spool their files; return ids."""
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("set session_replication_role = replica")  # silent; the books are counted below
+        given = {
+            "count": count,
+            "users": users,
+            "salt": salt,
+            "size": len(content),
+            "sha256": sha256(content).hexdigest(),
+            "due_in": due_in,
+        }
+        rows = conn.execute(_QUEUE, given).fetchall()
+        conn.execute("set session_replication_role = origin")
+        conn.execute("select reactor.recount_users(null, 100000)")
+        conn.execute("vacuum analyze")
+        conn.execute("checkpoint")
+    if spool is not None:
+        for _, name in rows:
+            (spool / name).write_bytes(content)
+    return [str(row_id) for row_id, _ in rows]
+
+
+@contextmanager
+def stage(*, quick: bool) -> Iterator[Stage]:
+    """Start the server; stop it, and leave nothing behind, at the end."""
+    home = Path(tempfile.mkdtemp(prefix="reactor-bench-"))
+    memory = Path(tempfile.mkdtemp(prefix="reactor-bench-", dir=_MEMORY if _MEMORY.is_dir() else None))
+    home.chmod(0o755)
+    try:
+        with EmbeddedPostgres(home / "postgres", options={"max_wal_size": "4GB"}) as server:
+            yield Stage(home, memory, server, quick=quick)
+    finally:
+        shutil.rmtree(memory)
+        shutil.rmtree(home)
+
+
+def machine(stage: Stage) -> dict[str, str]:
+    """Say on what was measured."""
+    with stage.admin() as conn:
+        asked = "select version(), current_setting('fsync'), current_setting('synchronous_commit')"
+        row = conn.execute(asked).fetchone()
+    assert row is not None
+    cpu = next(
+        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        platform.processor(),
+    )
+    names = ("reactor", "psycopg", "anyio", "pgqueuer", "asyncpg", "procrastinate")
+    return {
+        "cpu": f"{os.cpu_count()} x {cpu}",
+        "load": " ".join(f"{load:.1f}" for load in os.getloadavg()),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "postgres": f"{row[0].partition(' on ')[0]}, fsync {row[1]}, synchronous_commit {row[2]}",
+        "packages": ", ".join(f"{name} {version}" for name in names if (version := _version(name))),
+    }
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,142 @@
+"""What the reactor's triggers cost an app: heartbeats and failed uploads with them, without, and with a naive NOTIFY.
+
+Driven by pgbench, which is compiled and takes little from the server.
+"""
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import LiteralString
+
+import psycopg
+
+from reactor.edge.binaries import account_for, choose_binaries
+
+from .report import Report
+from .stage import Stage
+
+_RUNS = 1_000
+
+_BARE: LiteralString = "alter table public.interpretation_runs disable trigger user"
+_NAIVE: tuple[LiteralString, ...] = (
+    _BARE,
+    (
+        "create function public.naive() returns trigger language plpgsql as"
+        " $$ begin perform pg_notify('naive', new.id::text); return null; end $$"
+    ),
+    "create trigger naive after update on public.interpretation_runs for each row execute function public.naive()",
+)
+_APP_BARE: tuple[LiteralString, ...] = (
+    "alter table public.sources disable trigger user",
+    "alter table public.upload_queue disable trigger user",
+)
+_APP_NOTIFIED: tuple[LiteralString, ...] = (
+    *_APP_BARE,
+    (
+        "create function public.one() returns trigger language plpgsql as"
+        " $$ begin perform pg_notify('one', new.id::text); return null; end $$"
+    ),
+    "create trigger one after insert on public.upload_queue for each row execute function public.one()",
+)
+
+_HEARTBEAT = (
+    "\\set n random(1, {count})\n"
+    "update public.interpretation_runs set heartbeat_at = clock_timestamp()"
+    " where id = md5('run' || :n)::uuid;\n"
+)
+_FAIL = (
+    "\\set n random(1, 10000)\n"
+    "insert into public.upload_queue (source_id, user_id, bucket, object_path, byte_size, temp_file_path)"
+    " select s.id, s.user_id, 'bench', 'path', 10, 'file' from public.sources as s"
+    " where s.id = md5('source' || :n)::uuid;\n"
+)
+_FAIL_MANY = (
+    "insert into public.upload_queue (source_id, user_id, bucket, object_path, byte_size, temp_file_path)"
+    " select s.id, s.user_id, 'bench', 'path', 10, 'file' from public.sources as s limit 1000;\n"
+)
+
+
+def heartbeat_tax(stage: Stage, report: Report, repeats: int) -> str | None:
+    """8 and 32 clients that update heartbeat_at: with our triggers, with none, and with one that notifies each time."""
+    case, seconds = "heartbeats", 3 if stage.quick else 8
+    with tempfile.TemporaryDirectory(dir=stage.home) as folder:
+        script = _script(folder, _HEARTBEAT.format(count=_RUNS))
+        for _ in range(repeats):
+            for clients in (8, 32):
+                for name, changes in (("none", (_BARE,)), ("reactor", ()), ("naive", _NAIVE)):
+                    with stage.database() as url:
+                        _prepare(url, _begin_runs, changes)
+                        tps = _pgbench(stage, url, script, clients, seconds)
+                    report.add(case, f"{name}, {clients} clients", per_s=tps)
+    for clients in (8, 32):
+        ours = report.ratio(case, "per_s", f"reactor, {clients} clients", f"none, {clients} clients")
+        report.goal(case, f"tax at {clients} clients, %", 100 * (1 - ours), at_most=5)
+    return "none, 32 clients"
+
+
+def app_tax(stage: Stage, report: Report, repeats: int) -> str | None:
+    """Failed uploads, one by one and 1 000 at a time: with our triggers, with none, and with one NOTIFY a row."""
+    case, seconds = "app", 3 if stage.quick else 8
+    with tempfile.TemporaryDirectory(dir=stage.home) as folder:
+        for words, text, clients in (("one by one", _FAIL, 1), ("1000 at a time", _FAIL_MANY, 1)):
+            script = _script(folder, text)
+            for _ in range(repeats):
+                for name, changes in (("none", _APP_BARE), ("one NOTIFY", _APP_NOTIFIED), ("reactor", ())):
+                    if (name, words) == ("one NOTIFY", "1000 at a time"):
+                        continue
+                    with stage.database() as url:
+                        _prepare(url, _make_sources, changes)
+                        tps = _pgbench(stage, url, script, clients, seconds)
+                    report.add(case, f"{name}, {words}", per_s=tps)
+    beyond = report.ratio(case, "per_s", "reactor, one by one", "one NOTIFY, one by one")
+    report.goal(case, "tax one by one beyond one NOTIFY, %", 100 * (1 - beyond), at_most=10)
+    bulk = report.ratio(case, "per_s", "reactor, 1000 at a time", "none, 1000 at a time")
+    report.goal(case, "tax in bulk, %", 100 * (1 - bulk), at_most=5)
+    return "none, one by one"
+
+
+def _script(folder: str, text: str) -> Path:
+    Path(folder).chmod(0o755)
+    script = Path(folder) / "script.sql"
+    script.write_text(text)
+    script.chmod(0o644)
+    return script
+
+
+def _prepare(url: str, fill: Callable[[psycopg.Connection], None], changes: Sequence[LiteralString]) -> None:
+    with psycopg.connect(url, autocommit=True) as conn:
+        fill(conn)
+        for change in changes:
+            conn.execute(change)
+        conn.execute("vacuum analyze")
+        conn.execute("checkpoint")
+
+
+def _begin_runs(conn: psycopg.Connection) -> None:
+    _make_sources(conn)
+    conn.execute(
+        "insert into public.interpretation_runs (id, user_id, source_id, status, timeout_at)"
+        " select md5('run' || n)::uuid, md5((n %% 50)::text)::uuid, md5('source' || n)::uuid, 'running',"
+        "        now() + interval '1 day' from generate_series(1, %s) as n",
+        (_RUNS,),
+    )
+
+
+def _make_sources(conn: psycopg.Connection) -> None:
+    conn.execute(
+        "insert into public.sources (id, user_id, content_hash, storage_status, byte_size)"
+        " select md5('source' || n)::uuid, md5((n % 50)::text)::uuid, n, 'pending', 10"
+        "   from generate_series(1, 10000) as n"
+    )
+
+
+def _pgbench(stage: Stage, url: str, script: Path, clients: int, seconds: int) -> float:
+    """Return transactions a second."""
+    account = account_for(stage.server.data_dir)
+    major = int((stage.server.data_dir / "PG_VERSION").read_text())
+    program = choose_binaries(major, account) / "pgbench"
+    words = ["-n", "-M", "prepared", "-c", str(clients), "-j", "1", "-T", str(seconds), "-f", str(script), url]
+    done = subprocess.run([program, *words], capture_output=True, text=True, check=True)
+    line = next(line for line in done.stdout.splitlines() if line.startswith("tps = "))
+    return float(line.split()[2])

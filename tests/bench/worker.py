@@ -1,0 +1,106 @@
+"""A reactor in a process of its own, and how the bench talks to it.
+
+It writes a line of JSON when it is ready, and one when it has ended: it ends when its standard input does.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from loguru import logger
+
+from reactor.app import Reactor
+from reactor.core.events import AttemptSettled, Event
+from reactor.core.settings import Settings
+from reactor.edge.queue import Claimed, UploadQueue
+
+from .stage import NoStore
+
+
+class Worker:
+    """The process, seen from outside."""
+
+    def __init__(self, url: str, spool: Path) -> None:
+        self.started_at = time.monotonic()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.bench.worker", url, str(spool)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+
+    def until_ready(self) -> float:
+        """Return how many seconds passed from before the process was made until it was ready."""
+        ready_at: float = self._line()["ready_at"]
+        return ready_at - self.started_at
+
+    def end(self) -> dict[str, Any]:
+        """End it; return what it counted."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        counted = self._line()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        return counted
+
+    def peak_bytes(self) -> int:
+        """Return the most memory that it ever had resident."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+
+    def cpu_s(self) -> float:
+        """Return the processor time that it has used."""
+        times = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
+
+    def _line(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        told: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return told
+
+
+async def _run(url: str, spool: Path) -> None:
+    counted = {"claims": 0, "empty": 0, "settled": 0}
+    claim = UploadQueue.claim
+
+    async def counting(self: UploadQueue, ids: Sequence[UUID], token: UUID) -> Claimed:
+        claimed = await claim(self, ids, token)
+        counted["claims"] += 1
+        counted["empty"] += not claimed.uploads
+        return claimed
+
+    def hear(event: Event) -> None:
+        counted["settled"] += type(event) is AttemptSettled
+
+    UploadQueue.claim = counting  # type: ignore[method-assign]
+    settings = Settings(database_url=url, store_url="file:///none", spools={"default": spool}, http_port=0)
+    reactor = Reactor(settings, store=NoStore(), listener=hear)
+    said = False
+
+    def ready() -> None:
+        nonlocal said
+        if not said and not reactor.not_ready():
+            said = True
+            _tell({"ready_at": time.monotonic()})
+
+    asyncio.get_running_loop().add_reader(sys.stdin, reactor.stop)  # its end makes it readable
+    await reactor.run(ready=ready)
+    _tell(counted)
+
+
+def _tell(what: dict[str, Any]) -> None:
+    print(json.dumps(what), flush=True)  # noqa: T201  # to the bench
+
+
+if __name__ == "__main__":
+    logger.remove()
+    asyncio.run(_run(sys.argv[1], Path(sys.argv[2])))
