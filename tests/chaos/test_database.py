@@ -13,9 +13,6 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 STORM_EVERY_S = 0.05
 
-LEFT_BY_A_LOST_ANSWER = 500
-"""Most spooled files that one lost answer to a settlement leaves behind: its batch. The README says so."""
-
 
 def test_after_an_immediate_restart_everything_goes_on(ordeal: Ordeal, reactors: Fleet) -> None:
     load = ordeal.load()
@@ -26,7 +23,7 @@ def test_after_an_immediate_restart_everything_goes_on(ordeal: Ordeal, reactors:
         load.wait_for(20)
     findings = ordeal.check(load)
     assert findings.dead == 0
-    assert len(findings.left_in_spool) <= LEFT_BY_A_LOST_ANSWER
+    assert findings.left_in_spool == []
 
 
 @pytest.mark.chaos
@@ -51,7 +48,7 @@ def test_restarted_immediately_again_and_again_the_server_loses_nothing(
     figure("immediate restarts: unknown outcomes of the app's, of all", counts["unknown"], counts["ok"])
     figure("immediate restarts: spooled files left behind, of stored", len(findings.left_in_spool), findings.stored)
     assert findings.dead == 0
-    assert len(findings.left_in_spool) <= 20 * LEFT_BY_A_LOST_ANSWER
+    assert findings.left_in_spool == []
 
 
 @pytest.mark.chaos

@@ -102,5 +102,5 @@ def test_whatever_happens_nothing_is_lost_or_done_twice(tmp_path: Path, request:
     figure("  stored, left in spool, runs", findings.stored, len(findings.left_in_spool), len(load.history.runs))
     figure("  app's calls: ok, refused, failed, unknown", *(counts[o] for o in ("ok", "refused", "failed", "unknown")))
     assert findings.dead == 0
-    ends = weather.counts["kill"] + weather.counts["restart"] + 10 * weather.counts["storm"]
-    assert len(findings.left_in_spool) <= PUTS_AT_ONCE * (ends + weather.counts["session"] + weather.counts["network"])
+    # killed after a settlement has committed and before its files are removed
+    assert len(findings.left_in_spool) <= PUTS_AT_ONCE * weather.counts["kill"]
