@@ -121,7 +121,8 @@ class Present(Generic[K]):
 
     def first(self, due_of: DueOf[K]) -> int | None:
         """Return the earliest tick at which a key is due."""
-        self._order()
+        if self._ordered < len(self.keys):
+            self._order()
         while self._next < len(self.keys):
             if due_of(self.keys[self._next]) == (tick := self.ticks[self._next]):
                 return tick
@@ -131,7 +132,8 @@ class Present(Generic[K]):
 
     def take(self, until: int, limit: int | None, due_of: DueOf[K]) -> list[K]:
         """Take the keys due at tick `until` or before; when limited, so many entries at most, stale ones too."""
-        self._order()
+        if self._ordered < len(self.keys):
+            self._order()
         begin, end = self._next, bisect_right(self.ticks, until, self._next)
         if limit is not None:
             end = min(end, begin + limit)
@@ -157,10 +159,8 @@ class Present(Generic[K]):
         return True
 
     def _order(self) -> None:
-        """Move what was added to its place."""
+        """Move what was added, at least one, to its place."""
         added = len(self.keys) - self._ordered
-        if not added:
-            return
         if added * _RATHER_SORT < self._ordered - self._next:
             keys, ticks = self.keys[-added:], self.ticks[-added:]
             del self.keys[-added:], self.ticks[-added:]
