@@ -90,7 +90,6 @@ class Blocks(Generic[K]):
         if len(self._spare) < _LISTS:
             self._spare.append(slot)
         if len(self._numbers) > 2 * len(self.slots) + _FEW:
-            self.slots = dict(self.slots)  # it shrinks only by being copied
             self._numbers = [*self.slots]
             heapify(self._numbers)
 
