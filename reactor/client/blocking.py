@@ -11,7 +11,7 @@ May be shared by threads, and be made before a server forks: each process opens 
 
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from functools import partial
 from threading import Lock, Thread
@@ -177,8 +177,15 @@ class SyncReactorClient:
             heartbeat_timeout_s=heartbeat_timeout_s,
             traceparent=traceparent,
         )
-        with serving.portal.wrap_async_context_manager(interpretation) as run:
-            yield SyncInterpretation(run, serving.portal)
+        run: Interpretation | None = None
+        try:
+            with serving.portal.wrap_async_context_manager(interpretation) as run:
+                yield SyncInterpretation(run, serving.portal)
+        except CancelledError:
+            # `check` told of a loss before the loop had ended the block itself: of both at once, anyio says only that
+            if run is not None:
+                run.check()
+            raise
 
     def _wait(self, call: Callable[[ReactorClient], Awaitable[T]]) -> T:
         serving = self._served()

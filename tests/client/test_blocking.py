@@ -79,6 +79,20 @@ def test_a_lost_run_is_told_by_check(client: SyncReactorClient, rows: Rows, sour
     assert rows.run_row(run.id).error_code == "INTERPRETATION_TIMEOUT"
 
 
+def test_a_loss_is_told_by_its_name_however_soon_it_is_seen(client: SyncReactorClient, source: UUID) -> None:
+    """A worker that looks all the time sees it before the loop, which has to cancel the block, is any further."""
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for _ in range(5):
+            give_up = time.monotonic() + 15
+            with pytest.raises(InterpretationTimeout), client.interpretation(source, timeout_s=0.05) as run:
+                while time.monotonic() < give_up:
+                    run.check()
+    finally:
+        sys.setswitchinterval(interval_s)
+
+
 def test_a_worker_that_never_looks_is_told_when_it_ends(client: SyncReactorClient, rows: Rows, source: UUID) -> None:
     with pytest.raises(InterpretationFailed), client.interpretation(source) as run:
         rows.all("select reactor.fail_runs(%s, 'by hand')", ([run.id],))
