@@ -6,19 +6,12 @@ from typing import Any
 
 from rich.table import Table
 
-from reactor.core.condition import Process, about, headline, span, troubles
+from reactor.core.condition import TIMES_LEFT, Process, about, headline, span, troubles
 from reactor.core.settings import Settings
 from reactor.edge.neighbour import ask
 
 _HISTORY = 60
 _BLOCKS = " ▁▂▃▄▅▆▇█"
-_TIMES_LEFT = {
-    "within_1m": "up to 1 min",
-    "within_5m": "up to 5 min",
-    "within_15m": "up to 15 min",
-    "later": "more",
-    "unbounded": "no limit",
-}
 
 
 class LiveView:
@@ -107,7 +100,7 @@ def _add_runs(table: Table, runs: Mapping[str, Any], cap: int) -> None:
     table.add_row("runs running", about(int(runs["running"]), cap))
     if runs["stale"]:
         table.add_row("  stale", f"{runs['stale']}: no reactor has failed them yet")
-    for name, words in _TIMES_LEFT.items():
+    for name, words in TIMES_LEFT.items():
         if runs[name]:
             table.add_row(f"  {words} left", f"{runs[name]:,}")
 

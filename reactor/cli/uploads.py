@@ -10,6 +10,7 @@ import click
 from reactor.cli.common import as_json, change, database_url, load_settings, print_json, print_table, show
 from reactor.core.catalogue import CATALOGUE
 from reactor.core.errors import ReactorError
+from reactor.core.lifecycle import STAYS
 from reactor.edge.inspect import Inspector, Row, inspecting
 from reactor.edge.spool import Spool
 
@@ -72,7 +73,7 @@ def retry(ctx: click.Context, ids: Sequence[UUID]) -> None:
                 why[row["id"]] = f"stays as it is: {row['code']}: {CATALOGUE[row['code']].message}"
         return [row["id"] for row in answered if not row["code"]]
 
-    _change(ctx, ids, requeue, done="is due", refused="is not waiting, dead or cancelled", why=why)
+    _change(ctx, ids, requeue, done="is due", refused=STAYS["retry"], why=why)
 
 
 @uploads.command("cancel")
@@ -80,7 +81,7 @@ def retry(ctx: click.Context, ids: Sequence[UUID]) -> None:
 @click.pass_context
 def cancel(ctx: click.Context, ids: Sequence[UUID]) -> None:
     """Stop trying: gives the reserved bytes back, keeps the row and the spooled file until purged."""
-    _change(ctx, ids, Inspector.cancel, done="cancelled", refused="is not waiting, uploading or dead")
+    _change(ctx, ids, Inspector.cancel, done="cancelled", refused=STAYS["cancel"])
 
 
 @uploads.command("purge")
@@ -98,7 +99,7 @@ def purge(ctx: click.Context, ids: Sequence[UUID]) -> None:
                 _remove(spool, row)
             return [row["id"] for row in rows]
 
-        change(ids, forget, done="purged", refused="is not dead or cancelled: cancel it first")
+        change(ids, forget, done="purged", refused=STAYS["purge"])
 
 
 def _remove(spool: Spool, row: Row) -> None:

@@ -5,6 +5,7 @@ reactor.glance()'s object; what a reactor knows of itself is a `Process`, None w
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from attrs import frozen
@@ -24,7 +25,23 @@ SILENT_AFTER_S: Final = 30.0
 """How long ago a reactor may have been seen last."""
 
 QUEUE_FULL_FROM: Final = 0.5
-"""How full the notification queue may be: beyond, the triggers say nothing."""
+"""How full the server's notification queue must be for the triggers to say nothing, and for no pulse to be sent:
+schema/functions/send_hints.sql and pulse.sql."""
+
+NOT_LISTENING: Final = "not listening"
+POLLED: Final = "polling: notifications don't arrive"
+"""Reasons of not being ready that a `Process` tells by its mode already."""
+
+TIMES_LEFT: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "within_1m": "up to 1 min",
+        "within_5m": "up to 5 min",
+        "within_15m": "up to 15 min",
+        "later": "more",
+        "unbounded": "no limit",
+    }
+)
+"""What a run has left, in words, by reactor.glance()'s name for it."""
 
 _HOUR_S: Final = 3_600
 _DAY_S: Final = 86_400
@@ -92,8 +109,7 @@ def _of_process(process: Process) -> list[str]:
         found.append(f"Notifications haven't arrived for {since}: the database is polled every 2 s instead.")
     elif process.mode != "listening":
         found.append(f"Not listening for {since}: failed uploads are found by reconciliation alone.")
-    said = {"not listening", "polling: notifications don't arrive"}
-    found += [f"Not ready: {reason}." for reason in process.not_ready if reason not in said]
+    found += [f"Not ready: {reason}." for reason in process.not_ready if reason not in {NOT_LISTENING, POLLED}]
     found += [
         f"The store {store} has been down for everyone for {span(open_for_s)}: uploads wait, no tries are spent."
         for store, open_for_s in process.open_stores.items()
@@ -135,8 +151,9 @@ def _of_work(database: Mapping[str, Any]) -> list[str]:
         words = "One upload has" if dead == 1 else f"{about(dead, cap).capitalize()} uploads have"
         since = span(uploads["dead_for_s"])
         found.append(f"{words} been given up, {'' if dead == 1 else 'the first '}{since} ago: retry, cancel or purge.")
-    if runs["stale"]:
-        found.append(f"{about(int(runs['stale']), cap).capitalize()} stale runs: no reactor has failed them yet.")
+    if stale := int(runs["stale"]):
+        words = "One run is" if stale == 1 else f"{about(stale, cap).capitalize()} runs are"
+        found.append(f"{words} stale: no reactor has failed {'it' if stale == 1 else 'them'} yet.")
     usage = float(database["notification_queue_usage"])
     if usage >= QUEUE_FULL_FROM:
         found.append(f"The notification queue is {usage:.0%} full: a session that listens doesn't read.")

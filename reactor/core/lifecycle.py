@@ -124,3 +124,13 @@ RUN_MOVES: Final[Mapping[tuple[RunState, RunVerb], RunState]] = MappingProxyType
     }
 )
 """Every move of a run. A run that ended never moves again."""
+
+STAYS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "retry": "is not waiting, dead or cancelled",
+        "cancel": "is not waiting, uploading or dead",
+        "purge": "is not dead or cancelled: cancel it first",
+        "fail": "is not pending or running, or does not exist",
+    }
+)
+"""What is said of a row that an operator's word, by its name on the command line and the page, didn't move."""

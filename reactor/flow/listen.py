@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyio import create_task_group
 
+from reactor.core.condition import QUEUE_FULL_FROM
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.events import (
     DatabaseLost,
@@ -54,10 +55,6 @@ PULSE_GRACE_S = 1.0
 
 SILENT_BEFORE_POLLING = 3
 """Fresh connections in a row that must have heard nothing before the database is polled."""
-
-QUEUE_FULL_FROM = 0.5
-"""How full the server's notification queue must be for the triggers to say nothing, and for no pulse to be sent:
-schema/functions/send_hints.sql and pulse.sql."""
 
 POLLING_INTERVAL_S = 2.0
 _RECONNECT_MIN_S = 0.05

@@ -4,6 +4,7 @@ Readiness is for whoever sends work or people; it says nothing of life. An outag
 unready and must never make anybody restart it: it reconnects by itself, and what it knew would be lost.
 """
 
+from reactor.core.condition import NOT_LISTENING, POLLED
 from reactor.core.events import DatabaseLost, Event
 from reactor.edge.clock import Clock
 from reactor.edge.pulse import Pulse
@@ -35,9 +36,9 @@ class Readiness:
         """Return what keeps the reactor from being ready, a line each; empty when it is."""
         reasons = []
         if self._listen.mode == "polling":
-            reasons.append("polling: notifications don't arrive")
+            reasons.append(POLLED)
         elif self._listen.mode != "listening":
-            reasons.append("not listening")
+            reasons.append(NOT_LISTENING)
         if self._reconcile.finished_at is None:
             reasons.append("not reconciled yet")
         silence_s = self._clock.now() - self._lost_at

@@ -11,6 +11,7 @@ from psycopg.types.json import Jsonb
 
 from reactor.core.catalogue import CATALOGUE
 from reactor.core.errors import ReactorError
+from reactor.core.lifecycle import STAYS
 from reactor.edge import statements
 from reactor.edge.postgres import Caller
 from reactor.edge.spool import Spool
@@ -36,13 +37,6 @@ _COUNT: Final[LiteralString] = f"select count(*)::int as count from ({_MATCHING}
 _NOW: Final[LiteralString] = "select to_jsonb(clock_timestamp()) #>> '{}' as now_at"
 
 _EVER: Final = "infinity"
-
-_REFUSED: Final = {
-    "retry": "is not waiting, dead or cancelled",
-    "cancel": "is not waiting, uploading or dead",
-    "purge": "is not dead or cancelled: cancel it first",
-    "fail": "is not pending or running",
-}
 
 RETRIABLE: Final = ("dead", "cancelled")
 """The states out of which a whole filter may be put back; what waits is tried by itself."""
@@ -73,7 +67,7 @@ class Actions:
         notes = [note for file in outcome["files"] if (note := await to_thread.run_sync(self._discard, file))]
         changed = [UUID(text) for text in outcome["changed"]]
         kept = {UUID(text): f"stays as it is: {CATALOGUE[code].message}" for text, code in outcome["kept"].items()}
-        left = {row_id: kept.get(row_id, _REFUSED[action]) for row_id in ids if row_id not in set(changed)}
+        left = {row_id: kept.get(row_id, STAYS[action]) for row_id in ids if row_id not in set(changed)}
         return Done(changed=changed, left=left, notes=notes)
 
     async def reconcile(self, operator: Operator) -> None:

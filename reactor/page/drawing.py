@@ -13,7 +13,7 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from reactor.core.condition import about, span
+from reactor.core.condition import TIMES_LEFT, about, span
 
 _NOTHING: Final = "\N{EN DASH}"
 _LONGEST: Final = 400
@@ -82,7 +82,7 @@ def _environment() -> Environment:
     )
     made.filters |= {"about": about, "span": span, "moment": moment, "size": size, "ms": milliseconds}
     made.globals["version_of"] = lambda name: static(name)[1]
-    made.globals["PANELS"] = PANELS
+    made.globals |= {"PANELS": PANELS, "TIMES_LEFT": TIMES_LEFT}
     return made
 
 

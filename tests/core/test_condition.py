@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from reactor.core.condition import Process, about, headline, span, troubles
+from reactor.core.condition import NOT_LISTENING, POLLED, Process, about, headline, span, troubles
 
 WELL = Process(
     mode="listening", mode_for_s=60.0, not_ready=[], open_stores={}, lag_s=0.001, spool_free_bytes=1 << 40
@@ -59,6 +59,23 @@ def test_what_a_reactor_knows_of_itself_is_said_once(changed: dict[str, Any], wo
 def test_what_the_database_tells_is_said_once(uploads: dict[str, Any], words: str) -> None:
     [said] = troubles(database(**uploads), WELL)
     assert said.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("stale", "words"),
+    [
+        (1, "One run is stale: no reactor has failed it yet."),
+        (101, "More than 100 runs are stale: no reactor has failed them yet."),
+    ],
+)
+def test_stale_runs_are_told_of(stale: int, words: str) -> None:
+    assert troubles(database() | {"runs": {"stale": stale}}, WELL) == [words]
+
+
+@pytest.mark.parametrize(("mode", "reason"), [("polling", POLLED), ("starting", NOT_LISTENING)])
+def test_what_the_mode_tells_is_not_said_again_as_a_reason(mode: str, reason: str) -> None:
+    [said] = troubles(database(), evolve(WELL, mode=mode, not_ready=[reason]))
+    assert not said.startswith("Not ready")
 
 
 def test_what_is_due_since_a_moment_is_nobodys_trouble() -> None:

@@ -107,7 +107,7 @@ async def test_a_run_is_failed_by_hand_and_says_why(app: AppSide, recorder: Reco
     row = app.run(run)
     assert (row["status"], row["error_message"]) == ("failed", "stuck, by hand")
     assert app.run(ended)["status"] == "completed"
-    assert f"1 failed; {ended} is not pending or running." in page
+    assert f"1 failed; {ended} is not pending or running, or does not exist." in page
     assert audit(app)[0]["ids"] == [run, ended]
 
 
