@@ -1043,7 +1043,7 @@ begin
     if tg_op = 'INSERT' then
         select array_agg(started.hint) into v_hints
           from (select reactor.run_hint(n) as hint from new_rows as n where n.status = 'running' limit 1001) as started;
-    else
+    elsif 'running' in (old.status, new.status) then
         v_hints := array[reactor.run_hint(new)];
     end if;
     if v_hints is not null then
@@ -2015,7 +2015,7 @@ CREATE TRIGGER reactor_count_inserted AFTER INSERT ON public.interpretation_runs
 
 CREATE TRIGGER reactor_count_truncated AFTER TRUNCATE ON public.interpretation_runs FOR EACH STATEMENT EXECUTE FUNCTION reactor.count_runs();
 
-CREATE TRIGGER reactor_count_updated AFTER UPDATE ON public.interpretation_runs FOR EACH ROW WHEN (((new.billing_month IS NOT NULL) AND ((old.billing_month IS NULL) OR (old.user_id IS DISTINCT FROM new.user_id)))) EXECUTE FUNCTION reactor.count_runs();
+CREATE TRIGGER reactor_count_updated AFTER UPDATE OF status, billing_month, user_id ON public.interpretation_runs FOR EACH ROW WHEN (((new.billing_month IS NOT NULL) AND ((old.billing_month IS NULL) OR (old.user_id IS DISTINCT FROM new.user_id)))) EXECUTE FUNCTION reactor.count_runs();
 
 CREATE TRIGGER reactor_keep_books_deleted AFTER DELETE ON public.sources REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.keep_books();
 
@@ -2029,11 +2029,13 @@ CREATE TRIGGER reactor_mark_start_inserted BEFORE INSERT ON public.interpretatio
 
 CREATE TRIGGER reactor_mark_start_updated BEFORE UPDATE OF status, billing_month ON public.interpretation_runs FOR EACH ROW EXECUTE FUNCTION reactor.mark_run_start();
 
+CREATE TRIGGER reactor_notify_heartbeat AFTER UPDATE OF heartbeat_at ON public.interpretation_runs FOR EACH ROW WHEN ((((new.heartbeat_at >= old.heartbeat_at) AND (new.heartbeat_at <= ('00:01:00'::interval + date_bin('00:01:00'::interval, LEAST(old.heartbeat_at, '9999-01-01 00:00:00+00'::timestamp with time zone), '1970-01-01 00:00:00+00'::timestamp with time zone)))) IS NOT TRUE)) EXECUTE FUNCTION reactor.notify_runs();
+
 CREATE TRIGGER reactor_notify_inserted AFTER INSERT ON public.interpretation_runs REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.notify_runs();
 
 CREATE TRIGGER reactor_notify_inserted AFTER INSERT ON public.upload_queue REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.notify_uploads();
 
-CREATE TRIGGER reactor_notify_updated AFTER UPDATE ON public.interpretation_runs FOR EACH ROW WHEN ((((old.status IS DISTINCT FROM new.status) AND (('running'::text = old.status) OR ('running'::text = new.status))) OR ((new.status = 'running'::text) AND (COALESCE((new.timeout_at < old.timeout_at), ((old.timeout_at IS NULL) AND (new.timeout_at IS NOT NULL))) OR (new.heartbeat_timeout IS DISTINCT FROM old.heartbeat_timeout) OR (new.heartbeat_at < old.heartbeat_at) OR (date_bin('00:01:00'::interval, LEAST(new.heartbeat_at, '9999-01-01 00:00:00+00'::timestamp with time zone), '1970-01-01 00:00:00+00'::timestamp with time zone) IS DISTINCT FROM date_bin('00:01:00'::interval, LEAST(old.heartbeat_at, '9999-01-01 00:00:00+00'::timestamp with time zone), '1970-01-01 00:00:00+00'::timestamp with time zone)))))) EXECUTE FUNCTION reactor.notify_runs();
+CREATE TRIGGER reactor_notify_updated AFTER UPDATE OF status, timeout_at, heartbeat_timeout ON public.interpretation_runs FOR EACH ROW WHEN (((old.status IS DISTINCT FROM new.status) OR COALESCE((new.timeout_at < old.timeout_at), ((old.timeout_at IS NULL) AND (new.timeout_at IS NOT NULL))) OR (new.heartbeat_timeout IS DISTINCT FROM old.heartbeat_timeout))) EXECUTE FUNCTION reactor.notify_runs();
 
 CREATE TRIGGER reactor_notify_updated AFTER UPDATE ON public.upload_queue REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.notify_uploads();
 

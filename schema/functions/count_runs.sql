@@ -115,7 +115,7 @@ create or replace trigger reactor_mark_start_inserted
     before insert on public.interpretation_runs
     for each row execute function reactor.mark_run_start();
 
--- Not for heartbeats: they name neither column.
+-- Not for heartbeats: they name none of these columns, nor those of reactor_count_updated.
 create or replace trigger reactor_mark_start_updated
     before update of status, billing_month on public.interpretation_runs
     for each row execute function reactor.mark_run_start();
@@ -126,7 +126,7 @@ create or replace trigger reactor_count_inserted
     for each statement execute function reactor.count_runs();
 
 create or replace trigger reactor_count_updated
-    after update on public.interpretation_runs
+    after update of status, billing_month, user_id on public.interpretation_runs
     for each row when (new.billing_month is not null
                        and (old.billing_month is null or old.user_id is distinct from new.user_id))
     execute function reactor.count_runs();

@@ -1,8 +1,10 @@
 -- Tell the reactors of runs that start, end, or are due sooner than they knew; of heartbeats once a minute a run.
 --
 -- A heartbeat only moves a deadline later: not hearing of one costs a look-up at the old deadline. So heartbeats are
--- throttled in the WHEN clause, before the function is entered: a commit that notifies waits in one line with all
--- others of the server.
+-- throttled before the function is entered: a commit that notifies waits in one line with all others of the server.
+-- They have a trigger of their own, with a short WHEN clause: the server parses those of the triggers whose columns an
+-- UPDATE names anew in each statement. Columns that only another trigger of the app's changes aren't named, and the sweep
+-- finds what became due by it.
 --
 -- A hint's due time is the run's deadline; a fourth figure is the heartbeat's age in milliseconds where the reactor's
 -- default heartbeat timeout applies.
@@ -37,7 +39,7 @@ begin
     if tg_op = 'INSERT' then
         select array_agg(started.hint) into v_hints
           from (select reactor.run_hint(n) as hint from new_rows as n where n.status = 'running' limit 1001) as started;
-    else
+    elsif 'running' in (old.status, new.status) then
         v_hints := array[reactor.run_hint(new)];
     end if;
     if v_hints is not null then
@@ -55,14 +57,18 @@ create or replace trigger reactor_notify_inserted
     for each statement execute function reactor.notify_runs();
 
 create or replace trigger reactor_notify_updated
-    after update on public.interpretation_runs
+    after update of status, timeout_at, heartbeat_timeout on public.interpretation_runs
     for each row
-    when (old.status is distinct from new.status and 'running' in (old.status, new.status)
-          or new.status = 'running' and (
-              coalesce(new.timeout_at < old.timeout_at, old.timeout_at is null and new.timeout_at is not null)
-              or new.heartbeat_timeout is distinct from old.heartbeat_timeout
-              or new.heartbeat_at < old.heartbeat_at
-              -- least(): date_bin refuses times far enough off
-              or date_bin('1 minute', least(new.heartbeat_at, '9999-01-01 00:00:00+00'), 'epoch') is distinct from
-                 date_bin('1 minute', least(old.heartbeat_at, '9999-01-01 00:00:00+00'), 'epoch')))
+    when (old.status is distinct from new.status
+          or coalesce(new.timeout_at < old.timeout_at, old.timeout_at is null and new.timeout_at is not null)
+          or new.heartbeat_timeout is distinct from old.heartbeat_timeout)
+    execute function reactor.notify_runs();
+
+-- Back, or into another minute. The origin is such that date_bin never refuses: no finite time is too far from it.
+create or replace trigger reactor_notify_heartbeat
+    after update of heartbeat_at on public.interpretation_runs
+    for each row
+    when (new.heartbeat_at < old.heartbeat_at
+          or date_bin('1 minute', new.heartbeat_at, '2001-01-01 00:00:00+00')
+             is distinct from date_bin('1 minute', old.heartbeat_at, '2001-01-01 00:00:00+00'))
     execute function reactor.notify_runs();
