@@ -853,9 +853,9 @@ CREATE FUNCTION reactor.hint(p_id uuid, p_user_id uuid, p_due_at timestamp with 
     AS $$
     select '["' || replace(p_id::text, '-', '') || '",' || coalesce(uuid_hash(p_user_id), 0) || ','
         || case when p_due_at is null then 'null'
-                else (ceil(1000 * extract(epoch from
-                          least(greatest(p_due_at, statement_timestamp()), statement_timestamp() + interval '1 day')))
-                      - floor(1000 * extract(epoch from statement_timestamp())))::bigint::text end
+                else (ceil(1000 * date_part('epoch',
+                          least(greatest(p_due_at, statement_timestamp()), statement_timestamp() + interval '24:00')))
+                      - floor(1000 * date_part('epoch', statement_timestamp())))::bigint::text end
         || ']'
 $$;
 
@@ -1037,17 +1037,12 @@ CREATE FUNCTION reactor.notify_runs() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-declare
-    v_hints text[];
 begin
     if tg_op = 'INSERT' then
-        select array_agg(started.hint) into v_hints
+        perform reactor.send_hints('reactor_runs', array_agg(started.hint))
           from (select reactor.run_hint(n) as hint from new_rows as n where n.status = 'running' limit 1001) as started;
     elsif 'running' in (old.status, new.status) then
-        v_hints := array[reactor.run_hint(new)];
-    end if;
-    if v_hints is not null then
-        perform reactor.send_hints('reactor_runs', v_hints);
+        perform reactor.send_hints('reactor_runs', array[reactor.run_hint(new)]);
     end if;
     return null;
 end $$;
@@ -1056,17 +1051,15 @@ CREATE FUNCTION reactor.notify_uploads() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-declare
-    v_hints text[];
 begin
     if tg_op = 'INSERT' then
-        select array_agg(changed.hint) into v_hints
+        perform reactor.send_hints('reactor_uploads', array_agg(changed.hint))
           from (select reactor.hint(n.id, n.user_id, n.next_retry_at) as hint
                   from new_rows as n
                  where n.status = 'failed'
                  limit 1001) as changed;
     else
-        select array_agg(changed.hint) into v_hints
+        perform reactor.send_hints('reactor_uploads', array_agg(changed.hint))
           from (select reactor.hint(n.id, n.user_id, n.next_retry_at) as hint
                   from new_rows as n
                   join old_rows as o using (id)
@@ -1076,9 +1069,6 @@ begin
                         -- not statement_timestamp(): "due now" was written after the statement began
                         or o.status = 'uploading' and n.next_retry_at <= clock_timestamp())
                  limit 1001) as changed;
-    end if;
-    if v_hints is not null then
-        perform reactor.send_hints('reactor_uploads', v_hints);
     end if;
     return null;
 end $$;
@@ -1457,23 +1447,24 @@ CREATE FUNCTION reactor.run_hint(p_run public.interpretation_runs) RETURNS text
 $$;
 
 CREATE FUNCTION reactor.send_hints(p_channel text, p_hints text[]) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
+    LANGUAGE plpgsql
     AS $$
 declare
     v_count constant int := coalesce(cardinality(p_hints), 0);
-    v_at constant text := floor(1000 * extract(epoch from statement_timestamp()))::bigint::text;
+    v_head text;
+    v_sent text;
 begin
     if v_count = 0 or pg_notification_queue_usage() >= 0.5 then
         return;
     end if;
+    v_head := '{"v":1,"at":' || floor(1000 * date_part('epoch', statement_timestamp()))::bigint;
     if v_count > 1000 then
-        perform pg_notify(p_channel, '{"v":1,"at":' || v_at || ',"rescan":true}');
+        v_sent := pg_notify(p_channel, v_head || ',"rescan":true}');
         return;
     end if;
     for v_first in 1 .. v_count by 100 loop
-        perform pg_notify(p_channel, '{"v":1,"at":' || v_at || ',"rows":['
-            || array_to_string(p_hints[v_first : v_first + 99], ',') || ']}');
+        v_sent := pg_notify(p_channel,
+            v_head || ',"rows":[' || array_to_string(p_hints[v_first : v_first + 99], ',') || ']}');
     end loop;
 end $$;
 
@@ -2029,7 +2020,7 @@ CREATE TRIGGER reactor_mark_start_inserted BEFORE INSERT ON public.interpretatio
 
 CREATE TRIGGER reactor_mark_start_updated BEFORE UPDATE OF status, billing_month ON public.interpretation_runs FOR EACH ROW EXECUTE FUNCTION reactor.mark_run_start();
 
-CREATE TRIGGER reactor_notify_heartbeat AFTER UPDATE OF heartbeat_at ON public.interpretation_runs FOR EACH ROW WHEN ((((new.heartbeat_at >= old.heartbeat_at) AND (new.heartbeat_at <= ('00:01:00'::interval + date_bin('00:01:00'::interval, LEAST(old.heartbeat_at, '9999-01-01 00:00:00+00'::timestamp with time zone), '1970-01-01 00:00:00+00'::timestamp with time zone)))) IS NOT TRUE)) EXECUTE FUNCTION reactor.notify_runs();
+CREATE TRIGGER reactor_notify_heartbeat AFTER UPDATE OF heartbeat_at ON public.interpretation_runs FOR EACH ROW WHEN (((new.heartbeat_at < old.heartbeat_at) OR (date_bin('00:01:00'::interval, new.heartbeat_at, '2001-01-01 00:00:00+00'::timestamp with time zone) IS DISTINCT FROM date_bin('00:01:00'::interval, old.heartbeat_at, '2001-01-01 00:00:00+00'::timestamp with time zone)))) EXECUTE FUNCTION reactor.notify_runs();
 
 CREATE TRIGGER reactor_notify_inserted AFTER INSERT ON public.interpretation_runs REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.notify_runs();
 

@@ -14,9 +14,9 @@ create or replace function reactor.hint(p_id uuid, p_user_id uuid, p_due_at time
 as $$
     select '["' || replace(p_id::text, '-', '') || '",' || coalesce(uuid_hash(p_user_id), 0) || ','
         || case when p_due_at is null then 'null'
-                else (ceil(1000 * extract(epoch from
-                          least(greatest(p_due_at, statement_timestamp()), statement_timestamp() + interval '1 day')))
-                      - floor(1000 * extract(epoch from statement_timestamp())))::bigint::text end
+                else (ceil(1000 * date_part('epoch',
+                          least(greatest(p_due_at, statement_timestamp()), statement_timestamp() + interval '24:00')))
+                      - floor(1000 * date_part('epoch', statement_timestamp())))::bigint::text end
         || ']'
 $$;
 

@@ -33,17 +33,12 @@ create or replace function reactor.notify_runs()
     security definer
     set search_path = pg_catalog, pg_temp
 as $$
-declare
-    v_hints text[];
 begin
     if tg_op = 'INSERT' then
-        select array_agg(started.hint) into v_hints
+        perform reactor.send_hints('reactor_runs', array_agg(started.hint))
           from (select reactor.run_hint(n) as hint from new_rows as n where n.status = 'running' limit 1001) as started;
     elsif 'running' in (old.status, new.status) then
-        v_hints := array[reactor.run_hint(new)];
-    end if;
-    if v_hints is not null then
-        perform reactor.send_hints('reactor_runs', v_hints);
+        perform reactor.send_hints('reactor_runs', array[reactor.run_hint(new)]);
     end if;
     return null;
 end $$;

@@ -8,17 +8,15 @@ create or replace function reactor.notify_uploads()
     security definer
     set search_path = pg_catalog, pg_temp
 as $$
-declare
-    v_hints text[];
 begin
     if tg_op = 'INSERT' then
-        select array_agg(changed.hint) into v_hints
+        perform reactor.send_hints('reactor_uploads', array_agg(changed.hint))
           from (select reactor.hint(n.id, n.user_id, n.next_retry_at) as hint
                   from new_rows as n
                  where n.status = 'failed'
                  limit 1001) as changed;
     else
-        select array_agg(changed.hint) into v_hints
+        perform reactor.send_hints('reactor_uploads', array_agg(changed.hint))
           from (select reactor.hint(n.id, n.user_id, n.next_retry_at) as hint
                   from new_rows as n
                   join old_rows as o using (id)
@@ -28,9 +26,6 @@ begin
                         -- not statement_timestamp(): "due now" was written after the statement began
                         or o.status = 'uploading' and n.next_retry_at <= clock_timestamp())
                  limit 1001) as changed;
-    end if;
-    if v_hints is not null then
-        perform reactor.send_hints('reactor_uploads', v_hints);
     end if;
     return null;
 end $$;
