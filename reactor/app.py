@@ -1,7 +1,7 @@
 """The composition root: opens what the settings name, wires it together, runs it, and shuts it down in order.
 
-    settings = load(os.environ)
-    await Reactor(settings).run()
+settings = load(os.environ)
+await Reactor(settings).run()
 """
 
 import os
@@ -43,9 +43,7 @@ _DRAIN_HORIZON_S = 1.0
 class Reactor:
     """One reactor, in this process."""
 
-    def __init__(
-        self, settings: Settings, *, store: ObjectStore | None = None, listener: Emit | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, *, store: ObjectStore | None = None, listener: Emit | None = None) -> None:
         """`store` takes the place of the one that the settings name; `listener` hears every event as well."""
         self.settings = settings
         self.telemetry = Telemetry(__version__, os.environ)
@@ -155,7 +153,10 @@ class Reactor:
         except StorageUnavailable as error:
             logger.warning("store {}: {}; uploads wait until it answers", store.name, error)
         url = self.settings.database_url
-        database, claims = Database(url, size=_CONNECTIONS), Line(url)
+        database = Database(url, size=_CONNECTIONS)
+        # an attempt begins without waiting for the disk: what is kept of it comes with its settlement, whose commit
+        # makes the claim durable too. Where a crash forgets it, the row is due again, and its token settles nothing
+        claims = Line(url, waits_for_disk=False)
         try:
             await database.open()
             await _check_schema(database, url)
@@ -241,4 +242,3 @@ async def _check_schema(database: Database, conninfo: str) -> None:
     problems = [row[0] for row in await database.call(statements.WHAT_IS_MISSING)]
     if problems:
         raise DatabaseUnavailable("; ".join(problems) + ": connect as reactor_worker or the tables' owner")
-

@@ -95,7 +95,7 @@ def sever(conn: psycopg.AsyncConnection[Any]) -> None:
         duplicate.shutdown(socket.SHUT_RDWR)
 
 
-async def _prepare(conn: psycopg.AsyncConnection[Any]) -> None:
+async def _prepare(conn: psycopg.AsyncConnection[Any], *, waits_for_disk: bool = True) -> None:
     """Make a new connection ours: settings and prepared statements, unless a transaction pooler sits between."""
     row = await (await conn.execute("select pg_backend_pid()")).fetchone()
     if row is not None and row[0] != conn.info.backend_pid:
@@ -103,6 +103,8 @@ async def _prepare(conn: psycopg.AsyncConnection[Any]) -> None:
         conn.prepare_threshold = None
         return
     await conn.execute(_SESSION)
+    if not waits_for_disk:
+        await conn.execute("set synchronous_commit = off")
     conn.prepare_threshold = 0
 
 
@@ -199,8 +201,10 @@ class Line:
     ten seconds is sent again on another connection, which has all the time that a statement may take.
     """
 
-    def __init__(self, conninfo: str) -> None:
+    def __init__(self, conninfo: str, *, waits_for_disk: bool = True) -> None:
+        """Unless `waits_for_disk`, a commit is answered before it is durable: a server that crashes may forget it."""
         self._conninfo = conninfo
+        self._waits_for_disk = waits_for_disk
         self._conn: psycopg.AsyncConnection[Any] | None = None
         self._turn = asyncio.Lock()
 
@@ -223,7 +227,7 @@ class Line:
                                 raise
                             await self.close()
                     self._conn = await psycopg.AsyncConnection.connect(self._conninfo, **_CONNECT)
-                    await _prepare(self._conn)
+                    await _prepare(self._conn, waits_for_disk=self._waits_for_disk)
                     return await _run(self._conn, statement, parameters)
                 except psycopg.Error as error:
                     if self._conn is not None and self._conn.closed:

@@ -20,6 +20,8 @@ class Faults:
     call_is_refused: float = 0.0
     """The server gives up on the statement: a timeout, or no memory."""
     call_is_slow: float = 0.0
+    crashes_after_claim: float = 0.0
+    """At any claim: within a moment the server crashes, and forgets it unless a later commit has made it durable."""
 
     # a notification
     notification_lost: float = 0.0
@@ -69,6 +71,7 @@ _WORST = {
     "call_fails_after": 0.2,
     "call_is_refused": 0.1,
     "call_is_slow": 0.1,
+    "crashes_after_claim": 0.05,
     "notification_lost": 0.9,
     "notification_doubled": 0.5,
     "notification_late": 0.5,

@@ -5,18 +5,23 @@ import json
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, LiteralString
+from typing import TYPE_CHECKING, Any, LiteralString
+from uuid import UUID
 
 from anyio import CancelScope, sleep
 from anyio.lowlevel import cancel_shielded_checkpoint
-from attrs import define
+from attrs import define, evolve
 
 from reactor.core.errors import DatabaseUnavailable
+from reactor.edge import statements
 from reactor.flow.wakeup import Wakeup
 from simulation.checks import Checks
 from simulation.database import Database
 from simulation.faults import Faults
 from simulation.loop import Node, VirtualLoop
+
+if TYPE_CHECKING:
+    from simulation.tables import UploadRow
 
 EPOCH_S = 1_768_000_000.0
 """January 2026: months don't turn over in a run."""
@@ -25,6 +30,15 @@ NOBODY = contextvars.Context()
 """Where the server's own work runs: no reactor's death or sleep holds it up."""
 
 _FORGERIES = ("", "{", '{"v":2}', '{"v":1,"at":1,"rows":[]}', '{"v":1,"rescan":true}')
+
+
+_FLUSHED_WITHIN_S = 0.6
+"""PostgreSQL's promise for asynchronous commits: three times wal_writer_delay."""
+
+_NEVER_FLUSH = frozenset(
+    {statements.CLAIM_UPLOADS, statements.SWEEP_UPLOADS, statements.SWEEP_RUNS, statements.CONFIRM_STORED}
+)
+"""Claims don't wait for the disk, and the others write nothing."""
 
 
 class _Lost(Exception):
@@ -46,6 +60,8 @@ class Server:
         self.listeners: list[Connection] = []
         self.next_call_fails: dict[str, str] = {}
         """By statement: 'before' or 'after', for the next call of it alone."""
+        self._unflushed: list[tuple[float, UploadRow]] = []
+        """When each row was claimed that no later commit has made durable, and what it was before."""
         self.db = Database(clock=self.clock, tenant_of=lambda user: user.int & 0x7FFFFFFF)
         checks.watch(self.db)
 
@@ -63,9 +79,11 @@ class Server:
 
     # transactions
 
-    def commit(self, transaction: Callable[[], Any]) -> Any:
+    def commit(self, transaction: Callable[[], Any], *, is_durable: bool = True) -> Any:
         """Do something in the database and tell of it."""
         done = transaction()
+        if is_durable:
+            self._unflushed.clear()
         sent, self.db.sent[:] = list(self.db.sent), []
         for channel, payload in sent:
             is_hint = channel in {"reactor_uploads", "reactor_runs"}
@@ -99,6 +117,37 @@ class Server:
         self.is_up = False
         for connection in list(self.listeners):
             connection.break_off("terminating connection due to unexpected postmaster exit")
+
+    def restart(self) -> None:
+        """Stop, and start again after a while."""
+        if self.is_up:
+            self.checks.tell("database", "is down")
+            self.stop()
+            self.loop.call_later(self.rng.choice([0.5, 3.0, 20.0]), self.start, context=NOBODY)
+
+    def start(self) -> None:
+        if not self.is_up:
+            self.is_up = True
+            self.checks.tell("database", "is up")
+
+    def claims(self, ids: Sequence[UUID]) -> None:
+        """Remember what a claim is about to change, for a crash may come."""
+        now = self.loop.time()
+        self._unflushed += [(now, evolve(self.db.uploads[i])) for i in ids if i in self.db.uploads]
+        if self.happens(self.faults.crashes_after_claim):
+            self.loop.call_later(self.rng.uniform(0.0, 0.3), self._crash, context=NOBODY)
+
+    def _crash(self) -> None:
+        """Take the last commits that were not flushed along."""
+        if self.checks.is_calm:
+            return
+        since = self.loop.time() - _FLUSHED_WITHIN_S
+        for claimed_at, row in reversed(self._unflushed):
+            if self.is_up and claimed_at >= since:
+                self.db.uploads[row.id] = row
+                self.checks.tell("database", f"forgets a claim of {str(row.id)[:8]}")
+        self._unflushed.clear()
+        self.restart()
 
     def break_listeners(self) -> None:
         for connection in list(self.listeners):
@@ -144,7 +193,8 @@ class Client:
                 error = DatabaseUnavailable("canceling statement due to statement timeout")
             rows = None
             if error is None:
-                rows = server.commit(lambda: self._answer(statement, parameters))
+                is_durable = statement not in _NEVER_FLUSH
+                rows = server.commit(lambda: self._answer(statement, parameters), is_durable=is_durable)
                 if forced == "after":
                     error = DatabaseUnavailable("the connection is lost")
                 elif server.happens(server.faults.call_fails_after):
@@ -157,6 +207,8 @@ class Client:
         return answered
 
     def _answer(self, statement: LiteralString, parameters: Sequence[Any]) -> list[Any]:
+        if statement == statements.CLAIM_UPLOADS:
+            self.server.claims(parameters[0])
         rows = self.server.db.answer(statement, parameters)
         self.server.checks.answers(self.node, statement, parameters, rows)
         return rows

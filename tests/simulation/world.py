@@ -87,7 +87,7 @@ class World:
                 for process in self.processes:
                     self._harass(process, tasks)
                 if self.rng.random() < faults.server_restarted:
-                    tasks.start_soon(self._restart_server)
+                    self.server.restart()
                 if self.rng.random() < faults.store_down:
                     tasks.start_soon(self._close_store)
                 if self.rng.random() < faults.clock_stepped:
@@ -111,14 +111,6 @@ class World:
         await sleep(self.rng.choice([0.5, 2.0, 1.5 * self.settings.lease_s, 60.0]))
         process.thaw()
 
-    async def _restart_server(self) -> None:
-        if self.server.is_up:
-            self.checks.tell("database", "is down")
-            self.server.stop()
-            await sleep(self.rng.choice([0.5, 3.0, 20.0]))
-            self.server.is_up = True
-            self.checks.tell("database", "is up")
-
     async def _close_store(self) -> None:
         if not self.storage.is_down:
             self.checks.tell("store", "is down")
@@ -132,6 +124,7 @@ class World:
     async def calm(self) -> None:
         """Let nothing go wrong any more, and demand that everything drains."""
         self.faults.calm()
+        self.server.start()
         self.server.break_listeners()  # what is deaf would be found out; how soon is asked by itself
         self.server.is_mute = False
         for process in self.processes:
@@ -175,6 +168,7 @@ class World:
         """Let what is left of every process end, so that the next world begins with none of it."""
         self.server.is_up = True
         self.faults.calm()
+        self.server.start()
         for process in self.processes:
             for node in process.nodes:
                 node.bury()
