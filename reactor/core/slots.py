@@ -11,10 +11,10 @@ from typing import Final, Generic, TypeAlias, TypeVar
 K = TypeVar("K", bound=Hashable)
 DueOf: TypeAlias = Callable[[K], int | None]
 
-BITS: Final = 10
+BITS: Final = 9
 """A block is `1 << BITS` ticks."""
 
-_LISTS: Final = 1 << BITS
+_LISTS: Final = 4 << BITS
 """Lists that are made at once and kept when empty: as many as a horizon of fifteen minutes has blocks, and some."""
 
 _FEW: Final = 64
@@ -90,6 +90,7 @@ class Blocks(Generic[K]):
         if len(self._spare) < _LISTS:
             self._spare.append(slot)
         if len(self._numbers) > 2 * len(self.slots) + _FEW:
+            self.slots = dict(self.slots)  # it shrinks only by being copied
             self._numbers = [*self.slots]
             heapify(self._numbers)
 

@@ -175,7 +175,7 @@ class Cost:
     expire_ns: float
     move_ns: float | None
     cancel_ns: float | None
-    held_bytes: float
+    held_bytes: float | None
     kept_bytes: float | None
     longest_gc_pause_ms: float
     full_collections: int
@@ -288,7 +288,7 @@ def _traced(make: Callable[[int], Timers], work: _Work, *, movable: bool) -> tup
     return held / len(work.keys), kept
 
 
-def _measure(make: Callable[[int], Timers], work: _Work) -> Cost:
+def _measure(make: Callable[[int], Timers], work: _Work, *, traced: bool) -> Cost:
     movable = getattr(make, "movable", True)
     count = len(work.keys)
     with _listening() as collections:
@@ -301,7 +301,7 @@ def _measure(make: Callable[[int], Timers], work: _Work) -> Cost:
         _fill(timers, work)
         move_ns = _timed_ns(lambda: _move(timers, work), len(work.moved))
         cancel_ns = _timed_ns(lambda: _cancel(timers, work), count)
-    held, kept = _traced(make, work, movable=movable)
+    held, kept = _traced(make, work, movable=movable) if traced else (None, None)
     return Cost(
         arm_ns=arm_ns, expire_ns=expire_ns, move_ns=move_ns, cancel_ns=cancel_ns, held_bytes=held, kept_bytes=kept,
         longest_gc_pause_ms=1000 * collections.longest_s, full_collections=collections.full,
@@ -321,7 +321,8 @@ def measure(timers: int, repeats: int, kind: str = "int") -> dict[str, Any]:
     rounds: list[dict[str, Cost]] = []
     for seed in range(repeats):
         work = _prepare(timers, kind, seed)
-        rounds.append({name: _measure(make, work) for name, make in CONTENDERS.items()})
+        # bytes hardly differ from one repeat to the next, and tracing is slow
+        rounds.append({name: _measure(make, work, traced=seed == 0) for name, make in CONTENDERS.items()})
     costs: dict[str, dict[str, float | None]] = {}
     for name in CONTENDERS:
         runs = [asdict(costs[name]) for costs in rounds]
