@@ -33,11 +33,11 @@ class Turns:
         self._me = me.int & _MASK
         self._others = tuple(other.int & _MASK for other in others)
 
-    def delay_s(self, row_id: UUID) -> float:
+    def delay_s(self, row: int) -> float:
         """Return for how long this reactor leaves the row to others: 0 when it is the first, or alone."""
         if not self._others:
             return 0.0
-        row = row_id.int & _MASK
+        row &= _MASK
         mine = _weight(self._me, row)
         before = sum(_weight(other, row) > mine for other in self._others)
         return STEP_S * min(before, LAST_RANK)

@@ -135,7 +135,7 @@ class Listen:
             return
         dues = []
         for hint in payload.hints:
-            signal = Signal(reaction.name, hint.row_id, hint.tenant)
+            signal = Signal(reaction.name, hint.row_id.int, hint.tenant)
             due_at = reaction.due_at(hint)
             if due_at is None:
                 self._schedule.forget(signal)

@@ -85,7 +85,7 @@ class Schedule:
         self.arm(
             Due(signal, max(now, due_at) + delay_s if delay_s else due_at)
             for signal, due_at in dues
-            for delay_s in (self.turns.delay_s(signal.row_id),)
+            for delay_s in (self.turns.delay_s(signal.row),)
         )
 
     def forget(self, signal: Signal) -> None:

@@ -164,7 +164,7 @@ class FailedUploads(Reaction[UploadAttempt]):
         self._has_swept = True
         fullest = max(Counter(row.tenant for row in rows).values(), default=0)
         return Sweep(
-            rows=[(Due(Signal(self.name, row.id, row.tenant), row.due_at), row.changed_at) for row in rows],
+            rows=[(Due(Signal(self.name, row.id.int, row.tenant), row.due_at), row.changed_at) for row in rows],
             complete=fullest < per_tenant and len(rows) < limit,
         )
 
@@ -285,9 +285,8 @@ class FailedUploads(Reaction[UploadAttempt]):
         return dict.fromkeys(confirmed, Settled(None, self._clock.database_now()))
 
     async def _remove_spooled(self, stored: Sequence[UploadAttempt]) -> None:
-        fields_of = {attempt.upload.id: attempt.trail.fields for attempt in stored}
         for upload, reason in await self._transfer.remove([(a.upload, a.stored) for a in stored if a.stored]):
-            logger.bind(**fields_of[upload.id]).warning("the spooled file stays behind: {}", reason)
+            logger.bind(**upload.trail().fields).warning("the spooled file stays behind: {}", reason)
 
     def _tell_settled(self, attempt: UploadAttempt, outcome: Outcome, settling_at: float, settled_at: float) -> None:
         upload, at = attempt.upload, self._clock.database_at

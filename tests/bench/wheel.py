@@ -28,7 +28,6 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from heapq import heappop, heappush
 from typing import Any, Final, Protocol
-from uuid import UUID
 
 from attrs import asdict, define, frozen
 
@@ -196,7 +195,7 @@ def _prepare(timers: int, kind: str, seed: int) -> _Work:
     rng = random.Random(seed)
     keys: list[Hashable] = [*range(1_000_000, 1_000_000 + timers)]
     if kind == "signal":
-        keys = [Signal("uploads", UUID(int=rng.getrandbits(128)), rng.getrandbits(31)) for _ in keys]
+        keys = [Signal("uploads", rng.getrandbits(128), rng.getrandbits(31)) for _ in keys]
 
     def due() -> int:
         return _START + rng.randrange(1, _SPAN)

@@ -116,7 +116,7 @@ class Stage:
     def list_row(self, *, due_s: float, changed_s: float) -> Signal:
         """Let the database have one more row; both in seconds from now."""
         now = self.clock.database_now()
-        signal = Signal("rows", uuid4(), 1)
+        signal = Signal("rows", uuid4().int, 1)
         self.reaction.rows.append((Due(signal, now + due_s), now + changed_s))
         return signal
 

@@ -18,7 +18,7 @@ HORIZON_S = 60.0
 
 
 def a_signal(reaction: str = "uploads", tenant: int = 1) -> Signal:
-    return Signal(reaction, uuid4(), tenant)
+    return Signal(reaction, uuid4().int, tenant)
 
 
 class Stage:
@@ -79,7 +79,7 @@ async def test_what_is_overdue_is_offered_at_once(stage: Stage) -> None:
 async def test_what_others_know_of_too_is_offered_when_it_is_this_reactors_turn(stage: Stage) -> None:
     stage.schedule.turns.seat(uuid4(), [uuid4()])
     signals = [a_signal() for _ in range(100)]
-    ours = [signal for signal in signals if not stage.schedule.turns.delay_s(signal.row_id)]
+    ours = [signal for signal in signals if not stage.schedule.turns.delay_s(signal.row)]
     assert 0 < len(ours) < 100
     async with stage.running():
         now = stage.clock.database_now()

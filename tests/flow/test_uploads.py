@@ -483,7 +483,7 @@ async def test_a_reactor_that_died_unnoticed_delays_its_share_by_one_turn(
         turns = reactor._engine.schedule.turns
         uploads = app.owe(40)
         await wait_until_stored(recorder, *uploads)
-        theirs = {upload.id for upload in uploads if turns.delay_s(upload.id)}
+        theirs = {upload.id for upload in uploads if turns.delay_s(upload.id.int)}
     assert 0 < len(theirs) < len(uploads)
     for event in recorder.heard(AttemptStarted):
         assert event.upload_id not in theirs or event.lag_s >= STEP_S - 0.01  # the clocks' difference

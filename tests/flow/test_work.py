@@ -174,7 +174,7 @@ class Stage:
 
 
 def signals(count: int, tenant: int = 1) -> list[Signal]:
-    return [Signal("rows", uuid4(), tenant) for _ in range(count)]
+    return [Signal("rows", uuid4().int, tenant) for _ in range(count)]
 
 
 @pytest.fixture
