@@ -3,6 +3,7 @@
 Data goes to stdout, words to stderr. Exit codes: 0 done, 1 something failed, 2 wrong use or configuration.
 """
 
+import gc
 import os
 import sys
 from importlib import import_module
@@ -30,7 +31,12 @@ class _Group(click.Group):
     def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"{__name__}.{name}"), name)
+        gc.disable()  # what is imported stays: to look through it for garbage is a quarter of a start
+        try:
+            command: click.Command = getattr(import_module(f"{__name__}.{name}"), name)
+        finally:
+            gc.freeze()  # nor is it looked through from now on, or at the end
+            gc.enable()
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -208,6 +208,23 @@ async def test_a_killed_listener_reconnects_and_catches_up(app: AppSide, recorde
         await recorder.wait_for(Listening)
 
 
+async def test_a_new_connection_catches_up_before_it_is_proven(
+    app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pulse that takes its time, or never comes back, delays nothing of what was missed."""
+    monkeypatch.setattr(listen, "PULSE_GRACE_S", 600.0)
+    async with proxied(app.url) as proxy, app.reacting(recorder, listen_url=proxy.url):
+        app.without_triggers()
+        unheard = app.owe(3)
+        recorder.forget()
+        proxy.swallows_notifications = True
+        proxy.reset()
+        for upload in unheard:
+            await stored(recorder, upload)
+        assert recorder.heard(ListenerLost)
+        assert len(recorder.heard(Listening)) == 1
+
+
 async def test_what_commits_while_nobody_can_connect_is_found(
     app: AppSide, recorder: Recorder, server_url: str
 ) -> None:

@@ -352,10 +352,11 @@ async def test_an_outage_costs_each_upload_one_try_at_most(
         uploads = app.owe(60)
         opened = await recorder.wait_for(BreakerMoved)
         assert (opened.store, opened.is_open) == ("file", True)
-        probes = sum(store.puts.values())
-        # it probes by itself, and a failed probe is nobody's
-        await recorder.wait_for(AttemptSettled, lambda event: event.verdict is Verdict.DEFERRED)
-        await recorder.wait_for(AttemptStarted, lambda _event: sum(store.puts.values()) > probes)
+        recorder.forget()
+        # it probes by itself, and a failed probe is nobody's; what is handed back untried has no code
+        probe = await recorder.wait_for(AttemptStarted)
+        failed = await recorder.wait_for(AttemptSettled, lambda event: event.upload_id == probe.upload_id)
+        assert (failed.verdict, failed.code) == (Verdict.DEFERRED, "STORAGE_UNAVAILABLE")
         store.is_down = False
         assert not (await recorder.wait_for(BreakerMoved)).is_open
         await wait_until_stored(recorder, *uploads)
@@ -560,10 +561,14 @@ async def test_a_settlement_whose_answer_was_lost_still_removes_the_spooled_file
         app.assert_stored(upload)
 
 
+@pytest.mark.parametrize("answers", [[BUSY], []], ids=["in vain", "stored"])
 async def test_who_lost_its_lease_can_change_nothing(
-    app: AppSide, store: StubbornStore, recorder: Recorder
+    app: AppSide, store: StubbornStore, recorder: Recorder, answers: list[StorageUnavailable]
 ) -> None:
-    """A reactor that was away for longer than its lease: another has stored, and it says so itself."""
+    """A reactor that was away for longer than its lease: what it did counts for nothing, and it says so itself.
+
+    Nor does it remove the spooled file, though it stored it: whoever took the upload over is to store it still.
+    """
     store.open.clear()
     async with app.reacting(recorder, store=store):
         [upload] = app.owe()
@@ -572,14 +577,16 @@ async def test_who_lost_its_lease_can_change_nothing(
             "update public.upload_queue set lease_token = gen_random_uuid(),"
             " lease_expires_at = clock_timestamp() + interval '1 s'"
         )
-        store.fail(upload.key, BUSY)
+        store.fail(upload.key, *answers)
         store.open.set()
         assert (await recorder.wait_for(LeaseLost)).upload_id == upload.id
         row = app.row(upload)
         assert row is not None
         assert (row["status"], row["errors"]) == ("uploading", [])
-        await wait_until_stored(recorder, upload)  # it takes it over again when that lease has ended
+        again = await recorder.wait_for(AttemptSettled)  # it takes it over again when that lease has ended
+        assert (again.verdict, again.code) == (Verdict.STORED, None)
     app.assert_stored(upload)
+    assert store.puts[upload.key] == 2
 
 
 async def test_shutdown_hands_back_what_it_cannot_finish(

@@ -39,15 +39,30 @@ def test_a_recount_waits_for_whoever_is_writing_and_counts_what_they_wrote(rows:
     assert rows.usage(user) == (0, 15, 0)
 
 
+_REJECTED: LiteralString = (
+    "insert into reactor.quota_rejection (minute, quota, plan, backend, count)"
+    " values (date_trunc('minute', now()) - interval '1 hour', 'storage', 'free', %s, 3)"
+)
+
+
 def test_of_two_menders_the_second_does_not_wait_to_add_up_rejections_either(rows: Rows, migrated_url: str) -> None:
-    rows.run(
-        "insert into reactor.quota_rejection (minute, quota, plan, backend, count)"
-        " values (now() - interval '1 hour', 'storage', 'free', 7, 3)"
-    )
+    """Though more of the same minute came, which it would add to the row that the first is making."""
+    rows.run(_REJECTED, (7,))
+    with rows_of(migrated_url) as other, rows.conn.transaction():
+        other.run("set lock_timeout = '2s'")
+        assert rows.all(statements.MEND_BOOKS, (10,)) == []
+        other.run(_REJECTED, (8,))
+        assert other.all(statements.MEND_BOOKS, (10,)) == []
+    assert rows.all("select backend, count from reactor.quota_rejection order by backend") == [(0, 3), (8, 3)]
+
+
+def test_of_two_menders_the_second_does_not_wait_to_forget_a_month_either(rows: Rows, migrated_url: str) -> None:
+    rows.run("insert into reactor.deleted_interpretation values (gen_random_uuid(), '2000-01', 1)")
     with rows_of(migrated_url) as other, rows.conn.transaction():
         other.run("set lock_timeout = '2s'")
         assert rows.all(statements.MEND_BOOKS, (10,)) == []
         assert other.all(statements.MEND_BOOKS, (10,)) == []
+    assert rows.all("select from reactor.deleted_interpretation") == []
 
 
 def test_whoever_has_no_valid_token_does_nothing_for_no_one_either(rows: Rows) -> None:

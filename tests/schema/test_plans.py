@@ -20,7 +20,7 @@ from reactor.edge import statements
 from reactor.edge.migrate import migrate
 from reactor.page import lists
 
-ROWS = 200_000
+ROWS = 100_000
 USERS = 2_000
 RUNNING = 1_000
 WARM_CALLS = 7
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.timeout(180)  # the first one seeds
 
 @pytest.fixture(scope="module")
 def seeded_url(server_url: str) -> Iterator[str]:
-    """URL of a database with 200 000 uploads of 2000 users, and as many runs, of which 1000 are running."""
+    """URL of a database with 100 000 uploads of 2000 users, and as many runs, of which 1000 are running."""
     name = sql.Identifier(f"test_{secrets.token_hex(6)}")
     url = urlsplit(server_url)._replace(path=f"/{name.as_string()[1:-1]}").geturl()
     with psycopg.connect(server_url, autocommit=True) as conn:
@@ -225,7 +225,7 @@ def test_heartbeats_and_extended_leases_touch_no_index(migrated_url: str) -> Non
 
 
 def test_a_glance_costs_what_it_counts_and_no_more(rows: Rows) -> None:
-    """Whatever the queue holds: here 200 000."""
+    """Whatever the queue holds: here 100 000."""
     pages, scanned = cost(rows, statements.GLANCE, (MINUTE, 1_000))
     assert scanned == 0
     assert pages <= 6_000

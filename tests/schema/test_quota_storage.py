@@ -13,7 +13,7 @@ from api import Api, content_hash, failed
 from rows import Rows, rows_of
 
 CONNECTIONS = 16
-RESERVATIONS = 500
+RESERVATIONS = 250
 LIMIT = 600
 """Of each user; that many bytes are a fraction of what is asked for."""
 
