@@ -247,11 +247,22 @@ def test_a_heartbeat_touches_its_run_alone(conn: psycopg.Connection[Any]) -> Non
     assert seen.pages <= 60
 
 
-def test_counting_for_a_scrape_reads_the_queue_once_and_of_the_runs_the_running_alone(
-    conn: psycopg.Connection[Any],
+def test_a_scrape_counts_what_waits_in_an_index_and_reads_of_the_tables_what_is_under_way(
+    conn: psycopg.Connection[Any], seeded_url: str
 ) -> None:
-    (table,) = conn.execute("select pg_relation_size('public.upload_queue') / 8192 as pages").fetchall()
+    with psycopg.connect(seeded_url, autocommit=True) as other:
+        other.execute("vacuum public.upload_queue")  # the other tests took back many changes
+    (index,) = conn.execute("select pg_relation_size('public.upload_queue_by_due') / 8192 as pages").fetchall()
+    (due,) = conn.execute(f"select count(*) as count from ({WAITING}) as w").fetchall()
     seen = explained(conn, statements.STATUS, (MINUTE,))
-    assert seen.scanned == {"upload_queue"}
-    assert "interpretation_runs_running" in seen.indexes
-    assert seen.pages <= table.pages + 3 * RUNNING + USERS
+    assert seen.scanned == set()
+    assert {"upload_queue_by_due", "upload_queue_leased", "upload_queue_given_up"} <= seen.indexes
+    assert seen.indexes & {"interpretation_runs_running", "interpretation_runs_running_by_age"}
+    assert 5_000 <= due.count < 10_000
+    assert seen.pages <= 100 + 1.1 * index.pages + 1.2 * (due.count + LEASED + RUNNING)
+
+
+def test_a_glance_reads_nothing_beyond_its_cap(conn: psycopg.Connection[Any]) -> None:
+    seen = explained(conn, statements.GLANCE, (MINUTE, 1_000))
+    assert seen.scanned == set()
+    assert seen.pages <= 6_000
