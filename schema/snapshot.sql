@@ -776,6 +776,7 @@ CREATE FUNCTION reactor.glance(p_heartbeat_timeout interval, p_cap integer) RETU
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
+    SET jit TO 'off'
     AS $$
     with running as materialized (
         select r.id, extract(epoch from reactor.deadline(r.timeout_at, r.heartbeat_at,
@@ -1599,6 +1600,7 @@ $$;
 CREATE FUNCTION reactor.status(p_heartbeat_timeout interval) RETURNS jsonb
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET jit TO 'off'
     AS $$
     with due as materialized (
         select count(*) as few from (
