@@ -225,7 +225,7 @@ class Reactor:
         )
 
     async def _metrics(self) -> bytes:
-        """Return the metrics; the database's figures in them are a few seconds old at most, or missing."""
+        """Return the metrics; the database's figures in them may be some seconds old (see StatusQuery), or missing."""
         if self._figures is not None:
             await self._figures.refresh()
         return self.telemetry.prometheus()

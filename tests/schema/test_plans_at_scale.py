@@ -6,6 +6,7 @@ that they threw away, and the pages that they touched.
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -26,14 +27,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROWS = 1_000_000
 USERS = 10_000
 LEASED = 2_000
+DEAD_ROWS = 1_000
 RUNNING = 5_000
 MINUTE = timedelta(minutes=1)
 LARGE = {"upload_queue", "sources", "interpretation_runs"}
+OF_RUNNING = {"interpretation_runs_running", "interpretation_runs_running_by_age"}
 WARM_CALLS = 7
 """More than the five after which PostgreSQL may choose another plan for the same statement."""
 
 WAITING: LiteralString = "select id from public.upload_queue where status = 'failed' and next_retry_at < now()"
 HELD: LiteralString = "select id from public.upload_queue where status = 'uploading'"
+DEAD: LiteralString = "select id from public.upload_queue where status = 'dead'"
 ALIVE: LiteralString = "select id from public.interpretation_runs where status = 'running'"
 
 
@@ -93,11 +97,11 @@ def _seed(conn: psycopg.Connection) -> None:
             "                                 status, lease_token, lease_expires_at, retry_count)"
             " select md5('upload' || n)::uuid, md5('source' || n)::uuid, md5('user' || n %% %s)::uuid,"
             "        'bucket', 'some/path/' || n, 10, now() + (n - 5000) * interval '1 second',"
-            "        case when n %% 1000 = 0 then 'dead' when l.is_leased then 'uploading' else 'failed' end,"
+            "        case when n %% %s = 0 then 'dead' when l.is_leased then 'uploading' else 'failed' end,"
             "        case when l.is_leased then md5('token')::uuid end,"
             "        case when l.is_leased then now() + interval '1 h' end, l.is_leased::int"
             "   from generate_series(1, %s) as n cross join lateral (select n %% %s = 1 as is_leased) as l",
-            (USERS, ROWS, ROWS // LEASED),
+            (USERS, ROWS // DEAD_ROWS, ROWS, ROWS // LEASED),
         )
         conn.execute(
             "insert into public.interpretation_runs (id, user_id, source_id, status, timeout_at, heartbeat_at)"
@@ -128,12 +132,12 @@ def conn(seeded_url: str) -> Iterator[psycopg.Connection[Any]]:
 
 def explained(conn: psycopg.Connection[Any], statement: LiteralString, parameters: Sequence[Any]) -> Explained:
     """Run it as a long-lived connection does, and tell of the last time; the others are taken back."""
-    plans: list[dict[str, Any]] = []
+    told: list[dict[str, Any]] = []
 
     def hear(notice: psycopg.errors.Diagnostic) -> None:
         text = notice.message_primary or ""
         if text.startswith("duration:"):
-            plans.append(json.loads(text[text.index("{") :])["Plan"])
+            told.append(json.loads(text[text.index("{") :]))
 
     for _ in range(WARM_CALLS):
         with conn.transaction():
@@ -145,8 +149,9 @@ def explained(conn: psycopg.Connection[Any], statement: LiteralString, parameter
     conn.execute(statement, parameters, prepare=True).fetchall()
     conn.execute("set local auto_explain.log_min_duration = -1")
     conn.remove_notice_handler(hear)
-    nodes = [node for plan in plans for node in _nodes(plan)]
-    whole = plans[-1]  # who calls ends last, and its pages are all pages
+    assert not any("JIT" in each for each in told)  # compiling takes longer than any of these may
+    nodes = [node for each in told for node in _nodes(each["Plan"])]
+    whole = told[-1]["Plan"]  # who calls ends last, and its pages are all pages
     return Explained(
         pages=whole["Shared Hit Blocks"] + whole["Shared Read Blocks"],
         indexes={node["Index Name"] for node in nodes if "Index Name" in node and node["Actual Loops"]},
@@ -236,7 +241,8 @@ def test_expiring_runs_looks_each_up(conn: psycopg.Connection[Any]) -> None:
 
 def test_a_sweep_of_runs_reads_the_running_ones_alone(conn: psycopg.Connection[Any]) -> None:
     seen = explained(conn, statements.SWEEP_RUNS, (timedelta(hours=2), MINUTE, 10_000))
-    assert "interpretation_runs_running" in seen.indexes
+    assert seen.scanned == set()
+    assert seen.indexes & OF_RUNNING
     assert seen.pages <= 200 + 2 * RUNNING
 
 
@@ -247,11 +253,121 @@ def test_a_heartbeat_touches_its_run_alone(conn: psycopg.Connection[Any]) -> Non
     assert seen.pages <= 60
 
 
-def test_counting_for_a_scrape_reads_the_queue_once_and_of_the_runs_the_running_alone(
-    conn: psycopg.Connection[Any],
+def test_a_scrape_counts_what_waits_in_an_index_and_reads_of_the_tables_what_is_under_way(
+    conn: psycopg.Connection[Any], seeded_url: str
 ) -> None:
-    (table,) = conn.execute("select pg_relation_size('public.upload_queue') / 8192 as pages").fetchall()
+    with psycopg.connect(seeded_url, autocommit=True) as other:
+        other.execute("vacuum public.upload_queue")  # the other tests took back many changes
+    (index,) = conn.execute("select pg_relation_size('public.upload_queue_by_due') / 8192 as pages").fetchall()
+    (due,) = conn.execute(f"select count(*) as count from ({WAITING}) as w").fetchall()
     seen = explained(conn, statements.STATUS, (MINUTE,))
-    assert seen.scanned == {"upload_queue"}
-    assert "interpretation_runs_running" in seen.indexes
-    assert seen.pages <= table.pages + 3 * RUNNING + USERS
+    assert seen.scanned == set()
+    assert {"upload_queue_by_due", "upload_queue_leased"} <= seen.indexes
+    assert seen.indexes & {"upload_queue_ended", "upload_queue_given_up"}
+    assert seen.indexes & OF_RUNNING
+    assert 4_000 <= due.count < 10_000
+    assert seen.pages <= 500 + 1.1 * index.pages + 1.2 * (due.count + LEASED + DEAD_ROWS + RUNNING)
+
+
+def test_a_glance_reads_nothing_beyond_its_cap(conn: psycopg.Connection[Any]) -> None:
+    seen = explained(conn, statements.GLANCE, (MINUTE, 1_000))
+    assert seen.scanned == set()
+    assert seen.pages <= 6_000
+
+
+def test_asking_who_is_closest_to_a_limit_reads_the_books_alone(conn: psycopg.Connection[Any]) -> None:
+    seen = explained(conn, statements.FULLEST_USERS, (20,))
+    assert seen.scanned == set()
+    assert seen.pages <= 5 * USERS  # two look-ups at most for each user, and the books
+
+
+def test_asking_which_settlements_have_committed_looks_each_up(conn: psycopg.Connection[Any]) -> None:
+    sources = _some(conn, "select source_id as id from public.upload_queue where status = 'dead'", 500)
+    conn.execute(
+        "update public.sources set storage_status = 'uploaded', storage_url = 'some://where' where id = any(%s)",
+        (sources,),
+    )
+    arguments = ([uuid4() for _ in sources], sources, ["some://where"] * 500)
+    seen = explained(conn, statements.CONFIRM_STORED, arguments)
+    assert seen.scanned == set()
+    assert {"upload_queue_pkey", "sources_pkey"} <= seen.indexes
+    assert seen.pages <= 100 + 10 * 500
+
+
+@pytest.mark.parametrize("leaked", [0, 100])
+def test_mending_the_books_finds_what_leaked_by_its_age(conn: psycopg.Connection[Any], leaked: int) -> None:
+    sources = _some(conn, "select source_id as id from public.upload_queue where status = 'failed'", leaked)
+    conn.execute("delete from public.upload_queue where source_id = any(%s)", (sources,))
+    conn.execute(
+        "update public.sources set pending_since = now() - interval '2 days' where id = any(%s)",
+        (sources,),
+    )
+    seen = explained(conn, statements.MEND_BOOKS, (1_000,))
+    assert seen.scanned == set()
+    assert "sources_pending" in seen.indexes
+    assert seen.pages <= 200 + 100 * leaked
+
+
+@pytest.mark.parametrize(
+    ("statement", "parameters"),
+    [
+        (statements.PULSE, (uuid4(), "host", "1.0", "listening", None, MINUTE)),
+        (statements.LEAVE, (uuid4(),)),
+        (statements.WHAT_IS_MISSING, ()),
+    ],
+    ids=["pulse", "leave", "what is missing"],
+)
+def test_what_a_reactor_says_of_itself_touches_no_large_table(
+    conn: psycopg.Connection[Any], statement: LiteralString, parameters: tuple[Any, ...]
+) -> None:
+    seen = explained(conn, statement, parameters)
+    assert seen.scanned == set()
+    assert not any(index.startswith(tuple(LARGE)) for index in seen.indexes)
+    assert seen.pages <= 300
+
+
+def test_a_call_of_an_app_costs_a_few_look_ups(conn: psycopg.Connection[Any]) -> None:
+    conn.execute("update public.quota_plans set storage_limit_bytes = null, interpretation_limit_month = null")
+    (user,) = _some(conn, "select u.id from (select user_id as id from public.storage_usage) as u", 1)
+    new = (user, "0" * 64, 10, None, None, None, None, "{}")
+    reserved = conn.execute(statements.RESERVE_UPLOAD, (user, "1" * 64, *new[2:])).fetchall()[0].reserve_upload
+    (stored,) = _some(conn, "select id from public.sources", 1)
+    conn.execute("update public.sources set storage_status = 'uploaded', storage_url = 's' where id = %s", (stored,))
+    (running,) = _some(conn, ALIVE, 1)
+    source = reserved["source_id"]
+    failure = (source, "bucket", "some/path", "some/file", "away", "default", None, 5, "{}")
+    calls: list[tuple[LiteralString, tuple[Any, ...]]] = [
+        (statements.RESERVE_UPLOAD, new),
+        (statements.FAIL_UPLOAD, failure),
+        (statements.COMPLETE_UPLOAD, (source, "s://y")),
+        (statements.GET_USAGE, (user,)),
+        (statements.BEGIN_INTERPRETATION, (stored, "{}", MINUTE, MINUTE, None, uuid4())),
+        (statements.COMPLETE_INTERPRETATION, (running,)),
+        (statements.FAIL_INTERPRETATION, (running, "INTERPRETATION_FAILED", "no")),
+    ]
+    for statement, parameters in calls:
+        with conn.transaction():
+            seen = explained(conn, statement, parameters)
+            assert conn.execute(statement, parameters).fetchall()[0][0]["ok"], statement
+            assert seen.scanned == set(), statement
+            assert seen.pages <= 300, statement
+            raise psycopg.Rollback
+
+
+@pytest.mark.parametrize(
+    ("action", "chosen", "count"),
+    [("retry", DEAD, 500), ("cancel", WAITING, 500), ("purge", DEAD, 500), ("fail", ALIVE, 500)],
+)
+def test_acting_by_hand_looks_each_row_up(
+    conn: psycopg.Connection[Any], action: str, chosen: LiteralString, count: int
+) -> None:
+    ids = _some(conn, chosen, count)
+    seen = explained(conn, statements.OPERATE, (uuid4(), "ana", "127.0.0.1", action, ids, None, "by hand"))
+    assert seen.scanned == set()
+    assert seen.thrown_away <= 2 * count
+    assert seen.pages <= 300 + 100 * count
+
+
+def test_every_statement_is_explained_here() -> None:
+    named = {name for name in vars(statements) if name.isupper()}
+    assert set(re.findall(r"statements\.([A-Z_]+)", Path(__file__).read_text(encoding="utf-8"))) == named
