@@ -1,4 +1,4 @@
-"""The tests' PostgreSQL, a database for each test, and the event loop. Nothing else.
+"""The tests' PostgreSQL, a database for each test, the event loop; how many run at once, and in which order. No more.
 
 The server is the one that REACTOR_TEST_DATABASE_URL names (as superuser), else a container where an engine
 answers, else the embedded one. REACTOR_TEST_POSTGRES_BIN asks for the embedded one with other programs.
