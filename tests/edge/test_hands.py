@@ -60,6 +60,30 @@ async def test_every_piece_of_many_short_ones_is_done_once() -> None:
     assert sorted(done) == results
 
 
+async def test_the_loop_is_told_of_many_short_ones_together() -> None:
+    class Counting(Hands):
+        told = 0
+
+        def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
+            self.told += 1
+            super()._tell(loop)
+
+    hands = Counting(4, name="test")
+    await asyncio.gather(*(hands.do(lambda: None) for _ in range(2_000)))
+    assert hands.told < 1_000
+
+
+async def test_short_work_goes_on_beside_work_that_blocks() -> None:
+    hands, gate = Hands(2, name="test"), Gate()
+    for _ in range(3):
+        blocked = asyncio.ensure_future(hands.do(gate))
+        results = await asyncio.gather(*(hands.do(lambda: "short") for _ in range(200)))
+        assert len(results) == 200
+        gate.open()
+        await blocked
+        gate = Gate()
+
+
 async def test_work_that_blocks_is_done_side_by_side_up_to_the_count() -> None:
     hands, gate = Hands(3, name="test"), Gate()
     waiting = [asyncio.ensure_future(hands.do(gate)) for _ in range(5)]
