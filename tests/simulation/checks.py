@@ -13,7 +13,7 @@ from reactor.edge import statements
 from reactor.edge.queue import Upload
 from simulation.database import Database
 from simulation.loop import Node, VirtualLoop
-from simulation.tables import STORAGE_LIMIT_BYTES, Usage
+from simulation.tables import STORAGE_LIMIT_BYTES, UploadRow, Usage
 
 _STOPS_WITHIN_S = 1.0
 """How soon work on a row must stop, once its reactor was told that the row isn't its own."""
@@ -95,6 +95,12 @@ class Checks:
             for upload, token, verdict in zip(*parameters[:3], strict=True):
                 if upload in settled:
                     self._check_settled(node, upload, token, verdict)
+
+    def forgets(self, row: UploadRow) -> None:
+        """The server has crashed and forgotten a claim: the row is as it was before, and its token the last again."""
+        self.tell("database", f"forgets a claim of {str(row.id)[:8]}")
+        if row.lease_token is not None:
+            self._last_token[row.id] = row.lease_token
 
     def _check_claim(self, row: Any) -> None:
         if row.attempt > row.max_retries:

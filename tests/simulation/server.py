@@ -145,7 +145,7 @@ class Server:
         for claimed_at, row in reversed(self._unflushed):
             if self.is_up and claimed_at >= since:
                 self.db.uploads[row.id] = row
-                self.checks.tell("database", f"forgets a claim of {str(row.id)[:8]}")
+                self.checks.forgets(row)
         self._unflushed.clear()
         self.restart()
 
