@@ -1,7 +1,7 @@
 """The composition root: opens what the settings name, wires it together, runs it, and shuts it down in order.
 
-settings = load(os.environ)
-await Reactor(settings).run()
+    settings = load(os.environ)
+    await Reactor(settings).run()
 """
 
 import os

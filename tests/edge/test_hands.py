@@ -73,6 +73,18 @@ async def test_the_loop_is_told_of_many_short_ones_together() -> None:
     assert hands.told < 1_000
 
 
+async def test_short_work_is_told_of_though_its_thread_went_on_to_work_that_blocks() -> None:
+    hands = Hands(1, name="test")
+    for _ in range(20):
+        gate = Gate()
+        short = [asyncio.ensure_future(hands.do(lambda: "short")) for _ in range(100)]
+        blocked = asyncio.ensure_future(hands.do(gate))
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.gather(*short)
+        gate.open()
+        await blocked
+
+
 async def test_short_work_goes_on_beside_work_that_blocks() -> None:
     hands, gate = Hands(2, name="test"), Gate()
     for _ in range(3):
