@@ -60,19 +60,6 @@ async def test_every_piece_of_many_short_ones_is_done_once() -> None:
     assert sorted(done) == results
 
 
-async def test_the_loop_is_told_of_many_short_ones_together() -> None:
-    class Counting(Hands):
-        told = 0
-
-        def _tell(self, loop: asyncio.AbstractEventLoop) -> None:
-            self.told += 1
-            super()._tell(loop)
-
-    hands = Counting(4, name="test")
-    await asyncio.gather(*(hands.do(lambda: None) for _ in range(2_000)))
-    assert hands.told < 1_000
-
-
 async def test_short_work_is_told_of_though_its_thread_went_on_to_work_that_blocks() -> None:
     hands = Hands(1, name="test")
     for _ in range(20):
