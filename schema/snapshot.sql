@@ -273,6 +273,7 @@ begin
     elsif p_user_id is null then
         return reactor.refuse_argument('p_user_id must be the id of a user');
     end if;
+    perform reactor.open_books(array[p_user_id]);
     v_changed := reactor.recount_user(p_user_id);
     return reactor.usage_of(p_user_id) || jsonb_build_object('changed', v_changed);
 end $$;
@@ -535,10 +536,6 @@ declare
     v_standing record;
 begin
     perform from public.storage_usage where user_id = p_user_id for no key update;
-    if not found then
-        insert into public.storage_usage (user_id) values (p_user_id) on conflict (user_id) do nothing;
-        perform from public.storage_usage where user_id = p_user_id for no key update;
-    end if;
     select * into strict v_standing from reactor.standing(p_user_id);
     if v_standing.billing_month <> p_month then
         return;
@@ -563,11 +560,16 @@ CREATE FUNCTION reactor.count_runs() RETURNS trigger
     AS $$
 begin
     if tg_op = 'INSERT' then
+        perform reactor.open_books(array(
+            select distinct n.user_id from new_rows as n where n.billing_month is not null and n.user_id is not null));
         perform reactor.count_run_starts(started.user_id, started.billing_month, started.count)
            from (select n.user_id, n.billing_month, count(*)::int as count from new_rows as n
                   where n.billing_month is not null and n.user_id is not null
                   group by n.user_id, n.billing_month order by n.user_id) as started;
     elsif tg_op = 'UPDATE' then
+        if new.user_id is not null then
+            perform reactor.open_books(array[new.user_id]);
+        end if;
         if old.billing_month is not null then -- counted already, and given to another user: the count goes along
             perform reactor.uncount_run(old.user_id, new.user_id, new.billing_month);
         end if;
@@ -916,12 +918,7 @@ begin
     if v_users is null then
         return null;
     end if;
-    -- open the missing books before locking any: who waits for another to open one must not hold what that one needs
-    if (select count(*) from public.storage_usage where user_id = any(v_users)) < cardinality(v_users) then
-        insert into public.storage_usage (user_id)
-        select u from unnest(v_users) as u order by u
-        on conflict (user_id) do nothing;
-    end if;
+    perform reactor.open_books(v_users);
     perform from public.storage_usage where user_id = any(v_users) order by user_id for update;
     -- greatest(): books that were wrong before must not make the app's own write fail; a recount mends them
     update public.storage_usage as s
@@ -1074,6 +1071,18 @@ begin
     return null;
 end $$;
 
+CREATE FUNCTION reactor.open_books(p_users uuid[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    if (select count(*) from public.storage_usage where user_id = any(p_users)) < cardinality(p_users) then
+        insert into public.storage_usage (user_id)
+        select u from unnest(p_users) as u order by u
+        on conflict (user_id) do nothing;
+    end if;
+end $$;
+
 CREATE FUNCTION reactor.operate(p_request uuid, p_actor text, p_remote_address text, p_action text, p_ids uuid[], p_filter jsonb, p_message text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1162,7 +1171,6 @@ declare
     v_before public.storage_usage;
     v_after public.storage_usage;
 begin
-    insert into public.storage_usage (user_id) values (p_user_id) on conflict (user_id) do nothing;
     select * into strict v_before from public.storage_usage where user_id = p_user_id for no key update;
     update public.storage_usage as u
        set total_bytes = counted.total, reserved_bytes = counted.reserved, total_sources = counted.stored,
@@ -1202,6 +1210,7 @@ begin
           where p_after is null or u.user_id > p_after
           order by u.user_id limit p_limit)
         order by user_id limit p_limit);
+    perform reactor.open_books(v_users);
     return query
     select (array_agg(done.user_id order by done.user_id desc))[1], count(*) filter (where done.changed)
       from (select u.user_id, reactor.recount_user(u.user_id) as changed
@@ -2296,6 +2305,8 @@ GRANT ALL ON FUNCTION reactor.mend_books(p_limit integer) TO service_role;
 REVOKE ALL ON FUNCTION reactor.notify_runs() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.notify_uploads() FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.open_books(p_users uuid[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.operate(p_request uuid, p_actor text, p_remote_address text, p_action text, p_ids uuid[], p_filter jsonb, p_message text) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.operate(p_request uuid, p_actor text, p_remote_address text, p_action text, p_ids uuid[], p_filter jsonb, p_message text) TO reactor_worker;

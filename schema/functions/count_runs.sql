@@ -22,7 +22,7 @@ begin
     return new;
 end $$;
 
--- Count p_count runs of a user that were started in p_month. One that began in the last moment of a month that is over by
+-- Count p_count runs of a user, whose books are open, that were started in p_month. One that began in the last moment of a month that is over by
 -- now is in nobody's way any more.
 --
 -- Raises     RX102  they would be over the limit. Its DETAIL is JSON: plan, limit, used, resets_at
@@ -37,10 +37,6 @@ declare
     v_standing record;
 begin
     perform from public.storage_usage where user_id = p_user_id for no key update;
-    if not found then
-        insert into public.storage_usage (user_id) values (p_user_id) on conflict (user_id) do nothing;
-        perform from public.storage_usage where user_id = p_user_id for no key update;
-    end if;
     select * into strict v_standing from reactor.standing(p_user_id);
     if v_standing.billing_month <> p_month then
         return;
@@ -81,11 +77,16 @@ create or replace function reactor.count_runs()
 as $$
 begin
     if tg_op = 'INSERT' then
+        perform reactor.open_books(array(
+            select distinct n.user_id from new_rows as n where n.billing_month is not null and n.user_id is not null));
         perform reactor.count_run_starts(started.user_id, started.billing_month, started.count)
            from (select n.user_id, n.billing_month, count(*)::int as count from new_rows as n
                   where n.billing_month is not null and n.user_id is not null
                   group by n.user_id, n.billing_month order by n.user_id) as started;
     elsif tg_op = 'UPDATE' then
+        if new.user_id is not null then
+            perform reactor.open_books(array[new.user_id]);
+        end if;
         if old.billing_month is not null then -- counted already, and given to another user: the count goes along
             perform reactor.uncount_run(old.user_id, new.user_id, new.billing_month);
         end if;

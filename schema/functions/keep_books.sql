@@ -58,12 +58,7 @@ begin
     if v_users is null then
         return null;
     end if;
-    -- open the missing books before locking any: who waits for another to open one must not hold what that one needs
-    if (select count(*) from public.storage_usage where user_id = any(v_users)) < cardinality(v_users) then
-        insert into public.storage_usage (user_id)
-        select u from unnest(v_users) as u order by u
-        on conflict (user_id) do nothing;
-    end if;
+    perform reactor.open_books(v_users);
     perform from public.storage_usage where user_id = any(v_users) order by user_id for update;
     -- greatest(): books that were wrong before must not make the app's own write fail; a recount mends them
     update public.storage_usage as s

@@ -3,7 +3,7 @@
 -- Locks  each user's usage row before anything of theirs is counted: a writer takes the same lock before it commits, so
 --        nothing is counted twice or missed
 
--- Returns whether the books had been wrong.
+-- Returns whether the books, which must be open, had been wrong.
 create or replace function reactor.recount_user(p_user_id uuid)
     returns boolean
     language plpgsql
@@ -15,7 +15,6 @@ declare
     v_before public.storage_usage;
     v_after public.storage_usage;
 begin
-    insert into public.storage_usage (user_id) values (p_user_id) on conflict (user_id) do nothing;
     select * into strict v_before from public.storage_usage where user_id = p_user_id for no key update;
     update public.storage_usage as u
        set total_bytes = counted.total, reserved_bytes = counted.reserved, total_sources = counted.stored,
@@ -59,6 +58,7 @@ begin
           where p_after is null or u.user_id > p_after
           order by u.user_id limit p_limit)
         order by user_id limit p_limit);
+    perform reactor.open_books(v_users);
     return query
     select (array_agg(done.user_id order by done.user_id desc))[1], count(*) filter (where done.changed)
       from (select u.user_id, reactor.recount_user(u.user_id) as changed

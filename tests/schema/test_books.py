@@ -195,6 +195,38 @@ def test_many_who_write_at_once_for_the_same_users_neither_deadlock_nor_miscount
     assert rows.one("select count(*) as users from public.storage_usage").users > 6
 
 
+@pytest.mark.parametrize("other", ["recount", "runs", "run that moves"])
+def test_books_are_opened_before_any_are_locked(rows: Rows, migrated_url: str, other: str) -> None:
+    """Who waits for an app to open one user's books holds no others that the same app goes on to write to."""
+    low, high = sorted([uuid4(), uuid4()])
+    source = rows.source(low)
+    run = rows.start_run(low, source=source)
+    rows.source(high)
+    rows.run("delete from public.storage_usage where user_id = %s", (high,))  # as before the schema was there
+    with rows_of(migrated_url) as app, rows_of(migrated_url) as second, ThreadPoolExecutor(1) as pool:
+
+        def lock_both() -> None:
+            if other == "recount":
+                second.all("select * from reactor.recount_users(null, 1000)")
+            elif other == "runs":
+                second.run(
+                    "insert into public.interpretation_runs (user_id, source_id, status)"
+                    " select u, %s, 'running' from unnest(%s::uuid[]) as u",
+                    (source, [low, high]),
+                )
+            else:
+                second.run("update public.interpretation_runs set user_id = %s where id = %s", (high, run))
+
+        with app.conn.transaction():
+            app.source(high)
+            locked = pool.submit(lock_both)
+            rows.wait_for_lock(second.conn)
+            app.source(low)
+        locked.result()
+    rows.all("select * from reactor.recount_users(null, 1000)")
+    assert wrong_books(rows.conn) == []
+
+
 def test_deleting_a_source_gives_its_bytes_back(rows: Rows) -> None:
     user = uuid4()
     stored, owed = rows.source(user, status="uploaded", size=30), rows.source(user, size=12)
