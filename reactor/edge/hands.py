@@ -19,6 +19,9 @@ T = TypeVar("T")
 _PATIENCE_S = 0.001
 """How long work may wait before more threads are woken."""
 
+_SHORT_S = 0.00025
+"""Work that takes no longer is quicker done by one thread than by two, which would wait for each other."""
+
 _IDLE_S = 10.0
 """After how long without work a thread ends."""
 
@@ -42,6 +45,8 @@ class Hands:
         self._ended: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
         self._is_told = False
         self._is_watched = False
+        self._looked_at = 0.0
+        self._ended_lately = 0
 
         # Invariant: these are changed under the lock alone. A thread is at work, asleep, or at work that was abandoned.
         self._lock = threading.Lock()
@@ -62,7 +67,7 @@ class Hands:
                 self._wake_one()
         if not self._is_watched:
             self._is_watched = True
-            loop.call_later(_PATIENCE_S, self._look, loop)
+            self._watch(loop)
         try:
             result: T = await job.future
         except asyncio.CancelledError:
@@ -70,15 +75,22 @@ class Hands:
             raise
         return result
 
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._ended_lately = 0
+        self._looked_at = loop.time()
+        loop.call_later(_PATIENCE_S, self._look, loop)
+
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Double the threads when work has waited; look again for as long as there is any."""
+        """Double the threads when work has waited for long work; look again for as long as any waits."""
         if self._jobs:
-            with self._lock:
-                for _ in range(min(len(self._jobs), max(1, self._at_work))):
-                    self._wake_one()
-            loop.call_later(_PATIENCE_S, self._look, loop)
+            if self._ended_lately * _SHORT_S < (loop.time() - self._looked_at) * self._at_work:
+                with self._lock:
+                    for _ in range(min(len(self._jobs), max(1, self._at_work))):
+                        self._wake_one()
+            self._watch(loop)
         else:
             self._is_watched = False
+        self._tell()  # last: who sees no work waiting any more tells by itself
 
     def _wake_one(self) -> None:
         if self._at_work >= self._count:
@@ -110,10 +122,11 @@ class Hands:
                 if job.is_ended:
                     return  # it was abandoned; another thread has taken this one's place
                 job.is_ended = True
+                self._ended_lately += 1
             self._ended.append((job.future, result, error))
             loop = job.loop
             del job, result, error  # nothing of it outlives it while the thread sleeps
-            if not self._is_told:
+            if not self._jobs and not self._is_told:
                 self._is_told = True
                 try:
                     loop.call_soon_threadsafe(self._tell)
