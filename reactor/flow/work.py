@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic
 
-from anyio import create_task_group
+from anyio import CancelScope, create_task_group
 from anyio.abc import TaskGroup
 from anyio.lowlevel import cancel_shielded_checkpoint
 
@@ -25,7 +25,7 @@ from reactor.core.model import Due, Outcome, Signal, Verdict
 from reactor.edge.clock import Clock
 from reactor.flow.schedule import Lane, Schedule
 from reactor.flow.wakeup import Wakeup
-from reactor.reactions.base import A, Claimed, Reaction
+from reactor.reactions.base import A, Attempt, Claimed, Reaction
 
 BATCH = 500
 """Most rows in one claim or one settlement: a statement of some 50 ms."""
@@ -76,6 +76,7 @@ class Work(Generic[A]):
         self._closing = False
         self._settled = Wakeup()
         self._held = Wakeup()
+        self._begun = Wakeup()
         self._on_idle = on_idle
         self.spent = 0
         """Attempts that were settled and counted: not those handed back."""
@@ -102,6 +103,7 @@ class Work(Generic[A]):
         async with create_task_group() as tasks:
             tasks.start_soon(self._settle_all)
             tasks.start_soon(self._extend_all)
+            tasks.start_soon(self._time_out_all)
             await self._claim_all(tasks)
             await self._until_settled()
             tasks.cancel_scope.cancel()
@@ -121,7 +123,7 @@ class Work(Generic[A]):
     def abort(self) -> None:
         """Cut short what is still being acted on; it is handed back."""
         for attempt in self._acting.values():
-            attempt.scope.cancel()
+            _cancel(attempt)
 
     # claim
 
@@ -199,19 +201,45 @@ class Work(Generic[A]):
         """Act on one row after another; sleep while none may be begun."""
         wakeup = Wakeup()
         while True:
-            signals = self._waiting.take(1)
-            if not signals:
-                self._asleep.append(wakeup)
-                await wakeup.wait()
+            attempt: A | None = None
+            with CancelScope() as scope:  # costs more than a short act: made anew only after it cut one short
+                while not scope.cancel_called:
+                    if (attempt := self._begin(scope)) is None:
+                        self._asleep.append(wakeup)
+                        await wakeup.wait()
+                        continue
+                    outcome = await self._reaction.act(attempt)
+                    self._finish(attempt, outcome)
+                    attempt = None
+            if attempt is not None:
+                self._finish(attempt, self._reaction.cut_short(attempt))
+
+    def _begin(self, scope: CancelScope) -> A | None:
+        signals = self._waiting.take(1)
+        if not signals:
+            return None
+        attempt = self._acting[signals[0]] = self._claimed[signals[0]]
+        attempt.scope = scope
+        self._begun.set()
+        return attempt
+
+    def _finish(self, attempt: A, outcome: Outcome) -> None:
+        del self._acting[attempt.signal]
+        self._waiting.release(attempt.signal.tenant)
+        self._end(attempt, outcome)
+
+    async def _time_out_all(self) -> None:
+        """Cut short what takes too long; sleep while nothing is acted on."""
+        while True:
+            acting = self._acting.values()
+            ends_at = min((a.deadline for a in acting if a.scope and not a.scope.cancel_called), default=math.inf)
+            if ends_at == math.inf:
+                await self._begun.wait()
                 continue
-            attempt = self._claimed[signals[0]]
-            outcome: Outcome | None = None
-            self._acting[attempt.signal] = attempt
-            with attempt.scope:
-                outcome = await self._reaction.act(attempt)
-            del self._acting[attempt.signal]
-            self._waiting.release(attempt.signal.tenant)
-            self._end(attempt, self._reaction.cut_short(attempt) if outcome is None else outcome)
+            await self._clock.sleep(max(0.0, ends_at - self._clock.now()))
+            for attempt in self._acting.values():
+                if attempt.deadline <= self._clock.now():
+                    _cancel(attempt)
 
     def _end(self, attempt: A, outcome: Outcome) -> None:
         self._ended_lately += 1
@@ -312,4 +340,9 @@ class Work(Generic[A]):
         if self._waiting.discard(attempt.signal):
             self._end(attempt, self._reaction.hand_back(attempt))
         else:
-            attempt.scope.cancel()
+            _cancel(attempt)
+
+
+def _cancel(attempt: Attempt) -> None:
+    if attempt.scope is not None:
+        attempt.scope.cancel()

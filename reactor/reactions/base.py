@@ -4,13 +4,14 @@ A reaction claims rows in batches, acts on what it claimed, and settles what cam
 the whole effect (a stale run is failed by the claim itself), it claims nothing, and the rest never comes up.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Generic, TypeVar
 from uuid import UUID
 
 from anyio import CancelScope
-from attrs import define, field, frozen
+from attrs import define, frozen
 
 from reactor.core.model import Due, Outcome, Signal
 from reactor.core.trace import TraceContext
@@ -26,8 +27,12 @@ class Attempt:
     lease_until: float
     """Monotonic seconds: when the lease may have ended, reckoned from before the claim was sent."""
 
-    scope: CancelScope = field(factory=CancelScope)
-    """Cancels the act: at its deadline if the act sets one, at the end of the grace period, when the lease was lost."""
+    deadline: float = math.inf
+    """Monotonic seconds: when the act is cut short. Set by the act; of acts under way, the one begun first has the
+    earliest."""
+
+    scope: CancelScope | None = None
+    """Cancels the act, once it is begun: at its deadline, at the end of the grace period, when the lease was lost."""
 
     lost: bool = False
     """True once another reactor may have taken the row over; nothing of it may be settled any more."""

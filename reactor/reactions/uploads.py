@@ -181,7 +181,7 @@ class FailedUploads(Reaction[UploadAttempt]):
                 upload_id=upload.id, attempt=upload.attempt, lag_s=max(0.0, self._clock.database_now() - upload.due_at)
             )
         )
-        attempt.scope.deadline = attempt.began + self._attempt_timeout_s
+        attempt.deadline = attempt.began + self._attempt_timeout_s
         try:
             attempt.stored = await self._transfer.put(upload)
         except ReactorError as error:
@@ -197,7 +197,7 @@ class FailedUploads(Reaction[UploadAttempt]):
         return outcome
 
     def cut_short(self, attempt: UploadAttempt) -> Outcome:
-        if self._clock.now() < attempt.scope.deadline:
+        if self._clock.now() < attempt.deadline:
             return self.hand_back(attempt)
         no_answer = StorageUnavailable(f"no answer within {self._attempt_timeout_s:g} s")
         return self._judge(attempt.upload, no_answer)

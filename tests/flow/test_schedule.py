@@ -112,7 +112,7 @@ async def test_an_offer_wakes_the_lane_it_is_for_and_no_other(stage: Stage) -> N
         await stage.advance(0.25)
 
         await stage.lanes["runs"].wakeup.wait()
-        assert not stage.lanes["uploads"].wakeup._event.is_set()
+        assert not stage.lanes["uploads"].wakeup._is_set
         assert stage.take("runs") == [run]
         assert stage.take("uploads") == []
 
