@@ -42,12 +42,12 @@ def open_root(folder: str | os.PathLike[str]) -> int:
 
 
 def descend(root: int, folders: Iterable[str], *, create: bool = False) -> int:
-    """Return a new descriptor of the folder that lies below `root` under these names.
+    """Return a descriptor of the folder that lies below `root` under these names; `root` is used up, also by an error.
 
     A link, or anything else that is no folder, raises NotADirectoryError. With `create`, folders that are
     missing are made, and are on disk before this returns.
     """
-    folder = os.dup(root)
+    folder = root
     try:
         for name in folders:
             if create:

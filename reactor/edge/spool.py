@@ -64,10 +64,10 @@ class Spool:
             raise ContentMismatch("the recorded SHA-256 isn't 64 lower-case hex digits")
         folder, name = self._walk(spool, path)
         try:
-            file = _open_plain_file(folder, name)
+            file, found = _open_plain_file(folder, name)
         finally:
             os.close(folder)
-        return SpooledFile(file, size_bytes=size_bytes, sha256=sha256, cancelled=cancelled)
+        return SpooledFile(file, found, size_bytes=size_bytes, sha256=sha256, cancelled=cancelled)
 
     def remove(self, spool: str, path: str, identity: tuple[int, int]) -> bool:
         """Delete a file that was opened under this path; False when it's gone or can't be deleted.
@@ -136,8 +136,6 @@ class Spool:
             return beneath.descend(root, folders), name
         except OSError as exc:
             raise _refusal(exc) from None
-        finally:
-            os.close(root)
 
 
 class SpooledFile:
@@ -147,8 +145,10 @@ class SpooledFile:
     was told the size never gets a whole object of wrong bytes. A context manager; closes its descriptor.
     """
 
-    def __init__(self, file: int, *, size_bytes: int, sha256: str | None, cancelled: threading.Event) -> None:
-        """Take over `file`, an open descriptor; it is closed also when this raises."""
+    def __init__(
+        self, file: int, found: os.stat_result, *, size_bytes: int, sha256: str | None, cancelled: threading.Event
+    ) -> None:
+        """Take over `file`, an open descriptor, which is closed also when this raises; `found` is what fstat says."""
         self._file = file
         self._size_bytes = size_bytes
         self._sha256 = sha256
@@ -156,7 +156,6 @@ class SpooledFile:
         self._hash = hashlib.sha256()
         self._position = 0
         self._proven = False
-        found = os.fstat(file)
         self._identity = (found.st_dev, found.st_ino)
         try:
             if found.st_size != size_bytes:
@@ -254,7 +253,7 @@ def _below(root: Path, path: str) -> str:
     return path
 
 
-def _open_plain_file(folder: int, name: str) -> int:
+def _open_plain_file(folder: int, name: str) -> tuple[int, os.stat_result]:
     try:
         file = os.open(name, _FILE, dir_fd=folder)
     except OSError as exc:
@@ -267,7 +266,7 @@ def _open_plain_file(folder: int, name: str) -> int:
         # The other name may lie outside the spool: whoever could link it here may not be allowed to read it.
         os.close(file)
         raise SpoolPathForbidden("the path names a file with more than one hard link, or a deleted one")
-    return file
+    return file, found
 
 
 def _refusal(exc: OSError) -> ReactorError:

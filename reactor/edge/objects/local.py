@@ -59,8 +59,6 @@ class LocalStore:
                 os.close(folder)
         except OSError as exc:
             raise _refusal(exc) from None
-        finally:
-            os.close(root)
         return "file://" + quote(f"{self._root}/{bucket}/{key}")
 
     def check(self) -> None:
