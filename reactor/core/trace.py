@@ -39,6 +39,7 @@ class TraceContext(NamedTuple):
         return self.trace_id.hex()
 
 
+@lru_cache(_REMEMBERED)
 def context_of(traceparent: str | None, row_id: UUID) -> TraceContext:
     """Return where the row belongs: in the trace that its traceparent names, or in one of its own.
 
@@ -86,7 +87,7 @@ class Trail:
     """Where a claimed upload comes from: all that its trace needs. Times are the database's seconds since 1970."""
 
     upload_id: UUID
-    context: TraceContext
+    traceparent: str | None
     bucket: str
     size_bytes: int
     attempt: int
@@ -103,6 +104,11 @@ class Trail:
 
     lost_at: float | None = None
     """When the attempt was claimed that this one takes over from, for its worker left no word; None: from nobody."""
+
+    @property
+    def context(self) -> TraceContext:
+        """Where the row belongs."""
+        return context_of(self.traceparent, self.upload_id)
 
     @property
     def span_id(self) -> bytes:

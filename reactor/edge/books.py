@@ -17,7 +17,7 @@ class Books:
         mended: dict[str, int] = {}
         while True:
             rows = await self._database.call(statements.MEND_BOOKS, (_BATCH,))
-            for row in rows:
-                mended[row.kind] = mended.get(row.kind, 0) + row.count
-            if all(row.count < _BATCH for row in rows):
+            for kind, count in rows:
+                mended[kind] = mended.get(kind, 0) + count
+            if all(count < _BATCH for _, count in rows):
                 return mended

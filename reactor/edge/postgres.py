@@ -14,7 +14,6 @@ from typing import Any, LiteralString, Protocol
 
 import psycopg
 from anyio import CancelScope
-from psycopg.rows import namedtuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from reactor.core.errors import DatabaseUnavailable
@@ -126,12 +125,11 @@ _CONNECT: dict[str, Any] = {
     **PATIENCE,
     "autocommit": True,
     "application_name": "reactor",
-    "row_factory": namedtuple_row,
 }
 
 
 class Caller(Protocol):
-    """Whatever runs one statement at a time and returns its rows as named tuples.
+    """Whatever runs one statement at a time and returns its rows as tuples.
 
     `call` raises DatabaseUnavailable. It is never cancelled once begun, and bounded by STATEMENT_TIMEOUT_S on the
     server and a little more here. When the connection turns out to be dead the statement is sent again on another:

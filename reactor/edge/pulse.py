@@ -39,11 +39,11 @@ class Pulse:
         sent = self._clock.now()
         canary = self.channel if with_canary else None
         arguments = (self.instance, socket.gethostname(), self._version, mode, canary, self._silent_after)
-        row = (await self._database.call(statements.PULSE, arguments))[0]
+        [(now_at, queue_usage, instances, listening)] = await self._database.call(statements.PULSE, arguments)
         self.answered_at = self._clock.now()
-        self._clock.observe(sent, self.answered_at, row.now_at)
-        self.queue_usage = row.queue_usage
-        return Peers(frozenset(row.instances), frozenset(row.listening))
+        self._clock.observe(sent, self.answered_at, now_at)
+        self.queue_usage = queue_usage
+        return Peers(frozenset(instances), frozenset(listening))
 
     async def leave(self) -> None:
         """Say goodbye, so that the others needn't find out. Raises DatabaseUnavailable."""

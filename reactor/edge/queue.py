@@ -2,34 +2,33 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 from attrs import frozen
 
 from reactor.core.events import UploadRescued
 from reactor.core.model import Outcome, Verdict
-from reactor.core.trace import Trail, context_of
+from reactor.core.trace import Trail
 from reactor.edge import statements
 from reactor.edge.postgres import Caller
 
 
-@frozen(kw_only=True)
+@frozen
 class Upload:
-    """A claimed upload: all that one attempt needs. Times are the database's seconds since 1970."""
+    """A claimed upload: its token, and what CLAIM_UPLOADS answers. Times are the database's seconds since 1970."""
 
-    id: UUID
-    source_id: UUID
     token: UUID
     """The fence: what this claim must show to change the row."""
 
+    id: UUID
+    due_at: float
+    claimed_at: float
+    created_at: float
     attempt: int
     """From 1; the one that begins now."""
 
     max_retries: int
-    due_at: float
-    claimed_at: float
-    created_at: float
     byte_size: int
     bucket: str
     object_path: str
@@ -50,11 +49,13 @@ class Upload:
     lost_at: float | None
     """When the attempt was claimed that is taken over from; None: from nobody."""
 
+    source_id: UUID
+
     def trail(self) -> Trail:
         """Return what the upload's trace needs to know, and no more."""
         return Trail(
             upload_id=self.id,
-            context=context_of(self.traceparent, self.id),
+            traceparent=self.traceparent,
             bucket=self.bucket,
             size_bytes=self.byte_size,
             attempt=self.attempt,
@@ -121,7 +122,7 @@ class Rescue(NamedTuple):
         claimed_at = self.rescued_at if self.claimed_at is None else self.claimed_at
         trail = Trail(
             upload_id=self.id,
-            context=context_of(self.traceparent, self.id),
+            traceparent=self.traceparent,
             bucket=self.bucket,
             size_bytes=self.byte_size,
             attempt=self.attempt,
@@ -152,13 +153,14 @@ class UploadQueue:
         """Claim those that are due. Repeating it with the same token gives the same uploads again."""
         rows = await self._claims.call(statements.CLAIM_UPLOADS, (list(ids), token, self._lease))
         claimed = Claimed(uploads=[], waiting=[], exhausted=[])
-        for row in rows:
-            if row.state == "claimed":
-                claimed.uploads.append(_upload(row, token))
-            elif row.state == "waiting":
-                claimed.waiting.append((row.id, row.due_at))
+        for state, *row in rows:
+            if state == "claimed":
+                claimed.uploads.append(Upload(token, *row))
+            elif state == "waiting":
+                row_id, due_at, *_ = row
+                claimed.waiting.append((row_id, due_at))
             else:
-                claimed.exhausted.append(row.id)
+                claimed.exhausted.append(row[0])
         return claimed
 
     async def extend(self, held: Sequence[Upload]) -> set[UUID]:
@@ -180,7 +182,7 @@ class UploadQueue:
                 [outcome.storage_url for _, outcome in ended],
             ),
         )
-        return {row.id: Settled(row.due_at, row.settled_at) for row in rows}
+        return {row_id: Settled(due_at, settled_at) for row_id, due_at, settled_at in rows}
 
     async def confirm_stored(self, settled: Sequence[tuple[Upload, str]]) -> set[UUID]:
         """Return the ids of those that have left the queue, stored under the URL given: for settlements unanswered."""
@@ -231,27 +233,3 @@ class Runs:
         arguments = (timedelta(seconds=horizon_s), self._heartbeat_timeout, limit)
         return [Row(*row) for row in await self._database.call(statements.SWEEP_RUNS, arguments)]
 
-
-def _upload(row: Any, token: UUID) -> Upload:
-    return Upload(
-        id=row.id,
-        source_id=row.source_id,
-        token=token,
-        attempt=row.attempt,
-        max_retries=row.max_retries,
-        due_at=row.due_at,
-        claimed_at=row.claimed_at,
-        created_at=row.created_at,
-        byte_size=row.byte_size,
-        bucket=row.bucket,
-        object_path=row.object_path,
-        content_hash=row.content_hash,
-        spool=row.spool,
-        temp_file_path=row.temp_file_path,
-        mime_type=row.mime_type,
-        traceparent=row.traceparent,
-        last_code=row.last_code,
-        ordinal=row.ordinal,
-        waited_since=row.waited_since,
-        lost_at=row.lost_at,
-    )

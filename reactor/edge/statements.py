@@ -2,7 +2,11 @@
 
 from typing import Final, LiteralString
 
-CLAIM_UPLOADS: Final[LiteralString] = "select * from reactor.claim_uploads(%s::uuid[], %s::uuid, %s::interval)"
+CLAIM_UPLOADS: Final[LiteralString] = (
+    "select state, id, due_at, claimed_at, created_at, attempt, max_retries, byte_size, bucket, object_path,"
+    " content_hash, spool, temp_file_path, mime_type, traceparent, last_code, ordinal, waited_since, lost_at, source_id"
+    " from reactor.claim_uploads(%s::uuid[], %s::uuid, %s::interval)"
+)
 
 EXTEND_LEASES: Final[LiteralString] = "select * from reactor.extend_leases(%s::uuid[], %s::uuid[], %s::interval)"
 

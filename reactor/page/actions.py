@@ -93,8 +93,9 @@ class Actions:
             if not batch:
                 break
             seen += len(batch)
-            place = Place(batch[-1].moment, batch[-1].id)
-            outcome = await self._operate(operator, "retry", [row.id for row in batch], wanted=wanted)
+            last_id, _, moment = batch[-1]
+            place = Place(moment, last_id)
+            outcome = await self._operate(operator, "retry", [row[0] for row in batch], wanted=wanted)
             changed += [UUID(text) for text in outcome["changed"]]
             left |= {UUID(text): CATALOGUE[code].message for text, code in outcome["kept"].items()}
         [(more,)] = await self._database.call(_COUNT, _arguments(wanted, place, until, AT_MOST + 1))

@@ -143,12 +143,12 @@ class Lists:
 
     async def _page(self, statement: LiteralString, place: Place, passes: Sequence[Any], *, look: int) -> Page:
         arguments = (place.moment, place.row_id, look, *passes, PAGE + 1)
-        [found] = await self._database.call(statement, arguments)
-        rows: list[Row] = found.rows[:PAGE]
-        if len(found.rows) > PAGE:
+        [(looked, last_moment, last_id, found)] = await self._database.call(statement, arguments)
+        rows: list[Row] = found[:PAGE]
+        if len(found) > PAGE:
             return Page(rows=rows, after=Place(rows[-1]["place"], UUID(rows[-1]["id"])).cursor(), looked=None)
-        if found.looked == look:
-            return Page(rows=rows, after=Place(found.last_moment, found.last_id).cursor(), looked=look)
+        if looked == look:
+            return Page(rows=rows, after=Place(last_moment, last_id).cursor(), looked=look)
         return Page(rows=rows, after=None, looked=None)
 
 

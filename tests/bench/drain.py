@@ -123,7 +123,7 @@ async def _floor(url: str, ids: list[str]) -> float:
         count = len(rows)
         nothing = [None] * count
         outcomes = (["stored"] * count, [0.0] * count, nothing, nothing, ["none://bench"] * count)
-        settle = ([row[0] for row in rows], [token] * count, *outcomes)
+        settle = ([row[1] for row in rows], [token] * count, *outcomes)
         settled = await (await conn.execute(SETTLE_UPLOADS, settle, binary=True)).fetchall()
         assert len(settled) == len(ids[first : first + _BATCH])
     took_s = time.monotonic() - began

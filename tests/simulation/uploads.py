@@ -12,8 +12,8 @@ _NO_TRIES = "STORAGE_UPLOAD_FAILED"
 
 
 class ClaimAnswer(NamedTuple):
-    id: UUID
     state: str
+    id: UUID
     due_at: float
     claimed_at: float | None = None
     created_at: float | None = None
@@ -57,7 +57,7 @@ class UploadCalls(Tables):
             free_at = row.next_retry_at if row.status == "failed" else row.lease_expires_at or 0.0
             is_spent = row.retry_count >= row.max_retries and free_at <= now
             due_at = now + lease.total_seconds() if free_at <= now else min(free_at, NEVER_S)
-            claimed.append(ClaimAnswer(row.id, "exhausted" if is_spent else "waiting", due_at))
+            claimed.append(ClaimAnswer("exhausted" if is_spent else "waiting", row.id, due_at))
         return claimed
 
     def _claim(self, row: UploadRow, token: UUID, lease: timedelta) -> ClaimAnswer | None:
