@@ -99,4 +99,5 @@ class LogLines:
 
 
 def _of(trail: Trail) -> Any:
-    return logger.bind(**trail.fields)
+    # not bound: they are made only for a line that is written
+    return logger.patch(lambda record: record["extra"].update(trail.fields))
