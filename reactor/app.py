@@ -122,7 +122,8 @@ class Reactor:
                     spent = works.spent
                     await engine.reconcile.once()
                     await works.until_idle(self._stop)
-                    engine.reconcile.tell(changes.taken())
+                    engine.reconcile.tell(changes)
+                    changes.clear()
                     # a store that is down spends nothing: what it didn't take waits for the next reconciliation
                     more = engine.reconcile.has_more and works.spent > spent
                 await works.finish(self.settings.shutdown_grace_s)

@@ -144,6 +144,10 @@ class Swept:
     duration_s: float
 
 
+MOST_LINKS = 128
+"""What tracing back ends keep of one span, by the specification's default limit."""
+
+
 @frozen(kw_only=True)
 class Reconciled:
     """A whole pass was made."""
@@ -151,8 +155,11 @@ class Reconciled:
     pass_id: UUID
     began_at: float
     ended_at: float
-    changed: Sequence[TraceContext]
-    """The traces of the rows that it changed."""
+    changed: int
+    """Rows that it changed."""
+
+    links: Sequence[TraceContext]
+    """Where they stand in their traces; of many, the first MOST_LINKS at least."""
 
 
 @frozen(kw_only=True)

@@ -18,16 +18,13 @@ from uuid import UUID
 from opentelemetry import trace as otel
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision, Sampler
 
-from reactor.core.events import AttemptSettled, Reconciled, RunExpired, UploadRescued, UploadsClaimed
+from reactor.core.events import MOST_LINKS, AttemptSettled, Reconciled, RunExpired, UploadRescued, UploadsClaimed
 from reactor.core.model import Verdict
 from reactor.core.trace import TraceContext, Trail, context_of, span_ids, timeout_span_id
 from reactor.edge.spans import CLIENT, CONSUMER, INTERNAL, PRODUCER, Attribute, SpanBatches
 
 _WORTH_TELLING_S = 1.0
 """A wait that nobody ordered is told of from here on: nobody was there, or all were busy."""
-
-_MOST_LINKS = 128
-"""What tracing back ends keep of one span, by the specification's default limit."""
 
 _REMEMBERED = 10_000
 
@@ -237,10 +234,10 @@ class Traces:
                 INTERNAL,
                 (context.trace_id, context.span_id, b""),
                 (event.began_at, event.ended_at),
-                {"reconcile.changed": len(event.changed)},
+                {"reconcile.changed": event.changed},
                 flags=context.flags,
                 is_parent_remote=False,
-                links=[(row.trace_id, row.span_id) for row in event.changed[:_MOST_LINKS]],
+                links=[(row.trace_id, row.span_id) for row in event.links[:MOST_LINKS]],
             )
 
 

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.events import (
+    MOST_LINKS,
     AttemptSettled,
     BooksMended,
     DatabaseLost,
@@ -39,21 +40,25 @@ class Changes:
     """Hears which rows change while a pass is worked off, and where they stand in their traces. An `Emit`."""
 
     def __init__(self) -> None:
-        self._contexts: list[TraceContext] = []
+        self.count = 0
+        self.links = list[TraceContext]()
+        """Where the first MOST_LINKS of them stand."""
 
     def __call__(self, event: Event) -> None:
         match event:
             case AttemptSettled() if event.verdict is not Verdict.DEFERRED:
-                self._contexts.append(event.trail.context)
+                self.count += 1
+                if len(self.links) < MOST_LINKS:
+                    self.links.append(event.trail.context)
             case RunExpired():
-                self._contexts.append(event.context)
+                self.count += 1
+                self.links.append(event.context)
             case _:
                 pass
 
-    def taken(self) -> list[TraceContext]:
-        """Return what was heard since it was last asked."""
-        contexts, self._contexts = self._contexts, []
-        return contexts
+    def clear(self) -> None:
+        self.count = 0
+        self.links = []
 
 
 class Reconcile:
@@ -154,14 +159,15 @@ class Reconcile:
         self.finished_at = self._clock.now()
         self.on_pass()
 
-    def tell(self, also_changed: Sequence[TraceContext] = ()) -> None:
+    def tell(self, also: Changes | None = None) -> None:
         """Tell of the last pass, and of what whoever asked for it changed by it."""
         self._emit(
             Reconciled(
                 pass_id=uuid4(),
                 began_at=self._began_at,
                 ended_at=self._clock.database_now(),
-                changed=[*self._rescued, *also_changed],
+                changed=len(self._rescued) + (also.count if also else 0),
+                links=[*self._rescued, *(also.links if also else ())],
             )
         )
 

@@ -118,7 +118,7 @@ def test_what_happens_is_remembered_and_bounded() -> None:
 
 def test_what_a_pass_found_that_notifications_missed_is_of_that_pass() -> None:
     memory = Memory(ManualClock(), on_change=lambda: None)
-    done = Reconciled(pass_id=uuid4(), began_at=0.0, ended_at=1.0, changed=())
+    done = Reconciled(pass_id=uuid4(), began_at=0.0, ended_at=1.0, changed=0, links=())
     memory.hear(Swept(reaction="uploads", found=5, missed=2, duration_s=0.1))
     memory.hear(BooksMended(kind="reservations", count=1))
     memory.hear(BooksMended(kind="months", count=9))
