@@ -3,12 +3,11 @@
 import hashlib
 import os
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from reactor.edge.spool import Spool, SpooledFile
+from reactor.edge.spool import Cancellation, Spool, SpooledFile
 
 CONTENT = bytes(range(256)) * 40
 NOBODY = 65534
@@ -34,16 +33,16 @@ def opened(
     name: str = "default",
     size_bytes: int = len(CONTENT),
     digest: str | None = sha256(CONTENT),
-    cancelled: threading.Event | None = None,
+    cancelled: Cancellation | None = None,
 ) -> SpooledFile:
     """Open a file that holds CONTENT, unless told otherwise."""
     return spool.open(
-        name, path, size_bytes=size_bytes, sha256=digest, cancelled=cancelled or threading.Event()
+        name, path, size_bytes=size_bytes, sha256=digest, cancelled=cancelled or Cancellation()
     )
 
 
 def body_of(
-    content: bytes, *, digest: str | None = None, cancelled: threading.Event | None = None
+    content: bytes, *, digest: str | None = None, cancelled: Cancellation | None = None
 ) -> SpooledFile:
     """Spool these bytes and open them; `digest` to promise other bytes than they are."""
     with tempfile.TemporaryDirectory() as folder:

@@ -31,6 +31,7 @@ class _Job:
     work: Callable[[], Any]
     future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
+    is_aside: bool
     is_begun: bool = False
     is_ended: bool = False
 
@@ -54,14 +55,18 @@ class Hands:
         self._asleep = 0
         self._calls = threading.Semaphore(0)
 
-    async def do(self, work: Callable[[], T]) -> T:
+    async def do(self, work: Callable[[], T], *, aside: bool = False) -> T:
         """Do the work in a thread and return what it returns. Cancelled, it isn't begun; if it was, it is abandoned.
 
-        Abandoned work goes on and nobody hears of it; its thread isn't counted any more.
+        Abandoned work goes on and nobody hears of it; its thread isn't counted any more. Work `aside` is short, goes
+        before all that waits, and has a thread more than the others may have where they are all slow.
         """
         loop = asyncio.get_running_loop()
-        job = _Job(work, loop.create_future(), loop)
-        self._jobs.append(job)
+        job = _Job(work, loop.create_future(), loop, aside)
+        if aside:
+            self._jobs.appendleft(job)
+        else:
+            self._jobs.append(job)
         with self._lock:
             if not self._at_work:
                 self._wake_one()
@@ -93,7 +98,7 @@ class Hands:
         self._tell()  # last: who sees no work waiting any more tells by itself
 
     def _wake_one(self) -> None:
-        if self._at_work >= self._count:
+        if not self._may_go_on(self._at_work + 1):
             return
         self._at_work += 1
         if self._asleep:
@@ -102,6 +107,10 @@ class Hands:
         else:
             # a daemon: a put that hangs must not keep the process from ending
             threading.Thread(target=self._work, name=self._name, daemon=True).start()
+
+    def _may_go_on(self, at_work: int) -> bool:
+        """Return whether so many threads may be at work on what waits."""
+        return at_work <= self._count or (at_work == self._count + 1 and bool(self._jobs) and self._jobs[0].is_aside)
 
     def _abandon(self, job: _Job) -> None:
         with self._lock:
@@ -138,7 +147,7 @@ class Hands:
         """Return work that is now begun; None when the thread is to end."""
         while True:
             with self._lock:
-                while self._jobs:
+                while self._jobs and self._may_go_on(self._at_work):
                     job = self._jobs.popleft()
                     if not job.future.cancelled():
                         job.is_begun = True

@@ -15,11 +15,12 @@ import io
 import os
 import re
 import stat
-import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
+
+from attrs import define
 
 from reactor.core.errors import (
     ConfigInvalid,
@@ -34,6 +35,9 @@ from reactor.edge import beneath
 # O_NONBLOCK: opening a FIFO would wait for a writer that may never come.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
+Identity: TypeAlias = tuple[int, int, int]
+"""Device, inode and when it was last written to, in nanoseconds: which file it is, and that its bytes are the same."""
+
 _CHUNK_BYTES = 1024 * 1024
 
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -45,6 +49,13 @@ _FORBIDDEN = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV}
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT}
 
 
+@define(eq=False)
+class Cancellation:
+    """Set from another thread once nobody waits any more for what is being read. Nobody waits for it either."""
+
+    is_set: bool = False
+
+
 class Spool:
     """Opens spooled files by the spool's name and the path in the row. Safe to use from several threads."""
 
@@ -52,7 +63,7 @@ class Spool:
         self._dirs = {name: folder.absolute() for name, folder in dirs.items()}
 
     def open(
-        self, spool: str, path: str, *, size_bytes: int, sha256: str | None, cancelled: threading.Event
+        self, spool: str, path: str, *, size_bytes: int, sha256: str | None, cancelled: Cancellation
     ) -> "SpooledFile":
         """Open one file and hold it to its recorded size and SHA-256 (lower-case hex; None: unknown).
 
@@ -62,44 +73,58 @@ class Spool:
         """
         if sha256 is not None and _SHA256.fullmatch(sha256) is None:
             raise ContentMismatch("the recorded SHA-256 isn't 64 lower-case hex digits")
-        folder, name = self._walk(spool, path)
+        *folders, name = self._names(spool, path)
+        folder = self._open_folder(spool, folders)
         try:
             file, found = _open_plain_file(folder, name)
         finally:
             os.close(folder)
         return SpooledFile(file, found, size_bytes=size_bytes, sha256=sha256, cancelled=cancelled)
 
-    def remove(self, spool: str, path: str, identity: tuple[int, int]) -> bool:
-        """Delete a file that was opened under this path; False when it's gone or can't be deleted.
+    def remove(self, files: Iterable[tuple[str, str, Identity]]) -> list[str | None]:
+        """Delete files that were opened, given by spool, path and identity. Return why each stays; None: it's gone.
 
-        `identity` is the opened file's: another file that has taken the name since stays. Call this before
-        closing that one, for a closed file's inode may become another's. A file that takes the name in the
-        instant between our look and our unlink is lost; no system call closes that gap.
+        Another file that has taken the name since, or other bytes the file, is left alone. What does so in the instant
+        between our look and our unlink is lost; no system call closes that gap.
         """
+        reasons: list[str | None] = []
+        at: tuple[str, list[str]] | None = None
+        folder = -1  # that of the file before: most lie in the same one
         try:
-            return self._unlink(spool, path, identity)
-        except ReactorError:
-            return False
+            for spool, path, identity in files:
+                try:
+                    *folders, name = self._names(spool, path)
+                    if at != (spool, folders):
+                        if at is not None:
+                            os.close(folder)
+                            at = None
+                        folder = self._open_folder(spool, folders)
+                        at = (spool, folders)
+                    _unlink(folder, name, identity)
+                except (SpoolFileMissing, FileNotFoundError):
+                    reasons.append(None)
+                except (ReactorError, OSError) as error:
+                    reasons.append(getattr(error, "strerror", None) or str(error))
+                else:
+                    reasons.append(None)
+        finally:
+            if at is not None:
+                os.close(folder)
+        return reasons
 
     def discard(self, spool: str, path: str) -> bool:
         """Delete the plain file under this path, whichever it is; False when there is none.
 
         Raises SpoolPathForbidden for a path that leads out of the spool.
         """
-        return self._unlink(spool, path, None)
-
-    def _unlink(self, spool: str, path: str, identity: tuple[int, int] | None) -> bool:
-        folder, name = self._walk(spool, path)
+        *folders, name = self._names(spool, path)
+        folder = self._open_folder(spool, folders)
         try:
-            found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            if not stat.S_ISREG(found.st_mode) or identity not in (None, (found.st_dev, found.st_ino)):
-                return False
-            os.unlink(name, dir_fd=folder)
+            return _unlink(folder, name, None)
         except OSError:
             return False
         finally:
             os.close(folder)
-        return True
 
     def check(self) -> None:
         """Raise ConfigInvalid, one line for each spool that isn't a directory the reactor can work in."""
@@ -119,21 +144,23 @@ class Spool:
             return 0
         return min((figure.f_bavail * figure.f_frsize for figure in figures), default=0)
 
-    def _walk(self, spool: str, path: str) -> tuple[int, str]:
-        """Return a new descriptor of the folder that holds the file, and the file's name in it."""
+    def _names(self, spool: str, path: str) -> list[str]:
+        """Return the names of the folders below the spool, and of the file in the last of them."""
         if spool not in self._dirs:
             raise SpoolPathForbidden("the row names a spool that isn't configured; add it to REACTOR_SPOOLS")
-        root_dir = self._dirs[spool]
         try:
-            *folders, name = beneath.names(_below(root_dir, path))
+            return beneath.names(_below(self._dirs[spool], path))
         except ValueError as exc:
             raise SpoolPathForbidden(f"the path doesn't name a file inside the spool: {exc}") from None
+
+    def _open_folder(self, spool: str, folders: Sequence[str]) -> int:
+        """Return a new descriptor of a folder of the spool."""
         try:
-            root = beneath.open_root(root_dir)
+            root = beneath.open_root(self._dirs[spool])
         except OSError as exc:
             raise StorageUnavailable(f"the spool's directory can't be opened: {exc.strerror}") from None
         try:
-            return beneath.descend(root, folders), name
+            return beneath.descend(root, folders)
         except OSError as exc:
             raise _refusal(exc) from None
 
@@ -146,7 +173,7 @@ class SpooledFile:
     """
 
     def __init__(
-        self, file: int, found: os.stat_result, *, size_bytes: int, sha256: str | None, cancelled: threading.Event
+        self, file: int, found: os.stat_result, *, size_bytes: int, sha256: str | None, cancelled: Cancellation
     ) -> None:
         """Take over `file`, an open descriptor, which is closed also when this raises; `found` is what fstat says."""
         self._file = file
@@ -156,7 +183,7 @@ class SpooledFile:
         self._hash = hashlib.sha256()
         self._position = 0
         self._proven = False
-        self._identity = (found.st_dev, found.st_ino)
+        self._identity = _identity(found)
         try:
             if found.st_size != size_bytes:
                 raise ContentMismatch("the spooled file doesn't have the recorded size")
@@ -167,8 +194,7 @@ class SpooledFile:
             raise
 
     @property
-    def identity(self) -> tuple[int, int]:
-        """Device and inode: which file this is, whatever its name is now."""
+    def identity(self) -> Identity:
         return self._identity
 
     @property
@@ -191,7 +217,7 @@ class SpooledFile:
         """
         if size < 0:
             return b"".join(iter(lambda: self.read(_CHUNK_BYTES), b""))
-        if self._cancelled.is_set():
+        if self._cancelled.is_set:
             raise StorageUnavailable("the attempt was cancelled while the file was being read")
         left = self._size_bytes - self._position
         chunk = self._read_some(min(size, left))
@@ -267,6 +293,19 @@ def _open_plain_file(folder: int, name: str) -> tuple[int, os.stat_result]:
         os.close(file)
         raise SpoolPathForbidden("the path names a file with more than one hard link, or a deleted one")
     return file, found
+
+
+def _identity(found: os.stat_result) -> Identity:
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
+def _unlink(folder: int, name: str, identity: Identity | None) -> bool:
+    """Delete a plain file, if it is the one that is meant (None: whichever it is); return whether it was."""
+    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if not stat.S_ISREG(found.st_mode) or identity not in (None, _identity(found)):
+        return False
+    os.unlink(name, dir_fd=folder)
+    return True
 
 
 def _refusal(exc: OSError) -> ReactorError:

@@ -1,25 +1,27 @@
 """From the spool into the store: one file at a time to a worker thread, so that neither ever holds up the loop."""
 
-import threading
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from anyio import CancelScope, to_thread
+from anyio import CancelScope
 
-from reactor.core.errors import ReactorError
 from reactor.edge.hands import Hands
 from reactor.edge.objects.base import ObjectStore
 from reactor.edge.queue import Upload
-from reactor.edge.spool import Spool
+from reactor.edge.spool import Cancellation, Identity, Spool
+
+_AT_ONCE = 50
+"""Most files that are removed in one piece of work: short, so that puts go on between."""
 
 
 class Stored(NamedTuple):
     """A spooled file that is in the store."""
 
     url: str
-    identity: tuple[int, int]
-    """Device and inode of the file: what is removed must still be that one."""
+    identity: Identity
+    """What is removed must still be that file."""
 
 
 class Transfer(Protocol):
@@ -52,13 +54,13 @@ class SpoolToStore:
         return self._store.name
 
     async def put(self, upload: Upload) -> Stored:
-        cancelled = threading.Event()
+        cancelled = Cancellation()
         try:
             return await self._hands.do(partial(self._put, upload, cancelled))
         finally:
-            cancelled.set()  # whatever made us stop, the thread stops reading
+            cancelled.is_set = True  # whatever made us stop, the thread stops reading
 
-    def _put(self, upload: Upload, cancelled: threading.Event) -> Stored:
+    def _put(self, upload: Upload, cancelled: Cancellation) -> Stored:
         with self._spool.open(
             upload.spool,
             upload.temp_file_path or "",
@@ -70,17 +72,19 @@ class SpoolToStore:
             return Stored(url, body.identity)
 
     async def remove(self, stored: Sequence[tuple[Upload, Stored]]) -> Sequence[tuple[Upload, str]]:
+        batches = [stored[first : first + _AT_ONCE] for first in range(0, len(stored), _AT_ONCE)]
         with CancelScope(shield=True):
-            left = await to_thread.run_sync(self._remove, stored)
-        return left  # noqa: RET504  # by its type, a scope may swallow what would have returned
+            removed = await asyncio.gather(
+                *(self._hands.do(partial(self._remove, batch), aside=True) for batch in batches)
+            )
+        return [
+            (upload, reason)
+            for batch, reasons in zip(batches, removed, strict=True)
+            for (upload, _), reason in zip(batch, reasons, strict=True)
+            if reason is not None
+        ]
 
-    def _remove(self, stored: Sequence[tuple[Upload, Stored]]) -> list[tuple[Upload, str]]:
-        left: list[tuple[Upload, str]] = []
-        for upload, (_, identity) in stored:
-            try:
-                self._spool.remove(upload.spool, upload.temp_file_path or "", identity)
-            except ReactorError as error:
-                left.append((upload, str(error)))
-            except OSError as error:
-                left.append((upload, error.strerror or type(error).__name__))  # its own words name the file
-        return left
+    def _remove(self, stored: Sequence[tuple[Upload, Stored]]) -> list[str | None]:
+        return self._spool.remove(
+            (upload.spool, upload.temp_file_path or "", identity) for upload, (_, identity) in stored
+        )

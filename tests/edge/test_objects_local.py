@@ -24,6 +24,7 @@ from reactor.core.errors import (
     StorageUnavailable,
 )
 from reactor.edge.objects.local import LocalStore
+from reactor.edge.spool import Cancellation
 
 
 @pytest.fixture
@@ -135,8 +136,8 @@ class TestWholeOrNotAtAll:
 
     @pytest.mark.usefixtures("_either_way")
     def test_a_cancelled_attempt_leaves_no_file(self, store: LocalStore, root: Path) -> None:
-        cancelled = threading.Event()
-        cancelled.set()
+        cancelled = Cancellation()
+        cancelled.is_set = True
         with (
             body_of(CONTENT, cancelled=cancelled) as body,
             pytest.raises(StorageUnavailable, match="cancelled"),

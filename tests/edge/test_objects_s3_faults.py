@@ -31,7 +31,7 @@ from reactor.core.errors import (
 )
 from reactor.edge.objects.s3 import S3Store
 from reactor.edge.objects.s3_errors import retry_after_s
-from reactor.edge.spool import Spool
+from reactor.edge.spool import Cancellation, Spool
 
 SECRET = "a-secret-that-no-message-shows"  # noqa: S105 - of no server
 
@@ -253,7 +253,7 @@ class TestTheBodysOwnWord:
         self, store: S3Store, server: FaultServer, tmp_path: Path
     ) -> None:
         """64 MiB are more than the sockets between us hold: the put can't have ended when it is cancelled."""
-        started, resume, cancelled = threading.Event(), threading.Event(), threading.Event()
+        started, resume, cancelled = threading.Event(), threading.Event(), Cancellation()
         server.fault = stalls(started, resume)
         (tmp_path / "upload").touch()
         with (tmp_path / "upload").open("wb") as file:
@@ -262,7 +262,7 @@ class TestTheBodysOwnWord:
 
         def cancel() -> None:
             started.wait()
-            cancelled.set()
+            cancelled.is_set = True
             resume.set()
 
         canceller = threading.Thread(target=cancel)

@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-import threading
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from reactor.core.errors import (
     SpoolFileMissing,
     StorageUnavailable,
 )
-from reactor.edge.spool import Spool
+from reactor.edge.spool import Cancellation, Spool
 
 
 @pytest.fixture
@@ -69,10 +68,10 @@ class TestReading:
             body.seek(0, os.SEEK_END)
 
     def test_a_cancelled_attempt_stops_at_the_next_read(self, spool: Spool) -> None:
-        cancelled = threading.Event()
+        cancelled = Cancellation()
         with opened(spool, cancelled=cancelled) as body:
             body.read(10)
-            cancelled.set()
+            cancelled.is_set = True
             with pytest.raises(StorageUnavailable, match="the attempt was cancelled"):
                 body.read(10)
 
@@ -150,22 +149,48 @@ class TestContent:
 class TestRemoving:
     def test_it_removes_the_file_that_it_opened(self, folder: Path, spool: Spool) -> None:
         with opened(spool) as body:
-            assert spool.remove("default", "upload", body.identity) is True
+            assert spool.remove([("default", "upload", body.identity)]) == [None]
             assert not (folder / "upload").exists()
-            assert spool.remove("default", "upload", body.identity) is False
+            assert spool.remove([("default", "upload", body.identity)]) == [None]  # nothing is left to do
+
+    def test_many_are_removed_together_wherever_they_lie(self, tmp_path: Path, folder: Path) -> None:
+        (other := tmp_path / "other").mkdir()
+        (folder / "a" / "b").mkdir(parents=True)
+        spool = Spool({"default": folder, "other": other})
+        paths = [("default", path) for path in ("1", "2", "a/3", "a/4", "a/b/5", "6")]
+        paths += [("other", "1"), ("other", "7")]
+        files = []
+        for name, path in paths:
+            ((other if name == "other" else folder) / path).write_bytes(CONTENT)
+            with opened(spool, path, name=name) as body:
+                files.append((name, path, body.identity))
+        (other / "stays").write_bytes(CONTENT)
+        descriptors = Path("/proc/self/fd")
+        before = len([*descriptors.iterdir()])
+        assert spool.remove(files) == [None] * len(files)
+        assert len([*descriptors.iterdir()]) == before
+        left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+        assert left == {"upload", "canary", "stays"}
 
     def test_a_file_that_took_the_name_stays(self, folder: Path, spool: Spool) -> None:
         with opened(spool) as body:
             (folder / "other").write_bytes(CONTENT)
             (folder / "other").replace(folder / "upload")
-            assert spool.remove("default", "upload", body.identity) is False
+            assert spool.remove([("default", "upload", body.identity)]) == [None]
         assert (folder / "upload").read_bytes() == CONTENT
+
+    def test_a_file_that_was_written_anew_stays(self, folder: Path, spool: Spool) -> None:
+        with opened(spool) as body:
+            identity = body.identity
+        (folder / "upload").write_bytes(b"those of the next upload")
+        assert spool.remove([("default", "upload", identity)]) == [None]
+        assert (folder / "upload").read_bytes() == b"those of the next upload"
 
     def test_a_link_that_took_the_name_stays_with_its_target(self, tmp_path: Path, spool: Spool) -> None:
         with opened(spool) as body:
             moved = (tmp_path / "spool" / "upload").rename(tmp_path / "moved")
             (tmp_path / "spool" / "upload").symlink_to(moved)
-            assert spool.remove("default", "upload", body.identity) is False
+            assert spool.remove([("default", "upload", body.identity)]) == [None]
         assert moved.read_bytes() == CONTENT
 
     def test_a_link_that_took_the_folders_name_is_not_followed(
@@ -176,18 +201,39 @@ class TestRemoving:
         with opened(spool, "a/upload") as body:
             moved = (folder / "a").rename(tmp_path / "a")
             (folder / "a").symlink_to(moved)
-            assert spool.remove("default", "a/upload", body.identity) is False
+            [reason] = spool.remove([("default", "a/upload", body.identity)])
+        assert reason is not None
+        assert "link" in reason
         assert (moved / "upload").read_bytes() == CONTENT
 
-    @pytest.mark.parametrize("path", ["../canary", "", "upload/", "missing/upload"])
+    @pytest.mark.parametrize(
+        ("name", "path", "reason"),
+        [
+            ("default", "../canary", "'.' and '..' are not allowed"),
+            ("default", "", "empty"),
+            ("default", "upload/", "empty"),
+            ("other", "upload", "add it to REACTOR_SPOOLS"),
+        ],
+    )
     def test_a_path_that_cannot_be_opened_removes_nothing(
-        self, folder: Path, spool: Spool, path: str
+        self, folder: Path, spool: Spool, name: str, path: str, reason: str
     ) -> None:
         with opened(spool) as body:
-            assert spool.remove("default", path, body.identity) is False
-            assert spool.remove("other", "upload", body.identity) is False
+            (folder / "next").write_bytes(CONTENT)
+            with opened(spool, "next") as other:
+                found = spool.remove([(name, path, body.identity), ("default", "next", other.identity)])
+        assert found[0] is not None
+        assert reason in found[0]
+        assert found[1] is None
+        assert not (folder / "next").exists()
         assert (folder / "upload").exists()
         assert (folder.parent / "canary").exists()
+
+    def test_what_may_not_be_removed_says_why(self, reachable_folder: Path) -> None:
+        spool = Spool({"default": laid_out(reachable_folder)})
+        with opened(spool) as body, unprivileged():
+            assert spool.remove([("default", "upload", body.identity)]) == ["Permission denied"]
+        assert (reachable_folder / "spool" / "upload").exists()
 
 
 class TestChecking:

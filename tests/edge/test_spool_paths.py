@@ -170,7 +170,7 @@ class TestNoTextLeadsOut:
         else:
             with body:
                 found = (folder / "upload").stat()
-                assert body.identity == (found.st_dev, found.st_ino)
+                assert body.identity == (found.st_dev, found.st_ino, found.st_mtime_ns)
         assert (tmp_path / "canary").read_bytes() == CONTENT
 
     @staticmethod

@@ -83,7 +83,7 @@ class SimulatedTransfer:
             raise
         finally:
             storage.checks.put_ends(self.node, upload)
-        return Stored(f"simulated://{upload.bucket}/{upload.object_path}", (1, 1))
+        return Stored(f"simulated://{upload.bucket}/{upload.object_path}", (1, 1, 1))
 
     def _store(self, upload: Upload, content: str) -> None:
         self.storage.objects[upload.bucket, upload.object_path] = content
