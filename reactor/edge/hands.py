@@ -1,15 +1,18 @@
 """Threads for work that blocks, made for much that is short: what comes in together is done together.
 
 A thread to each piece of work costs more than a short piece does: one is to be woken, and the loop again as it ends.
-So a thread goes on for as long as there is work, and the loop is told at once of all that has ended meanwhile. Only
-work that has waited for a moment wakes another thread, for then the others are held up: a slow store has all the
-threads it may have within a few moments, a quick one keeps one of them busy.
+So a thread goes on for as long as there is work, and the loop is told at once of all that has ended meanwhile; it
+looks each moment as well, so that nothing that has ended waits behind what blocks. Only where work waits for work that
+takes long another thread is woken: a slow store has all the threads it may have within a few moments, a quick one keeps
+one of them busy. More would only wait for the interpreter, at every system call.
 """
 
 import asyncio
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any, TypeVar
 
 from attrs import define
@@ -17,10 +20,13 @@ from attrs import define
 T = TypeVar("T")
 
 _PATIENCE_S = 0.001
-"""How long work may wait before more threads are woken."""
+"""How long work may wait before the loop looks why."""
 
 _SHORT_S = 0.00025
 """Work that takes no longer is quicker done by one thread than by two, which would wait for each other."""
+
+_MOST_LATE = 8
+"""How often in a row a look may come late and be told nothing by."""
 
 _IDLE_S = 10.0
 """After how long without work a thread ends."""
@@ -46,8 +52,10 @@ class Hands:
         self._ended: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
         self._is_told = False
         self._is_watched = False
-        self._looked_at = 0.0
-        self._ended_lately = 0
+        self._look_at = 0.0
+        self._quickest_s = math.inf
+        self._slow_looks = 0
+        self._late_looks = 0
 
         # Invariant: these are changed under the lock alone. A thread is at work, asleep, or at work that was abandoned.
         self._lock = threading.Lock()
@@ -81,19 +89,25 @@ class Hands:
         return result
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._ended_lately = 0
-        self._looked_at = loop.time()
-        loop.call_later(_PATIENCE_S, self._look, loop)
+        self._quickest_s = math.inf
+        self._look_at = loop.time() + _PATIENCE_S
+        loop.call_at(self._look_at, self._look, loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """Double the threads when work has waited for long work; look again for as long as any waits."""
         if self._jobs:
-            if self._ended_lately * _SHORT_S < (loop.time() - self._looked_at) * self._at_work:
+            if loop.time() > self._look_at + _PATIENCE_S and self._late_looks < _MOST_LATE:
+                self._late_looks += 1  # this loop kept the interpreter to itself: that says nothing of the work
+            else:
+                self._late_looks = 0
+                self._slow_looks = self._slow_looks + 1 if self._quickest_s > _SHORT_S else 0
+            if self._slow_looks > 1:
                 with self._lock:
                     for _ in range(min(len(self._jobs), max(1, self._at_work))):
                         self._wake_one()
             self._watch(loop)
         else:
+            self._slow_looks = 0
             self._is_watched = False
         self._tell()  # last: who sees no work waiting any more tells by itself
 
@@ -122,7 +136,7 @@ class Hands:
 
     def _work(self) -> None:
         while (job := self._next()) is not None:
-            result, error = None, None
+            result, error, began = None, None, perf_counter()
             try:
                 result = job.work()
             except BaseException as caught:  # noqa: BLE001  # whoever waits for it raises it
@@ -131,7 +145,7 @@ class Hands:
                 if job.is_ended:
                     return  # it was abandoned; another thread has taken this one's place
                 job.is_ended = True
-                self._ended_lately += 1
+            self._quickest_s = min(self._quickest_s, perf_counter() - began)
             self._ended.append((job.future, result, error))
             loop = job.loop
             del job, result, error  # nothing of it outlives it while the thread sleeps

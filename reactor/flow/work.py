@@ -9,6 +9,7 @@ since the last claim. Slow uploads are claimed one by one as places become free;
 before half of those that were claimed have been begun.
 """
 
+import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -32,6 +33,9 @@ BATCH = 500
 
 _LOW = 2_000
 """With fewer rows ready than this, more are fetched; a sweep brings them before these are worked off."""
+
+_MOST_BEHIND = 4
+"""How many batches may be settled and not cleaned up after, before the next has to wait."""
 
 _PAUSE_S = 0.5
 """Before the database is asked again after it failed."""
@@ -73,6 +77,8 @@ class Work(Generic[A]):
         self._ended: deque[tuple[A, Outcome]] = deque()
         self._ended_lately = 0
         self._claiming = 0
+        self._settled_batches = asyncio.Queue[list[A]](_MOST_BEHIND)
+        self._cleaning = 0
         self._closing = False
         self._settled = Wakeup()
         self._held = Wakeup()
@@ -87,8 +93,8 @@ class Work(Generic[A]):
 
     @property
     def outstanding(self) -> int:
-        """Rows that are claimed, being claimed, or not settled yet."""
-        return len(self._claimed) + self._claiming
+        """Rows that are claimed, being claimed, or not settled yet, and those that left something behind."""
+        return len(self._claimed) + self._claiming + self._cleaning
 
     @property
     def is_idle(self) -> bool:
@@ -102,6 +108,7 @@ class Work(Generic[A]):
         """Work until closed and everything is settled."""
         async with create_task_group() as tasks:
             tasks.start_soon(self._settle_all)
+            tasks.start_soon(self._clean_up_all)
             tasks.start_soon(self._extend_all)
             tasks.start_soon(self._time_out_all)
             await self._claim_all(tasks)
@@ -281,6 +288,15 @@ class Work(Generic[A]):
                 self.spent += outcome.verdict is not Verdict.DEFERRED
                 self._let_go(attempt)
             self._schedule.arm(again)
+            self._cleaning += len(batch)
+            await self._settled_batches.put([attempt for attempt, _ in batch])
+
+    async def _clean_up_all(self) -> None:
+        while True:
+            settled = await self._settled_batches.get()
+            await self._reaction.clean_up(settled)
+            self._cleaning -= len(settled)
+            self._lane.wakeup.set()
             self._tell_idle()
 
     def _drop_lost(self) -> None:
@@ -294,7 +310,7 @@ class Work(Generic[A]):
                 self._ended.append((attempt, outcome))
 
     async def _until_settled(self) -> None:
-        while self._claimed:
+        while self._claimed or self._cleaning:
             await self._lane.wakeup.wait()
 
     def _tell_idle(self) -> None:

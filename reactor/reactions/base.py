@@ -107,6 +107,9 @@ class Reaction(ABC, Generic[A]):
         """Commit the outcomes and return what is due again. Raises DatabaseUnavailable; may be repeated."""
         raise NotImplementedError(f"{self.name} claims nothing that could be settled")
 
+    async def clean_up(self, settled: Sequence[A]) -> None:
+        """Remove what the settled leave behind that nobody needs any more; goes on beside the next settlement."""
+
     async def extend(self, held: Sequence[A]) -> set[UUID]:
         """Extend the leases; return the row ids that are still ours. Raises DatabaseUnavailable."""
         raise NotImplementedError(f"{self.name} claims nothing under a lease")

@@ -52,6 +52,9 @@ class UploadAttempt(Attempt):
     stored: Stored | None = None
     """What was put; None until it was."""
 
+    is_done: bool = False
+    """True once it is settled as stored: the spooled file is to go."""
+
 
 class FailedUploads(Reaction[UploadAttempt]):
     """Stores uploads whose first attempt failed."""
@@ -253,7 +256,6 @@ class FailedUploads(Reaction[UploadAttempt]):
         settled = await self._queue.settle([(attempt.upload, outcome) for attempt, outcome in ended])
         settled |= await self._settled_before(ended, settled)
         again: list[Due] = []
-        stored: list[UploadAttempt] = []
         for attempt, outcome in ended:
             if attempt.upload.id not in settled:
                 # taken over, cancelled, or failed by a call whose answer was lost: let the row say
@@ -263,11 +265,8 @@ class FailedUploads(Reaction[UploadAttempt]):
             due_at, settled_at = settled[attempt.upload.id]
             if due_at is not None:
                 again.append(Due(attempt.signal, due_at))
-            if outcome.verdict is Verdict.STORED:
-                stored.append(attempt)
+            attempt.is_done = outcome.verdict is Verdict.STORED
             self._tell_settled(attempt, outcome, settling_at, settled_at)
-        if stored:
-            await self._remove_spooled(stored)
         return again
 
     async def _settled_before(
@@ -284,8 +283,9 @@ class FailedUploads(Reaction[UploadAttempt]):
         confirmed = await self._queue.confirm_stored(missing)
         return dict.fromkeys(confirmed, Settled(None, self._clock.database_now()))
 
-    async def _remove_spooled(self, stored: Sequence[UploadAttempt]) -> None:
-        for upload, reason in await self._transfer.remove([(a.upload, a.stored) for a in stored if a.stored]):
+    async def clean_up(self, settled: Sequence[UploadAttempt]) -> None:
+        files = [(attempt.upload, attempt.stored) for attempt in settled if attempt.is_done and attempt.stored]
+        for upload, reason in await self._transfer.remove(files):
             logger.bind(**upload.trail().fields).warning("the spooled file stays behind: {}", reason)
 
     def _tell_settled(self, attempt: UploadAttempt, outcome: Outcome, settling_at: float, settled_at: float) -> None:

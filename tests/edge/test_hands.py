@@ -92,6 +92,35 @@ async def test_work_that_blocks_is_done_side_by_side_up_to_the_count() -> None:
     assert len(await asyncio.gather(*waiting)) == 5
 
 
+async def test_work_aside_is_done_though_all_threads_are_held_up_and_leaves_no_thread_more() -> None:
+    hands, gate = Hands(2, name="test"), Gate()
+    waiting = [asyncio.ensure_future(hands.do(gate)) for _ in range(4)]
+    await asyncio.to_thread(gate.until_entered, 2)
+    for number in range(3):
+        assert await hands.do(lambda number=number: number, aside=True) == number  # type: ignore[misc]
+    assert not gate._entered.acquire(blocking=False)  # the third has no thread, though one is there
+    gate.open()
+    assert len(await asyncio.gather(*waiting)) == 4
+
+
+async def test_work_aside_goes_before_what_waits() -> None:
+    hands, gate, done = Hands(1, name="test"), Gate(), list[str]()
+    holding = asyncio.ensure_future(hands.do(gate))
+    await asyncio.to_thread(gate.until_entered, 1)
+    waiting = [asyncio.ensure_future(hands.do(lambda: done.append("waited"))) for _ in range(3)]
+    await hands.do(lambda: done.append("aside"), aside=True)
+    gate.open()
+    await asyncio.gather(holding, *waiting)
+    assert done == ["aside", "waited", "waited", "waited"]
+
+
+async def test_short_work_has_one_thread_however_much_of_it_waits() -> None:
+    hands = Hands(16, name="test-short")
+    await asyncio.gather(*(hands.do(lambda: None) for _ in range(5_000)))
+    threads = [thread for thread in threading.enumerate() if thread.name == "test-short"]
+    assert len(threads) < 4  # one, and what a moment without the processor may have added
+
+
 async def test_abandoned_work_takes_no_place_of_others() -> None:
     """A store that hangs must not use up the threads: whoever gave up on it has given its thread up as well."""
     hands, hanging = Hands(2, name="test"), Gate()
