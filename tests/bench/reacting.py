@@ -58,5 +58,5 @@ async def raw(url: str) -> psycopg.AsyncConnection:
 async def claim_one(conn: psycopg.AsyncConnection, row_id: UUID | str) -> None:
     """Claim one row with nothing around it. Asked too early, the database says so: ask again."""
     rows: list[tuple[object, ...]] = []
-    while not rows or rows[0][1] != "claimed":
+    while not rows or rows[0][0] != "claimed":
         rows = await (await conn.execute(CLAIM_UPLOADS, ([row_id], uuid4(), "30 s"), binary=True)).fetchall()
