@@ -11,10 +11,10 @@ from typing import Final, Generic, TypeAlias, TypeVar
 K = TypeVar("K", bound=Hashable)
 DueOf: TypeAlias = Callable[[K], int | None]
 
-BITS: Final = 9
+BITS: Final = 12
 """A block is `1 << BITS` ticks."""
 
-_LISTS: Final = 4 << BITS
+_LISTS: Final = 2_500
 """Lists that are made at once and kept when empty: as many as a horizon of fifteen minutes has blocks, and some."""
 
 _FEW: Final = 64

@@ -1,16 +1,16 @@
 """A tickless timer wheel over integer ticks. It owns no clock: the caller brings the time.
 
-The wheel has a slot for each *block* of 512 ticks. A key waits in its block's slot, in no order; as the present
+The wheel has a slot for each *block* of 4 096 ticks. A key waits in its block's slot, in no order; as the present
 enters the block, its keys are sorted by their ticks and given out from the front. So a key is handled twice in its
 life, however far away it is due, and the sorting is the interpreter's own, of lists that fit the cache. A heap of a
-million moves each key up and down twenty levels, and misses the cache on most. With a tick of 1 ms, of 1 000 000
-timers over ten minutes some 850 are sorted at a time, mostly within 2.5 ms. (Why not a second wheel of blocks of
-blocks, as is usual: its slots are large, and the million would move from one of them at once. Why 512: with smaller
+million moves each key up and down twenty levels, and misses the cache on most. With a tick of 0.1 ms, of 1 000 000
+timers over ten minutes some 680 are sorted at a time, mostly within 2.5 ms. (Why not a second wheel of blocks of
+blocks, as is usual: its slots are large, and the million would move from one of them at once. Why 4 096: with smaller
 blocks more slots compete for the cache, with larger ones the present block does, and they are a longer pause.)
 
 Slots are made where keys are, at whatever distance, and a heap of their numbers tells the earliest: there is
 nothing to step over while nothing is due. The heap costs O(log slots), but once a slot, not once a timer: fifteen
-minutes are 1 760 slots, shared by all timers. Only one that is alone in its block pays for it by itself, with some
+minutes are 2 200 slots, shared by all timers. Only one that is alone in its block pays for it by itself, with some
 200 bytes and a dozen comparisons. Keys armed for the present block join those sorted before the next is asked for:
 a few by bisection, many by sorting again, which is cheap where most is in order.
 

@@ -14,13 +14,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 from reactor.core.wheel import Wheel
+from reactor.edge.clock import TICKS_PER_S
 
 from .report import Report
 from .stage import Stage
 
 _CASE = "wheel"
-_SPAN_TICKS = 600_000
-_STEP_TICKS = 10
+_SPAN_TICKS = 600 * TICKS_PER_S
+_STEP_TICKS = TICKS_PER_S // 100
 
 
 class Timers(Protocol):

@@ -37,7 +37,7 @@ from reactor.edge.clock import TICKS_PER_S
 
 _START: Final = 400_000_000
 _SPAN: Final = 900 * TICKS_PER_S
-_STEP: Final = 10
+_STEP: Final = TICKS_PER_S // 100
 
 
 class Timers(Protocol):
