@@ -36,6 +36,10 @@ class Hint(NamedTuple):
     """Its last heartbeat, where the reactor's default heartbeat timeout counts from it; else None."""
 
 
+HINT_ROUNDING_S = 0.001
+"""By how much later than it is a hint may say that a row is due."""
+
+
 @frozen(kw_only=True)
 class Payload:
     """A notification that was understood."""

@@ -31,7 +31,7 @@ from reactor.core.events import (
 from reactor.core.model import Due, Signal
 from reactor.edge.clock import TICKS_PER_S, Clock
 from reactor.edge.listener import Ear
-from reactor.edge.payload import BadPayload, decode
+from reactor.edge.payload import HINT_ROUNDING_S, BadPayload, decode
 from reactor.edge.pulse import Peers, Pulse
 from reactor.flow.reconcile import Reconcile
 from reactor.flow.schedule import Schedule
@@ -134,13 +134,15 @@ class Listen:
             self._emit(NotificationRejected(channel=channel, reason=str(error)))
             return
         dues = []
+        # rounded up to a millisecond, what is due at once is said to be due in a moment: the wheel would make two of it
+        soon = self._clock.database_now() + HINT_ROUNDING_S
         for hint in payload.hints:
             signal = Signal(reaction.name, hint.row_id.int, hint.tenant)
             due_at = reaction.due_at(hint)
             if due_at is None:
                 self._schedule.forget(signal)
             elif not work.knows(signal):
-                dues.append(Due(signal, due_at))
+                dues.append(Due(signal, due_at if due_at > soon else 0.0))
         if dues:
             self._schedule.share(dues)
         if payload.rescan:

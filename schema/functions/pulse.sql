@@ -4,7 +4,8 @@
 --
 -- p_canary  channel on which this reactor listens for its own beat; null: none is sent. None is sent either while the queue
 --           is half full: the triggers say nothing then, so hearing proves nothing, and a full queue would fail the beat
--- Returns   the clock, how full the notification queue is, which reactors live, and which of them listen
+-- Returns   the clock halfway between question and answer, to be held against the asker's own (clock offset of RFC 5905,
+--           section 8); how full the notification queue is; which reactors live, and which of them listen
 create or replace function reactor.pulse(p_instance uuid, p_host text, p_version text, p_mode text, p_canary text,
         p_silent_after interval)
     returns table (now_at float8, queue_usage float8, instances uuid[], listening uuid[])
@@ -13,6 +14,8 @@ create or replace function reactor.pulse(p_instance uuid, p_host text, p_version
     set search_path = pg_catalog, pg_temp
 as $$
 begin
+    -- a beat that a crash forgets is followed by the next; and the answer doesn't come late by a disk's time
+    perform set_config('synchronous_commit', 'off', true);
     insert into reactor.instance as i (id, host, version, mode)
     values (p_instance, p_host, p_version, p_mode)
     on conflict (id) do update set seen_at = clock_timestamp(), mode = excluded.mode;
@@ -20,7 +23,7 @@ begin
         perform pg_notify(p_canary, '');
     end if;
     return query
-    select extract(epoch from clock_timestamp())::float8, pg_notification_queue_usage(),
+    select extract(epoch from statement_timestamp() + (clock_timestamp() - statement_timestamp()) / 2)::float8, pg_notification_queue_usage(),
            array(select i.id from reactor.instance as i
                   where i.seen_at > statement_timestamp() - p_silent_after order by i.id),
            array(select i.id from reactor.instance as i

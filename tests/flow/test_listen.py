@@ -24,6 +24,7 @@ from reactor.core.events import (
     ReactorsChanged,
     RunExpired,
     Swept,
+    TimerFired,
 )
 from reactor.core.model import Verdict
 from reactor.edge import listener
@@ -78,6 +79,15 @@ async def test_a_rollback_is_never_heard_of(app: AppSide, recorder: Recorder) ->
         [upload] = app.owe()
         await stored(recorder, upload)
         assert len(recorder.heard(Notified)) == 1
+
+
+async def test_what_is_due_at_once_needs_no_timer(app: AppSide, recorder: Recorder) -> None:
+    """A hint rounds up to a millisecond: three uploads in ten would be said to be due in a moment, and have two."""
+    async with app.reacting(recorder):
+        for _ in range(20):
+            [upload] = app.owe()
+            await stored(recorder, upload)
+        assert recorder.heard(TimerFired) == []
 
 
 async def test_a_later_upload_is_tried_when_it_is_due(app: AppSide, recorder: Recorder) -> None:
