@@ -1,12 +1,13 @@
 """A clock that stands still until the test moves it on, and a way to see that all has been done by it."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from anyio import CancelScope, sleep_forever
+from attrs import define
 
-from reactor.edge.clock import TICKS_PER_S, Clock
+from reactor.edge.clock import TICKS_PER_S, Bell, Clock
 
 _US_PER_S = 1_000_000
 _US_PER_TICK = _US_PER_S // TICKS_PER_S
@@ -17,13 +18,24 @@ DATABASE_AHEAD_S = 1_000_000.0
 """The database's clock by this one: never equal, so that a mix-up shows."""
 
 
+@define(eq=False)
+class _Bell:
+    bells: list["_Bell"]
+    tick: int
+    call: Callable[[], None]
+
+    def cancel(self) -> None:
+        if self in self.bells:
+            self.bells.remove(self)
+
+
 class ManualClock(Clock):
     """Time in whole microseconds, moved by `advance` alone."""
 
     def __init__(self) -> None:
         super().__init__()
         self._now_us = 1_000 * _US_PER_S
-        self._alarms: list[tuple[int, CancelScope]] = []
+        self._bells: list[_Bell] = []
         self.observe(self.now(), self.now(), self.now() + DATABASE_AHEAD_S)
 
     def now(self) -> float:
@@ -32,22 +44,23 @@ class ManualClock(Clock):
     def tick(self) -> int:
         return self._now_us // _US_PER_TICK
 
-    def alarm(self, tick: int | None) -> AbstractContextManager[object]:
+    def alarm(self, tick: int) -> AbstractContextManager[object]:
         return self._alarm(tick)
 
     @contextmanager
-    def _alarm(self, tick: int | None) -> Iterator[CancelScope]:
+    def _alarm(self, tick: int) -> Iterator[CancelScope]:
         with CancelScope() as scope:
-            if tick is None:
-                yield scope
-                return
-            entry = (tick, scope)
-            self._alarms.append(entry)
-            self._ring()
+            bell = self.call_at(tick, scope.cancel)
             try:
                 yield scope
             finally:
-                self._alarms.remove(entry)
+                bell.cancel()
+
+    def call_at(self, tick: int, call: Callable[[], None]) -> Bell:
+        bell = _Bell(self._bells, tick, call)
+        self._bells.append(bell)
+        self._ring()
+        return bell
 
     async def sleep(self, seconds: float) -> None:
         with self.alarm(self.tick() + round(seconds * TICKS_PER_S)):
@@ -59,9 +72,9 @@ class ManualClock(Clock):
         self._ring()
 
     def _ring(self) -> None:
-        for tick, scope in self._alarms:
-            if tick <= self.tick():
-                scope.cancel()
+        for bell in [bell for bell in self._bells if bell.tick <= self.tick()]:
+            bell.cancel()
+            bell.call()
 
 
 async def quiet() -> None:

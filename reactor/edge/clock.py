@@ -5,9 +5,12 @@ database's clock is from our monotonic one, and the quickest recent one is belie
 one look-up too many, never an early retry, for the row is checked again in the database.
 """
 
+import asyncio
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from time import monotonic
+from typing import Protocol
 
 from anyio import CancelScope, sleep
 
@@ -15,6 +18,12 @@ TICKS_PER_S = 10_000
 """A timer is late by half a tick on average, beside the loop's own millisecond."""
 
 _TRUST_S = 60.0
+
+
+class Bell(Protocol):
+    """A call that will come."""
+
+    def cancel(self) -> None: ...
 
 
 class Clock:
@@ -52,11 +61,19 @@ class Clock:
             self._round_trip_s = round_trip_s
             self._measured = received
 
-    def alarm(self, tick: int | None) -> AbstractContextManager[object]:
-        """Return a scope that stops waiting at `tick`; None: never."""
-        # Invariant: whoever is woken by it finds that the tick has come. 1045350 / 1000 * 1000 is less than 1045350
-        return CancelScope(deadline=math.inf if tick is None else math.nextafter(tick / TICKS_PER_S, math.inf))
+    def alarm(self, tick: int) -> AbstractContextManager[object]:
+        """Return a scope that stops waiting at `tick`."""
+        return CancelScope(deadline=_moment(tick))
+
+    def call_at(self, tick: int, call: Callable[[], None]) -> Bell:
+        """Call at `tick`, unless it is cancelled before; quicker than an alarm by two turns of the loop."""
+        return asyncio.get_running_loop().call_at(_moment(tick), call)
 
     async def sleep(self, seconds: float) -> None:
         """Let `seconds` pass."""
         await sleep(seconds)
+
+
+def _moment(tick: int) -> float:
+    # Invariant: whoever is woken then finds that the tick has come. 1045350 / 1000 * 1000 is less than 1045350
+    return math.nextafter(tick / TICKS_PER_S, math.inf)

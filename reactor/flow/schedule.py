@@ -99,8 +99,11 @@ class Schedule:
             now = self._clock.tick()
             offered = self._turn(now)
             # when more are due, let the others run and go on
-            with self._clock.alarm(now if offered == _POP_AT_ONCE else self._wheel.next_due()):
-                await self._changed.wait()
+            next_at = now if offered == _POP_AT_ONCE else self._wheel.next_due()
+            bell = None if next_at is None else self._clock.call_at(next_at, self._changed.set)
+            await self._changed.wait()
+            if bell is not None:
+                bell.cancel()
 
     def _offer(self, signal: Signal) -> None:
         lane = self._lanes[signal.reaction]
