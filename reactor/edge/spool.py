@@ -38,6 +38,8 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 Identity: TypeAlias = tuple[int, int, int]
 """Device, inode and when it was last written to, in nanoseconds: which file it is, and that its bytes are the same."""
 
+_REPLACED = "it was replaced, or written to, since it was read"
+
 _CHUNK_BYTES = 1024 * 1024
 
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -100,13 +102,11 @@ class Spool:
                             at = None
                         folder = self._open_folder(spool, folders)
                         at = (spool, folders)
-                    _unlink(folder, name, identity)
+                    reasons.append(None if _unlink(folder, name, identity) else _REPLACED)
                 except (SpoolFileMissing, FileNotFoundError):
                     reasons.append(None)
                 except (ReactorError, OSError) as error:
                     reasons.append(getattr(error, "strerror", None) or str(error))
-                else:
-                    reasons.append(None)
         finally:
             if at is not None:
                 os.close(folder)

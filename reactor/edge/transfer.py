@@ -15,6 +15,9 @@ from reactor.edge.spool import Cancellation, Identity, Spool
 _AT_ONCE = 50
 """Most files that are removed in one piece of work: short, so that puts go on between."""
 
+_REMOVE_WITHIN_S = 30.0
+"""How long the removal of a settlement's files may take."""
+
 
 class Stored(NamedTuple):
     """A spooled file that is in the store."""
@@ -38,7 +41,7 @@ class Transfer(Protocol):
         """
 
     async def remove(self, stored: Sequence[tuple[Upload, Stored]]) -> Sequence[tuple[Upload, str]]:
-        """Remove the spooled files of uploads whose settlement has committed; say which stay behind, and why."""
+        """Remove the spooled files of uploads whose settlement has committed, at least one; say which stay, and why."""
 
 
 class SpoolToStore:
@@ -73,16 +76,20 @@ class SpoolToStore:
 
     async def remove(self, stored: Sequence[tuple[Upload, Stored]]) -> Sequence[tuple[Upload, str]]:
         batches = [stored[first : first + _AT_ONCE] for first in range(0, len(stored), _AT_ONCE)]
-        with CancelScope(shield=True):
-            removed = await asyncio.gather(
-                *(self._hands.do(partial(self._remove, batch), aside=True) for batch in batches)
-            )
-        return [
-            (upload, reason)
-            for batch, reasons in zip(batches, removed, strict=True)
-            for (upload, _), reason in zip(batch, reasons, strict=True)
-            if reason is not None
+        removals = [
+            asyncio.ensure_future(self._hands.do(partial(self._remove, batch), aside=True)) for batch in batches
         ]
+        with CancelScope(shield=True):
+            await asyncio.wait(removals, timeout=_REMOVE_WITHIN_S)
+        left: list[tuple[Upload, str]] = []
+        for batch, removal in zip(batches, removals, strict=True):
+            if removal.done():
+                reasons = removal.result()
+            else:
+                removal.cancel()  # a disk that hangs must hold up neither settlements nor the end
+                reasons = [f"no answer within {_REMOVE_WITHIN_S:g} s"] * len(batch)
+            left += [(upload, reason) for (upload, _), reason in zip(batch, reasons, strict=True) if reason]
+        return left
 
     def _remove(self, stored: Sequence[tuple[Upload, Stored]]) -> list[str | None]:
         return self._spool.remove(

@@ -165,9 +165,9 @@ class FailedUploads(Reaction[UploadAttempt]):
         per_tenant, limit = max(1, _SWEEP_PER_TENANT // share), max(1, _SWEEP_LIMIT // share)
         rows = await self._queue.sweep(horizon_s, per_tenant, limit)
         self._has_swept = True
-        fullest = max(Counter(row.tenant for row in rows).values(), default=0)
+        fullest = max(Counter(tenant for _, tenant, _, _ in rows).values(), default=0)
         return Sweep(
-            rows=[(Due(Signal(self.name, row.id.int, row.tenant), row.due_at), row.changed_at) for row in rows],
+            rows=((Due(Signal(self.name, row_id.int, tenant), due), changed) for row_id, tenant, due, changed in rows),
             complete=fullest < per_tenant and len(rows) < limit,
         )
 
@@ -285,7 +285,7 @@ class FailedUploads(Reaction[UploadAttempt]):
 
     async def clean_up(self, settled: Sequence[UploadAttempt]) -> None:
         files = [(attempt.upload, attempt.stored) for attempt in settled if attempt.is_done and attempt.stored]
-        for upload, reason in await self._transfer.remove(files):
+        for upload, reason in await self._transfer.remove(files) if files else ():
             logger.bind(**upload.trail().fields).warning("the spooled file stays behind: {}", reason)
 
     def _tell_settled(self, attempt: UploadAttempt, outcome: Outcome, settling_at: float, settled_at: float) -> None:

@@ -146,6 +146,9 @@ class TestContent:
         return given
 
 
+REPLACED = "it was replaced, or written to, since it was read"
+
+
 class TestRemoving:
     def test_it_removes_the_file_that_it_opened(self, folder: Path, spool: Spool) -> None:
         with opened(spool) as body:
@@ -176,21 +179,21 @@ class TestRemoving:
         with opened(spool) as body:
             (folder / "other").write_bytes(CONTENT)
             (folder / "other").replace(folder / "upload")
-            assert spool.remove([("default", "upload", body.identity)]) == [None]
+            assert spool.remove([("default", "upload", body.identity)]) == [REPLACED]
         assert (folder / "upload").read_bytes() == CONTENT
 
     def test_a_file_that_was_written_anew_stays(self, folder: Path, spool: Spool) -> None:
         with opened(spool) as body:
             identity = body.identity
         (folder / "upload").write_bytes(b"those of the next upload")
-        assert spool.remove([("default", "upload", identity)]) == [None]
+        assert spool.remove([("default", "upload", identity)]) == [REPLACED]
         assert (folder / "upload").read_bytes() == b"those of the next upload"
 
     def test_a_link_that_took_the_name_stays_with_its_target(self, tmp_path: Path, spool: Spool) -> None:
         with opened(spool) as body:
             moved = (tmp_path / "spool" / "upload").rename(tmp_path / "moved")
             (tmp_path / "spool" / "upload").symlink_to(moved)
-            assert spool.remove([("default", "upload", body.identity)]) == [None]
+            assert spool.remove([("default", "upload", body.identity)]) == [REPLACED]
         assert moved.read_bytes() == CONTENT
 
     def test_a_link_that_took_the_folders_name_is_not_followed(

@@ -1,0 +1,72 @@
+"""From the spool into the store: what a spool that hangs may hold up."""
+
+import asyncio
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from spooled import CONTENT, laid_out, sha256
+
+from reactor.edge.objects.local import LocalStore
+from reactor.edge.queue import Upload
+from reactor.edge.spool import Identity, Spool
+from reactor.edge.transfer import SpoolToStore
+
+PATIENCE_S = 20.0
+
+
+class Hanging(Spool):
+    """A spool on a disk that answers no removal until it is told to. No real disk here can be made to."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__({"default": folder})
+        self.answers = threading.Event()
+
+    def remove(self, files: Iterable[tuple[str, str, Identity]]) -> list[str | None]:
+        assert self.answers.wait(PATIENCE_S)
+        return super().remove(files)
+
+
+def an_upload() -> Upload:
+    return Upload(
+        token=uuid4(),
+        id=uuid4(),
+        due_at=0.0,
+        claimed_at=0.0,
+        created_at=0.0,
+        attempt=1,
+        max_retries=5,
+        byte_size=len(CONTENT),
+        bucket="bucket",
+        object_path="path",
+        content_hash=sha256(CONTENT),
+        spool="default",
+        temp_file_path="upload",
+        mime_type=None,
+        traceparent="",
+        last_code=None,
+        ordinal=1,
+        waited_since=None,
+        lost_at=None,
+        source_id=uuid4(),
+    )
+
+
+async def test_a_removal_that_hangs_is_given_up_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reactor.edge.transfer._REMOVE_WITHIN_S", 0.05)
+    spool = Hanging(laid_out(tmp_path))
+    (root := tmp_path / "store").mkdir()
+    transfer = SpoolToStore(spool, LocalStore(root), concurrency=1)
+    upload = an_upload()
+    stored = await transfer.put(upload)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            assert await transfer.remove([(upload, stored)]) == [(upload, "no answer within 0.05 s")]
+            assert await transfer.put(upload) == stored  # its thread is nobody's any more
+    finally:
+        spool.answers.set()
+    monkeypatch.undo()
+    assert await transfer.remove([(upload, stored)]) == []
+    assert not (tmp_path / "spool" / "upload").exists()
