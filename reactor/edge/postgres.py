@@ -28,6 +28,11 @@ _SILENCE_S = STATEMENT_TIMEOUT_S + 5.0
 _HURRIED_SILENCE_S = 10.0
 """The same for statements that wait for no lock and take some 50 ms: two hundred times that."""
 
+_AT_ONCE = 512
+"""Rows that are made of an answer before others have the loop for a moment: more than a claim or a settlement has."""
+
+_BREATH_S = 0.001
+
 # Both kinds are needed: keepalives notice a peer that vanished while idle, tcp_user_timeout one that vanished
 # while data was on its way. Neither notices a middlebox that still acknowledges: the listener asks for answers.
 PATIENCE: dict[str, Any] = {
@@ -116,7 +121,13 @@ async def _run(
     watchdog = asyncio.get_running_loop().call_later(silence_s, sever, conn)
     try:
         cursor = await conn.execute(statement, parameters, binary=True)
-        return await cursor.fetchall() if cursor.description else []
+        rows: list[Any] = []
+        if cursor.description:
+            while some := await cursor.fetchmany(_AT_ONCE):
+                rows += some
+                if len(some) == _AT_ONCE:
+                    await asyncio.sleep(_BREATH_S)  # a sweep's 50 000 would keep a notification waiting for 50 ms
+        return rows
     finally:
         watchdog.cancel()
 

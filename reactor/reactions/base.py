@@ -6,7 +6,7 @@ the whole effect (a stale run is failed by the claim itself), it claims nothing,
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Generic, TypeVar
 from uuid import UUID
 
@@ -56,8 +56,10 @@ class Claimed(Generic[A]):
 class Sweep:
     """What the database says needs attention."""
 
-    rows: Sequence[tuple[Due, float]] = ()
-    """Each with the moment (database seconds since 1970) since when it could have been known."""
+    rows: Iterable[tuple[Due, float]] = ()
+    """Made as they are asked for, for there may be many. Each with the moment (database seconds since 1970) since when
+    it could have been known.
+    """
 
     complete: bool = True
     """False when there was more than one sweep may bring."""

@@ -54,6 +54,6 @@ class StaleRuns(Reaction[Attempt]):
     async def sweep(self, horizon_s: float) -> Sweep:
         rows = await self._runs.sweep(horizon_s, _SWEEP_LIMIT)
         return Sweep(
-            rows=[(Due(Signal(self.name, row.id.int, row.tenant), row.due_at), row.changed_at) for row in rows],
+            rows=((Due(Signal(self.name, row_id.int, tenant), due), changed) for row_id, tenant, due, changed in rows),
             complete=len(rows) < _SWEEP_LIMIT,
         )

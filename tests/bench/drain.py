@@ -8,18 +8,19 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 
 from reactor.app import Reactor
-from reactor.core.events import AttemptSettled, Event, Swept, UploadsClaimed
+from reactor.core.events import AttemptSettled, Event, UploadsClaimed
 from reactor.edge.objects import open_store
 from reactor.edge.objects.base import ObjectStore
+from reactor.edge.queue import Claimed, UploadQueue
 from reactor.edge.statements import CLAIM_UPLOADS, SETTLE_UPLOADS
 
 from .peers import PEERS
@@ -92,20 +93,28 @@ def drain_to_stores(stage: Stage, report: Report, repeats: int) -> str | None:
 
 def _drain(stage: Stage, url: str, spool: Path, store: ObjectStore, uploads: int) -> dict[str, float]:
     began, ended, claims, settled = 0.0, 0.0, 0, 0
+    claim = UploadQueue.claim
+
+    async def beginning(self: UploadQueue, ids: Sequence[UUID], token: UUID) -> Claimed:
+        nonlocal began
+        began = began or time.monotonic()
+        return await claim(self, ids, token)
 
     def hear(event: Event) -> None:
-        nonlocal began, ended, claims, settled
+        nonlocal ended, claims, settled
         if type(event) is AttemptSettled:
             settled += 1
             ended = time.monotonic()
         elif type(event) is UploadsClaimed:
             claims += 1
-        elif type(event) is Swept and not claims:
-            began = time.monotonic()
 
     cpu = time.process_time()
     reactor = Reactor(stage.settings(url, spool), store=store, listener=hear)
-    asyncio.run(reactor.drain())
+    UploadQueue.claim = beginning  # type: ignore[method-assign]
+    try:
+        asyncio.run(reactor.drain())
+    finally:
+        UploadQueue.claim = claim  # type: ignore[method-assign]
     cpu = time.process_time() - cpu
     with psycopg.connect(url) as conn:
         assert conn.execute("select count(*) from public.upload_queue").fetchone() == (0,)

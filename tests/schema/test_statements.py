@@ -23,6 +23,8 @@ class Wide(int):
 
 TYPE_OF_CLASS = {Wide: "int8", float: "float8", int: "int4", str: "text", UUID: "uuid"}
 
+SWEPT = {"id": UUID, "tenant": int, "due_at": float, "changed_at": float}
+
 READS = {
     # the token is the caller's
     "CLAIM_UPLOADS": {"state": str, **get_type_hints(queue.Upload), "byte_size": Wide},
@@ -30,9 +32,9 @@ READS = {
     "CONFIRM_STORED": {"confirm_stored": UUID},
     "SETTLE_UPLOADS": {"id": UUID, **get_type_hints(queue.Settled)},
     "RESCUE_UPLOADS": get_type_hints(queue.Rescue) | {"byte_size": Wide},
-    "SWEEP_UPLOADS": get_type_hints(queue.Row),
+    "SWEEP_UPLOADS": SWEPT,
     "EXPIRE_RUNS": get_type_hints(queue.Expiry),
-    "SWEEP_RUNS": get_type_hints(queue.Row),
+    "SWEEP_RUNS": SWEPT,
 }
 """The columns that reactor/edge/queue.py makes values of."""
 
