@@ -5,7 +5,7 @@ this loop alone; notifications only make it fast. What a pass finds overdue, and
 a figure above zero says that notifications are being lost.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from itertools import islice
 from typing import Any
 from uuid import uuid4
@@ -22,7 +22,7 @@ from reactor.core.events import (
     RunExpired,
     Swept,
 )
-from reactor.core.model import Due, Verdict
+from reactor.core.model import Due, Signal, Verdict
 from reactor.core.trace import TraceContext
 from reactor.edge.books import Books
 from reactor.edge.clock import TICKS_PER_S, Clock
@@ -184,6 +184,10 @@ class Reconcile:
                 await self._sweep(reaction, work)
 
     async def _sweep(self, reaction: Reaction[Any], work: Work[Any]) -> None:
+        with work.remembering() as gone:
+            await self._take_in(reaction, work, gone)
+
+    async def _take_in(self, reaction: Reaction[Any], work: Work[Any], gone: Container[Signal]) -> None:
         began = self._clock.now()
         self._schedule.overflowed = False
         sweep = await reaction.sweep(self._horizon_s)
@@ -192,7 +196,8 @@ class Reconcile:
             unknown = [
                 (due, changed_at)
                 for due, changed_at in some
-                if not work.knows(due.signal) and not self._schedule.knows(due.signal)
+                # what was settled since the rows were read is no longer what they say, and nobody missed it
+                if not (work.knows(due.signal) or self._schedule.knows(due.signal) or due.signal in gone)
             ]
             found += len(unknown)
             if not self._more.get(reaction.name):  # else an incomplete sweep left them behind: nobody missed them

@@ -12,7 +12,8 @@ before half of those that were claimed have been begun.
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Generic
 
 from anyio import CancelScope, create_task_group
@@ -75,6 +76,7 @@ class Work(Generic[A]):
         self._claimed: dict[Signal, A] = {}
         self._waiting = FairQueue(per_tenant)
         self._acting: dict[Signal, A] = {}
+        self._gone: set[Signal] | None = None
         self._actors = 0
         self._asleep: list[Wakeup] = []
         self._ended: deque[tuple[A, Outcome]] = deque()
@@ -107,6 +109,15 @@ class Work(Generic[A]):
     def knows(self, signal: Signal) -> bool:
         """Return whether the row is being worked on here: hearing of it again changes nothing."""
         return signal in self._claimed
+
+    @contextmanager
+    def remembering(self) -> Iterator[Container[Signal]]:
+        """Yield the rows that are let go of until the block ends: what was read of them meanwhile is out of date."""
+        self._gone = gone = set[Signal]()
+        try:
+            yield gone
+        finally:
+            self._gone = None
 
     async def run(self) -> None:
         """Work until closed and everything is settled."""
@@ -265,6 +276,8 @@ class Work(Generic[A]):
     def _let_go(self, attempt: A) -> None:
         """The row is no longer ours."""
         del self._claimed[attempt.signal]
+        if self._gone is not None:
+            self._gone.add(attempt.signal)
         self._lane.wakeup.set()
 
     def _give_up(self, attempt: A) -> None:

@@ -1,6 +1,6 @@
 """A pass finds all that is due, whoever failed to tell of it; and says how much nobody told of."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -51,6 +51,7 @@ class Listed(Reaction[Attempt]):
         self.down = False
         self.rescues = 0
         self.sweeps = 0
+        self.while_read: Callable[[], None] = lambda: None
 
     def due_at(self, hint: Hint) -> float | None:
         raise NotImplementedError
@@ -67,6 +68,7 @@ class Listed(Reaction[Attempt]):
     async def sweep(self, horizon_s: float) -> Sweep:
         assert horizon_s == 900.0
         self.sweeps += 1
+        self.while_read()
         return Sweep(rows=list(self.rows), complete=self.complete)
 
 
@@ -253,6 +255,20 @@ async def test_a_backlog_that_a_sweep_left_behind_is_not_counted_as_missed(stage
     assert stage.reconcile.has_more
     stage.list_row(due_s=-50.0, changed_s=-50.0)
     assert await stage.missed() == 0
+
+
+async def test_what_is_settled_while_the_rows_are_read_was_missed_by_nobody(stage: Stage) -> None:
+    stage.reconcile.trust(heard=True)
+    await stage.advance(100.0)
+    signal = stage.list_row(due_s=-50.0, changed_s=-50.0)
+    attempt = Attempt(signal=signal, lease_until=stage.clock.now() + 30.0)
+    stage.work._claimed[signal] = attempt
+    stage.reaction.while_read = lambda: stage.work._let_go(attempt)
+    assert await stage.missed() == 0
+    assert not stage.schedule.knows(signal)
+
+    stage.reaction.while_read = lambda: None
+    assert await stage.missed() == 1  # it is there still, and none of ours
 
 
 async def test_more_is_brought_as_soon_as_there_is_room(stage: Stage) -> None:
