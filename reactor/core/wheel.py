@@ -89,18 +89,21 @@ class Wheel(Generic[K]):
         due = max(due, self._now)
         armed = len(self._due)
         before = self._due.setdefault(key, due)  # one look-up in the common case: hashing a key may be slow
-        if len(self._due) == armed:
+        moves = len(self._due) == armed
+        if moves:
             if before == due:
                 return
             self._due[key] = due
             if before >> BITS == due >> BITS > self._now >> BITS:
                 return
-            self._leave(before)
         block = due >> BITS
         if block > self._now >> BITS:
             self._blocks.add(key, block)
         else:
             self._present.add(key, due)
+        if moves:
+            # last: where an older entry says the very tick that the key moves back to, one of the two must go
+            self._leave(before)
 
     def cancel(self, key: K) -> bool:
         """Disarm `key`; return whether it was armed."""

@@ -109,6 +109,18 @@ def test_a_key_moved_away_and_back_is_popped_once() -> None:
     assert sorted(wheel.pop(10_000)) == ["a", "b"]
 
 
+def test_a_key_moved_back_within_the_present_block_is_popped_once() -> None:
+    """The entry that it left there may be all that is dropped, or be taken for the new one; never both."""
+    for others in range(8):
+        wheel: Wheel[int] = Wheel()
+        for key in range(1, others + 1):
+            wheel.arm(key, 0)
+        for due in (0, 1, 0, 2, 0):
+            wheel.arm(0, due)
+        assert sorted(wheel.pop(0)) == list(range(others + 1))
+        assert wheel.pop(5) == []
+
+
 def test_a_cancelled_key_is_never_popped_and_can_be_armed_again() -> None:
     wheel: Wheel[str] = Wheel()
     wheel.arm("a", 10)
