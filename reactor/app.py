@@ -165,7 +165,12 @@ class Reactor:
                 clock=Clock(),
                 database=database,
                 claims=claims,
-                transfer=SpoolToStore(spool, store, concurrency=self.settings.upload_concurrency),
+                transfer=SpoolToStore(
+                    spool,
+                    store,
+                    concurrency=self.settings.upload_concurrency,
+                    per_tenant=self.settings.uploads_per_user,
+                ),
                 listener=partial(Listener, self._listen_conninfo()),
             )
         finally:

@@ -7,15 +7,21 @@ takes amortised O(1) for each signal it concerns, however many tenants wait or a
 """
 
 from collections import Counter, OrderedDict
-from typing import TypeAlias
-
-from reactor.core.model import Signal
-
-_Line: TypeAlias = OrderedDict[Signal, None]
-"""One tenant's waiting signals in order. Not a dict: that searches for its first key once others are gone."""
+from collections.abc import Hashable
+from typing import Generic, Protocol, TypeVar
 
 
-class FairQueue:
+class OfTenant(Hashable, Protocol):
+    """Whatever waits: a signal, or the attempt that came of it."""
+
+    @property
+    def tenant(self) -> int: ...
+
+
+T = TypeVar("T", bound=OfTenant)
+
+
+class FairQueue(Generic[T]):
     """Ready signals, taken round-robin by tenant.
 
     `per_tenant` is how many signals of one tenant may be taken and not yet released, at least 1; None means
@@ -25,11 +31,12 @@ class FairQueue:
     def __init__(self, per_tenant: int | None = None) -> None:
         self._per_tenant = _checked(per_tenant)
 
+        # A line is no dict: that searches for its first key once others are gone.
         # Invariant: a tenant has a line exactly when it has signals waiting, and it stands in the ring or is
         # parked, never both.
         # Invariant: a tenant is parked exactly when it has waiting signals and is at its cap.
-        self._ring: OrderedDict[int, _Line] = OrderedDict()
-        self._parked: dict[int, _Line] = {}
+        self._ring: OrderedDict[int, OrderedDict[T, None]] = OrderedDict()
+        self._parked: dict[int, OrderedDict[T, None]] = {}
 
         # Invariant: no tenant has more signals taken and not yet released than the highest cap they were taken under.
         self._taken: Counter[int] = Counter()
@@ -41,7 +48,7 @@ class FairQueue:
         """Return how many signals wait; those that were taken don't count."""
         return self._waiting
 
-    def __contains__(self, signal: Signal) -> bool:
+    def __contains__(self, signal: T) -> bool:
         """Return whether `signal` waits."""
         return signal in (self._line(signal.tenant) or ())
 
@@ -66,7 +73,7 @@ class FairQueue:
         """Whether `take` would return something."""
         return bool(self._ring)
 
-    def put(self, signal: Signal) -> bool:
+    def put(self, signal: T) -> bool:
         """Let `signal` wait behind the others of its tenant; return False if it waits already."""
         tenant = signal.tenant
         line = self._line(tenant)
@@ -78,7 +85,7 @@ class FairQueue:
         self._waiting += 1
         return True
 
-    def discard(self, signal: Signal) -> bool:
+    def discard(self, signal: T) -> bool:
         """Let `signal` wait no longer; return whether it did."""
         tenant = signal.tenant
         line = self._line(tenant)
@@ -91,9 +98,17 @@ class FairQueue:
             self._parked.pop(tenant, None)
         return True
 
-    def take(self, limit: int) -> list[Signal]:
+    def clear(self) -> list[T]:
+        """Let nothing wait any more, and return what did, tenant by tenant."""
+        waited = [signal for lines in (self._ring, self._parked) for line in lines.values() for signal in line]
+        self._ring.clear()
+        self._parked.clear()
+        self._waiting = 0
+        return waited
+
+    def take(self, limit: int) -> list[T]:
         """Return up to `limit` signals, one of each tenant in turn; each counts until it is released."""
-        signals: list[Signal] = []
+        signals: list[T] = []
         while self._ring and len(signals) < limit:
             tenant, line = self._ring.popitem(last=False)
             signal, _ = line.popitem(last=False)
@@ -118,10 +133,10 @@ class FairQueue:
         if n and (line := self._parked.pop(tenant, None)) is not None:
             self._seat(tenant, line)
 
-    def _line(self, tenant: int) -> _Line | None:
+    def _line(self, tenant: int) -> OrderedDict[T, None] | None:
         return self._ring.get(tenant) or self._parked.get(tenant)
 
-    def _seat(self, tenant: int, line: _Line) -> _Line:
+    def _seat(self, tenant: int, line: OrderedDict[T, None]) -> OrderedDict[T, None]:
         """Put the tenant, which stands nowhere, at the end of the ring, or park it if it is at its cap."""
         at_cap = self._per_tenant is not None and self._taken[tenant] >= self._per_tenant
         (self._parked if at_cap else self._ring)[tenant] = line

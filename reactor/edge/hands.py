@@ -1,23 +1,25 @@
 """Threads for work that blocks, made for much that is short: what comes in together is done together.
 
 A thread to each piece of work costs more than a short piece does: one is to be woken, and the loop again as it ends.
-So a thread goes on for as long as there is work, and the loop is told at once of all that has ended meanwhile; it
-looks each moment as well, so that nothing that has ended waits behind what blocks. Only where work waits for work that
-takes long another thread is woken: a slow store has all the threads it may have within a few moments, a quick one keeps
-one of them busy. More would only wait for the interpreter, at every system call.
+So all work that there is waits where the threads are. A thread goes on from one piece to the next for as long as there
+is any, and the loop is told at once of all that has begun and ended meanwhile; it looks each moment as well, so that
+nothing that has ended waits behind what blocks. Only where work waits for work that takes long another thread is woken:
+a slow store has all the threads it may have within a few moments, a quick one keeps one of them busy. More would only
+wait for the interpreter, at every system call.
 """
 
 import asyncio
 import math
 import threading
 from collections import deque
-from collections.abc import Callable
-from time import perf_counter
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from time import monotonic
+from typing import Any, Generic, Protocol, TypeVar
 
-from attrs import define
+from attrs import Factory, define, field
 
-T = TypeVar("T")
+from reactor.core.fair import FairQueue
+from reactor.edge.spool import Cancellation
 
 _PATIENCE_S = 0.001
 """How long work may wait before the loop looks why."""
@@ -32,84 +34,174 @@ _IDLE_S = 10.0
 """After how long without work a thread ends."""
 
 
-@define(eq=False)
-class _Job:
+@define(kw_only=True, eq=False)
+class Job:
+    """A piece of work that blocks, and what became of it. Times are monotonic seconds, 0.0 before they have come."""
+
+    began: float = field(default=0.0, init=False)
+    ended: float = field(default=0.0, init=False)
+    result: Any = field(default=None, init=False)
+    """What the work returned."""
+
+    error: BaseException | None = field(default=None, init=False)
+    """What it raised."""
+
+    cancellation: Cancellation = field(default=Factory(Cancellation), init=False)
+    """Set once nobody waits for it any more: work that has begun may look, and stop."""
+
+    is_told: bool = field(default=False, init=False)
+    """True once whoever waits for it knows that it has begun."""
+
+    @property
+    def tenant(self) -> int:
+        """Whose turn it takes."""
+        return 0
+
+
+J = TypeVar("J", bound=Job)
+T = TypeVar("T")
+
+Told = Callable[[Sequence[Any], Sequence[Any]], None]
+
+
+class Crew(Protocol[J]):
+    """Whoever does the work of jobs: so many at once, so many of one tenant, one tenant after the other.
+
+    All of it is called in the loop, and nothing waits.
+    """
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs were taken on and not begun, as far as that is known."""
+
+    def attend(self, told: Told) -> None:
+        """Call `told` in the loop with those that have begun and those that have ended: each first as begun."""
+
+    def take_on(self, jobs: Iterable[J]) -> None:
+        """Begin the jobs as soon as may be."""
+
+    def take_back(self) -> Sequence[J]:
+        """Return those that weren't begun; they won't be."""
+
+    def drop(self, job: J) -> bool:
+        """Wait no longer for a job: it isn't begun, or is abandoned. False when it has ended: that will be told."""
+
+
+@define(kw_only=True, eq=False)
+class _Errand(Job):
+    """Work that somebody waits for in a coroutine."""
+
     work: Callable[[], Any]
     future: asyncio.Future[Any]
-    loop: asyncio.AbstractEventLoop
-    is_aside: bool
-    is_begun: bool = False
-    is_ended: bool = False
 
 
-class Hands:
-    """Threads, made as they are needed: at most `count` of them do work that somebody waits for."""
+class Hands(Generic[J]):
+    """Threads, made as they are needed: at most `count` of them do the work of jobs, `per_tenant` that of one tenant.
 
-    def __init__(self, count: int, *, name: str) -> None:
+    A `Crew`, all of it called in one loop.
+    """
+
+    def __init__(self, work: Callable[[J], Any], count: int, *, per_tenant: int | None = None, name: str) -> None:
+        self._do = work
         self._count = count
         self._name = name
-        self._jobs: deque[_Job] = deque()
-        self._ended: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
-        self._is_told = False
+        self._told: Told = _tell_nobody
+        self._loop: asyncio.AbstractEventLoop
+        self._ended: deque[J | _Errand] = deque()
+        self._is_called = False
         self._is_watched = False
         self._look_at = 0.0
         self._quickest_s = math.inf
         self._slow_looks = 0
         self._late_looks = 0
 
-        # Invariant: these are changed under the lock alone. A thread is at work, asleep, or at work that was abandoned.
+        # Invariant: these are changed under the lock alone. A thread is at work, asleep, or at work that was dropped.
         self._lock = threading.Lock()
+        self._waiting = FairQueue[J](per_tenant)
+        self._errands: deque[_Errand] = deque()
+        self._running: dict[J | _Errand, None] = {}
         self._at_work = 0
         self._asleep = 0
         self._calls = threading.Semaphore(0)
 
-    async def do(self, work: Callable[[], T], *, aside: bool = False) -> T:
-        """Do the work in a thread and return what it returns. Cancelled, it isn't begun; if it was, it is abandoned.
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
 
-        Abandoned work goes on and nobody hears of it; its thread isn't counted any more. Work `aside` is short, goes
-        before all that waits, and has a thread more than the others may have where they are all slow.
-        """
-        loop = asyncio.get_running_loop()
-        job = _Job(work, loop.create_future(), loop, aside)
-        if aside:
-            self._jobs.appendleft(job)
-        else:
-            self._jobs.append(job)
+    def attend(self, told: Told) -> None:
+        self._told = told
+
+    def take_on(self, jobs: Iterable[J]) -> None:
         with self._lock:
-            if not self._at_work:
-                self._wake_one()
-        if not self._is_watched:
-            self._is_watched = True
-            self._watch(loop)
+            for job in jobs:
+                self._waiting.put(job)
+            self._begin()
+
+    def take_back(self) -> Sequence[J]:
+        with self._lock:
+            return self._waiting.clear()
+
+    def drop(self, job: J | _Errand) -> bool:
+        with self._lock:
+            if job in self._running:
+                self._leave(job)
+                self._at_work -= 1
+                if self._waiting.takeable or self._errands:
+                    self._wake_one()
+            elif not self._withdraw(job):
+                return False
+        job.cancellation.is_set = True
+        return True
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """Do short work in a thread and return what it returns. Cancelled, it isn't begun; if it was, it is abandoned.
+
+        It goes before all jobs, and has a thread more than they may have where they are all slow.
+        """
+        errand = _Errand(work=work, future=asyncio.get_running_loop().create_future())
+        with self._lock:
+            self._errands.append(errand)
+            self._begin()
         try:
-            result: T = await job.future
+            result: T = await errand.future
         except asyncio.CancelledError:
-            self._abandon(job)
+            self.drop(errand)
             raise
         return result
 
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._quickest_s = math.inf
-        self._look_at = loop.time() + _PATIENCE_S
-        loop.call_at(self._look_at, self._look, loop)
+    def _begin(self) -> None:
+        """See to it that what was just taken on is begun, and be there when it ends."""
+        self._loop = asyncio.get_running_loop()
+        if not self._at_work:
+            self._wake_one()
+        if not self._is_watched:
+            self._is_watched = True
+            self._watch()
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    # the loop
+
+    def _watch(self) -> None:
+        self._quickest_s = math.inf
+        self._look_at = self._loop.time() + _PATIENCE_S
+        self._loop.call_at(self._look_at, self._look)
+
+    def _look(self) -> None:
         """Double the threads when work has waited for long work; look again for as long as any waits."""
-        if self._jobs:
-            if loop.time() > self._look_at + _PATIENCE_S and self._late_looks < _MOST_LATE:
-                self._late_looks += 1  # this loop kept the interpreter to itself: that says nothing of the work
-            else:
-                self._late_looks = 0
-                self._slow_looks = self._slow_looks + 1 if self._quickest_s > _SHORT_S else 0
-            if self._slow_looks > 1:
-                with self._lock:
-                    for _ in range(min(len(self._jobs), max(1, self._at_work))):
+        with self._lock:
+            if len(self._waiting) or self._errands:
+                if monotonic() > self._look_at + _PATIENCE_S and self._late_looks < _MOST_LATE:
+                    self._late_looks += 1  # this loop kept the interpreter to itself: that says nothing of the work
+                else:
+                    self._late_looks = 0
+                    self._slow_looks = self._slow_looks + 1 if self._quickest_s > _SHORT_S else 0
+                if self._slow_looks > 1:
+                    for _ in range(min(len(self._waiting) + len(self._errands), max(1, self._at_work))):
                         self._wake_one()
-            self._watch(loop)
-        else:
-            self._slow_looks = 0
-            self._is_watched = False
-        self._tell()  # last: who sees no work waiting any more tells by itself
+                self._watch()
+            else:
+                self._slow_looks = 0
+                self._is_watched = False
+        self._tell()  # last: who sees no work waiting any more calls by itself
 
     def _wake_one(self) -> None:
         if not self._may_go_on(self._at_work + 1):
@@ -123,64 +215,113 @@ class Hands:
             threading.Thread(target=self._work, name=self._name, daemon=True).start()
 
     def _may_go_on(self, at_work: int) -> bool:
-        """Return whether so many threads may be at work on what waits."""
-        return at_work <= self._count or (at_work == self._count + 1 and bool(self._jobs) and self._jobs[0].is_aside)
+        """Return whether there is work for so many threads."""
+        return (at_work <= self._count + 1 and bool(self._errands)) or (
+            at_work <= self._count and self._waiting.takeable
+        )
 
-    def _abandon(self, job: _Job) -> None:
+    def _withdraw(self, job: J | _Errand) -> bool:
+        """Let it wait no longer; return whether it did."""
+        if isinstance(job, _Errand):
+            waited = job in self._errands
+            if waited:
+                self._errands.remove(job)
+            return waited
+        return self._waiting.discard(job)
+
+    def _leave(self, job: J | _Errand) -> None:
+        """It isn't being worked on any more, as far as we care."""
+        del self._running[job]
+        if not isinstance(job, _Errand):
+            self._waiting.release(job.tenant)
+
+    def _tell(self) -> None:
+        """Tell of all that has begun and ended since it was last told of."""
+        self._is_called = False  # first: what ends from now on is told of by another call
+        ended: list[J] = []
+        while self._ended:
+            job = self._ended.popleft()
+            if not isinstance(job, _Errand):
+                ended.append(job)
+            elif not job.future.done():
+                _resolve(job)
         with self._lock:
-            if job.is_begun and not job.is_ended:
-                job.is_ended = True
-                self._at_work -= 1
-                if self._jobs:
-                    self._wake_one()
+            running = [job for job in self._running if not isinstance(job, _Errand)]
+        begun = [job for job in (*ended, *running) if not job.is_told]
+        for job in begun:
+            job.is_told = True
+        if begun or ended:
+            self._told(begun, ended)
+
+    # the threads
 
     def _work(self) -> None:
-        while (job := self._next()) is not None:
-            result, error, began = None, None, perf_counter()
+        job = self._next(None, None, None)
+        while job is not None:
+            result, error = None, None
             try:
-                result = job.work()
-            except BaseException as caught:  # noqa: BLE001  # whoever waits for it raises it
+                result = job.work() if isinstance(job, _Errand) else self._do(job)
+            except BaseException as caught:  # noqa: BLE001  # whoever waits for it hears of it
                 error = caught
-            with self._lock:
-                if job.is_ended:
-                    return  # it was abandoned; another thread has taken this one's place
-                job.is_ended = True
-            self._quickest_s = min(self._quickest_s, perf_counter() - began)
-            self._ended.append((job.future, result, error))
-            loop = job.loop
-            del job, result, error  # nothing of it outlives it while the thread sleeps
-            if not self._jobs and not self._is_told:
-                self._is_told = True
-                try:
-                    loop.call_soon_threadsafe(self._tell)
-                except RuntimeError:  # the loop is closed: nobody waits any more
-                    self._ended.clear()
-                    self._is_told = False
+            job = self._next(job, result, error)
 
-    def _next(self) -> _Job | None:
-        """Return work that is now begun; None when the thread is to end."""
+    def _next(self, done: J | _Errand | None, result: Any, error: BaseException | None) -> J | _Errand | None:
+        """Take in what came of the last job, and return one that is now begun; None when the thread is to end."""
+        was_asleep = done is None
         while True:
             with self._lock:
-                while self._jobs and self._may_go_on(self._at_work):
-                    job = self._jobs.popleft()
-                    if not job.future.cancelled():
-                        job.is_begun = True
-                        return job
-                self._at_work -= 1
-                self._asleep += 1
+                if done is not None:
+                    if done not in self._running:
+                        return None  # it was dropped; another thread has taken this one's place
+                    self._leave(done)
+                    done.result, done.error, done.ended = result, error, monotonic()
+                    self._quickest_s = min(self._quickest_s, done.ended - done.began)
+                    self._ended.append(done)
+                    done = result = error = None  # nothing of it outlives it while the thread sleeps
+                job = self._take()
+                if job is None:
+                    self._at_work -= 1
+                    self._asleep += 1
+            if was_asleep if job is not None else self._ended:
+                self._call()
+            if job is not None:
+                return job
+            was_asleep = True
             if not self._calls.acquire(timeout=_IDLE_S):
                 with self._lock:
                     if not self._calls.acquire(blocking=False):  # called as it gave up waiting
                         self._asleep -= 1
                         return None
 
-    def _tell(self) -> None:
-        self._is_told = False  # first: what ends from now on is told of by another call
-        while self._ended:
-            future, result, error = self._ended.popleft()
-            if future.done():
-                continue
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
+    def _take(self) -> J | _Errand | None:
+        job: J | _Errand | None = None
+        if self._errands and self._at_work <= self._count + 1:
+            job = self._errands.popleft()
+        elif self._at_work <= self._count and (taken := self._waiting.take(1)):
+            job = taken[0]
+        if job is not None:
+            job.began = monotonic()  # before the loop can see that it runs
+            self._running[job] = None
+        return job
+
+    def _call(self) -> None:
+        """Have the loop told, unless it is going to be."""
+        if self._is_called:
+            return
+        self._is_called = True
+        try:
+            self._loop.call_soon_threadsafe(self._tell)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            self._ended.clear()
+            self._is_called = False
+
+
+def _resolve(errand: _Errand) -> None:
+    if errand.error is None:
+        errand.future.set_result(errand.result)
+    else:
+        errand.future.set_exception(errand.error)
+
+
+def _tell_nobody(begun: Sequence[Job], ended: Sequence[Job]) -> None:
+    """Nobody attends yet."""

@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from anyio import CancelScope
 
-from reactor.edge.hands import Hands
+from reactor.edge.hands import Crew, Hands
 from reactor.edge.objects.base import ObjectStore
 from reactor.edge.queue import Upload
 from reactor.edge.spool import Cancellation, Identity, Spool
@@ -27,6 +27,13 @@ class Stored(NamedTuple):
     """What is removed must still be that file."""
 
 
+class Put(Protocol):
+    """A job whose work is to put an upload; its result is a Stored."""
+
+    upload: Upload
+    cancellation: Cancellation
+
+
 class Transfer(Protocol):
     """Whatever brings an upload's bytes from where the app left them to where they belong."""
 
@@ -34,10 +41,11 @@ class Transfer(Protocol):
     def store_name(self) -> str:
         """Label of the store; see ObjectStore.name."""
 
-    async def put(self, upload: Upload) -> Stored:
-        """Stream the spooled file into the store. Raises what Spool.open and ObjectStore.put raise.
+    @property
+    def crew(self) -> Crew[Any]:
+        """Who puts: streams the spooled file into the store. What Spool.open and ObjectStore.put raise is the error.
 
-        Once it is cancelled nothing more is read; a put that had read everything may still arrive.
+        Once a put is dropped nothing more is read; one that had read everything may still arrive.
         """
 
     async def remove(self, stored: Sequence[tuple[Upload, Stored]]) -> Sequence[tuple[Upload, str]]:
@@ -47,29 +55,27 @@ class Transfer(Protocol):
 class SpoolToStore:
     """The `Transfer` of a spool in this machine's folders and a store that blocks."""
 
-    def __init__(self, spool: Spool, store: ObjectStore, *, concurrency: int) -> None:
+    def __init__(self, spool: Spool, store: ObjectStore, *, concurrency: int, per_tenant: int) -> None:
         self._spool = spool
         self._store = store
-        self._hands = Hands(concurrency, name="reactor-put")
+        self._hands: Hands[Any] = Hands(self._put, concurrency, per_tenant=per_tenant, name="reactor-put")
 
     @property
     def store_name(self) -> str:
         return self._store.name
 
-    async def put(self, upload: Upload) -> Stored:
-        cancelled = Cancellation()
-        try:
-            return await self._hands.do(partial(self._put, upload, cancelled))
-        finally:
-            cancelled.is_set = True  # whatever made us stop, the thread stops reading
+    @property
+    def crew(self) -> Crew[Any]:
+        return self._hands
 
-    def _put(self, upload: Upload, cancelled: Cancellation) -> Stored:
+    def _put(self, put: Put) -> Stored:
+        upload = put.upload
         with self._spool.open(
             upload.spool,
             upload.temp_file_path or "",
             size_bytes=upload.byte_size,
             sha256=upload.content_hash or "",
-            cancelled=cancelled,
+            cancelled=put.cancellation,
         ) as body:
             url = self._store.put(upload.bucket, upload.object_path, body, mime_type=upload.mime_type)
             return Stored(url, body.identity)
@@ -77,7 +83,7 @@ class SpoolToStore:
     async def remove(self, stored: Sequence[tuple[Upload, Stored]]) -> Sequence[tuple[Upload, str]]:
         batches = [stored[first : first + _AT_ONCE] for first in range(0, len(stored), _AT_ONCE)]
         removals = [
-            asyncio.ensure_future(self._hands.do(partial(self._remove, batch), aside=True)) for batch in batches
+            asyncio.ensure_future(self._hands.aside(partial(self._remove, batch))) for batch in batches
         ]
         with CancelScope(shield=True):
             await asyncio.wait(removals, timeout=_REMOVE_WITHIN_S)

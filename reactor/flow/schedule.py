@@ -22,7 +22,7 @@ class Lane:
     """A reaction's ready queue, and the call that wakes its worker."""
 
     def __init__(self) -> None:
-        self.ready = FairQueue()
+        self.ready = FairQueue[Signal]()
         self.wakeup = Wakeup()
 
 

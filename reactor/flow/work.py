@@ -1,4 +1,4 @@
-"""One reaction's work, from ready to settled: ready → claim a batch → act on each → settle a batch.
+"""One reaction's work, from ready to settled: ready → claim a batch → have each acted on → settle a batch.
 
 Batches are natural. While a claim is on its way to the database, what becomes due meanwhile waits; when it returns,
 the next claim takes all of it. Settling likewise. One row at a time when idle, hundreds to a round trip under load,
@@ -16,21 +16,22 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic
 
-from anyio import CancelScope, create_task_group
-from anyio.abc import TaskGroup
+from anyio import create_task_group
 from anyio.lowlevel import cancel_shielded_checkpoint
 
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.events import DatabaseLost, Emit, LeaseLost
-from reactor.core.fair import FairQueue
 from reactor.core.model import Due, Outcome, Signal, Verdict
 from reactor.edge.clock import Clock
 from reactor.flow.schedule import Lane, Schedule
 from reactor.flow.wakeup import Wakeup
-from reactor.reactions.base import A, Attempt, Claimed, Reaction
+from reactor.reactions.base import A, Claimed, Reaction
 
 BATCH = 500
 """Most rows in one claim or one settlement: a statement of some 50 ms."""
+
+_MOST_UNSETTLED = 4 * BATCH
+"""Most rows in hand: one batch on its way from the database, one to it, and two being worked on meanwhile."""
 
 _LOW = 2_000
 """With fewer rows ready than this, more are fetched; a sweep brings them before these are worked off."""
@@ -73,12 +74,14 @@ class Work(Generic[A]):
         self._concurrency = concurrency
         self._per_tenant = per_tenant
         self._lease_s = lease_s
+        self._crew = reaction.crew
+        self._crew.attend(self._told)
         self._claimed: dict[Signal, A] = {}
-        self._waiting = FairQueue(per_tenant)
+        self._in_hand: dict[Signal, A] = {}
         self._acting: dict[Signal, A] = {}
         self._gone: set[Signal] | None = None
-        self._actors = 0
-        self._asleep: list[Wakeup] = []
+        self._bug: Exception | None = None
+        self._broken = Wakeup()
         self._ended: deque[tuple[A, Outcome]] = deque()
         self._ended_lately = 0
         self._claiming = 0
@@ -95,7 +98,7 @@ class Work(Generic[A]):
         self.on_low: Callable[[], None] = lambda: None
         """Called when few rows are ready: a backlog in the database may be fetched from."""
 
-    # Invariant: a signal that was claimed is in exactly one of _waiting (claimed, not begun), _acting, or _ended.
+    # Invariant: a signal that was claimed is in hand (waits for the crew, or is acting) or ended, and never both.
 
     @property
     def outstanding(self) -> int:
@@ -126,30 +129,26 @@ class Work(Generic[A]):
             tasks.start_soon(self._clean_up_all)
             tasks.start_soon(self._extend_all)
             tasks.start_soon(self._time_out_all)
-            await self._claim_all(tasks)
+            tasks.start_soon(self._break_loudly)
+            await self._claim_all()
             await self._until_settled()
             tasks.cancel_scope.cancel()
 
     def close(self) -> None:
         """Claim no more, hand back what wasn't begun; what is being acted on may finish."""
         self._closing = True
-        self._waiting.per_tenant = None
-        while unbegun := self._waiting.take(BATCH):
-            for signal in unbegun:
-                self._waiting.release(signal.tenant)
-                attempt = self._claimed[signal]
-                self._end(attempt, self._reaction.hand_back(attempt))
+        self._hand_back_waiting()
         self._lane.wakeup.set()
         self._settled.set()
 
     def abort(self) -> None:
         """Cut short what is still being acted on; it is handed back."""
-        for attempt in self._acting.values():
-            _cancel(attempt)
+        for attempt in list(self._in_hand.values()):
+            self._cut_short(attempt)
 
     # claim
 
-    async def _claim_all(self, tasks: TaskGroup) -> None:
+    async def _claim_all(self) -> None:
         while not self._closing:
             room = self._room()
             batch = self._take(room) if room else []
@@ -163,9 +162,6 @@ class Work(Generic[A]):
             self._claiming = len(batch)
             await self._claim(batch)
             self._claiming = 0
-            if self._closing:
-                self.close()  # what came in meanwhile goes back as well
-            self._act_on_waiting(tasks)
             await cancel_shielded_checkpoint()  # what was begun goes first
 
     def _room(self) -> int:
@@ -174,9 +170,9 @@ class Work(Generic[A]):
         # Invariant: one tenant never holds the whole window while it is capped below the concurrency
         self._lane.ready.per_tenant = math.ceil(window * min(1.0, self._per_tenant / self._concurrency))
         unsettled = len(self._claimed)
-        room = max(0, min(window - len(self._waiting) - len(self._acting), 2 * BATCH - unsettled))
+        room = max(0, min(window - len(self._in_hand), _MOST_UNSETTLED - unsettled))
         # what waits keeps everybody busy meanwhile: a round trip for a few more would cost as much as one for many
-        return 0 if len(self._waiting) >= self._concurrency and room < window / 2 else room
+        return 0 if self._crew.waiting >= self._concurrency and room < window / 2 else room
 
     def _take(self, room: int) -> list[Signal]:
         """Take what is ready. What is ours is left out, though its lease may have ended: it is being worked on here."""
@@ -196,8 +192,8 @@ class Work(Generic[A]):
             claimed = Claimed(later=[Due(signal, self._clock.database_now()) for signal in batch])
         self._schedule.arm(claimed.later)
         for attempt in claimed.attempts:
-            self._claimed[attempt.signal] = attempt
-            self._waiting.put(attempt.signal)
+            self._claimed[attempt.signal] = self._in_hand[attempt.signal] = attempt
+        self._hand_over(claimed.attempts)
         ours = {attempt.signal for attempt in claimed.attempts}
         # what others have done meanwhile is as good as done here: go on to more
         self._ended_lately += len(batch) - len(ours) - len(claimed.later)
@@ -208,65 +204,62 @@ class Work(Generic[A]):
 
     # act
 
-    def _act_on_waiting(self, tasks: TaskGroup) -> None:
-        """Wake an actor for each row that waits, or make one: one that sleeps is quicker at hand."""
-        for _ in range(len(self._waiting)):
-            if self._asleep:
-                self._asleep.pop().set()
-            elif self._actors < self._concurrency:
-                self._actors += 1
-                tasks.start_soon(self._act_on_each)
-            else:
-                return
+    def _hand_over(self, attempts: Sequence[A]) -> None:
+        """Let the crew begin what may begin; the rest goes back."""
+        admitted = () if self._closing else self._reaction.admit(attempts)
+        if admitted:
+            self._crew.take_on(admitted)
+        for attempt in attempts[len(admitted) :]:
+            self._end(attempt, self._reaction.hand_back(attempt))
 
-    async def _act_on_each(self) -> None:
-        """Act on one row after another; sleep while none may be begun."""
-        wakeup = Wakeup()
-        while True:
-            attempt: A | None = None
-            with CancelScope() as scope:  # costs more than a short act: made anew only after it cut one short
-                while not scope.cancel_called:
-                    if (attempt := self._begin(scope)) is None:
-                        self._asleep.append(wakeup)
-                        await wakeup.wait()
-                        continue
-                    outcome = await self._reaction.act(attempt)
-                    self._finish(attempt, outcome)
-                    attempt = None
-            if attempt is not None:
-                self._finish(attempt, self._reaction.cut_short(attempt))
-
-    def _begin(self, scope: CancelScope) -> A | None:
-        signals = self._waiting.take(1)
-        if not signals:
-            return None
-        attempt = self._acting[signals[0]] = self._claimed[signals[0]]
-        attempt.scope = scope
+    def _told(self, begun: Sequence[A], ended: Sequence[A]) -> None:
+        """Take in how the crew gets on."""
+        try:
+            for attempt in begun:
+                self._acting[attempt.signal] = attempt
+                self._reaction.begun(attempt)
+            for attempt in ended:
+                del self._acting[attempt.signal]
+                self._end(attempt, self._reaction.outcome(attempt))
+        except Exception as error:  # noqa: BLE001  # nobody awaits this call
+            self._bug = error
+            self._broken.set()
+        if self._reaction.is_held_up:
+            self._hand_back_waiting()
         self._begun.set()
-        return attempt
 
-    def _finish(self, attempt: A, outcome: Outcome) -> None:
-        del self._acting[attempt.signal]
-        self._waiting.release(attempt.signal.tenant)
-        self._end(attempt, outcome)
+    async def _break_loudly(self) -> None:
+        """End everything by what a reaction raised, though it promised not to: better than a row lost in silence."""
+        await self._broken.wait()
+        if self._bug is not None:
+            raise self._bug
+
+    def _hand_back_waiting(self) -> None:
+        for attempt in self._crew.take_back():
+            self._end(attempt, self._reaction.hand_back(attempt))
+
+    def _cut_short(self, attempt: A) -> None:
+        """Wait for the crew's work on it no longer, unless that has just ended."""
+        if self._crew.drop(attempt):
+            self._acting.pop(attempt.signal, None)
+            self._end(attempt, self._reaction.cut_short(attempt))
 
     async def _time_out_all(self) -> None:
         """Cut short what takes too long; sleep while nothing is acted on."""
         while True:
-            acting = self._acting.values()
-            ends_at = min((a.deadline for a in acting if a.scope and not a.scope.cancel_called), default=math.inf)
+            ends_at = next((attempt.deadline for attempt in self._acting.values()), math.inf)
             if ends_at == math.inf:
                 await self._begun.wait()
                 continue
             await self._clock.sleep(max(0.0, ends_at - self._clock.now()))
-            for attempt in self._acting.values():
-                if attempt.deadline <= self._clock.now():
-                    _cancel(attempt)
+            for attempt in [a for a in self._acting.values() if a.deadline <= self._clock.now()]:
+                self._cut_short(attempt)
 
     def _end(self, attempt: A, outcome: Outcome) -> None:
+        del self._in_hand[attempt.signal]
         self._ended_lately += 1
-        self._lane.ready.release(attempt.signal.tenant)
-        if attempt.lost:
+        self._lane.ready.release(attempt.tenant)
+        if attempt.is_lost:
             self._give_up(attempt)
         else:
             self._ended.append((attempt, outcome))
@@ -358,7 +351,7 @@ class Work(Generic[A]):
                 await self._held.wait()
                 continue
             await self._clock.sleep(self._lease_s / 3)
-            held = [self._claimed[signal] for signal in self._claimed if self._is_in_hand(self._claimed[signal])]
+            held = list(self._in_hand.values())  # what has ended needs its lease no more
             if not held:
                 continue
             sent = self._clock.now()
@@ -371,26 +364,11 @@ class Work(Generic[A]):
                 for attempt in held:
                     attempt.lease_until = sent + self._lease_s
             for attempt in held:
-                if attempt.signal.row_id not in still_held and self._is_in_hand(attempt):
+                if attempt.signal.row_id not in still_held and self._in_hand.get(attempt.signal) is attempt:
                     self._lose(attempt)
-
-    def _is_in_hand(self, attempt: A) -> bool:
-        """Return whether the attempt is waiting or being acted on; one that has ended needs its lease no more."""
-        signal = attempt.signal
-        return self._acting.get(signal) is attempt or (
-            self._claimed.get(signal) is attempt and signal in self._waiting
-        )
 
     def _lose(self, attempt: A) -> None:
         """Another reactor may have the row: stop working on it, and settle nothing."""
-        attempt.lost = True
+        attempt.is_lost = True
         self._emit(LeaseLost(upload_id=attempt.signal.row_id))
-        if self._waiting.discard(attempt.signal):
-            self._end(attempt, self._reaction.hand_back(attempt))
-        else:
-            _cancel(attempt)
-
-
-def _cancel(attempt: Attempt) -> None:
-    if attempt.scope is not None:
-        attempt.scope.cancel()
+        self._cut_short(attempt)

@@ -1,25 +1,26 @@
 """What a reaction is: the code that answers one kind of notification. The engine knows no more of it than this.
 
-A reaction claims rows in batches, acts on what it claimed, and settles what came of it in batches. Where the claim is
-the whole effect (a stale run is failed by the claim itself), it claims nothing, and the rest never comes up.
+A reaction claims rows in batches, has its crew act on what it claimed, and settles what came of it in batches. Where
+the claim is the whole effect (a stale run is failed by the claim itself), nothing is claimed, and the rest never comes
+up.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 from uuid import UUID
 
-from anyio import CancelScope
-from attrs import define, frozen
+from attrs import define, field, frozen
 
 from reactor.core.model import Due, Outcome, Signal
 from reactor.core.trace import TraceContext
+from reactor.edge.hands import Crew, Job, Told
 from reactor.edge.payload import Hint
 
 
 @define(kw_only=True, eq=False)
-class Attempt:
+class Attempt(Job):
     """One claimed row on its way from claim to settlement. Each reaction adds what its rows hold."""
 
     signal: Signal
@@ -27,15 +28,16 @@ class Attempt:
     lease_until: float
     """Monotonic seconds: when the lease may have ended, reckoned from before the claim was sent."""
 
-    deadline: float = math.inf
-    """Monotonic seconds: when the act is cut short. Set by the act; of acts under way, the one begun first has the
+    deadline: float = field(default=math.inf, init=False)
+    """Monotonic seconds: when the act is cut short. Set as it begins; of acts under way, the one begun first has the
     earliest."""
 
-    scope: CancelScope | None = None
-    """Cancels the act, once it is begun: at its deadline, at the end of the grace period, when the lease was lost."""
-
-    lost: bool = False
+    is_lost: bool = field(default=False, init=False)
     """True once another reactor may have taken the row over; nothing of it may be settled any more."""
+
+    @property
+    def tenant(self) -> int:
+        return self.signal.tenant
 
 
 A = TypeVar("A", bound=Attempt)
@@ -65,6 +67,24 @@ class Sweep:
     """False when there was more than one sweep may bring."""
 
 
+class Nobody(Crew[Any]):
+    """The crew of a reaction that claims nothing that could be acted on."""
+
+    waiting = 0
+
+    def attend(self, told: Told) -> None:
+        """Nothing will be told."""
+
+    def take_on(self, jobs: Iterable[Job]) -> None:
+        raise NotImplementedError("nobody acts on what this reaction claims")
+
+    def take_back(self) -> Sequence[Job]:
+        return ()
+
+    def drop(self, job: Job) -> bool:  # noqa: ARG002  # there is none
+        return False
+
+
 class Reaction(ABC, Generic[A]):
     """One kind of row that needs attention."""
 
@@ -73,6 +93,14 @@ class Reaction(ABC, Generic[A]):
 
     channel: ClassVar[str]
     """The channel on which its rows are notified."""
+
+    crew: Crew[A] = Nobody()
+    """Who does the work of claimed rows."""
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether nothing may begin: what was claimed and not begun is to be handed back."""
+        return False
 
     @abstractmethod
     def due_at(self, hint: Hint) -> float | None:
@@ -93,8 +121,15 @@ class Reaction(ABC, Generic[A]):
         """
         return ()
 
-    async def act(self, attempt: A) -> Outcome:
-        """Do the work of one claimed row. Never raises: a failure is an outcome."""
+    def admit(self, attempts: Sequence[A]) -> Sequence[A]:
+        """Return the first of what was just claimed, as many as may begin; the others are handed back."""
+        return attempts
+
+    def begun(self, attempt: A) -> None:
+        """Take in that the crew has begun."""
+
+    def outcome(self, attempt: A) -> Outcome:
+        """Say what the crew's work came to. Never raises: a failure is an outcome."""
         raise NotImplementedError(f"{self.name} claims nothing that could be acted on")
 
     def hand_back(self, attempt: A) -> Outcome:
@@ -102,7 +137,7 @@ class Reaction(ABC, Generic[A]):
         raise NotImplementedError(f"{self.name} claims nothing that could be handed back")
 
     def cut_short(self, attempt: A) -> Outcome:
-        """Return the outcome of an attempt whose scope was cancelled."""
+        """Return the outcome of an attempt that nobody waits for any more: its time is over, or ours."""
         return self.hand_back(attempt)
 
     async def settle(self, ended: Sequence[tuple[A, Outcome]]) -> Sequence[Due]:

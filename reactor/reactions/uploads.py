@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID, uuid4
 
-from attrs import define
+from attrs import define, field
 from loguru import logger
 
 from reactor.core.backoff import Backoff
@@ -47,13 +47,8 @@ class UploadAttempt(Attempt):
 
     upload: Upload
     trail: Trail
-    began: float = 0.0
-    ended: float = 0.0
-    stored: Stored | None = None
-    """What was put; None until it was."""
-
-    is_done: bool = False
-    """True once it is settled as stored: the spooled file is to go."""
+    stored: Stored | None = field(default=None, init=False)
+    """What is settled as stored: the spooled file is to go."""
 
 
 class FailedUploads(Reaction[UploadAttempt]):
@@ -76,6 +71,7 @@ class FailedUploads(Reaction[UploadAttempt]):
     ) -> None:
         self._queue = queue
         self._transfer = transfer
+        self.crew = transfer.crew
         self._backoff = backoff
         self._breaker = breaker
         self._clock = clock
@@ -173,34 +169,40 @@ class FailedUploads(Reaction[UploadAttempt]):
 
     # act
 
-    async def act(self, attempt: UploadAttempt) -> Outcome:
-        attempt.began = self._clock.now()
-        if self._breaker.allowance(attempt.began) == 0:
-            return self.hand_back(attempt)
-        self._breaker.started(attempt.began, attempt.upload.id)
-        upload = attempt.upload
-        self._emit(
-            AttemptStarted(
-                upload_id=upload.id, attempt=upload.attempt, lag_s=max(0.0, self._clock.database_now() - upload.due_at)
-            )
-        )
+    @property
+    def is_held_up(self) -> bool:
+        # while a probe is on its way nothing else has been claimed
+        return self._breaker.retry_at is not None
+
+    def admit(self, attempts: Sequence[UploadAttempt]) -> Sequence[UploadAttempt]:
+        now = self._clock.now()
+        admitted = attempts[: self._breaker.allowance(now)]
+        if self._breaker.is_open:
+            for attempt in admitted:
+                self._breaker.started(now, attempt.upload.id)
+        return admitted
+
+    def begun(self, attempt: UploadAttempt) -> None:
         attempt.deadline = attempt.began + self._attempt_timeout_s
-        try:
-            attempt.stored = await self._transfer.put(upload)
-        except ReactorError as error:
-            outcome = self._judge(upload, error)
-        except Exception:  # noqa: BLE001  # a bug of ours must not stop the others: this row fails, and we hear of it
-            logger.bind(**attempt.trail.fields).exception("attempt {} broke", upload.attempt)
-            outcome = self._judge(upload, StorageUnavailable("the reactor broke on this upload; its log says how"))
-        else:
+        upload = attempt.upload
+        lag_s = max(0.0, self._clock.database_at(attempt.began) - upload.due_at)
+        self._emit(AttemptStarted(upload_id=upload.id, attempt=upload.attempt, lag_s=lag_s))
+
+    def outcome(self, attempt: UploadAttempt) -> Outcome:
+        error = attempt.error
+        if error is None:
             self._hear_success()
-            outcome = Outcome(verdict=Verdict.STORED, storage_url=attempt.stored.url)
-        finally:
-            attempt.ended = self._clock.now()
-        return outcome
+            return Outcome(verdict=Verdict.STORED, storage_url=attempt.result.url)
+        if isinstance(error, ReactorError):
+            return self._judge(attempt.upload, error)
+        # a bug of ours must not stop the others: this row fails, and we hear of it
+        logger.bind(**attempt.trail.fields).opt(exception=error).error("attempt {} broke", attempt.upload.attempt)
+        broke = StorageUnavailable("the reactor broke on this upload; its log says how")
+        return self._judge(attempt.upload, broke)
 
     def cut_short(self, attempt: UploadAttempt) -> Outcome:
-        if self._clock.now() < attempt.deadline:
+        attempt.ended = self._clock.now()
+        if attempt.ended < attempt.deadline:
             return self.hand_back(attempt)
         no_answer = StorageUnavailable(f"no answer within {self._attempt_timeout_s:g} s")
         return self._judge(attempt.upload, no_answer)
@@ -244,8 +246,7 @@ class FailedUploads(Reaction[UploadAttempt]):
             self._emit(BreakerMoved(store=self._transfer.store_name, is_open=self._breaker.is_open))
 
     def hand_back(self, attempt: UploadAttempt) -> Outcome:
-        if attempt.began:
-            self._breaker.abandoned(self._clock.now(), attempt.upload.id)
+        self._breaker.abandoned(self._clock.now(), attempt.upload.id)
         delay_s = self._pause_s() if self._breaker.is_open else 0.0
         return Outcome(verdict=Verdict.DEFERRED, delay_s=delay_s)
 
@@ -265,7 +266,7 @@ class FailedUploads(Reaction[UploadAttempt]):
             due_at, settled_at = settled[attempt.upload.id]
             if due_at is not None:
                 again.append(Due(attempt.signal, due_at))
-            attempt.is_done = outcome.verdict is Verdict.STORED
+            attempt.stored = attempt.result if outcome.verdict is Verdict.STORED else None
             self._tell_settled(attempt, outcome, settling_at, settled_at)
         return again
 
@@ -284,7 +285,7 @@ class FailedUploads(Reaction[UploadAttempt]):
         return dict.fromkeys(confirmed, Settled(None, self._clock.database_now()))
 
     async def clean_up(self, settled: Sequence[UploadAttempt]) -> None:
-        files = [(attempt.upload, attempt.stored) for attempt in settled if attempt.is_done and attempt.stored]
+        files = [(attempt.upload, attempt.stored) for attempt in settled if attempt.stored]
         for upload, reason in await self._transfer.remove(files) if files else ():
             logger.bind(**upload.trail().fields).warning("the spooled file stays behind: {}", reason)
 
@@ -301,7 +302,7 @@ class FailedUploads(Reaction[UploadAttempt]):
                 code=outcome.code,
                 message=outcome.message,
                 trail=attempt.trail,
-                put=(at(attempt.began), at(attempt.ended)) if attempt.ended else None,
+                put=(at(attempt.began), at(attempt.ended)) if attempt.began else None,
                 settling_at=settling_at,
                 settled_at=settled_at,
             )

@@ -14,7 +14,7 @@ def signal(tenant: int, number: int) -> Signal:
 
 
 def test_tenants_take_turns() -> None:
-    queue = FairQueue(None)
+    queue = FairQueue[Signal](None)
     for number in range(3):
         queue.put(signal(1, number))
     queue.put(signal(2, 0))
@@ -24,7 +24,7 @@ def test_tenants_take_turns() -> None:
 
 
 def test_turns_go_on_where_the_last_call_ended() -> None:
-    queue = FairQueue(None)
+    queue = FairQueue[Signal](None)
     for number in range(2):
         for tenant in (1, 2, 3):
             queue.put(signal(tenant, number))
@@ -33,7 +33,7 @@ def test_turns_go_on_where_the_last_call_ended() -> None:
 
 
 def test_a_tenant_with_one_signal_does_not_wait_for_one_with_thousands() -> None:
-    queue = FairQueue(None)
+    queue = FairQueue[Signal](None)
     for number in range(5000):
         queue.put(signal(1, number))
     queue.put(signal(2, 0))
@@ -42,7 +42,7 @@ def test_a_tenant_with_one_signal_does_not_wait_for_one_with_thousands() -> None
 
 
 def test_signals_of_one_tenant_come_first_come_first_served() -> None:
-    queue = FairQueue(None)
+    queue = FairQueue[Signal](None)
     for number in range(5):
         queue.put(signal(1, number))
 
@@ -50,7 +50,7 @@ def test_signals_of_one_tenant_come_first_come_first_served() -> None:
 
 
 def test_a_signal_waits_once_however_often_it_is_put() -> None:
-    queue = FairQueue(None)
+    queue = FairQueue[Signal](None)
 
     assert queue.put(signal(1, 0))
     assert not queue.put(signal(1, 0))
@@ -59,7 +59,7 @@ def test_a_signal_waits_once_however_often_it_is_put() -> None:
 
 
 def test_a_tenant_at_its_cap_is_parked_until_a_release() -> None:
-    queue = FairQueue(2)
+    queue = FairQueue[Signal](2)
     for number in range(4):
         queue.put(signal(1, number))
 
@@ -75,7 +75,7 @@ def test_a_tenant_at_its_cap_is_parked_until_a_release() -> None:
 
 
 def test_a_discarded_signal_is_not_taken() -> None:
-    queue = FairQueue(1)
+    queue = FairQueue[Signal](1)
     queue.put(signal(1, 0))
 
     assert queue.discard(signal(1, 0))
@@ -86,7 +86,7 @@ def test_a_discarded_signal_is_not_taken() -> None:
 
 @pytest.mark.parametrize("n", [-1, 2])
 def test_what_was_not_taken_cannot_be_released(n: int) -> None:
-    queue = FairQueue(None)
+    queue = FairQueue[Signal](None)
     queue.put(signal(1, 0))
     queue.take(1)
 
@@ -96,7 +96,7 @@ def test_what_was_not_taken_cannot_be_released(n: int) -> None:
 
 def test_a_cap_is_at_least_one() -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        FairQueue(0)
+        FairQueue[Signal](0)
 
 
 class FairAgainstList(RuleBasedStateMachine):
@@ -104,7 +104,7 @@ class FairAgainstList(RuleBasedStateMachine):
 
     @initialize(cap=st.none() | st.integers(1, 3))
     def begin(self, cap: int | None) -> None:
-        self.queue = FairQueue(cap)
+        self.queue = FairQueue[Signal](cap)
         self.cap = 10**9 if cap is None else cap
         self.waiting: list[Signal] = []
         self.turns: list[int] = []

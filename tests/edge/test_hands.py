@@ -2,12 +2,14 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from anyio import create_task_group, move_on_after
+from attrs import define
 
-from reactor.edge.hands import Hands
+from reactor.edge.hands import Hands, Job
 
 PATIENCE_S = 20.0
 
@@ -28,134 +30,255 @@ class Gate:
         for _ in range(count):
             assert self._entered.acquire(timeout=PATIENCE_S)
 
+    @property
+    def is_entered(self) -> bool:
+        return self._entered.acquire(blocking=False)
+
     def open(self) -> None:
         self._open.set()
 
 
-async def test_it_returns_what_the_work_returns_and_raises_what_it_raises() -> None:
-    hands = Hands(2, name="test")
+@define(kw_only=True, eq=False)
+class Piece(Job):
+    """A piece of work of one tenant."""
+
+    work: Callable[[], Any]
+    of: int = 1
+
+    @property
+    def tenant(self) -> int:
+        return self.of
+
+
+class Crew:
+    """Hands, and all that they told."""
+
+    def __init__(self, count: int, *, per_tenant: int | None = None, name: str = "test") -> None:
+        self.hands = Hands[Piece](lambda piece: piece.work(), count, per_tenant=per_tenant, name=name)
+        self.hands.attend(self._hear)
+        self.begun: list[Piece] = []
+        self.ended: list[Piece] = []
+        self._heard = asyncio.Event()
+
+    def _hear(self, begun: Sequence[Piece], ended: Sequence[Piece]) -> None:
+        assert all(piece.began > 0.0 for piece in begun)
+        self.begun += begun
+        assert set(ended) <= set(self.begun)
+        self.ended += ended
+        self._heard.set()
+
+    def take_on(self, *works: Callable[[], Any], of: int = 1) -> list[Piece]:
+        pieces = [Piece(work=work, of=of) for work in works]
+        self.hands.take_on(pieces)
+        return pieces
+
+    async def until(self, pieces: Sequence[Piece], *, begun: bool = False) -> None:
+        """Wait until it was told that they have ended, or begun."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not set(pieces) <= set(self.begun if begun else self.ended):
+                self._heard.clear()
+                await self._heard.wait()
+
+
+def nothing() -> None:
+    pass
+
+
+async def test_it_tells_what_the_work_returned_and_what_it_raised() -> None:
+    crew = Crew(2)
 
     def breaks() -> None:
         raise KeyError("why")
 
-    assert await hands.do(lambda: 7) == 7
-    with pytest.raises(KeyError, match="why"):
-        await hands.do(breaks)
-    assert await hands.do(lambda: 8) == 8
+    pieces = crew.take_on(lambda: 7, breaks, lambda: 8)
+    await crew.until(pieces)
+    assert [piece.result for piece in pieces] == [7, None, 8]
+    assert [repr(piece.error) for piece in pieces] == ["None", "KeyError('why')", "None"]
+    assert all(0.0 < piece.began <= piece.ended for piece in pieces)
+    assert crew.hands.waiting == 0
 
 
-async def test_every_piece_of_many_short_ones_is_done_once() -> None:
-    hands = Hands(4, name="test")
-    done: list[int] = []
+async def test_every_piece_of_many_short_ones_is_done_and_told_once() -> None:
+    crew, done = Crew(4), list[int]()
 
-    def work(number: int) -> Callable[[], int]:
-        def note() -> int:
-            done.append(number)
-            return number
+    def work(number: int) -> Callable[[], None]:
+        return lambda: done.append(number)
 
-        return note
+    pieces = [piece for first in range(0, 5_000, 50) for piece in crew.take_on(*map(work, range(first, first + 50)))]
+    await crew.until(pieces)
+    assert sorted(done) == list(range(5_000))
+    assert len(crew.begun) == len(crew.ended) == 5_000
 
-    results = await asyncio.gather(*(hands.do(work(number)) for number in range(2_000)))
-    assert results == list(range(2_000))
-    assert sorted(done) == results
+
+async def test_what_begins_is_told_while_it_goes_on() -> None:
+    crew, gate = Crew(2), Gate()
+    first = crew.take_on(gate)
+    await crew.until(first, begun=True)
+    assert crew.ended == []
+    second = crew.take_on(nothing, gate)  # its thread has seen no sleep in between
+    await asyncio.to_thread(gate.until_entered, 2)
+    await crew.until(second, begun=True)
+    gate.open()
+    await crew.until([*first, *second])
 
 
 async def test_short_work_is_told_of_though_its_thread_went_on_to_work_that_blocks() -> None:
-    hands = Hands(1, name="test")
+    crew = Crew(1)
     for _ in range(20):
         gate = Gate()
-        short = [asyncio.ensure_future(hands.do(lambda: "short")) for _ in range(100)]
-        blocked = asyncio.ensure_future(hands.do(gate))
-        async with asyncio.timeout(PATIENCE_S):
-            await asyncio.gather(*short)
+        *short, blocked = crew.take_on(*[nothing] * 100, gate)
+        await crew.until(short)
         gate.open()
-        await blocked
+        await crew.until([blocked])
 
 
 async def test_short_work_goes_on_beside_work_that_blocks() -> None:
-    hands, gate = Hands(2, name="test"), Gate()
+    crew = Crew(2)
     for _ in range(3):
-        blocked = asyncio.ensure_future(hands.do(gate))
-        results = await asyncio.gather(*(hands.do(lambda: "short") for _ in range(200)))
-        assert len(results) == 200
-        gate.open()
-        await blocked
         gate = Gate()
+        blocked, *short = crew.take_on(gate, *[nothing] * 200)
+        await crew.until(short)
+        gate.open()
+        await crew.until([blocked])
 
 
 async def test_work_that_blocks_is_done_side_by_side_up_to_the_count() -> None:
-    hands, gate = Hands(3, name="test"), Gate()
-    waiting = [asyncio.ensure_future(hands.do(gate)) for _ in range(5)]
+    crew, gate = Crew(3), Gate()
+    pieces = crew.take_on(*[gate] * 5)
     await asyncio.to_thread(gate.until_entered, 3)
-    assert not gate._entered.acquire(blocking=False)  # the fourth has no thread
+    assert not gate.is_entered  # the fourth has no thread
+    assert crew.hands.waiting == 2
     gate.open()
-    assert len(await asyncio.gather(*waiting)) == 5
+    await crew.until(pieces)
+
+
+async def test_no_tenant_has_more_threads_than_its_share_and_others_pass_its_line() -> None:
+    crew, gate, other = Crew(4, per_tenant=2), Gate(), Gate()
+    flood = crew.take_on(*[gate] * 6, of=1)
+    await asyncio.to_thread(gate.until_entered, 2)
+    late = crew.take_on(*[other] * 3, of=2)
+    await asyncio.to_thread(other.until_entered, 2)
+    assert not gate.is_entered
+    assert not other.is_entered
+    other.open()
+    await crew.until(late)
+    gate.open()
+    await crew.until(flood)
+
+
+async def test_work_aside_returns_what_it_returns_and_raises_what_it_raises() -> None:
+    hands = Crew(1).hands
+
+    def breaks() -> None:
+        raise KeyError("why")
+
+    assert await hands.aside(lambda: 7) == 7
+    with pytest.raises(KeyError, match="why"):
+        await hands.aside(breaks)
 
 
 async def test_work_aside_is_done_though_all_threads_are_held_up_and_leaves_no_thread_more() -> None:
-    hands, gate = Hands(2, name="test"), Gate()
-    waiting = [asyncio.ensure_future(hands.do(gate)) for _ in range(4)]
+    crew, gate = Crew(2), Gate()
+    pieces = crew.take_on(*[gate] * 4)
     await asyncio.to_thread(gate.until_entered, 2)
     for number in range(3):
-        assert await hands.do(lambda number=number: number, aside=True) == number  # type: ignore[misc]
-    assert not gate._entered.acquire(blocking=False)  # the third has no thread, though one is there
+        assert await crew.hands.aside(lambda number=number: number) == number  # type: ignore[misc]
+    assert not gate.is_entered  # the third has no thread, though one is there
     gate.open()
-    assert len(await asyncio.gather(*waiting)) == 4
+    await crew.until(pieces)
 
 
 async def test_work_aside_goes_before_what_waits() -> None:
-    hands, gate, done = Hands(1, name="test"), Gate(), list[str]()
-    holding = asyncio.ensure_future(hands.do(gate))
+    crew, gate, done = Crew(1), Gate(), list[str]()
+    holding = crew.take_on(gate)
     await asyncio.to_thread(gate.until_entered, 1)
-    waiting = [asyncio.ensure_future(hands.do(lambda: done.append("waited"))) for _ in range(3)]
-    await hands.do(lambda: done.append("aside"), aside=True)
+    waiting = crew.take_on(*[lambda: done.append("waited")] * 3)
+    await crew.hands.aside(lambda: done.append("aside"))
     gate.open()
-    await asyncio.gather(holding, *waiting)
+    await crew.until([*holding, *waiting])
     assert done == ["aside", "waited", "waited", "waited"]
 
 
 async def test_short_work_has_one_thread_however_much_of_it_waits() -> None:
-    hands = Hands(16, name="test-short")
-    await asyncio.gather(*(hands.do(lambda: None) for _ in range(5_000)))
+    crew = Crew(16, name="test-short")
+    await crew.until(crew.take_on(*[nothing] * 5_000))
     threads = [thread for thread in threading.enumerate() if thread.name == "test-short"]
     assert len(threads) < 4  # one, and what a moment without the processor may have added
 
 
-async def test_abandoned_work_takes_no_place_of_others() -> None:
+async def test_dropped_work_takes_no_place_of_others_and_is_told_of_no_more() -> None:
     """A store that hangs must not use up the threads: whoever gave up on it has given its thread up as well."""
-    hands, hanging = Hands(2, name="test"), Gate()
-    abandoned = [asyncio.ensure_future(hands.do(hanging)) for _ in range(2)]
+    crew, hanging = Crew(2, per_tenant=2), Gate()
+    dropped = crew.take_on(hanging, hanging)
     await asyncio.to_thread(hanging.until_entered, 2)
-    for task in abandoned:
-        task.cancel()
-    await asyncio.wait(abandoned)
+    assert all(crew.hands.drop(piece) for piece in dropped)
+    assert all(piece.cancellation.is_set for piece in dropped)
     gate = Gate()
-    waiting = [asyncio.ensure_future(hands.do(gate)) for _ in range(2)]
+    pieces = crew.take_on(gate, gate)
     await asyncio.to_thread(gate.until_entered, 2)
     gate.open()
-    await asyncio.gather(*waiting)
+    await crew.until(pieces)
     hanging.open()
-    assert await hands.do(lambda: "still there") == "still there"
+    await crew.until(crew.take_on(nothing))
+    assert not set(dropped) & set(crew.ended)
+    assert [piece.result for piece in dropped] == [None, None]
 
 
-async def test_work_that_was_cancelled_before_its_turn_is_never_begun() -> None:
-    hands, gate, begun = Hands(1, name="test"), Gate(), []
-    holding = asyncio.ensure_future(hands.do(gate))
+async def test_work_that_waits_begins_in_place_of_what_is_dropped() -> None:
+    crew, hanging = Crew(1), Gate()
+    [dropped] = crew.take_on(hanging)
+    await asyncio.to_thread(hanging.until_entered, 1)
+    waiting = crew.take_on(nothing)
+    assert crew.hands.drop(dropped)
+    await crew.until(waiting)
+    hanging.open()
+
+
+async def test_work_that_is_taken_back_or_dropped_before_its_turn_is_never_begun() -> None:
+    crew, gate, begun = Crew(1), Gate(), list[str]()
+    holding = crew.take_on(gate)
     await asyncio.to_thread(gate.until_entered, 1)
-    with move_on_after(0.01) as scope:
-        await hands.do(lambda: begun.append("late"))
-    assert scope.cancelled_caught
+    one, *others = crew.take_on(*[lambda: begun.append("late")] * 4)
+    assert crew.hands.drop(one)
+    assert not crew.hands.drop(one)
+    assert list(crew.hands.take_back()) == others
+    assert list(crew.hands.take_back()) == []
     gate.open()
-    await holding
-    await hands.do(lambda: None)
+    await crew.until(holding)
+    await crew.until(crew.take_on(nothing))
     assert begun == []
+
+
+async def test_work_aside_that_was_cancelled_before_its_turn_is_never_begun() -> None:
+    hands, gate, begun = Crew(1).hands, Gate(), list[str]()
+    async with create_task_group() as tasks:
+        tasks.start_soon(hands.aside, gate)
+        tasks.start_soon(hands.aside, gate)
+        await asyncio.to_thread(gate.until_entered, 1)
+        with move_on_after(0.01) as scope:
+            await hands.aside(lambda: begun.append("late"))
+        gate.open()
+    assert scope.cancelled_caught
+    await hands.aside(nothing)
+    assert begun == []
+
+
+async def test_work_that_has_ended_can_not_be_dropped_and_is_told_of() -> None:
+    crew, gate = Crew(1), Gate()
+    gate.open()
+    [piece] = crew.take_on(gate)
+    while not piece.ended:  # the loop isn't given the time to be told
+        pass
+    assert not crew.hands.drop(piece)
+    assert crew.ended == []
+    await crew.until([piece])
 
 
 async def test_a_thread_that_has_ended_for_want_of_work_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reactor.edge.hands._IDLE_S", 0.001)
-    hands = Hands(2, name="test-idle")
+    crew = Crew(2, name="test-idle")
     for number in range(50):
-        assert await hands.do(lambda number=number: number) == number  # type: ignore[misc]
+        await crew.until(crew.take_on(nothing))
         if number % 10 == 0:
             await asyncio.to_thread(_until_none_is_left, "test-idle")
 
@@ -167,10 +290,10 @@ def _until_none_is_left(name: str) -> None:
             assert not thread.is_alive()
 
 
-async def test_it_can_be_cancelled_from_a_task_group() -> None:
-    hands, gate = Hands(1, name="test"), Gate()
+async def test_work_aside_can_be_cancelled_from_a_task_group() -> None:
+    hands, gate = Crew(1).hands, Gate()
     async with create_task_group() as tasks:
-        tasks.start_soon(hands.do, gate)
+        tasks.start_soon(hands.aside, gate)
         await asyncio.to_thread(gate.until_entered, 1)
         tasks.cancel_scope.cancel()
     gate.open()

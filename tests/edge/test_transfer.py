@@ -2,17 +2,19 @@
 
 import asyncio
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from attrs import define
 from spooled import CONTENT, laid_out, sha256
 
+from reactor.edge.hands import Crew, Job
 from reactor.edge.objects.local import LocalStore
 from reactor.edge.queue import Upload
 from reactor.edge.spool import Identity, Spool
-from reactor.edge.transfer import SpoolToStore
+from reactor.edge.transfer import SpoolToStore, Stored
 
 PATIENCE_S = 20.0
 
@@ -27,6 +29,33 @@ class Hanging(Spool):
     def remove(self, files: Iterable[tuple[str, str, Identity]]) -> list[str | None]:
         assert self.answers.wait(PATIENCE_S)
         return super().remove(files)
+
+
+@define(kw_only=True, eq=False)
+class Put(Job):
+    upload: Upload
+
+
+class Told:
+    """Who has the crew put, one upload after the other."""
+
+    def __init__(self, crew: Crew[Put]) -> None:
+        self._crew = crew
+        self._heard = asyncio.Event()
+        crew.attend(self._hear)
+
+    def _hear(self, _begun: Sequence[Put], ended: Sequence[Put]) -> None:
+        if ended:
+            self._heard.set()
+
+    async def put(self, upload: Upload) -> Stored:
+        self._heard.clear()
+        put = Put(upload=upload)
+        self._crew.take_on([put])
+        await self._heard.wait()
+        assert put.error is None
+        stored: Stored = put.result
+        return stored
 
 
 def an_upload() -> Upload:
@@ -58,13 +87,14 @@ async def test_a_removal_that_hangs_is_given_up_and_told(tmp_path: Path, monkeyp
     monkeypatch.setattr("reactor.edge.transfer._REMOVE_WITHIN_S", 0.05)
     spool = Hanging(laid_out(tmp_path))
     (root := tmp_path / "store").mkdir()
-    transfer = SpoolToStore(spool, LocalStore(root), concurrency=1)
+    transfer = SpoolToStore(spool, LocalStore(root), concurrency=1, per_tenant=1)
     upload = an_upload()
-    stored = await transfer.put(upload)
+    told = Told(transfer.crew)
+    stored = await told.put(upload)
     try:
         async with asyncio.timeout(PATIENCE_S):
             assert await transfer.remove([(upload, stored)]) == [(upload, "no answer within 0.05 s")]
-            assert await transfer.put(upload) == stored  # its thread is nobody's any more
+            assert await told.put(upload) == stored  # its thread is nobody's any more
     finally:
         spool.answers.set()
     monkeypatch.undo()

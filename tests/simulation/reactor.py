@@ -76,7 +76,12 @@ class Process:
             clock=VirtualClock(self._server.loop),
             database=client,
             claims=client,
-            transfer=SimulatedTransfer(self._storage, node),
+            transfer=SimulatedTransfer(
+                self._storage,
+                node,
+                concurrency=self._settings.upload_concurrency,
+                per_tenant=self._settings.uploads_per_user,
+            ),
             listener=partial(SimulatedEar, self._server, node),
         )
         emit = partial(self._checks.hear, node)

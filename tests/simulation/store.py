@@ -6,10 +6,12 @@ from uuid import UUID
 
 from anyio import CancelScope, sleep, sleep_forever
 from attrs import Factory, define
+from task_crew import TaskCrew
 
 from reactor.core.errors import ContentMismatch, SpoolFileMissing, StorageRejected, StorageUnavailable
 from reactor.edge.queue import Upload
 from reactor.edge.transfer import Stored
+from reactor.reactions.uploads import UploadAttempt
 from simulation.checks import Checks
 from simulation.faults import Faults
 from simulation.loop import Node, VirtualLoop
@@ -40,16 +42,18 @@ class Storage:
         return chance > 0 and self.rng.random() < chance
 
 
-@define
 class SimulatedTransfer:
     """One reactor's way from the spool to the store. A `Transfer`."""
 
-    storage: Storage
-    node: Node
-    store_name: str = "simulated"
+    store_name = "simulated"
 
-    async def put(self, upload: Upload) -> Stored:
-        storage, faults = self.storage, self.storage.faults
+    def __init__(self, storage: Storage, node: Node, *, concurrency: int, per_tenant: int) -> None:
+        self.storage = storage
+        self.node = node
+        self.crew = TaskCrew(self._put, concurrency, per_tenant=per_tenant, now=storage.loop.time)
+
+    async def _put(self, put: UploadAttempt) -> Stored:
+        upload, storage, faults = put.upload, self.storage, self.storage.faults
         storage.puts += 1
         storage.checks.put_begins(self.node, upload)
         is_whole, found = False, storage.files.get(upload.temp_file_path or "", "")
