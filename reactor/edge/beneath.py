@@ -30,7 +30,8 @@ def names(path: str) -> list[str]:
     if "\0" in path:
         raise ValueError("it contains a NUL byte")
     try:
-        os.fsencode(path)
+        if not path.isascii():
+            os.fsencode(path)
     except UnicodeEncodeError:
         raise ValueError("it is not valid text") from None
     return parts

@@ -76,12 +76,16 @@ class Spool:
         if sha256 is not None and _SHA256.fullmatch(sha256) is None:
             raise ContentMismatch("the recorded SHA-256 isn't 64 lower-case hex digits")
         *folders, name = self._names(spool, path)
-        folder = self._open_folder(spool, folders)
-        try:
-            file, found = _open_plain_file(folder, name)
-        finally:
-            os.close(folder)
-        return SpooledFile(file, found, size_bytes=size_bytes, sha256=sha256, cancelled=cancelled)
+        file = self._open_at_once(spool, name) if not folders else None
+        if file is None:
+            folder = self._open_folder(spool, folders)
+            try:
+                file = os.open(name, _FILE, dir_fd=folder)
+            except OSError as exc:
+                raise _refusal(exc) from None
+            finally:
+                os.close(folder)
+        return SpooledFile(file, _plain(file), size_bytes=size_bytes, sha256=sha256, cancelled=cancelled)
 
     def remove(self, files: Iterable[tuple[str, str, Identity]]) -> list[str | None]:
         """Delete files that were opened, given by spool, path and identity. Return why each stays; None: it's gone.
@@ -153,6 +157,16 @@ class Spool:
         except ValueError as exc:
             raise SpoolPathForbidden(f"the path doesn't name a file inside the spool: {exc}") from None
 
+    def _open_at_once(self, spool: str, name: str) -> int | None:
+        """Return a new descriptor of a file right in the spool, None where it can't be had: walking there says why.
+
+        What leads to the spool is the operator's, the name is a single one, and not followed where it is a link.
+        """
+        try:
+            return os.open(f"{self._dirs[spool]}/{name}", _FILE)
+        except OSError:
+            return None
+
     def _open_folder(self, spool: str, folders: Sequence[str]) -> int:
         """Return a new descriptor of a folder of the spool."""
         try:
@@ -188,6 +202,7 @@ class SpooledFile:
             if found.st_size != size_bytes:
                 raise ContentMismatch("the spooled file doesn't have the recorded size")
             if not size_bytes:
+                self._read_some(0)
                 self._prove()  # now: a store needn't read to store nothing
         except ReactorError:
             self.close()
@@ -220,27 +235,33 @@ class SpooledFile:
         if self._cancelled.is_set:
             raise StorageUnavailable("the attempt was cancelled while the file was being read")
         left = self._size_bytes - self._position
-        chunk = self._read_some(min(size, left))
-        if not chunk and size > 0 and left > 0:
+        size = min(size, left, _CHUNK_BYTES)
+        if not size:
+            return b""
+        chunk = self._read_some(size)
+        if not chunk:
             raise ContentMismatch("the spooled file became shorter while it was being read")
         self._hash.update(chunk)
         self._position += len(chunk)
-        if self._position == self._size_bytes and not self._proven:
+        if len(chunk) == left:
             self._prove()
         return chunk
 
     def _prove(self) -> None:
-        if self._read_some(1):
-            raise ContentMismatch("the spooled file became longer while it was being read")
         if self._sha256 is not None and self._hash.hexdigest() != self._sha256:
             raise ContentMismatch("the spooled file doesn't have the recorded SHA-256")
         self._proven = True
 
     def _read_some(self, size: int) -> bytes:
+        """Return at most `size` bytes; with the last of them, hold the file to its end."""
+        is_last = self._position + size == self._size_bytes
         try:
-            return os.read(self._file, min(size, _CHUNK_BYTES))
+            chunk = os.read(self._file, size + is_last)
         except OSError as exc:
             raise _refusal(exc) from None
+        if len(chunk) > size:
+            raise ContentMismatch("the spooled file became longer while it was being read")
+        return chunk
 
     def tell(self) -> int:
         return self._position
@@ -279,11 +300,8 @@ def _below(root: Path, path: str) -> str:
     return path
 
 
-def _open_plain_file(folder: int, name: str) -> tuple[int, os.stat_result]:
-    try:
-        file = os.open(name, _FILE, dir_fd=folder)
-    except OSError as exc:
-        raise _refusal(exc) from None
+def _plain(file: int) -> os.stat_result:
+    """Return what fstat says of a plain file with one name; close anything else, and raise SpoolPathForbidden."""
     found = os.fstat(file)
     if not stat.S_ISREG(found.st_mode):
         os.close(file)
@@ -292,7 +310,7 @@ def _open_plain_file(folder: int, name: str) -> tuple[int, os.stat_result]:
         # The other name may lie outside the spool: whoever could link it here may not be allowed to read it.
         os.close(file)
         raise SpoolPathForbidden("the path names a file with more than one hard link, or a deleted one")
-    return file, found
+    return found
 
 
 def _identity(found: os.stat_result) -> Identity:
