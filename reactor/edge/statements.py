@@ -5,23 +5,23 @@ from typing import Final, LiteralString
 CLAIM_UPLOADS: Final[LiteralString] = (
     "select state, id, due_at, claimed_at, created_at, attempt, max_retries, byte_size, bucket, object_path,"
     " content_hash, spool, temp_file_path, mime_type, traceparent, last_code, ordinal, waited_since, lost_at, source_id"
-    " from reactor.claim_uploads(%s::uuid[], %s::uuid, %s::interval)"
+    " from reactor.claim_uploads(%b::uuid[], %s::uuid, %s::interval)"
 )
 
-EXTEND_LEASES: Final[LiteralString] = "select * from reactor.extend_leases(%s::uuid[], %s::uuid[], %s::interval)"
+EXTEND_LEASES: Final[LiteralString] = "select * from reactor.extend_leases(%b::uuid[], %b::uuid[], %s::interval)"
 
 SETTLE_UPLOADS: Final[LiteralString] = (
-    "select * from reactor.settle_uploads(%s::uuid[], %s::uuid[], %s::text[], %s::float8[], %s::text[], %s::text[],"
-    " %s::text[])"
+    "select * from reactor.settle_uploads(%b::uuid[], %b::uuid[], %b::text[], %b::float8[], %b::text[], %b::text[],"
+    " %b::text[])"
 )
 
-CONFIRM_STORED: Final[LiteralString] = "select * from reactor.confirm_stored(%s::uuid[], %s::uuid[], %s::text[])"
+CONFIRM_STORED: Final[LiteralString] = "select * from reactor.confirm_stored(%b::uuid[], %b::uuid[], %b::text[])"
 
-RESCUE_UPLOADS: Final[LiteralString] = "select * from reactor.rescue_uploads(%s::uuid[], %s::int)"
+RESCUE_UPLOADS: Final[LiteralString] = "select * from reactor.rescue_uploads(%b::uuid[], %s::int)"
 
 SWEEP_UPLOADS: Final[LiteralString] = "select * from reactor.sweep_uploads(%s::interval, %s::int, %s::int)"
 
-EXPIRE_RUNS: Final[LiteralString] = "select * from reactor.expire_runs(%s::uuid[], %s::interval)"
+EXPIRE_RUNS: Final[LiteralString] = "select * from reactor.expire_runs(%b::uuid[], %s::interval)"
 
 SWEEP_RUNS: Final[LiteralString] = "select * from reactor.sweep_runs(%s::interval, %s::interval, %s::int)"
 
@@ -69,5 +69,5 @@ FAIL_INTERPRETATION: Final[LiteralString] = "select public.fail_interpretation(%
 GLANCE: Final[LiteralString] = "select reactor.glance(%s::interval, %s::int)"
 
 OPERATE: Final[LiteralString] = (
-    "select reactor.operate(%s::uuid, %s::text, %s::text, %s::text, %s::uuid[], %s::jsonb, %s::text)"
+    "select reactor.operate(%s::uuid, %s::text, %s::text, %s::text, %b::uuid[], %s::jsonb, %s::text)"
 )

@@ -54,7 +54,7 @@ def described(conn: psycopg.Connection, name: str) -> tuple[list[str], dict[str,
     """Prepare a statement and return the types of its parameters, and its columns with their types."""
     text: str = getattr(statements, name)
     numbers = iter(range(1, 100))
-    result = conn.pgconn.prepare(b"", re.sub("%s", lambda _: f"${next(numbers)}", text).encode())
+    result = conn.pgconn.prepare(b"", re.sub("%[sb]", lambda _: f"${next(numbers)}", text).encode())
     assert result.status == psycopg.pq.ExecStatus.COMMAND_OK, result.error_message.decode()
     result = conn.pgconn.describe_prepared(b"")
     types_of: dict[int, str] = dict(conn.execute("select oid, typname from pg_type").fetchall())
@@ -75,8 +75,8 @@ def test_the_server_understands_it_and_its_parameters_are_of_the_types_it_says(
     conn: psycopg.Connection, name: str
 ) -> None:
     parameters, _ = described(conn, name)
-    written = re.findall(r"%s::(\w+(?:\[\])?)", getattr(statements, name))
-    assert len(written) == getattr(statements, name).count("%s")
+    written = re.findall(r"%[sb]::(\w+(?:\[\])?)", getattr(statements, name))
+    assert len(written) == len(re.findall("%[sb]", getattr(statements, name)))
     names = {"int": "int4"}
     assert parameters == [
         "_" + names.get(t[:-2], t[:-2]) if t.endswith("[]") else names.get(t, t) for t in written
