@@ -5,13 +5,14 @@ the newest answer of reactor.status(): it survives restarts. No user id, upload 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
-from opentelemetry.sdk.metrics import Histogram, MeterProvider
+from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
     MetricExporter,
     MetricExportResult,
@@ -19,11 +20,11 @@ from opentelemetry.sdk.metrics.export import (
     MetricsData,
     PeriodicExportingMetricReader,
 )
-from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
 
 from reactor.core import events
+from reactor.edge.distribution import Distribution
 from reactor.edge.otlp import Collector, NotTaken
 from reactor.edge.outbox import Complaint, Outbox
 
@@ -39,23 +40,24 @@ class Metrics:
         self, resource: Resource, *, version: str, collector: Collector | None = None, outbox: Outbox | None = None
     ) -> None:
         """`collector` is pushed to; `outbox` is where spans wait, whose losses are counted."""
+        spread: list[Distribution] = []
+
+        def histogram(name: str, description: str) -> Distribution:
+            spread.append(Distribution(name, "s", description, _SECONDS))
+            return spread[-1]
+
+        self._duration = histogram("storage.upload.duration", "how long an attempt took")
+        self._reaction = histogram("storage.upload.reaction", "from due to the attempt's start")
+        self._timeout_lag = histogram("interpretation.timeout_lag", "from a deadline to failed")
+        self._wheel_lag = histogram("reactor.wheel.lag", "how late timers fire")
         self._registry = CollectorRegistry()
-        readers: list[MetricReader] = [PrometheusMetricReader(scope_info_enabled=False, registry=self._registry)]
+        readers: list[MetricReader] = [_Pull(self._registry, spread)]
         if collector is not None:
-            readers.append(PeriodicExportingMetricReader(_Push(collector)))
-        self._provider = MeterProvider(
-            metric_readers=readers,
-            resource=resource,
-            views=[View(instrument_type=Histogram, aggregation=ExplicitBucketHistogramAggregation(_SECONDS))],
-            shutdown_on_exit=False,
-        )
+            readers.append(PeriodicExportingMetricReader(_Push(collector, spread)))
+        self._provider = MeterProvider(metric_readers=readers, resource=resource, shutdown_on_exit=False)
         meter = self._provider.get_meter("reactor", version)
         self._attempts = Counter[tuple[str, str]]()
-        self._duration = meter.create_histogram("storage.upload.duration", "s", "how long an attempt took")
-        self._reaction = meter.create_histogram("storage.upload.reaction", "s", "from due to the attempt's start")
         self._timeouts = meter.create_counter("interpretation.timeouts", "{run}", "stale runs that were failed")
-        self._timeout_lag = meter.create_histogram("interpretation.timeout_lag", "s", "from a deadline to failed")
-        self._wheel_lag = meter.create_histogram("reactor.wheel.lag", "s", "how late timers fire")
         self._missed = meter.create_counter("reactor.reconcile.missed", "{row}", "overdue rows never notified of")
         self._notifications = meter.create_counter("reactor.notifications", "{notification}", "heard, by channel")
         self._rejected = meter.create_counter("reactor.notifications.rejected", "{notification}", "not ours")
@@ -182,17 +184,30 @@ class Metrics:
         self._open_stores[event.store] = event.is_open
 
 
+class _Pull(PrometheusMetricReader):
+    """Answers Prometheus with all metrics."""
+
+    def __init__(self, registry: CollectorRegistry, spread: Sequence[Distribution]) -> None:
+        super().__init__(scope_info_enabled=False, registry=registry)
+        self._spread = spread
+
+    def _receive_metrics(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **options: Any) -> None:
+        super()._receive_metrics(_complete(metrics_data, self._spread), timeout_millis, **options)
+
+
 class _Push(MetricExporter):
     """Sends all metrics to a collector every OTEL_METRIC_EXPORT_INTERVAL milliseconds (60 000)."""
 
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, collector: Collector, spread: Sequence[Distribution]) -> None:
         super().__init__()
         self._collector = collector
+        self._spread = spread
         self._complaint = Complaint(collector.name, "metrics")
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **_: Any) -> MetricExportResult:
         try:
-            self._collector.send(encode_metrics(metrics_data).SerializeToString(), within_s=timeout_millis / 1000)
+            request = encode_metrics(_complete(metrics_data, self._spread))
+            self._collector.send(request.SerializeToString(), within_s=timeout_millis / 1000)
         except NotTaken as error:
             self._complaint.failed(error.reason)  # the next push says it all again: sums are cumulative
             return MetricExportResult.FAILURE
@@ -204,6 +219,15 @@ class _Push(MetricExporter):
 
     def shutdown(self, timeout_millis: float = 30_000, **_: Any) -> None:  # noqa: ARG002  # the base class's
         self._collector.close()
+
+
+def _complete(metrics_data: MetricsData, spread: Sequence[Distribution]) -> MetricsData:
+    """Return what the instruments told, and the distributions with it."""
+    of_resource, *resources = metrics_data.resource_metrics
+    ours, *scopes = of_resource.scope_metrics  # there are such: some gauges always answer
+    told = [metric for distribution in spread if (metric := distribution.metric()) is not None]
+    ours = replace(ours, metrics=[*ours.metrics, *told])
+    return MetricsData(resource_metrics=[replace(of_resource, scope_metrics=[ours, *scopes]), *resources])
 
 
 def _callback(read: Observe) -> Callable[[CallbackOptions], Iterable[Observation]]:
