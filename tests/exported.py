@@ -60,7 +60,12 @@ def _scrape(url: str) -> str:
 def sample(kind: type[Any]) -> Any:
     """Make an event of this kind, or a value in one, whatever fields it has."""
     hints = get_type_hints(kind)
-    return kind(**{field.name: _value(field.name, hints[field.name]) for field in attrs.fields(kind)})
+    return kind(**{name: _value(name, hints[name]) for name in _names(kind)})
+
+
+def _names(kind: type[Any]) -> list[str]:
+    """Return the fields of a class of attrs, or of a named tuple."""
+    return [field.name for field in attrs.fields(kind)] if attrs.has(kind) else list(getattr(kind, "_fields", ()))
 
 
 def _value(name: str, hint: Any) -> Any:
@@ -74,7 +79,7 @@ def _value(name: str, hint: Any) -> Any:
         return tuple(_value(name, part) for part in get_args(hint))
     if hint is TraceContext:
         return context_of(_TEXTS["traceparent"], UUID(int=1))
-    if attrs.has(hint):
+    if _names(hint):
         return sample(hint)
     plain: dict[Any, Any] = {bool: True, int: 1, float: 1.0, UUID: UUID(int=1), Verdict: Verdict.RETRY}
     return plain[hint]

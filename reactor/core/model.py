@@ -4,8 +4,6 @@ from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
-from attrs import frozen
-
 
 class Signal(NamedTuple):
     """Says that one row may need attention. Names the row and carries no state.
@@ -52,8 +50,7 @@ class Verdict(StrEnum):
     """Handed back unspent: the attempt isn't counted."""
 
 
-@frozen(kw_only=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How one attempt ended, as it will be settled."""
 
     verdict: Verdict

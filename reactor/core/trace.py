@@ -10,8 +10,6 @@ from hashlib import blake2b
 from typing import NamedTuple
 from uuid import UUID
 
-from attrs import frozen
-
 _TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 """W3C Trace Context, level 2; versions above 00 may say more, which is left alone."""
 
@@ -82,8 +80,7 @@ def timeout_span_id(run_id: UUID) -> bytes:
     return blake2b(run_id.bytes, digest_size=8, person=b"timeout").digest()
 
 
-@frozen(kw_only=True)
-class Trail:
+class Trail(NamedTuple):
     """Where a claimed upload comes from: all that its trace needs. Times are the database's seconds since 1970."""
 
     upload_id: UUID

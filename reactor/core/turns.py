@@ -33,6 +33,11 @@ class Turns:
         self._me = me.int & _MASK
         self._others = tuple(other.int & _MASK for other in others)
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other listens: every turn is this one's."""
+        return not self._others
+
     def delay_s(self, row: int) -> float:
         """Return for how long this reactor leaves the row to others: 0 when it is the first, or alone."""
         if not self._others:

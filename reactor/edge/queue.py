@@ -14,8 +14,7 @@ from reactor.edge import statements
 from reactor.edge.postgres import Caller
 
 
-@frozen
-class Upload:
+class Upload(NamedTuple):
     """A claimed upload: its token, and what CLAIM_UPLOADS answers. Times are the database's seconds since 1970."""
 
     token: UUID
@@ -54,17 +53,17 @@ class Upload:
     def trail(self) -> Trail:
         """Return what the upload's trace needs to know, and no more."""
         return Trail(
-            upload_id=self.id,
-            traceparent=self.traceparent,
-            bucket=self.bucket,
-            size_bytes=self.byte_size,
-            attempt=self.attempt,
-            ordinal=self.ordinal,
-            created_at=self.created_at,
-            due_at=self.due_at,
-            claimed_at=self.claimed_at,
-            waited_since=self.waited_since,
-            lost_at=self.lost_at,
+            self.id,
+            self.traceparent,
+            self.bucket,
+            self.byte_size,
+            self.attempt,
+            self.ordinal,
+            self.created_at,
+            self.due_at,
+            self.claimed_at,
+            self.waited_since,
+            self.lost_at,
         )
 
 

@@ -81,6 +81,9 @@ class Schedule:
 
     def share(self, dues: Iterable[Due]) -> None:
         """Take signals in that every reactor hears or reads of: each is offered here when it is this one's turn."""
+        if self.turns.is_alone:
+            self.arm(dues)
+            return
         now = self._clock.database_now()
         self.arm(
             Due(signal, max(now, due_at) + delay_s if delay_s else due_at)
