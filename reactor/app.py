@@ -36,6 +36,7 @@ from reactor.flow.reconcile import Changes
 from reactor.page.opening import Page
 from reactor.wiring import Ports, listen_with, pulse_of, wire
 
+_ON_READINESS = (Listening, ListenerLost, Polling)
 _CONNECTIONS = 3
 _DRAIN_HORIZON_S = 1.0
 
@@ -121,6 +122,7 @@ class Reactor:
                 while more and not self._stop.is_set():
                     spent = works.spent
                     await engine.reconcile.once()
+                    await engine.reconcile.bring_more()  # while what a short first look found is worked on
                     await works.until_idle(self._stop)
                     engine.reconcile.tell(changes)
                     changes.clear()
@@ -216,7 +218,7 @@ class Reactor:
             self._page.memory.hear(event)
         for listener in self._listeners:
             listener(event)
-        if isinstance(event, Listening | ListenerLost | Polling):
+        if isinstance(event, _ON_READINESS):
             self._ready()
 
     def _http(self, page: Page) -> Http:

@@ -6,7 +6,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
+from reactor.edge.queue import Upload
 from reactor.edge.spool import Cancellation, Spool, SpooledFile
 
 CONTENT = bytes(range(256)) * 40
@@ -24,6 +26,32 @@ def laid_out(outside: Path) -> Path:
     (folder / "upload").write_bytes(CONTENT)
     (outside / "canary").write_bytes(CONTENT)
     return folder
+
+
+def an_upload() -> Upload:
+    """Return the one file's upload, just claimed for the first time."""
+    return Upload(
+        token=uuid4(),
+        id=uuid4(),
+        due_at=0.0,
+        claimed_at=0.0,
+        created_at=0.0,
+        attempt=1,
+        max_retries=5,
+        byte_size=len(CONTENT),
+        bucket="bucket",
+        object_path="path",
+        content_hash=sha256(CONTENT),
+        spool="default",
+        temp_file_path="upload",
+        mime_type=None,
+        traceparent="",
+        last_code=None,
+        ordinal=1,
+        waited_since=None,
+        lost_at=None,
+        source_id=uuid4(),
+    )
 
 
 def opened(

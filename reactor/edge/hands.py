@@ -14,77 +14,27 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
-from attrs import Factory, define, field
+from attrs import define
 
 from reactor.core.fair import FairQueue
-from reactor.edge.spool import Cancellation
+from reactor.edge.executor import J, Job, Told
 
 _PATIENCE_S = 0.001
-"""How long work may wait before the loop looks why."""
+"""How long work may wait before the loop looks why, and how long the loop makes way for it then."""
 
 _SHORT_S = 0.00025
 """Work that takes no longer is quicker done by one thread than by two, which would wait for each other."""
 
-_MOST_LATE = 8
-"""How often in a row a look may come late and be told nothing by."""
+_SURE = 4
+"""So many looks in a row must find work slow: a thread may be without a processor for a moment."""
 
 _IDLE_S = 10.0
 """After how long without work a thread ends."""
 
 
-@define(kw_only=True, eq=False)
-class Job:
-    """A piece of work that blocks, and what became of it. Times are monotonic seconds, 0.0 before they have come."""
-
-    began: float = field(default=0.0, init=False)
-    ended: float = field(default=0.0, init=False)
-    result: Any = field(default=None, init=False)
-    """What the work returned."""
-
-    error: BaseException | None = field(default=None, init=False)
-    """What it raised."""
-
-    cancellation: Cancellation = field(default=Factory(Cancellation), init=False)
-    """Set once nobody waits for it any more: work that has begun may look, and stop."""
-
-    is_told: bool = field(default=False, init=False)
-    """True once whoever waits for it knows that it has begun."""
-
-    @property
-    def tenant(self) -> int:
-        """Whose turn it takes."""
-        return 0
-
-
-J = TypeVar("J", bound=Job)
 T = TypeVar("T")
-
-Told = Callable[[Sequence[Any], Sequence[Any]], None]
-
-
-class Crew(Protocol[J]):
-    """Whoever does the work of jobs: so many at once, so many of one tenant, one tenant after the other.
-
-    All of it is called in the loop, and nothing waits.
-    """
-
-    @property
-    def waiting(self) -> int:
-        """How many jobs were taken on and not begun, as far as that is known."""
-
-    def attend(self, told: Told) -> None:
-        """Call `told` in the loop with those that have begun and those that have ended: each first as begun."""
-
-    def take_on(self, jobs: Iterable[J]) -> None:
-        """Begin the jobs as soon as may be."""
-
-    def take_back(self) -> Sequence[J]:
-        """Return those that weren't begun; they won't be."""
-
-    def drop(self, job: J) -> bool:
-        """Wait no longer for a job: it isn't begun, or is abandoned. False when it has ended: that will be told."""
 
 
 @define(kw_only=True, eq=False)
@@ -98,7 +48,7 @@ class _Errand(Job):
 class Hands(Generic[J]):
     """Threads, made as they are needed: at most `count` of them do the work of jobs, `per_tenant` that of one tenant.
 
-    A `Crew`, all of it called in one loop.
+    A `Executor`, all of it called in one loop.
     """
 
     def __init__(self, work: Callable[[J], Any], count: int, *, per_tenant: int | None = None, name: str) -> None:
@@ -110,10 +60,8 @@ class Hands(Generic[J]):
         self._ended: deque[J | _Errand] = deque()
         self._is_called = False
         self._is_watched = False
-        self._look_at = 0.0
         self._quickest_s = math.inf
         self._slow_looks = 0
-        self._late_looks = 0
 
         # Invariant: these are changed under the lock alone. A thread is at work, asleep, or at work that was dropped.
         self._lock = threading.Lock()
@@ -123,6 +71,9 @@ class Hands(Generic[J]):
         self._at_work = 0
         self._asleep = 0
         self._calls = threading.Semaphore(0)
+        self._is_awaited = False
+        self._rest = threading.Lock()
+        self._rest.acquire()
 
     @property
     def waiting(self) -> int:
@@ -131,7 +82,7 @@ class Hands(Generic[J]):
     def attend(self, told: Told) -> None:
         self._told = told
 
-    def take_on(self, jobs: Iterable[J]) -> None:
+    def submit(self, jobs: Iterable[J]) -> None:
         with self._lock:
             for job in jobs:
                 self._waiting.put(job)
@@ -176,32 +127,42 @@ class Hands(Generic[J]):
             self._wake_one()
         if not self._is_watched:
             self._is_watched = True
-            self._watch()
+            self._loop.call_later(_PATIENCE_S, self._look)
 
     # the loop
-
-    def _watch(self) -> None:
-        self._quickest_s = math.inf
-        self._look_at = self._loop.time() + _PATIENCE_S
-        self._loop.call_at(self._look_at, self._look)
 
     def _look(self) -> None:
         """Double the threads when work has waited for long work; look again for as long as any waits."""
         with self._lock:
-            if len(self._waiting) or self._errands:
-                if monotonic() > self._look_at + _PATIENCE_S and self._late_looks < _MOST_LATE:
-                    self._late_looks += 1  # this loop kept the interpreter to itself: that says nothing of the work
-                else:
-                    self._late_looks = 0
-                    self._slow_looks = self._slow_looks + 1 if self._quickest_s > _SHORT_S else 0
-                if self._slow_looks > 1:
-                    for _ in range(min(len(self._waiting) + len(self._errands), max(1, self._at_work))):
-                        self._wake_one()
-                self._watch()
-            else:
-                self._slow_looks = 0
-                self._is_watched = False
+            self._is_watched = bool(len(self._waiting) or self._errands)
+            may_more = self._may_go_on(self._at_work + 1)
+        is_short = may_more and self._give_way() <= _SHORT_S
+        self._slow_looks = self._slow_looks + 1 if may_more and not is_short else 0
+        if self._slow_looks >= _SURE:
+            with self._lock:
+                for _ in range(max(1, self._at_work)):
+                    self._wake_one()
+        if is_short:
+            self._loop.call_soon(self._look)
+        elif self._is_watched:
+            self._loop.call_later(_PATIENCE_S, self._look)
         self._tell()  # last: who sees no work waiting any more calls by itself
+
+    def _give_way(self) -> float:
+        """Leave the interpreter to the threads for a moment, or until one has nothing left to do.
+
+        Return how long the quickest piece of work took meanwhile: only so does it tell of the work. Both at once would
+        be slower, too: who wants the interpreter is woken at each system call of the other.
+        """
+        with self._lock:
+            self._quickest_s = math.inf
+            self._is_awaited = True
+        if not self._rest.acquire(timeout=_PATIENCE_S):
+            with self._lock:
+                if not self._is_awaited:
+                    self._rest.acquire()  # let go of as we gave up waiting
+                self._is_awaited = False
+        return self._quickest_s
 
     def _wake_one(self) -> None:
         if not self._may_go_on(self._at_work + 1):
@@ -282,6 +243,9 @@ class Hands(Generic[J]):
                 if job is None:
                     self._at_work -= 1
                     self._asleep += 1
+                    if self._is_awaited:
+                        self._is_awaited = False
+                        self._rest.release()
             if was_asleep if job is not None else self._ended:
                 self._call()
             if job is not None:

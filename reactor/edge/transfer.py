@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, Protocol
 
 from anyio import CancelScope
 
-from reactor.edge.hands import Crew, Hands
+from reactor.edge.executor import Executor
+from reactor.edge.hands import Hands
 from reactor.edge.objects.base import ObjectStore
 from reactor.edge.queue import Upload
 from reactor.edge.spool import Cancellation, Identity, Spool
@@ -42,7 +43,7 @@ class Transfer(Protocol):
         """Label of the store; see ObjectStore.name."""
 
     @property
-    def crew(self) -> Crew[Any]:
+    def executor(self) -> Executor[Any]:
         """Who puts: streams the spooled file into the store. What Spool.open and ObjectStore.put raise is the error.
 
         Once a put is dropped nothing more is read; one that had read everything may still arrive.
@@ -65,7 +66,7 @@ class SpoolToStore:
         return self._store.name
 
     @property
-    def crew(self) -> Crew[Any]:
+    def executor(self) -> Executor[Any]:
         return self._hands
 
     def _put(self, put: Put) -> Stored:

@@ -131,7 +131,7 @@ class Reconcile:
                     await self.once()
                     self.tell()
                 elif self._is_low and self._clock.now() >= self._refill_after:
-                    await self._bring_more()
+                    await self.bring_more()
             except DatabaseUnavailable as error:
                 self._emit(DatabaseLost(doing="reconcile", reason=str(error)))
                 self._is_low = True  # what was to be brought is to be brought still
@@ -177,7 +177,8 @@ class Reconcile:
             )
         )
 
-    async def _bring_more(self) -> None:
+    async def bring_more(self) -> None:
+        """Sweep once more what a sweep left in the database. Raises DatabaseUnavailable."""
         self._is_low = False
         for reaction, work in self._crews:
             if self._more.get(reaction.name):
@@ -204,7 +205,8 @@ class Reconcile:
                 missed += sum(self._is_missed(*row) for row in unknown)
             self._schedule.share(due for due, _ in unknown)
             if len(some) == _AT_ONCE:
-                await self._clock.sleep(_BREATH_S)
+                # who has too little to do waits for these very rows
+                await self._clock.sleep(0.0 if work.is_low else _BREATH_S)
         self._more[reaction.name] = not sweep.complete or self._schedule.overflowed
         ended = self._clock.now()
         if not found:

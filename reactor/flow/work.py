@@ -30,7 +30,7 @@ from reactor.reactions.base import A, Claimed, Reaction
 BATCH = 500
 """Most rows in one claim or one settlement: a statement of some 50 ms."""
 
-_MOST_UNSETTLED = 4 * BATCH
+_MOST_UNSETTLED = 5 * BATCH
 """Most rows in hand: one batch on its way from the database, one to it, and two being worked on meanwhile."""
 
 _LOW = 2_000
@@ -74,8 +74,8 @@ class Work(Generic[A]):
         self._concurrency = concurrency
         self._per_tenant = per_tenant
         self._lease_s = lease_s
-        self._crew = reaction.crew
-        self._crew.attend(self._told)
+        self._executor = reaction.executor
+        self._executor.attend(self._told)
         self._claimed: dict[Signal, A] = {}
         self._in_hand: dict[Signal, A] = {}
         self._acting: dict[Signal, A] = {}
@@ -98,7 +98,7 @@ class Work(Generic[A]):
         self.on_low: Callable[[], None] = lambda: None
         """Called when few rows are ready: a backlog in the database may be fetched from."""
 
-    # Invariant: a signal that was claimed is in hand (waits for the crew, or is acting) or ended, and never both.
+    # Invariant: a signal that was claimed is in hand (waits for the executor, or is acting) or ended, and never both.
 
     @property
     def outstanding(self) -> int:
@@ -108,6 +108,11 @@ class Work(Generic[A]):
     @property
     def is_idle(self) -> bool:
         return not self.outstanding and not len(self._lane.ready)
+
+    @property
+    def is_low(self) -> bool:
+        """Whether few rows are ready."""
+        return len(self._lane.ready) < _LOW
 
     def knows(self, signal: Signal) -> bool:
         """Return whether the row is being worked on here: hearing of it again changes nothing."""
@@ -152,7 +157,7 @@ class Work(Generic[A]):
         while not self._closing:
             room = self._room()
             batch = self._take(room) if room else []
-            if len(self._lane.ready) < _LOW and (batch or not len(self._lane.ready)):
+            if self.is_low and (batch or not len(self._lane.ready)):
                 self.on_low()
             if not batch:
                 self._tell_idle()
@@ -166,13 +171,13 @@ class Work(Generic[A]):
 
     def _room(self) -> int:
         """Return how many to claim now, and let each tenant have its share of that and no more."""
-        window = min(BATCH, self._concurrency + 2 * self._ended_lately)
+        window = min(3 * BATCH, self._concurrency + 2 * self._ended_lately)
         # Invariant: one tenant never holds the whole window while it is capped below the concurrency
         self._lane.ready.per_tenant = math.ceil(window * min(1.0, self._per_tenant / self._concurrency))
         unsettled = len(self._claimed)
-        room = max(0, min(window - len(self._in_hand), _MOST_UNSETTLED - unsettled))
+        room = max(0, min(BATCH, window - len(self._in_hand), _MOST_UNSETTLED - unsettled))
         # what waits keeps everybody busy meanwhile: a round trip for a few more would cost as much as one for many
-        return 0 if self._crew.waiting >= self._concurrency and room < window / 2 else room
+        return 0 if self._executor.waiting >= self._concurrency and room < min(window, BATCH) / 2 else room
 
     def _take(self, room: int) -> list[Signal]:
         """Take what is ready. What is ours is left out, though its lease may have ended: it is being worked on here."""
@@ -205,15 +210,15 @@ class Work(Generic[A]):
     # act
 
     def _hand_over(self, attempts: Sequence[A]) -> None:
-        """Let the crew begin what may begin; the rest goes back."""
+        """Let the executor begin what may begin; the rest goes back."""
         admitted = () if self._closing else self._reaction.admit(attempts)
         if admitted:
-            self._crew.take_on(admitted)
+            self._executor.submit(admitted)
         for attempt in attempts[len(admitted) :]:
             self._end(attempt, self._reaction.hand_back(attempt))
 
     def _told(self, begun: Sequence[A], ended: Sequence[A]) -> None:
-        """Take in how the crew gets on."""
+        """Take in how the executor gets on."""
         try:
             for attempt in begun:
                 self._acting[attempt.signal] = attempt
@@ -235,12 +240,12 @@ class Work(Generic[A]):
             raise self._bug
 
     def _hand_back_waiting(self) -> None:
-        for attempt in self._crew.take_back():
+        for attempt in self._executor.take_back():
             self._end(attempt, self._reaction.hand_back(attempt))
 
     def _cut_short(self, attempt: A) -> None:
-        """Wait for the crew's work on it no longer, unless that has just ended."""
-        if self._crew.drop(attempt):
+        """Wait for the executor's work on it no longer, unless that has just ended."""
+        if self._executor.drop(attempt):
             self._acting.pop(attempt.signal, None)
             self._end(attempt, self._reaction.cut_short(attempt))
 

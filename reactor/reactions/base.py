@@ -1,8 +1,8 @@
 """What a reaction is: the code that answers one kind of notification. The engine knows no more of it than this.
 
-A reaction claims rows in batches, has its crew act on what it claimed, and settles what came of it in batches. Where
-the claim is the whole effect (a stale run is failed by the claim itself), nothing is claimed, and the rest never comes
-up.
+A reaction claims rows in batches, has its executor act on what it claimed, and settles what came of it in batches.
+Where the claim is the whole effect (a stale run is failed by the claim itself), nothing is claimed, and the rest never
+comes up.
 """
 
 import math
@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 
 from reactor.core.model import Due, Outcome, Signal
 from reactor.core.trace import TraceContext
-from reactor.edge.hands import Crew, Job, Told
+from reactor.edge.executor import Executor, Job, Told
 from reactor.edge.payload import Hint
 
 
@@ -67,15 +67,15 @@ class Sweep:
     """False when there was more than one sweep may bring."""
 
 
-class Nobody(Crew[Any]):
-    """The crew of a reaction that claims nothing that could be acted on."""
+class Nobody(Executor[Any]):
+    """The executor of a reaction that claims nothing that could be acted on."""
 
     waiting = 0
 
     def attend(self, told: Told) -> None:
         """Nothing will be told."""
 
-    def take_on(self, jobs: Iterable[Job]) -> None:
+    def submit(self, jobs: Iterable[Job]) -> None:
         raise NotImplementedError("nobody acts on what this reaction claims")
 
     def take_back(self) -> Sequence[Job]:
@@ -94,7 +94,7 @@ class Reaction(ABC, Generic[A]):
     channel: ClassVar[str]
     """The channel on which its rows are notified."""
 
-    crew: Crew[A] = Nobody()
+    executor: Executor[A] = Nobody()
     """Who does the work of claimed rows."""
 
     @property
@@ -126,10 +126,10 @@ class Reaction(ABC, Generic[A]):
         return attempts
 
     def begun(self, attempt: A) -> None:
-        """Take in that the crew has begun."""
+        """Take in that the executor has begun."""
 
     def outcome(self, attempt: A) -> Outcome:
-        """Say what the crew's work came to. Never raises: a failure is an outcome."""
+        """Say what the executor's work came to. Never raises: a failure is an outcome."""
         raise NotImplementedError(f"{self.name} claims nothing that could be acted on")
 
     def hand_back(self, attempt: A) -> Outcome:

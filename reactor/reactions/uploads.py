@@ -16,7 +16,7 @@ from loguru import logger
 
 from reactor.core.backoff import Backoff
 from reactor.core.breaker import Breaker
-from reactor.core.errors import ReactorError, StorageRejected, StorageUnavailable
+from reactor.core.errors import DatabaseUnavailable, ReactorError, StorageRejected, StorageUnavailable
 from reactor.core.events import (
     AttemptSettled,
     AttemptStarted,
@@ -71,7 +71,7 @@ class FailedUploads(Reaction[UploadAttempt]):
     ) -> None:
         self._queue = queue
         self._transfer = transfer
-        self.crew = transfer.crew
+        self.executor = transfer.executor
         self._backoff = backoff
         self._breaker = breaker
         self._clock = clock
@@ -96,15 +96,21 @@ class FailedUploads(Reaction[UploadAttempt]):
         signal_of = {signal.row_id: signal for signal in allowed}
         sent = self._clock.now()
         uploads: list[Upload] = []
-        for token, ids in self._by_token(signal_of).items():
-            self._unanswered |= dict.fromkeys(ids, token)
-            claimed = await self._queue.claim(ids, token)
-            if claimed.exhausted:
-                await self._bury(claimed.exhausted)
-            uploads += claimed.uploads
-            later += [Due(signal_of[row_id], due_at) for row_id, due_at in claimed.waiting]
-        for row_id in signal_of:
-            del self._unanswered[row_id]
+        by_token = self._by_token(signal_of)
+        try:
+            for token, ids in by_token.items():
+                claimed = await self._queue.claim(ids, token)
+                if claimed.exhausted:
+                    await self._bury(claimed.exhausted)
+                uploads += claimed.uploads
+                later += [Due(signal_of[row_id], due_at) for row_id, due_at in claimed.waiting]
+        except DatabaseUnavailable:
+            for token, ids in by_token.items():
+                self._unanswered |= dict.fromkeys(ids, token)
+            raise
+        if self._unanswered:
+            for row_id in signal_of:
+                self._unanswered.pop(row_id, None)
         until = sent + self._lease_s
         attempts = [
             UploadAttempt(signal=signal_of[upload.id], upload=upload, trail=upload.trail(), lease_until=until)
@@ -120,7 +126,10 @@ class FailedUploads(Reaction[UploadAttempt]):
         A claim that wasn't answered may have committed. Claimed again with its own token it is answered again, and
         counted once; with a new one it would wait for its own lease to end, and an attempt be spent that nobody made.
         """
-        fresh, by_token = uuid4(), dict[UUID, list[UUID]]()
+        fresh = uuid4()
+        if not self._unanswered:
+            return {fresh: list(ids)}
+        by_token: dict[UUID, list[UUID]] = {}
         for row_id in ids:
             by_token.setdefault(self._unanswered.get(row_id, fresh), []).append(row_id)
         return by_token
@@ -255,15 +264,16 @@ class FailedUploads(Reaction[UploadAttempt]):
     async def settle(self, ended: Sequence[tuple[UploadAttempt, Outcome]]) -> Sequence[Due]:
         settling_at = self._clock.database_now()
         settled = await self._queue.settle([(attempt.upload, outcome) for attempt, outcome in ended])
-        settled |= await self._settled_before(ended, settled)
+        if len(settled) < len(ended):
+            settled |= await self._settled_before(ended, settled)
         again: list[Due] = []
         for attempt, outcome in ended:
-            if attempt.upload.id not in settled:
+            if (found := settled.get(attempt.upload.id)) is None:
                 # taken over, cancelled, or failed by a call whose answer was lost: let the row say
                 again.append(Due(attempt.signal, self._clock.database_now()))
                 self._emit(LeaseLost(upload_id=attempt.upload.id))
                 continue
-            due_at, settled_at = settled[attempt.upload.id]
+            due_at, settled_at = found
             if due_at is not None:
                 again.append(Due(attempt.signal, due_at))
             attempt.stored = attempt.result if outcome.verdict is Verdict.STORED else None

@@ -102,11 +102,11 @@ def test_arming_an_armed_key_moves_it() -> None:
 
 def test_a_key_moved_away_and_back_is_popped_once() -> None:
     wheel: Wheel[str] = Wheel()
-    wheel.arm("b", 5000)
-    for due in (5000, 7000, 5000):
+    wheel.arm("b", BLOCK)
+    for due in (BLOCK, 2 * BLOCK, BLOCK):
         wheel.arm("a", due)
 
-    assert sorted(wheel.pop(10_000)) == ["a", "b"]
+    assert sorted(wheel.pop(3 * BLOCK)) == ["a", "b"]
 
 
 def test_a_key_moved_back_within_the_present_block_is_popped_once() -> None:

@@ -9,7 +9,8 @@ import pytest
 from anyio import create_task_group, move_on_after
 from attrs import define
 
-from reactor.edge.hands import Hands, Job
+from reactor.edge.executor import Job
+from reactor.edge.hands import Hands
 
 PATIENCE_S = 20.0
 
@@ -50,7 +51,7 @@ class Piece(Job):
         return self.of
 
 
-class Crew:
+class Harness:
     """Hands, and all that they told."""
 
     def __init__(self, count: int, *, per_tenant: int | None = None, name: str = "test") -> None:
@@ -67,9 +68,9 @@ class Crew:
         self.ended += ended
         self._heard.set()
 
-    def take_on(self, *works: Callable[[], Any], of: int = 1) -> list[Piece]:
+    def submit(self, *works: Callable[[], Any], of: int = 1) -> list[Piece]:
         pieces = [Piece(work=work, of=of) for work in works]
-        self.hands.take_on(pieces)
+        self.hands.submit(pieces)
         return pieces
 
     async def until(self, pieces: Sequence[Piece], *, begun: bool = False) -> None:
@@ -85,89 +86,89 @@ def nothing() -> None:
 
 
 async def test_it_tells_what_the_work_returned_and_what_it_raised() -> None:
-    crew = Crew(2)
+    harness = Harness(2)
 
     def breaks() -> None:
         raise KeyError("why")
 
-    pieces = crew.take_on(lambda: 7, breaks, lambda: 8)
-    await crew.until(pieces)
+    pieces = harness.submit(lambda: 7, breaks, lambda: 8)
+    await harness.until(pieces)
     assert [piece.result for piece in pieces] == [7, None, 8]
     assert [repr(piece.error) for piece in pieces] == ["None", "KeyError('why')", "None"]
     assert all(0.0 < piece.began <= piece.ended for piece in pieces)
-    assert crew.hands.waiting == 0
+    assert harness.hands.waiting == 0
 
 
 async def test_every_piece_of_many_short_ones_is_done_and_told_once() -> None:
-    crew, done = Crew(4), list[int]()
+    harness, done = Harness(4), list[int]()
 
     def work(number: int) -> Callable[[], None]:
         return lambda: done.append(number)
 
-    pieces = [piece for first in range(0, 5_000, 50) for piece in crew.take_on(*map(work, range(first, first + 50)))]
-    await crew.until(pieces)
+    pieces = [piece for first in range(0, 5_000, 50) for piece in harness.submit(*map(work, range(first, first + 50)))]
+    await harness.until(pieces)
     assert sorted(done) == list(range(5_000))
-    assert len(crew.begun) == len(crew.ended) == 5_000
+    assert len(harness.begun) == len(harness.ended) == 5_000
 
 
 async def test_what_begins_is_told_while_it_goes_on() -> None:
-    crew, gate = Crew(2), Gate()
-    first = crew.take_on(gate)
-    await crew.until(first, begun=True)
-    assert crew.ended == []
-    second = crew.take_on(nothing, gate)  # its thread has seen no sleep in between
+    harness, gate = Harness(2), Gate()
+    first = harness.submit(gate)
+    await harness.until(first, begun=True)
+    assert harness.ended == []
+    second = harness.submit(nothing, gate)  # its thread has seen no sleep in between
     await asyncio.to_thread(gate.until_entered, 2)
-    await crew.until(second, begun=True)
+    await harness.until(second, begun=True)
     gate.open()
-    await crew.until([*first, *second])
+    await harness.until([*first, *second])
 
 
 async def test_short_work_is_told_of_though_its_thread_went_on_to_work_that_blocks() -> None:
-    crew = Crew(1)
+    harness = Harness(1)
     for _ in range(20):
         gate = Gate()
-        *short, blocked = crew.take_on(*[nothing] * 100, gate)
-        await crew.until(short)
+        *short, blocked = harness.submit(*[nothing] * 100, gate)
+        await harness.until(short)
         gate.open()
-        await crew.until([blocked])
+        await harness.until([blocked])
 
 
 async def test_short_work_goes_on_beside_work_that_blocks() -> None:
-    crew = Crew(2)
+    harness = Harness(2)
     for _ in range(3):
         gate = Gate()
-        blocked, *short = crew.take_on(gate, *[nothing] * 200)
-        await crew.until(short)
+        blocked, *short = harness.submit(gate, *[nothing] * 200)
+        await harness.until(short)
         gate.open()
-        await crew.until([blocked])
+        await harness.until([blocked])
 
 
 async def test_work_that_blocks_is_done_side_by_side_up_to_the_count() -> None:
-    crew, gate = Crew(3), Gate()
-    pieces = crew.take_on(*[gate] * 5)
+    harness, gate = Harness(3), Gate()
+    pieces = harness.submit(*[gate] * 5)
     await asyncio.to_thread(gate.until_entered, 3)
     assert not gate.is_entered  # the fourth has no thread
-    assert crew.hands.waiting == 2
+    assert harness.hands.waiting == 2
     gate.open()
-    await crew.until(pieces)
+    await harness.until(pieces)
 
 
 async def test_no_tenant_has_more_threads_than_its_share_and_others_pass_its_line() -> None:
-    crew, gate, other = Crew(4, per_tenant=2), Gate(), Gate()
-    flood = crew.take_on(*[gate] * 6, of=1)
+    harness, gate, other = Harness(4, per_tenant=2), Gate(), Gate()
+    flood = harness.submit(*[gate] * 6, of=1)
     await asyncio.to_thread(gate.until_entered, 2)
-    late = crew.take_on(*[other] * 3, of=2)
+    late = harness.submit(*[other] * 3, of=2)
     await asyncio.to_thread(other.until_entered, 2)
     assert not gate.is_entered
     assert not other.is_entered
     other.open()
-    await crew.until(late)
+    await harness.until(late)
     gate.open()
-    await crew.until(flood)
+    await harness.until(flood)
 
 
 async def test_work_aside_returns_what_it_returns_and_raises_what_it_raises() -> None:
-    hands = Crew(1).hands
+    hands = Harness(1).hands
 
     def breaks() -> None:
         raise KeyError("why")
@@ -178,79 +179,79 @@ async def test_work_aside_returns_what_it_returns_and_raises_what_it_raises() ->
 
 
 async def test_work_aside_is_done_though_all_threads_are_held_up_and_leaves_no_thread_more() -> None:
-    crew, gate = Crew(2), Gate()
-    pieces = crew.take_on(*[gate] * 4)
+    harness, gate = Harness(2), Gate()
+    pieces = harness.submit(*[gate] * 4)
     await asyncio.to_thread(gate.until_entered, 2)
     for number in range(3):
-        assert await crew.hands.aside(lambda number=number: number) == number  # type: ignore[misc]
+        assert await harness.hands.aside(lambda number=number: number) == number  # type: ignore[misc]
     assert not gate.is_entered  # the third has no thread, though one is there
     gate.open()
-    await crew.until(pieces)
+    await harness.until(pieces)
 
 
 async def test_work_aside_goes_before_what_waits() -> None:
-    crew, gate, done = Crew(1), Gate(), list[str]()
-    holding = crew.take_on(gate)
+    harness, gate, done = Harness(1), Gate(), list[str]()
+    holding = harness.submit(gate)
     await asyncio.to_thread(gate.until_entered, 1)
-    waiting = crew.take_on(*[lambda: done.append("waited")] * 3)
-    await crew.hands.aside(lambda: done.append("aside"))
+    waiting = harness.submit(*[lambda: done.append("waited")] * 3)
+    await harness.hands.aside(lambda: done.append("aside"))
     gate.open()
-    await crew.until([*holding, *waiting])
+    await harness.until([*holding, *waiting])
     assert done == ["aside", "waited", "waited", "waited"]
 
 
 async def test_short_work_has_one_thread_however_much_of_it_waits() -> None:
-    crew = Crew(16, name="test-short")
-    await crew.until(crew.take_on(*[nothing] * 5_000))
+    harness = Harness(16, name="test-short")
+    await harness.until(harness.submit(*[nothing] * 5_000))
     threads = [thread for thread in threading.enumerate() if thread.name == "test-short"]
     assert len(threads) < 4  # one, and what a moment without the processor may have added
 
 
 async def test_dropped_work_takes_no_place_of_others_and_is_told_of_no_more() -> None:
     """A store that hangs must not use up the threads: whoever gave up on it has given its thread up as well."""
-    crew, hanging = Crew(2, per_tenant=2), Gate()
-    dropped = crew.take_on(hanging, hanging)
+    harness, hanging = Harness(2, per_tenant=2), Gate()
+    dropped = harness.submit(hanging, hanging)
     await asyncio.to_thread(hanging.until_entered, 2)
-    assert all(crew.hands.drop(piece) for piece in dropped)
+    assert all(harness.hands.drop(piece) for piece in dropped)
     assert all(piece.cancellation.is_set for piece in dropped)
     gate = Gate()
-    pieces = crew.take_on(gate, gate)
+    pieces = harness.submit(gate, gate)
     await asyncio.to_thread(gate.until_entered, 2)
     gate.open()
-    await crew.until(pieces)
+    await harness.until(pieces)
     hanging.open()
-    await crew.until(crew.take_on(nothing))
-    assert not set(dropped) & set(crew.ended)
+    await harness.until(harness.submit(nothing))
+    assert not set(dropped) & set(harness.ended)
     assert [piece.result for piece in dropped] == [None, None]
 
 
 async def test_work_that_waits_begins_in_place_of_what_is_dropped() -> None:
-    crew, hanging = Crew(1), Gate()
-    [dropped] = crew.take_on(hanging)
+    harness, hanging = Harness(1), Gate()
+    [dropped] = harness.submit(hanging)
     await asyncio.to_thread(hanging.until_entered, 1)
-    waiting = crew.take_on(nothing)
-    assert crew.hands.drop(dropped)
-    await crew.until(waiting)
+    waiting = harness.submit(nothing)
+    assert harness.hands.drop(dropped)
+    await harness.until(waiting)
     hanging.open()
 
 
 async def test_work_that_is_taken_back_or_dropped_before_its_turn_is_never_begun() -> None:
-    crew, gate, begun = Crew(1), Gate(), list[str]()
-    holding = crew.take_on(gate)
+    harness, gate, begun = Harness(1), Gate(), list[str]()
+    holding = harness.submit(gate)
     await asyncio.to_thread(gate.until_entered, 1)
-    one, *others = crew.take_on(*[lambda: begun.append("late")] * 4)
-    assert crew.hands.drop(one)
-    assert not crew.hands.drop(one)
-    assert list(crew.hands.take_back()) == others
-    assert list(crew.hands.take_back()) == []
+    one, *others = harness.submit(*[lambda: begun.append("late")] * 4)
+    assert harness.hands.drop(one)
+    assert not harness.hands.drop(one)
+    assert list(harness.hands.take_back()) == others
+    assert list(harness.hands.take_back()) == []
     gate.open()
-    await crew.until(holding)
-    await crew.until(crew.take_on(nothing))
+    await harness.until(holding)
+    await harness.until(harness.submit(nothing))
     assert begun == []
 
 
 async def test_work_aside_that_was_cancelled_before_its_turn_is_never_begun() -> None:
-    hands, gate, begun = Crew(1).hands, Gate(), list[str]()
+    hands, gate, begun = Harness(1).hands, Gate(), list[str]()
     async with create_task_group() as tasks:
         tasks.start_soon(hands.aside, gate)
         tasks.start_soon(hands.aside, gate)
@@ -264,21 +265,21 @@ async def test_work_aside_that_was_cancelled_before_its_turn_is_never_begun() ->
 
 
 async def test_work_that_has_ended_can_not_be_dropped_and_is_told_of() -> None:
-    crew, gate = Crew(1), Gate()
+    harness, gate = Harness(1), Gate()
     gate.open()
-    [piece] = crew.take_on(gate)
+    [piece] = harness.submit(gate)
     while not piece.ended:  # the loop isn't given the time to be told
         pass
-    assert not crew.hands.drop(piece)
-    assert crew.ended == []
-    await crew.until([piece])
+    assert not harness.hands.drop(piece)
+    assert harness.ended == []
+    await harness.until([piece])
 
 
 async def test_a_thread_that_has_ended_for_want_of_work_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reactor.edge.hands._IDLE_S", 0.001)
-    crew = Crew(2, name="test-idle")
+    harness = Harness(2, name="test-idle")
     for number in range(50):
-        await crew.until(crew.take_on(nothing))
+        await harness.until(harness.submit(nothing))
         if number % 10 == 0:
             await asyncio.to_thread(_until_none_is_left, "test-idle")
 
@@ -291,7 +292,7 @@ def _until_none_is_left(name: str) -> None:
 
 
 async def test_work_aside_can_be_cancelled_from_a_task_group() -> None:
-    hands, gate = Crew(1).hands, Gate()
+    hands, gate = Harness(1).hands, Gate()
     async with create_task_group() as tasks:
         tasks.start_soon(hands.aside, gate)
         await asyncio.to_thread(gate.until_entered, 1)

@@ -4,13 +4,12 @@ import asyncio
 import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 from attrs import define
-from spooled import CONTENT, laid_out, sha256
+from spooled import an_upload, laid_out
 
-from reactor.edge.hands import Crew, Job
+from reactor.edge.executor import Executor, Job
 from reactor.edge.objects.local import LocalStore
 from reactor.edge.queue import Upload
 from reactor.edge.spool import Identity, Spool
@@ -37,12 +36,12 @@ class Put(Job):
 
 
 class Told:
-    """Who has the crew put, one upload after the other."""
+    """Who has an executor put, one upload after the other."""
 
-    def __init__(self, crew: Crew[Put]) -> None:
-        self._crew = crew
+    def __init__(self, executor: Executor[Put]) -> None:
+        self._executor = executor
         self._heard = asyncio.Event()
-        crew.attend(self._hear)
+        executor.attend(self._hear)
 
     def _hear(self, _begun: Sequence[Put], ended: Sequence[Put]) -> None:
         if ended:
@@ -51,36 +50,11 @@ class Told:
     async def put(self, upload: Upload) -> Stored:
         self._heard.clear()
         put = Put(upload=upload)
-        self._crew.take_on([put])
+        self._executor.submit([put])
         await self._heard.wait()
         assert put.error is None
         stored: Stored = put.result
         return stored
-
-
-def an_upload() -> Upload:
-    return Upload(
-        token=uuid4(),
-        id=uuid4(),
-        due_at=0.0,
-        claimed_at=0.0,
-        created_at=0.0,
-        attempt=1,
-        max_retries=5,
-        byte_size=len(CONTENT),
-        bucket="bucket",
-        object_path="path",
-        content_hash=sha256(CONTENT),
-        spool="default",
-        temp_file_path="upload",
-        mime_type=None,
-        traceparent="",
-        last_code=None,
-        ordinal=1,
-        waited_since=None,
-        lost_at=None,
-        source_id=uuid4(),
-    )
 
 
 async def test_a_removal_that_hangs_is_given_up_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +63,7 @@ async def test_a_removal_that_hangs_is_given_up_and_told(tmp_path: Path, monkeyp
     (root := tmp_path / "store").mkdir()
     transfer = SpoolToStore(spool, LocalStore(root), concurrency=1, per_tenant=1)
     upload = an_upload()
-    told = Told(transfer.crew)
+    told = Told(transfer.executor)
     stored = await told.put(upload)
     try:
         async with asyncio.timeout(PATIENCE_S):

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from anyio import CancelScope, sleep, sleep_forever
 from attrs import Factory, define
-from task_crew import TaskCrew
+from task_executor import TaskExecutor
 
 from reactor.core.errors import ContentMismatch, SpoolFileMissing, StorageRejected, StorageUnavailable
 from reactor.edge.queue import Upload
@@ -50,7 +50,7 @@ class SimulatedTransfer:
     def __init__(self, storage: Storage, node: Node, *, concurrency: int, per_tenant: int) -> None:
         self.storage = storage
         self.node = node
-        self.crew = TaskCrew(self._put, concurrency, per_tenant=per_tenant, now=storage.loop.time)
+        self.executor = TaskExecutor(self._put, concurrency, per_tenant=per_tenant, now=storage.loop.time)
 
     async def _put(self, put: UploadAttempt) -> Stored:
         upload, storage, faults = put.upload, self.storage, self.storage.faults

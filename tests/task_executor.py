@@ -1,14 +1,14 @@
-"""A crew whose work is a coroutine: what `Hands` does in threads, in the loop's own time."""
+"""An executor whose work is a coroutine: what `Hands` does in threads, in the loop's own time."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Generic
 
 from reactor.core.fair import FairQueue
-from reactor.edge.hands import Crew, J, Told
+from reactor.edge.executor import Executor, J, Told
 
 
-class TaskCrew(Crew[J], Generic[J]):
+class TaskExecutor(Executor[J], Generic[J]):
     """Acts on each job in a task of its own, `count` at once, `per_tenant` of one tenant."""
 
     def __init__(
@@ -28,7 +28,7 @@ class TaskCrew(Crew[J], Generic[J]):
     def attend(self, told: Told) -> None:
         self._told = told
 
-    def take_on(self, jobs: Iterable[J]) -> None:
+    def submit(self, jobs: Iterable[J]) -> None:
         for job in jobs:
             self._waiting.put(job)
         self._go_on()
