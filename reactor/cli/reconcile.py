@@ -9,7 +9,7 @@ import click
 from attrs import evolve
 
 from reactor.app import Reactor
-from reactor.cli.common import as_json, database_url, load_settings, print_json
+from reactor.cli.common import as_json, database_url, load_settings, print_json, spare_the_collector
 from reactor.core.events import AttemptSettled, BooksMended, Event, Rescued, RunExpired
 from reactor.core.settings import Settings
 from reactor.edge.inspect import inspecting
@@ -58,6 +58,7 @@ def reconcile(ctx: click.Context, *, dry_run: bool, as_json: bool) -> None:
             _tell(inspector.due(settings.heartbeat_timeout_s), as_json=as_json)
         return
     tally = _Tally()
+    spare_the_collector()
     anyio.run(_drain, settings, tally)
     _tell(tally.summary(), as_json=as_json)
 

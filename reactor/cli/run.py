@@ -13,7 +13,7 @@ from attrs import evolve
 from loguru import logger
 
 from reactor.app import Reactor
-from reactor.cli.common import embedded_dir, load_settings
+from reactor.cli.common import embedded_dir, load_settings, spare_the_collector
 from reactor.core.errors import ConfigInvalid
 from reactor.core.settings import Settings
 from reactor.edge.embedded import EmbeddedPostgres
@@ -30,6 +30,7 @@ def run(ctx: click.Context) -> None:
     """
     settings = load_settings(ctx)
     with _database(settings) as settings:
+        spare_the_collector()
         anyio.run(_react, settings)
     _leave_threads_behind()
 

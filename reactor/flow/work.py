@@ -221,10 +221,11 @@ class Work(Generic[A]):
         """Take in how the executor gets on."""
         try:
             for attempt in begun:
-                self._acting[attempt.signal] = attempt
                 self._reaction.begun(attempt)
+                if not attempt.ended:
+                    self._acting[attempt.signal] = attempt
             for attempt in ended:
-                del self._acting[attempt.signal]
+                self._acting.pop(attempt.signal, None)
                 self._end(attempt, self._reaction.outcome(attempt))
         except Exception as error:  # noqa: BLE001  # nobody awaits this call
             self._bug = error

@@ -8,7 +8,7 @@ without their tries being counted.
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID, uuid4
 
 from attrs import define, field
@@ -93,34 +93,34 @@ class FailedUploads(Reaction[UploadAttempt]):
         later = [Due(signal, self._when_store_may_answer()) for signal in held_back]
         if not allowed:
             return Claimed(later=later)
-        signal_of = {signal.row_id: signal for signal in allowed}
+        signal_of = {signal.row: signal for signal in allowed}  # not by UUIDs, which Python hashes and compares slowly
         sent = self._clock.now()
         uploads: list[Upload] = []
-        by_token = self._by_token(signal_of)
+        by_token = self._by_token([signal.row_id for signal in allowed])
         try:
             for token, ids in by_token.items():
                 claimed = await self._queue.claim(ids, token)
                 if claimed.exhausted:
                     await self._bury(claimed.exhausted)
                 uploads += claimed.uploads
-                later += [Due(signal_of[row_id], due_at) for row_id, due_at in claimed.waiting]
+                later += [Due(signal_of[row_id.int], due_at) for row_id, due_at in claimed.waiting]
         except DatabaseUnavailable:
             for token, ids in by_token.items():
                 self._unanswered |= dict.fromkeys(ids, token)
             raise
         if self._unanswered:
-            for row_id in signal_of:
-                self._unanswered.pop(row_id, None)
+            for signal in allowed:
+                self._unanswered.pop(signal.row_id, None)
         until = sent + self._lease_s
         attempts = [
-            UploadAttempt(signal=signal_of[upload.id], upload=upload, trail=upload.trail(), lease_until=until)
+            UploadAttempt(signal=signal_of[upload.id.int], upload=upload, trail=upload.trail(), lease_until=until)
             for upload in uploads
         ]
         if attempts:
             self._emit(UploadsClaimed(trails=[attempt.trail for attempt in attempts]))
         return Claimed(attempts=attempts, later=later)
 
-    def _by_token(self, ids: Iterable[UUID]) -> dict[UUID, list[UUID]]:
+    def _by_token(self, ids: list[UUID]) -> dict[UUID, list[UUID]]:
         """Return the ids by the token to claim them with.
 
         A claim that wasn't answered may have committed. Claimed again with its own token it is answered again, and
@@ -128,7 +128,7 @@ class FailedUploads(Reaction[UploadAttempt]):
         """
         fresh = uuid4()
         if not self._unanswered:
-            return {fresh: list(ids)}
+            return {fresh: ids}
         by_token: dict[UUID, list[UUID]] = {}
         for row_id in ids:
             by_token.setdefault(self._unanswered.get(row_id, fresh), []).append(row_id)

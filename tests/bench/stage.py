@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg import sql
 
+from reactor.cli.common import spare_the_collector
 from reactor.core.settings import Settings
 from reactor.edge.embedded import EmbeddedPostgres
 from reactor.edge.migrate import migrate
@@ -88,6 +89,7 @@ class Stage:
                 sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
             )
             conn.execute("checkpoint")
+        spare_the_collector()  # as `reactor run` does; of all that the bench and the peers import, too
         try:
             yield self._url(name)
         finally:

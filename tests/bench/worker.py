@@ -17,6 +17,7 @@ from uuid import UUID
 from loguru import logger
 
 from reactor.app import Reactor
+from reactor.cli.common import spare_the_collector
 from reactor.core.events import AttemptSettled, Event
 from reactor.core.settings import Settings
 from reactor.edge.queue import Claimed, UploadQueue
@@ -92,6 +93,7 @@ async def _run(url: str, spool: Path) -> None:
             said = True
             _tell({"ready_at": time.monotonic()})
 
+    spare_the_collector()  # as `reactor run` does
     asyncio.get_running_loop().add_reader(sys.stdin, reactor.stop)  # its end makes it readable
     await reactor.run(ready=ready)
     _tell(counted)
