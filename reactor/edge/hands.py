@@ -64,10 +64,12 @@ class Hands(Generic[J]):
         self._slow_looks = 0
 
         # Invariant: these are changed under the lock alone. A thread is at work, asleep, or at work that was dropped.
+        # What is picked is running already: a thread is on its way to it.
         self._lock = threading.Lock()
         self._waiting = FairQueue[J](per_tenant)
         self._errands: deque[_Errand] = deque()
         self._running: dict[J | _Errand, None] = {}
+        self._picked: deque[J | _Errand] = deque()
         self._at_work = 0
         self._asleep = 0
         self._calls = threading.Semaphore(0)
@@ -87,6 +89,7 @@ class Hands(Generic[J]):
             for job in jobs:
                 self._waiting.put(job)
             self._begin()
+        self._tell()  # of what a thread that had nothing to do begins
 
     def take_back(self) -> Sequence[J]:
         with self._lock:
@@ -97,8 +100,8 @@ class Hands(Generic[J]):
             if job in self._running:
                 self._leave(job)
                 self._at_work -= 1
-                if self._waiting.takeable or self._errands:
-                    self._wake_one()
+                self._wake_one()
+                self._loop.call_soon(self._tell)
             elif not self._withdraw(job):
                 return False
         job.cancellation.is_set = True
@@ -165,8 +168,11 @@ class Hands(Generic[J]):
         return self._quickest_s
 
     def _wake_one(self) -> None:
-        if not self._may_go_on(self._at_work + 1):
+        """Have one thread more begin what waits, if there may be one."""
+        job = self._take(self._at_work + 1)
+        if job is None:
             return
+        self._picked.append(job)
         self._at_work += 1
         if self._asleep:
             self._asleep -= 1
@@ -217,51 +223,64 @@ class Hands(Generic[J]):
     # the threads
 
     def _work(self) -> None:
-        job = self._next(None, None, None)
+        job = self._pick_up()
         while job is not None:
             result, error = None, None
             try:
                 result = job.work() if isinstance(job, _Errand) else self._do(job)
             except BaseException as caught:  # noqa: BLE001  # whoever waits for it hears of it
                 error = caught
-            job = self._next(job, result, error)
+            if not self._finish(job, result, error):
+                return  # it was dropped; another thread has taken this one's place
+            job = result = error = None  # nothing of it outlives it while the thread sleeps
+            job = self._next() or self._sleep()
 
-    def _next(self, done: J | _Errand | None, result: Any, error: BaseException | None) -> J | _Errand | None:
-        """Take in what came of the last job, and return one that is now begun; None when the thread is to end."""
-        was_asleep = done is None
-        while True:
+    def _pick_up(self) -> J | _Errand | None:
+        """Return what this thread was woken for; None when that was dropped, and its place is another's."""
+        with self._lock:
+            job = self._picked.popleft()
+            return job if job in self._running else None
+
+    def _finish(self, job: J | _Errand, result: Any, error: BaseException | None) -> bool:
+        """Take in what came of a job; return whether anybody still waited for it."""
+        with self._lock:
+            if job not in self._running:
+                return False
+            self._leave(job)
+            job.result, job.error, job.ended = result, error, monotonic()
+            self._quickest_s = min(self._quickest_s, job.ended - job.began)
+            self._ended.append(job)
+            return True
+
+    def _next(self) -> J | _Errand | None:
+        """Return more work, that is now begun; None when there is none, and the thread is to sleep."""
+        with self._lock:
+            job = self._take(self._at_work)
+            if job is None:
+                self._at_work -= 1
+                self._asleep += 1
+                if self._is_awaited:
+                    self._is_awaited = False
+                    self._rest.release()
+        if job is None:
+            self._call()
+        return job
+
+    def _sleep(self) -> J | _Errand | None:
+        """Return what this thread is woken for; None when it is to end."""
+        if not self._calls.acquire(timeout=_IDLE_S):
             with self._lock:
-                if done is not None:
-                    if done not in self._running:
-                        return None  # it was dropped; another thread has taken this one's place
-                    self._leave(done)
-                    done.result, done.error, done.ended = result, error, monotonic()
-                    self._quickest_s = min(self._quickest_s, done.ended - done.began)
-                    self._ended.append(done)
-                    done = result = error = None  # nothing of it outlives it while the thread sleeps
-                job = self._take()
-                if job is None:
-                    self._at_work -= 1
-                    self._asleep += 1
-                    if self._is_awaited:
-                        self._is_awaited = False
-                        self._rest.release()
-            if was_asleep if job is not None else self._ended:
-                self._call()
-            if job is not None:
-                return job
-            was_asleep = True
-            if not self._calls.acquire(timeout=_IDLE_S):
-                with self._lock:
-                    if not self._calls.acquire(blocking=False):  # called as it gave up waiting
-                        self._asleep -= 1
-                        return None
+                if not self._calls.acquire(blocking=False):  # called as it gave up waiting
+                    self._asleep -= 1
+                    return None
+        return self._pick_up()
 
-    def _take(self) -> J | _Errand | None:
+    def _take(self, at_work: int) -> J | _Errand | None:
+        """Return work that is now begun, if so many threads may be at work and any waits."""
         job: J | _Errand | None = None
-        if self._errands and self._at_work <= self._count + 1:
+        if self._errands and at_work <= self._count + 1:
             job = self._errands.popleft()
-        elif self._at_work <= self._count and (taken := self._waiting.take(1)):
+        elif at_work <= self._count and (taken := self._waiting.take(1)):
             job = taken[0]
         if job is not None:
             job.began = monotonic()  # before the loop can see that it runs
