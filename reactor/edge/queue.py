@@ -145,6 +145,11 @@ class UploadQueue:
         self._claims = claims
         self._lease = timedelta(seconds=lease_s)
 
+    async def now(self) -> float:
+        """Return what the database's clock says, in seconds since 1970, over the connection that claims."""
+        [(now_at,)] = await self._claims.call(statements.CLOCK)
+        return float(now_at)
+
     async def claim(self, ids: Sequence[UUID], token: UUID) -> Claimed:
         """Claim those that are due. Repeating it with the same token gives the same uploads again."""
         rows = await self._claims.call(statements.CLAIM_UPLOADS, (list(ids), token, self._lease))

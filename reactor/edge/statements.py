@@ -27,6 +27,8 @@ SWEEP_RUNS: Final[LiteralString] = "select * from reactor.sweep_runs(%s::interva
 
 MEND_BOOKS: Final[LiteralString] = "select * from reactor.mend_books(%s::int)"
 
+CLOCK: Final[LiteralString] = "select extract(epoch from clock_timestamp())::float8 as now_at"
+
 PULSE: Final[LiteralString] = (
     "select * from reactor.pulse(%s::uuid, %s::text, %s::text, %s::text, %s::text, %s::interval)"
 )

@@ -135,6 +135,7 @@ class Work(Generic[A]):
             tasks.start_soon(self._extend_all)
             tasks.start_soon(self._time_out_all)
             tasks.start_soon(self._break_loudly)
+            await self._prepare()
             await self._claim_all()
             await self._until_settled()
             tasks.cancel_scope.cancel()
@@ -152,6 +153,12 @@ class Work(Generic[A]):
             self._cut_short(attempt)
 
     # claim
+
+    async def _prepare(self) -> None:
+        try:
+            await self._reaction.prepare()
+        except DatabaseUnavailable as error:  # claims don't need it
+            self._emit(DatabaseLost(doing=f"prepare {self._reaction.name}", reason=str(error)))
 
     async def _claim_all(self) -> None:
         while not self._closing:

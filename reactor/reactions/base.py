@@ -106,6 +106,9 @@ class Reaction(ABC, Generic[A]):
     def due_at(self, hint: Hint) -> float | None:
         """Return when the hinted row is due (database seconds since 1970), None when it needs nothing any more."""
 
+    async def prepare(self) -> None:
+        """Make ready before the first claim, so that it takes no longer than others. Raises DatabaseUnavailable."""
+
     @abstractmethod
     async def claim(self, signals: Sequence[Signal]) -> Claimed[A]:
         """Claim the rows that are due. Raises DatabaseUnavailable; claiming the same rows again is harmless."""

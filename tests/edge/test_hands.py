@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -223,6 +224,17 @@ async def test_dropped_work_takes_no_place_of_others_and_is_told_of_no_more() ->
     await harness.until(harness.submit(nothing))
     assert not set(dropped) & set(harness.ended)
     assert [piece.result for piece in dropped] == [None, None]
+
+
+async def test_work_that_is_dropped_before_its_thread_has_come_is_left_alone() -> None:
+    harness, done, dropped = Harness(2), set[int](), set[int]()
+    for number in range(100):
+        await harness.until(harness.submit(nothing))  # a thread is there, and asleep
+        [piece] = harness.submit(partial(done.add, number))
+        if harness.hands.drop(piece):
+            dropped.add(number)
+    await harness.until(harness.submit(nothing))
+    assert len(done & dropped) < len(dropped) / 2  # the thread may be there at once
 
 
 async def test_work_that_waits_begins_in_place_of_what_is_dropped() -> None:

@@ -34,6 +34,7 @@ class Database(UploadCalls):
             statements.MEND_BOOKS: self.mend_books,
             statements.EXPIRE_RUNS: self.expire,
             statements.SWEEP_RUNS: self.sweep_runs,
+            statements.CLOCK: lambda: [(self.now(),)],
             statements.PULSE: self.pulse,
             statements.LEAVE: self.leave,
         }
