@@ -42,11 +42,11 @@ from reactor.reactions.base import Reaction
 if TYPE_CHECKING:
     from uuid import UUID
 
-PULSE_INTERVAL_S = 12.0
-"""Ten transactions a minute, for hearing a pulse is one as well. A connection that answers and hears nothing is noticed
+PULSE_INTERVAL_S = 13.0
+"""Nine transactions a minute, for hearing a pulse is one as well. A connection that answers and hears nothing is noticed
 within this and the grace; one that doesn't answer sooner, by the listener itself."""
 
-SILENT_AFTER_S = PULSE_INTERVAL_S + 5.0
+SILENT_AFTER_S = PULSE_INTERVAL_S + 4.0
 """After how long without a pulse a reactor counts as gone: one was missed. The others notice within another interval,
 in time to be there when its leases of 30 s end; a wrong guess costs each of them one sweep."""
 
