@@ -230,10 +230,14 @@ class Hands(Generic[J]):
                 result = job.work() if isinstance(job, _Errand) else self._do(job)
             except BaseException as caught:  # noqa: BLE001  # whoever waits for it hears of it
                 error = caught
-            if not self._finish(job, result, error):
-                return  # it was dropped; another thread has taken this one's place
-            job = result = error = None  # nothing of it outlives it while the thread sleeps
-            job = self._next() or self._sleep()
+            with self._lock:  # once, for the loop may want it too
+                if not self._finish(job, result, error):
+                    return  # it was dropped; another thread has taken this one's place
+                job = result = error = None  # nothing of it outlives it while the thread sleeps
+                job = self._next()
+            if job is None:
+                self._call()
+                job = self._sleep()
 
     def _pick_up(self) -> J | _Errand | None:
         """Return what this thread was woken for; None when that was dropped, and its place is another's."""
@@ -243,27 +247,23 @@ class Hands(Generic[J]):
 
     def _finish(self, job: J | _Errand, result: Any, error: BaseException | None) -> bool:
         """Take in what came of a job; return whether anybody still waited for it."""
-        with self._lock:
-            if job not in self._running:
-                return False
-            self._leave(job)
-            job.result, job.error, job.ended = result, error, monotonic()
-            self._quickest_s = min(self._quickest_s, job.ended - job.began)
-            self._ended.append(job)
-            return True
+        if job not in self._running:
+            return False
+        self._leave(job)
+        job.result, job.error, job.ended = result, error, monotonic()
+        self._quickest_s = min(self._quickest_s, job.ended - job.began)
+        self._ended.append(job)
+        return True
 
     def _next(self) -> J | _Errand | None:
         """Return more work, that is now begun; None when there is none, and the thread is to sleep."""
-        with self._lock:
-            job = self._take(self._at_work)
-            if job is None:
-                self._at_work -= 1
-                self._asleep += 1
-                if self._is_awaited:
-                    self._is_awaited = False
-                    self._rest.release()
+        job = self._take(self._at_work)
         if job is None:
-            self._call()
+            self._at_work -= 1
+            self._asleep += 1
+            if self._is_awaited:
+                self._is_awaited = False
+                self._rest.release()
         return job
 
     def _sleep(self) -> J | _Errand | None:

@@ -205,8 +205,10 @@ class Reconcile:
                 missed += sum(self._is_missed(*row) for row in unknown)
             self._schedule.share(due for due, _ in unknown)
             if len(some) == _AT_ONCE:
-                # who has too little to do waits for these very rows
-                await self._clock.sleep(0.0 if work.is_low else _BREATH_S)
+                (first, _), *_ = some
+                # who has too little to do waits for these very rows, if they are due
+                is_wanted = work.is_low and first.due_at <= self._clock.database_now()
+                await self._clock.sleep(0.0 if is_wanted else _BREATH_S)
         self._more[reaction.name] = not sweep.complete or self._schedule.overflowed
         ended = self._clock.now()
         if not found:
