@@ -6,7 +6,7 @@ there are other tenants, and not for a million. A tenant with as many signals in
 takes amortised O(1) for each signal it concerns, however many tenants wait or are parked.
 """
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, Protocol, TypeVar
 
@@ -39,7 +39,7 @@ class FairQueue(Generic[T]):
         self._parked: dict[int, OrderedDict[T, None]] = {}
 
         # Invariant: no tenant has more signals taken and not yet released than the highest cap they were taken under.
-        self._taken: Counter[int] = Counter()
+        self._taken: dict[int, int] = {}
 
         # Invariant: this is the number of signals in all lines.
         self._waiting = 0
@@ -113,7 +113,7 @@ class FairQueue(Generic[T]):
             tenant, line = self._ring.popitem(last=False)
             signal, _ = line.popitem(last=False)
             signals.append(signal)
-            self._taken[tenant] += 1
+            self._taken[tenant] = self._taken.get(tenant, 0) + 1
             if line:
                 self._seat(tenant, line)
         self._waiting -= len(signals)
@@ -124,11 +124,12 @@ class FairQueue(Generic[T]):
 
         Raises ValueError when it hasn't that many taken: a slot given back twice would break the cap unseen.
         """
-        left = self._taken[tenant] - n
-        if n < 0 or left < 0:
-            raise ValueError(f"can't release {n} of {self._taken[tenant]} taken signals")
-        self._taken[tenant] = left
-        if not left:
+        taken = self._taken.get(tenant, 0)
+        if not 0 <= n <= taken:
+            raise ValueError(f"can't release {n} of {taken} taken signals")
+        if n < taken:
+            self._taken[tenant] = taken - n
+        elif taken:
             del self._taken[tenant]
         if n and (line := self._parked.pop(tenant, None)) is not None:
             self._seat(tenant, line)
@@ -138,7 +139,7 @@ class FairQueue(Generic[T]):
 
     def _seat(self, tenant: int, line: OrderedDict[T, None]) -> OrderedDict[T, None]:
         """Put the tenant, which stands nowhere, at the end of the ring, or park it if it is at its cap."""
-        at_cap = self._per_tenant is not None and self._taken[tenant] >= self._per_tenant
+        at_cap = self._per_tenant is not None and self._taken.get(tenant, 0) >= self._per_tenant
         (self._parked if at_cap else self._ring)[tenant] = line
         return line
 

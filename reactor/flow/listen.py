@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 PULSE_INTERVAL_S = 13.0
-"""Nine transactions a minute, for hearing a pulse is one as well. A connection that answers and hears nothing is noticed
-within this and the grace; one that doesn't answer sooner, by the listener itself."""
+"""Nine transactions a minute, for hearing a pulse is one as well. A connection that answers and hears nothing is
+noticed within this and the grace; one that doesn't answer sooner, by the listener itself."""
 
 SILENT_AFTER_S = PULSE_INTERVAL_S + 4.0
 """After how long without a pulse a reactor counts as gone: one was missed. The others notice within another interval,
