@@ -66,7 +66,7 @@ class AttemptStarted(NamedTuple):
     upload_id: UUID
     attempt: int
     lag_s: float
-    """Seconds from when the row was due until now, by the database's clock."""
+    """Seconds from when the row was due until a thread took it up, by the database's clock."""
 
 
 class AttemptSettled(NamedTuple):

@@ -1,7 +1,7 @@
 """How measured values are spread: counted as they come, and told as an OpenTelemetry histogram.
 
 A meter's own histogram takes 3 µs a value: two of them were a tenth of all that an upload costs. This one takes a
-twentieth of that, and what it tells is the SDK's own data, for whichever reader asks.
+tenth of that, and what it tells is the SDK's own data, for whichever reader asks.
 """
 
 import math

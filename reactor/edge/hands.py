@@ -48,7 +48,7 @@ class _Errand(Job):
 class Hands(Generic[J]):
     """Threads, made as they are needed: at most `count` of them do the work of jobs, `per_tenant` that of one tenant.
 
-    A `Executor`, all of it called in one loop.
+    An `Executor`, all of it called in one loop.
     """
 
     def __init__(self, work: Callable[[J], Any], count: int, *, per_tenant: int | None = None, name: str) -> None:

@@ -5,8 +5,8 @@ the next claim takes all of it. Settling likewise. One row at a time when idle, 
 and no timer or tuning knob in between.
 
 How much is claimed follows how fast the work goes: as many as have places free, and twice as many as came to an end
-since the last claim. Slow uploads are claimed one by one as places become free; quick ones hundreds at a time, and not
-before half of those that were claimed have been begun.
+since the last claim. Slow uploads are claimed one by one as places become free; quick ones hundreds at a time, once
+there is room for half a batch, and up to three batches ahead.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ BATCH = 500
 """Most rows in one claim or one settlement: a statement of some 50 ms."""
 
 _MOST_UNSETTLED = 5 * BATCH
-"""Most rows in hand: one batch on its way from the database, one to it, and two being worked on meanwhile."""
+"""Most rows in hand: one batch on its way from the database, one to it, and three being worked on meanwhile."""
 
 _LOW = 2_000
 """With fewer rows ready than this, more are fetched; a sweep brings them before these are worked off."""

@@ -111,7 +111,8 @@ class FailedUploads(Reaction[UploadAttempt]):
             for token, ids in by_token.items():
                 asked = self._clock.now()
                 claimed = await self._queue.claim(ids, token)
-                self._read_clock(asked, claimed.uploads)
+                if len(ids) == 1:
+                    self._read_clock(asked, claimed.uploads)
                 if claimed.exhausted:
                     await self._bury(claimed.exhausted)
                 uploads += claimed.uploads
@@ -133,7 +134,7 @@ class FailedUploads(Reaction[UploadAttempt]):
         return Claimed(attempts=attempts, later=later)
 
     def _read_clock(self, asked: float, uploads: Sequence[Upload]) -> None:
-        """A claim of one row is the quickest call there is: nothing shows the database's clock as well."""
+        """See what the database's clock says by a claim of one row, the quickest call there is; a long one misleads."""
         # a claim that is repeated answers when it was made first
         if uploads and uploads[0].waited_since is not None:
             self._clock.observe(asked, self._clock.now(), uploads[0].claimed_at)

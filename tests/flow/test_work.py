@@ -64,6 +64,9 @@ class Rows(Reaction[Attempt]):
     async def sweep(self, horizon_s: float) -> Sweep:
         raise NotImplementedError
 
+    async def prepare(self) -> None:
+        self._check("prepare")
+
     async def claim(self, signals: Sequence[Signal]) -> Claimed[Attempt]:
         self.claims.append(list(signals))
         await self.may_claim.wait()
@@ -261,6 +264,15 @@ async def test_a_failed_claim_is_tried_again(stage: Stage) -> None:
         stage.rows.down = set()
         await stage.advance(0.5)
         assert set(stage.rows.verdicts(Verdict.STORED)) == set(rows)
+
+
+async def test_what_could_not_be_prepared_is_claimed_all_the_same(stage: Stage) -> None:
+    [row] = signals(1)
+    stage.rows.down = {"prepare"}
+    async with stage.running():
+        assert (await stage.recorder.wait_for(DatabaseLost)).doing == "prepare rows"
+        await stage.arm([row])
+        assert stage.rows.verdicts(Verdict.STORED) == [row]
 
 
 async def test_a_backlog_does_not_hammer_a_database_that_is_away(stage: Stage) -> None:
