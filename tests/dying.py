@@ -16,7 +16,7 @@ from typing import Any
 import anyio
 
 from reactor.app import Reactor
-from reactor.core.events import AttemptSettled, Event, ListenerLost, UploadsClaimed
+from reactor.core.events import AttemptsSettled, Event, ListenerLost, UploadsClaimed
 from reactor.core.settings import Settings
 from reactor.edge import environ
 from reactor.edge.objects import open_store
@@ -24,7 +24,7 @@ from reactor.edge.objects.base import Body, ObjectStore
 
 EVENT_OF: dict[str, type[Any]] = {
     "claimed": UploadsClaimed,
-    "settled": AttemptSettled,
+    "settled": AttemptsSettled,
     "reconnecting": ListenerLost,
 }
 POINTS = ("claimed", "mid-put", "put", "settled", "reconnecting")

@@ -1,14 +1,16 @@
 """The tests' ear: hears every event, and lets a test wait for the one that it needs instead of for time."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from anyio import Event as Flag
 from anyio import fail_after
 
-from reactor.core.events import Event
+from reactor.core.events import AttemptsSettled, AttemptsStarted, Event
 
 E = TypeVar("E")
+
+BATCHES = (AttemptsStarted, AttemptsSettled)
 
 PATIENCE_S = 20.0
 """How long an event that will come may take on a busy machine. A test that passes never waits this long."""
@@ -17,16 +19,17 @@ _SHOWN = 12
 
 
 class Recorder:
-    """An `emit` that keeps what it hears, in order."""
+    """An `emit` that keeps what it hears, in order: of a batch, each attempt."""
 
     def __init__(self) -> None:
-        self.events: list[Event] = []
-        self._unread: list[Event] = []
+        self.events: list[Any] = []
+        self._unread: list[Any] = []
         self._changed = Flag()
 
     def __call__(self, event: Event) -> None:
-        self.events.append(event)
-        self._unread.append(event)
+        some = event.attempts if isinstance(event, BATCHES) else [event]
+        self.events += some
+        self._unread += some
         self._changed.set()
 
     def heard(self, kind: type[E], predicate: Callable[[E], bool] = lambda _event: True) -> list[E]:

@@ -10,7 +10,7 @@ from attrs import evolve
 
 from reactor.app import Reactor
 from reactor.cli.common import as_json, database_url, load_settings, print_json, spare_the_collector
-from reactor.core.events import AttemptSettled, BooksMended, Event, Rescued, RunExpired
+from reactor.core.events import AttemptsSettled, BooksMended, Event, Rescued, RunExpired
 from reactor.core.settings import Settings
 from reactor.edge.inspect import inspecting
 
@@ -25,8 +25,8 @@ class _Tally:
 
     def hear(self, event: Event) -> None:
         match event:
-            case AttemptSettled():
-                self._counts[event.verdict] += 1
+            case AttemptsSettled():
+                self._counts.update(settled.verdict for settled in event.attempts)
             case RunExpired():
                 self._counts["runs_failed"] += 1
             case Rescued():

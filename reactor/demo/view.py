@@ -11,7 +11,16 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from reactor.core.events import AttemptSettled, AttemptStarted, BreakerMoved, Event, Listening, RunExpired
+from reactor.core.events import (
+    AttemptSettled,
+    AttemptsSettled,
+    AttemptsStarted,
+    AttemptStarted,
+    BreakerMoved,
+    Event,
+    Listening,
+    RunExpired,
+)
 from reactor.core.model import Verdict
 
 _LINES = 12
@@ -54,14 +63,12 @@ class View:
         match event:
             case Listening():
                 self.say("listening: failed uploads are heard as they commit")
-            case AttemptStarted(attempt=1):
-                due = monotonic() - event.lag_s
-                if any(began <= due <= ended for began, ended in self._outages):
-                    self.kept_waiting += 1
-                else:
-                    self.reactions_ms.append(event.lag_s * 1000)
-            case AttemptSettled():
-                self._hear_settled(event)
+            case AttemptsStarted():
+                for started in event.attempts:
+                    self._hear_started(started)
+            case AttemptsSettled():
+                for settled in event.attempts:
+                    self._hear_settled(settled)
             case RunExpired():
                 self.counts["runs failed"] += 1
                 self.lateness_ms.append(event.late_s * 1000)
@@ -74,6 +81,15 @@ class View:
                 self.say("store   answers again: the rest goes on")
             case _:
                 pass
+
+    def _hear_started(self, event: AttemptStarted) -> None:
+        if event.attempt > 1:
+            return
+        due = monotonic() - event.lag_s
+        if any(began <= due <= ended for began, ended in self._outages):
+            self.kept_waiting += 1
+        else:
+            self.reactions_ms.append(event.lag_s * 1000)
 
     def _hear_settled(self, event: AttemptSettled) -> None:
         self.counts[event.verdict] += 1

@@ -20,7 +20,7 @@ class LogLines:
             events.ListenerLost: self._on_listener_lost,
             events.Polling: self._on_polling,
             events.NotificationRejected: self._on_rejected,
-            events.AttemptSettled: self._on_settled,
+            events.AttemptsSettled: self._on_settled,
             events.UploadRescued: self._on_upload_rescued,
             events.LeaseLost: self._on_lease_lost,
             events.RunExpired: self._on_expired,
@@ -44,7 +44,11 @@ class LogLines:
     def _on_rejected(self, event: events.NotificationRejected) -> None:
         logger.debug("ignored a notification on {}: {}", event.channel, event.reason)
 
-    def _on_settled(self, event: events.AttemptSettled) -> None:
+    def _on_settled(self, event: events.AttemptsSettled) -> None:
+        for settled in event.attempts:
+            self._say_settled(settled)
+
+    def _say_settled(self, event: events.AttemptSettled) -> None:
         log = _of(event.trail)
         match event.verdict:
             case Verdict.STORED:

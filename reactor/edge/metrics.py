@@ -24,6 +24,7 @@ from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
 
 from reactor.core import events
+from reactor.core.model import Verdict
 from reactor.edge.distribution import Distribution
 from reactor.edge.otlp import Collector, NotTaken
 from reactor.edge.outbox import Complaint, Outbox
@@ -56,7 +57,7 @@ class Metrics:
             readers.append(PeriodicExportingMetricReader(_Push(collector, spread)))
         self._provider = MeterProvider(metric_readers=readers, resource=resource, shutdown_on_exit=False)
         meter = self._provider.get_meter("reactor", version)
-        self._attempts = Counter[tuple[str, str]]()
+        self._attempts = Counter[tuple[Verdict, str]]()
         self._timeouts = meter.create_counter("interpretation.timeouts", "{run}", "stale runs that were failed")
         self._missed = meter.create_counter("reactor.reconcile.missed", "{row}", "overdue rows never notified of")
         self._notifications = meter.create_counter("reactor.notifications", "{notification}", "heard, by channel")
@@ -110,7 +111,7 @@ class Metrics:
 
     def _outcomes(self) -> Iterable[Observation]:
         return [
-            Observation(count, {"outcome": outcome, "error_code": code})
+            Observation(count, {"outcome": outcome.value, "error_code": code})
             for (outcome, code), count in list(self._attempts.items())
         ]
 
@@ -147,30 +148,30 @@ class Metrics:
             events.Polling: lambda _event: self._listens(is_up=False),
             events.Notified: lambda event: self._notifications.add(1, {"channel": event.channel}),
             events.NotificationRejected: lambda event: self._rejected.add(1, {"channel": event.channel}),
-            events.AttemptStarted: lambda event: self._reaction.record(event.lag_s),
-            events.AttemptSettled: self._on_settled,
+            events.AttemptsStarted: lambda event: self._reaction.record([a.lag_s for a in event.attempts]),
+            events.AttemptsSettled: self._on_settled,
             events.UploadRescued: self._on_rescued,
             events.RunExpired: self._on_expired,
             events.Swept: self._on_swept,
             events.BooksMended: self._on_mended,
             events.BreakerMoved: self._on_breaker,
-            events.TimerFired: lambda event: self._wheel_lag.record(event.lag_s),
+            events.TimerFired: lambda event: self._wheel_lag.record([event.lag_s]),
         }
 
     def _listens(self, *, is_up: bool) -> None:
         self._listening = is_up
 
-    def _on_settled(self, event: events.AttemptSettled) -> None:
-        self._attempts[event.verdict.value, event.code or ""] += 1
-        self._duration.record(event.duration_s)
+    def _on_settled(self, event: events.AttemptsSettled) -> None:
+        self._attempts.update([(settled.verdict, settled.code or "") for settled in event.attempts])
+        self._duration.record([settled.duration_s for settled in event.attempts])
 
     def _on_rescued(self, event: events.UploadRescued) -> None:
         if event.was_leased:
-            self._attempts[event.verdict.value, event.code or "STORAGE_UNAVAILABLE"] += 1
+            self._attempts[event.verdict, event.code or "STORAGE_UNAVAILABLE"] += 1
 
     def _on_expired(self, event: events.RunExpired) -> None:
         self._timeouts.add(1, {"reason": event.code})
-        self._timeout_lag.record(event.late_s)
+        self._timeout_lag.record([event.late_s])
 
     def _on_swept(self, event: events.Swept) -> None:
         if event.missed:

@@ -132,7 +132,7 @@ class Telemetry:
 def _hearing(traces: Traces) -> Mapping[type[Any], Callable[[Any], None]]:
     return {
         events.UploadsClaimed: traces.claimed,
-        events.AttemptSettled: traces.settled,
+        events.AttemptsSettled: traces.settled,
         events.UploadRescued: traces.rescued,
         events.RunExpired: traces.expired,
         events.Reconciled: traces.reconciled,

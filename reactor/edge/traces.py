@@ -18,7 +18,15 @@ from uuid import UUID
 from opentelemetry import trace as otel
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision, Sampler
 
-from reactor.core.events import MOST_LINKS, AttemptSettled, Reconciled, RunExpired, UploadRescued, UploadsClaimed
+from reactor.core.events import (
+    MOST_LINKS,
+    AttemptSettled,
+    AttemptsSettled,
+    Reconciled,
+    RunExpired,
+    UploadRescued,
+    UploadsClaimed,
+)
 from reactor.core.model import Verdict
 from reactor.core.trace import TraceContext, Trail, context_of, span_ids, timeout_span_id
 from reactor.edge.spans import CLIENT, CONSUMER, INTERNAL, PRODUCER, Attribute, SpanBatches
@@ -97,8 +105,12 @@ class Traces:
                 is_parent_remote=False,
             )
 
-    def settled(self, event: AttemptSettled) -> None:
-        """Tell of an attempt, and of the whole upload when that was its end."""
+    def settled(self, event: AttemptsSettled) -> None:
+        """Tell of each attempt, and of the whole upload when that was its end."""
+        for settled in event.attempts:
+            self._settled(settled)
+
+    def _settled(self, event: AttemptSettled) -> None:
         trail, verdict = event.trail, event.verdict
         if not self._is_sampled(trail.context):
             return

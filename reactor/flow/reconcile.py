@@ -13,7 +13,7 @@ from uuid import uuid4
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.events import (
     MOST_LINKS,
-    AttemptSettled,
+    AttemptsSettled,
     BooksMended,
     DatabaseLost,
     Emit,
@@ -52,10 +52,11 @@ class Changes:
 
     def __call__(self, event: Event) -> None:
         match event:
-            case AttemptSettled() if event.verdict is not Verdict.DEFERRED:
-                self.count += 1
-                if len(self.links) < MOST_LINKS:
-                    self.links.append(event.trail.context)
+            case AttemptsSettled():
+                changed = [settled for settled in event.attempts if settled.verdict is not Verdict.DEFERRED]
+                self.count += len(changed)
+                room = max(0, MOST_LINKS - len(self.links))
+                self.links += [settled.trail.context for settled in changed[:room]]
             case RunExpired():
                 self.count += 1
                 self.links.append(event.context)

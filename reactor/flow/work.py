@@ -11,8 +11,8 @@ there is room for half a batch, and up to three batches ahead.
 
 import asyncio
 import math
-from collections import deque
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic
 
@@ -77,7 +77,7 @@ class Work(Generic[A]):
         self._executor = reaction.executor
         self._executor.attend(self._told)
         self._claimed: dict[Signal, A] = {}
-        self._in_hand: dict[Signal, A] = {}
+        self._in_hand = 0
         self._acting: dict[Signal, A] = {}
         self._gone: set[Signal] | None = None
         self._bug: Exception | None = None
@@ -149,7 +149,7 @@ class Work(Generic[A]):
 
     def abort(self) -> None:
         """Cut short what is still being acted on; it is handed back."""
-        for attempt in list(self._in_hand.values()):
+        for attempt in list(self._claimed.values()):
             self._cut_short(attempt)
 
     # claim
@@ -182,15 +182,14 @@ class Work(Generic[A]):
         # Invariant: one tenant never holds the whole window while it is capped below the concurrency
         self._lane.ready.per_tenant = math.ceil(window * min(1.0, self._per_tenant / self._concurrency))
         unsettled = len(self._claimed)
-        room = max(0, min(BATCH, window - len(self._in_hand), _MOST_UNSETTLED - unsettled))
+        room = max(0, min(BATCH, window - self._in_hand, _MOST_UNSETTLED - unsettled))
         # what waits keeps everybody busy meanwhile: a round trip for a few more would cost as much as one for many
         return 0 if self._executor.waiting >= self._concurrency and room < min(window, BATCH) / 2 else room
 
     def _take(self, room: int) -> list[Signal]:
         """Take what is ready. What is ours is left out, though its lease may have ended: it is being worked on here."""
         while taken := self._lane.ready.take(room):
-            for signal in filter(self.knows, taken):
-                self._lane.ready.release(signal.tenant)
+            self._release(filter(self.knows, taken))
             if batch := [signal for signal in taken if not self.knows(signal)]:
                 return batch
         return []
@@ -203,16 +202,15 @@ class Work(Generic[A]):
             await self._clock.sleep(_PAUSE_S)  # what else is ready would fare no better
             claimed = Claimed(later=[Due(signal, self._clock.database_now()) for signal in batch])
         self._schedule.arm(claimed.later)
-        for attempt in claimed.attempts:
-            self._claimed[attempt.signal] = self._in_hand[attempt.signal] = attempt
+        ours = {attempt.signal: attempt for attempt in claimed.attempts}
+        self._claimed |= ours
+        self._in_hand += len(ours)
         self._hand_over(claimed.attempts)
-        ours = {attempt.signal for attempt in claimed.attempts}
         # what others have done meanwhile is as good as done here: go on to more
         self._ended_lately += len(batch) - len(ours) - len(claimed.later)
         self._held.set()
-        for signal in batch:
-            if signal not in ours:
-                self._lane.ready.release(signal.tenant)
+        if len(ours) < len(batch):
+            self._release(signal for signal in batch if signal not in ours)
 
     # act
 
@@ -221,19 +219,18 @@ class Work(Generic[A]):
         admitted = () if self._closing else self._reaction.admit(attempts)
         if admitted:
             self._executor.submit(admitted)
-        for attempt in attempts[len(admitted) :]:
-            self._end(attempt, self._reaction.hand_back(attempt))
+        self._hand_back(attempts[len(admitted) :])
 
     def _told(self, begun: Sequence[A], ended: Sequence[A]) -> None:
         """Take in how the executor gets on."""
         try:
-            for attempt in begun:
-                self._reaction.begun(attempt)
-                if not attempt.ended:
-                    self._acting[attempt.signal] = attempt
-            for attempt in ended:
-                self._acting.pop(attempt.signal, None)
-                self._end(attempt, self._reaction.outcome(attempt))
+            if begun:
+                self._reaction.begun(begun)
+                self._acting |= {attempt.signal: attempt for attempt in begun if not attempt.ended}
+            if ended:
+                for attempt in ended:
+                    self._acting.pop(attempt.signal, None)
+                self._end(ended, self._reaction.outcomes(ended))
         except Exception as error:  # noqa: BLE001  # nobody awaits this call
             self._bug = error
             self._broken.set()
@@ -248,14 +245,17 @@ class Work(Generic[A]):
             raise self._bug
 
     def _hand_back_waiting(self) -> None:
-        for attempt in self._executor.take_back():
-            self._end(attempt, self._reaction.hand_back(attempt))
+        self._hand_back(self._executor.take_back())
+
+    def _hand_back(self, attempts: Sequence[A]) -> None:
+        if attempts:
+            self._end(attempts, [self._reaction.hand_back(attempt) for attempt in attempts])
 
     def _cut_short(self, attempt: A) -> None:
         """Wait for the executor's work on it no longer, unless that has just ended."""
         if self._executor.drop(attempt):
             self._acting.pop(attempt.signal, None)
-            self._end(attempt, self._reaction.cut_short(attempt))
+            self._end([attempt], [self._reaction.cut_short(attempt)])
 
     async def _time_out_all(self) -> None:
         """Cut short what takes too long; sleep while nothing is acted on."""
@@ -268,16 +268,23 @@ class Work(Generic[A]):
             for attempt in [a for a in self._acting.values() if a.deadline <= self._clock.now()]:
                 self._cut_short(attempt)
 
-    def _end(self, attempt: A, outcome: Outcome) -> None:
-        del self._in_hand[attempt.signal]
-        self._ended_lately += 1
-        self._lane.ready.release(attempt.tenant)
-        if attempt.is_lost:
-            self._give_up(attempt)
-        else:
-            self._ended.append((attempt, outcome))
-            self._gather()
+    def _end(self, attempts: Sequence[A], outcomes: Sequence[Outcome]) -> None:
+        self._in_hand -= len(attempts)
+        self._ended_lately += len(attempts)
+        self._release(attempt.signal for attempt in attempts)
+        for attempt, outcome in zip(attempts, outcomes, strict=True):
+            attempt.is_over = True
+            if attempt.is_lost:
+                self._give_up(attempt)
+            else:
+                self._ended.append((attempt, outcome))
+        self._gather()
         self._lane.wakeup.set()
+
+    def _release(self, signals: Iterable[Signal]) -> None:
+        """Let as many others of their tenants be taken."""
+        for tenant, count in Counter(signal.tenant for signal in signals).items():
+            self._lane.ready.release(tenant, count)
 
     def _let_go(self, attempt: A) -> None:
         """The row is no longer ours."""
@@ -358,13 +365,13 @@ class Work(Generic[A]):
     # leases
 
     async def _extend_all(self) -> None:
-        """Extend what is held, three times as often as needed; sleeps for as long as nothing is held."""
+        """Extend what is worked on, three times as often as needed; sleeps for as long as nothing is held."""
         while True:
             if not self._claimed:
                 await self._held.wait()
                 continue
             await self._clock.sleep(self._lease_s / 3)
-            held = list(self._in_hand.values())  # what has ended needs its lease no more
+            held = [attempt for attempt in self._claimed.values() if not attempt.is_over]
             if not held:
                 continue
             sent = self._clock.now()
@@ -377,7 +384,7 @@ class Work(Generic[A]):
                 for attempt in held:
                     attempt.lease_until = sent + self._lease_s
             for attempt in held:
-                if attempt.signal.row_id not in still_held and self._in_hand.get(attempt.signal) is attempt:
+                if attempt.signal.row_id not in still_held and not attempt.is_over:
                     self._lose(attempt)
 
     def _lose(self, attempt: A) -> None:

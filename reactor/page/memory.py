@@ -116,13 +116,13 @@ class Memory:
         self._missed_now: Counter[str] = Counter()
         self.reconciled: Reconciliation | None = None
         self._hearing: dict[type[Any], Callable[[Any], None]] = {
-            events.AttemptStarted: lambda event: self.reactions.add(event.lag_s),
+            events.AttemptsStarted: self._on_started,
             events.TimerFired: lambda event: self._lags.add(event.lag_s),
             events.Listening: lambda _: self._turn("listening"),
             events.ListenerLost: lambda _: self._turn("starting"),
             events.Polling: lambda _: self._turn("polling"),
             events.BreakerMoved: self._on_breaker,
-            events.AttemptSettled: self._on_settled,
+            events.AttemptsSettled: self._on_settled,
             events.UploadRescued: self._on_rescued,
             events.Swept: lambda event: self._miss(event.reaction, event.missed),
             events.BooksMended: self._on_mended,
@@ -157,9 +157,15 @@ class Memory:
             self._open_since.pop(event.store, None)
         self._on_change()
 
-    def _on_settled(self, event: events.AttemptSettled) -> None:
-        if event.verdict is Verdict.DEAD:
-            self._bury(Death(id=event.upload_id, at=event.settled_at, code=event.code, message=event.message))
+    def _on_started(self, event: events.AttemptsStarted) -> None:
+        for started in event.attempts:
+            self.reactions.add(started.lag_s)
+
+    def _on_settled(self, event: events.AttemptsSettled) -> None:
+        for settled in event.attempts:
+            if settled.verdict is Verdict.DEAD:
+                death = Death(id=settled.upload_id, at=settled.settled_at, code=settled.code, message=settled.message)
+                self._bury(death)
 
     def _on_rescued(self, event: events.UploadRescued) -> None:
         if event.verdict is Verdict.DEAD:

@@ -32,6 +32,9 @@ class Attempt(Job):
     """Monotonic seconds: when the act is cut short. Set as it begins; of acts under way, the one begun first has the
     earliest."""
 
+    is_over: bool = field(default=False, init=False)
+    """True once its outcome is known: it may have to be settled still."""
+
     is_lost: bool = field(default=False, init=False)
     """True once another reactor may have taken the row over; nothing of it may be settled any more."""
 
@@ -128,11 +131,11 @@ class Reaction(ABC, Generic[A]):
         """Return the first of what was just claimed, as many as may begin; the others are handed back."""
         return attempts
 
-    def begun(self, attempt: A) -> None:
+    def begun(self, attempts: Sequence[A]) -> None:
         """Take in that the executor has begun."""
 
-    def outcome(self, attempt: A) -> Outcome:
-        """Say what the executor's work came to. Never raises: a failure is an outcome."""
+    def outcomes(self, attempts: Sequence[A]) -> Sequence[Outcome]:
+        """Say what the executor's work came to, one by one. Never raises: a failure is an outcome."""
         raise NotImplementedError(f"{self.name} claims nothing that could be acted on")
 
     def hand_back(self, attempt: A) -> Outcome:

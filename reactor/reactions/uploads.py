@@ -19,6 +19,8 @@ from reactor.core.breaker import Breaker
 from reactor.core.errors import DatabaseUnavailable, ReactorError, StorageRejected, StorageUnavailable
 from reactor.core.events import (
     AttemptSettled,
+    AttemptsSettled,
+    AttemptsStarted,
     AttemptStarted,
     BreakerMoved,
     Emit,
@@ -40,6 +42,9 @@ _FIRST_SWEEP_SHARE = 25
 _RESCUE_BATCH = 500
 _LOOKS = 3
 """How often the database's clock is looked at to begin with: timers are set by it, and a first answer is a slow one."""
+
+_TOLD_AT_ONCE = 32
+"""Most settled attempts told of together: a log line and spans for each, 100 µs in all, go on in one piece."""
 
 _MESSAGE_CHARS = 500
 
@@ -210,17 +215,30 @@ class FailedUploads(Reaction[UploadAttempt]):
                 self._breaker.started(now, attempt.upload.id)
         return admitted
 
-    def begun(self, attempt: UploadAttempt) -> None:
-        attempt.deadline = attempt.began + self._attempt_timeout_s
-        upload = attempt.upload
-        lag_s = max(0.0, self._clock.database_at(attempt.began) - upload.due_at)
-        self._emit(AttemptStarted(upload_id=upload.id, attempt=upload.attempt, lag_s=lag_s))
+    def begun(self, attempts: Sequence[UploadAttempt]) -> None:
+        at = self._clock.database_at
+        started: list[AttemptStarted] = []
+        for attempt in attempts:
+            attempt.deadline = attempt.began + self._attempt_timeout_s
+            upload = attempt.upload
+            started.append(AttemptStarted(upload.id, upload.attempt, max(0.0, at(attempt.began) - upload.due_at)))
+        self._emit(AttemptsStarted(attempts=started))
 
-    def outcome(self, attempt: UploadAttempt) -> Outcome:
-        error = attempt.error
-        if error is None:
-            self._hear_success()
-            return Outcome(verdict=Verdict.STORED, storage_url=attempt.result.url)
+    def outcomes(self, attempts: Sequence[UploadAttempt]) -> Sequence[Outcome]:
+        outcomes: list[Outcome] = []
+        is_known_up = False  # a success right after another says nothing new
+        for attempt in attempts:
+            if attempt.error is None:
+                if not is_known_up:
+                    self._hear_success()
+                is_known_up = True
+                outcomes.append(Outcome(Verdict.STORED, storage_url=attempt.result.url))
+            else:
+                is_known_up = False
+                outcomes.append(self._failure(attempt, attempt.error))
+        return outcomes
+
+    def _failure(self, attempt: UploadAttempt, error: BaseException) -> Outcome:
         if isinstance(error, ReactorError):
             return self._judge(attempt.upload, error)
         # a bug of ours must not stop the others: this row fails, and we hear of it
@@ -286,6 +304,7 @@ class FailedUploads(Reaction[UploadAttempt]):
         if len(settled) < len(ended):
             settled |= await self._settled_before(ended, settled)
         again: list[Due] = []
+        told: list[AttemptSettled] = []
         for attempt, outcome in ended:
             if (found := settled.get(attempt.upload.id)) is None:
                 # taken over, cancelled, or failed by a call whose answer was lost: let the row say
@@ -296,7 +315,9 @@ class FailedUploads(Reaction[UploadAttempt]):
             if due_at is not None:
                 again.append(Due(attempt.signal, due_at))
             attempt.stored = attempt.result if outcome.verdict is Verdict.STORED else None
-            self._tell_settled(attempt, outcome, settling_at, settled_at)
+            told.append(self._settled(attempt, outcome, settling_at, settled_at))
+        for first in range(0, len(told), _TOLD_AT_ONCE):
+            self._emit(AttemptsSettled(attempts=told[first : first + _TOLD_AT_ONCE]))
         return again
 
     async def _settled_before(
@@ -318,23 +339,23 @@ class FailedUploads(Reaction[UploadAttempt]):
         for upload, reason in await self._transfer.remove(files) if files else ():
             logger.bind(**upload.trail().fields).warning("the spooled file stays behind: {}", reason)
 
-    def _tell_settled(self, attempt: UploadAttempt, outcome: Outcome, settling_at: float, settled_at: float) -> None:
+    def _settled(
+        self, attempt: UploadAttempt, outcome: Outcome, settling_at: float, settled_at: float
+    ) -> AttemptSettled:
         upload, at = attempt.upload, self._clock.database_at
-        self._emit(
-            AttemptSettled(
-                upload_id=upload.id,
-                attempt=upload.attempt,
-                verdict=outcome.verdict,
-                duration_s=max(0.0, attempt.ended - attempt.began) if attempt.began else 0.0,
-                size_bytes=upload.byte_size,
-                delay_s=outcome.delay_s,
-                code=outcome.code,
-                message=outcome.message,
-                trail=attempt.trail,
-                put=(at(attempt.began), at(attempt.ended)) if attempt.began else None,
-                settling_at=settling_at,
-                settled_at=settled_at,
-            )
+        return AttemptSettled(
+            upload_id=upload.id,
+            attempt=upload.attempt,
+            verdict=outcome.verdict,
+            duration_s=max(0.0, attempt.ended - attempt.began) if attempt.began else 0.0,
+            size_bytes=upload.byte_size,
+            delay_s=outcome.delay_s,
+            code=outcome.code,
+            message=outcome.message,
+            trail=attempt.trail,
+            put=(at(attempt.began), at(attempt.ended)) if attempt.began else None,
+            settling_at=settling_at,
+            settled_at=settled_at,
         )
 
     async def extend(self, held: Sequence[UploadAttempt]) -> set[UUID]:

@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 import psycopg
 
 from reactor.app import Reactor
-from reactor.core.events import AttemptSettled, Event, UploadsClaimed
+from reactor.core.events import AttemptsSettled, Event, UploadsClaimed
 from reactor.edge.objects import open_store
 from reactor.edge.objects.base import ObjectStore
 from reactor.edge.queue import Claimed, UploadQueue
@@ -102,8 +102,8 @@ def _drain(stage: Stage, url: str, spool: Path, store: ObjectStore, uploads: int
 
     def hear(event: Event) -> None:
         nonlocal ended, claims, settled
-        if type(event) is AttemptSettled:
-            settled += 1
+        if type(event) is AttemptsSettled:
+            settled += len(event.attempts)
             ended = time.monotonic()
         elif type(event) is UploadsClaimed:
             claims += 1

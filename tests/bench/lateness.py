@@ -8,7 +8,7 @@ import random
 import time
 from uuid import uuid4
 
-from reactor.core.events import AttemptStarted, Event, RunExpired
+from reactor.core.events import AttemptsStarted, Event, RunExpired
 
 from .peers import PEERS
 from .reacting import claim_one, raw, reacting
@@ -93,8 +93,9 @@ async def _reactor(stage: Stage, url: str, delays_s: list[float]) -> list[float]
     all_started = asyncio.Event()
 
     def hear(event: Event) -> None:
-        if type(event) is AttemptStarted:
-            started[str(event.upload_id)] = time.monotonic()
+        if type(event) is AttemptsStarted:
+            for attempt in event.attempts:
+                started[str(attempt.upload_id)] = time.monotonic()
             if len(started) == len(delays_s):
                 all_started.set()
 

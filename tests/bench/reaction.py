@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
-from reactor.core.events import AttemptStarted, Event
+from reactor.core.events import AttemptsStarted, Event
 
 from .app import App, app
 from .peers import PEERS
@@ -114,8 +114,9 @@ async def _reactor(stage: Stage, url: str) -> AsyncIterator[Playing]:
     started: asyncio.Queue[float] = asyncio.Queue()
 
     def hear(event: Event) -> None:
-        if type(event) is AttemptStarted:
-            started.put_nowait(time.monotonic())
+        if type(event) is AttemptsStarted:
+            for _ in event.attempts:
+                started.put_nowait(time.monotonic())
 
     async with reacting(stage, url, hear) as spool, app(url, ENQUEUE, BEFORE) as busy:
         yield busy, started.get, lambda name: Path(spool, name).touch()

@@ -18,7 +18,7 @@ from loguru import logger
 
 from reactor.app import Reactor
 from reactor.cli.common import spare_the_collector
-from reactor.core.events import AttemptSettled, Event
+from reactor.core.events import AttemptsSettled, Event
 from reactor.core.settings import Settings
 from reactor.edge.queue import Claimed, UploadQueue
 
@@ -80,7 +80,7 @@ async def _run(url: str, spool: Path) -> None:
         return claimed
 
     def hear(event: Event) -> None:
-        counted["settled"] += type(event) is AttemptSettled
+        counted["settled"] += len(event.attempts) if type(event) is AttemptsSettled else 0
 
     UploadQueue.claim = counting  # type: ignore[method-assign]
     settings = Settings(database_url=url, store_url="file:///none", spools={"default": spool}, http_port=0)

@@ -60,8 +60,8 @@ TRAIL = Trail(
 )
 
 
-def settled(verdict: Verdict, code: str | None) -> events.AttemptSettled:
-    return events.AttemptSettled(
+def settled(verdict: Verdict, code: str | None) -> events.AttemptsSettled:
+    attempt = events.AttemptSettled(
         upload_id=UPLOAD,
         attempt=1,
         verdict=verdict,
@@ -75,6 +75,7 @@ def settled(verdict: Verdict, code: str | None) -> events.AttemptSettled:
         settling_at=0.0,
         settled_at=0.0,
     )
+    return events.AttemptsSettled(attempts=[attempt])
 
 
 def heard(metrics: Metrics, *happened: events.Event) -> str:
@@ -94,7 +95,7 @@ EVERYTHING: list[events.Event] = [
     events.Listening(),
     events.Notified(channel="reactor_uploads", rows=1),
     events.NotificationRejected(channel="reactor_runs", reason="garbage"),
-    events.AttemptStarted(upload_id=UPLOAD, attempt=1, lag_s=0.003),
+    events.AttemptsStarted(attempts=[events.AttemptStarted(upload_id=UPLOAD, attempt=1, lag_s=0.003)]),
     settled(Verdict.STORED, None),
     settled(Verdict.RETRY, "STORAGE_UNAVAILABLE"),
     events.UploadRescued(trail=TRAIL, verdict=Verdict.DEAD, code="X", was_leased=True, rescued_at=1.0),

@@ -107,7 +107,10 @@ class Rows(Reaction[Attempt]):
             return Outcome(verdict=Verdict.RETRY, delay_s=4.0, code="STORAGE_UNAVAILABLE")
         return STORED
 
-    def outcome(self, attempt: Attempt) -> Outcome:
+    def outcomes(self, attempts: Sequence[Attempt]) -> Sequence[Outcome]:
+        return [self._outcome(attempt) for attempt in attempts]
+
+    def _outcome(self, attempt: Attempt) -> Outcome:
         if attempt.signal.row_id in self.broken:
             raise RuntimeError("a bug")
         self.is_down |= attempt.signal == self.held_up_by

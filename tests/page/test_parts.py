@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from manual_clock import ManualClock
 from starlette.requests import Request
 
-from reactor.core.events import AttemptStarted, BooksMended, BreakerMoved, Listening, Polling, Reconciled, Swept
+from reactor.core.events import (
+    AttemptsStarted,
+    AttemptStarted,
+    BooksMended,
+    BreakerMoved,
+    Listening,
+    Polling,
+    Reconciled,
+    Swept,
+)
 from reactor.page import charts
 from reactor.page.filters import FIRST, LAST, Place, place_of
 from reactor.page.item import WIDTH, Step, _pieces, _upload_steps
@@ -89,15 +98,19 @@ def test_without_a_token_nothing_is_it() -> None:
         Sessions(None, is_private=True).check("", "here")
 
 
+def started(lag_s: float) -> AttemptsStarted:
+    return AttemptsStarted(attempts=[AttemptStarted(upload_id=uuid4(), attempt=1, lag_s=lag_s)])
+
+
 def test_what_happens_is_remembered_and_bounded() -> None:
     clock = ManualClock()
     changes: list[None] = []
     memory = Memory(clock, on_change=lambda: changes.append(None))
     for lag_s in (0.001, 0.002, 0.003, 0.1):
-        memory.hear(AttemptStarted(upload_id=uuid4(), attempt=1, lag_s=lag_s))
+        memory.hear(started(lag_s))
     assert (memory.reactions.quantile(0.5), memory.reactions.quantile(0.95)) == (0.003, 0.1)
     for _ in range(10_000):
-        memory.hear(AttemptStarted(upload_id=uuid4(), attempt=1, lag_s=0.001))
+        memory.hear(started(0.001))
     [only] = memory.reactions.bins()
     assert only.count == 10_004
     assert len(only.kept) < 1_000

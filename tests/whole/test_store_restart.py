@@ -16,7 +16,7 @@ from psycopg.rows import dict_row
 from seaweed import SeaweedServer
 
 from reactor.app import Reactor
-from reactor.core.events import AttemptSettled, Event
+from reactor.core.events import AttemptsSettled, Event
 from reactor.core.model import Verdict
 from reactor.core.settings import Settings
 
@@ -79,8 +79,8 @@ async def play(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, sizes_by
         third, all_stored = anyio.Event(), anyio.Event()
 
         def hear(event: Event) -> None:
-            if isinstance(event, AttemptSettled) and event.verdict is Verdict.STORED:
-                stored.add(event.upload_id)
+            if isinstance(event, AttemptsSettled):
+                stored.update(one.upload_id for one in event.attempts if one.verdict is Verdict.STORED)
                 if len(stored) >= len(expected) / 3:
                     third.set()
                 if len(stored) == len(expected):
