@@ -5,7 +5,8 @@ So all work that there is waits where the threads are. A thread goes on from one
 is any, and the loop is told at once of all that has begun and ended meanwhile; it looks each moment as well, so that
 nothing that has ended waits behind what blocks. Only where work waits for work that takes long another thread is woken:
 a slow store has all the threads it may have within a few moments, a quick one keeps one of them busy. More would only
-wait for the interpreter, at every system call.
+wait for the interpreter, at every system call. How many it takes is remembered, and half of it forgotten by each look
+that finds work short, or none waiting.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ _PATIENCE_S = 0.001
 """How long work may wait before the loop looks why, and how long the loop makes way for it then."""
 
 _SHORT_S = 0.00025
-"""Work that takes no longer is quicker done by one thread than by two, which would wait for each other."""
+"""What takes no longer is quicker done by one thread than by two, which would wait for each other."""
 
 _SURE = 4
 """So many looks in a row must find work slow: a thread may be without a processor for a moment."""
@@ -42,6 +43,7 @@ class _Errand(Job):
     """Work that somebody waits for in a coroutine."""
 
     work: Callable[[], Any]
+    parts: int
     future: asyncio.Future[Any]
 
 
@@ -65,7 +67,9 @@ class Hands(Generic[J]):
 
         # Invariant: these are changed under the lock alone. A thread is at work, asleep, or at work that was dropped.
         # What is picked is running already: a thread is on its way to it.
+        # Invariant: no more than `_limit` begin anything, and that is at most one more than `_count`.
         self._lock = threading.Lock()
+        self._limit = 1
         self._waiting = FairQueue[J](per_tenant)
         self._errands: deque[_Errand] = deque()
         self._running: dict[J | _Errand, None] = {}
@@ -100,19 +104,20 @@ class Hands(Generic[J]):
             if job in self._running:
                 self._leave(job)
                 self._at_work -= 1
-                self._wake_one()
+                self._wake()
                 self._loop.call_soon(self._tell)
             elif not self._withdraw(job):
                 return False
         job.cancellation.is_set = True
         return True
 
-    async def aside(self, work: Callable[[], T]) -> T:
-        """Do short work in a thread and return what it returns. Cancelled, it isn't begun; if it was, it is abandoned.
+    async def aside(self, work: Callable[[], T], parts: int = 1) -> T:
+        """Do work of some short parts in a thread, and return what it returns.
 
-        It goes before all jobs, and has a thread more than they may have where they are all slow.
+        Cancelled, it isn't begun; if it was, it is abandoned. It goes before all jobs, and has a thread more than they
+        may have where they are all slow.
         """
-        errand = _Errand(work=work, future=asyncio.get_running_loop().create_future())
+        errand = _Errand(work=work, parts=parts, future=asyncio.get_running_loop().create_future())
         with self._lock:
             self._errands.append(errand)
             self._begin()
@@ -126,8 +131,7 @@ class Hands(Generic[J]):
     def _begin(self) -> None:
         """See to it that what was just taken on is begun, and be there when it ends."""
         self._loop = asyncio.get_running_loop()
-        if not self._at_work:
-            self._wake_one()
+        self._wake()
         if not self._is_watched:
             self._is_watched = True
             self._loop.call_later(_PATIENCE_S, self._look)
@@ -141,10 +145,12 @@ class Hands(Generic[J]):
             may_more = self._may_go_on(self._at_work + 1)
         is_short = may_more and self._give_way() <= _SHORT_S
         self._slow_looks = self._slow_looks + 1 if may_more and not is_short else 0
-        if self._slow_looks >= _SURE:
-            with self._lock:
-                for _ in range(max(1, self._at_work)):
-                    self._wake_one()
+        with self._lock:
+            if self._slow_looks >= _SURE:
+                self._limit = min(2 * self._limit, self._count + 1)
+                self._wake()
+            elif is_short or not self._is_watched:
+                self._limit = max(1, self._limit // 2)
         if is_short:
             self._loop.call_soon(self._look)
         elif self._is_watched:
@@ -154,8 +160,8 @@ class Hands(Generic[J]):
     def _give_way(self) -> float:
         """Leave the interpreter to the threads for a moment, or until one has nothing left to do.
 
-        Return how long the quickest piece of work took meanwhile: only so does it tell of the work. Both at once would
-        be slower, too: who wants the interpreter is woken at each system call of the other.
+        Return how long the quickest part of any work took meanwhile: only so does it tell of the work. Both at once
+        would be slower, too: who wants the interpreter is woken at each system call of the other.
         """
         with self._lock:
             self._quickest_s = math.inf
@@ -167,22 +173,20 @@ class Hands(Generic[J]):
                 self._is_awaited = False
         return self._quickest_s
 
-    def _wake_one(self) -> None:
-        """Have one thread more begin what waits, if there may be one."""
-        job = self._take(self._at_work + 1)
-        if job is None:
-            return
-        self._picked.append(job)
-        self._at_work += 1
-        if self._asleep:
-            self._asleep -= 1
-            self._calls.release()
-        else:
-            # a daemon: a put that hangs must not keep the process from ending
-            threading.Thread(target=self._work, name=self._name, daemon=True).start()
+    def _wake(self) -> None:
+        """Have more threads begin what waits, as many as there may be."""
+        while (job := self._take(self._at_work + 1)) is not None:
+            self._picked.append(job)
+            self._at_work += 1
+            if self._asleep:
+                self._asleep -= 1
+                self._calls.release()
+            else:
+                # a daemon: a put that hangs must not keep the process from ending
+                threading.Thread(target=self._work, name=self._name, daemon=True).start()
 
     def _may_go_on(self, at_work: int) -> bool:
-        """Return whether there is work for so many threads."""
+        """Return whether there is work for so many threads, were it slow."""
         return (at_work <= self._count + 1 and bool(self._errands)) or (
             at_work <= self._count and self._waiting.takeable
         )
@@ -251,7 +255,8 @@ class Hands(Generic[J]):
             return False
         self._leave(job)
         job.result, job.error, job.ended = result, error, monotonic()
-        self._quickest_s = min(self._quickest_s, job.ended - job.began)
+        parts = job.parts if isinstance(job, _Errand) else 1
+        self._quickest_s = min(self._quickest_s, (job.ended - job.began) / parts)
         self._ended.append(job)
         return True
 
@@ -278,9 +283,9 @@ class Hands(Generic[J]):
     def _take(self, at_work: int) -> J | _Errand | None:
         """Return work that is now begun, if so many threads may be at work and any waits."""
         job: J | _Errand | None = None
-        if self._errands and at_work <= self._count + 1:
+        if self._errands and at_work <= self._limit:
             job = self._errands.popleft()
-        elif at_work <= self._count and (taken := self._waiting.take(1)):
+        elif at_work <= min(self._limit, self._count) and (taken := self._waiting.take(1)):
             job = taken[0]
         if job is not None:
             job.began = monotonic()  # before the loop can see that it runs

@@ -84,7 +84,7 @@ class SpoolToStore:
     async def remove(self, stored: Sequence[tuple[Upload, Stored]]) -> Sequence[tuple[Upload, str]]:
         batches = [stored[first : first + _AT_ONCE] for first in range(0, len(stored), _AT_ONCE)]
         removals = [
-            asyncio.ensure_future(self._hands.aside(partial(self._remove, batch))) for batch in batches
+            asyncio.ensure_future(self._hands.aside(partial(self._remove, batch), len(batch))) for batch in batches
         ]
         with CancelScope(shield=True):
             await asyncio.wait(removals, timeout=_REMOVE_WITHIN_S)
