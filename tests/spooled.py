@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+from reactor.edge.executor import Job
 from reactor.edge.queue import Upload
-from reactor.edge.spool import Cancellation, Spool, SpooledFile
+from reactor.edge.spool import Spool, SpooledFile
 
 CONTENT = bytes(range(256)) * 40
 NOBODY = 65534
@@ -61,16 +62,16 @@ def opened(
     name: str = "default",
     size_bytes: int = len(CONTENT),
     digest: str | None = sha256(CONTENT),
-    cancelled: Cancellation | None = None,
+    reader: Job | None = None,
 ) -> SpooledFile:
     """Open a file that holds CONTENT, unless told otherwise."""
     return spool.open(
-        name, path, size_bytes=size_bytes, sha256=digest, cancelled=cancelled or Cancellation()
+        name, path, size_bytes=size_bytes, sha256=digest, reader=reader or Job()
     )
 
 
 def body_of(
-    content: bytes, *, digest: str | None = None, cancelled: Cancellation | None = None
+    content: bytes, *, digest: str | None = None, reader: Job | None = None
 ) -> SpooledFile:
     """Spool these bytes and open them; `digest` to promise other bytes than they are."""
     with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +80,7 @@ def body_of(
             Spool({"default": Path(folder)}),
             size_bytes=len(content),
             digest=digest or sha256(content),
-            cancelled=cancelled,
+            reader=reader,
         )
 
 

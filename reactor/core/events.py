@@ -13,7 +13,7 @@ from uuid import UUID
 
 from attrs import frozen
 
-from reactor.core.model import Verdict
+from reactor.core.model import Outcome, Verdict
 from reactor.core.trace import TraceContext, Trail
 
 
@@ -80,15 +80,8 @@ class AttemptsStarted:
 class AttemptSettled(NamedTuple):
     """An attempt's outcome is committed."""
 
-    upload_id: UUID
-    attempt: int
-    verdict: Verdict
-    duration_s: float
-    size_bytes: int
-    delay_s: float
-    code: str | None
-    message: str | None
     trail: Trail
+    outcome: Outcome
     put: tuple[float, float] | None
     """From when until when the spool was read and the store written to; None if it wasn't begun."""
 
@@ -96,6 +89,35 @@ class AttemptSettled(NamedTuple):
     """When the settlement was sent."""
 
     settled_at: float
+
+    @property
+    def upload_id(self) -> UUID:
+        return self.trail.upload_id
+
+    @property
+    def attempt(self) -> int:
+        return self.trail.attempt
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.outcome.verdict
+
+    @property
+    def delay_s(self) -> float:
+        return self.outcome.delay_s
+
+    @property
+    def code(self) -> str | None:
+        return self.outcome.code
+
+    @property
+    def message(self) -> str | None:
+        return self.outcome.message
+
+    @property
+    def duration_s(self) -> float:
+        """How long the put took; 0.0 if it wasn't begun."""
+        return 0.0 if self.put is None else max(0.0, self.put[1] - self.put[0])
 
 
 @frozen(kw_only=True)

@@ -6,6 +6,7 @@ there are other tenants, and not for a million. A tenant with as many signals in
 takes amortised O(1) for each signal it concerns, however many tenants wait or are parked.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, Protocol, TypeVar
@@ -50,7 +51,8 @@ class FairQueue(Generic[T]):
 
     def __contains__(self, signal: T) -> bool:
         """Return whether `signal` waits."""
-        return signal in (self._line(signal.tenant) or ())
+        tenant = signal.tenant
+        return signal in (self._ring.get(tenant) or self._parked.get(tenant) or ())
 
     @property
     def per_tenant(self) -> int | None:
@@ -76,7 +78,7 @@ class FairQueue(Generic[T]):
     def put(self, signal: T) -> bool:
         """Let `signal` wait behind the others of its tenant; return False if it waits already."""
         tenant = signal.tenant
-        line = self._line(tenant)
+        line = self._ring.get(tenant) or self._parked.get(tenant)
         if line is None:
             line = self._seat(tenant, OrderedDict())
         elif signal in line:
@@ -88,7 +90,7 @@ class FairQueue(Generic[T]):
     def discard(self, signal: T) -> bool:
         """Let `signal` wait no longer; return whether it did."""
         tenant = signal.tenant
-        line = self._line(tenant)
+        line = self._ring.get(tenant) or self._parked.get(tenant)
         if line is None or signal not in line:
             return False
         del line[signal]
@@ -109,13 +111,15 @@ class FairQueue(Generic[T]):
     def take(self, limit: int) -> list[T]:
         """Return up to `limit` signals, one of each tenant in turn; each counts until it is released."""
         signals: list[T] = []
-        while self._ring and len(signals) < limit:
-            tenant, line = self._ring.popitem(last=False)
+        ring, counts = self._ring, self._taken
+        cap = math.inf if self._per_tenant is None else self._per_tenant
+        while ring and len(signals) < limit:
+            tenant, line = ring.popitem(last=False)
             signal, _ = line.popitem(last=False)
             signals.append(signal)
-            self._taken[tenant] = self._taken.get(tenant, 0) + 1
+            counts[tenant] = taken = counts.get(tenant, 0) + 1
             if line:
-                self._seat(tenant, line)
+                (ring if taken < cap else self._parked)[tenant] = line
         self._waiting -= len(signals)
         return signals
 
@@ -133,9 +137,6 @@ class FairQueue(Generic[T]):
             del self._taken[tenant]
         if n and (line := self._parked.pop(tenant, None)) is not None:
             self._seat(tenant, line)
-
-    def _line(self, tenant: int) -> OrderedDict[T, None] | None:
-        return self._ring.get(tenant) or self._parked.get(tenant)
 
     def _seat(self, tenant: int, line: OrderedDict[T, None]) -> OrderedDict[T, None]:
         """Put the tenant, which stands nowhere, at the end of the ring, or park it if it is at its cap."""

@@ -96,7 +96,7 @@ class View:
         name = f"upload  {event.upload_id.hex[:8]} try {event.attempt}"
         match event.verdict:
             case Verdict.STORED:
-                self.say(f"{name}: stored {event.size_bytes:,} bytes in {event.duration_s * 1000:.0f} ms")
+                self.say(f"{name}: stored {event.trail.size_bytes:,} bytes in {event.duration_s * 1000:.0f} ms")
             case Verdict.RETRY:
                 self.retried.add(event.upload_id)
                 self.say(f"{name}: failed, again in {event.delay_s:.1f} s: {event.message}")

@@ -3,9 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from attrs import Factory, define, field
-
-from reactor.edge.spool import Cancellation
+from attrs import define, field
 
 
 @define(kw_only=True, eq=False)
@@ -20,8 +18,8 @@ class Job:
     error: BaseException | None = field(default=None, init=False)
     """What it raised."""
 
-    cancellation: Cancellation = field(default=Factory(Cancellation), init=False)
-    """Set once nobody waits for it any more: work that has begun may look, and stop."""
+    is_cancelled: bool = field(default=False, init=False)
+    """True once nobody waits for it any more: work that has begun may look, and stop."""
 
     is_told: bool = field(default=False, init=False)
     """True once whoever waits for it knows that it has begun."""

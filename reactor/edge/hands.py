@@ -108,7 +108,7 @@ class Hands(Generic[J]):
                 self._loop.call_soon(self._tell)
             elif not self._withdraw(job):
                 return False
-        job.cancellation.is_set = True
+        job.is_cancelled = True
         return True
 
     async def aside(self, work: Callable[[], T], parts: int = 1) -> T:

@@ -52,7 +52,7 @@ class LogLines:
         log = _of(event.trail)
         match event.verdict:
             case Verdict.STORED:
-                log.info("stored {} bytes in {:.3f} s", event.size_bytes, event.duration_s)
+                log.info("stored {} bytes in {:.3f} s", event.trail.size_bytes, event.duration_s)
             case Verdict.RETRY:
                 log.warning("failed, next try in {:.1f} s: {}: {}", event.delay_s, event.code, event.message)
             case Verdict.DEAD:

@@ -162,7 +162,7 @@ class Metrics:
         self._listening = is_up
 
     def _on_settled(self, event: events.AttemptsSettled) -> None:
-        self._attempts.update([(settled.verdict, settled.code or "") for settled in event.attempts])
+        self._attempts.update([(outcome.verdict, outcome.code or "") for _, outcome, *_ in event.attempts])
         self._duration.record([settled.duration_s for settled in event.attempts])
 
     def _on_rescued(self, event: events.UploadRescued) -> None:

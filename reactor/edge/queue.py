@@ -154,14 +154,14 @@ class UploadQueue:
         """Claim those that are due. Repeating it with the same token gives the same uploads again."""
         rows = await self._claims.call(statements.CLAIM_UPLOADS, (list(ids), token, self._lease))
         claimed = Claimed(uploads=[], waiting=[], exhausted=[])
-        for state, *row in rows:
+        for row in rows:
+            state = row[0]
             if state == "claimed":
-                claimed.uploads.append(Upload(token, *row))
+                claimed.uploads.append(Upload._make((token, *row[1:])))
             elif state == "waiting":
-                row_id, due_at, *_ = row
-                claimed.waiting.append((row_id, due_at))
+                claimed.waiting.append(row[1:3])
             else:
-                claimed.exhausted.append(row[0])
+                claimed.exhausted.append(row[1])
         return claimed
 
     async def extend(self, held: Sequence[Upload]) -> set[UUID]:
@@ -169,8 +169,8 @@ class UploadQueue:
         arguments = ([u.id for u in held], [u.token for u in held], self._lease)
         return {row[0] for row in await self._database.call(statements.EXTEND_LEASES, arguments)}
 
-    async def settle(self, ended: Sequence[tuple[Upload, Outcome]]) -> dict[UUID, Settled]:
-        """Apply the outcomes. The lost are left out of what it returns."""
+    async def settle(self, ended: Sequence[tuple[Upload, Outcome]]) -> dict[int, Settled]:
+        """Apply the outcomes; return what was settled by its id as a number, without the lost."""
         rows = await self._database.call(
             statements.SETTLE_UPLOADS,
             (
@@ -183,7 +183,7 @@ class UploadQueue:
                 [outcome.storage_url for _, outcome in ended],
             ),
         )
-        return {row_id: Settled(due_at, settled_at) for row_id, due_at, settled_at in rows}
+        return {row[0].int: Settled._make(row[1:]) for row in rows}
 
     async def confirm_stored(self, settled: Sequence[tuple[Upload, str]]) -> set[UUID]:
         """Return the ids of those that have left the queue, stored under the URL given: for settlements unanswered."""

@@ -18,9 +18,7 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeAlias
-
-from attrs import define
+from typing import Protocol, Self, TypeAlias
 
 from reactor.core.errors import (
     ConfigInvalid,
@@ -51,11 +49,11 @@ _FORBIDDEN = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV}
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT}
 
 
-@define(eq=False)
-class Cancellation:
-    """Set from another thread once nobody waits any more for what is being read. Nobody waits for it either."""
+class Cancellable(Protocol):
+    """Whoever wants what is read."""
 
-    is_set: bool = False
+    is_cancelled: bool
+    """Set from another thread once nobody waits for it any more."""
 
 
 class Spool:
@@ -65,7 +63,7 @@ class Spool:
         self._dirs = {name: folder.absolute() for name, folder in dirs.items()}
 
     def open(
-        self, spool: str, path: str, *, size_bytes: int, sha256: str | None, cancelled: Cancellation
+        self, spool: str, path: str, *, size_bytes: int, sha256: str | None, reader: Cancellable
     ) -> "SpooledFile":
         """Open one file and hold it to its recorded size and SHA-256 (lower-case hex; None: unknown).
 
@@ -85,7 +83,7 @@ class Spool:
                 raise _refusal(exc) from None
             finally:
                 os.close(folder)
-        return SpooledFile(file, _plain(file), size_bytes=size_bytes, sha256=sha256, cancelled=cancelled)
+        return SpooledFile(file, _plain(file), size_bytes=size_bytes, sha256=sha256, reader=reader)
 
     def remove(self, files: Iterable[tuple[str, str, Identity]]) -> list[str | None]:
         """Delete files that were opened, given by spool, path and identity. Return why each stays; None: it's gone.
@@ -187,13 +185,13 @@ class SpooledFile:
     """
 
     def __init__(
-        self, file: int, found: os.stat_result, *, size_bytes: int, sha256: str | None, cancelled: Cancellation
+        self, file: int, found: os.stat_result, *, size_bytes: int, sha256: str | None, reader: Cancellable
     ) -> None:
         """Take over `file`, an open descriptor, which is closed also when this raises; `found` is what fstat says."""
         self._file = file
         self._size_bytes = size_bytes
         self._sha256 = sha256
-        self._cancelled = cancelled
+        self._reader = reader
         self._hash = hashlib.sha256()
         self._position = 0
         self._proven = False
@@ -231,8 +229,11 @@ class SpooledFile:
         Raises ContentMismatch, SpoolFileMissing on an I/O error, and StorageUnavailable once cancelled.
         """
         if size < 0:
-            return b"".join(iter(lambda: self.read(_CHUNK_BYTES), b""))
-        if self._cancelled.is_set:
+            chunks = [self.read(_CHUNK_BYTES)]
+            while self._position < self._size_bytes:
+                chunks.append(self.read(_CHUNK_BYTES))
+            return b"".join(chunks)
+        if self._reader.is_cancelled:
             raise StorageUnavailable("the attempt was cancelled while the file was being read")
         left = self._size_bytes - self._position
         size = min(size, left, _CHUNK_BYTES)

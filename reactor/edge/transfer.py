@@ -11,7 +11,7 @@ from reactor.edge.executor import Executor
 from reactor.edge.hands import Hands
 from reactor.edge.objects.base import ObjectStore
 from reactor.edge.queue import Upload
-from reactor.edge.spool import Cancellation, Identity, Spool
+from reactor.edge.spool import Cancellable, Identity, Spool
 
 _AT_ONCE = 50
 """Most files that are removed in one piece of work: short, so that puts go on between."""
@@ -28,11 +28,10 @@ class Stored(NamedTuple):
     """What is removed must still be that file."""
 
 
-class Put(Protocol):
+class Put(Cancellable, Protocol):
     """A job whose work is to put an upload; its result is a Stored."""
 
     upload: Upload
-    cancellation: Cancellation
 
 
 class Transfer(Protocol):
@@ -76,7 +75,7 @@ class SpoolToStore:
             upload.temp_file_path or "",
             size_bytes=upload.byte_size,
             sha256=upload.content_hash or "",
-            cancelled=put.cancellation,
+            reader=put,
         ) as body:
             url = self._store.put(upload.bucket, upload.object_path, body, mime_type=upload.mime_type)
             return Stored(url, body.identity)

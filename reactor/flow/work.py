@@ -189,6 +189,8 @@ class Work(Generic[A]):
     def _take(self, room: int) -> list[Signal]:
         """Take what is ready. What is ours is left out, though its lease may have ended: it is being worked on here."""
         while taken := self._lane.ready.take(room):
+            if self._claimed.keys().isdisjoint(taken):
+                return taken
             self._release(filter(self.knows, taken))
             if batch := [signal for signal in taken if not self.knows(signal)]:
                 return batch
@@ -286,16 +288,17 @@ class Work(Generic[A]):
         for tenant, count in Counter(signal.tenant for signal in signals).items():
             self._lane.ready.release(tenant, count)
 
-    def _let_go(self, attempt: A) -> None:
-        """The row is no longer ours."""
-        del self._claimed[attempt.signal]
+    def _let_go(self, attempts: Sequence[A]) -> None:
+        """The rows are no longer ours."""
+        for attempt in attempts:
+            del self._claimed[attempt.signal]
         if self._gone is not None:
-            self._gone.add(attempt.signal)
+            self._gone.update(attempt.signal for attempt in attempts)
         self._lane.wakeup.set()
 
     def _give_up(self, attempt: A) -> None:
         """The row may be another's, or nobody's: let it say. What was heard of it while it was ours went unheeded."""
-        self._let_go(attempt)
+        self._let_go([attempt])
         self._schedule.arm([Due(attempt.signal, self._clock.database_now())])
 
     # settle
@@ -327,9 +330,8 @@ class Work(Generic[A]):
                 self._drop_lost()
                 self._settled.set()
                 continue
-            for attempt, outcome in batch:
-                self.spent += outcome.verdict is not Verdict.DEFERRED
-                self._let_go(attempt)
+            self.spent += sum(outcome.verdict is not Verdict.DEFERRED for _, outcome in batch)
+            self._let_go([attempt for attempt, _ in batch])
             self._schedule.arm(again)
             if self._ended:
                 self._gather()

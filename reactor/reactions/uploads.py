@@ -305,8 +305,9 @@ class FailedUploads(Reaction[UploadAttempt]):
             settled |= await self._settled_before(ended, settled)
         again: list[Due] = []
         told: list[AttemptSettled] = []
+        at = self._clock.database_at
         for attempt, outcome in ended:
-            if (found := settled.get(attempt.upload.id)) is None:
+            if (found := settled.get(attempt.signal.row)) is None:
                 # taken over, cancelled, or failed by a call whose answer was lost: let the row say
                 again.append(Due(attempt.signal, self._clock.database_now()))
                 self._emit(LeaseLost(upload_id=attempt.upload.id))
@@ -315,48 +316,30 @@ class FailedUploads(Reaction[UploadAttempt]):
             if due_at is not None:
                 again.append(Due(attempt.signal, due_at))
             attempt.stored = attempt.result if outcome.verdict is Verdict.STORED else None
-            told.append(self._settled(attempt, outcome, settling_at, settled_at))
+            put = (at(attempt.began), at(attempt.ended)) if attempt.began else None
+            told.append(AttemptSettled(attempt.trail, outcome, put, settling_at, settled_at))
         for first in range(0, len(told), _TOLD_AT_ONCE):
             self._emit(AttemptsSettled(attempts=told[first : first + _TOLD_AT_ONCE]))
         return again
 
     async def _settled_before(
-        self, ended: Sequence[tuple[UploadAttempt, Outcome]], settled: Mapping[UUID, Settled]
-    ) -> dict[UUID, Settled]:
+        self, ended: Sequence[tuple[UploadAttempt, Outcome]], settled: Mapping[int, Settled]
+    ) -> dict[int, Settled]:
         """Return the stored that had left the queue by a call whose answer was lost."""
         missing = [
             (attempt.upload, outcome.storage_url)
             for attempt, outcome in ended
-            if attempt.upload.id not in settled and outcome.storage_url is not None
+            if attempt.signal.row not in settled and outcome.storage_url is not None
         ]
         if not missing:
             return {}
         confirmed = await self._queue.confirm_stored(missing)
-        return dict.fromkeys(confirmed, Settled(None, self._clock.database_now()))
+        return dict.fromkeys((row_id.int for row_id in confirmed), Settled(None, self._clock.database_now()))
 
     async def clean_up(self, settled: Sequence[UploadAttempt]) -> None:
         files = [(attempt.upload, attempt.stored) for attempt in settled if attempt.stored]
         for upload, reason in await self._transfer.remove(files) if files else ():
             logger.bind(**upload.trail().fields).warning("the spooled file stays behind: {}", reason)
-
-    def _settled(
-        self, attempt: UploadAttempt, outcome: Outcome, settling_at: float, settled_at: float
-    ) -> AttemptSettled:
-        upload, at = attempt.upload, self._clock.database_at
-        return AttemptSettled(
-            upload_id=upload.id,
-            attempt=upload.attempt,
-            verdict=outcome.verdict,
-            duration_s=max(0.0, attempt.ended - attempt.began) if attempt.began else 0.0,
-            size_bytes=upload.byte_size,
-            delay_s=outcome.delay_s,
-            code=outcome.code,
-            message=outcome.message,
-            trail=attempt.trail,
-            put=(at(attempt.began), at(attempt.ended)) if attempt.began else None,
-            settling_at=settling_at,
-            settled_at=settled_at,
-        )
 
     async def extend(self, held: Sequence[UploadAttempt]) -> set[UUID]:
         return await self._queue.extend([attempt.upload for attempt in held])

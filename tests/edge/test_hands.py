@@ -214,7 +214,7 @@ async def test_dropped_work_takes_no_place_of_others_and_is_told_of_no_more() ->
     dropped = harness.submit(hanging, hanging)
     await asyncio.to_thread(hanging.until_entered, 2)
     assert all(harness.hands.drop(piece) for piece in dropped)
-    assert all(piece.cancellation.is_set for piece in dropped)
+    assert all(piece.is_cancelled for piece in dropped)
     gate = Gate()
     pieces = harness.submit(gate, gate)
     await asyncio.to_thread(gate.until_entered, 2)

@@ -9,7 +9,7 @@ from opentelemetry.sdk.resources import Resource
 from prometheus_client.parser import text_string_to_metric_families
 
 from reactor.core import events
-from reactor.core.model import Verdict
+from reactor.core.model import Outcome, Verdict
 from reactor.core.trace import Trail, context_of
 from reactor.edge.metrics import Metrics
 
@@ -62,18 +62,7 @@ TRAIL = Trail(
 
 def settled(verdict: Verdict, code: str | None) -> events.AttemptsSettled:
     attempt = events.AttemptSettled(
-        upload_id=UPLOAD,
-        attempt=1,
-        verdict=verdict,
-        duration_s=0.2,
-        size_bytes=1,
-        delay_s=0.0,
-        code=code,
-        message=None,
-        trail=TRAIL,
-        put=None,
-        settling_at=0.0,
-        settled_at=0.0,
+        trail=TRAIL, outcome=Outcome(verdict, code=code), put=(0.1, 0.3), settling_at=0.0, settled_at=0.0
     )
     return events.AttemptsSettled(attempts=[attempt])
 

@@ -23,8 +23,8 @@ from reactor.core.errors import (
     StorageRejected,
     StorageUnavailable,
 )
+from reactor.edge.executor import Job
 from reactor.edge.objects.local import LocalStore
-from reactor.edge.spool import Cancellation
 
 
 @pytest.fixture
@@ -136,10 +136,10 @@ class TestWholeOrNotAtAll:
 
     @pytest.mark.usefixtures("_either_way")
     def test_a_cancelled_attempt_leaves_no_file(self, store: LocalStore, root: Path) -> None:
-        cancelled = Cancellation()
-        cancelled.is_set = True
+        reader = Job()
+        reader.is_cancelled = True
         with (
-            body_of(CONTENT, cancelled=cancelled) as body,
+            body_of(CONTENT, reader=reader) as body,
             pytest.raises(StorageUnavailable, match="cancelled"),
         ):
             store.put("bucket", "key", body, mime_type=None)

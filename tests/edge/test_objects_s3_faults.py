@@ -29,9 +29,10 @@ from reactor.core.errors import (
     StorageRejected,
     StorageUnavailable,
 )
+from reactor.edge.executor import Job
 from reactor.edge.objects.s3 import S3Store
 from reactor.edge.objects.s3_errors import retry_after_s
-from reactor.edge.spool import Cancellation, Spool
+from reactor.edge.spool import Spool
 
 SECRET = "a-secret-that-no-message-shows"  # noqa: S105 - of no server
 
@@ -253,7 +254,7 @@ class TestTheBodysOwnWord:
         self, store: S3Store, server: FaultServer, tmp_path: Path
     ) -> None:
         """64 MiB are more than the sockets between us hold: the put can't have ended when it is cancelled."""
-        started, resume, cancelled = threading.Event(), threading.Event(), Cancellation()
+        started, resume, reader = threading.Event(), threading.Event(), Job()
         server.fault = stalls(started, resume)
         (tmp_path / "upload").touch()
         with (tmp_path / "upload").open("wb") as file:
@@ -262,13 +263,13 @@ class TestTheBodysOwnWord:
 
         def cancel() -> None:
             started.wait()
-            cancelled.is_set = True
+            reader.is_cancelled = True
             resume.set()
 
         canceller = threading.Thread(target=cancel)
         canceller.start()
         with (
-            opened(spool, size_bytes=64 * 1024 * 1024, digest=None, cancelled=cancelled) as body,
+            opened(spool, size_bytes=64 * 1024 * 1024, digest=None, reader=reader) as body,
             pytest.raises(StorageUnavailable, match="the attempt was cancelled"),
         ):
             store.put("bucket", "key", body, mime_type=None)

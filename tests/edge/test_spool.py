@@ -14,7 +14,8 @@ from reactor.core.errors import (
     SpoolFileMissing,
     StorageUnavailable,
 )
-from reactor.edge.spool import Cancellation, Spool
+from reactor.edge.executor import Job
+from reactor.edge.spool import Spool
 
 
 @pytest.fixture
@@ -68,10 +69,10 @@ class TestReading:
             body.seek(0, os.SEEK_END)
 
     def test_a_cancelled_attempt_stops_at_the_next_read(self, spool: Spool) -> None:
-        cancelled = Cancellation()
-        with opened(spool, cancelled=cancelled) as body:
+        reader = Job()
+        with opened(spool, reader=reader) as body:
             body.read(10)
-            cancelled.is_set = True
+            reader.is_cancelled = True
             with pytest.raises(StorageUnavailable, match="the attempt was cancelled"):
                 body.read(10)
 

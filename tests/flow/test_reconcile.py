@@ -263,7 +263,7 @@ async def test_what_is_settled_while_the_rows_are_read_was_missed_by_nobody(stag
     signal = stage.list_row(due_s=-50.0, changed_s=-50.0)
     attempt = Attempt(signal=signal, lease_until=stage.clock.now() + 30.0)
     stage.work._claimed[signal] = attempt
-    stage.reaction.while_read = lambda: stage.work._let_go(attempt)
+    stage.reaction.while_read = lambda: stage.work._let_go([attempt])
     assert await stage.missed() == 0
     assert not stage.schedule.knows(signal)
 
