@@ -23,7 +23,10 @@ from reactor.core.fair import FairQueue
 from reactor.edge.executor import J, Job, Told
 
 _PATIENCE_S = 0.001
-"""How long work may wait before the loop looks why, and how long the loop makes way for it then."""
+"""How long work may wait before the loop looks why, and how long the loop makes way for work that seems long."""
+
+_WAY_S = 0.003
+"""How long the loop makes way for short work: longer is slower for whoever waits for the loop, and no quicker."""
 
 _SHORT_S = 0.00025
 """What takes no longer is quicker done by one thread than by two, which would wait for each other."""
@@ -143,7 +146,7 @@ class Hands(Generic[J]):
         with self._lock:
             self._is_watched = bool(len(self._waiting) or self._errands)
             may_more = self._may_go_on(self._at_work + 1)
-        is_short = may_more and self._give_way() <= _SHORT_S
+        is_short = may_more and self._give_way(_PATIENCE_S if self._slow_looks else _WAY_S) <= _SHORT_S
         self._slow_looks = self._slow_looks + 1 if may_more and not is_short else 0
         with self._lock:
             if self._slow_looks >= _SURE:
@@ -157,7 +160,7 @@ class Hands(Generic[J]):
             self._loop.call_later(_PATIENCE_S, self._look)
         self._tell()  # last: who sees no work waiting any more calls by itself
 
-    def _give_way(self) -> float:
+    def _give_way(self, within_s: float) -> float:
         """Leave the interpreter to the threads for a moment, or until one has nothing left to do.
 
         Return how long the quickest part of any work took meanwhile: only so does it tell of the work. Both at once
@@ -166,7 +169,7 @@ class Hands(Generic[J]):
         with self._lock:
             self._quickest_s = math.inf
             self._is_awaited = True
-        if not self._rest.acquire(timeout=_PATIENCE_S):
+        if not self._rest.acquire(timeout=within_s):
             with self._lock:
                 if not self._is_awaited:
                     self._rest.acquire()  # let go of as we gave up waiting
