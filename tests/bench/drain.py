@@ -1,6 +1,7 @@
 """Drain: how fast a backlog of due uploads is stored, from its first claim to the last commit.
 
-Floor: the same claim and settle SQL, driven raw on one connection in batches of 500.
+Floor: the same claim and settle SQL, driven raw on one connection in batches of 500. Reactor and peers each have a
+process of their own.
 """
 
 import asyncio
@@ -8,25 +9,23 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-import psycopg
-
-from reactor.app import Reactor
-from reactor.core.events import AttemptsSettled, Event, UploadsClaimed
 from reactor.edge.objects import open_store
 from reactor.edge.objects.base import ObjectStore
-from reactor.edge.queue import Claimed, UploadQueue
 from reactor.edge.statements import CLAIM_UPLOADS, SETTLE_UPLOADS
 
+from .alone import Figures, alone
+from .draining import drain_all
+from .peer import Peer
 from .peers import PEERS
-from .reacting import raw
+from .raw import raw
 from .report import Report
-from .stage import NoStore, Stage, queue
+from .stage import Stage, queue
 
 _BATCH = 500
 
@@ -58,13 +57,11 @@ def drain(stage: Stage, report: Report, repeats: int) -> str | None:
             for name, traces in (("reactor", None), ("reactor, traced", endpoint)):
                 with stage.database() as url, stage.spool() as spool, _exporting(traces):
                     queue(url, uploads, spool)
-                    figures = _drain(stage, url, spool, NoStore(), uploads)
-                report.add(case, name, **figures)
+                    report.add(case, name, **alone("draining", url, str(spool), str(uploads)))
             for peer in PEERS:
                 if peer.why_not() is None:
                     with stage.database("template1") as url:
-                        jobs = min(uploads, peer.jobs)
-                        report.add(case, peer.name, per_s=jobs / asyncio.run(peer.drain(url, jobs)))
+                        report.add(case, peer.name, **_drained_by(peer, url, min(uploads, peer.jobs)))
     for peer in PEERS:
         if (why_not := peer.why_not()) is not None:
             report.note(case, f"{peer.name} skipped: {why_not}")
@@ -85,41 +82,16 @@ def drain_to_stores(stage: Stage, report: Report, repeats: int) -> str | None:
                     if store is None:
                         continue
                     queue(url, uploads, spool, content=content)
-                    figures = _drain(stage, url, spool, store, uploads)
+                    figures = drain_all(url, spool, store, uploads)
                 figures["mib_per_s"] = figures["per_s"] * size / (1 << 20)
                 report.add(case, f"{name}, {words}", **figures)
     return None
 
 
-def _drain(stage: Stage, url: str, spool: Path, store: ObjectStore, uploads: int) -> dict[str, float]:
-    began, ended, claims, settled = 0.0, 0.0, 0, 0
-    claim = UploadQueue.claim
-
-    async def beginning(self: UploadQueue, ids: Sequence[UUID], token: UUID) -> Claimed:
-        nonlocal began
-        began = began or time.monotonic()
-        return await claim(self, ids, token)
-
-    def hear(event: Event) -> None:
-        nonlocal ended, claims, settled
-        if type(event) is AttemptsSettled:
-            settled += len(event.attempts)
-            ended = time.monotonic()
-        elif type(event) is UploadsClaimed:
-            claims += 1
-
-    cpu = time.process_time()
-    reactor = Reactor(stage.settings(url, spool), store=store, listener=hear)
-    UploadQueue.claim = beginning  # type: ignore[method-assign]
-    try:
-        asyncio.run(reactor.drain())
-    finally:
-        UploadQueue.claim = claim  # type: ignore[method-assign]
-    cpu = time.process_time() - cpu
-    with psycopg.connect(url) as conn:
-        assert conn.execute("select count(*) from public.upload_queue").fetchone() == (0,)
-    assert settled >= uploads
-    return {"per_s": uploads / (ended - began), "cpu_us": 1e6 * cpu / uploads, "rows_a_claim": uploads / claims}
+def _drained_by(peer: Peer, url: str, jobs: int) -> Figures:
+    if peer.has_process:
+        return {"per_s": jobs / asyncio.run(peer.drain(url, jobs))}
+    return alone("peers", peer.name, url, str(jobs))
 
 
 async def _floor(url: str, ids: list[str]) -> float:

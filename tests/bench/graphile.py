@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from .peer import Peer
-from .reacting import raw
+from .raw import raw
 
 _GRAPHILE = """
 const { run, makeWorkerUtils } = require("graphile-worker");
@@ -38,6 +38,7 @@ const now = () => Number(process.hrtime.bigint()) / 1e9;
 
 
 class GraphileWorker(Peer):
+    has_process = True
     name = "graphile-worker"
     jobs = 20_000
     left = "select count(*) from graphile_worker._private_jobs"

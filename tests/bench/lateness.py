@@ -11,7 +11,8 @@ from uuid import uuid4
 from reactor.core.events import AttemptsStarted, Event, RunExpired
 
 from .peers import PEERS
-from .reacting import claim_one, raw, reacting
+from .raw import raw
+from .reacting import claim_one, reacting
 from .report import Report, percentiles_ms
 from .stage import EMPTY_SHA256, Stage
 

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any, ClassVar, LiteralString
 
 from .app import App, app
-from .reacting import raw
+from .raw import raw
 
 _LOOK_EVERY_S = 0.02
 _DUE_AFTER_S = 1.0
@@ -28,6 +28,9 @@ class Peer(ABC):
 
     left: ClassVar[LiteralString]
     """Counts the jobs that aren't done."""
+
+    has_process: ClassVar[bool] = False
+    """Whether its worker has a process of its own already."""
 
     enqueue: ClassVar[str]
     """Enqueues one job."""

@@ -11,7 +11,7 @@ from reactor.app import Reactor
 from reactor.core.events import Event
 from reactor.edge.statements import CLAIM_UPLOADS
 
-from .stage import NoStore, Stage
+from .stage import NoStore, Stage, settings
 
 BEFORE = (
     "insert into public.sources (id, user_id, content_hash, storage_status, byte_size)"
@@ -29,7 +29,7 @@ async def reacting(stage: Stage, url: str, hear: Callable[[Event], None]) -> Asy
     """Run a reactor until the block ends; yield the folder of its spool once it is ready."""
     ready = asyncio.Event()
     with stage.spool() as spool:
-        reactor = Reactor(stage.settings(url, spool), store=NoStore(), listener=hear)
+        reactor = Reactor(settings(url, spool), store=NoStore(), listener=hear)
 
         def look() -> None:
             if not reactor.not_ready():
@@ -46,13 +46,6 @@ async def reacting(stage: Stage, url: str, hear: Callable[[Event], None]) -> Asy
         finally:
             reactor.stop()
             await running
-
-
-async def raw(url: str) -> psycopg.AsyncConnection:
-    """Connect with nothing around it."""
-    conn = await psycopg.AsyncConnection.connect(url, autocommit=True)
-    conn.prepare_threshold = 0
-    return conn
 
 
 async def claim_one(conn: psycopg.AsyncConnection, row_id: UUID | str) -> None:

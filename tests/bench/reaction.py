@@ -17,7 +17,8 @@ from reactor.core.events import AttemptsStarted, Event
 
 from .app import App, app
 from .peers import PEERS
-from .reacting import BEFORE, ENQUEUE, claim_one, raw, reacting
+from .raw import raw
+from .reacting import BEFORE, ENQUEUE, claim_one, reacting
 from .report import Report, percentiles_ms
 from .stage import Stage, queue
 

@@ -114,15 +114,16 @@ class Stage:
         finally:
             shutil.rmtree(folder)
 
-    def settings(self, url: str, spool: Path, **more: object) -> Settings:
-        """Return the settings under which the cases run: the defaults, but for where things are."""
-        where: dict[str, object] = {
-            "database_url": url,
-            "store_url": "file:///none",
-            "spools": {"default": spool},
-            "http_port": 0,
-        }
-        return Settings(**(where | more))  # type: ignore[arg-type]
+
+def settings(url: str, spool: Path, **more: object) -> Settings:
+    """Return the settings under which the cases run: the defaults, but for where things are."""
+    where: dict[str, object] = {
+        "database_url": url,
+        "store_url": "file:///none",
+        "spools": {"default": spool},
+        "http_port": 0,
+    }
+    return Settings(**(where | more))  # type: ignore[arg-type]
 
 
 def queue(

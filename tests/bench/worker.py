@@ -19,10 +19,9 @@ from loguru import logger
 from reactor.app import Reactor
 from reactor.cli.common import spare_the_collector
 from reactor.core.events import AttemptsSettled, Event
-from reactor.core.settings import Settings
 from reactor.edge.queue import Claimed, UploadQueue
 
-from .stage import NoStore
+from .stage import NoStore, settings
 
 
 class Worker:
@@ -83,8 +82,7 @@ async def _run(url: str, spool: Path) -> None:
         counted["settled"] += len(event.attempts) if type(event) is AttemptsSettled else 0
 
     UploadQueue.claim = counting  # type: ignore[method-assign]
-    settings = Settings(database_url=url, store_url="file:///none", spools={"default": spool}, http_port=0)
-    reactor = Reactor(settings, store=NoStore(), listener=hear)
+    reactor = Reactor(settings(url, spool), store=NoStore(), listener=hear)
     said = False
 
     def ready() -> None:

@@ -1,0 +1,58 @@
+"""A reactor that drains a queue, and what that took; run as a module, one with a store that keeps nothing."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID
+
+import psycopg
+from loguru import logger
+
+from reactor.app import Reactor
+from reactor.cli.common import spare_the_collector
+from reactor.core.events import AttemptsSettled, Event, UploadsClaimed
+from reactor.edge.objects.base import ObjectStore
+from reactor.edge.queue import Claimed, UploadQueue
+
+from .alone import Figures, tell
+from .stage import NoStore, settings
+
+
+def drain_all(url: str, spool: Path, store: ObjectStore, uploads: int) -> Figures:
+    """Drain the queue, of so many uploads; measured from the first claim to the last commit."""
+    began, ended, claims, settled = 0.0, 0.0, 0, 0
+    claim = UploadQueue.claim
+
+    async def beginning(self: UploadQueue, ids: Sequence[UUID], token: UUID) -> Claimed:
+        nonlocal began
+        began = began or time.monotonic()
+        return await claim(self, ids, token)
+
+    def hear(event: Event) -> None:
+        nonlocal ended, claims, settled
+        if type(event) is AttemptsSettled:
+            settled += len(event.attempts)
+            ended = time.monotonic()
+        elif type(event) is UploadsClaimed:
+            claims += 1
+
+    cpu = time.process_time()
+    reactor = Reactor(settings(url, spool), store=store, listener=hear)
+    UploadQueue.claim = beginning  # type: ignore[method-assign]
+    try:
+        asyncio.run(reactor.drain())
+    finally:
+        UploadQueue.claim = claim  # type: ignore[method-assign]
+    cpu = time.process_time() - cpu
+    with psycopg.connect(url) as conn:
+        assert conn.execute("select count(*) from public.upload_queue").fetchone() == (0,)
+    assert settled >= uploads
+    return {"per_s": uploads / (ended - began), "cpu_us": 1e6 * cpu / uploads, "rows_a_claim": uploads / claims}
+
+
+if __name__ == "__main__":
+    logger.remove()
+    spare_the_collector()  # as `reactor reconcile` does
+    tell(drain_all(sys.argv[1], Path(sys.argv[2]), NoStore(), int(sys.argv[3])))
