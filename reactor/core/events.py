@@ -117,7 +117,7 @@ class AttemptSettled(NamedTuple):
     @property
     def duration_s(self) -> float:
         """How long the put took; 0.0 if it wasn't begun."""
-        return 0.0 if self.put is None else max(0.0, self.put[1] - self.put[0])
+        return 0.0 if self.put is None else self.put[1] - self.put[0]
 
 
 @frozen(kw_only=True)

@@ -13,6 +13,11 @@ from reactor.core.trace import Trail, timeout_span_id
 class LogLines:
     """Says what happens, in words."""
 
+    def __init__(self) -> None:
+        self._trail: Trail
+        # one for all lines: to make a logger for each takes as long as to find that nobody wants the line
+        self._log = logger.patch(lambda record: record["extra"].update(self._trail.fields))
+
     def hearing(self) -> Mapping[type[Any], Callable[[Any], None]]:
         """Return what is to be called for which events."""
         return {
@@ -49,19 +54,19 @@ class LogLines:
             self._say_settled(settled)
 
     def _say_settled(self, event: events.AttemptSettled) -> None:
-        log = _of(event.trail)
-        match event.verdict:
+        log, outcome = self._of(event.trail), event.outcome
+        match outcome.verdict:
             case Verdict.STORED:
                 log.info("stored {} bytes in {:.3f} s", event.trail.size_bytes, event.duration_s)
             case Verdict.RETRY:
-                log.warning("failed, next try in {:.1f} s: {}: {}", event.delay_s, event.code, event.message)
+                log.warning("failed, next try in {:.1f} s: {}: {}", outcome.delay_s, outcome.code, outcome.message)
             case Verdict.DEAD:
-                log.error("dead: {}: {}", event.code, event.message)
+                log.error("dead: {}: {}", outcome.code, outcome.message)
             case Verdict.DEFERRED:
                 log.debug("handed back unspent")
 
     def _on_upload_rescued(self, event: events.UploadRescued) -> None:
-        log = _of(event.trail)
+        log = self._of(event.trail)
         if event.verdict is Verdict.DEAD:
             log.error("dead: {}: its tries are used up", event.code)
         else:
@@ -101,7 +106,7 @@ class LogLines:
     def _on_reactors(self, event: events.ReactorsChanged) -> None:
         logger.info("{} reactors alive ({} joined, {} left)", event.alive, event.joined, event.left)
 
-
-def _of(trail: Trail) -> Any:
-    # not bound: they are made only for a line that is written
-    return logger.patch(lambda record: record["extra"].update(trail.fields))
+    def _of(self, trail: Trail) -> Any:
+        """Return a logger whose next line bears the ids of the row."""
+        self._trail = trail
+        return self._log

@@ -12,6 +12,7 @@ from reactor.core.model import Outcome, Verdict
 from reactor.core.trace import Trail
 from reactor.edge import statements
 from reactor.edge.postgres import Caller
+from reactor.edge.uuids import Uuids
 
 
 class Upload(NamedTuple):
@@ -152,7 +153,7 @@ class UploadQueue:
 
     async def claim(self, ids: Sequence[UUID], token: UUID) -> Claimed:
         """Claim those that are due. Repeating it with the same token gives the same uploads again."""
-        rows = await self._claims.call(statements.CLAIM_UPLOADS, (list(ids), token, self._lease))
+        rows = await self._claims.call(statements.CLAIM_UPLOADS, (ids, token, self._lease))
         claimed = Claimed(uploads=[], waiting=[], exhausted=[])
         for row in rows:
             state = row[0]
@@ -174,8 +175,8 @@ class UploadQueue:
         rows = await self._database.call(
             statements.SETTLE_UPLOADS,
             (
-                [upload.id for upload, _ in ended],
-                [upload.token for upload, _ in ended],
+                Uuids([upload.id.int for upload, _ in ended]),
+                Uuids([upload.token.int for upload, _ in ended]),
                 [outcome.verdict.value for _, outcome in ended],
                 [outcome.delay_s for _, outcome in ended],
                 [outcome.code for _, outcome in ended],

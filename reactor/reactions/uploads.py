@@ -34,6 +34,7 @@ from reactor.edge.clock import Clock
 from reactor.edge.payload import Hint
 from reactor.edge.queue import Rescue, Settled, Upload, UploadQueue
 from reactor.edge.transfer import Stored, Transfer
+from reactor.edge.uuids import Uuids
 from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
 
 _SWEEP_LIMIT = 50_000
@@ -86,7 +87,7 @@ class FailedUploads(Reaction[UploadAttempt]):
         self._emit = emit
         self._attempt_timeout_s = attempt_timeout_s
         self._lease_s = lease_s
-        self._unanswered: dict[UUID, UUID] = {}
+        self._unanswered: dict[int, UUID] = {}
         """The token with which each row was claimed whose claim wasn't answered yet."""
         self._has_swept = False
 
@@ -96,7 +97,7 @@ class FailedUploads(Reaction[UploadAttempt]):
     # claim
 
     async def prepare(self) -> None:
-        await self._queue.claim([], uuid4())  # opens the connection, and has the statement planned
+        await self._queue.claim(Uuids([]), uuid4())  # opens the connection, and has the statement planned
         for _ in range(_LOOKS):
             asked = self._clock.now()
             database_now = await self._queue.now()
@@ -111,24 +112,24 @@ class FailedUploads(Reaction[UploadAttempt]):
         signal_of = {signal.row: signal for signal in allowed}  # not by UUIDs, which Python hashes and compares slowly
         sent = self._clock.now()
         uploads: list[Upload] = []
-        by_token = self._by_token([signal.row_id for signal in allowed])
+        by_token = self._by_token([signal.row for signal in allowed])
         try:
-            for token, ids in by_token.items():
+            for token, rows in by_token.items():
                 asked = self._clock.now()
-                claimed = await self._queue.claim(ids, token)
-                if len(ids) == 1:
+                claimed = await self._queue.claim(Uuids(rows), token)
+                if len(rows) == 1:
                     self._read_clock(asked, claimed.uploads)
                 if claimed.exhausted:
                     await self._bury(claimed.exhausted)
                 uploads += claimed.uploads
                 later += [Due(signal_of[row_id.int], due_at) for row_id, due_at in claimed.waiting]
         except DatabaseUnavailable:
-            for token, ids in by_token.items():
-                self._unanswered |= dict.fromkeys(ids, token)
+            for token, rows in by_token.items():
+                self._unanswered |= dict.fromkeys(rows, token)
             raise
         if self._unanswered:
             for signal in allowed:
-                self._unanswered.pop(signal.row_id, None)
+                self._unanswered.pop(signal.row, None)
         until = sent + self._lease_s
         attempts = [
             UploadAttempt(signal=signal_of[upload.id.int], upload=upload, trail=upload.trail(), lease_until=until)
@@ -144,18 +145,18 @@ class FailedUploads(Reaction[UploadAttempt]):
         if uploads and uploads[0].waited_since is not None:
             self._clock.observe(asked, self._clock.now(), uploads[0].claimed_at)
 
-    def _by_token(self, ids: list[UUID]) -> dict[UUID, list[UUID]]:
-        """Return the ids by the token to claim them with.
+    def _by_token(self, rows: list[int]) -> dict[UUID, list[int]]:
+        """Return the rows by the token to claim them with.
 
         A claim that wasn't answered may have committed. Claimed again with its own token it is answered again, and
         counted once; with a new one it would wait for its own lease to end, and an attempt be spent that nobody made.
         """
         fresh = uuid4()
         if not self._unanswered:
-            return {fresh: ids}
-        by_token: dict[UUID, list[UUID]] = {}
-        for row_id in ids:
-            by_token.setdefault(self._unanswered.get(row_id, fresh), []).append(row_id)
+            return {fresh: rows}
+        by_token: dict[UUID, list[int]] = {}
+        for row in rows:
+            by_token.setdefault(self._unanswered.get(row, fresh), []).append(row)
         return by_token
 
     def _when_store_may_answer(self) -> float:
