@@ -4,8 +4,8 @@ Batches are natural. While a claim is on its way to the database, what becomes d
 the next claim takes all of it. Settling likewise. One row at a time when idle, hundreds to a round trip under load,
 and no timer or tuning knob in between.
 
-How much is claimed follows how fast the work goes: as many as have places free, and twice as many as came to an end
-since the last claim. Slow uploads are claimed one by one as places become free; quick ones hundreds at a time, once
+How much is claimed follows how fast the work goes: as many as have places free, and four times as many as came to an
+end since the last claim. Slow uploads are claimed one by one as places become free; quick ones hundreds at a time, once
 there is room for half a batch, and up to three batches ahead.
 """
 
@@ -33,7 +33,7 @@ BATCH = 500
 _MOST_UNSETTLED = 5 * BATCH
 """Most rows in hand: one batch on its way from the database, one to it, and three being worked on meanwhile."""
 
-_LOW = 2_000
+_LOW = 5_000
 """With fewer rows ready than this, more are fetched; a sweep brings them before these are worked off."""
 
 _GATHER_S = 0.01
@@ -178,7 +178,7 @@ class Work(Generic[A]):
 
     def _room(self) -> int:
         """Return how many to claim now, and let each tenant have its share of that and no more."""
-        window = min(3 * BATCH, self._concurrency + 2 * self._ended_lately)
+        window = min(3 * BATCH, self._concurrency + 4 * self._ended_lately)
         # Invariant: one tenant never holds the whole window while it is capped below the concurrency
         self._lane.ready.per_tenant = math.ceil(window * min(1.0, self._per_tenant / self._concurrency))
         unsettled = len(self._claimed)

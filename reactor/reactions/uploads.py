@@ -39,7 +39,7 @@ from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
 
 _SWEEP_LIMIT = 50_000
 _SWEEP_PER_TENANT = 5_000
-_FIRST_SWEEP_SHARE = 25
+_FIRST_SWEEP_SHARE = 10
 _RESCUE_BATCH = 500
 _LOOKS = 3
 """How often the database's clock is looked at to begin with: timers are set by it, and a first answer is a slow one."""

@@ -91,7 +91,7 @@ def drain_to_stores(stage: Stage, report: Report, repeats: int) -> str | None:
 def _drained_by(peer: Peer, url: str, jobs: int) -> Figures:
     if peer.has_process:
         return {"per_s": jobs / asyncio.run(peer.drain(url, jobs))}
-    return alone("peers", peer.name, url, str(jobs))
+    return alone("peer_alone", peer.name, url, str(jobs))
 
 
 async def _floor(url: str, ids: list[str]) -> float:

@@ -2,14 +2,12 @@
 
 import asyncio
 import importlib
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
-from .alone import tell
 from .graphile import GraphileWorker
 from .peer import Peer
 from .raw import raw
@@ -122,8 +120,3 @@ def _missing(*packages: str) -> str | None:
 
 GRAPHILE = GraphileWorker()
 PEERS: list[Peer] = [PgQueuer(), Procrastinate(), GRAPHILE]
-
-if __name__ == "__main__":
-    name, url, jobs = sys.argv[1:]
-    [peer] = [peer for peer in PEERS if peer.name == name]
-    tell({"per_s": int(jobs) / asyncio.run(peer.drain(url, int(jobs)))})

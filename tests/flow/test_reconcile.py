@@ -447,7 +447,7 @@ async def test_the_first_look_at_a_large_backlog_is_a_short_one(
         settled = recorder.heard(AttemptSettled)
         await recorder.wait_for_all(len(uploads) - len(settled), AttemptSettled)
         found = [swept.found for swept in recorder.heard(Swept) if swept.reaction == "uploads"]
-    assert found[0] == 20
+    assert found[0] == 50
     assert sum(found) >= 60  # one may be found again while it is being claimed
     assert_all_stored(app, uploads)
 
