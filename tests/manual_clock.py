@@ -19,14 +19,14 @@ DATABASE_AHEAD_S = 1_000_000.0
 
 
 @define(eq=False)
-class _Bell:
-    bells: list["_Bell"]
-    tick: int
+class _Bell(Bell):
+    clock: "ManualClock"
     call: Callable[[], None]
+    tick: int | None = None
 
-    def cancel(self) -> None:
-        if self in self.bells:
-            self.bells.remove(self)
+    def ring_at(self, tick: int | None) -> None:
+        self.tick = tick
+        self.clock.ring()
 
 
 class ManualClock(Clock):
@@ -50,17 +50,21 @@ class ManualClock(Clock):
     @contextmanager
     def _alarm(self, tick: int) -> Iterator[CancelScope]:
         with CancelScope() as scope:
-            bell = self.call_at(tick, scope.cancel)
-            try:
+            with self.bell(scope.cancel) as bell:
+                bell.ring_at(tick)
                 yield scope
-            finally:
-                bell.cancel()
 
-    def call_at(self, tick: int, call: Callable[[], None]) -> Bell:
-        bell = _Bell(self._bells, tick, call)
+    def bell(self, call: Callable[[], None]) -> AbstractContextManager[Bell]:
+        return self._bell(call)
+
+    @contextmanager
+    def _bell(self, call: Callable[[], None]) -> Iterator[Bell]:
+        bell = _Bell(self, call)
         self._bells.append(bell)
-        self._ring()
-        return bell
+        try:
+            yield bell
+        finally:
+            self._bells.remove(bell)
 
     async def sleep(self, seconds: float) -> None:
         with self.alarm(self.tick() + round(seconds * TICKS_PER_S)):
@@ -69,11 +73,17 @@ class ManualClock(Clock):
     def advance(self, seconds: float) -> None:
         """Let time pass at once; whoever waits for a moment that has come is woken."""
         self._now_us += round(seconds * _US_PER_S)
-        self._ring()
+        self.ring()
 
-    def _ring(self) -> None:
-        for bell in [bell for bell in self._bells if bell.tick <= self.tick()]:
-            bell.cancel()
+    @property
+    def awaited(self) -> list[int]:
+        """The ticks that somebody waits for."""
+        return [bell.tick for bell in self._bells if bell.tick is not None]
+
+    def ring(self) -> None:
+        """Ring what is due."""
+        for bell in [bell for bell in self._bells if bell.tick is not None and bell.tick <= self.tick()]:
+            bell.tick = None
             bell.call()
 
 

@@ -5,25 +5,18 @@ database's clock is from our monotonic one, and the quickest recent one is belie
 one look-up too many, never an early retry, for the row is checked again in the database.
 """
 
-import asyncio
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from time import monotonic
-from typing import Protocol
 
 from anyio import CancelScope, sleep
 
-TICKS_PER_S = 10_000
-"""A timer is late by half a tick on average, beside the loop's own millisecond."""
+from reactor.edge.bell import TICKS_PER_S, Bell, bell, moment_of
+
+__all__ = ["TICKS_PER_S", "Bell", "Clock"]
 
 _TRUST_S = 60.0
-
-
-class Bell(Protocol):
-    """A call that will come."""
-
-    def cancel(self) -> None: ...
 
 
 class Clock:
@@ -63,17 +56,12 @@ class Clock:
 
     def alarm(self, tick: int) -> AbstractContextManager[object]:
         """Return a scope that stops waiting at `tick`."""
-        return CancelScope(deadline=_moment(tick))
+        return CancelScope(deadline=moment_of(tick))
 
-    def call_at(self, tick: int, call: Callable[[], None]) -> Bell:
-        """Call at `tick`, unless it is cancelled before; quicker than an alarm by two turns of the loop."""
-        return asyncio.get_running_loop().call_at(_moment(tick), call)
+    def bell(self, call: Callable[[], None]) -> AbstractContextManager[Bell]:
+        """Return a scope with a bell that calls at the ticks it is set to; more exact than an alarm."""
+        return bell(call)
 
     async def sleep(self, seconds: float) -> None:
         """Let `seconds` pass."""
         await sleep(seconds)
-
-
-def _moment(tick: int) -> float:
-    # Invariant: whoever is woken then finds that the tick has come. 1045350 / 1000 * 1000 is less than 1045350
-    return math.nextafter(tick / TICKS_PER_S, math.inf)

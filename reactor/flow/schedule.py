@@ -98,15 +98,13 @@ class Schedule:
 
     async def run(self) -> None:
         """Offer each signal at its tick and not before; sleeps until the next one is due or something changes."""
-        while True:
-            now = self._clock.tick()
-            offered = self._turn(now)
-            # when more are due, let the others run and go on
-            next_at = now if offered == _POP_AT_ONCE else self._wheel.next_due()
-            bell = None if next_at is None else self._clock.call_at(next_at, self._changed.set)
-            await self._changed.wait()
-            if bell is not None:
-                bell.cancel()
+        with self._clock.bell(self._changed.set) as bell:
+            while True:
+                now = self._clock.tick()
+                offered = self._turn(now)
+                # when more are due, let the others run and go on
+                bell.ring_at(now if offered == _POP_AT_ONCE else self._wheel.next_due())
+                await self._changed.wait()
 
     def _offer(self, signal: Signal) -> None:
         lane = self._lanes[signal.reaction]

@@ -223,11 +223,11 @@ async def test_it_says_how_late_it_was(stage: Stage) -> None:
 async def test_it_sleeps_when_there_is_nothing_to_do(stage: Stage) -> None:
     """No bell is set while nothing is armed, and one at most however many are."""
     async with stage.running():
-        assert stage.clock._bells == []
+        assert stage.clock.awaited == []
         for number in range(1_000):
             stage.arm(a_signal(), 10.0 + number / 64)
         await quiet()
-        assert len(stage.clock._bells) == 1
+        assert len(stage.clock.awaited) == 1
         await stage.advance(HORIZON_S)
         assert len(stage.take()) == 1_000
-        assert stage.clock._bells == []
+        assert stage.clock.awaited == []

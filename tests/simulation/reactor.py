@@ -1,6 +1,7 @@
 """One simulated reactor: the flow and the reactions as they are in production, on ports of the simulated world."""
 
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from attrs import evolve
 
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.settings import Settings
+from reactor.edge.bell import Bell, LoopBell
 from reactor.edge.clock import Clock
 from reactor.flow.engine import work_until
 from reactor.wiring import Ports, listen_with, pulse_of, wire
@@ -30,6 +32,17 @@ class VirtualClock(Clock):
 
     def now(self) -> float:
         return self._loop.time()
+
+    def bell(self, call: Callable[[], None]) -> AbstractContextManager[Bell]:
+        return self._bell(call)
+
+    @contextmanager
+    def _bell(self, call: Callable[[], None]) -> Iterator[Bell]:
+        bell = LoopBell(call)
+        try:
+            yield bell
+        finally:
+            bell.ring_at(None)
 
 
 class Process:
