@@ -1,7 +1,7 @@
 """What the reactor's triggers cost an app: heartbeats and failed uploads with them, without, and with a naive NOTIFY.
 
-Driven by pgbench, which is compiled and takes little from the server. The variants take turns of two seconds: what
-is to be seen is a twentieth, and a machine that others share is a tenth slower in one half of a minute than in the next.
+Driven by pgbench, which is compiled and takes little from the server. The variants take turns of two seconds: what is
+to be seen is a twentieth, and a machine that others share is a tenth slower in one half of a minute than in the next.
 """
 
 import subprocess
