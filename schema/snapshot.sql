@@ -2074,7 +2074,7 @@ CREATE TRIGGER reactor_mark_start_inserted BEFORE INSERT ON public.interpretatio
 
 CREATE TRIGGER reactor_mark_start_updated BEFORE UPDATE OF status, billing_month ON public.interpretation_runs FOR EACH ROW EXECUTE FUNCTION reactor.mark_run_start();
 
-CREATE TRIGGER reactor_notify_heartbeat AFTER UPDATE OF heartbeat_at ON public.interpretation_runs FOR EACH ROW WHEN (((new.heartbeat_at < old.heartbeat_at) OR (date_bin('00:01:00'::interval, new.heartbeat_at, '2001-01-01 00:00:00+00'::timestamp with time zone) IS DISTINCT FROM date_bin('00:01:00'::interval, old.heartbeat_at, '2001-01-01 00:00:00+00'::timestamp with time zone)))) EXECUTE FUNCTION reactor.notify_runs();
+CREATE TRIGGER reactor_notify_heartbeat AFTER UPDATE OF heartbeat_at ON public.interpretation_runs FOR EACH ROW WHEN ((((old.heartbeat_at >= date_bin('00:01:00'::interval, new.heartbeat_at, '2001-01-01 00:00:00+00'::timestamp with time zone)) AND (old.heartbeat_at <= new.heartbeat_at)) IS NOT TRUE)) EXECUTE FUNCTION reactor.notify_runs();
 
 CREATE TRIGGER reactor_notify_inserted AFTER INSERT ON public.interpretation_runs REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.notify_runs();
 

@@ -59,11 +59,11 @@ create or replace trigger reactor_notify_updated
           or new.heartbeat_timeout is distinct from old.heartbeat_timeout)
     execute function reactor.notify_runs();
 
--- Back, or into another minute. The origin is such that date_bin never refuses: no finite time is too far from it.
+-- Unless it comes after the last one and within the same minute. The origin is such that date_bin never refuses: no finite
+-- time is too far from it.
 create or replace trigger reactor_notify_heartbeat
     after update of heartbeat_at on public.interpretation_runs
     for each row
-    when (new.heartbeat_at < old.heartbeat_at
-          or date_bin('1 minute', new.heartbeat_at, '2001-01-01 00:00:00+00')
-             is distinct from date_bin('1 minute', old.heartbeat_at, '2001-01-01 00:00:00+00'))
+    when ((old.heartbeat_at between date_bin('1 minute', new.heartbeat_at, '2001-01-01 00:00:00+00')
+                                and new.heartbeat_at) is not true)
     execute function reactor.notify_runs();

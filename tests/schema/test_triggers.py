@@ -277,6 +277,14 @@ def test_a_first_time_limit_is_told(rows: Rows, ear: Ear) -> None:
     assert [hint.row_id for payload in ear.runs() for hint in payload.hints] == [run]
 
 
+def test_a_first_heartbeat_is_told(rows: Rows, ear: Ear) -> None:
+    run = rows.start_run(timeout_at=rows.at(600))
+    rows.run("update public.interpretation_runs set heartbeat_at = null")  # as before the column was there
+    ear.heard("reactor_runs")
+    rows.run("update public.interpretation_runs set heartbeat_at = now()")
+    assert [hint.row_id for payload in ear.runs() for hint in payload.hints] == [run]
+
+
 def test_heartbeats_within_a_minute_are_silent(rows: Rows, ear: Ear) -> None:
     rows.start_run(heartbeat_at="2026-01-01 12:00:00+00")
     ear.heard("reactor_runs")
