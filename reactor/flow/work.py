@@ -4,9 +4,9 @@ Batches are natural. While a claim is on its way to the database, what becomes d
 the next claim takes all of it. Settling likewise. One row at a time when idle, hundreds to a round trip under load,
 and no timer or tuning knob in between.
 
-How much is claimed follows how fast the work goes: as many as have places free, and four times as many as came to an
-end since the last claim. Slow uploads are claimed one by one as places become free; quick ones hundreds at a time, once
-there is room for half a batch, and up to three batches ahead.
+How much is claimed follows how fast the work goes: as many as have places free, and four times as many as come to an
+end while a claim is on its way. Slow uploads are claimed one by one as places become free, and none ahead of others who
+may be free; quick ones hundreds at a time, once there is room for half a batch, and up to three batches ahead.
 """
 
 import asyncio
@@ -85,6 +85,8 @@ class Work(Generic[A]):
         self._ended: deque[tuple[A, Outcome]] = deque()
         self._ended_lately = 0
         self._claiming = 0
+        self._claim_sent = 0.0
+        self._claim_s = 0.0
         self._settled_batches = asyncio.Queue[list[A]](_MOST_BEHIND)
         self._cleaning = 0
         self._closing = False
@@ -172,19 +174,26 @@ class Work(Generic[A]):
                 continue
             self._ended_lately = 0
             self._claiming = len(batch)
+            self._claim_sent = self._clock.now()
             await self._claim(batch)
+            self._claim_s = self._clock.now() - self._claim_sent
             self._claiming = 0
             await cancel_shielded_checkpoint()  # what was begun goes first
 
     def _room(self) -> int:
         """Return how many to claim now, and let each tenant have its share of that and no more."""
-        window = min(3 * BATCH, self._concurrency + 4 * self._ended_lately)
+        window = min(3 * BATCH, self._concurrency + int(4 * self._ended_in_a_claim()))
         # Invariant: one tenant never holds the whole window while it is capped below the concurrency
         self._lane.ready.per_tenant = math.ceil(window * min(1.0, self._per_tenant / self._concurrency))
         unsettled = len(self._claimed)
         room = max(0, min(BATCH, window - self._in_hand, _MOST_UNSETTLED - unsettled))
         # what waits keeps everybody busy meanwhile: a round trip for a few more would cost as much as one for many
         return 0 if self._executor.waiting >= self._concurrency and room < min(window, BATCH) / 2 else room
+
+    def _ended_in_a_claim(self) -> float:
+        """Return how many come to an end while a claim is on its way, by those that did since the last was sent."""
+        since_s = self._clock.now() - self._claim_sent
+        return self._ended_lately * (self._claim_s / since_s if since_s > self._claim_s else 1.0)
 
     def _take(self, room: int) -> list[Signal]:
         """Take what is ready. What is ours is left out, though its lease may have ended: it is being worked on here."""

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -206,6 +207,35 @@ async def test_short_work_has_one_thread_however_much_of_it_waits() -> None:
     await harness.until(harness.submit(*[nothing] * 5_000))
     threads = [thread for thread in threading.enumerate() if thread.name == "test-short"]
     assert len(threads) < 4  # one, and what a moment without the processor may have added
+
+
+async def test_long_work_of_many_short_parts_is_short() -> None:
+    """A settlement's files are removed many at a time: that says nothing of the store."""
+    harness = Harness(16, name="test-parts")
+
+    def remove_ten() -> None:
+        until = monotonic() + 0.001
+        while monotonic() < until:
+            pass
+
+    async with create_task_group() as tasks:
+        for _ in range(30):
+            tasks.start_soon(harness.hands.aside, remove_ten, 10)
+    await harness.until(harness.submit(*[nothing] * 1_000))
+    threads = [thread for thread in threading.enumerate() if thread.name == "test-parts"]
+    assert len(threads) < 4  # one, and what a moment without the processor may have added
+
+
+async def test_a_slow_store_finds_half_of_its_threads_again() -> None:
+    harness, first, again = Harness(8), Gate(), Gate()
+    pieces = harness.submit(*[first] * 8)
+    await asyncio.to_thread(first.until_entered, 8)
+    first.open()
+    await harness.until(pieces)
+    pieces = harness.submit(*[again] * 8)
+    again.until_entered(4)  # while the loop, which would look how long work takes, stands still
+    again.open()
+    await harness.until(pieces)
 
 
 async def test_dropped_work_takes_no_place_of_others_and_is_told_of_no_more() -> None:
