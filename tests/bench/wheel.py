@@ -38,6 +38,8 @@ from reactor.edge.clock import TICKS_PER_S
 _START: Final = 400_000_000
 _SPAN: Final = 900 * TICKS_PER_S
 _STEP: Final = TICKS_PER_S // 100
+_BY_DEFAULT: Final = (700, 10, 10)
+"""When Python's collector comes by, unless other cases have set it otherwise."""
 
 
 class Timers(Protocol):
@@ -230,12 +232,15 @@ class _Collections:
 def _listening() -> Iterator[_Collections]:
     gc.collect()
     gc.freeze()
+    before = gc.get_threshold()
+    gc.set_threshold(*_BY_DEFAULT)
     collections = _Collections()
     gc.callbacks.append(collections)
     try:
         yield collections
     finally:
         gc.callbacks.remove(collections)
+        gc.set_threshold(*before)
         gc.unfreeze()
 
 
