@@ -56,7 +56,7 @@ def spare_the_collector() -> None:
 
     What starting made lives for as long as the process does, and would be looked through again whenever work has added
     a quarter to it. What an upload is made of lives for a batch or two and goes by itself; by default it would be
-    looked through every 700 objects, which is forty uploads. Both were a tenth of all that uploads cost.
+    looked through after every 700 objects. Both were a tenth of all that uploads cost.
     """
     gc.collect()
     gc.freeze()

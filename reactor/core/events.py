@@ -1,7 +1,7 @@
 """What happened, as frozen values. Code emits them; spans, log lines and metrics are made from them elsewhere.
 
-What happens to each upload is told of by the batch, as it happens: a call for each, and for each who hears of it, would
-cost more than the storing of a small file. What a batch holds are named tuples, which are made in a third of the time.
+What happens to each upload is told of by the batch: a call for each, and for each who hears of it, was more than a
+quarter of all calls. What a batch holds are named tuples, which are made in a third of the time.
 
 Moments are seconds since 1970 by the database's clock: one clock for a whole trace, whoever took part in it. No event
 carries a secret, a spool path or an object's contents, so that no listener has to know what to hide.

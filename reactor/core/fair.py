@@ -51,8 +51,7 @@ class FairQueue(Generic[T]):
 
     def __contains__(self, signal: T) -> bool:
         """Return whether `signal` waits."""
-        tenant = signal.tenant
-        return signal in (self._ring.get(tenant) or self._parked.get(tenant) or ())
+        return signal in (self._line(signal.tenant) or ())
 
     @property
     def per_tenant(self) -> int | None:
@@ -78,7 +77,7 @@ class FairQueue(Generic[T]):
     def put(self, signal: T) -> bool:
         """Let `signal` wait behind the others of its tenant; return False if it waits already."""
         tenant = signal.tenant
-        line = self._ring.get(tenant) or self._parked.get(tenant)
+        line = self._line(tenant)
         if line is None:
             line = self._seat(tenant, OrderedDict())
         elif signal in line:
@@ -90,7 +89,7 @@ class FairQueue(Generic[T]):
     def discard(self, signal: T) -> bool:
         """Let `signal` wait no longer; return whether it did."""
         tenant = signal.tenant
-        line = self._ring.get(tenant) or self._parked.get(tenant)
+        line = self._line(tenant)
         if line is None or signal not in line:
             return False
         del line[signal]
@@ -118,7 +117,7 @@ class FairQueue(Generic[T]):
             signal, _ = line.popitem(last=False)
             signals.append(signal)
             counts[tenant] = taken = counts.get(tenant, 0) + 1
-            if line:
+            if line:  # as _seat does, without a call for each
                 (ring if taken < cap else self._parked)[tenant] = line
         self._waiting -= len(signals)
         return signals
@@ -137,6 +136,9 @@ class FairQueue(Generic[T]):
             del self._taken[tenant]
         if n and (line := self._parked.pop(tenant, None)) is not None:
             self._seat(tenant, line)
+
+    def _line(self, tenant: int) -> OrderedDict[T, None] | None:
+        return self._ring.get(tenant) or self._parked.get(tenant)
 
     def _seat(self, tenant: int, line: OrderedDict[T, None]) -> OrderedDict[T, None]:
         """Put the tenant, which stands nowhere, at the end of the ring, or park it if it is at its cap."""

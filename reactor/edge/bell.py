@@ -50,6 +50,16 @@ class LoopBell(Bell):
         self._timer = None if tick is None else self._loop.call_at(moment_of(tick), self._call)
 
 
+@contextmanager
+def loop_bell(call: Callable[[], None]) -> Iterator[Bell]:
+    """Yield a bell by the loop's own timers."""
+    it = LoopBell(call)
+    try:
+        yield it
+    finally:
+        it.ring_at(None)
+
+
 class _ExactBell(Bell):
     """A bell by a timerfd, which stays its owner's."""
 
@@ -84,11 +94,8 @@ def bell(call: Callable[[], None]) -> Iterator[Bell]:
     """Yield a bell that calls in this loop until the block ends."""
     loop = asyncio.get_running_loop()
     if _LIBC is None or (timer := _LIBC.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)) < 0:
-        by_loop = LoopBell(call)
-        try:
+        with loop_bell(call) as by_loop:
             yield by_loop
-        finally:
-            by_loop.ring_at(None)
         return
     try:
         exact = _ExactBell(call, timer, _LIBC)

@@ -44,8 +44,8 @@ _RESCUE_BATCH = 500
 _LOOKS = 3
 """How often the database's clock is looked at to begin with: timers are set by it, and a first answer is a slow one."""
 
-_TOLD_AT_ONCE = 32
-"""Most settled attempts told of together: a log line and spans for each, 100 µs in all, go on in one piece."""
+_TOLD_AT_ONCE = 8
+"""Most settled attempts told of together: log lines and spans of them, some 0.2 ms for each, are made in one piece."""
 
 _MESSAGE_CHARS = 500
 

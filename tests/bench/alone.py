@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 Figures = dict[str, float]
@@ -20,6 +21,6 @@ def alone(module: str, *arguments: str) -> Figures:
     return figures
 
 
-def tell(figures: Figures) -> None:
+def tell(figures: Mapping[str, float]) -> None:
     """Tell whoever ran this module."""
     print(json.dumps(figures), flush=True)  # noqa: T201  # to the bench

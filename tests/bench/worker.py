@@ -21,6 +21,7 @@ from reactor.cli.common import spare_the_collector
 from reactor.core.events import AttemptsSettled, Event
 from reactor.edge.queue import Claimed, UploadQueue
 
+from .alone import tell
 from .stage import NoStore, settings
 
 
@@ -89,16 +90,12 @@ async def _run(url: str, spool: Path) -> None:
         nonlocal said
         if not said and not reactor.not_ready():
             said = True
-            _tell({"ready_at": time.monotonic()})
+            tell({"ready_at": time.monotonic()})
 
     spare_the_collector()  # as `reactor run` does
     asyncio.get_running_loop().add_reader(sys.stdin, reactor.stop)  # its end makes it readable
     await reactor.run(ready=ready)
-    _tell(counted)
-
-
-def _tell(what: dict[str, Any]) -> None:
-    print(json.dumps(what), flush=True)  # noqa: T201  # to the bench
+    tell(counted)
 
 
 if __name__ == "__main__":

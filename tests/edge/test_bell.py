@@ -1,27 +1,20 @@
 """A bell rings once, at its tick and never before, whichever kind it is."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from reactor.edge import bell as bells
-from reactor.edge.bell import TICKS_PER_S, Bell, LoopBell, bell
+from reactor.edge.bell import TICKS_PER_S, Bell, LoopBell, bell, loop_bell
 from reactor.edge.clock import Clock
 
 Open = Callable[[Callable[[], None]], AbstractContextManager[Bell]]
 
 
-@contextmanager
-def by_loop(call: Callable[[], None]) -> Iterator[Bell]:
-    it = LoopBell(call)
-    yield it
-    it.ring_at(None)
-
-
-KINDS = pytest.mark.parametrize("opened", [bell, by_loop], ids=["exact", "by loop"])
+KINDS = pytest.mark.parametrize("opened", [bell, loop_bell], ids=["exact", "by loop"])
 
 
 def descriptors() -> list[str]:
@@ -94,7 +87,7 @@ async def test_it_rings_no_more_after_its_block_and_leaves_nothing(opened: Open)
     rings, other = Rings(), Rings()
     with opened(rings) as it:
         it.ring_at(soon(0.001))
-    with by_loop(other) as after:
+    with loop_bell(other) as after:
         after.ring_at(soon(0.005))
         await other.next()
     assert rings.at == []

@@ -219,7 +219,7 @@ async def test_long_work_of_many_short_parts_is_short() -> None:
             pass
 
     async with create_task_group() as tasks:
-        for _ in range(30):
+        for _ in range(200):
             tasks.start_soon(harness.hands.aside, remove_ten, 10)
     await harness.until(harness.submit(*[nothing] * 1_000))
     threads = [thread for thread in threading.enumerate() if thread.name == "test-parts"]

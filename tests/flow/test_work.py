@@ -221,6 +221,23 @@ async def test_a_row_is_claimed_acted_on_and_settled(stage: Stage) -> None:
         assert stage.work.spent == 1
 
 
+async def test_of_slow_work_none_is_claimed_ahead_of_those_who_may_be_free(stage: Stage) -> None:
+    """Another reactor may have places for it: what ends between two claims says little when much time is between."""
+    slow, stage.rows.may_claim = Event(), Event()
+    stage.rows.may_act = slow
+    async with stage.running():
+        await stage.arm(signals(100))
+        await stage.advance(0.01)
+        stage.rows.may_claim.set()
+        await quiet()
+        await stage.advance(1.0)
+        stage.rows.may_act = Event()
+        slow.set()
+        await quiet()
+        assert len(stage.rows.settled) == 4
+        assert stage.work.outstanding == 4
+
+
 async def test_what_becomes_due_during_a_claim_is_claimed_together() -> None:
     stage = Stage(concurrency=100, per_tenant=100)
     first, then = signals(1), signals(60)

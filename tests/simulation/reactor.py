@@ -1,7 +1,7 @@
 """One simulated reactor: the flow and the reactions as they are in production, on ports of the simulated world."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from attrs import evolve
 
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.settings import Settings
-from reactor.edge.bell import Bell, LoopBell
+from reactor.edge.bell import Bell, loop_bell
 from reactor.edge.clock import Clock
 from reactor.flow.engine import work_until
 from reactor.wiring import Ports, listen_with, pulse_of, wire
@@ -34,15 +34,7 @@ class VirtualClock(Clock):
         return self._loop.time()
 
     def bell(self, call: Callable[[], None]) -> AbstractContextManager[Bell]:
-        return self._bell(call)
-
-    @contextmanager
-    def _bell(self, call: Callable[[], None]) -> Iterator[Bell]:
-        bell = LoopBell(call)
-        try:
-            yield bell
-        finally:
-            bell.ring_at(None)
+        return loop_bell(call)
 
 
 class Process:
