@@ -13,7 +13,7 @@ from reactor.edge.books import Books
 from reactor.edge.clock import Clock
 from reactor.edge.listener import Ear
 from reactor.edge.postgres import Caller
-from reactor.edge.pulse import Pulse
+from reactor.edge.pulse import PEERS_CHANNEL, Pulse
 from reactor.edge.queue import Runs, UploadQueue
 from reactor.edge.transfer import Transfer
 from reactor.flow.engine import Engine
@@ -107,7 +107,7 @@ def listen_with(ports: Ports, engine: Engine, pulse: Pulse, *, emit: Emit) -> Li
     """Wire the listening connection to what it wakes."""
     crews = {reaction.channel: (reaction, work) for reaction, work in engine.crews}
     return Listen(
-        ports.listener([*crews, pulse.channel]),
+        ports.listener([*crews, pulse.channel, PEERS_CHANNEL]),
         pulse,
         crews,
         engine.schedule,

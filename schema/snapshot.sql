@@ -951,7 +951,12 @@ CREATE FUNCTION reactor.leave(p_instance uuid) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    delete from reactor.instance where id = p_instance or seen_at < statement_timestamp() - interval '1 day'
+    with gone as (
+        delete from reactor.instance where id = p_instance or seen_at < statement_timestamp() - interval '1 day'
+        returning id, mode)
+    select pg_notify('reactor_peers', p_instance::text)
+      from gone
+     where id = p_instance and mode = 'listening' and pg_notification_queue_usage() < 0.5
 $$;
 
 CREATE FUNCTION reactor.mark_run_start() RETURNS trigger
@@ -1138,14 +1143,23 @@ CREATE FUNCTION reactor.pulse(p_instance uuid, p_host text, p_version text, p_mo
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+declare
+    v_listened boolean := exists (
+        select from reactor.instance as i
+         where i.id = p_instance and i.mode = 'listening' and i.seen_at > statement_timestamp() - p_silent_after);
 begin
     -- a beat that a crash forgets is followed by the next; and the answer doesn't come late by a disk's time
     perform set_config('synchronous_commit', 'off', true);
     insert into reactor.instance as i (id, host, version, mode)
     values (p_instance, p_host, p_version, p_mode)
     on conflict (id) do update set seen_at = clock_timestamp(), mode = excluded.mode;
-    if p_canary is not null and pg_notification_queue_usage() < 0.5 then
-        perform pg_notify(p_canary, '');
+    if pg_notification_queue_usage() < 0.5 then
+        if p_canary is not null then
+            perform pg_notify(p_canary, '');
+        end if;
+        if v_listened <> (p_mode = 'listening') then
+            perform pg_notify('reactor_peers', p_instance::text);
+        end if;
     end if;
     return query
     select extract(epoch from statement_timestamp() + (clock_timestamp() - statement_timestamp()) / 2)::float8, pg_notification_queue_usage(),

@@ -10,6 +10,9 @@ from reactor.edge import statements
 from reactor.edge.clock import Clock
 from reactor.edge.postgres import Caller
 
+PEERS_CHANNEL = "reactor_peers"
+"""Where the database tells that a reactor listens from now on, or no longer; the payload is its instance."""
+
 
 class Peers(NamedTuple):
     """The reactors of this database, this one among them."""
@@ -46,5 +49,5 @@ class Pulse:
         return Peers(frozenset(instances), frozenset(listening))
 
     async def leave(self) -> None:
-        """Say goodbye, so that the others needn't find out. Raises DatabaseUnavailable."""
+        """Say goodbye: the others hear of it at once. Raises DatabaseUnavailable."""
         await self._database.call(statements.LEAVE, (self.instance,))

@@ -32,7 +32,7 @@ from reactor.core.model import Due, Signal
 from reactor.edge.clock import TICKS_PER_S, Clock
 from reactor.edge.listener import Ear
 from reactor.edge.payload import HINT_ROUNDING_S, BadPayload, decode
-from reactor.edge.pulse import Peers, Pulse
+from reactor.edge.pulse import PEERS_CHANNEL, Peers, Pulse
 from reactor.flow.reconcile import Reconcile
 from reactor.flow.schedule import Schedule
 from reactor.flow.wakeup import Wakeup
@@ -126,6 +126,10 @@ class Listen:
         """Arm what a notification names. Never waits or raises: the rest of its batch would be lost."""
         if channel == self._pulse.channel:
             self._heard.set()
+            return
+        if channel == PEERS_CHANNEL:
+            if text != str(self._pulse.instance):
+                self._beat.set()  # its answer says who is there
             return
         reaction, work = self._crews[channel]
         try:

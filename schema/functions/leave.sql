@@ -1,11 +1,16 @@
--- A reactor stops: the others see it gone at once. Rows of reactors that died long ago go with it.
+-- A reactor stops: the others hear that it has gone. Rows of reactors that died long ago go with it.
 create or replace function reactor.leave(p_instance uuid)
     returns void
     language sql
     security definer
     set search_path = pg_catalog, pg_temp
 as $$
-    delete from reactor.instance where id = p_instance or seen_at < statement_timestamp() - interval '1 day'
+    with gone as (
+        delete from reactor.instance where id = p_instance or seen_at < statement_timestamp() - interval '1 day'
+        returning id, mode)
+    select pg_notify('reactor_peers', p_instance::text)
+      from gone
+     where id = p_instance and mode = 'listening' and pg_notification_queue_usage() < 0.5
 $$;
 
 revoke all on function reactor.leave(uuid) from public;

@@ -311,8 +311,11 @@ async def test_a_dead_peer_is_noticed_without_waiting_for_a_pulse(
         await stored(recorder, upload)
 
 
-@pytest.mark.usefixtures("_quick_pulse")
-async def test_reactors_see_each_other_come_and_go(app: AppSide, recorder: Recorder) -> None:
+async def test_reactors_hear_each_other_come_and_go(
+    app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And needn't wait for their next pulses to know whose turn a row is, or that retries went with who left."""
+    monkeypatch.setattr(listen, "PULSE_INTERVAL_S", 600.0)
     other = Recorder()
     async with app.reacting(recorder):
         async with app.reacting(other):

@@ -134,10 +134,14 @@ class Database(UploadCalls):
         self, instance: UUID, _host: str, _version: str, mode: str, canary: str | None, silent_after: timedelta
     ) -> list[PulseAnswer]:
         now = self.now()
+        since = now - silent_after.total_seconds()
+        before = self.instances.get(instance)
+        listened = before is not None and before.mode == "listening" and before.seen_at > since
         self.instances[instance] = Instance(now, mode)
         if canary is not None:
             self.sent.append((canary, ""))
-        since = now - silent_after.total_seconds()
+        if listened != (mode == "listening"):
+            self.sent.append(("reactor_peers", str(instance)))
         alive = sorted(i for i, other in self.instances.items() if other.seen_at > since)
         listening = [i for i in alive if self.instances[i].mode == "listening"]
         return [PulseAnswer(now, 0.0, alive, listening)]
@@ -146,5 +150,6 @@ class Database(UploadCalls):
         since = self.now() - DAY_S
         gone = [i for i, other in self.instances.items() if i == instance or other.seen_at < since]
         for i in gone:
-            del self.instances[i]
+            if self.instances.pop(i).mode == "listening" and i == instance:
+                self.sent.append(("reactor_peers", str(i)))
         return [(None,)]

@@ -101,7 +101,7 @@ class Real:
         """Return what was notified since it was last asked."""
         rows = self.rows("select n, channel, payload from simulation.sent where n > %s order by n", (self._read,))
         self._read = max((row.n for row in rows), default=self._read)
-        return [(row.channel, json.loads(row.payload) if row.payload else "") for row in rows]
+        return [(row.channel, json.loads(row.payload) if row.payload.startswith("{") else row.payload) for row in rows]
 
     def table(self, name: str) -> dict[Any, dict[str, Any]]:
         with self._conn.cursor(row_factory=dict_row) as cursor:

@@ -272,8 +272,8 @@ def hints_in(sent: Sequence[tuple[str, Any]]) -> list[tuple[Any, ...]]:
     """Return each hint with its channel; moments are absolute."""
     hints: list[tuple[Any, ...]] = []
     for channel, payload in sent:
-        if payload == "":
-            hints.append((channel, ""))
+        if isinstance(payload, str):
+            hints.append((channel, payload))
             continue
         for row_id, tenant, due_ms, *age_ms in payload["rows"]:
             hints.append((channel, row_id, tenant, due_ms, *age_ms, float(payload["at"])))
