@@ -147,8 +147,7 @@ class Listen:
                 self._schedule.forget(signal)
             elif not work.knows(signal):
                 dues.append(Due(signal, due_at if due_at > soon else 0.0))
-        if dues:
-            self._schedule.share(dues)
+        self._schedule.hear(dues)
         if payload.rescan:
             self._reconcile.request()
         self._emit(Notified(channel=channel, rows=len(payload.hints)))

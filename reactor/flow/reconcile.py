@@ -36,6 +36,9 @@ _MISSED_AFTER_S = 5.0
 
 _RETRY_S = 1.0
 
+_LOOK_AFTER_S = 30.0
+"""How long others are trusted with what was left to them: as long as one that died may go unnoticed."""
+
 _AT_ONCE = 100
 """Rows of a sweep that are taken in before others have the loop for a moment; 50 000 take it 150 ms."""
 
@@ -93,8 +96,10 @@ class Reconcile:
         self._whole_pass = True
         self._trusted_since: float | None = None
         self._more: dict[str, bool] = {}
-        self._is_low = False
+        self._distrusted = set[str]()
+        self._wants_more = False
         self._refill_after = 0.0
+        self._look_after = 0.0
         self._began_at = 0.0
         self._rescued: list[TraceContext] = []
         self.polling_interval_s: float | None = None
@@ -115,9 +120,10 @@ class Reconcile:
         self._wanted.set()
 
     def refill(self, reaction: str) -> None:
-        """A reaction is running out of ready rows: fetch more, if its last sweep left some in the database."""
-        if self._more.get(reaction):
-            self._is_low = True
+        """A reaction is running out of ready rows: fetch more, if some was left in the database or to others."""
+        is_spare = reaction in self._schedule.left and not self._schedule.has_enough(reaction)
+        if self._more.get(reaction) or is_spare:
+            self._wants_more = True
             self._wanted.set()
 
     def trust(self, *, heard: bool) -> None:
@@ -131,27 +137,29 @@ class Reconcile:
                 if self._whole_pass:
                     await self.once()
                     self.tell()
-                elif self._is_low and self._clock.now() >= self._refill_after:
+                elif self._wants_more and self._clock.now() >= self._refill_after:
                     await self.bring_more()
             except DatabaseUnavailable as error:
                 self._emit(DatabaseLost(doing="reconcile", reason=str(error)))
-                self._is_low = True  # what was to be brought is to be brought still
+                self._wants_more = True  # what was to be brought is to be brought still
                 await self._clock.sleep(_RETRY_S)
                 continue
             interval_s = self.polling_interval_s or self._interval_s
             due = round(((self.finished_at or 0.0) + interval_s) * TICKS_PER_S)
             # a refill that comes too soon is put off, not dropped: nobody may ask again
             refill = round(self._refill_after * TICKS_PER_S) + 1
-            with self._clock.alarm(min(due, refill) if self._is_low else due):
+            look = round(self._look_after * TICKS_PER_S) if self._schedule.left else due
+            with self._clock.alarm(min(due, refill if self._wants_more else look)):
                 await self._wanted.wait()
             self._whole_pass |= self._clock.tick() >= due
+            self._wants_more |= self._clock.tick() >= look
 
     async def once(self) -> None:
         """Do one whole pass: rescue, sweep and arm, for every reaction; then mend the books.
 
         Raises DatabaseUnavailable.
         """
-        self._whole_pass = self._is_low = False
+        self._whole_pass = self._wants_more = False
         self._began_at = self._clock.database_now()
         self._rescued = []
         try:
@@ -180,9 +188,9 @@ class Reconcile:
 
     async def bring_more(self) -> None:
         """Sweep once more what a sweep left in the database. Raises DatabaseUnavailable."""
-        self._is_low = False
+        self._wants_more = False
         for reaction, work in self._crews:
-            if self._more.get(reaction.name):
+            if self._more.get(reaction.name) or reaction.name in self._schedule.left:
                 await self._sweep(reaction, work)
 
     async def _sweep(self, reaction: Reaction[Any], work: Work[Any]) -> None:
@@ -190,31 +198,51 @@ class Reconcile:
             await self._take_in(reaction, work, gone)
 
     async def _take_in(self, reaction: Reaction[Any], work: Work[Any], gone: Container[Signal]) -> None:
-        began = self._clock.now()
+        began, name = self._clock.now(), reaction.name
+        left = self._schedule.left.pop(name, None)
+        was_incomplete = self._more[name] = self._more.get(name, False) or left is not None
         self._schedule.overflowed = False
         sweep = await reaction.sweep(self._horizon_s)
-        rows, found, missed = iter(sweep.rows), 0, 0
+        rows, found, missed, others = iter(sweep.rows), 0, 0, list[Due]()
+
+        def is_news(signal: Signal) -> bool:
+            # what was settled since the rows were read is no longer what they say, and nobody missed it
+            return not (work.knows(signal) or self._schedule.knows(signal) or signal in gone)
+
         while some := [*islice(rows, _AT_ONCE)]:
-            unknown = [
-                (due, changed_at)
-                for due, changed_at in some
-                # what was settled since the rows were read is no longer what they say, and nobody missed it
-                if not (work.knows(due.signal) or self._schedule.knows(due.signal) or due.signal in gone)
-            ]
+            unknown = [row for row in some if is_news(row[0].signal)]
             found += len(unknown)
-            if not self._more.get(reaction.name):  # else an incomplete sweep left them behind: nobody missed them
+            if not was_incomplete:  # else it was left behind: nobody missed it
                 missed += sum(self._is_missed(*row) for row in unknown)
-            self._schedule.share(due for due, _ in unknown)
+            others += self._schedule.share(due for due, _ in unknown)
             if len(some) == _AT_ONCE:
                 (first, _), *_ = some
                 # who has too little to do waits for these very rows, if they are due
                 is_wanted = work.is_low and first.due_at <= self._clock.database_now()
                 await self._clock.sleep(0.0 if is_wanted else _BREATH_S)
-        self._more[reaction.name] = not sweep.complete or self._schedule.overflowed
+        if others and self._schedule.has_enough(name) and name not in self._distrusted:
+            self._schedule.leave(others)
+            found -= len(others)
+        else:
+            await self._stand_in(others, is_news)
+        # what is the first to be left again doesn't get on where it was left
+        if left is not None and left == self._schedule.left.get(name):
+            self._distrusted.add(name)
+        else:
+            self._distrusted.discard(name)
+        self._more[name] = not sweep.complete or self._schedule.overflowed
         ended = self._clock.now()
+        self._look_after = ended + _LOOK_AFTER_S
         if not found:
             self._refill_after = ended + _RETRY_S  # all it lists is known: more can only come as that is done
-        self._emit(Swept(reaction=reaction.name, found=found, missed=missed, duration_s=ended - began))
+        self._emit(Swept(reaction=name, found=found, missed=missed, duration_s=ended - began))
+
+    async def _stand_in(self, others: Sequence[Due], is_news: Callable[[Signal], bool]) -> None:
+        since = self._clock.database_now()  # one moment for all, so that they are claimed together
+        for first in range(0, len(others), _AT_ONCE):
+            some = others[first : first + _AT_ONCE]
+            self._schedule.stand_in([due for due in some if is_news(due.signal)], since)
+            await self._clock.sleep(0.0)
 
     def _is_missed(self, due: Due, changed_at: float) -> bool:
         overdue_s = self._clock.database_now() - max(due.due_at, changed_at)

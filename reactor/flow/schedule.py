@@ -4,7 +4,7 @@ Everything that may need doing comes through here: notified, swept, or to be tri
 tell one from the other.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from reactor.core.events import Emit, TimerFired
 from reactor.core.fair import FairQueue
@@ -16,6 +16,9 @@ from reactor.flow.wakeup import Wakeup
 
 _POP_AT_ONCE = 2_000
 """Timers offered before the loop may breathe; a few milliseconds' worth."""
+
+_ENOUGH = 500
+"""With so many ready, a reactor leaves to the others what is their turn: as many as one claim takes."""
 
 
 class Lane:
@@ -41,6 +44,8 @@ class Schedule:
         self._changed = Wakeup()
         self.turns = Turns()
         """Which reactor is to claim what several know of; who is there is told by who knows."""
+        self.left: dict[str, Signal] = {}
+        """By reaction, the first signal that was left to another reactor since the last sweep; the next may find it."""
         self.overflowed = False
         """True once a signal was left to the database for want of room; the next sweep must bring it back."""
 
@@ -79,17 +84,50 @@ class Schedule:
                 self.overflowed = True
         self._changed.set()
 
-    def share(self, dues: Iterable[Due]) -> None:
-        """Take signals in that every reactor hears or reads of: each is offered here when it is this one's turn."""
+    def hear(self, dues: Iterable[Due]) -> None:
+        """Take in signals of one reaction that every reactor hears of; what is due and another's turn is left to it, or
+        stood in for."""
+        if others := self.share(dues):
+            if self.has_enough(others[0].signal.reaction):
+                self.leave(others)
+            else:
+                self.stand_in(others, self._clock.database_now())
+
+    def share(self, dues: Iterable[Due]) -> list[Due]:
+        """Take in signals that every reactor knows of, each to be offered here when it is this one's turn.
+
+        Return what is due and another's turn: to be left to it, or stood in for.
+        """
         if self.turns.is_alone:
             self.arm(dues)
-            return
+            return []
         now = self._clock.database_now()
-        self.arm(
-            Due(signal, max(now, due_at) + delay_s if delay_s else due_at)
-            for signal, due_at in dues
-            for delay_s in (self.turns.delay_s(signal.row),)
-        )
+        ours, others = list[Due](), list[Due]()
+        for due in dues:
+            signal, due_at = due
+            delay_s = self.turns.delay_s(signal.row)
+            if delay_s and due_at <= now:
+                others.append(due)
+            else:
+                ours.append(Due(signal, due_at + delay_s) if delay_s else due)
+        self.arm(ours)
+        return others
+
+    def stand_in(self, others: Iterable[Due], since: float) -> None:
+        """Take in signals that were another's turn at `since`: each is offered here as that one should have acted."""
+        self.arm(Due(signal, since + self.turns.delay_s(signal.row)) for signal, _ in others)
+
+    def leave(self, others: Sequence[Due]) -> None:
+        """Leave signals of one reaction to those whose turn it is; a sweep finds what they don't get to."""
+        self.left.setdefault(others[0].signal.reaction, others[0].signal)
+
+    def has_enough(self, reaction: str) -> bool:
+        """Return whether so much is ready that what others may do is left to them.
+
+        When two look for the same rows, each finds half of what it asks for.
+        """
+        ready = self._lanes[reaction].ready
+        return len(ready) >= _ENOUGH and ready.takeable
 
     def forget(self, signal: Signal) -> None:
         """Drop a signal whose row needs nothing any more."""

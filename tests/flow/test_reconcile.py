@@ -91,7 +91,7 @@ class Stage:
         self.recorder = Recorder()
         self.reaction = Listed()
         self.books = Shelf()
-        lane = Lane()
+        self.lane = lane = Lane()
         self.schedule = Schedule(
             self.clock, {"rows": lane}, horizon_s=900.0, emit=self.recorder, capacity=capacity
         )
@@ -292,6 +292,101 @@ async def test_more_is_brought_as_soon_as_there_is_room(stage: Stage) -> None:
         stage.reconcile.refill("rows")  # and never when the last sweep brought all
         await stage.advance(5.0)
         assert stage.reaction.sweeps == 3
+
+
+def seated(stage: Stage, count: int) -> tuple[list[Signal], list[Signal]]:
+    """Let another reactor listen, and so many rows be overdue; return those whose turn is ours, and the other's."""
+    stage.schedule.turns.seat(uuid4(), [uuid4()])
+    signals = [stage.list_row(due_s=-9.0, changed_s=-9.0) for _ in range(count)]
+    ours = [signal for signal in signals if not stage.schedule.turns.delay_s(signal.row)]
+    return ours, [signal for signal in signals if signal not in set(ours)]
+
+
+def drop(stage: Stage, gone: Sequence[Signal]) -> None:
+    """Let the database list them no longer."""
+    stage.reaction.rows = [row for row in stage.reaction.rows if row[0].signal not in set(gone)]
+
+
+async def test_who_has_enough_to_do_leaves_to_others_what_is_theirs(stage: Stage) -> None:
+    ours, others = seated(stage, 1_200)
+    await stage.reconcile.once()
+    assert (await stage.recorder.wait_for(Swept)).found == len(ours)
+    assert [signal for signal in others if stage.schedule.knows(signal)] == []
+    assert all(stage.schedule.knows(signal) for signal in ours)
+
+
+async def test_who_has_little_to_do_stands_in_for_others(stage: Stage) -> None:
+    ours, others = seated(stage, 600)
+    await stage.reconcile.once()
+    assert (await stage.recorder.wait_for(Swept)).found == 600
+    assert all(stage.schedule.knows(signal) for signal in [*ours, *others])
+
+
+async def test_what_was_left_is_looked_for_once_there_is_little_to_do(stage: Stage) -> None:
+    ours, others = seated(stage, 1_200)
+    async with stage.running():
+        assert stage.reaction.sweeps == 1
+        stage.reconcile.refill("rows")
+        await quiet()
+        assert stage.reaction.sweeps == 1, "there is enough to do"
+
+        stage.lane.ready.take(len(ours))
+        drop(stage, [*ours, *others[50:]])
+        stage.reconcile.refill("rows")
+        await quiet()
+        assert stage.reaction.sweeps == 2
+        assert all(stage.schedule.knows(signal) for signal in others[:50])
+        assert not any(stage.schedule.knows(signal) for signal in others[50:])
+
+        stage.reconcile.refill("rows")
+        await stage.advance(2.0)
+        assert stage.reaction.sweeps == 2, "nothing is left to others any more"
+
+
+async def test_who_gets_on_is_trusted_with_what_was_left(stage: Stage) -> None:
+    _, others = seated(stage, 2_400)
+    async with stage.running():
+        for i in range(1, 4):
+            drop(stage, others[: 10 * i])
+            await stage.advance(30.001)
+            assert stage.reaction.sweeps == 1 + i
+            assert not any(stage.schedule.knows(signal) for signal in others)
+
+
+async def test_who_does_not_get_on_is_not_trusted_for_ever(stage: Stage) -> None:
+    _, others = seated(stage, 1_200)
+    async with stage.running():
+        await stage.advance(30.001)
+        assert not any(stage.schedule.knows(signal) for signal in others)
+        await stage.advance(30.001)
+        assert stage.reaction.sweeps == 3
+        assert all(stage.schedule.knows(signal) for signal in others)
+
+
+async def test_a_sweep_that_fails_forgets_nothing_that_was_left(stage: Stage) -> None:
+    ours, others = seated(stage, 1_200)
+
+    def fail() -> None:
+        raise DatabaseUnavailable("the test took it away")
+
+    async with stage.running():
+        stage.lane.ready.take(len(ours))
+        drop(stage, ours)
+        stage.reaction.while_read = fail
+        stage.reconcile.refill("rows")
+        await quiet()
+        assert stage.reaction.sweeps == 2
+        stage.reaction.while_read = lambda: None
+        await stage.advance(1.001)
+        assert all(stage.schedule.knows(signal) for signal in others)
+
+
+async def test_what_was_left_to_others_was_missed_by_nobody(stage: Stage) -> None:
+    stage.reconcile.trust(heard=True)
+    stage.clock.advance(60.0)
+    seated(stage, 1_200)
+    assert await stage.missed() == 1_200
+    assert await stage.missed() == 0
 
 
 async def test_what_the_wheel_has_no_room_for_is_brought_later() -> None:

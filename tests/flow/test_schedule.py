@@ -83,8 +83,10 @@ async def test_what_others_know_of_too_is_offered_when_it_is_this_reactors_turn(
     assert 0 < len(ours) < 100
     async with stage.running():
         now = stage.clock.database_now()
-        stage.schedule.share(Due(signal, now - 5.0) for signal in signals[::2])  # overdue
-        stage.schedule.share(Due(signal, now) for signal in signals[1::2])
+        others = stage.schedule.share(Due(signal, now - 5.0) for signal in signals[::2])  # overdue
+        others += stage.schedule.share(Due(signal, now) for signal in signals[1::2])
+        assert {signal for signal, _ in others} == set(signals) - set(ours)
+        stage.schedule.stand_in(others, now)
         await quiet()
         assert set(stage.take()) == set(ours)
 
@@ -93,6 +95,59 @@ async def test_what_others_know_of_too_is_offered_when_it_is_this_reactors_turn(
 
         await stage.advance(0.002)
         assert set(stage.take()) == set(signals) - set(ours)
+
+
+async def test_what_will_be_due_is_armed_for_a_little_after_its_turn(stage: Stage) -> None:
+    stage.schedule.turns.seat(uuid4(), [uuid4()])
+    signals = [a_signal() for _ in range(100)]
+    ours = [signal for signal in signals if not stage.schedule.turns.delay_s(signal.row)]
+    async with stage.running():
+        due_at = stage.clock.database_now() + 5.0
+        assert stage.schedule.share(Due(signal, due_at) for signal in signals) == []
+        await stage.advance(5.001)
+        assert set(stage.take()) == set(ours)
+
+        await stage.advance(STEP_S)
+        assert set(stage.take()) == set(signals) - set(ours)
+
+
+async def test_many_that_may_be_taken_are_enough(stage: Stage) -> None:
+    async with stage.running():
+        ready = stage.lanes["uploads"].ready
+        for _ in range(499):
+            stage.arm(a_signal(), -1.0)
+        await quiet()
+        assert not stage.schedule.has_enough("uploads")
+
+        stage.arm(a_signal(), -1.0)
+        await quiet()
+        assert stage.schedule.has_enough("uploads")
+
+        ready.per_tenant = 1
+        ready.take(1)
+        stage.arm(a_signal(), -1.0)
+        await quiet()
+        assert not stage.schedule.has_enough("uploads"), "they wait for their own tenant, not for this reactor"
+
+
+async def test_what_is_heard_and_anothers_turn_is_left_to_it_only_by_who_has_enough(stage: Stage) -> None:
+    stage.schedule.turns.seat(uuid4(), [uuid4()])
+    heard = [a_signal() for _ in range(100)]
+    others = {signal for signal in heard if stage.schedule.turns.delay_s(signal.row)}
+    now = stage.clock.database_now()
+    async with stage.running():
+        stage.schedule.hear(Due(signal, now) for signal in heard)
+        assert stage.schedule.left == {}
+        await stage.advance(STEP_S + 0.001)
+        assert set(stage.take()) == set(heard)
+
+        for _ in range(500):
+            stage.arm(a_signal(), -1.0)
+        await quiet()
+        stage.schedule.hear(Due(signal, now) for signal in heard)
+        assert stage.schedule.left["uploads"] in others
+        await stage.advance(STEP_S + 0.001)
+        assert set(heard) - set(stage.take()) == others
 
 
 async def test_what_only_this_reactor_knows_waits_for_nobody(stage: Stage) -> None:
