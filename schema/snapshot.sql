@@ -74,7 +74,7 @@ begin
     end if;
     return jsonb_build_object('ok', true, 'run_id', v_run.id, 'source_id', p_source_id, 'started_at', v_run.started_at,
                               'timeout_at', v_run.timeout_at,
-                              'heartbeat_timeout_s', extract(epoch from v_run.heartbeat_timeout)::float8,
+                              'heartbeat_timeout_s', date_part('epoch', v_run.heartbeat_timeout),
                               'traceparent', v_run.traceparent);
 end $$;
 
@@ -472,11 +472,11 @@ begin
                        when c.status = 'uploading' then coalesce(c.leased_until, c.changed_at)
                        else c.changed_at end as waited_since, c.changed_at
     )
-    select c.id, 'claimed', extract(epoch from greatest(c.next_retry_at, 'epoch'))::float8, extract(epoch from c.updated_at)::float8,
-           extract(epoch from c.created_at)::float8, c.retry_count, c.max_retries, c.byte_size, c.bucket,
+    select c.id, 'claimed', date_part('epoch', greatest(c.next_retry_at, 'epoch')), date_part('epoch', c.updated_at),
+           date_part('epoch', c.created_at), c.retry_count, c.max_retries, c.byte_size, c.bucket,
            c.object_path, c.content_hash, c.spool, c.temp_file_path, s.mime_type, c.traceparent, c.error_code,
-           c.claim_count, extract(epoch from c.waited_since)::float8,
-           case when c.is_taken_over and c.claim_count > 1 then extract(epoch from c.changed_at)::float8 end,
+           c.claim_count, date_part('epoch', c.waited_since),
+           case when c.is_taken_over and c.claim_count > 1 then date_part('epoch', c.changed_at) end,
            c.source_id
       from claimed as c
       left join public.sources as s on s.id = c.source_id;
@@ -489,8 +489,8 @@ begin
            case when q.retry_count >= q.max_retries and free.at <= statement_timestamp()
                 then 'exhausted' else 'waiting' end,
            -- due and yet not ours: somebody is claiming it now, look again when that lease would end
-           extract(epoch from case when free.at <= statement_timestamp() then clock_timestamp() + p_lease
-                                   else least(free.at, '9999-01-01 00:00:00+00') end)::float8,
+           date_part('epoch', case when free.at <= statement_timestamp() then clock_timestamp() + p_lease
+                                   else least(free.at, '9999-01-01 00:00:00+00') end),
            null::float8, null::float8, null::int, null::int, null::bigint, null, null, null, null, null,
            null, null, null, null::int, null::float8, null::float8, null::uuid
       from public.upload_queue as q
@@ -704,16 +704,16 @@ begin
          where r.id = s.id
         returning r.id, r.error_code, r.completed_at - s.due_at as late, r.traceparent, r.completed_at
     )
-    select e.id, null::float8, e.error_code, extract(epoch from e.late)::float8, e.traceparent,
-           extract(epoch from e.completed_at)::float8
+    select e.id, null::float8, e.error_code, date_part('epoch', e.late), e.traceparent,
+           date_part('epoch', e.completed_at)
       from expired as e
     union all
     select r.id,
-           extract(epoch from case
+           date_part('epoch', case
                -- stale and yet not ours: its row is locked, look again soon
                when d.due_at <= statement_timestamp() then statement_timestamp() + interval '0.5 s'
                -- the reactor's idea of our clock may be early by a little: it needn't ask again at once
-               else greatest(d.due_at, statement_timestamp() + interval '5 ms') end)::float8,
+               else greatest(d.due_at, statement_timestamp() + interval '5 ms') end),
            null, null, null, null::float8
       from public.interpretation_runs as r
      cross join lateral (select reactor.deadline(r.timeout_at, r.heartbeat_at,
@@ -1162,7 +1162,7 @@ begin
         end if;
     end if;
     return query
-    select extract(epoch from statement_timestamp() + (clock_timestamp() - statement_timestamp()) / 2)::float8, pg_notification_queue_usage(),
+    select date_part('epoch', statement_timestamp() + (clock_timestamp() - statement_timestamp()) / 2), pg_notification_queue_usage(),
            array(select i.id from reactor.instance as i
                   where i.seen_at > statement_timestamp() - p_silent_after order by i.id),
            array(select i.id from reactor.instance as i
@@ -1426,8 +1426,8 @@ begin
          where s.id = a.source_id and a.status = 'dead' and s.storage_status = 'pending'
     )
     select r.id, case r.status when 'dead' then 'dead' else 'retry' end, r.error_code, r.traceparent, r.retry_count,
-           r.claim_count, r.bucket, r.byte_size, extract(epoch from r.created_at)::float8,
-           extract(epoch from r.claimed_at)::float8, extract(epoch from r.updated_at)::float8
+           r.claim_count, r.bucket, r.byte_size, date_part('epoch', r.created_at),
+           date_part('epoch', r.claimed_at), date_part('epoch', r.updated_at)
       from rescued as r;
 end $$;
 
@@ -1553,8 +1553,8 @@ begin
                updated_at = clock_timestamp()
           from held as h
          where q.id = h.id and h.verdict <> 'stored'
-        returning q.id, case q.status when 'failed' then extract(epoch from q.next_retry_at)::float8 end as due_at,
-                  extract(epoch from q.updated_at)::float8 as settled_at
+        returning q.id, case q.status when 'failed' then date_part('epoch', q.next_retry_at) end as due_at,
+                  date_part('epoch', q.updated_at) as settled_at
     ), marked as (
         update public.sources as s
            set storage_status = case when e.is_stored then 'uploaded' else 'failed' end,
@@ -1568,7 +1568,7 @@ begin
          where s.id = e.source_id
            and (e.is_stored or s.storage_status = 'pending')
     )
-    select s.id, null::float8, extract(epoch from clock_timestamp())::float8 from stored as s
+    select s.id, null::float8, date_part('epoch', clock_timestamp()) from stored as s
     union all
     select k.id, k.due_at, k.settled_at from kept as k;
     perform set_config('reactor.quota', v_quota, true);
@@ -1708,8 +1708,8 @@ CREATE FUNCTION reactor.sweep_runs(p_horizon interval, p_heartbeat_timeout inter
     AS $$
 begin
     return query
-    select r.id, coalesce(uuid_hash(r.user_id), 0), extract(epoch from d.due_at)::float8,
-           extract(epoch from coalesce(r.heartbeat_at, r.started_at, r.created_at))::float8
+    select r.id, coalesce(uuid_hash(r.user_id), 0), date_part('epoch', d.due_at),
+           date_part('epoch', coalesce(r.heartbeat_at, r.started_at, r.created_at))
       from public.interpretation_runs as r
      cross join lateral (select reactor.deadline(r.timeout_at, r.heartbeat_at,
                coalesce(r.heartbeat_timeout, p_heartbeat_timeout)) as due_at) as d
@@ -1736,8 +1736,8 @@ begin
           from owner as o
          where o.user_id is not null
     ), waiting as (
-        select w.id, uuid_hash(o.user_id), extract(epoch from greatest(w.next_retry_at, 'epoch'))::float8,
-               extract(epoch from w.updated_at)::float8
+        select w.id, uuid_hash(o.user_id), date_part('epoch', greatest(w.next_retry_at, 'epoch')),
+               date_part('epoch', w.updated_at)
           from owner as o
          cross join lateral (
              select q.id, q.next_retry_at, q.updated_at
@@ -1749,8 +1749,8 @@ begin
          where o.user_id is not null
          limit p_limit
     ), leased as (
-        select q.id, uuid_hash(q.user_id), extract(epoch from q.lease_expires_at)::float8,
-               extract(epoch from q.updated_at)::float8
+        select q.id, uuid_hash(q.user_id), date_part('epoch', q.lease_expires_at),
+               date_part('epoch', q.updated_at)
           from public.upload_queue as q
          where q.status = 'uploading' and q.lease_expires_at is not null
          limit p_limit

@@ -74,7 +74,7 @@ begin
     end if;
     return jsonb_build_object('ok', true, 'run_id', v_run.id, 'source_id', p_source_id, 'started_at', v_run.started_at,
                               'timeout_at', v_run.timeout_at,
-                              'heartbeat_timeout_s', extract(epoch from v_run.heartbeat_timeout)::float8,
+                              'heartbeat_timeout_s', date_part('epoch', v_run.heartbeat_timeout),
                               'traceparent', v_run.traceparent);
 end $$;
 

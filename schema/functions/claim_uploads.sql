@@ -60,11 +60,11 @@ begin
                        when c.status = 'uploading' then coalesce(c.leased_until, c.changed_at)
                        else c.changed_at end as waited_since, c.changed_at
     )
-    select c.id, 'claimed', extract(epoch from greatest(c.next_retry_at, 'epoch'))::float8, extract(epoch from c.updated_at)::float8,
-           extract(epoch from c.created_at)::float8, c.retry_count, c.max_retries, c.byte_size, c.bucket,
+    select c.id, 'claimed', date_part('epoch', greatest(c.next_retry_at, 'epoch')), date_part('epoch', c.updated_at),
+           date_part('epoch', c.created_at), c.retry_count, c.max_retries, c.byte_size, c.bucket,
            c.object_path, c.content_hash, c.spool, c.temp_file_path, s.mime_type, c.traceparent, c.error_code,
-           c.claim_count, extract(epoch from c.waited_since)::float8,
-           case when c.is_taken_over and c.claim_count > 1 then extract(epoch from c.changed_at)::float8 end,
+           c.claim_count, date_part('epoch', c.waited_since),
+           case when c.is_taken_over and c.claim_count > 1 then date_part('epoch', c.changed_at) end,
            c.source_id
       from claimed as c
       left join public.sources as s on s.id = c.source_id;
@@ -77,8 +77,8 @@ begin
            case when q.retry_count >= q.max_retries and free.at <= statement_timestamp()
                 then 'exhausted' else 'waiting' end,
            -- due and yet not ours: somebody is claiming it now, look again when that lease would end
-           extract(epoch from case when free.at <= statement_timestamp() then clock_timestamp() + p_lease
-                                   else least(free.at, '9999-01-01 00:00:00+00') end)::float8,
+           date_part('epoch', case when free.at <= statement_timestamp() then clock_timestamp() + p_lease
+                                   else least(free.at, '9999-01-01 00:00:00+00') end),
            null::float8, null::float8, null::int, null::int, null::bigint, null, null, null, null, null,
            null, null, null, null::int, null::float8, null::float8, null::uuid
       from public.upload_queue as q

@@ -43,16 +43,16 @@ begin
          where r.id = s.id
         returning r.id, r.error_code, r.completed_at - s.due_at as late, r.traceparent, r.completed_at
     )
-    select e.id, null::float8, e.error_code, extract(epoch from e.late)::float8, e.traceparent,
-           extract(epoch from e.completed_at)::float8
+    select e.id, null::float8, e.error_code, date_part('epoch', e.late), e.traceparent,
+           date_part('epoch', e.completed_at)
       from expired as e
     union all
     select r.id,
-           extract(epoch from case
+           date_part('epoch', case
                -- stale and yet not ours: its row is locked, look again soon
                when d.due_at <= statement_timestamp() then statement_timestamp() + interval '0.5 s'
                -- the reactor's idea of our clock may be early by a little: it needn't ask again at once
-               else greatest(d.due_at, statement_timestamp() + interval '5 ms') end)::float8,
+               else greatest(d.due_at, statement_timestamp() + interval '5 ms') end),
            null, null, null, null::float8
       from public.interpretation_runs as r
      cross join lateral (select reactor.deadline(r.timeout_at, r.heartbeat_at,

@@ -36,7 +36,7 @@ begin
         end if;
     end if;
     return query
-    select extract(epoch from statement_timestamp() + (clock_timestamp() - statement_timestamp()) / 2)::float8, pg_notification_queue_usage(),
+    select date_part('epoch', statement_timestamp() + (clock_timestamp() - statement_timestamp()) / 2), pg_notification_queue_usage(),
            array(select i.id from reactor.instance as i
                   where i.seen_at > statement_timestamp() - p_silent_after order by i.id),
            array(select i.id from reactor.instance as i

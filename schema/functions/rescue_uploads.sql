@@ -75,8 +75,8 @@ begin
          where s.id = a.source_id and a.status = 'dead' and s.storage_status = 'pending'
     )
     select r.id, case r.status when 'dead' then 'dead' else 'retry' end, r.error_code, r.traceparent, r.retry_count,
-           r.claim_count, r.bucket, r.byte_size, extract(epoch from r.created_at)::float8,
-           extract(epoch from r.claimed_at)::float8, extract(epoch from r.updated_at)::float8
+           r.claim_count, r.bucket, r.byte_size, date_part('epoch', r.created_at),
+           date_part('epoch', r.claimed_at), date_part('epoch', r.updated_at)
       from rescued as r;
 end $$;
 

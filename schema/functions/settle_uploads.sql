@@ -72,8 +72,8 @@ begin
                updated_at = clock_timestamp()
           from held as h
          where q.id = h.id and h.verdict <> 'stored'
-        returning q.id, case q.status when 'failed' then extract(epoch from q.next_retry_at)::float8 end as due_at,
-                  extract(epoch from q.updated_at)::float8 as settled_at
+        returning q.id, case q.status when 'failed' then date_part('epoch', q.next_retry_at) end as due_at,
+                  date_part('epoch', q.updated_at) as settled_at
     ), marked as (
         update public.sources as s
            set storage_status = case when e.is_stored then 'uploaded' else 'failed' end,
@@ -87,7 +87,7 @@ begin
          where s.id = e.source_id
            and (e.is_stored or s.storage_status = 'pending')
     )
-    select s.id, null::float8, extract(epoch from clock_timestamp())::float8 from stored as s
+    select s.id, null::float8, date_part('epoch', clock_timestamp()) from stored as s
     union all
     select k.id, k.due_at, k.settled_at from kept as k;
     perform set_config('reactor.quota', v_quota, true);

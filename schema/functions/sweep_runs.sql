@@ -8,8 +8,8 @@ create or replace function reactor.sweep_runs(p_horizon interval, p_heartbeat_ti
 as $$
 begin
     return query
-    select r.id, coalesce(uuid_hash(r.user_id), 0), extract(epoch from d.due_at)::float8,
-           extract(epoch from coalesce(r.heartbeat_at, r.started_at, r.created_at))::float8
+    select r.id, coalesce(uuid_hash(r.user_id), 0), date_part('epoch', d.due_at),
+           date_part('epoch', coalesce(r.heartbeat_at, r.started_at, r.created_at))
       from public.interpretation_runs as r
      cross join lateral (select reactor.deadline(r.timeout_at, r.heartbeat_at,
                coalesce(r.heartbeat_timeout, p_heartbeat_timeout)) as due_at) as d

@@ -23,8 +23,8 @@ begin
           from owner as o
          where o.user_id is not null
     ), waiting as (
-        select w.id, uuid_hash(o.user_id), extract(epoch from greatest(w.next_retry_at, 'epoch'))::float8,
-               extract(epoch from w.updated_at)::float8
+        select w.id, uuid_hash(o.user_id), date_part('epoch', greatest(w.next_retry_at, 'epoch')),
+               date_part('epoch', w.updated_at)
           from owner as o
          cross join lateral (
              select q.id, q.next_retry_at, q.updated_at
@@ -36,8 +36,8 @@ begin
          where o.user_id is not null
          limit p_limit
     ), leased as (
-        select q.id, uuid_hash(q.user_id), extract(epoch from q.lease_expires_at)::float8,
-               extract(epoch from q.updated_at)::float8
+        select q.id, uuid_hash(q.user_id), date_part('epoch', q.lease_expires_at),
+               date_part('epoch', q.updated_at)
           from public.upload_queue as q
          where q.status = 'uploading' and q.lease_expires_at is not null
          limit p_limit

@@ -4,6 +4,7 @@ from collections import Counter
 from itertools import permutations
 from uuid import UUID, uuid4
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,6 +48,16 @@ def test_rows_are_shared_evenly() -> None:
     first = Counter(me for row in (uuid4().int for _ in range(ROWS)) for me in reactors if not turns[me].delay_s(row))
     assert sum(first.values()) == ROWS
     assert all(0.8 < first[me] / (ROWS / 4) < 1.2 for me in reactors)
+
+
+@pytest.mark.parametrize("place", [0, 48, 64, 96], ids=["counters", "nodes", "sequences", "times"])
+def test_ids_that_differ_in_a_few_bits_only_are_shared_too(place: int) -> None:
+    """Whatever kind of UUID an app makes."""
+    reactors = [uuid4() for _ in range(2)]
+    alike = uuid4().int
+    turns = seated(reactors[0], reactors)
+    mine = sum(not turns.delay_s(alike ^ n << place) for n in range(ROWS))
+    assert 0.8 < mine / (ROWS / 2) < 1.2
 
 
 def test_when_one_leaves_only_its_own_rows_change_hands() -> None:
