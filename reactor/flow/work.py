@@ -36,7 +36,7 @@ _MOST_UNSETTLED = 5 * BATCH
 _LOW = 5_000
 """With fewer rows ready than this, more are fetched; a sweep brings them before these are worked off."""
 
-_GATHER_S = 0.01
+_GATHER_S = 0.02
 """How long an outcome may wait for others to be settled with."""
 
 _MOST_BEHIND = 4
