@@ -20,9 +20,10 @@ from anyio import create_task_group
 from anyio.lowlevel import cancel_shielded_checkpoint
 
 from reactor.core.errors import DatabaseUnavailable
-from reactor.core.events import DatabaseLost, Emit, LeaseLost
+from reactor.core.events import DatabaseLost, Emit
 from reactor.core.model import Due, Outcome, Signal, Verdict
 from reactor.edge.clock import Clock
+from reactor.flow.leases import Leases
 from reactor.flow.schedule import Lane, Schedule
 from reactor.flow.wakeup import Wakeup
 from reactor.reactions.base import A, Claimed, Reaction
@@ -73,10 +74,12 @@ class Work(Generic[A]):
         self._emit = emit
         self._concurrency = concurrency
         self._per_tenant = per_tenant
-        self._lease_s = lease_s
         self._executor = reaction.executor
         self._executor.attend(self._told)
         self._claimed: dict[Signal, A] = {}
+        self._leases = Leases(
+            reaction, self._claimed, cut_short=self._cut_short, clock=clock, emit=emit, lease_s=lease_s
+        )
         self._in_hand = 0
         self._acting: dict[Signal, A] = {}
         self._gone: set[Signal] | None = None
@@ -92,7 +95,6 @@ class Work(Generic[A]):
         self._closing = False
         self._settled = Wakeup()
         self._is_gathering = False
-        self._held = Wakeup()
         self._begun = Wakeup()
         self._on_idle = on_idle
         self.spent = 0
@@ -134,7 +136,7 @@ class Work(Generic[A]):
         async with create_task_group() as tasks:
             tasks.start_soon(self._settle_all)
             tasks.start_soon(self._clean_up_all)
-            tasks.start_soon(self._extend_all)
+            tasks.start_soon(self._leases.extend_all)
             tasks.start_soon(self._time_out_all)
             tasks.start_soon(self._break_loudly)
             await self._prepare()
@@ -219,7 +221,7 @@ class Work(Generic[A]):
         self._hand_over(claimed.attempts)
         # what others have done meanwhile is as good as done here: go on to more
         self._ended_lately += len(batch) - len(ours) - len(claimed.later)
-        self._held.set()
+        self._leases.hold()
         if len(ours) < len(batch):
             self._release(signal for signal in batch if signal not in ours)
 
@@ -372,34 +374,3 @@ class Work(Generic[A]):
     def _tell_idle(self) -> None:
         if self.is_idle:
             self._on_idle()
-
-    # leases
-
-    async def _extend_all(self) -> None:
-        """Extend what is worked on, three times as often as needed; sleeps for as long as nothing is held."""
-        while True:
-            if not self._claimed:
-                await self._held.wait()
-                continue
-            await self._clock.sleep(self._lease_s / 3)
-            held = [attempt for attempt in self._claimed.values() if not attempt.is_over]
-            if not held:
-                continue
-            sent = self._clock.now()
-            try:
-                still_held = await self._reaction.extend(held)
-            except DatabaseUnavailable as error:
-                self._emit(DatabaseLost(doing=f"extend {self._reaction.name}", reason=str(error)))
-                still_held = {a.signal.row_id for a in held if a.lease_until > self._clock.now()}
-            else:
-                for attempt in held:
-                    attempt.lease_until = sent + self._lease_s
-            for attempt in held:
-                if attempt.signal.row_id not in still_held and not attempt.is_over:
-                    self._lose(attempt)
-
-    def _lose(self, attempt: A) -> None:
-        """Another reactor may have the row: stop working on it, and settle nothing."""
-        attempt.is_lost = True
-        self._emit(LeaseLost(upload_id=attempt.signal.row_id))
-        self._cut_short(attempt)
