@@ -95,6 +95,7 @@ def wire(ports: Ports, settings: Settings, *, horizon_s: float, emit: Emit) -> E
         interval_s=settings.reconcile_interval_s,
         horizon_s=horizon_s,
     )
+    schedule.on_left = reconcile.look_later
     return Engine(clock=clock, schedule=schedule, crews=crews, reconcile=reconcile, quiet=quiet)
 
 

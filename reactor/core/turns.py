@@ -1,4 +1,4 @@
-"""Whose turn a row is, where several reactors know of it: an order that all agree on without a word, another for each.
+"""Whose turn a row is, where several reactors know of it: an order that all agree on without a word, another by row.
 
 Every reactor that listens ranks itself by the same arithmetic (rendezvous hashing). The first goes at once, the second
 a little later, and so on: so a row is claimed once, and the next in line looks only when the one before it may have

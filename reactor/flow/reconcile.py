@@ -126,6 +126,11 @@ class Reconcile:
             self._wants_more = True
             self._wanted.set()
 
+    def look_later(self) -> None:
+        """Something was left to another reactor: look in a while whether it is still there."""
+        self._look_after = self._clock.now() + _LOOK_AFTER_S
+        self._wanted.set()
+
     def trust(self, *, heard: bool) -> None:
         """Say whether notifications are heard from now on; only while they are can one be missed."""
         self._trusted_since = self._clock.database_now() if heard else None
@@ -232,7 +237,6 @@ class Reconcile:
             self._distrusted.discard(name)
         self._more[name] = not sweep.complete or self._schedule.overflowed
         ended = self._clock.now()
-        self._look_after = ended + _LOOK_AFTER_S
         if not found:
             self._refill_after = ended + _RETRY_S  # all it lists is known: more can only come as that is done
         self._emit(Swept(reaction=name, found=found, missed=missed, duration_s=ended - began))

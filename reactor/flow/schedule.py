@@ -4,7 +4,7 @@ Everything that may need doing comes through here: notified, swept, or to be tri
 tell one from the other.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from reactor.core.events import Emit, TimerFired
 from reactor.core.fair import FairQueue
@@ -46,6 +46,8 @@ class Schedule:
         """Which reactor is to claim what several know of; who is there is told by who knows."""
         self.left: dict[str, Signal] = {}
         """By reaction, the first signal that was left to another reactor since the last sweep; the next may find it."""
+        self.on_left: Callable[[], None] = lambda: None
+        """Called when a reaction's first signal since its last sweep is left to another reactor."""
         self.overflowed = False
         """True once a signal was left to the database for want of room; the next sweep must bring it back."""
 
@@ -119,7 +121,10 @@ class Schedule:
 
     def leave(self, others: Sequence[Due]) -> None:
         """Leave signals of one reaction to those whose turn it is; a sweep finds what they don't get to."""
-        self.left.setdefault(others[0].signal.reaction, others[0].signal)
+        first = others[0].signal
+        if first.reaction not in self.left:
+            self.left[first.reaction] = first
+            self.on_left()
 
     def has_enough(self, reaction: str) -> bool:
         """Return whether so much is ready that what others may do is left to them.

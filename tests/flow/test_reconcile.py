@@ -114,6 +114,7 @@ class Stage:
             interval_s=INTERVAL_S,
             horizon_s=900.0,
         )
+        self.schedule.on_left = self.reconcile.look_later
 
     def list_row(self, *, due_s: float, changed_s: float) -> Signal:
         """Let the database have one more row; both in seconds from now."""
@@ -361,6 +362,20 @@ async def test_who_does_not_get_on_is_not_trusted_for_ever(stage: Stage) -> None
         await stage.advance(30.001)
         assert stage.reaction.sweeps == 3
         assert all(stage.schedule.knows(signal) for signal in others)
+
+
+async def test_what_a_notification_left_is_looked_for_as_soon(stage: Stage) -> None:
+    """Though nothing else wakes the loop, and its last sweep was long ago."""
+    stage.schedule.turns.seat(uuid4(), [uuid4()])
+    async with stage.running():
+        await stage.advance(100.0)
+        overdue_at = stage.clock.database_now() - 1.0
+        stage.schedule.hear(Due(Signal("rows", uuid4().int, 1), overdue_at) for _ in range(1_200))
+        await quiet()
+        assert "rows" in stage.schedule.left
+        assert stage.reaction.sweeps == 1
+        await stage.advance(30.001)
+        assert stage.reaction.sweeps == 2
 
 
 async def test_a_sweep_that_fails_forgets_nothing_that_was_left(stage: Stage) -> None:
