@@ -1,32 +1,35 @@
 """What the reactor's triggers cost an app: heartbeats and failed uploads with them, without, and with a naive NOTIFY.
 
-Driven by pgbench, which is compiled and takes little from the server. The variants take turns of two seconds: what is
-to be seen is a twentieth, and a machine that others share is a tenth slower in one half of a minute than in the next.
+Driven by pgbench, which is compiled and takes little from the server. "None" is a table that has no triggers: with some
+that are switched off, PostgreSQL still locks a row before it updates it.
 """
 
-import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import fmean
 from typing import LiteralString
 
 import psycopg
 
-from reactor.edge.binaries import account_for, choose_binaries
-
 from .report import Report
 from .stage import Stage
+from .turns import by_turns
 
 _RUNS = 1_000
-_TURNS = 4
-_TURN_S = 2
+_EACH_S = 8.0
 
 Variants = dict[str, Sequence[LiteralString]]
 """What is changed in the database before, by name."""
 
-_BARE: LiteralString = "alter table public.interpretation_runs disable trigger user"
+_BARE: LiteralString = """
+    do $$ declare t record; begin
+        for t in select tgname, tgrelid::regclass as name from pg_trigger where not tgisinternal and tgrelid in (
+            'public.sources'::regclass, 'public.upload_queue'::regclass, 'public.interpretation_runs'::regclass)
+        loop
+            execute format('drop trigger %I on %s', t.tgname, t.name);
+        end loop;
+    end $$"""
 _NAIVE: tuple[LiteralString, ...] = (
     _BARE,
     (
@@ -35,12 +38,8 @@ _NAIVE: tuple[LiteralString, ...] = (
     ),
     "create trigger naive after update on public.interpretation_runs for each row execute function public.naive()",
 )
-_APP_BARE: tuple[LiteralString, ...] = (
-    "alter table public.sources disable trigger user",
-    "alter table public.upload_queue disable trigger user",
-)
 _APP_NOTIFIED: tuple[LiteralString, ...] = (
-    *_APP_BARE,
+    _BARE,
     (
         "create function public.one() returns trigger language plpgsql as"
         " $$ begin perform pg_notify('one', new.id::text); return null; end $$"
@@ -73,7 +72,7 @@ def heartbeat_tax(stage: Stage, report: Report, repeats: int) -> str | None:
         script = _script(folder, _HEARTBEAT.format(count=_RUNS))
         for _ in range(repeats):
             for clients in (8, 32):
-                for name, per_s in _by_turns(stage, script, clients, _begin_runs, variants).items():
+                for name, per_s in _race(stage, script, clients, _begin_runs, variants).items():
                     report.add(case, f"{name}, {clients} clients", per_s=per_s)
     for clients in (8, 32):
         ours = report.ratio(case, "per_s", f"reactor, {clients} clients", f"none, {clients} clients")
@@ -84,7 +83,7 @@ def heartbeat_tax(stage: Stage, report: Report, repeats: int) -> str | None:
 def app_tax(stage: Stage, report: Report, repeats: int) -> str | None:
     """Failed uploads, one by one and 1 000 at a time: with our triggers, with none, and with one NOTIFY a row."""
     case = "app"
-    variants: Variants = {"none": _APP_BARE, "reactor": ()}
+    variants: Variants = {"none": (_BARE,), "reactor": ()}
     with tempfile.TemporaryDirectory(dir=stage.home) as folder:
         for words, text, more in (
             ("one by one", _FAIL, Variants({"one NOTIFY": _APP_NOTIFIED})),
@@ -92,7 +91,7 @@ def app_tax(stage: Stage, report: Report, repeats: int) -> str | None:
         ):
             script = _script(folder, text)
             for _ in range(repeats):
-                for name, per_s in _by_turns(stage, script, 1, _make_sources, variants | more).items():
+                for name, per_s in _race(stage, script, 1, _make_sources, variants | more).items():
                     report.add(case, f"{name}, {words}", per_s=per_s)
     beyond = report.ratio(case, "per_s", "reactor, one by one", "one NOTIFY, one by one")
     report.goal(case, "tax one by one beyond one NOTIFY, %", 100 * (1 - beyond), at_most=10)
@@ -101,7 +100,7 @@ def app_tax(stage: Stage, report: Report, repeats: int) -> str | None:
     return "none, one by one"
 
 
-def _by_turns(
+def _race(
     stage: Stage, script: Path, clients: int, fill: Callable[[psycopg.Connection], None], variants: Variants
 ) -> dict[str, float]:
     """Run the script in a database for each variant, by turns; return their transactions a second."""
@@ -109,11 +108,7 @@ def _by_turns(
         urls = {name: stack.enter_context(stage.database()) for name in variants}
         for name, url in urls.items():
             _prepare(url, fill, variants[name])
-        turns = [
-            {name: _pgbench(stage, url, script, clients) for name, url in urls.items()}
-            for _ in range(1 if stage.quick else _TURNS)
-        ]
-    return {name: fmean(turn[name] for turn in turns) for name in variants}
+        return by_turns(stage, script, clients, urls, _EACH_S / 16 if stage.quick else _EACH_S)
 
 
 def _script(folder: str, text: str) -> Path:
@@ -149,14 +144,3 @@ def _make_sources(conn: psycopg.Connection) -> None:
         " select md5('source' || n)::uuid, md5((n % 50)::text)::uuid, n, 'pending', 10"
         "   from generate_series(1, 10000) as n"
     )
-
-
-def _pgbench(stage: Stage, url: str, script: Path, clients: int) -> float:
-    """Return transactions a second."""
-    account = account_for(stage.server.data_dir)
-    major = int((stage.server.data_dir / "PG_VERSION").read_text())
-    program = choose_binaries(major, account) / "pgbench"
-    words = ["-n", "-M", "prepared", "-c", str(clients), "-j", "1", "-T", str(_TURN_S), "-f", str(script), url]
-    done = subprocess.run([program, *words], capture_output=True, text=True, check=True)
-    line = next(line for line in done.stdout.splitlines() if line.startswith("tps = "))
-    return float(line.split()[2])
