@@ -59,8 +59,8 @@ begin
     elsif not found then
         begin
             insert into public.interpretation_runs as r (id, user_id, source_id, interpretation_config, status, started_at,
-                    heartbeat_at, timeout_at, heartbeat_timeout, traceparent)
-            select p_run_id, v_source.user_id, p_source_id, p_config, 'running', n.now, n.now, n.now + p_timeout,
+                    timeout_at, heartbeat_timeout, traceparent)
+            select p_run_id, v_source.user_id, p_source_id, p_config, 'running', n.now, n.now + p_timeout,
                    v_patience, reactor.traceparent(p_traceparent)
               from (select clock_timestamp() as now) as n
             returning r.id, r.timeout_at, r.started_at, r.heartbeat_timeout, r.traceparent into v_run;
@@ -854,10 +854,10 @@ $$;
 CREATE FUNCTION reactor.hint(p_id uuid, p_user_id uuid, p_due_at timestamp with time zone) RETURNS text
     LANGUAGE sql STABLE
     AS $$
-    select '["' || replace(p_id::text, '-', '') || '",' || coalesce(uuid_hash(p_user_id), 0) || ','
+    select '["' || encode(uuid_send(p_id), 'hex') || '",' || coalesce(uuid_hash(p_user_id), 0) || ','
         || case when p_due_at is null then 'null'
-                else (ceil(1000 * date_part('epoch',
-                          least(greatest(p_due_at, statement_timestamp()), statement_timestamp() + interval '24:00')))
+                when p_due_at <= statement_timestamp() then '1' -- as the others: from its start, rounded down
+                else (ceil(1000 * date_part('epoch', least(p_due_at, statement_timestamp() + interval '24:00')))
                       - floor(1000 * date_part('epoch', statement_timestamp())))::bigint::text end
         || ']'
 $$;
@@ -966,8 +966,10 @@ CREATE FUNCTION reactor.mark_run_start() RETURNS trigger
 begin
     if tg_op = 'UPDATE' then
         new.billing_month := old.billing_month;
+        new.heartbeat_told_until := old.heartbeat_told_until;
     else
         new.billing_month := null;
+        new.heartbeat_told_until := null;
     end if;
     if new.status = 'running' and new.billing_month is null
        -- running before the column existed: it was begun, and nobody counted then
@@ -1036,16 +1038,36 @@ begin
     on conflict (minute, quota, plan, backend) do update set count = r.count + excluded.count;
 end $$;
 
+CREATE FUNCTION reactor.notify_heartbeat() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_hint text;
+    v_is_sent boolean; -- assigned, for an assignment is evaluated without a query
+begin
+    new.heartbeat_told_until := least(new.heartbeat_at, '9999-01-01 00:00:00+00') + interval '1 minute';
+    if new.status = 'running' then
+        v_hint := reactor.run_hint(new);
+        v_is_sent := reactor.send('reactor_runs', array[v_hint]);
+    end if;
+    return new;
+end $$;
+
 CREATE FUNCTION reactor.notify_runs() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+declare
+    v_hint text;
+    v_is_sent boolean; -- assigned, for an assignment is evaluated without a query
 begin
     if tg_op = 'INSERT' then
-        perform reactor.send_hints('reactor_runs', array_agg(started.hint))
+        perform reactor.send('reactor_runs', array_agg(started.hint))
           from (select reactor.run_hint(n) as hint from new_rows as n where n.status = 'running' limit 1001) as started;
     elsif 'running' in (old.status, new.status) then
-        perform reactor.send_hints('reactor_runs', array[reactor.run_hint(new)]);
+        v_hint := reactor.run_hint(new);
+        v_is_sent := reactor.send('reactor_runs', array[v_hint]);
     end if;
     return null;
 end $$;
@@ -1056,13 +1078,13 @@ CREATE FUNCTION reactor.notify_uploads() RETURNS trigger
     AS $$
 begin
     if tg_op = 'INSERT' then
-        perform reactor.send_hints('reactor_uploads', array_agg(changed.hint))
+        perform reactor.send('reactor_uploads', array_agg(changed.hint))
           from (select reactor.hint(n.id, n.user_id, n.next_retry_at) as hint
                   from new_rows as n
                  where n.status = 'failed'
                  limit 1001) as changed;
     else
-        perform reactor.send_hints('reactor_uploads', array_agg(changed.hint))
+        perform reactor.send('reactor_uploads', array_agg(changed.hint))
           from (select reactor.hint(n.id, n.user_id, n.next_retry_at) as hint
                   from new_rows as n
                   join old_rows as o using (id)
@@ -1447,13 +1469,16 @@ CREATE TABLE public.interpretation_runs (
     completed_at timestamp with time zone,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     archived_at timestamp with time zone,
-    billing_month text
+    billing_month text,
+    heartbeat_told_until timestamp with time zone
 )
 WITH (fillfactor='70');
 
 ALTER TABLE ONLY public.interpretation_runs FORCE ROW LEVEL SECURITY;
 
 COMMENT ON COLUMN public.interpretation_runs.billing_month IS 'the month (UTC) in which its start was counted; null: it never started. Kept by a trigger';
+
+COMMENT ON COLUMN public.interpretation_runs.heartbeat_told_until IS 'The reactor''s: later heartbeats before this time aren''t notified. Null: the next one is.';
 
 CREATE FUNCTION reactor.run_hint(p_run public.interpretation_runs) RETURNS text
     LANGUAGE sql STABLE
@@ -1470,6 +1495,19 @@ CREATE FUNCTION reactor.run_hint(p_run public.interpretation_runs) RETURNS text
                 -- not the difference of the two: before PostgreSQL 17 there is none from 'infinity'
                 1000 * (extract(epoch from statement_timestamp()) - extract(epoch from p_run.heartbeat_at))))::bigint || ']'
         end
+$$;
+
+CREATE FUNCTION reactor.send(p_channel text, p_hints text[]) RETURNS boolean
+    LANGUAGE sql
+    AS $$
+    select case
+        when cardinality(p_hints) > 100 then
+            reactor.send_hints(p_channel, p_hints) is not null
+        when cardinality(p_hints) > 0 and pg_notification_queue_usage() < 0.5 then
+            pg_notify(p_channel, '{"v":1,"at":' || floor(1000 * date_part('epoch', statement_timestamp()))::bigint
+                                 || ',"rows":[' || array_to_string(p_hints, ',') || ']}') is not null
+        else false
+    end
 $$;
 
 CREATE FUNCTION reactor.send_hints(p_channel text, p_hints text[]) RETURNS void
@@ -1589,7 +1627,8 @@ CREATE FUNCTION reactor.stamp_run_start() RETURNS trigger
     AS $$
 begin
     new.started_at := coalesce(new.started_at, clock_timestamp());
-    new.heartbeat_at := coalesce(new.heartbeat_at, new.started_at);
+    new.heartbeat_at := new.started_at;
+    new.heartbeat_told_until := least(new.heartbeat_at, '9999-01-01 00:00:00+00') + interval '1 minute';
     return new;
 end $$;
 
@@ -2086,9 +2125,9 @@ CREATE TRIGGER reactor_keep_books_updated AFTER UPDATE ON public.sources REFEREN
 
 CREATE TRIGGER reactor_mark_start_inserted BEFORE INSERT ON public.interpretation_runs FOR EACH ROW EXECUTE FUNCTION reactor.mark_run_start();
 
-CREATE TRIGGER reactor_mark_start_updated BEFORE UPDATE OF status, billing_month ON public.interpretation_runs FOR EACH ROW EXECUTE FUNCTION reactor.mark_run_start();
+CREATE TRIGGER reactor_mark_start_updated BEFORE UPDATE OF status, billing_month, heartbeat_told_until ON public.interpretation_runs FOR EACH ROW EXECUTE FUNCTION reactor.mark_run_start();
 
-CREATE TRIGGER reactor_notify_heartbeat AFTER UPDATE OF heartbeat_at ON public.interpretation_runs FOR EACH ROW WHEN ((((old.heartbeat_at >= date_bin('00:01:00'::interval, new.heartbeat_at, '2001-01-01 00:00:00+00'::timestamp with time zone)) AND (old.heartbeat_at <= new.heartbeat_at)) IS NOT TRUE)) EXECUTE FUNCTION reactor.notify_runs();
+CREATE TRIGGER reactor_notify_heartbeat BEFORE UPDATE OF heartbeat_at ON public.interpretation_runs FOR EACH ROW WHEN ((((old.heartbeat_at, old.heartbeat_told_until) OVERLAPS (new.heartbeat_at, new.heartbeat_at)) IS NOT TRUE)) EXECUTE FUNCTION reactor.notify_heartbeat();
 
 CREATE TRIGGER reactor_notify_inserted AFTER INSERT ON public.interpretation_runs REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.notify_runs();
 
@@ -2318,6 +2357,8 @@ REVOKE ALL ON FUNCTION reactor.mend_books(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.mend_books(p_limit integer) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.mend_books(p_limit integer) TO service_role;
 
+REVOKE ALL ON FUNCTION reactor.notify_heartbeat() FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION reactor.notify_runs() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.notify_uploads() FROM PUBLIC;
@@ -2367,6 +2408,8 @@ GRANT ALL ON TABLE public.interpretation_runs TO service_role;
 GRANT SELECT ON TABLE public.interpretation_runs TO authenticated;
 
 REVOKE ALL ON FUNCTION reactor.run_hint(p_run public.interpretation_runs) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.send(p_channel text, p_hints text[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.send_hints(p_channel text, p_hints text[]) FROM PUBLIC;
 

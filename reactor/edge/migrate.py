@@ -24,7 +24,7 @@ from reactor.core.errors import DatabaseUnavailable, MigrationChanged
 from reactor.edge.postgres import connected
 
 OLDEST_SERVER = 140000
-"""PostgreSQL 14: the first with date_bin and `create or replace trigger`."""
+"""PostgreSQL 14: the first with `create or replace trigger`."""
 
 _LOCK_ID = 0x7265_6163_746F_72  # "reactor" in ASCII: one number that every version agrees on
 _LOCK_WAIT_S = 60.0

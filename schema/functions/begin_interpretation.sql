@@ -59,8 +59,8 @@ begin
     elsif not found then
         begin
             insert into public.interpretation_runs as r (id, user_id, source_id, interpretation_config, status, started_at,
-                    heartbeat_at, timeout_at, heartbeat_timeout, traceparent)
-            select p_run_id, v_source.user_id, p_source_id, p_config, 'running', n.now, n.now, n.now + p_timeout,
+                    timeout_at, heartbeat_timeout, traceparent)
+            select p_run_id, v_source.user_id, p_source_id, p_config, 'running', n.now, n.now + p_timeout,
                    v_patience, reactor.traceparent(p_traceparent)
               from (select clock_timestamp() as now) as n
             returning r.id, r.timeout_at, r.started_at, r.heartbeat_timeout, r.traceparent into v_run;

@@ -2,7 +2,8 @@
 -- what would be over the limit.
 --
 -- billing_month on the run says in which month (UTC) it was counted, so that a run is never counted twice and the books
--- can be recounted from rows. Nobody sets it but mark_run_start.
+-- can be recounted from rows. Nobody sets it but mark_run_start, and heartbeat_told_until but the triggers that run after
+-- it: an app that writes rows back as it read them changes neither.
 create or replace function reactor.mark_run_start()
     returns trigger
     language plpgsql
@@ -11,8 +12,10 @@ as $$
 begin
     if tg_op = 'UPDATE' then
         new.billing_month := old.billing_month;
+        new.heartbeat_told_until := old.heartbeat_told_until;
     else
         new.billing_month := null;
+        new.heartbeat_told_until := null;
     end if;
     if new.status = 'running' and new.billing_month is null
        -- running before the column existed: it was begun, and nobody counted then
@@ -118,7 +121,7 @@ create or replace trigger reactor_mark_start_inserted
 
 -- Not for heartbeats: they name none of these columns, nor those of reactor_count_updated.
 create or replace trigger reactor_mark_start_updated
-    before update of status, billing_month on public.interpretation_runs
+    before update of status, billing_month, heartbeat_told_until on public.interpretation_runs
     for each row execute function reactor.mark_run_start();
 
 create or replace trigger reactor_count_inserted

@@ -12,12 +12,35 @@ create or replace function reactor.hint(p_id uuid, p_user_id uuid, p_due_at time
     language sql
     stable
 as $$
-    select '["' || replace(p_id::text, '-', '') || '",' || coalesce(uuid_hash(p_user_id), 0) || ','
+    select '["' || encode(uuid_send(p_id), 'hex') || '",' || coalesce(uuid_hash(p_user_id), 0) || ','
         || case when p_due_at is null then 'null'
-                else (ceil(1000 * date_part('epoch',
-                          least(greatest(p_due_at, statement_timestamp()), statement_timestamp() + interval '24:00')))
+                when p_due_at <= statement_timestamp() then '1' -- as the others: from its start, rounded down
+                else (ceil(1000 * date_part('epoch', least(p_due_at, statement_timestamp() + interval '24:00')))
                       - floor(1000 * date_part('epoch', statement_timestamp())))::bigint::text end
         || ']'
 $$;
 
 revoke all on function reactor.hint(uuid, uuid, timestamptz) from public;
+
+-- Send the rows' hints on a channel: all in one notification while they are few, as those of most statements are. That is
+-- part of the query that made them; send_hints, for more, is a function to be entered. It stands here for it has to be there
+-- before what calls it.
+--
+-- p_hints    an argument that costs nothing to evaluate twice: else this isn't inlined, and planned anew each time
+-- Answers    whether anything was sent
+-- Promises   as send_hints
+create or replace function reactor.send(p_channel text, p_hints text[])
+    returns boolean
+    language sql
+as $$
+    select case
+        when cardinality(p_hints) > 100 then
+            reactor.send_hints(p_channel, p_hints) is not null
+        when cardinality(p_hints) > 0 and pg_notification_queue_usage() < 0.5 then
+            pg_notify(p_channel, '{"v":1,"at":' || floor(1000 * date_part('epoch', statement_timestamp()))::bigint
+                                 || ',"rows":[' || array_to_string(p_hints, ',') || ']}') is not null
+        else false
+    end
+$$;
+
+revoke all on function reactor.send(text, text[]) from public;

@@ -33,18 +33,42 @@ create or replace function reactor.notify_runs()
     security definer
     set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_hint text;
+    v_is_sent boolean; -- assigned, for an assignment is evaluated without a query
 begin
     if tg_op = 'INSERT' then
-        perform reactor.send_hints('reactor_runs', array_agg(started.hint))
+        perform reactor.send('reactor_runs', array_agg(started.hint))
           from (select reactor.run_hint(n) as hint from new_rows as n where n.status = 'running' limit 1001) as started;
     elsif 'running' in (old.status, new.status) then
-        perform reactor.send_hints('reactor_runs', array[reactor.run_hint(new)]);
+        v_hint := reactor.run_hint(new);
+        v_is_sent := reactor.send('reactor_runs', array[v_hint]);
     end if;
     return null;
 end $$;
 
+-- Promises  never raises: a minute after the last time that there is would be none
+create or replace function reactor.notify_heartbeat()
+    returns trigger
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_hint text;
+    v_is_sent boolean; -- assigned, for an assignment is evaluated without a query
+begin
+    new.heartbeat_told_until := least(new.heartbeat_at, '9999-01-01 00:00:00+00') + interval '1 minute';
+    if new.status = 'running' then
+        v_hint := reactor.run_hint(new);
+        v_is_sent := reactor.send('reactor_runs', array[v_hint]);
+    end if;
+    return new;
+end $$;
+
 revoke all on function reactor.run_hint(public.interpretation_runs) from public;
 revoke all on function reactor.notify_runs() from public;
+revoke all on function reactor.notify_heartbeat() from public;
 
 create or replace trigger reactor_notify_inserted
     after insert on public.interpretation_runs
@@ -59,11 +83,10 @@ create or replace trigger reactor_notify_updated
           or new.heartbeat_timeout is distinct from old.heartbeat_timeout)
     execute function reactor.notify_runs();
 
--- Unless it comes after the last one and within the same minute. The origin is such that date_bin never refuses: no finite
--- time is too far from it.
+-- Unless it comes after the last one and before heartbeat_told_until. OVERLAPS, for it is the shortest that PostgreSQL has
+-- for this; null where a time is null. BEFORE, for the row remembers.
 create or replace trigger reactor_notify_heartbeat
-    after update of heartbeat_at on public.interpretation_runs
+    before update of heartbeat_at on public.interpretation_runs
     for each row
-    when ((old.heartbeat_at between date_bin('1 minute', new.heartbeat_at, '2001-01-01 00:00:00+00')
-                                and new.heartbeat_at) is not true)
-    execute function reactor.notify_runs();
+    when (((old.heartbeat_at, old.heartbeat_told_until) overlaps (new.heartbeat_at, new.heartbeat_at)) is not true)
+    execute function reactor.notify_heartbeat();

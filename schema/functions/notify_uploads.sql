@@ -10,13 +10,13 @@ create or replace function reactor.notify_uploads()
 as $$
 begin
     if tg_op = 'INSERT' then
-        perform reactor.send_hints('reactor_uploads', array_agg(changed.hint))
+        perform reactor.send('reactor_uploads', array_agg(changed.hint))
           from (select reactor.hint(n.id, n.user_id, n.next_retry_at) as hint
                   from new_rows as n
                  where n.status = 'failed'
                  limit 1001) as changed;
     else
-        perform reactor.send_hints('reactor_uploads', array_agg(changed.hint))
+        perform reactor.send('reactor_uploads', array_agg(changed.hint))
           from (select reactor.hint(n.id, n.user_id, n.next_retry_at) as hint
                   from new_rows as n
                   join old_rows as o using (id)

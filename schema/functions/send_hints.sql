@@ -3,8 +3,8 @@
 -- p_hints    each the JSON text [id, tenant, milliseconds from the statement's start until due | null, …] of one row
 -- Promises   never raises: a trigger must not make the app's own write fail. Says nothing while the server's
 --            notification queue is half full, for a full queue would fail the app's commit; the sweep finds the rows.
--- Speed      most statements have one row: each notification is an assignment, which plpgsql evaluates without a query.
---            It runs as its callers do, who pin their search_path
+-- Speed      each notification is an assignment, which plpgsql evaluates without a query. Triggers call reactor.send
+--            (hint.sql), which enters this for more than 100 rows. It runs as its callers do, who pin their search_path
 -- Invariant  every payload is < 8000 bytes: 100 rows of at most 75 bytes, and the envelope
 create or replace function reactor.send_hints(p_channel text, p_hints text[])
     returns void

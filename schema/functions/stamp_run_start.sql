@@ -1,5 +1,6 @@
 -- A run's start is its first heartbeat: a worker that dies before it sends one is found as well. Runs that were
--- running before the columns existed have none, and are held to their timeout_at alone.
+-- running before the columns existed have none, and are held to their timeout_at alone. The start is notified, and so told
+-- as heartbeats are (notify_heartbeat).
 create or replace function reactor.stamp_run_start()
     returns trigger
     language plpgsql
@@ -7,7 +8,8 @@ create or replace function reactor.stamp_run_start()
 as $$
 begin
     new.started_at := coalesce(new.started_at, clock_timestamp());
-    new.heartbeat_at := coalesce(new.heartbeat_at, new.started_at);
+    new.heartbeat_at := new.started_at;
+    new.heartbeat_told_until := least(new.heartbeat_at, '9999-01-01 00:00:00+00') + interval '1 minute';
     return new;
 end $$;
 

@@ -93,6 +93,12 @@ def test_a_heartbeat_far_ahead_does_not_fail_the_apps_write(rows: Rows, far: str
     assert rows.run("update public.interpretation_runs set heartbeat_at = %s where id = %s", (far, run)) == 1
 
 
+@pytest.mark.parametrize("far", ["infinity", "-infinity", "294276-12-31 23:59:59+00"])
+def test_a_start_far_ahead_does_not_fail_the_apps_write(rows: Rows, far: str) -> None:
+    run = rows.start_run(started_at=far, timeout_at=rows.at(600))
+    assert rows.run("select from public.interpretation_runs where heartbeat_at = started_at and id = %s", (run,)) == 1
+
+
 @pytest.mark.parametrize(
     ("do", "status"),
     [

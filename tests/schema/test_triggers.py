@@ -256,7 +256,7 @@ def test_a_run_that_ends_is_told_as_over(rows: Rows, ear: Ear, status: str) -> N
     ],
 )
 def test_a_deadline_that_may_come_sooner_is_told(rows: Rows, ear: Ear, change: LiteralString) -> None:
-    run = rows.start_run(timeout_at=rows.at(600), heartbeat_at="2026-01-01 12:00:30+00")
+    run = rows.start_run(timeout_at=rows.at(600), started_at="2026-01-01 12:00:30+00")
     ear.heard("reactor_runs")
     rows.run("update public.interpretation_runs set " + change)
     assert [hint.row_id for payload in ear.runs() for hint in payload.hints] == [run]
@@ -285,15 +285,41 @@ def test_a_first_heartbeat_is_told(rows: Rows, ear: Ear) -> None:
     assert [hint.row_id for payload in ear.runs() for hint in payload.hints] == [run]
 
 
-def test_heartbeats_within_a_minute_are_silent(rows: Rows, ear: Ear) -> None:
-    rows.start_run(heartbeat_at="2026-01-01 12:00:00+00")
+def test_heartbeats_within_a_minute_of_one_that_was_told_are_silent(rows: Rows, ear: Ear) -> None:
+    rows.start_run(started_at="2026-01-01 12:00:30+00")
     ear.heard("reactor_runs")
-    for second in range(1, 60):
+    told = []
+    for second in range(185):
+        rows.run("update public.interpretation_runs set heartbeat_at = started_at + %s", (timedelta(seconds=second),))
+        if ear.heard("reactor_runs"):
+            told.append(second)
+    assert told == [60, 120, 180]
+
+
+@pytest.mark.parametrize("back", ["1 millisecond", "30 seconds", "1 hour"])
+def test_every_heartbeat_that_goes_back_is_told(rows: Rows, ear: Ear, back: str) -> None:
+    """Of many in one minute as well, and after one that wasn't told."""
+    rows.start_run(started_at="2026-01-01 12:00:30+00")
+    rows.run("update public.interpretation_runs set heartbeat_at = heartbeat_at + interval '59 seconds'")
+    ear.heard("reactor_runs")
+    for _ in range(3):
+        rows.run("update public.interpretation_runs set heartbeat_at = heartbeat_at - %s::interval", (back,))
+        assert len(ear.heard("reactor_runs")) == 1
+
+
+def test_a_row_written_back_as_it_was_read_silences_nothing(rows: Rows, ear: Ear) -> None:
+    """By an app that updates all columns: the reactor's among them are as old as what it read."""
+    rows.start_run(started_at="2026-01-01 12:00:30+00")
+    ear.heard("reactor_runs")
+    heard = []
+    for step in (timedelta(seconds=30), timedelta(seconds=-10)):
         rows.run(
-            "update public.interpretation_runs set heartbeat_at = timestamptz '2026-01-01 12:00:00+00' + %s",
-            (timedelta(seconds=second),),
+            "update public.interpretation_runs"
+            "   set heartbeat_at = heartbeat_at + %s, heartbeat_told_until = '2026-01-01 12:00:40+00'",
+            (step,),
         )
-    assert ear.heard("reactor_runs") == []
+        heard.append(len(ear.heard("reactor_runs")))
+    assert heard == [0, 1]
 
 
 def test_many_runs_started_by_one_statement_are_told_in_a_few_notifications(rows: Rows, ear: Ear) -> None:
@@ -348,3 +374,4 @@ def test_a_listener_that_is_stuck_never_fails_the_apps_writes(small_queue_url: s
         assert 0.5 <= rows.one("select pg_notification_queue_usage() as share").share < 1
         fill(small_queue_url)  # which fails, and the guard keeps the app from it
         rows.uploads(1)
+        rows.uploads(101)

@@ -89,6 +89,7 @@ class Database(UploadCalls):
             created_at=now,
             started_at=now,
             heartbeat_at=now,
+            heartbeat_told_until=now + MINUTE_S,
             timeout_at=round(now + timeout_s, 6),
             heartbeat_timeout=MINUTE_S if patience_s is None else patience_s,
         )
@@ -101,7 +102,8 @@ class Database(UploadCalls):
         if run is None:
             return False
         before, run.heartbeat_at = run.heartbeat_at, self.now()
-        if before // MINUTE_S != run.heartbeat_at // MINUTE_S or run.heartbeat_at < before:
+        if not before <= run.heartbeat_at < run.heartbeat_told_until:
+            run.heartbeat_told_until = run.heartbeat_at + MINUTE_S
             self.tell_run(run)
         return True
 
