@@ -856,7 +856,7 @@ CREATE FUNCTION reactor.hint(p_id uuid, p_user_id uuid, p_due_at timestamp with 
     AS $$
     select '["' || encode(uuid_send(p_id), 'hex') || '",' || coalesce(uuid_hash(p_user_id), 0) || ','
         || case when p_due_at is null then 'null'
-                when p_due_at <= statement_timestamp() then '1' -- as the others: from its start, rounded down
+                when p_due_at <= statement_timestamp() then '1' -- for the start itself is sent rounded down
                 else (ceil(1000 * date_part('epoch', least(p_due_at, statement_timestamp() + interval '24:00')))
                       - floor(1000 * date_part('epoch', statement_timestamp())))::bigint::text end
         || ']'

@@ -163,7 +163,8 @@ class Tables:
         self._send("reactor_runs", [hint])
 
     def _hint(self, row_id: UUID, user_id: UUID, due_at: float | None) -> list[Any]:
-        ms = None if due_at is None else round(min(DAY_S, max(0.0, due_at - self.now())) * 1000)
+        left_s = None if due_at is None else due_at - self.now()
+        ms = None if left_s is None else round(min(DAY_S, left_s) * 1000) if left_s > 0 else 1
         return [row_id.hex, self.tenant_of(user_id), ms]
 
     def _send(self, channel: str, hints: Sequence[list[Any]]) -> None:
