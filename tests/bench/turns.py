@@ -97,6 +97,8 @@ class _Clients:
     def _wait_until(self, holds: Callable[[], bool]) -> None:
         give_up_at = time.monotonic() + _GIVE_UP_S
         while not holds():
-            if self._process.poll() is not None or time.monotonic() > give_up_at:
-                raise RuntimeError(f"pgbench has ended, or is stuck: {self._process.args!r}")
+            if self._process.poll() is not None:
+                raise RuntimeError(f"pgbench has ended: {self._process.communicate()[1].strip()}")
+            if time.monotonic() > give_up_at:
+                raise RuntimeError(f"pgbench's clients at {self._database} don't answer")
             time.sleep(_POLL_S)
