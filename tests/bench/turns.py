@@ -33,7 +33,7 @@ _SESSIONS: LiteralString = "from pg_stat_activity where datname = %s and applica
 def by_turns(stage: Stage, script: Path, clients: int, urls: Mapping[str, str], each_s: float) -> dict[str, float]:
     """Run the script with so many clients at each database, for some `each_s` of its own; return transactions a second.
 
-    RuntimeError when pgbench ended by itself or doesn't answer.
+    RuntimeError when pgbench ended by itself or doesn't answer, or the script failed.
     """
     with stage.admin() as admin, ExitStack() as stack:
         lots = {name: stack.enter_context(_clients(stage, admin, script, clients, url)) for name, url in urls.items()}
@@ -85,7 +85,7 @@ class _Clients:
         self._process.send_signal(signal.SIGCONT)
         output, errors = self._process.communicate(timeout=_GIVE_UP_S)
         count = re.search(r"^number of transactions actually processed: (\d+)", output, re.MULTILINE)
-        if count is None:
+        if self._process.returncode != 0 or count is None:
             raise RuntimeError(f"pgbench: {errors or output}")
         return int(count[1]) / self._own_s
 
