@@ -92,3 +92,15 @@ def test_only_their_owner_the_service_and_the_worker_have_policies_that_show_eve
     everybodys = {(row.name, row.role) for row in shown if row.role not in {"service_role", "reactor_worker"}}
     owner = rows.one("select current_user::text as name").name
     assert {pair for pair in everybodys if pair[1] != owner} == {("quota_plans", "authenticated")}
+
+
+def test_hints_are_made_and_sent_by_the_query_that_finds_them(rows: Rows) -> None:
+    """PostgreSQL enters a function where it can't inline it, which it does without a word; triggers pay for it."""
+    plan = rows.all(
+        "explain (verbose) select reactor.send('reactor_uploads', array_agg(changed.hint))"
+        "  from (select reactor.hint(n.id, n.user_id, n.next_retry_at) as hint"
+        "          from public.upload_queue as n limit 1001) as changed"
+    )
+    text = "\n".join(line for (line,) in plan)
+    assert "pg_notify(" in text
+    assert re.findall(r"\b(?:hint|send)\(", text) == []
