@@ -96,19 +96,26 @@ class _Reader:
         self._broken: asyncio.Future[None] = self._loop.create_future()
         self._is_alive = True
         self._is_asked = False
+        self._is_reading = False
 
     async def read(self) -> None:
         """Read until nothing can be heard any more. Raises psycopg.Error or DatabaseUnavailable; never returns."""
         self._conn.enter_pipeline_mode()  # the only one in which a Sync is sent by itself
-        descriptor = self._conn.socket
-        self._loop.add_reader(descriptor, self._take_turn)
+        self._descriptor = self._conn.socket
+        self._loop.add_reader(self._descriptor, self._take_turn)
         self._timer = self._loop.call_later(ASK_EVERY_S, self._ask)
+        self._is_reading = True
         try:
             self._take_turn()  # what came together with the answer to LISTEN wakes nobody
             await self._broken
         finally:
+            self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        if self._is_reading:
+            self._is_reading = False
             self._timer.cancel()
-            self._loop.remove_reader(descriptor)
+            self._loop.remove_reader(self._descriptor)
 
     def _take_turn(self) -> None:
         """Take in what has arrived. The rest of a flood has its turn after those whom it wakes."""
@@ -151,5 +158,6 @@ class _Reader:
                 self._break(error)
 
     def _break(self, error: Exception) -> None:
+        self._stop_reading()  # at once: libpq has closed what broke, and the next socket to be opened has its number
         if not self._broken.done():
             self._broken.set_exception(error)

@@ -1,5 +1,6 @@
 """The listening connection by itself: everything is heard, in order, and its end is noticed."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -20,7 +21,8 @@ MANY_ASKED = 100
 class Heard:
     """What one listening connection heard, and why it ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
         self.texts: list[str] = []
         self.reason = ""
         self.ended = Event()
@@ -41,11 +43,11 @@ class Heard:
 
 @asynccontextmanager
 async def hearing(url: str) -> AsyncIterator[Heard]:
-    heard, live = Heard(), Event()
+    heard, live = Heard(Listener(url, ["odd Channel"])), Event()
 
     async def hear() -> None:
         try:
-            await Listener(url, ["odd Channel"]).hear(live.set, heard.take)
+            await heard.listener.hear(live.set, heard.take)
         except DatabaseUnavailable as error:
             heard.reason = str(error)
         heard.ended.set()
@@ -188,3 +190,20 @@ async def test_an_error_of_who_hears_reaches_who_waits(database_url: str) -> Non
             tasks.start_soon(speak)
             with pytest.raises(ZeroDivisionError):
                 await Listener(database_url, ["c"]).hear(live.set, break_down)
+
+
+async def test_what_broke_is_not_watched_once_its_descriptor_is_free(database_url: str) -> None:
+    """The next socket to be opened has its number: the loop would hold it to be the one that was closed."""
+    loop = asyncio.get_running_loop()
+    async with hearing(database_url) as heard, speaking(database_url) as conn:
+        watched = heard.listener._conn
+        assert watched is not None
+        descriptor = watched.fileno()
+        await conn.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'reactor-listen'"
+        )
+        with fail_after(30):
+            while not watched.closed:
+                await checkpoint()
+        assert not loop.remove_reader(descriptor)
+        await heard.ended.wait()
