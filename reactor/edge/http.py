@@ -7,6 +7,7 @@ names can't be known; there a token is required at start (core/settings.py), and
 those. Whoever connects and doesn't finish a request is let go.
 """
 
+import asyncio
 import socket
 from asyncio import TimerHandle, Transport
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -165,7 +166,7 @@ class Http:
         return listening
 
     async def serve(self, listening: socket.socket) -> None:
-        """Serve until `close`."""
+        """Serve until `close`, which ends what is under way. Cancelled, it is left at once and listens no more."""
         app = Starlette(
             routes=[
                 Route("/healthz", self._get_health),
@@ -189,7 +190,14 @@ class Http:
             timeout_graceful_shutdown=1,
         )
         self._server = _Server(config)
-        await self._server.serve(sockets=[listening])
+        try:
+            await self._server.serve(sockets=[listening])
+        finally:
+            if listening.fileno() >= 0:  # cancelled, uvicorn leaves everything as it stands
+                asyncio.get_running_loop().remove_reader(listening)
+                listening.close()
+                for connection in list(self._server.server_state.connections):
+                    connection.shutdown()
 
     def close(self) -> None:
         if self._server is not None:

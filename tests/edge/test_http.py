@@ -1,5 +1,6 @@
 """The web server answers who may ask, in JSON, and tells nobody how it is made."""
 
+import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -9,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from anyio import create_task_group, to_thread
+from anyio import EndOfStream, connect_tcp, create_task_group, fail_after, to_thread
 
 from reactor.core.errors import DatabaseUnavailable
 from reactor.edge.http import Http
@@ -17,10 +18,7 @@ from reactor.edge.http import Http
 STATUS: dict[str, Any] = {"uploads": {}}
 
 
-@asynccontextmanager
-async def serving(host: str = "127.0.0.1", *, failure: Exception | None = None) -> AsyncIterator[str]:
-    """Serve, and yield the URL."""
-
+def http_of(host: str = "127.0.0.1", *, failure: Exception | None = None) -> Http:
     async def metrics() -> bytes:
         return b"metric 1\n"
 
@@ -29,7 +27,13 @@ async def serving(host: str = "127.0.0.1", *, failure: Exception | None = None) 
             raise failure
         return STATUS
 
-    http = Http(host, 0, not_ready=lambda: ["a reason"], metrics=metrics, status=status)
+    return Http(host, 0, not_ready=lambda: ["a reason"], metrics=metrics, status=status)
+
+
+@asynccontextmanager
+async def serving(host: str = "127.0.0.1", *, failure: Exception | None = None) -> AsyncIterator[str]:
+    """Serve, and yield the URL."""
+    http = http_of(host, failure=failure)
     with http.bind() as listening:
         async with create_task_group() as tasks:
             tasks.start_soon(http.serve, listening)
@@ -193,3 +197,23 @@ async def test_who_sends_no_host_is_no_browser() -> None:
                 return conn.makefile("rb").readline()
 
         assert b" 200 " in await to_thread.run_sync(old)
+
+
+async def test_cancelled_it_watches_no_socket_and_lets_idle_clients_go() -> None:
+    """Whoever embeds a reactor may cancel it: the next socket to be opened has the number of the one closed here."""
+    loop = asyncio.get_running_loop()
+    http = http_of()
+    listening = http.bind()
+    descriptor = listening.fileno()
+    async with create_task_group() as tasks:
+        tasks.start_soon(http.serve, listening)
+        stream = await connect_tcp("127.0.0.1", urlsplit(http.url).port or 0)
+        await stream.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b"200 OK" in await stream.receive()
+        tasks.cancel_scope.cancel()
+    assert listening.fileno() == -1
+    assert not loop.remove_reader(descriptor)
+    async with stream:
+        with fail_after(30), pytest.raises(EndOfStream):
+            while True:
+                await stream.receive()
