@@ -566,15 +566,13 @@ begin
            from (select n.user_id, n.billing_month, count(*)::int as count from new_rows as n
                   where n.billing_month is not null and n.user_id is not null
                   group by n.user_id, n.billing_month order by n.user_id) as started;
-    elsif tg_op = 'UPDATE' then
+    elsif tg_op = 'UPDATE' then -- counted already, and given to another user: the count goes along
         if new.user_id is not null then
             perform reactor.open_books(array[new.user_id]);
         end if;
-        if old.billing_month is not null then -- counted already, and given to another user: the count goes along
-            perform reactor.uncount_run(old.user_id, new.user_id, new.billing_month);
-        end if;
+        perform reactor.uncount_run(old.user_id, new.user_id, old.billing_month);
         if new.user_id is not null then
-            perform reactor.count_run_starts(new.user_id, new.billing_month, 1);
+            perform reactor.count_run_starts(new.user_id, old.billing_month, 1);
         end if;
     elsif tg_op = 'DELETE' then -- their rows go, and what was interpreted stays counted
         insert into reactor.deleted_interpretation (user_id, billing_month, count)
@@ -757,6 +755,15 @@ CREATE FUNCTION reactor.fail_runs(p_ids uuid[], p_message text) RETURNS SETOF uu
      where r.id = any(p_ids) and r.status in ('pending', 'running')
     returning r.id
 $$;
+
+CREATE FUNCTION reactor.forget_told_heartbeat() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    update public.interpretation_runs as r set heartbeat_told_until = null where r.id = new.id;
+    return null;
+end $$;
 
 CREATE FUNCTION reactor.fullest_users(p_limit integer) RETURNS jsonb
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -960,23 +967,46 @@ CREATE FUNCTION reactor.leave(p_instance uuid) RETURNS void
 $$;
 
 CREATE FUNCTION reactor.mark_run_start() RETURNS trigger
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+declare
+    -- what was running before billing_month existed was begun, and nobody counted then
+    v_is_start constant boolean := new.status = 'running' and (tg_op = 'INSERT' or old.status is distinct from 'running');
+    v_now constant timestamptz := clock_timestamp();
+    v_month constant text := case when v_is_start then to_char(v_now at time zone 'utc', 'YYYY-MM') end;
+    v_before constant text := coalesce(current_setting('reactor.marking', true), '');
+    v_marking text;
 begin
-    if tg_op = 'UPDATE' then
-        new.billing_month := old.billing_month;
-        new.heartbeat_told_until := old.heartbeat_told_until;
-    else
-        new.billing_month := null;
+    if tg_op = 'INSERT' then
+        new.billing_month := v_month;
         new.heartbeat_told_until := null;
+        if v_is_start then
+            new.started_at := coalesce(new.started_at, v_now);
+            new.heartbeat_at := coalesce(new.heartbeat_at, new.started_at);
+            new.heartbeat_told_until := reactor.told_until(new.heartbeat_at);
+        end if;
+        return new;
+    elsif v_before = new.id::text then -- by one of the two UPDATEs below
+        return null;
     end if;
-    if new.status = 'running' and new.billing_month is null
-       -- running before the column existed: it was begun, and nobody counted then
-       and (tg_op = 'INSERT' or old.status is distinct from 'running') then
-        new.billing_month := to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM');
+    v_marking := set_config('reactor.marking', new.id::text, true);
+    if v_is_start then
+        update public.interpretation_runs as r
+           set started_at = coalesce(r.started_at, v_now),
+               heartbeat_at = coalesce(r.heartbeat_at, r.started_at, v_now),
+               heartbeat_told_until = reactor.told_until(coalesce(r.heartbeat_at, r.started_at, v_now)),
+               billing_month = coalesce(old.billing_month, v_month)
+         where r.id = new.id;
+    else
+        update public.interpretation_runs as r set billing_month = old.billing_month where r.id = new.id;
     end if;
-    return new;
+    v_marking := set_config('reactor.marking', v_before, true); -- another's, where a trigger of the app's starts runs
+    if v_is_start and old.billing_month is null and new.user_id is not null then
+        perform reactor.open_books(array[new.user_id]);
+        perform reactor.count_run_starts(new.user_id, v_month, 1);
+    end if;
+    return null;
 end $$;
 
 CREATE FUNCTION reactor.mend_books(p_limit integer) RETURNS TABLE(kind text, count bigint)
@@ -1046,12 +1076,15 @@ declare
     v_hint text;
     v_is_sent boolean; -- assigned, for an assignment is evaluated without a query
 begin
-    new.heartbeat_told_until := least(new.heartbeat_at, '9999-01-01 00:00:00+00') + interval '1 minute';
-    if new.status = 'running' then
+    if new.status = 'running' and old.status = 'running' -- else its start or end is told
+       and current_setting('reactor.marking', true) is distinct from new.id::text then
+        update public.interpretation_runs as r
+           set heartbeat_told_until = reactor.told_until(new.heartbeat_at)
+         where r.id = new.id;
         v_hint := reactor.run_hint(new);
         v_is_sent := reactor.send('reactor_runs', array[v_hint]);
     end if;
-    return new;
+    return null;
 end $$;
 
 CREATE FUNCTION reactor.notify_runs() RETURNS trigger
@@ -1066,7 +1099,8 @@ begin
         perform reactor.send('reactor_runs', array_agg(started.hint))
           from (select reactor.run_hint(n) as hint from new_rows as n where n.status = 'running' limit 1001) as started;
     elsif 'running' in (old.status, new.status) then
-        v_hint := reactor.run_hint(new);
+        -- as it stands: one that starts was marked as begun meanwhile
+        select reactor.run_hint(r) into v_hint from public.interpretation_runs as r where r.id = new.id;
         v_is_sent := reactor.send('reactor_runs', array[v_hint]);
     end if;
     return null;
@@ -1621,17 +1655,6 @@ begin
     return new;
 end $$;
 
-CREATE FUNCTION reactor.stamp_run_start() RETURNS trigger
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-begin
-    new.started_at := coalesce(new.started_at, clock_timestamp());
-    new.heartbeat_at := new.started_at;
-    new.heartbeat_told_until := least(new.heartbeat_at, '9999-01-01 00:00:00+00') + interval '1 minute';
-    return new;
-end $$;
-
 CREATE FUNCTION reactor.standing(p_user_id uuid) RETURNS TABLE(plan text, limit_bytes bigint, used_bytes bigint, reserved_bytes bigint, sources integer, interpretation_limit integer, interpretations_used integer, billing_month text, resets_at timestamp with time zone, last_calculated timestamp with time zone)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1798,6 +1821,12 @@ begin
     union all
     select * from leased;
 end $$;
+
+CREATE FUNCTION reactor.told_until(p_heartbeat_at timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE
+    AS $$
+    select least(p_heartbeat_at, '9999-01-01 00:00:00+00') + interval '1 minute'
+$$;
 
 CREATE FUNCTION reactor.traceparent(p_given text) RETURNS text
     LANGUAGE sql
@@ -2113,7 +2142,9 @@ CREATE TRIGGER reactor_count_inserted AFTER INSERT ON public.interpretation_runs
 
 CREATE TRIGGER reactor_count_truncated AFTER TRUNCATE ON public.interpretation_runs FOR EACH STATEMENT EXECUTE FUNCTION reactor.count_runs();
 
-CREATE TRIGGER reactor_count_updated AFTER UPDATE OF status, billing_month, user_id ON public.interpretation_runs FOR EACH ROW WHEN (((new.billing_month IS NOT NULL) AND ((old.billing_month IS NULL) OR (old.user_id IS DISTINCT FROM new.user_id)))) EXECUTE FUNCTION reactor.count_runs();
+CREATE TRIGGER reactor_count_updated AFTER UPDATE OF user_id ON public.interpretation_runs FOR EACH ROW WHEN (((old.billing_month IS NOT NULL) AND (old.user_id IS DISTINCT FROM new.user_id))) EXECUTE FUNCTION reactor.count_runs();
+
+CREATE TRIGGER reactor_forget_told_heartbeat AFTER UPDATE OF heartbeat_told_until ON public.interpretation_runs FOR EACH ROW WHEN ((new.heartbeat_told_until < new.heartbeat_at)) EXECUTE FUNCTION reactor.forget_told_heartbeat();
 
 CREATE TRIGGER reactor_keep_books_deleted AFTER DELETE ON public.sources REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.keep_books();
 
@@ -2125,9 +2156,9 @@ CREATE TRIGGER reactor_keep_books_updated AFTER UPDATE ON public.sources REFEREN
 
 CREATE TRIGGER reactor_mark_start_inserted BEFORE INSERT ON public.interpretation_runs FOR EACH ROW EXECUTE FUNCTION reactor.mark_run_start();
 
-CREATE TRIGGER reactor_mark_start_updated BEFORE UPDATE OF status, billing_month, heartbeat_told_until ON public.interpretation_runs FOR EACH ROW EXECUTE FUNCTION reactor.mark_run_start();
+CREATE TRIGGER reactor_mark_start_updated AFTER UPDATE OF status, billing_month ON public.interpretation_runs FOR EACH ROW WHEN ((((new.status = 'running'::text) AND (old.status IS DISTINCT FROM 'running'::text)) OR (old.billing_month IS DISTINCT FROM new.billing_month))) EXECUTE FUNCTION reactor.mark_run_start();
 
-CREATE TRIGGER reactor_notify_heartbeat BEFORE UPDATE OF heartbeat_at ON public.interpretation_runs FOR EACH ROW WHEN ((((old.heartbeat_at, old.heartbeat_told_until) OVERLAPS (new.heartbeat_at, new.heartbeat_at)) IS NOT TRUE)) EXECUTE FUNCTION reactor.notify_heartbeat();
+CREATE TRIGGER reactor_notify_heartbeat AFTER UPDATE OF heartbeat_at ON public.interpretation_runs FOR EACH ROW WHEN ((((old.heartbeat_at, old.heartbeat_told_until) OVERLAPS (new.heartbeat_at, new.heartbeat_at)) IS NOT TRUE)) EXECUTE FUNCTION reactor.notify_heartbeat();
 
 CREATE TRIGGER reactor_notify_inserted AFTER INSERT ON public.interpretation_runs REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.notify_runs();
 
@@ -2138,10 +2169,6 @@ CREATE TRIGGER reactor_notify_updated AFTER UPDATE OF status, timeout_at, heartb
 CREATE TRIGGER reactor_notify_updated AFTER UPDATE ON public.upload_queue REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.notify_uploads();
 
 CREATE TRIGGER reactor_stamp_pending BEFORE UPDATE OF storage_status ON public.sources FOR EACH ROW WHEN (((new.storage_status = 'pending'::text) AND (old.storage_status IS DISTINCT FROM 'pending'::text))) EXECUTE FUNCTION reactor.stamp_pending();
-
-CREATE TRIGGER reactor_stamp_start_inserted BEFORE INSERT ON public.interpretation_runs FOR EACH ROW WHEN (((new.status = 'running'::text) AND (new.heartbeat_at IS NULL))) EXECUTE FUNCTION reactor.stamp_run_start();
-
-CREATE TRIGGER reactor_stamp_start_updated BEFORE UPDATE OF status ON public.interpretation_runs FOR EACH ROW WHEN (((new.status = 'running'::text) AND (old.status <> 'running'::text) AND (new.heartbeat_at IS NULL))) EXECUTE FUNCTION reactor.stamp_run_start();
 
 ALTER TABLE ONLY public.interpretation_runs
     ADD CONSTRAINT interpretation_runs_source_id_fkey FOREIGN KEY (source_id) REFERENCES public.sources(id) ON DELETE CASCADE;
@@ -2333,6 +2360,8 @@ REVOKE ALL ON FUNCTION reactor.fail_runs(p_ids uuid[], p_message text) FROM PUBL
 GRANT ALL ON FUNCTION reactor.fail_runs(p_ids uuid[], p_message text) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.fail_runs(p_ids uuid[], p_message text) TO service_role;
 
+REVOKE ALL ON FUNCTION reactor.forget_told_heartbeat() FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION reactor.fullest_users(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.fullest_users(p_limit integer) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.fullest_users(p_limit integer) TO service_role;
@@ -2419,8 +2448,6 @@ GRANT ALL ON FUNCTION reactor.settle_uploads(p_ids uuid[], p_tokens uuid[], p_ve
 
 REVOKE ALL ON FUNCTION reactor.stamp_pending() FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION reactor.stamp_run_start() FROM PUBLIC;
-
 REVOKE ALL ON FUNCTION reactor.standing(p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.status(p_heartbeat_timeout interval) FROM PUBLIC;
@@ -2434,6 +2461,8 @@ GRANT ALL ON FUNCTION reactor.sweep_runs(p_horizon interval, p_heartbeat_timeout
 REVOKE ALL ON FUNCTION reactor.sweep_uploads(p_horizon interval, p_per_tenant integer, p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.sweep_uploads(p_horizon interval, p_per_tenant integer, p_limit integer) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.sweep_uploads(p_horizon interval, p_per_tenant integer, p_limit integer) TO service_role;
+
+REVOKE ALL ON FUNCTION reactor.told_until(p_heartbeat_at timestamp with time zone) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.traceparent(p_given text) FROM PUBLIC;
 

@@ -2,31 +2,74 @@
 -- what would be over the limit.
 --
 -- billing_month on the run says in which month (UTC) it was counted, so that a run is never counted twice and the books
--- can be recounted from rows. Nobody sets it but mark_run_start, and heartbeat_told_until but the triggers that run after
--- it: an app that writes rows back as it read them changes neither.
+-- can be recounted from rows. Nobody sets it but mark_run_start: an app that writes rows back as it read them changes
+-- nothing.
+--
+-- A run's start is its first heartbeat: a worker that dies before it sends one is found as well. Runs that were running
+-- before the columns existed have none, and are held to their timeout_at alone. The start is notified, and so told as
+-- heartbeats are (notify_heartbeat).
+--
+-- What an UPDATE starts is written once more after it. A BEFORE trigger would spare that, and cost every UPDATE of the
+-- table: the server would lock each row before, also those of heartbeats, for which no trigger is meant.
+
+-- Answers  until when later heartbeats needn't be told. A minute after the last time that there is would be none
+--
+-- No pinned search_path, so that it is inlined (see hint). Its callers pin theirs.
+create or replace function reactor.told_until(p_heartbeat_at timestamptz)
+    returns timestamptz
+    language sql
+    stable
+as $$
+    select least(p_heartbeat_at, '9999-01-01 00:00:00+00') + interval '1 minute'
+$$;
+
 create or replace function reactor.mark_run_start()
     returns trigger
     language plpgsql
+    security definer
     set search_path = pg_catalog, pg_temp
 as $$
+declare
+    -- what was running before billing_month existed was begun, and nobody counted then
+    v_is_start constant boolean := new.status = 'running' and (tg_op = 'INSERT' or old.status is distinct from 'running');
+    v_now constant timestamptz := clock_timestamp();
+    v_month constant text := case when v_is_start then to_char(v_now at time zone 'utc', 'YYYY-MM') end;
+    v_before constant text := coalesce(current_setting('reactor.marking', true), '');
+    v_marking text;
 begin
-    if tg_op = 'UPDATE' then
-        new.billing_month := old.billing_month;
-        new.heartbeat_told_until := old.heartbeat_told_until;
-    else
-        new.billing_month := null;
+    if tg_op = 'INSERT' then
+        new.billing_month := v_month;
         new.heartbeat_told_until := null;
+        if v_is_start then
+            new.started_at := coalesce(new.started_at, v_now);
+            new.heartbeat_at := coalesce(new.heartbeat_at, new.started_at);
+            new.heartbeat_told_until := reactor.told_until(new.heartbeat_at);
+        end if;
+        return new;
+    elsif v_before = new.id::text then -- by one of the two UPDATEs below
+        return null;
     end if;
-    if new.status = 'running' and new.billing_month is null
-       -- running before the column existed: it was begun, and nobody counted then
-       and (tg_op = 'INSERT' or old.status is distinct from 'running') then
-        new.billing_month := to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM');
+    v_marking := set_config('reactor.marking', new.id::text, true);
+    if v_is_start then
+        update public.interpretation_runs as r
+           set started_at = coalesce(r.started_at, v_now),
+               heartbeat_at = coalesce(r.heartbeat_at, r.started_at, v_now),
+               heartbeat_told_until = reactor.told_until(coalesce(r.heartbeat_at, r.started_at, v_now)),
+               billing_month = coalesce(old.billing_month, v_month)
+         where r.id = new.id;
+    else
+        update public.interpretation_runs as r set billing_month = old.billing_month where r.id = new.id;
     end if;
-    return new;
+    v_marking := set_config('reactor.marking', v_before, true); -- another's, where a trigger of the app's starts runs
+    if v_is_start and old.billing_month is null and new.user_id is not null then
+        perform reactor.open_books(array[new.user_id]);
+        perform reactor.count_run_starts(new.user_id, v_month, 1);
+    end if;
+    return null;
 end $$;
 
--- Count p_count runs of a user, whose books are open, that were started in p_month. One that began in the last moment of a month that is over by
--- now is in nobody's way any more.
+-- Count p_count runs of a user, whose books are open, that were started in p_month. One that began in the last moment of a
+-- month that is over by now is in nobody's way any more.
 --
 -- Raises     RX102  they would be over the limit. Its DETAIL is JSON: plan, limit, used, resets_at
 -- Locks      the user's usage row, before it is counted; a month that is over is turned over in the same statement
@@ -86,15 +129,13 @@ begin
            from (select n.user_id, n.billing_month, count(*)::int as count from new_rows as n
                   where n.billing_month is not null and n.user_id is not null
                   group by n.user_id, n.billing_month order by n.user_id) as started;
-    elsif tg_op = 'UPDATE' then
+    elsif tg_op = 'UPDATE' then -- counted already, and given to another user: the count goes along
         if new.user_id is not null then
             perform reactor.open_books(array[new.user_id]);
         end if;
-        if old.billing_month is not null then -- counted already, and given to another user: the count goes along
-            perform reactor.uncount_run(old.user_id, new.user_id, new.billing_month);
-        end if;
+        perform reactor.uncount_run(old.user_id, new.user_id, old.billing_month);
         if new.user_id is not null then
-            perform reactor.count_run_starts(new.user_id, new.billing_month, 1);
+            perform reactor.count_run_starts(new.user_id, old.billing_month, 1);
         end if;
     elsif tg_op = 'DELETE' then -- their rows go, and what was interpreted stays counted
         insert into reactor.deleted_interpretation (user_id, billing_month, count)
@@ -110,19 +151,25 @@ begin
     return null;
 end $$;
 
+revoke all on function reactor.told_until(timestamptz) from public;
 revoke all on function reactor.mark_run_start() from public;
 revoke all on function reactor.count_run_starts(uuid, text, int) from public;
 revoke all on function reactor.uncount_run(uuid, uuid, text) from public;
 revoke all on function reactor.count_runs() from public;
 
+drop trigger if exists reactor_stamp_start_inserted on public.interpretation_runs;
+drop trigger if exists reactor_stamp_start_updated on public.interpretation_runs;
+
 create or replace trigger reactor_mark_start_inserted
     before insert on public.interpretation_runs
     for each row execute function reactor.mark_run_start();
 
--- Not for heartbeats: they name none of these columns, nor those of reactor_count_updated.
+-- Not for heartbeats: they name neither of these columns, nor that of reactor_count_updated.
 create or replace trigger reactor_mark_start_updated
-    before update of status, billing_month, heartbeat_told_until on public.interpretation_runs
-    for each row execute function reactor.mark_run_start();
+    after update of status, billing_month on public.interpretation_runs
+    for each row when (new.status = 'running' and old.status is distinct from 'running'
+                       or old.billing_month is distinct from new.billing_month)
+    execute function reactor.mark_run_start();
 
 create or replace trigger reactor_count_inserted
     after insert on public.interpretation_runs
@@ -130,9 +177,8 @@ create or replace trigger reactor_count_inserted
     for each statement execute function reactor.count_runs();
 
 create or replace trigger reactor_count_updated
-    after update of status, billing_month, user_id on public.interpretation_runs
-    for each row when (new.billing_month is not null
-                       and (old.billing_month is null or old.user_id is distinct from new.user_id))
+    after update of user_id on public.interpretation_runs
+    for each row when (old.billing_month is not null and old.user_id is distinct from new.user_id)
     execute function reactor.count_runs();
 
 create or replace trigger reactor_count_deleted

@@ -41,13 +41,13 @@ begin
         perform reactor.send('reactor_runs', array_agg(started.hint))
           from (select reactor.run_hint(n) as hint from new_rows as n where n.status = 'running' limit 1001) as started;
     elsif 'running' in (old.status, new.status) then
-        v_hint := reactor.run_hint(new);
+        -- as it stands: one that starts was marked as begun meanwhile
+        select reactor.run_hint(r) into v_hint from public.interpretation_runs as r where r.id = new.id;
         v_is_sent := reactor.send('reactor_runs', array[v_hint]);
     end if;
     return null;
 end $$;
 
--- Promises  never raises: a minute after the last time that there is would be none
 create or replace function reactor.notify_heartbeat()
     returns trigger
     language plpgsql
@@ -58,17 +58,34 @@ declare
     v_hint text;
     v_is_sent boolean; -- assigned, for an assignment is evaluated without a query
 begin
-    new.heartbeat_told_until := least(new.heartbeat_at, '9999-01-01 00:00:00+00') + interval '1 minute';
-    if new.status = 'running' then
+    if new.status = 'running' and old.status = 'running' -- else its start or end is told
+       and current_setting('reactor.marking', true) is distinct from new.id::text then
+        update public.interpretation_runs as r
+           set heartbeat_told_until = reactor.told_until(new.heartbeat_at)
+         where r.id = new.id;
         v_hint := reactor.run_hint(new);
         v_is_sent := reactor.send('reactor_runs', array[v_hint]);
     end if;
-    return new;
+    return null;
+end $$;
+
+-- An app that writes rows back as it read them may set the time back before the last heartbeat, and what lies between
+-- would not be told: the next heartbeat is.
+create or replace function reactor.forget_told_heartbeat()
+    returns trigger
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update public.interpretation_runs as r set heartbeat_told_until = null where r.id = new.id;
+    return null;
 end $$;
 
 revoke all on function reactor.run_hint(public.interpretation_runs) from public;
 revoke all on function reactor.notify_runs() from public;
 revoke all on function reactor.notify_heartbeat() from public;
+revoke all on function reactor.forget_told_heartbeat() from public;
 
 create or replace trigger reactor_notify_inserted
     after insert on public.interpretation_runs
@@ -84,9 +101,14 @@ create or replace trigger reactor_notify_updated
     execute function reactor.notify_runs();
 
 -- Unless it comes after the last one and before heartbeat_told_until. OVERLAPS, for it is the shortest that PostgreSQL has
--- for this; null where a time is null. BEFORE, for the row remembers.
+-- for this; null where a time is null. AFTER, though the row remembers: see mark_run_start.
 create or replace trigger reactor_notify_heartbeat
-    before update of heartbeat_at on public.interpretation_runs
+    after update of heartbeat_at on public.interpretation_runs
     for each row
     when (((old.heartbeat_at, old.heartbeat_told_until) overlaps (new.heartbeat_at, new.heartbeat_at)) is not true)
     execute function reactor.notify_heartbeat();
+
+create or replace trigger reactor_forget_told_heartbeat
+    after update of heartbeat_told_until on public.interpretation_runs
+    for each row when (new.heartbeat_told_until < new.heartbeat_at)
+    execute function reactor.forget_told_heartbeat();

@@ -9,7 +9,7 @@ from rows import Rows, rows_of
 
 from reactor.edge.migrate import schema_dir
 
-INLINED = {"acts_for", "book_entry", "caller", "deadline", "hint", "send"}
+INLINED = {"acts_for", "book_entry", "caller", "deadline", "hint", "send", "told_until"}
 """Functions that are inlined, which they couldn't be with a search_path; they run as their caller."""
 
 HURRIED = {"send_hints"}

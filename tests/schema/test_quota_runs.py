@@ -198,6 +198,36 @@ def test_an_upsert_counts_what_starts_by_it_alone(rows: Rows, api: Api, conflict
         assert used(rows, user) == int(rows.run_row(run).status == "running")
 
 
+def test_a_run_that_starts_for_another_user_is_counted_for_that_one(rows: Rows, api: Api) -> None:
+    """Also where it was counted before, for the one whom it is taken from."""
+    one, two = uuid4(), uuid4()
+    run = rows.start_run(two, source=api.store(two), status="pending")
+    for user, other in ((one, two), (two, one)):
+        rows.run(
+            "update public.interpretation_runs set status = 'running', user_id = %s, billing_month = '2000-01'", (user,)
+        )
+        assert (used(rows, user), used(rows, other)) == (1, 0)
+        rows.run("update public.interpretation_runs set status = 'pending' where id = %s", (run,))
+
+
+@pytest.mark.parametrize("name", ["before_ours", "their_own"])
+def test_a_run_that_an_apps_trigger_starts_as_another_starts_is_counted_as_well(
+    rows: Rows, api: Api, name: LiteralString
+) -> None:
+    """Whichever trigger is first, by name."""
+    source = api.store(user := uuid4())
+    first, second = (rows.start_run(user, source=source, status="pending") for _ in range(2))
+    rows.conn.execute(
+        "create function public.start_all() returns trigger language plpgsql as $$ begin"
+        "  update public.interpretation_runs set status = 'running' where status = 'pending'; return null;"
+        " end $$; create trigger " + name + " after update of billing_month on public.interpretation_runs"
+        " for each row execute function public.start_all()"
+    )
+    rows.run("update public.interpretation_runs set status = 'running' where id = %s", (first,))
+    assert used(rows, user) == 2
+    assert rows.run_row(second).heartbeat_at is not None
+
+
 def test_nobody_forges_the_month_of_a_run(rows: Rows, api: Api) -> None:
     source = api.store(user := uuid4())
     run = rows.start_run(user, source=source, billing_month="2000-01")

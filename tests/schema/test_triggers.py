@@ -230,10 +230,29 @@ def test_a_run_without_a_time_limit_has_no_due_time_of_its_own(rows: Rows, ear: 
 
 
 def test_a_run_that_waited_is_told_as_it_starts(rows: Rows, ear: Ear) -> None:
-    run = rows.start_run(status="pending")
+    run = rows.start_run(status="pending", timeout_at=rows.at(600))
     assert ear.heard("reactor_runs") == []
     rows.run("update public.interpretation_runs set status = 'running' where id = %s", (run,))
-    assert [hint.row_id for payload in ear.runs() for hint in payload.hints] == [run]
+    ((hint,),) = (payload.hints for payload in ear.runs())
+    assert (hint.row_id, hint.beat_ms is None) == (run, False)  # by then its start was its first heartbeat
+
+
+def test_the_first_heartbeat_after_a_start_by_update_is_silent(rows: Rows, ear: Ear) -> None:
+    run = rows.start_run(status="pending")
+    rows.run("update public.interpretation_runs set status = 'running' where id = %s", (run,))
+    ear.heard("reactor_runs")
+    rows.run("update public.interpretation_runs set heartbeat_at = clock_timestamp()")
+    assert ear.heard("reactor_runs") == []
+
+
+def test_no_trigger_makes_the_server_lock_a_run_before_it_is_updated(rows: Rows) -> None:
+    """One BEFORE UPDATE trigger would do, whatever columns it is meant for: heartbeats would pay for it."""
+    row, before, update = 1, 2, 16  # tgtype, in PostgreSQL's catalog/pg_trigger.h
+    named = rows.all(
+        "select tgname from pg_trigger where tgrelid = 'public.interpretation_runs'::regclass and tgtype & %s = %s",
+        (row | before | update, row | before | update),
+    )
+    assert named == []
 
 
 @pytest.mark.parametrize("status", ["completed", "failed"])
