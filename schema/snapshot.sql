@@ -566,7 +566,11 @@ begin
            from (select n.user_id, n.billing_month, count(*)::int as count from new_rows as n
                   where n.billing_month is not null and n.user_id is not null
                   group by n.user_id, n.billing_month order by n.user_id) as started;
-    elsif tg_op = 'UPDATE' then -- counted already, and given to another user: the count goes along
+    elsif tg_op = 'UPDATE' then
+        if old.billing_month is null or old.user_id is not distinct from new.user_id then
+            return null;
+        end if;
+        -- counted already, and given to another user: the count goes along
         if new.user_id is not null then
             perform reactor.open_books(array[new.user_id]);
         end if;
@@ -761,7 +765,9 @@ CREATE FUNCTION reactor.forget_told_heartbeat() RETURNS trigger
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 begin
-    update public.interpretation_runs as r set heartbeat_told_until = null where r.id = new.id;
+    if new.heartbeat_told_until < new.heartbeat_at then
+        update public.interpretation_runs as r set heartbeat_told_until = null where r.id = new.id;
+    end if;
     return null;
 end $$;
 
@@ -987,7 +993,8 @@ begin
             new.heartbeat_told_until := reactor.told_until(new.heartbeat_at);
         end if;
         return new;
-    elsif v_before = new.id::text then -- by one of the two UPDATEs below
+    elsif not v_is_start and old.billing_month is not distinct from new.billing_month
+       or v_before = new.id::text then -- by one of the two UPDATEs below
         return null;
     end if;
     v_marking := set_config('reactor.marking', new.id::text, true);
@@ -1098,7 +1105,10 @@ begin
     if tg_op = 'INSERT' then
         perform reactor.send('reactor_runs', array_agg(started.hint))
           from (select reactor.run_hint(n) as hint from new_rows as n where n.status = 'running' limit 1001) as started;
-    elsif 'running' in (old.status, new.status) then
+    elsif 'running' in (old.status, new.status)
+        and (old.status <> new.status
+             or coalesce(new.timeout_at < old.timeout_at, old.timeout_at is null and new.timeout_at is not null)
+             or new.heartbeat_timeout is distinct from old.heartbeat_timeout) then
         -- as it stands: one that starts was marked as begun meanwhile
         select reactor.run_hint(r) into v_hint from public.interpretation_runs as r where r.id = new.id;
         v_is_sent := reactor.send('reactor_runs', array[v_hint]);
@@ -2142,9 +2152,9 @@ CREATE TRIGGER reactor_count_inserted AFTER INSERT ON public.interpretation_runs
 
 CREATE TRIGGER reactor_count_truncated AFTER TRUNCATE ON public.interpretation_runs FOR EACH STATEMENT EXECUTE FUNCTION reactor.count_runs();
 
-CREATE TRIGGER reactor_count_updated AFTER UPDATE OF user_id ON public.interpretation_runs FOR EACH ROW WHEN (((old.billing_month IS NOT NULL) AND (old.user_id IS DISTINCT FROM new.user_id))) EXECUTE FUNCTION reactor.count_runs();
+CREATE TRIGGER reactor_count_updated AFTER UPDATE OF user_id ON public.interpretation_runs FOR EACH ROW EXECUTE FUNCTION reactor.count_runs();
 
-CREATE TRIGGER reactor_forget_told_heartbeat AFTER UPDATE OF heartbeat_told_until ON public.interpretation_runs FOR EACH ROW WHEN ((new.heartbeat_told_until < new.heartbeat_at)) EXECUTE FUNCTION reactor.forget_told_heartbeat();
+CREATE TRIGGER reactor_forget_told_heartbeat AFTER UPDATE OF heartbeat_told_until ON public.interpretation_runs FOR EACH ROW EXECUTE FUNCTION reactor.forget_told_heartbeat();
 
 CREATE TRIGGER reactor_keep_books_deleted AFTER DELETE ON public.sources REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.keep_books();
 
@@ -2156,7 +2166,7 @@ CREATE TRIGGER reactor_keep_books_updated AFTER UPDATE ON public.sources REFEREN
 
 CREATE TRIGGER reactor_mark_start_inserted BEFORE INSERT ON public.interpretation_runs FOR EACH ROW EXECUTE FUNCTION reactor.mark_run_start();
 
-CREATE TRIGGER reactor_mark_start_updated AFTER UPDATE OF status, billing_month ON public.interpretation_runs FOR EACH ROW WHEN ((((new.status = 'running'::text) AND (old.status IS DISTINCT FROM 'running'::text)) OR (old.billing_month IS DISTINCT FROM new.billing_month))) EXECUTE FUNCTION reactor.mark_run_start();
+CREATE TRIGGER reactor_mark_start_updated AFTER UPDATE OF status, billing_month ON public.interpretation_runs FOR EACH ROW EXECUTE FUNCTION reactor.mark_run_start();
 
 CREATE TRIGGER reactor_notify_heartbeat AFTER UPDATE OF heartbeat_at ON public.interpretation_runs FOR EACH ROW WHEN ((((old.heartbeat_at, old.heartbeat_told_until) OVERLAPS (new.heartbeat_at, new.heartbeat_at)) IS NOT TRUE)) EXECUTE FUNCTION reactor.notify_heartbeat();
 
@@ -2164,7 +2174,7 @@ CREATE TRIGGER reactor_notify_inserted AFTER INSERT ON public.interpretation_run
 
 CREATE TRIGGER reactor_notify_inserted AFTER INSERT ON public.upload_queue REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.notify_uploads();
 
-CREATE TRIGGER reactor_notify_updated AFTER UPDATE OF status, timeout_at, heartbeat_timeout ON public.interpretation_runs FOR EACH ROW WHEN (((old.status IS DISTINCT FROM new.status) OR COALESCE((new.timeout_at < old.timeout_at), ((old.timeout_at IS NULL) AND (new.timeout_at IS NOT NULL))) OR (new.heartbeat_timeout IS DISTINCT FROM old.heartbeat_timeout))) EXECUTE FUNCTION reactor.notify_runs();
+CREATE TRIGGER reactor_notify_updated AFTER UPDATE OF status, timeout_at, heartbeat_timeout ON public.interpretation_runs FOR EACH ROW EXECUTE FUNCTION reactor.notify_runs();
 
 CREATE TRIGGER reactor_notify_updated AFTER UPDATE ON public.upload_queue REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.notify_uploads();
 

@@ -46,7 +46,8 @@ begin
             new.heartbeat_told_until := reactor.told_until(new.heartbeat_at);
         end if;
         return new;
-    elsif v_before = new.id::text then -- by one of the two UPDATEs below
+    elsif not v_is_start and old.billing_month is not distinct from new.billing_month
+       or v_before = new.id::text then -- by one of the two UPDATEs below
         return null;
     end if;
     v_marking := set_config('reactor.marking', new.id::text, true);
@@ -129,7 +130,11 @@ begin
            from (select n.user_id, n.billing_month, count(*)::int as count from new_rows as n
                   where n.billing_month is not null and n.user_id is not null
                   group by n.user_id, n.billing_month order by n.user_id) as started;
-    elsif tg_op = 'UPDATE' then -- counted already, and given to another user: the count goes along
+    elsif tg_op = 'UPDATE' then
+        if old.billing_month is null or old.user_id is not distinct from new.user_id then
+            return null;
+        end if;
+        -- counted already, and given to another user: the count goes along
         if new.user_id is not null then
             perform reactor.open_books(array[new.user_id]);
         end if;
@@ -167,9 +172,7 @@ create or replace trigger reactor_mark_start_inserted
 -- Not for heartbeats: they name neither of these columns, nor that of reactor_count_updated.
 create or replace trigger reactor_mark_start_updated
     after update of status, billing_month on public.interpretation_runs
-    for each row when (new.status = 'running' and old.status is distinct from 'running'
-                       or old.billing_month is distinct from new.billing_month)
-    execute function reactor.mark_run_start();
+    for each row execute function reactor.mark_run_start();
 
 create or replace trigger reactor_count_inserted
     after insert on public.interpretation_runs
@@ -178,8 +181,7 @@ create or replace trigger reactor_count_inserted
 
 create or replace trigger reactor_count_updated
     after update of user_id on public.interpretation_runs
-    for each row when (old.billing_month is not null and old.user_id is distinct from new.user_id)
-    execute function reactor.count_runs();
+    for each row execute function reactor.count_runs();
 
 create or replace trigger reactor_count_deleted
     after delete on public.interpretation_runs

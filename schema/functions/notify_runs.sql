@@ -3,8 +3,8 @@
 -- A heartbeat only moves a deadline later: not hearing of one costs a look-up at the old deadline. So heartbeats are
 -- throttled before the function is entered: a commit that notifies waits in one line with all others of the server.
 -- They have a trigger of their own, with a short WHEN clause: the server parses those of the triggers whose columns an
--- UPDATE names anew in each statement. Columns that only another trigger of the app's changes aren't named, and the sweep
--- finds what became due by it.
+-- UPDATE names anew in each statement, and copies those of all. The others have none, for that costs more than to enter a
+-- function. Columns that only another trigger of the app's changes aren't named, and the sweep finds what became due by it.
 --
 -- A hint's due time is the run's deadline; a fourth figure is the heartbeat's age in milliseconds where the reactor's
 -- default heartbeat timeout applies.
@@ -40,7 +40,10 @@ begin
     if tg_op = 'INSERT' then
         perform reactor.send('reactor_runs', array_agg(started.hint))
           from (select reactor.run_hint(n) as hint from new_rows as n where n.status = 'running' limit 1001) as started;
-    elsif 'running' in (old.status, new.status) then
+    elsif 'running' in (old.status, new.status)
+        and (old.status <> new.status
+             or coalesce(new.timeout_at < old.timeout_at, old.timeout_at is null and new.timeout_at is not null)
+             or new.heartbeat_timeout is distinct from old.heartbeat_timeout) then
         -- as it stands: one that starts was marked as begun meanwhile
         select reactor.run_hint(r) into v_hint from public.interpretation_runs as r where r.id = new.id;
         v_is_sent := reactor.send('reactor_runs', array[v_hint]);
@@ -78,7 +81,9 @@ create or replace function reactor.forget_told_heartbeat()
     set search_path = pg_catalog, pg_temp
 as $$
 begin
-    update public.interpretation_runs as r set heartbeat_told_until = null where r.id = new.id;
+    if new.heartbeat_told_until < new.heartbeat_at then
+        update public.interpretation_runs as r set heartbeat_told_until = null where r.id = new.id;
+    end if;
     return null;
 end $$;
 
@@ -94,11 +99,7 @@ create or replace trigger reactor_notify_inserted
 
 create or replace trigger reactor_notify_updated
     after update of status, timeout_at, heartbeat_timeout on public.interpretation_runs
-    for each row
-    when (old.status is distinct from new.status
-          or coalesce(new.timeout_at < old.timeout_at, old.timeout_at is null and new.timeout_at is not null)
-          or new.heartbeat_timeout is distinct from old.heartbeat_timeout)
-    execute function reactor.notify_runs();
+    for each row execute function reactor.notify_runs();
 
 -- Unless it comes after the last one and before heartbeat_told_until. OVERLAPS, for it is the shortest that PostgreSQL has
 -- for this; null where a time is null. AFTER, though the row remembers: see mark_run_start.
@@ -110,5 +111,4 @@ create or replace trigger reactor_notify_heartbeat
 
 create or replace trigger reactor_forget_told_heartbeat
     after update of heartbeat_told_until on public.interpretation_runs
-    for each row when (new.heartbeat_told_until < new.heartbeat_at)
-    execute function reactor.forget_told_heartbeat();
+    for each row execute function reactor.forget_told_heartbeat();
