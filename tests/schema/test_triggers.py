@@ -255,6 +255,14 @@ def test_no_trigger_makes_the_server_lock_a_run_before_it_is_updated(rows: Rows)
     assert named == []
 
 
+def test_only_heartbeats_have_a_when_clause(rows: Rows) -> None:
+    """For each UPDATE the server copies the text of all the table's clauses, those of other columns too."""
+    guarded = rows.all(
+        "select tgname from pg_trigger where tgrelid = 'public.interpretation_runs'::regclass and tgqual is not null"
+    )
+    assert [trigger.tgname for trigger in guarded] == ["reactor_notify_heartbeat"]
+
+
 @pytest.mark.parametrize("status", ["completed", "failed"])
 def test_a_run_that_ends_is_told_as_over(rows: Rows, ear: Ear, status: str) -> None:
     run = rows.start_run(timeout_at=rows.at(600))
