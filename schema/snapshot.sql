@@ -1106,7 +1106,7 @@ begin
         perform reactor.send('reactor_runs', array_agg(started.hint))
           from (select reactor.run_hint(n) as hint from new_rows as n where n.status = 'running' limit 1001) as started;
     elsif 'running' in (old.status, new.status)
-        and (old.status <> new.status
+        and (old.status is distinct from new.status
              or coalesce(new.timeout_at < old.timeout_at, old.timeout_at is null and new.timeout_at is not null)
              or new.heartbeat_timeout is distinct from old.heartbeat_timeout) then
         -- as it stands: one that starts was marked as begun meanwhile

@@ -164,6 +164,7 @@ revoke all on function reactor.count_runs() from public;
 
 drop trigger if exists reactor_stamp_start_inserted on public.interpretation_runs;
 drop trigger if exists reactor_stamp_start_updated on public.interpretation_runs;
+drop function if exists reactor.stamp_run_start();
 
 create or replace trigger reactor_mark_start_inserted
     before insert on public.interpretation_runs
