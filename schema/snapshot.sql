@@ -994,7 +994,7 @@ begin
         end if;
         return new;
     elsif not v_is_start and old.billing_month is not distinct from new.billing_month
-       or v_before = new.id::text then -- by one of the two UPDATEs below
+       or v_before = new.id::text then -- nothing to mark, or it is by one of the two UPDATEs below
         return null;
     end if;
     v_marking := set_config('reactor.marking', new.id::text, true);
@@ -1109,8 +1109,9 @@ begin
         and (old.status is distinct from new.status
              or coalesce(new.timeout_at < old.timeout_at, old.timeout_at is null and new.timeout_at is not null)
              or new.heartbeat_timeout is distinct from old.heartbeat_timeout) then
-        -- as it stands: one that starts was marked as begun meanwhile
-        select reactor.run_hint(r) into v_hint from public.interpretation_runs as r where r.id = new.id;
+        -- as it stands: one that starts was marked as begun meanwhile; or as it was, if a trigger of the app's deleted it
+        v_hint := coalesce((select reactor.run_hint(r) from public.interpretation_runs as r where r.id = new.id),
+                           reactor.run_hint(new));
         v_is_sent := reactor.send('reactor_runs', array[v_hint]);
     end if;
     return null;

@@ -11,6 +11,8 @@
 --
 -- What an UPDATE starts is written once more after it. A BEFORE trigger would spare that, and cost every UPDATE of the
 -- table: the server would lock each row before, also those of heartbeats, for which no trigger is meant.
+--
+-- Marking and counting are in one file, for it is one transaction of `reactor migrate`: no start may fall between them.
 
 -- Answers  until when later heartbeats needn't be told. A minute after the last time that there is would be none
 --
@@ -47,7 +49,7 @@ begin
         end if;
         return new;
     elsif not v_is_start and old.billing_month is not distinct from new.billing_month
-       or v_before = new.id::text then -- by one of the two UPDATEs below
+       or v_before = new.id::text then -- nothing to mark, or it is by one of the two UPDATEs below
         return null;
     end if;
     v_marking := set_config('reactor.marking', new.id::text, true);

@@ -44,8 +44,9 @@ begin
         and (old.status is distinct from new.status
              or coalesce(new.timeout_at < old.timeout_at, old.timeout_at is null and new.timeout_at is not null)
              or new.heartbeat_timeout is distinct from old.heartbeat_timeout) then
-        -- as it stands: one that starts was marked as begun meanwhile
-        select reactor.run_hint(r) into v_hint from public.interpretation_runs as r where r.id = new.id;
+        -- as it stands: one that starts was marked as begun meanwhile; or as it was, if a trigger of the app's deleted it
+        v_hint := coalesce((select reactor.run_hint(r) from public.interpretation_runs as r where r.id = new.id),
+                           reactor.run_hint(new));
         v_is_sent := reactor.send('reactor_runs', array[v_hint]);
     end if;
     return null;

@@ -273,6 +273,20 @@ def test_a_run_that_ends_is_told_as_over(rows: Rows, ear: Ear, status: str) -> N
     assert (hint.due_ms, hint.beat_ms) == (None, None)
 
 
+def test_a_run_that_an_apps_trigger_deletes_as_it_ends_is_told_as_over(rows: Rows, ear: Ear) -> None:
+    run = rows.start_run(timeout_at=rows.at(600))
+    rows.conn.execute(
+        "create function public.forget() returns trigger language plpgsql as $$ begin"
+        "  delete from public.interpretation_runs where id = new.id; return null;"
+        " end $$; create trigger before_ours after update of status on public.interpretation_runs"
+        " for each row execute function public.forget()"
+    )
+    ear.heard("reactor_runs")
+    rows.run("update public.interpretation_runs set status = 'completed' where id = %s", (run,))
+    ((hint,),) = (payload.hints for payload in ear.runs())
+    assert (hint.row_id, hint.due_ms, hint.beat_ms) == (run, None, None)
+
+
 @pytest.mark.parametrize(
     "change",
     [
