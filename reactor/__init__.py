@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reactor.app import Reactor
-    from reactor.client.blocking import SyncReactorClient
-    from reactor.client.client import ReactorClient
+    from reactor.client.async_client import ReactorClient
+    from reactor.client.sync_client import SyncReactorClient
+    from reactor.configuration import load
     from reactor.core.errors import ReactorError
     from reactor.core.settings import Settings
-    from reactor.edge.environ import load
 
 __all__ = ["Reactor", "ReactorClient", "ReactorError", "Settings", "SyncReactorClient", "__version__", "load"]
 
@@ -28,11 +28,11 @@ __version__ = version("reactor")
 
 _HOME = {
     "Reactor": "reactor.app",
-    "ReactorClient": "reactor.client.client",
+    "ReactorClient": "reactor.client.async_client",
     "ReactorError": "reactor.core.errors",
     "Settings": "reactor.core.settings",
-    "SyncReactorClient": "reactor.client.blocking",
-    "load": "reactor.edge.environ",
+    "SyncReactorClient": "reactor.client.sync_client",
+    "load": "reactor.configuration",
 }
 
 

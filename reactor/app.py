@@ -18,22 +18,22 @@ from reactor.core.errors import ConfigInvalid, DatabaseUnavailable, StorageUnava
 from reactor.core.events import Emit, ListenerLost, Listening, Polling
 from reactor.core.events import Event as Happening
 from reactor.core.settings import Settings
-from reactor.edge import statements
-from reactor.edge.clock import Clock
-from reactor.edge.figures import StatusQuery
-from reactor.edge.http import Http
-from reactor.edge.listener import Listener
-from reactor.edge.migrate import plan
-from reactor.edge.objects import open_store
-from reactor.edge.objects.base import ObjectStore
-from reactor.edge.postgres import Database, Line
-from reactor.edge.spool import Spool
-from reactor.edge.telemetry import Telemetry
-from reactor.edge.transfer import SpoolToStore
-from reactor.flow.engine import Engine, work_until, working
-from reactor.flow.readiness import Readiness
-from reactor.flow.reconcile import Changes
-from reactor.page.opening import Page
+from reactor.engine.readiness import Readiness
+from reactor.engine.reconcile import Changes
+from reactor.engine.supervisor import Engine, work_until, working
+from reactor.postgres import statements
+from reactor.postgres.connection import Database, Line
+from reactor.postgres.listener import Listener
+from reactor.postgres.migrate import plan
+from reactor.postgres.status import StatusQuery
+from reactor.runtime.clock import Clock
+from reactor.storage.spool import Spool
+from reactor.storage.stores import open_store
+from reactor.storage.stores.base import ObjectStore
+from reactor.storage.transfer import SpoolToStore
+from reactor.telemetry.dispatcher import Telemetry
+from reactor.web.app import Page
+from reactor.web.server import Http
 from reactor.wiring import Ports, listen_with, pulse_of, wire
 
 _ON_READINESS = (Listening, ListenerLost, Polling)

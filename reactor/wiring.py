@@ -6,24 +6,24 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from reactor.core.backoff import Backoff
-from reactor.core.breaker import Breaker
+from reactor.core.circuit_breaker import Breaker
 from reactor.core.events import Emit
 from reactor.core.settings import Settings
-from reactor.edge.books import Books
-from reactor.edge.clock import Clock
-from reactor.edge.listener import Ear
-from reactor.edge.postgres import Caller
-from reactor.edge.pulse import PEERS_CHANNEL, Pulse
-from reactor.edge.queue import Runs, UploadQueue
-from reactor.edge.transfer import Transfer
-from reactor.flow.engine import Engine
-from reactor.flow.listen import SILENT_AFTER_S, Listen
-from reactor.flow.reconcile import Reconcile
-from reactor.flow.schedule import Lane, Schedule
-from reactor.flow.wakeup import Wakeup
-from reactor.flow.work import BATCH, Work
+from reactor.engine.listen import SILENT_AFTER_S, Listen
+from reactor.engine.reconcile import Reconcile
+from reactor.engine.schedule import Lane, Schedule
+from reactor.engine.supervisor import Engine
+from reactor.engine.worker import BATCH, Work
+from reactor.postgres.connection import Caller
+from reactor.postgres.listener import Ear
+from reactor.postgres.presence import PEERS_CHANNEL, Pulse
+from reactor.postgres.upload_queue import Runs, UploadQueue
+from reactor.postgres.usage import Books
 from reactor.reactions.runs import StaleRuns
 from reactor.reactions.uploads import FailedUploads
+from reactor.runtime.auto_reset_event import Wakeup
+from reactor.runtime.clock import Clock
+from reactor.storage.transfer import Transfer
 
 if TYPE_CHECKING:
     from reactor.reactions.base import Reaction

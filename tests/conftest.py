@@ -17,13 +17,13 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from books import assert_books_balance
-from engine import docker_answers
 from psycopg import sql
-from recorder import Recorder
+from support.container_engine import docker_answers
+from support.recorder import Recorder
+from support.usage_check import assert_books_balance
 
-from reactor.edge.embedded import EmbeddedPostgres
-from reactor.edge.migrate import migrate
+from reactor.embedded.server import EmbeddedPostgres
+from reactor.postgres.migrate import migrate
 
 FIRST_WITH_STRATEGY = 150000
 
@@ -31,7 +31,9 @@ _ON_DISK = Path("/tmp")  # noqa: S108  # a folder of our own is made in it
 _IN_MEMORY = Path("/dev/shm")  # noqa: S108  # as above
 
 _TESTS = Path(__file__).parent
-_LONGEST_FIRST = ("whole", "page", "worlds", "edge", "client", "simulation", "flow", "schema")
+_LONGEST_FIRST = (
+    "system", "web", "stress", "storage", "embedded", "postgres", "client", "simulation", "engine", "schema",
+)  # fmt: skip
 
 ROOM_IN_MEMORY_BYTES = 6 << 30
 """For several servers at once, with up to a gigabyte of write-ahead log each."""
@@ -51,7 +53,7 @@ def pytest_report_header() -> str:
     programs = os.environ.get("REACTOR_TEST_POSTGRES_BIN", "the wheel's programs")
     return "postgres: " + {
         "given": "the server that REACTOR_TEST_DATABASE_URL names",
-        "docker": "a container, by tests/docker-compose.yml",
+        "docker": "a container, by tests/support/docker-compose.yml",
         "embedded": f"embedded, {programs}",
     }[backend()]
 
@@ -131,7 +133,7 @@ def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def docker_compose_file() -> str:
-    return str(Path(__file__).with_name("docker-compose.yml"))
+    return str(_TESTS / "support" / "docker-compose.yml")
 
 
 def _answers(url: str) -> bool:

@@ -16,19 +16,20 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from reactor import configuration
 from reactor.core.durations import format_duration
 from reactor.core.errors import ConfigInvalid
 from reactor.core.settings import Settings
-from reactor.edge import environ, logs
-from reactor.edge.embedded import running_url
+from reactor.embedded.server import running_url
+from reactor.telemetry import logging
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout, for programs.")
 
 
 def load_settings(ctx: click.Context) -> Settings:
     """Read the settings and set up the logs by them. Raises ConfigInvalid with every problem there is."""
-    settings = environ.load(os.environ, ctx.find_root().obj)
-    logs.configure(settings.log_level, settings.log_format)
+    settings = configuration.load(os.environ, ctx.find_root().obj)
+    logging.configure(settings.log_level, settings.log_format)
     return settings
 
 

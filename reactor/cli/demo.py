@@ -9,11 +9,11 @@ import anyio
 import click
 from rich.console import Console
 
-from reactor.demo.stage import perform
+from reactor.demo.run import perform
 from reactor.demo.view import View
-from reactor.edge import logs
-from reactor.edge.embedded import EmbeddedPostgres
-from reactor.edge.migrate import migrate
+from reactor.embedded.server import EmbeddedPostgres
+from reactor.postgres.migrate import migrate
+from reactor.telemetry import logging
 
 
 @click.command()
@@ -25,7 +25,7 @@ def demo(ctx: click.Context, *, keep: bool) -> None:
     Starts a PostgreSQL of its own in a temporary folder, touches nothing else, and ends by itself within 30 s.
     Exits 1 when a stored file's bytes differ or a count is off.
     """
-    logs.configure("CRITICAL", "text")  # the view says what happens
+    logging.configure("CRITICAL", "text")  # the view says what happens
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: nothing is left behind
     home = Path(tempfile.mkdtemp(prefix="reactor-demo-"))
     home.chmod(0o755)  # the database's own account, when root plays, has to get through

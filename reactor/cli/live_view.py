@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.table import Table
 
-from reactor.core.condition import TIMES_LEFT, Process, about, headline, span, troubles
+from reactor.cli.live_api import ask
+from reactor.core.health import TIMES_LEFT, Process, about, headline, span, troubles
 from reactor.core.settings import Settings
-from reactor.edge.neighbour import ask
 
 _HISTORY = 60
 _BLOCKS = " ▁▂▃▄▅▆▇█"

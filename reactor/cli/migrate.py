@@ -3,8 +3,8 @@
 import click
 
 from reactor.cli.common import as_json, database_url, load_settings, print_json, print_table
-from reactor.edge.migrate import migrate as apply
-from reactor.edge.migrate import plan, schema_files
+from reactor.postgres.migrate import migrate as apply
+from reactor.postgres.migrate import plan, schema_files
 
 
 @click.command()

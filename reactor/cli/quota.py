@@ -7,7 +7,7 @@ from uuid import UUID
 import click
 
 from reactor.cli.common import as_json, database_url, load_settings, print_json, show
-from reactor.edge.inspect import inspecting
+from reactor.postgres.admin import inspecting
 
 _user = click.argument("user", type=click.UUID, metavar="USER")
 

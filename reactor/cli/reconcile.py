@@ -12,7 +12,7 @@ from reactor.app import Reactor
 from reactor.cli.common import as_json, database_url, load_settings, print_json, spare_the_collector
 from reactor.core.events import AttemptsSettled, BooksMended, Event, Rescued, RunExpired
 from reactor.core.settings import Settings
-from reactor.edge.inspect import inspecting
+from reactor.postgres.admin import inspecting
 
 _COUNTED = ("stored", "retry", "dead", "deferred", "rescued", "runs_failed", "reservations_released")
 

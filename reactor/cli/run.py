@@ -16,8 +16,8 @@ from reactor.app import Reactor
 from reactor.cli.common import embedded_dir, load_settings, spare_the_collector
 from reactor.core.errors import ConfigInvalid
 from reactor.core.settings import Settings
-from reactor.edge.embedded import EmbeddedPostgres
-from reactor.edge.migrate import migrate
+from reactor.embedded.server import EmbeddedPostgres
+from reactor.postgres.migrate import migrate
 
 
 @click.command()

@@ -7,7 +7,7 @@ import click
 
 from reactor.cli.common import as_json, change, database_url, load_settings, print_json, print_table, show
 from reactor.core.lifecycle import STAYS
-from reactor.edge.inspect import inspecting
+from reactor.postgres.admin import inspecting
 
 _COLUMNS = ("id", "status", "source_id", "started_at", "heartbeat_at", "timeout_at", "error_code")
 

@@ -9,7 +9,7 @@ from reactor.cli.common import as_json, database_url, load_settings, print_json
 from reactor.cli.live_view import LiveView
 from reactor.cli.watch import console, follow, readings
 from reactor.core.durations import format_duration
-from reactor.edge.inspect import inspecting
+from reactor.postgres.admin import inspecting
 
 
 @click.command()

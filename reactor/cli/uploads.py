@@ -8,11 +8,11 @@ from uuid import UUID
 import click
 
 from reactor.cli.common import as_json, change, database_url, load_settings, print_json, print_table, show
-from reactor.core.catalogue import CATALOGUE
+from reactor.core.error_codes import CATALOGUE
 from reactor.core.errors import ReactorError
 from reactor.core.lifecycle import STAYS
-from reactor.edge.inspect import Inspector, Row, inspecting
-from reactor.edge.spool import Spool
+from reactor.postgres.admin import Inspector, Row, inspecting
+from reactor.storage.spool import Spool
 
 _ids = click.argument("ids", type=click.UUID, nargs=-1, required=True, metavar="ID…")
 _COLUMNS = ("id", "status", "retry_count", "byte_size", "bucket", "object_path", "next_retry_at", "error_code")

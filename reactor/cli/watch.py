@@ -15,7 +15,7 @@ from rich.text import Text
 from reactor.cli.common import print_json
 from reactor.core.durations import format_duration
 from reactor.core.errors import ReactorError
-from reactor.edge.inspect import Inspector, inspecting
+from reactor.postgres.admin import Inspector, inspecting
 
 _EVERY_S = 2.0
 _PIPE_WIDTH = 200

@@ -12,8 +12,8 @@ from uuid import UUID, uuid4
 from anyio import CancelScope, create_task_group, current_time, get_cancelled_exc_class, move_on_after, sleep
 
 from reactor.core.errors import DatabaseUnavailable, ReactorError
-from reactor.edge import statements
-from reactor.edge.answers import Begun
+from reactor.postgres import statements
+from reactor.postgres.results import Begun
 
 _RETRY_S = 0.5
 _END_PATIENCE_S = 30.0

@@ -1,7 +1,7 @@
 """Everything that can go wrong, by what the one who meets it should do.
 
-Each exception carries one code of the catalogue (reactor/core/catalogue.py), and takes from there whether trying again
-can help, the HTTP status, and the next step. Its class says which branch it belongs to:
+Each exception carries one code of the catalogue (reactor/core/error_codes.py), and takes from there whether trying
+again can help, the HTTP status, and the next step. Its class says which branch it belongs to:
 
 * `Rejected`: the input is wrong; trying again can't help.
 * `Refused`: a rule said no; the row is as it was.
@@ -11,7 +11,7 @@ can help, the HTTP status, and the next step. Its class says which branch it bel
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from reactor.core.catalogue import CATALOGUE, ErrorCode
+from reactor.core.error_codes import CATALOGUE, ErrorCode
 
 
 class ReactorError(Exception):

@@ -14,7 +14,7 @@ from uuid import UUID
 from attrs import frozen
 
 from reactor.core.model import Outcome, Verdict
-from reactor.core.trace import TraceContext, Trail
+from reactor.core.trace_context import TraceContext, Trail
 
 
 @frozen(kw_only=True)

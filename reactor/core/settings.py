@@ -1,6 +1,6 @@
 """What can be set, within which bounds. Every rule on settings is in this file, with the field it binds.
 
-Where a setting comes from is not known here: reactor/edge/environ.py reads the environment and the file, and
+Where a setting comes from is not known here: reactor/configuration.py reads the environment and the file, and
 asks `problems` with the names people wrote, so that a message names REACTOR_LEASE and not lease_s.
 """
 

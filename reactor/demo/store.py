@@ -7,7 +7,7 @@ from threading import Lock
 from attrs import define, field
 
 from reactor.core.errors import StorageRejected, StorageUnavailable
-from reactor.edge.objects.base import Body, ObjectStore
+from reactor.storage.stores.base import Body, ObjectStore
 
 FOR_EVER = 1_000_000
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.settings import Settings
 from reactor.doctor.finding import Check, Finding, Group, ok, problem, warning
-from reactor.edge.migrate import OLDEST_SERVER, Step, plan
-from reactor.edge.server import Identity, Server
+from reactor.postgres.migrate import OLDEST_SERVER, Step, plan
+from reactor.postgres.server_info import Identity, Server
 
 _HEARD_WITHIN_S = 2.0
 """A reactor gives its own pulse 1 s."""

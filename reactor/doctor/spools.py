@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reactor.core.settings import Settings
 from reactor.doctor.finding import Check, Finding, Group, ok, problem, warning
-from reactor.edge.folder import probe
+from reactor.storage.spool_probe import probe
 
 LOW_BYTES = 1024**3
 

@@ -11,11 +11,11 @@ from reactor.core.errors import DatabaseUnavailable, ReactorError, StorageReject
 from reactor.core.settings import Settings
 from reactor.doctor.finding import Check, Finding, Group, ok, problem, warning
 from reactor.doctor.spools import examine_folder
-from reactor.edge.objects import store_folder
-from reactor.edge.server import Server
+from reactor.postgres.server_info import Server
+from reactor.storage.stores import store_folder
 
 if TYPE_CHECKING:
-    from reactor.edge.objects.s3 import S3Store
+    from reactor.storage.stores.s3 import S3Store
 
 _BUCKETS_PROBED = 5
 _PATIENCE_S = 3.0
@@ -67,7 +67,7 @@ class S3Checks:
 
     def _reach(self) -> Iterator[Finding]:
         # boto3 takes 0.2 s to import, which who stores in a folder needn't wait for
-        from reactor.edge.objects.s3 import S3Store  # noqa: PLC0415 - see above
+        from reactor.storage.stores.s3 import S3Store  # noqa: PLC0415 - see above
 
         store = self._store = S3Store(concurrency=1, connect_timeout_s=_PATIENCE_S, read_timeout_s=_PATIENCE_S)
         store.check()

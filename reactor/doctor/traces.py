@@ -8,7 +8,7 @@ from contextlib import closing
 from functools import partial
 
 from reactor.doctor.finding import Check, Finding, Group, ok, problem
-from reactor.edge.otlp import Collector, NotTaken, collector_of
+from reactor.telemetry.otlp import Collector, NotTaken, collector_of
 
 _TOO_MANY = 429
 _GRPC_PORT = ":4317"

@@ -14,9 +14,9 @@ from uuid import UUID
 from attrs import define, field, frozen
 
 from reactor.core.model import Due, Outcome, Signal
-from reactor.core.trace import TraceContext
-from reactor.edge.executor import Executor, Job, Told
-from reactor.edge.payload import Hint
+from reactor.core.trace_context import TraceContext
+from reactor.postgres.notification import Hint
+from reactor.runtime.executor import Executor, Job, Told
 
 
 @define(kw_only=True, eq=False)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from reactor.core.events import Emit, RunExpired
 from reactor.core.model import Due, Signal
-from reactor.core.trace import context_of
-from reactor.edge.payload import Hint
-from reactor.edge.queue import Runs
+from reactor.core.trace_context import context_of
+from reactor.postgres.notification import Hint
+from reactor.postgres.upload_queue import Runs
 from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
 
 _SWEEP_LIMIT = 200_000

@@ -15,7 +15,7 @@ from attrs import define, field
 from loguru import logger
 
 from reactor.core.backoff import Backoff
-from reactor.core.breaker import Breaker
+from reactor.core.circuit_breaker import Breaker
 from reactor.core.errors import DatabaseUnavailable, ReactorError, StorageRejected, StorageUnavailable
 from reactor.core.events import (
     AttemptSettled,
@@ -29,13 +29,13 @@ from reactor.core.events import (
     UploadsClaimed,
 )
 from reactor.core.model import Due, Outcome, Signal, Verdict
-from reactor.core.trace import TraceContext, Trail
-from reactor.edge.clock import Clock
-from reactor.edge.payload import Hint
-from reactor.edge.queue import Rescue, Settled, Upload, UploadQueue
-from reactor.edge.transfer import Stored, Transfer
-from reactor.edge.uuids import Uuids
+from reactor.core.trace_context import TraceContext, Trail
+from reactor.postgres.notification import Hint
+from reactor.postgres.upload_queue import Rescue, Settled, Upload, UploadQueue
+from reactor.postgres.uuid_array import Uuids
 from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
+from reactor.runtime.clock import Clock
+from reactor.storage.transfer import Stored, Transfer
 
 _SWEEP_LIMIT = 50_000
 _SWEEP_PER_TENANT = 5_000

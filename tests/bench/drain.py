@@ -15,9 +15,9 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
-from reactor.edge.objects import open_store
-from reactor.edge.objects.base import ObjectStore
-from reactor.edge.statements import CLAIM_UPLOADS, SETTLE_UPLOADS
+from reactor.postgres.statements import CLAIM_UPLOADS, SETTLE_UPLOADS
+from reactor.storage.stores import open_store
+from reactor.storage.stores.base import ObjectStore
 
 from .alone import Figures, alone
 from .draining import drain_all
@@ -149,10 +149,10 @@ def _local(stage: Stage) -> Iterator[ObjectStore | None]:
 def _seaweed(stage: Stage, report: Report, case: str) -> Iterator[ObjectStore | None]:
     """Run a SeaweedFS of our own, with a bucket in it; None where its binary isn't installed."""
     sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest's pythonpath does: for what tests share
-    import seaweed  # noqa: PLC0415
+    from support.servers import seaweedfs  # noqa: PLC0415
 
     with stage.spool(in_memory=False) as folder:
-        server = seaweed.SeaweedServer(folder)
+        server = seaweedfs.SeaweedServer(folder)
         try:
             server.start()
         except RuntimeError as error:

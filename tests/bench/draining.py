@@ -13,8 +13,8 @@ from loguru import logger
 from reactor.app import Reactor
 from reactor.cli.common import spare_the_collector
 from reactor.core.events import AttemptsSettled, Event, UploadsClaimed
-from reactor.edge.objects.base import ObjectStore
-from reactor.edge.queue import Claimed, UploadQueue
+from reactor.postgres.upload_queue import Claimed, UploadQueue
+from reactor.storage.stores.base import ObjectStore
 
 from .alone import Figures, tell
 from .stage import NoStore, settings

@@ -9,7 +9,7 @@ import psycopg
 
 from reactor.app import Reactor
 from reactor.core.events import Event
-from reactor.edge.statements import CLAIM_UPLOADS
+from reactor.postgres.statements import CLAIM_UPLOADS
 
 from .stage import NoStore, Stage, settings
 

@@ -18,9 +18,9 @@ from psycopg import sql
 
 from reactor.cli.common import spare_the_collector
 from reactor.core.settings import Settings
-from reactor.edge.embedded import EmbeddedPostgres
-from reactor.edge.migrate import migrate
-from reactor.edge.objects.base import Body
+from reactor.embedded.server import EmbeddedPostgres
+from reactor.postgres.migrate import migrate
+from reactor.storage.stores.base import Body
 
 USERS = 50
 EMPTY_SHA256 = sha256(b"").hexdigest()

@@ -13,8 +13,8 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Protocol
 
-from reactor.core.wheel import Wheel
-from reactor.edge.clock import TICKS_PER_S
+from reactor.core.timer_wheel import Wheel
+from reactor.runtime.clock import TICKS_PER_S
 
 from .report import Report
 from .stage import Stage

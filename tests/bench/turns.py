@@ -18,7 +18,7 @@ from typing import LiteralString
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from reactor.edge.binaries import account_for, choose_binaries
+from reactor.embedded.binaries import account_for, choose_binaries
 
 from .stage import Stage
 

@@ -32,8 +32,8 @@ from typing import Any, Final, Protocol
 from attrs import asdict, define, frozen
 
 from reactor.core.model import Signal
-from reactor.core.wheel import Wheel
-from reactor.edge.clock import TICKS_PER_S
+from reactor.core.timer_wheel import Wheel
+from reactor.runtime.clock import TICKS_PER_S
 
 _START: Final = 400_000_000
 _SPAN: Final = 900 * TICKS_PER_S

@@ -19,7 +19,7 @@ from loguru import logger
 from reactor.app import Reactor
 from reactor.cli.common import spare_the_collector
 from reactor.core.events import AttemptsSettled, Event
-from reactor.edge.queue import Claimed, UploadQueue
+from reactor.postgres.upload_queue import Claimed, UploadQueue
 
 from .alone import tell
 from .stage import NoStore, settings

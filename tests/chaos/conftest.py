@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ordeal import Fleet, Ordeal, fleet, ordeal_in
-from own_server import own_server
+from support.harness import Fleet, Ordeal, fleet, ordeal_in
+from support.servers.postgres import own_server
 
-from reactor.edge.embedded import EmbeddedPostgres
+from reactor.embedded.server import EmbeddedPostgres
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable
 
 import pytest
-from checker import wait_until_drained
-from load import loading
-from ordeal import Fleet, Ordeal, figure
+from support.final_check import wait_until_drained
+from support.harness import Fleet, Ordeal, figure
+from support.load import loading
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from checker import check, folder_objects
-from load import loading
-from ordeal import Fleet, figure, fleet, ordeal_in
-from own_server import own_server, standby_of
-from witness import asking
+from support.db_audit import asking
+from support.final_check import check, folder_objects
+from support.harness import Fleet, figure, fleet, ordeal_in
+from support.load import loading
+from support.servers.postgres import own_server, standby_of
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 

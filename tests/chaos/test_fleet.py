@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from bouncer import bouncing
-from checker import wait_until_drained
-from load import loading
-from ordeal import Fleet, Ordeal, figure
+from support.final_check import wait_until_drained
+from support.harness import Fleet, Ordeal, figure
+from support.load import loading
+from support.servers.pgbouncer import bouncing
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 

@@ -4,10 +4,10 @@ import random
 import time
 
 import pytest
-from checker import wait_until_drained
-from dying import POINTS
-from load import loading
-from ordeal import Fleet, Ordeal, figure
+from support.crash_point import POINTS
+from support.final_check import wait_until_drained
+from support.harness import Fleet, Ordeal, figure
+from support.load import loading
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from anyio import to_thread
-from app_side import AppSide, Owed, app_side
-from checker import wait_until_drained
-from ordeal import figure
-from proxy import Proxy, proxied
-from recorder import Recorder
+from support.app import AppSide, Owed, app_side
+from support.final_check import wait_until_drained
+from support.harness import figure
+from support.recorder import Recorder
+from support.servers.proxy import Proxy, proxied
 
 from reactor.core.events import AttemptSettled, ListenerLost, Listening, Notified
 from reactor.core.model import Verdict

@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from load import loading
-from ordeal import Fleet, Ordeal, figure, fleet, ordeal_in
-from own_server import own_server
-from process import Running
-from proxy import proxied_in_thread
-from witness import asking
+from support.db_audit import asking
+from support.harness import Fleet, Ordeal, figure, fleet, ordeal_in
+from support.load import loading
+from support.process import Running
+from support.servers.postgres import own_server
+from support.servers.proxy import proxied_in_thread
 
 REACTORS = 3
 PUTS_AT_ONCE = 16

@@ -5,14 +5,14 @@ import signal
 import threading
 import time
 
-import aws
 import pytest
-from checker import Objects, wait_until_drained
-from fault_server import FaultServer, Request, stores
-from load import BUCKET, Load, loading
-from ordeal import LEASE_S, Fleet, Ordeal, figure
-from process import Running
-from witness import asking
+from support import aws
+from support.db_audit import asking
+from support.final_check import Objects, wait_until_drained
+from support.harness import LEASE_S, Fleet, Ordeal, figure
+from support.load import BUCKET, Load, loading
+from support.process import Running
+from support.servers.fault_server import FaultServer, Request, stores
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 

@@ -10,11 +10,11 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from anyio import CancelScope, Event, create_task_group, fail_after, sleep_forever
-from app_side import AppSide, app_side
 from opentelemetry.sdk.trace import TracerProvider
 from psycopg import sql
-from recorder import Recorder
-from rows import Rows, rows_of
+from support.app import AppSide, app_side
+from support.recorder import Recorder
+from support.rows import Rows, rows_of
 
 from reactor import ReactorClient
 from reactor.core.errors import (
@@ -29,7 +29,7 @@ from reactor.core.errors import (
     StoragePending,
 )
 from reactor.core.events import RunExpired
-from reactor.edge import statements
+from reactor.postgres import statements
 
 PATIENCE_S = 30.0
 

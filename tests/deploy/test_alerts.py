@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 import pytest
-from deployed import DEPLOY, document, tool
+from support.deploy_files import DEPLOY, document, tool
 
 from reactor.cli import main
 

@@ -11,10 +11,10 @@ from urllib.request import urlopen
 
 import pytest
 from botocore.exceptions import ClientError
-from deployed import DEPLOY, ROOT, document, variables
-from seaweed import SeaweedServer
+from support.deploy_files import DEPLOY, ROOT, document, variables
+from support.servers.seaweedfs import SeaweedServer
 
-from reactor.edge.environ import load
+from reactor.configuration import load
 
 COMPOSE = document(DEPLOY / "compose.yaml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

@@ -14,17 +14,17 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-import aws
 import psycopg
 import pytest
-from app_side import app_side
-from deployed import DEPLOY
-from engine import docker_answers
-from fault_server import Fault, FaultServer, Request, answers, stores
-from process import running, settings_of
 from pytest_docker.plugin import Services, get_docker_services
+from support import aws
+from support.app import app_side
+from support.container_engine import docker_answers
+from support.deploy_files import DEPLOY
+from support.process import running, settings_of
+from support.servers.fault_server import Fault, FaultServer, Request, answers, stores
 
-from reactor.edge.migrate import migrate
+from reactor.postgres.migrate import migrate
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 

@@ -9,9 +9,9 @@ from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
-from deployed import DEPLOY, ROOT
 from packaging.requirements import Requirement
-from process import environment
+from support.deploy_files import DEPLOY, ROOT
+from support.process import environment
 
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 BUILD_STAGE = DOCKERFILE[: DOCKERFILE.rindex("\nFROM ")]

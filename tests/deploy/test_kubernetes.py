@@ -7,11 +7,11 @@ from typing import Any
 import click
 import kubernetes_validate
 import pytest
-from deployed import DEPLOY, document, documents, tool
+from support.deploy_files import DEPLOY, document, documents, tool
 
 from reactor import __version__
 from reactor.cli import main
-from reactor.edge.environ import load
+from reactor.configuration import load
 
 FOLDER = DEPLOY / "kubernetes"
 KUBERNETES = "1.37"

@@ -7,9 +7,9 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from app_side import AppSide, app_side
-from deployed import DEPLOY
 from psycopg import sql
+from support.app import AppSide, app_side
+from support.deploy_files import DEPLOY
 
 JOBS = ("reactor-fail-stale-runs", "reactor-rescue-uploads", "reactor-mend-books", "reactor-forget-cron-runs")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import promql_parser
-from app_side import app_side
-from deployed import DEPLOY, document
-from exported import exported_metrics
-from recorder import Recorder
+from support.app import app_side
+from support.deploy_files import DEPLOY, document
+from support.exported_metrics import exported_metrics
+from support.recorder import Recorder
 
 DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana/dashboard.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import aws
 import pytest
-from app_side import AppSide, app_side
-from deployed import DEPLOY, ROOT, document
-from fault_server import FaultServer
-from process import running, settings_of
+from support import aws
+from support.app import AppSide, app_side
+from support.deploy_files import DEPLOY, ROOT, document
+from support.process import running, settings_of
+from support.servers.fault_server import FaultServer
 
 README = (DEPLOY / "README.md").read_text()
 TEXTS = [README, (DEPLOY / "supabase.md").read_text()]

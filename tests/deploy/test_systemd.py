@@ -5,9 +5,9 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
-from deployed import DEPLOY, tool
+from support.deploy_files import DEPLOY, tool
 
-from reactor.edge.environ import load
+from reactor.configuration import load
 
 FOLDER = DEPLOY / "systemd"
 UNITS = sorted(path.name for path in FOLDER.iterdir())

@@ -9,8 +9,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from api import Api
-from rows import TRACEPARENT, Rows, rows_of
+from support.callers import Api
+from support.rows import TRACEPARENT, Rows, rows_of
 
 AT_ONCE = 8
 WORDS = ["heartbeat_interpretation", "complete_interpretation", "fail_interpretation"]

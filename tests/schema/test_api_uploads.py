@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from api import Api, content_hash, failed
-from rows import TRACEPARENT, Rows, rows_of
+from support.callers import Api, content_hash, failed
+from support.rows import TRACEPARENT, Rows, rows_of
 
 AT_ONCE = 8
 URL = "s3://bucket/key"

@@ -7,7 +7,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from psycopg import sql
-from rows import Rows, rows_of
+from support.rows import Rows, rows_of
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from api import NIL, Api, content_hash, failed
-from dump import dump
 from psycopg import sql
-from rows import Rows, rows_of
+from support.callers import NIL, Api, content_hash, failed
+from support.rows import Rows, rows_of
+from support.table_dump import dump
 
 Call = tuple[str, str, dict[str, Any], str | None]
 """Function, code, arguments, and the argument that the answer names."""

@@ -8,8 +8,8 @@ from uuid import UUID, uuid4, uuid5
 
 import psycopg
 import pytest
-from books import wrong_books
-from rows import Rows, rows_of
+from support.rows import Rows, rows_of
+from support.usage_check import wrong_books
 
 STATUSES = ["pending", "uploaded", "failed"]
 OPERATIONS = 150

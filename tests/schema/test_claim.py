@@ -10,9 +10,9 @@ from threading import Barrier
 from uuid import UUID, uuid4
 
 import pytest
-from rows import TRACEPARENT, Rows, rows_of
+from support.rows import TRACEPARENT, Rows, rows_of
 
-from reactor.edge import statements
+from reactor.postgres import statements
 
 CLAIMERS = 8
 

@@ -10,9 +10,9 @@ from threading import Event
 from uuid import UUID, uuid4
 
 import pytest
-from rows import Rows, rows_of
+from support.rows import Rows, rows_of
 
-from reactor.edge import statements
+from reactor.postgres import statements
 
 EXTREMES = ["infinity", "-infinity", "294276-12-31 23:59:59+00", "4714-11-24 00:00:00+00 BC", "1970-01-01", None]
 TORTURE_S = 2.5

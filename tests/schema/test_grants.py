@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from dump import tables
-from rows import Rows, rows_of
+from support.rows import Rows, rows_of
+from support.table_dump import tables
 
-from reactor.edge.migrate import schema_dir
+from reactor.postgres.migrate import schema_dir
 
 INLINED = {"acts_for", "book_entry", "caller", "deadline", "hint", "send", "told_until"}
 """Functions that are inlined, which they couldn't be with a search_path; they run as their caller."""

@@ -6,10 +6,10 @@ from typing import LiteralString
 from uuid import uuid4
 
 import pytest
-from api import NIL, Api
-from rows import Rows, rows_of
+from support.callers import NIL, Api
+from support.rows import Rows, rows_of
 
-from reactor.edge import statements
+from reactor.postgres import statements
 
 
 @pytest.fixture

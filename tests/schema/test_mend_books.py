@@ -6,10 +6,10 @@ from typing import LiteralString
 from uuid import UUID, uuid4
 
 import pytest
-from api import Api, failed
-from rows import Rows, rows_of
+from support.callers import Api, failed
+from support.rows import Rows, rows_of
 
-from reactor.edge import statements
+from reactor.postgres import statements
 
 DAY_S = 86_400.0
 LEAKED = DAY_S + 5

@@ -5,10 +5,10 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from rows import Rows
+from support.rows import Rows
 
 from reactor.core.lifecycle import RUN_MOVES, UPLOAD_MOVES, RunState, RunVerb, UploadState, UploadVerb
-from reactor.edge import statements
+from reactor.postgres import statements
 
 _VERDICTS = {
     UploadVerb.STORE: "stored",

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4
 
 import pytest
-from rows import Rows, rows_of
+from support.rows import Rows, rows_of
 
 
 @pytest.fixture

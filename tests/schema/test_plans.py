@@ -14,11 +14,11 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from psycopg import sql
-from rows import Rows, rows_of
+from support.rows import Rows, rows_of
 
-from reactor.edge import statements
-from reactor.edge.migrate import migrate
-from reactor.page import lists
+from reactor.postgres import statements
+from reactor.postgres.migrate import migrate
+from reactor.web import listings
 
 ROWS = 100_000
 USERS = 2_000
@@ -231,16 +231,16 @@ def test_a_glance_costs_what_it_counts_and_no_more(rows: Rows) -> None:
     assert pages <= 6_000
 
 
-@pytest.mark.parametrize("status", sorted(lists.UPLOADS))
+@pytest.mark.parametrize("status", sorted(listings.UPLOADS))
 @pytest.mark.parametrize("moment", ["-infinity", "2026-01-01T00:00:00+00:00", "infinity"])
 def test_a_page_of_uploads_reads_a_few_pages_wherever_it_is(rows: Rows, status: str, moment: str) -> None:
-    pages, scanned = cost(rows, lists.UPLOADS[status], (moment, UUID(int=1), 51, *[None] * 6, 51))
+    pages, scanned = cost(rows, listings.UPLOADS[status], (moment, UUID(int=1), 51, *[None] * 6, 51))
     assert scanned == 0
     assert pages <= 600
 
 
 def test_a_page_of_runs_reads_a_few_pages(rows: Rows) -> None:
-    for statement in (lists.RUNNING, lists.RUNS):
+    for statement in (listings.RUNNING, listings.RUNS):
         pages, scanned = cost(rows, statement, ("infinity", UUID(int=1), 51, *[None] * 6, 51))
         assert scanned == 0
         assert pages <= 3_000

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, LiteralString
 from uuid import uuid4
 
-import own_server
 import psycopg
 import pytest
 from attrs import frozen
 from psycopg.rows import namedtuple_row
+from support.servers import postgres
 
-from reactor.edge import statements
-from reactor.edge.migrate import migrate
+from reactor.postgres import statements
+from reactor.postgres.migrate import migrate
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -56,7 +56,7 @@ class Explained:
 
 def _programs() -> Path | None:
     """Return the programs of a server that has auto_explain; None where there is none."""
-    asked = own_server.programs()
+    asked = postgres.programs()
     for folder in [asked] if asked else sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
         if list(folder.parent.glob("lib/**/auto_explain.so")):
             return folder
@@ -71,7 +71,7 @@ def seeded_url() -> Iterator[str]:
     before = os.environ.get("REACTOR_TEST_POSTGRES_BIN")
     os.environ["REACTOR_TEST_POSTGRES_BIN"] = str(programs)
     try:
-        with own_server.own_server(fsync="off", max_wal_size="4GB") as server:
+        with postgres.own_server(fsync="off", max_wal_size="4GB") as server:
             migrate(server.url)
             with psycopg.connect(server.url, autocommit=True) as conn:
                 _seed(conn)

@@ -12,13 +12,13 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from api import SERVICE_ONLY, Api, failed
-from books import assert_books_balance
-from dump import tables
-from rows import Rows, rows_of
+from support.callers import SERVICE_ONLY, Api, failed
+from support.rows import Rows, rows_of
+from support.table_dump import tables
+from support.usage_check import assert_books_balance
 
-from reactor.edge.embedded import EmbeddedPostgres
-from reactor.edge.migrate import migrate
+from reactor.embedded.server import EmbeddedPostgres
+from reactor.postgres.migrate import migrate
 
 ROLES = """
 create role anon nologin noinherit;

@@ -10,9 +10,9 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from psycopg import sql
-from rows import Rows, rows_of
+from support.rows import Rows, rows_of
 
-from reactor.edge import statements
+from reactor.postgres import statements
 
 TABLES = ["sources", "interpretation_runs", "upload_queue", "storage_usage"]
 ALL_TABLES = [*TABLES, "quota_plans"]

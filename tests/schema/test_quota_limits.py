@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from uuid import UUID, uuid4
 
 import pytest
-from api import Api, content_hash
-from rows import Rows, rows_of
+from support.callers import Api, content_hash
+from support.rows import Rows, rows_of
 
 
 @pytest.fixture

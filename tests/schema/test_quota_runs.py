@@ -9,9 +9,9 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from api import Api
-from books import wrong_books
-from rows import Rows, rows_of
+from support.callers import Api
+from support.rows import Rows, rows_of
+from support.usage_check import wrong_books
 
 CONNECTIONS = 16
 REPEATS = 5

@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from api import Api, content_hash, failed
-from rows import Rows, rows_of
+from support.callers import Api, content_hash, failed
+from support.rows import Rows, rows_of
 
 CONNECTIONS = 16
 RESERVATIONS = 250

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from rows import TRACEPARENT, Rows, rows_of
+from support.rows import TRACEPARENT, Rows, rows_of
 
 RESCUERS = 6
 

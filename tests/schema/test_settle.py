@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from rows import TRACEPARENT, Rows, rows_of
+from support.rows import TRACEPARENT, Rows, rows_of
 
 VERDICTS = ["stored", "retry", "dead", "deferred"]
 SETTLERS = 4

@@ -10,8 +10,8 @@ import subprocess
 import psycopg
 import pytest
 
-from reactor.edge.binaries import installed_binaries
-from reactor.edge.migrate import schema_dir
+from reactor.embedded.binaries import installed_binaries
+from reactor.postgres.migrate import schema_dir
 
 MAJOR = 18
 """The version that the snapshot is of: each one dumps the same schema in words of its own."""

@@ -9,7 +9,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from reactor.edge import queue, statements
+from reactor.postgres import statements, upload_queue
 
 NAMES = sorted(name for name in vars(statements) if name.isupper())
 COUNT = 25
@@ -27,16 +27,16 @@ SWEPT = {"id": UUID, "tenant": int, "due_at": float, "changed_at": float}
 
 READS = {
     # the token is the caller's
-    "CLAIM_UPLOADS": {"state": str, **get_type_hints(queue.Upload), "byte_size": Wide},
+    "CLAIM_UPLOADS": {"state": str, **get_type_hints(upload_queue.Upload), "byte_size": Wide},
     "EXTEND_LEASES": {"extend_leases": UUID},
     "CONFIRM_STORED": {"confirm_stored": UUID},
-    "SETTLE_UPLOADS": {"id": UUID, **get_type_hints(queue.Settled)},
-    "RESCUE_UPLOADS": get_type_hints(queue.Rescue) | {"byte_size": Wide},
+    "SETTLE_UPLOADS": {"id": UUID, **get_type_hints(upload_queue.Settled)},
+    "RESCUE_UPLOADS": get_type_hints(upload_queue.Rescue) | {"byte_size": Wide},
     "SWEEP_UPLOADS": SWEPT,
-    "EXPIRE_RUNS": get_type_hints(queue.Expiry),
+    "EXPIRE_RUNS": get_type_hints(upload_queue.Expiry),
     "SWEEP_RUNS": SWEPT,
 }
-"""The columns that reactor/edge/queue.py makes values of."""
+"""The columns that reactor/postgres/upload_queue.py makes values of."""
 
 ANSWERS = sorted(
     name for name in NAMES if name.endswith(("_UPLOAD", "_INTERPRETATION", "_USAGE"))

@@ -5,7 +5,7 @@ from typing import Any, LiteralString
 from uuid import uuid4
 
 import pytest
-from rows import Rows, rows_of
+from support.rows import Rows, rows_of
 
 MANY = 10_050
 """More than are counted one by one."""

@@ -11,11 +11,11 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from api import NIL, SERVICE_ONLY, Api, content_hash, failed
 from attrs import frozen
-from dump import dump, tables
 from psycopg import sql
-from rows import Rows, rows_of
+from support.callers import NIL, SERVICE_ONLY, Api, content_hash, failed
+from support.rows import Rows, rows_of
+from support.table_dump import dump, tables
 
 
 @frozen

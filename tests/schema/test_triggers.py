@@ -8,10 +8,10 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from rows import Ear, Rows, ear_at, rows_of
-from small_queue import fill, small_queue, stuck_listener
+from support.rows import Ear, Rows, ear_at, rows_of
+from support.small_queue import fill, small_queue, stuck_listener
 
-from reactor.edge.payload import MAX_BYTES, decode
+from reactor.postgres.notification import MAX_BYTES, decode
 
 EXTREMES = ["infinity", "-infinity", "294276-12-31 23:59:59+00", "4714-11-24 00:00:00+00 BC", "1970-01-01", None]
 

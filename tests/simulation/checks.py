@@ -9,8 +9,8 @@ from typing import Any
 from uuid import UUID
 
 from reactor.core.events import Event, TimerFired
-from reactor.edge import statements
-from reactor.edge.queue import Upload
+from reactor.postgres import statements
+from reactor.postgres.upload_queue import Upload
 from simulation.database import Database
 from simulation.loop import Node, VirtualLoop
 from simulation.tables import STORAGE_LIMIT_BYTES, UploadRow, Usage

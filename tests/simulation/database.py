@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
-from reactor.edge import statements
+from reactor.postgres import statements
 from simulation.tables import DAY_S, MINUTE_S, Instance, RunRow, deadline
 from simulation.uploads import UploadCalls
 
@@ -23,7 +23,7 @@ class Database(UploadCalls):
     """Every call that the simulated world makes of PostgreSQL."""
 
     def answer(self, statement: LiteralString, parameters: Sequence[Any]) -> list[Any]:
-        """Do what a statement of reactor/edge/statements.py does, in one transaction."""
+        """Do what a statement of reactor/postgres/statements.py does, in one transaction."""
         calls: dict[str, Any] = {
             statements.CLAIM_UPLOADS: self.claim,
             statements.EXTEND_LEASES: self.extend,

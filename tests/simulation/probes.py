@@ -5,7 +5,7 @@ from uuid import UUID
 
 from anyio import sleep
 
-from reactor.edge import statements
+from reactor.postgres import statements
 from simulation.world import World
 
 _STEP_S = 0.01

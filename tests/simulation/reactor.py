@@ -10,9 +10,9 @@ from attrs import evolve
 
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.settings import Settings
-from reactor.edge.bell import Bell, loop_bell
-from reactor.edge.clock import Clock
-from reactor.flow.engine import work_until
+from reactor.engine.supervisor import work_until
+from reactor.runtime.clock import Clock
+from reactor.runtime.timer import Bell, loop_bell
 from reactor.wiring import Ports, listen_with, pulse_of, wire
 from simulation.checks import Checks
 from simulation.loop import Node, VirtualLoop

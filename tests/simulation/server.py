@@ -13,8 +13,8 @@ from anyio.lowlevel import cancel_shielded_checkpoint
 from attrs import define, evolve
 
 from reactor.core.errors import DatabaseUnavailable
-from reactor.edge import statements
-from reactor.flow.wakeup import Wakeup
+from reactor.postgres import statements
+from reactor.runtime.auto_reset_event import Wakeup
 from simulation.checks import Checks
 from simulation.database import Database
 from simulation.faults import Faults

@@ -5,7 +5,7 @@ from unittest import mock
 
 from attrs import frozen
 
-from reactor.flow import schedule
+from reactor.engine import schedule
 from simulation.probes import probe
 from simulation.world import World, world
 

@@ -6,12 +6,12 @@ from uuid import UUID
 
 from anyio import CancelScope, sleep, sleep_forever
 from attrs import Factory, define
-from task_executor import TaskExecutor
+from support.task_executor import TaskExecutor
 
 from reactor.core.errors import ContentMismatch, SpoolFileMissing, StorageRejected, StorageUnavailable
-from reactor.edge.queue import Upload
-from reactor.edge.transfer import Stored
+from reactor.postgres.upload_queue import Upload
 from reactor.reactions.uploads import UploadAttempt
+from reactor.storage.transfer import Stored
 from simulation.checks import Checks
 from simulation.faults import Faults
 from simulation.loop import Node, VirtualLoop

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 from psycopg.rows import namedtuple_row
 
 from reactor.core.model import Verdict
-from reactor.edge import statements
+from reactor.postgres import statements
 from simulation.database import Database
 from simulation.real import Real, real, take_the_clock
 from simulation.server import EPOCH_S

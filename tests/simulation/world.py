@@ -21,10 +21,10 @@ from reactor.core.settings import Settings
 from simulation.checks import Checks
 from simulation.faults import mixed
 from simulation.loop import VirtualLoop, virtual_loop
-from simulation.people import People
 from simulation.reactor import RESTARTS_WITHIN_S, SETTINGS, Process
 from simulation.server import Server
 from simulation.store import Storage
+from simulation.workload import People
 
 _SLOP_S = 30.0
 """Round trips, slow puts that are still on their way, a call that takes its time."""

@@ -1,1 +1,0 @@
-"""What is outside: one module per thing the reactor talks to. No decisions are made here."""

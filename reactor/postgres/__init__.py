@@ -1,0 +1,1 @@
+"""The database as typed calls: connections, statements, notifications, tables, migrations."""

@@ -1,0 +1,210 @@
+"""What operators look at and do by hand: lists, one item's life, retry, cancel, purge, fail, plans. For commands."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, LiteralString
+from uuid import UUID
+
+import psycopg
+from psycopg.abc import Buffer
+from psycopg.rows import dict_row
+from psycopg.types.datetime import IntervalLoader, TimestamptzLoader
+
+from reactor.core.errors import DatabaseUnavailable, NotFound
+from reactor.postgres import statements
+from reactor.postgres.connection import connected
+from reactor.postgres.results import accepted
+
+_UPLOADS: LiteralString = """
+    select id, user_id, status, retry_count, max_retries, bucket, object_path, byte_size, next_retry_at, error_code,
+           created_at
+      from public.upload_queue
+     where (%(status)s::text is null or status = %(status)s) and (%(user)s::uuid is null or user_id = %(user)s)
+     order by created_at desc, id
+     limit %(limit)s
+"""
+
+_UPLOAD: LiteralString = """
+    select q.*, split_part(q.traceparent, '-', 2) as trace_id, s.storage_status
+      from public.upload_queue as q left join public.sources as s on s.id = q.source_id
+     where q.id = %s
+"""
+
+_RUNS: LiteralString = """
+    select id, user_id, source_id, status, started_at, heartbeat_at, timeout_at, completed_at, error_code
+      from public.interpretation_runs
+     where (%(status)s::text is null or status = %(status)s) and (%(user)s::uuid is null or user_id = %(user)s)
+     order by created_at desc, id
+     limit %(limit)s
+"""
+
+_RUN: LiteralString = """
+    select r.*, split_part(r.traceparent, '-', 2) as trace_id
+      from public.interpretation_runs as r
+     where r.id = %s
+"""
+
+_DUE: LiteralString = """
+    select count(*) filter (where q.status = 'failed' and q.next_retry_at <= now()
+                              and q.retry_count < q.max_retries) as uploads_due,
+           count(*) filter (where q.status = 'uploading'
+                              and coalesce(q.lease_expires_at, '-infinity') <= now()) as leases_expired,
+           count(*) filter (where q.status = 'failed' and q.next_retry_at <= now()
+                              and q.retry_count >= q.max_retries) as uploads_exhausted,
+           (select count(*) from public.interpretation_runs as r
+             where r.status = 'running'
+               and reactor.deadline(r.timeout_at, r.heartbeat_at, coalesce(r.heartbeat_timeout, %s)) <= now()
+           ) as runs_stale,
+           (select count(*) from public.sources as s
+             where s.storage_status = 'pending' and s.pending_since < now() - interval '1 day'
+               and not exists (select from public.upload_queue as q
+                                where q.source_id = s.id and q.status in ('failed', 'uploading'))
+           ) as reservations_leaked
+      from public.upload_queue as q
+"""
+
+Row = dict[str, Any]
+
+GLANCE_CAP = 10_000
+"""How far a live view counts anything."""
+
+FULLEST_USERS = 20
+"""How many users `reactor status --json` shows."""
+
+_RECOUNTED_AT_ONCE = 200
+
+
+class Inspector:
+    """One connection for one command."""
+
+    def __init__(self, conn: psycopg.Connection[Row]) -> None:
+        self._conn = conn
+
+    def status(self, heartbeat_timeout_s: float) -> Row:
+        """Return what reactor.status() says."""
+        (row,) = self._all(statements.STATUS, (timedelta(seconds=heartbeat_timeout_s),))
+        answer: Row = row["status"]
+        return answer
+
+    def glance(self, heartbeat_timeout_s: float) -> Row:
+        """Return what reactor.glance() says: the same however long the queue is."""
+        (row,) = self._all(statements.GLANCE, (timedelta(seconds=heartbeat_timeout_s), GLANCE_CAP))
+        answer: Row = row["glance"]
+        return answer
+
+    def due(self, heartbeat_timeout_s: float) -> Row:
+        """Count what a reconciliation would find to do now."""
+        (row,) = self._all(_DUE, (timedelta(seconds=heartbeat_timeout_s),))
+        return row
+
+    def uploads(self, *, status: str | None, user: UUID | None, limit: int) -> list[Row]:
+        """List uploads, the newest first."""
+        return self._all(_UPLOADS, {"status": status, "user": user, "limit": limit})
+
+    def upload(self, upload_id: UUID) -> Row:
+        """Return one upload with all that is known of it. Raises NotFound."""
+        return self._named(self._one(_UPLOAD, (upload_id,)), "upload", upload_id)
+
+    def runs(self, *, status: str | None, user: UUID | None, limit: int) -> list[Row]:
+        """List runs, the newest first."""
+        return self._all(_RUNS, {"status": status, "user": user, "limit": limit})
+
+    def run(self, run_id: UUID) -> Row:
+        """Return one run with all that is known of it. Raises NotFound."""
+        return self._named(self._one(_RUN, (run_id,)), "run", run_id)
+
+    def requeue(self, ids: Sequence[UUID]) -> list[Row]:
+        """Put dead, cancelled or waiting uploads back, due at once.
+
+        Returns those that were in such a state: id, and code, which is None or why it had to stay (the user's quota).
+        """
+        return self._all("select * from reactor.requeue_uploads(%s)", (list(ids),))
+
+    def cancel(self, ids: Sequence[UUID]) -> list[UUID]:
+        """Stop trying; return the ids that were cancelled."""
+        return [row["id"] for row in self._all("select * from reactor.cancel_uploads(%s) as id", (list(ids),))]
+
+    def purge(self, ids: Sequence[UUID]) -> list[Row]:
+        """Forget dead or cancelled uploads; return their id, spool and temp_file_path."""
+        return self._all("select * from reactor.purge_uploads(%s)", (list(ids),))
+
+    def fail_runs(self, ids: Sequence[UUID], message: str) -> list[UUID]:
+        """Fail running or pending runs; return the ids that were."""
+        return [row["id"] for row in self._all("select * from reactor.fail_runs(%s, %s) as id", (list(ids), message))]
+
+    def usage(self, user: UUID) -> Row:
+        """Return what a user may use and uses. Raises what get_usage refuses."""
+        return self._answer("select public.get_usage(%s) as answer", (user,))
+
+    def set_plan(self, user: UUID, plan: str) -> Row:
+        """Put a user on a plan and return their usage. Raises InvalidArgument for one that isn't there."""
+        return self._answer("select public.set_plan(%s, %s) as answer", (user, plan))
+
+    def recalculate(self, user: UUID) -> Row:
+        """Rebuild a user's books and return their usage; `changed` says whether they had been wrong."""
+        return self._answer("select public.recalculate_usage(%s) as answer", (user,))
+
+    def recalculate_all(self) -> int:
+        """Rebuild everybody's books, some users to a transaction; return how many had been wrong."""
+        changed, last = 0, None
+        while rows := self._all("select * from reactor.recount_users(%s::uuid, %s)", (last, _RECOUNTED_AT_ONCE)):
+            (row,) = rows
+            changed, last = changed + row["changed"], row["last_user"]
+        return changed
+
+    def fullest_users(self) -> list[Row]:
+        """Return the usage of those users who are closest to a limit."""
+        (row,) = self._all(statements.FULLEST_USERS, (FULLEST_USERS,))
+        users: list[Row] = row["fullest_users"]
+        return users
+
+    def _answer(self, statement: LiteralString, parameters: Any) -> Row:
+        (row,) = self._all(statement, parameters)
+        return {name: value for name, value in accepted(row["answer"]).items() if name != "ok"}
+
+    def _all(self, statement: LiteralString, parameters: Any) -> list[Row]:
+        return self._conn.execute(statement, parameters).fetchall()
+
+    def _one(self, statement: LiteralString, parameters: Any) -> Row | None:
+        return self._conn.execute(statement, parameters).fetchone()
+
+    @staticmethod
+    def _named(row: Row | None, kind: str, row_id: UUID) -> Row:
+        if row is None:
+            raise NotFound(f"there is no {kind} {row_id}; a stored upload's row is gone, its source says where it is")
+        return row
+
+
+class _AnyTime(TimestamptzLoader):
+    """Loads what Python's calendar lacks (infinity, the year 290000) as PostgreSQL writes it: one row that an app gave
+    such a time must not hide all others of a list."""
+
+    def load(self, data: Buffer) -> Any:
+        try:
+            return super().load(data)
+        except psycopg.DataError:
+            return bytes(data).decode()
+
+
+class _AnySpan(IntervalLoader):
+    """The same of intervals: a patience of as many years."""
+
+    def load(self, data: Buffer) -> Any:
+        try:
+            return super().load(data)
+        except (psycopg.DataError, OverflowError):
+            return bytes(data).decode()
+
+
+@contextmanager
+def inspecting(conninfo: str) -> Iterator[Inspector]:
+    """Open a connection for one command. Raises DatabaseUnavailable, also for a database that isn't migrated."""
+    with connected(conninfo, application_name="reactor-cli") as conn:
+        conn.row_factory = dict_row  # type: ignore[assignment]  # the type follows from here on
+        conn.adapters.register_loader("timestamptz", _AnyTime)
+        conn.adapters.register_loader("interval", _AnySpan)
+        try:
+            yield Inspector(conn)  # type: ignore[arg-type]
+        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName) as e:
+            raise DatabaseUnavailable("the database isn't migrated: run `reactor migrate`") from e

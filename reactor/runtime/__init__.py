@@ -1,0 +1,1 @@
+"""The event loop's tools: clock, timer, threads."""

@@ -1,0 +1,159 @@
+"""A folder as an object store, for one machine: the object is <root>/<bucket>/<key>.
+
+An object appears whole or not at all. Its bytes go into a file that has no name yet, are forced to disk, and
+only then get their name; a crash before that leaves nothing, for a file without a name goes with its process.
+"""
+
+import errno
+import os
+import secrets
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+
+from reactor.core.errors import ConfigInvalid, FileTooLarge, ReactorError, StorageRejected, StorageUnavailable
+from reactor.storage import confined_path
+from reactor.storage.stores.base import Body
+
+_CHUNK_BYTES = 1024 * 1024
+
+_PATH_MAX = 4096  # with the NUL at its end; Linux
+
+# Errors that say something of the name. All but these and EFBIG say something of the disk, and may pass.
+_BAD_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.EILSEQ}
+
+# What filesystems answer that don't know files without a name (EISDIR: a kernel that doesn't).
+_NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
+
+
+class LocalStore:
+    """Keeps objects under `root`. Safe to use from several threads and processes."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.absolute()
+
+    @property
+    def name(self) -> str:
+        return "file"
+
+    def put(self, bucket: str, key: str, body: Body, *, mime_type: str | None) -> str:  # noqa: ARG002 - no place for it
+        """Write root/bucket/key and return its file:// URL. An object that is there already is replaced.
+
+        The root itself is never made here: where a disk was unmounted, a new folder would take the objects
+        and then be hidden. Raises StorageUnavailable, StorageRejected, FileTooLarge, or what `body` raised.
+        """
+        try:
+            folders, name = self._split(bucket, key)
+        except ValueError as exc:
+            raise StorageRejected(f"the bucket or the object's path can't be used: {exc}") from None
+        try:
+            root = confined_path.open_root(self._root)
+        except OSError as exc:
+            raise StorageUnavailable(f"the store's folder can't be opened: {exc.strerror}") from None
+        try:
+            folder = confined_path.descend(root, folders, create=True)
+            try:
+                _write(folder, name, iter(partial(body.read, _CHUNK_BYTES), b""))
+            finally:
+                os.close(folder)
+        except OSError as exc:
+            raise _refusal(exc) from None
+        return "file://" + quote(f"{self._root}/{bucket}/{key}")
+
+    def check(self) -> None:
+        """Make the root if it isn't there, and prove that files can be written and removed in it.
+
+        Raises ConfigInvalid when they can't.
+        """
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            root = confined_path.open_root(self._root)
+            try:
+                probe = _new_name()
+                _write(root, probe, [b"reactor"])
+                os.unlink(probe, dir_fd=root)
+            finally:
+                os.close(root)
+        except OSError as exc:
+            raise ConfigInvalid(
+                f"REACTOR_STORE_URL: {self._root} can't be written to ({exc.strerror}); "
+                "make it a folder that belongs to the reactor's user, or name another"
+            ) from exc
+
+    def close(self) -> None:
+        """Nothing is held open between puts."""
+
+    def _split(self, bucket: str, key: str) -> tuple[list[str], str]:
+        if len(confined_path.names(bucket)) != 1:
+            raise ValueError("the bucket is more than one name")
+        *folders, name = confined_path.names(key)
+        # Walking folder by folder gets deeper than any path may say; such an object could never be opened.
+        if len(os.fsencode(f"{self._root}/{bucket}/{key}")) >= _PATH_MAX:
+            raise ValueError("together they are too long for a path")
+        return [bucket, *folders], name
+
+
+def _write(folder: int, name: str, chunks: Iterable[bytes]) -> None:
+    """Write a file, force it to disk, and only then give it its name, over what had it before."""
+    file, temporary = _new_file(folder)
+    try:
+        for chunk in chunks:
+            _write_all(file, chunk)
+        os.fsync(file)
+        if temporary is None:
+            temporary = _link(file, folder, name)
+        if temporary is not None:
+            os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+            temporary = None
+    finally:
+        os.close(file)
+        if temporary is not None:
+            os.unlink(temporary, dir_fd=folder)
+    os.fsync(folder)
+
+
+def _new_file(folder: int) -> tuple[int, str | None]:
+    """Open a new file without a name or, where the filesystem knows no such thing, with a temporary one."""
+    try:
+        return os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=folder), None
+    except OSError as exc:
+        if exc.errno not in _NO_TMPFILE:
+            raise
+    temporary = _new_name()
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(temporary, flags, 0o666, dir_fd=folder), temporary
+
+
+def _link(file: int, folder: int, name: str) -> str | None:
+    """Name a file that has none. Returns the temporary name that it got when `name` is taken, else None."""
+    link: Callable[[str], None] = partial(
+        os.link, f"/proc/self/fd/{file}", dst_dir_fd=folder, follow_symlinks=True
+    )
+    try:
+        link(name)
+    except FileExistsError:
+        # A link can't replace a name, and a rename needs one to start from.
+        temporary = _new_name()
+        link(temporary)
+        return temporary
+    return None
+
+
+def _new_name() -> str:
+    return f".reactor-{secrets.token_hex(8)}"
+
+
+def _write_all(file: int, chunk: bytes) -> None:
+    left = memoryview(chunk)
+    while left:
+        left = left[os.write(file, left) :]
+
+
+def _refusal(exc: OSError) -> ReactorError:
+    """Say what the system said, without the path that `exc` carries."""
+    if exc.errno == errno.EFBIG:
+        return FileTooLarge(f"the store's filesystem takes no file of this size: {exc.strerror}")
+    if exc.errno in _BAD_NAME:
+        return StorageRejected(f"the bucket or the object's path can't be used: {exc.strerror}")
+    return StorageUnavailable(f"the store's folder can't be written to: {exc.strerror}")

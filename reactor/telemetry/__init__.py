@@ -1,0 +1,1 @@
+"""What the reactor reports: events as log lines, metrics and spans."""

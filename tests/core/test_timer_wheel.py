@@ -1,0 +1,291 @@
+"""What the timer wheel promises, by example. tests/core/test_timer_wheel_model.py tries everything else."""
+
+import gc
+import sys
+from typing import Any
+from weakref import WeakSet
+
+import pytest
+
+from reactor.core.timer_slots import BITS
+from reactor.core.timer_wheel import Wheel
+
+FIFTEEN_MINUTES = 900_000
+TEN_YEARS = 10 * 365 * 24 * 3600 * 1000
+
+
+BLOCK = 1 << BITS
+
+
+class Key:
+    """A key that can be watched."""
+
+
+def entries(wheel: Wheel[int]) -> int:
+    """Count entries, live or stale."""
+    return sum(map(len, wheel._blocks.slots.values())) + len(wheel._present)
+
+
+def footprint(wheel: Wheel[Any]) -> int:
+    """Count the bytes of all that grows with what the wheel holds; spare lists are bounded, and empty."""
+    blocks, present = wheel._blocks, wheel._present
+    grows = [wheel._due, blocks.slots, blocks.stale, blocks._numbers, present.keys, present.ticks]
+    return sum(map(sys.getsizeof, [*grows, *blocks.slots.values()]))
+
+
+def drive(wheel: Wheel[str]) -> list[tuple[int, list[str]]]:
+    """Sleep until `next_due` and pop, until nothing is armed; return what came when."""
+    seen = []
+    while (tick := wheel.next_due()) is not None:
+        seen.append((tick, wheel.pop(tick)))
+    return seen
+
+
+def test_a_key_is_popped_at_its_tick_and_not_before() -> None:
+    wheel: Wheel[str] = Wheel()
+    wheel.arm("a", 300)
+
+    assert wheel.pop(299) == []
+    assert wheel.pop(300) == ["a"]
+    assert wheel.pop(300) == []
+
+
+@pytest.mark.parametrize("ahead", [0, 1, BLOCK - 1, BLOCK, 2**20 - 1, 2**20, FIFTEEN_MINUTES, TEN_YEARS, 10**100])
+@pytest.mark.parametrize("start", [0, BLOCK - 1, 5_000_000])
+def test_any_distance_is_kept_to_the_tick(start: int, ahead: int) -> None:
+    wheel: Wheel[str] = Wheel(start)
+    wheel.arm("a", start + ahead)
+
+    assert wheel.pop(start + ahead - 1) == []
+    assert wheel.pop(start + ahead) == ["a"]
+
+
+def test_keys_come_in_order_of_their_due_ticks() -> None:
+    wheel: Wheel[int] = Wheel()
+    ticks = [due * 7919 % 3_000_017 for due in range(5000)]
+    for due in ticks:
+        wheel.arm(due, due)
+
+    assert wheel.pop(3_000_017) == sorted(ticks)
+
+
+def test_a_tick_that_has_passed_is_due_at_once() -> None:
+    wheel: Wheel[str] = Wheel(1000)
+    wheel.arm("late", 10)
+    wheel.arm("negative", -10)
+
+    assert wheel.next_due() == 1000
+    assert wheel.due_of("late") == wheel.due_of("negative") == 1000
+    assert wheel.pop(1000) == ["late", "negative"]
+
+
+def test_keys_that_are_due_at_once_come_first_come_first_served() -> None:
+    wheel: Wheel[int] = Wheel(1000)
+    for key in range(10):
+        wheel.arm(key, 0)
+
+    assert wheel.pop(1000, limit=4) == [0, 1, 2, 3]
+    wheel.arm(10, 0)
+    assert wheel.pop(1000) == [4, 5, 6, 7, 8, 9, 10]
+
+
+def test_arming_an_armed_key_moves_it() -> None:
+    wheel: Wheel[str] = Wheel()
+    wheel.arm("later", 10)
+    wheel.arm("later", 5000)
+    wheel.arm("sooner", 5000)
+    wheel.arm("sooner", 10)
+
+    assert len(wheel) == 2
+    assert drive(wheel) == [(10, ["sooner"]), (5000 // BLOCK * BLOCK, []), (5000, ["later"])]
+
+
+def test_a_key_moved_away_and_back_is_popped_once() -> None:
+    wheel: Wheel[str] = Wheel()
+    wheel.arm("b", BLOCK)
+    for due in (BLOCK, 2 * BLOCK, BLOCK):
+        wheel.arm("a", due)
+
+    assert sorted(wheel.pop(3 * BLOCK)) == ["a", "b"]
+
+
+def test_a_key_moved_back_within_the_present_block_is_popped_once() -> None:
+    """The entry that it left there may be all that is dropped, or be taken for the new one; never both."""
+    for others in range(8):
+        wheel: Wheel[int] = Wheel()
+        for key in range(1, others + 1):
+            wheel.arm(key, 0)
+        for due in (0, 1, 0, 2, 0):
+            wheel.arm(0, due)
+        assert sorted(wheel.pop(0)) == list(range(others + 1))
+        assert wheel.pop(5) == []
+
+
+def test_a_cancelled_key_is_never_popped_and_can_be_armed_again() -> None:
+    wheel: Wheel[str] = Wheel()
+    wheel.arm("a", 10)
+
+    assert wheel.cancel("a")
+    assert not wheel.cancel("a")
+    assert "a" not in wheel
+    assert wheel.next_due() is None
+    assert wheel.pop(20) == []
+
+    wheel.arm("a", 30)
+    assert wheel.pop(30) == ["a"]
+
+
+def test_a_cancelled_key_between_others_is_passed_over() -> None:
+    wheel: Wheel[str] = Wheel()
+    for due, key in enumerate("abcd", start=5):
+        wheel.arm(key, due)
+    wheel.cancel("b")
+
+    assert wheel.pop(10, limit=2) == ["a", "c"]
+    assert wheel.pop(10) == ["d"]
+
+
+def test_what_a_limit_leaves_is_popped_by_the_next_call() -> None:
+    wheel: Wheel[str] = Wheel()
+    for key, due in (("a", 5), ("b", 5), ("c", 2000)):
+        wheel.arm(key, due)
+
+    assert wheel.pop(3000, limit=0) == []
+    assert wheel.pop(3000, limit=1) == ["a"]
+    assert wheel.next_due() == 5
+    assert wheel.pop(3000, limit=1) == ["b"]
+    assert wheel.pop(3000, limit=5) == ["c"]
+    assert wheel.now == 3000
+
+
+def test_cancelled_keys_that_a_limit_leaves_are_never_woken_for() -> None:
+    wheel: Wheel[int] = Wheel()
+    for key in range(4):
+        wheel.arm(key, 10)
+    wheel.cancel(2)
+    wheel.cancel(3)
+
+    assert wheel.pop(10, limit=2) == [0, 1]
+    assert wheel.next_due() is None
+
+
+def test_a_sleeper_wakes_for_nothing_at_most_once() -> None:
+    wheel: Wheel[str] = Wheel()
+    wheel.arm("a", FIFTEEN_MINUTES + 1)
+
+    assert drive(wheel) == [(FIFTEEN_MINUTES // BLOCK * BLOCK, []), (FIFTEEN_MINUTES + 1, ["a"])]
+
+
+def test_cancelled_keys_are_never_woken_for() -> None:
+    wheel: Wheel[int] = Wheel()
+    for key in range(500):
+        wheel.arm(key, key + 1)
+    wheel.arm(500, 505)
+    for key in range(500):
+        wheel.cancel(key)
+
+    assert wheel.next_due() == 505
+
+
+def test_a_time_that_has_passed_changes_nothing() -> None:
+    wheel: Wheel[str] = Wheel(100)
+    wheel.arm("a", 100)
+
+    assert wheel.pop(99) == []
+    assert wheel.now == 100
+    assert wheel.pop(100) == ["a"]
+
+
+def test_a_wheel_starts_at_zero_or_later() -> None:
+    with pytest.raises(ValueError, match="at least 0"):
+        Wheel(-1)
+
+
+def test_moving_leaves_no_more_entries_than_there_are_keys() -> None:
+    wheel: Wheel[int] = Wheel()
+    for key in range(100):
+        wheel.arm(key, TEN_YEARS)
+
+    for step in range(20_000):
+        wheel.arm(0, TEN_YEARS + step % 2 * BLOCK)
+        wheel.arm(1, step % 100)  # in the present block too
+        assert entries(wheel) <= 2 * len(wheel)
+
+    assert set(wheel.pop(2 * TEN_YEARS)) == set(range(100))
+
+
+def test_cancelling_lets_go_of_the_keys_and_of_all_room_they_took() -> None:
+    wheel: Wheel[object] = Wheel()
+    keys = [Key() for _ in range(20_000)]
+    alive = WeakSet(keys)
+    for number, key in enumerate(keys):
+        wheel.arm(key, TEN_YEARS + number * 100)
+    full = footprint(wheel)
+    while keys:
+        wheel.cancel(keys.pop())
+    del key
+
+    assert len(alive) == 0
+    assert footprint(wheel) < full / 10
+
+
+def test_popping_gives_the_room_back_too() -> None:
+    wheel: Wheel[int] = Wheel()
+    for key in range(20_000):
+        wheel.arm(key, key)
+    full = footprint(wheel)
+    wheel.pop(20_000)
+
+    assert footprint(wheel) < full / 10
+
+
+def test_slots_that_come_and_go_leave_nothing_behind() -> None:
+    wheel: Wheel[int] = Wheel()
+    for block in range(20_000):
+        wheel.arm(0, TEN_YEARS + block * BLOCK)
+
+    assert footprint(wheel) < 20_000
+
+
+def test_a_pop_moves_keys_of_one_block_at_a_time() -> None:
+    """Else a timer beyond some distance would wait, now and then, for all others to be moved."""
+    wheel: Wheel[int] = Wheel()
+    for key in range(100):
+        wheel.arm(key, TEN_YEARS + key * BLOCK)
+
+    wheel.pop(TEN_YEARS)
+
+    assert len(wheel._present) <= 1
+    assert len(wheel._blocks.slots) >= 98
+
+
+def test_keys_armed_for_the_present_block_join_those_in_order() -> None:
+    wheel: Wheel[int] = Wheel()
+    for key in range(500):
+        wheel.arm(key, 2 * key)
+    assert wheel.pop(99) == [*range(50)]
+
+    wheel.arm(501, 103)  # a few
+    assert wheel.next_due() == 100
+    assert wheel.pop(103) == [50, 51, 501]
+
+    for key in range(600, 1000):  # many
+        wheel.arm(key, key)
+    assert [wheel.pop(tick) for tick in (599, 600, 601)] == [[*range(52, 300)], [300, 600], [601]]
+
+
+def test_arming_and_popping_make_no_object_that_the_collector_tracks() -> None:
+    """Else a million timers would be a million objects to walk, in a pause of a quarter second."""
+    wheel: Wheel[int] = Wheel()
+    wheel.arm(-1, FIFTEEN_MINUTES)
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(gc.get_objects())
+        for key in range(20_000):
+            wheel.arm(key, key * 40)
+        assert len(gc.get_objects()) <= before + 5
+        wheel.pop(400_000)
+        assert len(gc.get_objects()) <= before + 5
+    finally:
+        gc.enable()

@@ -1,0 +1,59 @@
+"""What was claimed before the store went down: how much of it may still begin."""
+
+from pathlib import Path
+
+from support.manual_clock import ManualClock
+from support.recorder import Recorder
+from support.spooled import an_upload, laid_out
+
+from reactor.core.backoff import Backoff
+from reactor.core.circuit_breaker import Breaker
+from reactor.core.model import Signal, Verdict
+from reactor.postgres.connection import Line
+from reactor.postgres.upload_queue import UploadQueue
+from reactor.reactions.uploads import FailedUploads, UploadAttempt
+from reactor.storage.spool import Spool
+from reactor.storage.stores.local import LocalStore
+from reactor.storage.transfer import SpoolToStore
+
+UNREACHED = Line("postgresql://localhost/nobody")
+
+
+def an_attempt() -> UploadAttempt:
+    upload = an_upload()
+    return UploadAttempt(
+        signal=Signal("uploads", upload.id.int, 1), upload=upload, trail=upload.trail(), lease_until=0.0
+    )
+
+
+async def test_none_begins_while_the_store_is_down_and_one_at_a_time_asks_whether_it_is_back(tmp_path: Path) -> None:
+    clock, breaker = ManualClock(), Breaker(threshold=2, first_pause_s=1.0)
+    (tmp_path / "store").mkdir()
+    reaction = FailedUploads(
+        UploadQueue(UNREACHED, claims=UNREACHED, lease_s=30.0),
+        transfer=SpoolToStore(
+            Spool({"default": laid_out(tmp_path)}), LocalStore(tmp_path / "store"), concurrency=1, per_tenant=1
+        ),
+        backoff=Backoff(base_s=1.0, factor=2.0, max_s=60.0, jitter=0.0),
+        breaker=breaker,
+        clock=clock,
+        emit=Recorder(),
+        attempt_timeout_s=300.0,
+        lease_s=30.0,
+    )
+    attempts = [an_attempt() for _ in range(3)]
+    assert list(reaction.admit(attempts)) == attempts
+    assert not reaction.is_held_up
+
+    for attempt in attempts[:2]:
+        breaker.failed(clock.now(), attempt.upload.id)
+    assert reaction.is_held_up
+    assert list(reaction.admit(attempts)) == []
+
+    clock.advance(1.0)
+    assert list(reaction.admit(attempts)) == attempts[:1]
+    assert not reaction.is_held_up  # its answer is waited for; nothing else has been admitted
+    assert list(reaction.admit(attempts[1:])) == []
+
+    assert reaction.hand_back(attempts[0]).verdict is Verdict.DEFERRED  # it was never begun: another may ask
+    assert list(reaction.admit(attempts[1:])) == attempts[1:2]

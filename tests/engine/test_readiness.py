@@ -1,0 +1,79 @@
+"""Readiness says what is missing, and life goes on without it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from anyio import fail_after, sleep, to_thread
+from psycopg import sql
+from support.app import AppSide, app_side
+from support.process import fetch
+from support.recorder import Recorder
+
+from reactor.app import Reactor
+from reactor.core.events import DatabaseLost
+from reactor.engine import listen, readiness
+
+_LOOK_EVERY_S = 0.02
+
+
+@pytest.fixture
+def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
+    with app_side(migrated_url, tmp_path) as app:
+        yield app
+
+
+async def until(what: Callable[[], bool]) -> None:
+    with fail_after(40):
+        while not what():  # noqa: ASYNC110 - readiness is asked; it tells nobody
+            await sleep(_LOOK_EVERY_S)
+
+
+async def test_it_tells_of_a_database_that_does_not_answer_while_it_lives_on(
+    app: AppSide, server_url: str, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listening connection is left alone: only what asks the database finds that nobody answers."""
+    monkeypatch.setattr(listen, "PULSE_INTERVAL_S", 0.3)
+    monkeypatch.setattr(readiness, "UNANSWERED_S", 1.0)
+    name = sql.Identifier(urlsplit(app.url).path.lstrip("/"))
+    async with app.reacting(recorder) as reactor:
+        assert reactor.not_ready() == []
+        with psycopg.connect(server_url, autocommit=True) as conn:
+            conn.execute(sql.SQL("alter database {} allow_connections false").format(name))
+            app.conn.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where datname = current_database() and application_name = 'reactor'"
+            )
+            await recorder.wait_for(DatabaseLost, lambda lost: lost.doing == "pulse")
+            await until(lambda: any("hasn't answered for" in reason for reason in reactor.not_ready()))
+            assert await answers(reactor, "/healthz") == 200
+            assert await answers(reactor, "/readyz") == 503
+            conn.execute(sql.SQL("alter database {} allow_connections true").format(name))
+        await until(lambda: reactor.not_ready() == [])
+        assert await answers(reactor, "/readyz") == 200
+
+
+async def answers(reactor: Reactor, path: str) -> int:
+    return (await to_thread.run_sync(fetch, reactor.http_url + path))[0]
+
+
+async def test_one_failure_is_no_outage(
+    app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listen, "PULSE_INTERVAL_S", 0.3)
+    async with app.reacting(recorder) as reactor:
+        reactor._emit(DatabaseLost(doing="pulse", reason="once"))
+        assert reactor.not_ready() == []
+        monkeypatch.setattr(readiness, "UNANSWERED_S", -1.0)
+        await until(lambda: reactor.not_ready() == [])  # the next pulse was answered
+
+
+async def test_what_only_listens_elsewhere_says_nothing_of_the_database(
+    app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "UNANSWERED_S", -1.0)
+    async with app.reacting(recorder) as reactor:
+        reactor._emit(DatabaseLost(doing="listen", reason="refused"))
+        assert reactor.not_ready() == []

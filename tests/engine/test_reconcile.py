@@ -1,0 +1,585 @@
+"""A pass finds all that is due, whoever failed to tell of it; and says how much nobody told of."""
+
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from anyio import create_task_group
+from support.app import AppSide, Owed, app_side
+from support.manual_clock import ManualClock, quiet
+from support.recorder import Recorder
+
+from reactor.core.errors import DatabaseUnavailable
+from reactor.core.events import (
+    AttemptSettled,
+    AttemptStarted,
+    BooksMended,
+    DatabaseLost,
+    Notified,
+    Rescued,
+    RunExpired,
+    Swept,
+)
+from reactor.core.model import Due, Signal, Verdict
+from reactor.core.trace_context import TraceContext
+from reactor.engine import reconcile, worker
+from reactor.engine.reconcile import Reconcile
+from reactor.engine.schedule import Lane, Schedule
+from reactor.engine.worker import Work
+from reactor.postgres.notification import Hint
+from reactor.postgres.usage import Books
+from reactor.reactions import uploads as failed_uploads
+from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
+
+INTERVAL_S = 300.0
+
+
+# the loop, on a clock that stands still
+
+
+class Listed(Reaction[Attempt]):
+    """A reaction whose sweeps bring what the test says."""
+
+    name = "rows"
+    channel = "rows"
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[Due, float]] = []
+        self.complete = True
+        self.down = False
+        self.rescues = 0
+        self.sweeps = 0
+        self.while_read: Callable[[], None] = lambda: None
+
+    def due_at(self, hint: Hint) -> float | None:
+        raise NotImplementedError
+
+    async def claim(self, signals: Sequence[Signal]) -> Claimed[Attempt]:
+        raise NotImplementedError
+
+    async def rescue(self) -> Sequence[TraceContext]:
+        self.rescues += 1
+        if self.down:
+            raise DatabaseUnavailable("the test took it away")
+        return ()
+
+    async def sweep(self, horizon_s: float) -> Sweep:
+        assert horizon_s == 900.0
+        self.sweeps += 1
+        self.while_read()
+        return Sweep(rows=list(self.rows), complete=self.complete)
+
+
+class Shelf(Books):
+    """Books in which there is to mend what the test says."""
+
+    def __init__(self) -> None:
+        self.mended: dict[str, int] = {}
+
+    async def mend(self) -> dict[str, int]:
+        mended, self.mended = self.mended, {}
+        return mended
+
+
+class Stage:
+    """The loop and a schedule; nobody claims."""
+
+    def __init__(self, capacity: int = 1_000_000) -> None:
+        self.clock = ManualClock()
+        self.recorder = Recorder()
+        self.reaction = Listed()
+        self.books = Shelf()
+        self.lane = lane = Lane()
+        self.schedule = Schedule(
+            self.clock, {"rows": lane}, horizon_s=900.0, emit=self.recorder, capacity=capacity
+        )
+        self.work = Work(
+            self.reaction,
+            lane,
+            self.schedule,
+            clock=self.clock,
+            emit=self.recorder,
+            concurrency=1,
+            per_tenant=1,
+            lease_s=30.0,
+        )
+        self.reconcile = Reconcile(
+            [(self.reaction, self.work)],
+            self.schedule,
+            self.books,
+            clock=self.clock,
+            emit=self.recorder,
+            interval_s=INTERVAL_S,
+            horizon_s=900.0,
+        )
+        self.schedule.on_left = self.reconcile.look_later
+
+    def list_row(self, *, due_s: float, changed_s: float) -> Signal:
+        """Let the database have one more row; both in seconds from now."""
+        now = self.clock.database_now()
+        signal = Signal("rows", uuid4().int, 1)
+        self.reaction.rows.append((Due(signal, now + due_s), now + changed_s))
+        return signal
+
+    async def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        await quiet()
+
+    async def missed(self) -> int:
+        """Do a pass; return how many rows it says were missed."""
+        await self.reconcile.once()
+        return (await self.recorder.wait_for(Swept)).missed
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with create_task_group() as tasks:
+            tasks.start_soon(self.reconcile.run)
+            await quiet()
+            yield
+            tasks.cancel_scope.cancel()
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+async def test_a_pass_tells_what_it_mended_in_the_books(stage: Stage) -> None:
+    stage.books.mended = {"reservations": 2, "months": 1}
+    await stage.reconcile.once()
+    await stage.reconcile.once()
+    assert stage.recorder.heard(BooksMended) == [
+        BooksMended(kind="reservations", count=2),
+        BooksMended(kind="months", count=1),
+    ]
+
+
+async def test_a_pass_at_start_then_each_interval_and_on_request(stage: Stage) -> None:
+    async with stage.running():
+        assert stage.reaction.sweeps == 1
+        await stage.advance(INTERVAL_S - 0.01)
+        assert stage.reaction.sweeps == 1
+        await stage.advance(0.01)
+        assert stage.reaction.sweeps == 2
+        stage.reconcile.request()
+        await quiet()
+        assert stage.reaction.sweeps == stage.reaction.rescues == 3
+        await stage.advance(INTERVAL_S - 0.01)
+        assert stage.reaction.sweeps == 3
+
+
+async def test_requests_during_a_pass_are_one_more_pass(stage: Stage) -> None:
+    async with stage.running():
+        for _ in range(100):
+            stage.reconcile.request()
+        await quiet()
+        assert stage.reaction.sweeps == 2
+
+
+async def test_while_polling_the_passes_come_often(stage: Stage) -> None:
+    async with stage.running():
+        stage.reconcile.polling_interval_s = 2.0
+        stage.reconcile.request()
+        await quiet()
+        for _ in range(5):
+            await stage.advance(2.0)
+        assert stage.reaction.sweeps == 7
+
+
+async def test_a_pass_that_failed_is_tried_again_soon(stage: Stage) -> None:
+    stage.reaction.down = True
+    async with stage.running():
+        assert (await stage.recorder.wait_for(DatabaseLost)).doing == "reconcile"
+        assert stage.reconcile.finished_at is None
+        stage.reaction.down = False
+        await stage.advance(1.0)
+        assert stage.reaction.sweeps == 1
+        assert stage.reconcile.finished_at is not None
+
+
+async def test_a_request_while_a_pass_fails_is_not_lost(stage: Stage) -> None:
+    async with stage.running():
+        stage.reaction.down = True
+        stage.reconcile.request()
+        await quiet()
+        stage.reaction.down = False
+        await stage.advance(1.0)
+        assert stage.reaction.sweeps == 2
+
+
+async def test_a_pass_arms_what_is_unknown_and_leaves_alone_what_is_known(stage: Stage) -> None:
+    known = stage.list_row(due_s=5.0, changed_s=0.0)
+    stage.schedule.arm([Due(known, stage.clock.database_now() + 1.0)])
+    unknown = stage.list_row(due_s=5.0, changed_s=0.0)
+    await stage.reconcile.once()
+    assert (await stage.recorder.wait_for(Swept)).found == 1
+    assert stage.schedule.knows(unknown)
+    assert len(stage.schedule) == 2
+    assert not stage.reconcile.has_more
+
+
+async def test_what_no_notification_told_of_is_counted(stage: Stage) -> None:
+    stage.reconcile.trust(heard=True)
+    await stage.advance(100.0)
+    stage.list_row(due_s=-6.0, changed_s=-10.0)
+    stage.list_row(due_s=-50.0, changed_s=-6.0)
+    assert await stage.missed() == 2
+    assert await stage.missed() == 0  # known by now
+
+
+async def test_what_could_not_have_been_told_of_is_not_counted(stage: Stage) -> None:
+    await stage.advance(100.0)
+    stage.list_row(due_s=-60.0, changed_s=-60.0)
+    assert await stage.missed() == 0  # nothing was heard yet
+
+    stage.reconcile.trust(heard=True)
+    stage.list_row(due_s=-60.0, changed_s=-60.0)  # older than the connection
+    stage.list_row(due_s=-4.0, changed_s=-4.0)  # may be on its way still
+    stage.list_row(due_s=60.0, changed_s=0.0)  # not due yet
+    stage.list_row(due_s=-60.0, changed_s=0.0)  # due long ago, and put back just now
+    assert await stage.missed() == 0
+
+    stage.reconcile.trust(heard=False)
+    await stage.advance(100.0)
+    stage.list_row(due_s=-10.0, changed_s=-10.0)
+    assert await stage.missed() == 0  # the connection is lost
+
+
+async def test_a_backlog_that_a_sweep_left_behind_is_not_counted_as_missed(stage: Stage) -> None:
+    stage.reconcile.trust(heard=True)
+    await stage.advance(100.0)
+    stage.reaction.complete = False
+    await stage.reconcile.once()
+    stage.recorder.forget()
+    assert stage.reconcile.has_more
+    stage.list_row(due_s=-50.0, changed_s=-50.0)
+    assert await stage.missed() == 0
+
+
+async def test_what_is_settled_while_the_rows_are_read_was_missed_by_nobody(stage: Stage) -> None:
+    stage.reconcile.trust(heard=True)
+    await stage.advance(100.0)
+    signal = stage.list_row(due_s=-50.0, changed_s=-50.0)
+    attempt = Attempt(signal=signal, lease_until=stage.clock.now() + 30.0)
+    stage.work._claimed[signal] = attempt
+    stage.reaction.while_read = lambda: stage.work._let_go([attempt])
+    assert await stage.missed() == 0
+    assert not stage.schedule.knows(signal)
+
+    stage.reaction.while_read = lambda: None
+    assert await stage.missed() == 1  # it is there still, and none of ours
+
+
+async def test_more_is_brought_as_soon_as_there_is_room(stage: Stage) -> None:
+    stage.reaction.complete = False
+    stage.list_row(due_s=0.0, changed_s=0.0)
+    async with stage.running():
+        stage.reconcile.refill("rows")
+        await quiet()
+        assert stage.reaction.sweeps == 2
+        assert stage.reaction.rescues == 1
+
+        stage.reconcile.refill("rows")  # all that it lists is known: not again at once
+        await quiet()
+        assert stage.reaction.sweeps == 2
+        await stage.advance(1.0)
+        stage.reaction.complete = True
+        stage.reconcile.refill("rows")
+        await quiet()
+        assert stage.reaction.sweeps == 3
+
+        stage.reconcile.refill("rows")  # and never when the last sweep brought all
+        await stage.advance(5.0)
+        assert stage.reaction.sweeps == 3
+
+
+def seated(stage: Stage, count: int) -> tuple[list[Signal], list[Signal]]:
+    """Let another reactor listen, and so many rows be overdue; return those whose turn is ours, and the other's."""
+    stage.schedule.turns.seat(uuid4(), [uuid4()])
+    signals = [stage.list_row(due_s=-9.0, changed_s=-9.0) for _ in range(count)]
+    ours = [signal for signal in signals if not stage.schedule.turns.delay_s(signal.row)]
+    return ours, [signal for signal in signals if signal not in set(ours)]
+
+
+def drop(stage: Stage, gone: Sequence[Signal]) -> None:
+    """Let the database list them no longer."""
+    stage.reaction.rows = [row for row in stage.reaction.rows if row[0].signal not in set(gone)]
+
+
+async def test_who_has_enough_to_do_leaves_to_others_what_is_theirs(stage: Stage) -> None:
+    ours, others = seated(stage, 1_200)
+    await stage.reconcile.once()
+    assert (await stage.recorder.wait_for(Swept)).found == len(ours)
+    assert [signal for signal in others if stage.schedule.knows(signal)] == []
+    assert all(stage.schedule.knows(signal) for signal in ours)
+
+
+async def test_who_has_little_to_do_stands_in_for_others(stage: Stage) -> None:
+    ours, others = seated(stage, 600)
+    await stage.reconcile.once()
+    assert (await stage.recorder.wait_for(Swept)).found == 600
+    assert all(stage.schedule.knows(signal) for signal in [*ours, *others])
+
+
+async def test_what_was_left_is_looked_for_once_there_is_little_to_do(stage: Stage) -> None:
+    ours, others = seated(stage, 1_200)
+    async with stage.running():
+        assert stage.reaction.sweeps == 1
+        stage.reconcile.refill("rows")
+        await quiet()
+        assert stage.reaction.sweeps == 1, "there is enough to do"
+
+        stage.lane.ready.take(len(ours))
+        drop(stage, [*ours, *others[50:]])
+        stage.reconcile.refill("rows")
+        await quiet()
+        assert stage.reaction.sweeps == 2
+        assert all(stage.schedule.knows(signal) for signal in others[:50])
+        assert not any(stage.schedule.knows(signal) for signal in others[50:])
+
+        stage.reconcile.refill("rows")
+        await stage.advance(2.0)
+        assert stage.reaction.sweeps == 2, "nothing is left to others any more"
+
+
+async def test_who_gets_on_is_trusted_with_what_was_left(stage: Stage) -> None:
+    _, others = seated(stage, 2_400)
+    async with stage.running():
+        for i in range(1, 4):
+            drop(stage, others[: 10 * i])
+            await stage.advance(30.001)
+            assert stage.reaction.sweeps == 1 + i
+            assert not any(stage.schedule.knows(signal) for signal in others)
+
+
+async def test_who_does_not_get_on_is_not_trusted_for_ever(stage: Stage) -> None:
+    _, others = seated(stage, 1_200)
+    async with stage.running():
+        await stage.advance(30.001)
+        assert not any(stage.schedule.knows(signal) for signal in others)
+        await stage.advance(30.001)
+        assert stage.reaction.sweeps == 3
+        assert all(stage.schedule.knows(signal) for signal in others)
+
+
+async def test_what_a_notification_left_is_looked_for_as_soon(stage: Stage) -> None:
+    """Though nothing else wakes the loop, and its last sweep was long ago."""
+    stage.schedule.turns.seat(uuid4(), [uuid4()])
+    async with stage.running():
+        await stage.advance(100.0)
+        overdue_at = stage.clock.database_now() - 1.0
+        stage.schedule.hear(Due(Signal("rows", uuid4().int, 1), overdue_at) for _ in range(1_200))
+        await quiet()
+        assert "rows" in stage.schedule.left
+        assert stage.reaction.sweeps == 1
+        await stage.advance(30.001)
+        assert stage.reaction.sweeps == 2
+
+
+async def test_a_sweep_that_fails_forgets_nothing_that_was_left(stage: Stage) -> None:
+    ours, others = seated(stage, 1_200)
+
+    def fail() -> None:
+        raise DatabaseUnavailable("the test took it away")
+
+    async with stage.running():
+        stage.lane.ready.take(len(ours))
+        drop(stage, ours)
+        stage.reaction.while_read = fail
+        stage.reconcile.refill("rows")
+        await quiet()
+        assert stage.reaction.sweeps == 2
+        stage.reaction.while_read = lambda: None
+        await stage.advance(1.001)
+        assert all(stage.schedule.knows(signal) for signal in others)
+
+
+async def test_what_was_left_to_others_was_missed_by_nobody(stage: Stage) -> None:
+    stage.reconcile.trust(heard=True)
+    stage.clock.advance(60.0)
+    seated(stage, 1_200)
+    assert await stage.missed() == 1_200
+    assert await stage.missed() == 0
+
+
+async def test_what_the_wheel_has_no_room_for_is_brought_later() -> None:
+    stage = Stage(capacity=2)
+    for _ in range(3):
+        stage.list_row(due_s=10.0, changed_s=0.0)
+    await stage.reconcile.once()
+    assert stage.reconcile.has_more
+
+
+# with a real database
+
+
+@pytest.fixture
+def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
+    with app_side(migrated_url, tmp_path) as app:
+        yield app
+
+
+def is_stored(settled: AttemptSettled) -> bool:
+    return settled.verdict is Verdict.STORED
+
+
+def assert_all_stored(app: AppSide, uploads: Sequence[Owed]) -> None:
+    for upload in uploads:
+        app.assert_stored(upload)
+    app.assert_books_balance()
+
+
+async def test_one_pass_finds_all_that_nobody_told_of(app: AppSide, recorder: Recorder) -> None:
+    app.without_triggers()
+    uploads = app.owe(30)
+    [later] = app.owe(next_retry_at="2100-01-01")
+    [exhausted] = app.owe(retry_count=5)
+    [dead] = app.owe(status="dead")
+    [cancelled] = app.owe(status="cancelled")
+    stale, silent = app.begin_run(timeout_at="2000-01-01"), app.begin_run(heartbeat_at="2000-01-01")
+    alive = app.begin_run(timeout_at="2100-01-01")
+    await app.drain(recorder)
+
+    assert_all_stored(app, uploads)
+    assert {event.run_id for event in recorder.heard(RunExpired)} == {stale, silent}
+    assert app.run(alive)["status"] == "running"
+    assert recorder.heard(Notified) == []
+    assert sum(swept.missed for swept in recorder.heard(Swept)) == 0  # it heard nothing: it missed nothing
+    for upload, status, code in (
+        (later, "failed", None),
+        (exhausted, "dead", "STORAGE_UPLOAD_FAILED"),
+        (dead, "dead", None),
+        (cancelled, "cancelled", None),
+    ):
+        row = app.row(upload)
+        assert row is not None
+        assert (row["status"], row["error_code"]) == (status, code)
+
+
+async def test_a_pass_on_an_empty_database_does_nothing(app: AppSide, recorder: Recorder) -> None:
+    await app.drain(recorder)
+    assert [(swept.reaction, swept.found) for swept in recorder.heard(Swept)] == [("uploads", 0), ("runs", 0)]
+    assert app.one("select count(*) from reactor.instance") == 0
+
+
+async def test_a_running_reactor_counts_what_it_was_not_told_of(
+    app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "_MISSED_AFTER_S", 0.0)
+    async with app.reacting(recorder, reconcile_interval_s=0.25) as reactor:
+        app.without_triggers()
+        uploads = app.owe(3)
+        await recorder.wait_for_all(3, AttemptSettled, is_stored)
+        assert sum(swept.missed for swept in recorder.heard(Swept)) == 3
+        assert b'reactor_reconcile_missed_total{kind="uploads"} 3.0' in reactor.telemetry.prometheus()
+    assert_all_stored(app, uploads)
+
+
+async def test_an_expired_lease_of_a_dead_reactor_is_taken_over(app: AppSide, recorder: Recorder) -> None:
+    [upload] = app.owe(status="uploading", retry_count=1, lease_token=uuid4(), lease_expires_at="2000-01-01")
+    await app.drain(recorder)
+    assert recorder.heard(Rescued) == [Rescued(retried=1, buried=0)]
+    [settled] = recorder.heard(AttemptSettled)
+    assert settled.attempt == 2
+    assert_all_stored(app, [upload])
+
+
+async def test_a_lease_that_holds_is_waited_for_and_then_taken_over(
+    app: AppSide, recorder: Recorder
+) -> None:
+    ends_at = app.one("select clock_timestamp() + interval '1 s'")
+    [upload] = app.owe(status="uploading", retry_count=1, lease_token=uuid4(), lease_expires_at=ends_at)
+    async with app.reacting(recorder):
+        started = await recorder.wait_for(AttemptStarted)
+        assert app.one("select clock_timestamp()") >= ends_at
+        assert started.attempt == 2
+        await recorder.wait_for(AttemptSettled, is_stored)
+    assert_all_stored(app, [upload])
+
+
+async def test_a_dead_reactors_last_try_is_buried(app: AppSide, recorder: Recorder) -> None:
+    [upload] = app.owe(status="uploading", retry_count=5, lease_token=uuid4(), lease_expires_at="2000-01-01")
+    await app.drain(recorder)
+    assert recorder.heard(Rescued) == [Rescued(retried=0, buried=1)]
+    row = app.row(upload)
+    assert row is not None
+    assert (row["status"], row["error_code"]) == ("dead", "STORAGE_UPLOAD_FAILED")
+    assert row["errors"][-1]["message"] == "the worker stopped without a word"
+    assert app.source(upload)["storage_status"] == "failed"
+    assert app.usage(upload) == (0, 0)
+    assert app.is_spooled(upload)
+
+
+@pytest.fixture
+def _small_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failed_uploads, "_SWEEP_PER_TENANT", 20)
+    monkeypatch.setattr(failed_uploads, "_SWEEP_LIMIT", 50)
+    monkeypatch.setattr(failed_uploads, "_RESCUE_BATCH", 7)
+    monkeypatch.setattr(worker, "_LOW", 10)
+
+
+@pytest.mark.usefixtures("_small_sweeps")
+async def test_a_backlog_larger_than_a_sweep_drains(app: AppSide, recorder: Recorder) -> None:
+    app.without_triggers()
+    of_one = app.owe(130, user=uuid4())
+    of_many = app.owe(70)
+    abandoned = app.owe(
+        40, status="uploading", retry_count=1, lease_token=uuid4(), lease_expires_at="2000-01-01"
+    )
+    await app.drain(recorder)
+    assert_all_stored(app, [*of_one, *of_many, *abandoned])
+    assert len(recorder.heard(AttemptStarted)) == 240
+
+
+@pytest.mark.usefixtures("_small_sweeps")
+async def test_a_running_reactor_works_off_a_backlog_larger_than_a_sweep(
+    app: AppSide, recorder: Recorder
+) -> None:
+    app.without_triggers()
+    uploads = [*app.owe(130, user=uuid4()), *app.owe(70)]
+    async with app.reacting(recorder):
+        settled = recorder.heard(AttemptSettled)
+        await recorder.wait_for_all(len(uploads) - len(settled), AttemptSettled)
+    assert_all_stored(app, uploads)
+    assert len(recorder.heard(AttemptStarted)) == len(uploads)
+
+
+async def test_the_first_look_at_a_large_backlog_is_a_short_one(
+    app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failed_uploads, "_SWEEP_LIMIT", 500)
+    monkeypatch.setattr(failed_uploads, "_SWEEP_PER_TENANT", 500)
+    app.without_triggers()
+    uploads = app.owe(60)
+    async with app.reacting(recorder):
+        settled = recorder.heard(AttemptSettled)
+        await recorder.wait_for_all(len(uploads) - len(settled), AttemptSettled)
+        found = [swept.found for swept in recorder.heard(Swept) if swept.reaction == "uploads"]
+    assert found[0] == 50
+    assert sum(found) >= 60  # one may be found again while it is being claimed
+    assert_all_stored(app, uploads)
+
+
+async def test_a_hint_to_look_again_is_followed(app: AppSide, recorder: Recorder) -> None:
+    async with app.reacting(recorder):
+        app.without_triggers()
+        uploads = app.owe(5)
+        run = app.begin_run(timeout_at="2000-01-01")
+        app.conn.execute("""select pg_notify('reactor_runs', '{"v": 1, "at": 0, "rescan": true}')""")
+        assert (await recorder.wait_for(Notified)).rows == 0
+        await recorder.wait_for_all(5, AttemptSettled, is_stored)
+        assert (await recorder.wait_for(RunExpired)).run_id == run
+    assert_all_stored(app, uploads)
+
+
+async def test_a_statement_of_very_many_rows_says_only_that_there_are_some(
+    app: AppSide, recorder: Recorder
+) -> None:
+    async with app.reacting(recorder):
+        uploads = app.owe(1_001, content=b"x")
+        await recorder.wait_for_all(len(uploads), AttemptSettled, is_stored)
+        assert [event.rows for event in recorder.heard(Notified)] == [0]
+    assert app.one("select count(*) from public.upload_queue") == 0
+    app.assert_books_balance()

@@ -1,0 +1,288 @@
+"""The schedule offers each signal at its tick and not before; the database keeps what it can't hold."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+import pytest
+from anyio import create_task_group
+from support.manual_clock import ManualClock, quiet
+from support.recorder import Recorder
+
+from reactor.core.events import TimerFired
+from reactor.core.model import Due, Signal
+from reactor.core.rendezvous import STEP_S
+from reactor.engine.schedule import Lane, Schedule
+
+HORIZON_S = 60.0
+
+
+def a_signal(reaction: str = "uploads", tenant: int = 1) -> Signal:
+    return Signal(reaction, uuid4().int, tenant)
+
+
+class Stage:
+    """A schedule with two lanes on a clock that stands still."""
+
+    def __init__(self, capacity: int = 1_000_000) -> None:
+        self.clock = ManualClock()
+        self.recorder = Recorder()
+        self.lanes = {"uploads": Lane(), "runs": Lane()}
+        self.schedule = Schedule(
+            self.clock, self.lanes, horizon_s=HORIZON_S, emit=self.recorder, capacity=capacity
+        )
+
+    def arm(self, signal: Signal, in_s: float) -> None:
+        self.schedule.arm([Due(signal, self.clock.database_now() + in_s)])
+
+    async def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        await quiet()
+
+    def take(self, reaction: str = "uploads") -> list[Signal]:
+        return self.lanes[reaction].ready.take(1_000_000)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with create_task_group() as tasks:
+            tasks.start_soon(self.schedule.run)
+            await quiet()
+            yield
+            tasks.cancel_scope.cancel()
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+async def test_a_signal_is_offered_at_its_tick_and_not_before(stage: Stage) -> None:
+    signal = a_signal()
+    async with stage.running():
+        stage.arm(signal, 0.5)
+
+        await stage.advance(0.499)
+        assert stage.take() == []
+
+        await stage.advance(0.001)
+        assert stage.take() == [signal]
+
+
+async def test_what_is_overdue_is_offered_at_once(stage: Stage) -> None:
+    signal = a_signal()
+    async with stage.running():
+        stage.arm(signal, -3600.0)
+        await quiet()
+        assert stage.take() == [signal]
+
+
+async def test_what_others_know_of_too_is_offered_when_it_is_this_reactors_turn(stage: Stage) -> None:
+    stage.schedule.turns.seat(uuid4(), [uuid4()])
+    signals = [a_signal() for _ in range(100)]
+    ours = [signal for signal in signals if not stage.schedule.turns.delay_s(signal.row)]
+    assert 0 < len(ours) < 100
+    async with stage.running():
+        now = stage.clock.database_now()
+        others = stage.schedule.share(Due(signal, now - 5.0) for signal in signals[::2])  # overdue
+        others += stage.schedule.share(Due(signal, now) for signal in signals[1::2])
+        assert {signal for signal, _ in others} == set(signals) - set(ours)
+        stage.schedule.stand_in(others, now)
+        await quiet()
+        assert set(stage.take()) == set(ours)
+
+        await stage.advance(STEP_S - 0.001)
+        assert stage.take() == []
+
+        await stage.advance(0.002)
+        assert set(stage.take()) == set(signals) - set(ours)
+
+
+async def test_what_will_be_due_is_armed_for_a_little_after_its_turn(stage: Stage) -> None:
+    stage.schedule.turns.seat(uuid4(), [uuid4()])
+    signals = [a_signal() for _ in range(100)]
+    ours = [signal for signal in signals if not stage.schedule.turns.delay_s(signal.row)]
+    async with stage.running():
+        due_at = stage.clock.database_now() + 5.0
+        assert stage.schedule.share(Due(signal, due_at) for signal in signals) == []
+        await stage.advance(5.001)
+        assert set(stage.take()) == set(ours)
+
+        await stage.advance(STEP_S)
+        assert set(stage.take()) == set(signals) - set(ours)
+
+
+async def test_many_that_may_be_taken_are_enough(stage: Stage) -> None:
+    async with stage.running():
+        ready = stage.lanes["uploads"].ready
+        for _ in range(499):
+            stage.arm(a_signal(), -1.0)
+        await quiet()
+        assert not stage.schedule.has_enough("uploads")
+
+        stage.arm(a_signal(), -1.0)
+        await quiet()
+        assert stage.schedule.has_enough("uploads")
+
+        ready.per_tenant = 1
+        ready.take(1)
+        stage.arm(a_signal(), -1.0)
+        await quiet()
+        assert not stage.schedule.has_enough("uploads"), "they wait for their own tenant, not for this reactor"
+
+
+async def test_what_is_heard_and_anothers_turn_is_left_to_it_only_by_who_has_enough(stage: Stage) -> None:
+    stage.schedule.turns.seat(uuid4(), [uuid4()])
+    heard = [a_signal() for _ in range(100)]
+    others = {signal for signal in heard if stage.schedule.turns.delay_s(signal.row)}
+    now = stage.clock.database_now()
+    async with stage.running():
+        stage.schedule.hear(Due(signal, now) for signal in heard)
+        assert stage.schedule.left == {}
+        await stage.advance(STEP_S + 0.001)
+        assert set(stage.take()) == set(heard)
+
+        for _ in range(500):
+            stage.arm(a_signal(), -1.0)
+        await quiet()
+        stage.schedule.hear(Due(signal, now) for signal in heard)
+        assert stage.schedule.left["uploads"] in others
+        await stage.advance(STEP_S + 0.001)
+        assert set(heard) - set(stage.take()) == others
+
+
+async def test_what_only_this_reactor_knows_waits_for_nobody(stage: Stage) -> None:
+    stage.schedule.turns.seat(uuid4(), [uuid4()])
+    signals = [a_signal() for _ in range(50)]
+    async with stage.running():
+        for signal in signals:
+            stage.arm(signal, 0.0)
+        await quiet()
+        assert set(stage.take()) == set(signals)
+
+
+async def test_an_offer_wakes_the_lane_it_is_for_and_no_other(stage: Stage) -> None:
+    run = a_signal("runs")
+    async with stage.running():
+        stage.arm(run, 0.25)
+        await stage.advance(0.25)
+
+        await stage.lanes["runs"].wakeup.wait()
+        assert not stage.lanes["uploads"].wakeup._is_set
+        assert stage.take("runs") == [run]
+        assert stage.take("uploads") == []
+
+
+@pytest.mark.parametrize(("first_s", "then_s"), [(0.5, 2.0), (2.0, 0.5), (0.25, 50.0), (50.0, 0.25)])
+async def test_arming_again_moves(stage: Stage, first_s: float, then_s: float) -> None:
+    signal = a_signal()
+    async with stage.running():
+        stage.arm(signal, first_s)
+        await quiet()
+        stage.arm(signal, then_s)
+        assert len(stage.schedule) == 1
+
+        await stage.advance(then_s - 0.001)
+        assert stage.take() == []
+        await stage.advance(0.001)
+        assert stage.take() == [signal]
+
+        await stage.advance(HORIZON_S)
+        assert stage.take() == []
+
+
+async def test_beyond_the_horizon_nothing_is_held(stage: Stage) -> None:
+    inside, outside = a_signal(), a_signal()
+    stage.arm(inside, HORIZON_S)
+    stage.arm(outside, HORIZON_S + 0.5)
+    assert stage.schedule.knows(inside)
+    assert not stage.schedule.knows(outside)
+    assert not stage.schedule.overflowed
+
+
+async def test_a_signal_that_moves_beyond_the_horizon_is_let_go(stage: Stage) -> None:
+    signal = a_signal()
+    async with stage.running():
+        stage.arm(signal, 0.5)
+        stage.arm(signal, HORIZON_S + 1.0)
+        assert not stage.schedule.knows(signal)
+        await stage.advance(1.0)
+        assert stage.take() == []
+
+
+async def test_overflow_is_flagged_and_what_is_held_may_still_move() -> None:
+    stage = Stage(capacity=2)
+    first, second, third = a_signal(), a_signal(), a_signal()
+    stage.arm(first, 1.0)
+    stage.arm(second, 1.0)
+    assert not stage.schedule.overflowed
+
+    stage.arm(third, 0.5)
+    assert stage.schedule.overflowed
+    assert not stage.schedule.knows(third)
+
+    async with stage.running():
+        stage.arm(first, 2.0)
+        await stage.advance(1.0)
+        assert stage.take() == [second]
+        await stage.advance(1.0)
+        assert stage.take() == [first]
+
+
+async def test_a_forgotten_signal_is_not_offered(stage: Stage) -> None:
+    waiting, ready, kept = a_signal(), a_signal(), a_signal()
+    async with stage.running():
+        stage.arm(waiting, 1.0)
+        stage.arm(kept, 1.0)
+        stage.arm(ready, 0.0)
+        await quiet()
+        assert stage.schedule.knows(ready)
+
+        stage.schedule.forget(waiting)
+        stage.schedule.forget(ready)
+        stage.schedule.forget(a_signal())
+        assert not stage.schedule.knows(waiting)
+        assert not stage.schedule.knows(ready)
+
+        await stage.advance(1.0)
+        assert stage.take() == [kept]
+
+
+async def test_a_flood_is_offered_whole_and_in_order_of_time(stage: Stage) -> None:
+    """More than the wheel gives in one turn, so that the loop has to come back for the rest."""
+    early = [a_signal() for _ in range(3_000)]
+    late = [a_signal() for _ in range(2_500)]
+    async with stage.running():
+        for signal in late:
+            stage.arm(signal, 1.0)
+        for signal in early:
+            stage.arm(signal, 0.5)
+        stage.clock.advance(5.0)
+        offered: list[Signal] = []
+        while len(offered) < len(early) + len(late):
+            await stage.lanes["uploads"].wakeup.wait()
+            offered += stage.take()
+        assert set(offered[: len(early)]) == set(early)
+        assert set(offered[len(early) :]) == set(late)
+        assert len(offered) == len(early) + len(late)
+
+
+async def test_it_says_how_late_it_was(stage: Stage) -> None:
+    async with stage.running():
+        stage.arm(a_signal(), 0.5)
+        await quiet()
+        stage.clock.advance(0.75)
+        fired = await stage.recorder.wait_for(TimerFired)
+        assert fired.lag_s == pytest.approx(0.25, abs=0.002)
+
+
+async def test_it_sleeps_when_there_is_nothing_to_do(stage: Stage) -> None:
+    """No bell is set while nothing is armed, and one at most however many are."""
+    async with stage.running():
+        assert stage.clock.awaited == []
+        for number in range(1_000):
+            stage.arm(a_signal(), 10.0 + number / 64)
+        await quiet()
+        assert len(stage.clock.awaited) == 1
+        await stage.advance(HORIZON_S)
+        assert len(stage.take()) == 1_000
+        assert stage.clock.awaited == []

@@ -1,0 +1,607 @@
+"""From the app's failed upload to the store, or to a clear end; and from a silent worker to a failed run."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, LiteralString
+from uuid import uuid4
+
+import pytest
+from anyio import create_task_group
+from attrs import evolve
+from support.app import AppSide, Owed, app_side
+from support.recorder import Recorder
+from support.stubborn_store import StubbornStore
+
+from reactor.app import Reactor
+from reactor.core.errors import DatabaseUnavailable, FileTooLarge, StorageRejected, StorageUnavailable
+from reactor.core.events import (
+    AttemptSettled,
+    AttemptStarted,
+    BreakerMoved,
+    LeaseLost,
+    RunExpired,
+)
+from reactor.core.model import Verdict
+from reactor.core.rendezvous import STEP_S
+from reactor.postgres import statements
+from reactor.postgres.connection import Database, Line
+
+BUSY = StorageUnavailable("503 SlowDown", http_status=503)
+DENIED = StorageRejected("403 AccessDenied", http_status=403, denied=True)
+
+
+@pytest.fixture
+def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
+    with app_side(migrated_url, tmp_path) as app:
+        yield app
+
+
+@pytest.fixture
+def store(app: AppSide) -> StubbornStore:
+    return StubbornStore(app.store)
+
+
+def settled(upload: Owed, verdict: Verdict) -> Callable[[AttemptSettled], bool]:
+    return lambda event: event.upload_id == upload.id and event.verdict is verdict
+
+
+def of(upload: Owed) -> Callable[[AttemptSettled], bool]:
+    return lambda event: event.upload_id == upload.id
+
+
+async def wait_until_stored(recorder: Recorder, *uploads: Owed) -> None:
+    for upload in uploads:
+        await recorder.wait_for(AttemptSettled, settled(upload, Verdict.STORED))
+
+
+async def wait_until_dead(recorder: Recorder, upload: Owed) -> AttemptSettled:
+    return await recorder.wait_for(AttemptSettled, settled(upload, Verdict.DEAD))
+
+
+def assert_dead(app: AppSide, upload: Owed, code: str, *, attempts: int = 1) -> None:
+    """Assert that an upload was given up: the row says why, the bytes are given back, the file is kept."""
+    row = app.row(upload)
+    assert row is not None
+    assert (row["status"], row["error_code"], row["retry_count"]) == ("dead", code, attempts)
+    assert row["error_message"]
+    assert [error["attempt"] for error in row["errors"]] == list(range(1, attempts + 1))
+    assert row["lease_token"] is None
+    assert app.source(upload)["storage_status"] == "failed"
+    assert app.usage(upload) == (0, 0)
+    assert not app.stored_at(upload).exists()
+
+
+# stored
+
+
+@pytest.mark.parametrize("size", [0, 1, 3_000_000])
+async def test_a_failed_upload_is_stored(
+    app: AppSide, store: StubbornStore, recorder: Recorder, size: int
+) -> None:
+    async with app.reacting(recorder, store=store):
+        [upload] = app.owe(content=os.urandom(size))
+        assert app.usage(upload) == (0, size) if size else True
+        await wait_until_stored(recorder, upload)
+    app.assert_stored(upload)
+    assert app.usage(upload) == (size, 0) if size else True
+    assert store.puts[upload.key] == 1
+    app.assert_books_balance()
+
+
+async def test_an_upload_that_was_queued_before_the_start_is_stored(
+    app: AppSide, store: StubbornStore, recorder: Recorder
+) -> None:
+    [upload] = app.owe()
+    async with app.reacting(recorder, store=store):
+        if not recorder.heard(AttemptSettled):
+            await wait_until_stored(recorder, upload)
+    app.assert_stored(upload)
+
+
+async def test_an_upload_is_stored_again_over_what_is_there(
+    app: AppSide, store: StubbornStore, recorder: Recorder
+) -> None:
+    """A crash between the put and its settlement leaves the object behind."""
+    async with app.reacting(recorder, store=store):
+        with app.conn.transaction():
+            [upload] = app.owe()
+            app.stored_at(upload).parent.mkdir()
+            app.stored_at(upload).write_bytes(b"half of it")
+        await wait_until_stored(recorder, upload)
+    app.assert_stored(upload)
+
+
+# tried again
+
+
+async def test_transient_failures_back_off_and_then_succeed(
+    app: AppSide, store: StubbornStore, recorder: Recorder
+) -> None:
+    async with app.reacting(recorder, store=store):
+        with app.conn.transaction():
+            [upload] = app.owe()
+            store.fail(upload.key, BUSY, BUSY, BUSY)
+        retries = await recorder.wait_for_all(3, AttemptSettled, settled(upload, Verdict.RETRY))
+        assert [retry.delay_s for retry in retries] == [0.1, 0.2, 0.4]
+        assert [retry.attempt for retry in retries] == [1, 2, 3]
+        assert {retry.code for retry in retries} == {"STORAGE_UNAVAILABLE"}
+        row = app.row(upload)
+        assert row is not None
+        assert [error["code"] for error in row["errors"]] == ["STORAGE_UNAVAILABLE"] * 3
+        assert app.usage(upload) == (0, len(upload.content))
+        await wait_until_stored(recorder, upload)
+        late = recorder.heard(AttemptStarted, lambda started: started.attempt > 1)
+        assert all(0 <= started.lag_s < 1.0 for started in late)
+    app.assert_stored(upload)
+    assert store.puts[upload.key] == 4
+
+
+async def test_a_retry_never_comes_early(app: AppSide, store: StubbornStore, recorder: Recorder) -> None:
+    async with app.reacting(recorder, store=store, retry_base_s=0.5):
+        with app.conn.transaction():
+            [upload] = app.owe()
+            store.fail(upload.key, BUSY)
+        await recorder.wait_for(AttemptSettled, settled(upload, Verdict.RETRY))
+        row = app.row(upload)
+        assert row is not None
+        due_at = row["next_retry_at"]
+        await recorder.wait_for(AttemptStarted, lambda started: started.attempt == 2)
+        assert app.one("select clock_timestamp()") >= due_at
+        await wait_until_stored(recorder, upload)
+
+
+@pytest.mark.parametrize(("wish_s", "delay_s"), [(0.75, 0.75), (0.01, 0.1)])
+async def test_the_longer_of_backoff_and_retry_after_wins(
+    app: AppSide, store: StubbornStore, recorder: Recorder, wish_s: float, delay_s: float
+) -> None:
+    async with app.reacting(recorder, store=store):
+        with app.conn.transaction():
+            [upload] = app.owe()
+            store.fail(upload.key, StorageUnavailable("429", http_status=429, retry_after_s=wish_s))
+        retry = await recorder.wait_for(AttemptSettled, settled(upload, Verdict.RETRY))
+        assert retry.delay_s == delay_s
+        await wait_until_stored(recorder, upload)
+    app.assert_stored(upload)
+
+
+async def test_an_attempt_without_an_answer_is_tried_again(
+    app: AppSide, store: StubbornStore, recorder: Recorder
+) -> None:
+    async with app.reacting(recorder, store=store, attempt_timeout_s=0.2):
+        store.open.clear()
+        [upload] = app.owe()
+        retry = await recorder.wait_for(AttemptSettled, settled(upload, Verdict.RETRY))
+        assert retry.message == "no answer within 0.2 s"
+        store.open.set()
+        await wait_until_stored(recorder, upload)
+    app.assert_stored(upload)
+
+
+async def test_who_has_tried_in_vain_as_often_as_allowed_gives_up(
+    app: AppSide, store: StubbornStore, recorder: Recorder
+) -> None:
+    async with app.reacting(recorder, store=store):
+        with app.conn.transaction():
+            [upload] = app.owe(max_retries=3)
+            store.fail(upload.key, *[BUSY] * 10)
+        dead = await wait_until_dead(recorder, upload)
+        assert dead.code == "STORAGE_UPLOAD_FAILED"
+        assert dead.message is not None
+        assert "STORAGE_UNAVAILABLE: 503 SlowDown" in dead.message
+    assert_dead(app, upload, "STORAGE_UPLOAD_FAILED", attempts=3)
+    assert app.is_spooled(upload)
+    assert store.puts[upload.key] == 3
+
+
+async def test_a_denial_gets_one_more_try(app: AppSide, store: StubbornStore, recorder: Recorder) -> None:
+    """Credentials may be rotating; a second denial in a row is meant."""
+    async with app.reacting(recorder, store=store):
+        with app.conn.transaction():
+            rotated, denied = app.owe(2)
+            store.fail(rotated.key, DENIED)
+            store.fail(denied.key, DENIED, DENIED)
+        await wait_until_stored(recorder, rotated)
+        await wait_until_dead(recorder, denied)
+    app.assert_stored(rotated)
+    assert_dead(app, denied, "STORAGE_REJECTED", attempts=2)
+    assert app.is_spooled(denied)
+    assert store.puts[denied.key] == 2
+
+
+# given up
+
+
+def _missing(app: AppSide, upload: Owed) -> None:
+    (app.spool / upload.key).unlink()
+
+
+def _a_link(app: AppSide, upload: Owed) -> None:
+    path = app.spool / upload.key
+    path.rename(path.with_suffix(".real"))
+    path.symlink_to(path.with_suffix(".real"))
+
+
+def _a_folder(app: AppSide, upload: Owed) -> None:
+    _missing(app, upload)
+    (app.spool / upload.key).mkdir()
+
+
+def _other_bytes(app: AppSide, upload: Owed) -> None:
+    (app.spool / upload.key).write_bytes(bytes(len(upload.content)))
+
+
+def _too_short(app: AppSide, upload: Owed) -> None:
+    (app.spool / upload.key).write_bytes(upload.content[:-1])
+
+
+def _too_long(app: AppSide, upload: Owed) -> None:
+    (app.spool / upload.key).write_bytes(upload.content + b"x")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (_missing, "SPOOL_FILE_MISSING"),
+        (_a_link, "SPOOL_PATH_FORBIDDEN"),
+        (_a_folder, "SPOOL_PATH_FORBIDDEN"),
+        (_other_bytes, "CONTENT_MISMATCH"),
+        (_too_short, "CONTENT_MISMATCH"),
+        (_too_long, "CONTENT_MISMATCH"),
+    ],
+)
+async def test_a_spoiled_file_is_given_up_at_once(
+    app: AppSide,
+    store: StubbornStore,
+    recorder: Recorder,
+    spoil: Callable[[AppSide, Owed], None],
+    code: str,
+) -> None:
+    async with app.reacting(recorder, store=store):
+        with app.conn.transaction():
+            [upload] = app.owe()
+            spoil(app, upload)
+        assert (await wait_until_dead(recorder, upload)).code == code
+    assert_dead(app, upload, code)
+    assert app.is_spooled(upload) == (spoil is not _missing)
+
+
+@pytest.mark.parametrize(
+    "path", ["../store/canary", "/etc/passwd", "a/../../canary", "", ".", "..", "/", "nul\x01/x"]
+)
+async def test_a_path_outside_the_spool_is_given_up_and_nothing_is_read(
+    app: AppSide, store: StubbornStore, recorder: Recorder, path: str
+) -> None:
+    canary = app.store / "canary"
+    canary.write_bytes(b"canary")
+    async with app.reacting(recorder, store=store):
+        [upload] = app.owe(content=b"canary", temp_file_path=path)
+        dead = await wait_until_dead(recorder, upload)
+        assert dead.code in {"SPOOL_PATH_FORBIDDEN", "SPOOL_FILE_MISSING"}
+        assert path == "" or len(path) < 3 or path not in (dead.message or "")
+    assert_dead(app, upload, dead.code)
+    assert app.is_spooled(upload)
+    assert canary.read_bytes() == b"canary"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (StorageRejected("404 NoSuchBucket", http_status=404), "STORAGE_REJECTED"),
+        (FileTooLarge("413 EntityTooLarge"), "FILE_TOO_LARGE"),
+    ],
+)
+async def test_what_the_store_refuses_for_good_is_given_up_at_once(
+    app: AppSide,
+    store: StubbornStore,
+    recorder: Recorder,
+    error: StorageRejected | FileTooLarge,
+    code: str,
+) -> None:
+    async with app.reacting(recorder, store=store):
+        with app.conn.transaction():
+            [upload] = app.owe()
+            store.fail(upload.key, error)
+        await wait_until_dead(recorder, upload)
+    assert_dead(app, upload, code)
+    assert app.is_spooled(upload)
+
+
+async def test_rows_that_make_no_sense_harm_nobody_else(
+    app: AppSide, store: StubbornStore, recorder: Recorder
+) -> None:
+    """Each is given up by itself; not one good upload is tried twice."""
+    nonsense = (
+        {"spool": "no such spool"},
+        {"content_hash": "not a hash"},
+        {"temp_file_path": None},
+        {"temp_file_path": "x" * 5_000},
+        {"bucket": "../.."},
+        {"bucket": ""},
+        {"object_path": "../../escape"},
+        {"object_path": "a//b/\x01"},
+        {"byte_size": 2**62},
+        {"traceparent": "nonsense"},
+        {"traceparent": "00-" + "0" * 32 + "-" + "0" * 16 + "-01"},
+        {"content_hash": None, "temp_file_path": "/dev/zero"},
+    )
+    async with app.reacting(recorder, store=store):
+        with app.conn.transaction():
+            bad = [app.owe(**columns)[0] for columns in nonsense]
+            good = app.owe(20)
+        await wait_until_stored(recorder, *good)
+        for upload in bad:
+            event = await recorder.wait_for(AttemptSettled, of(upload))
+            assert event.verdict in {Verdict.DEAD, Verdict.STORED}
+    for upload in good:
+        app.assert_stored(upload)
+        assert store.puts[upload.key] == 1
+    assert {row["status"] for row in app.all("select status from public.upload_queue")} == {"dead"}
+    app.assert_books_balance()
+    assert not (app.store.parent / "escape").exists()
+
+
+# an outage
+
+
+async def test_an_outage_costs_each_upload_one_try_at_most(
+    app: AppSide, store: StubbornStore, recorder: Recorder
+) -> None:
+    async with app.reacting(recorder, store=store, upload_concurrency=4, retry_base_s=0.2):
+        store.is_down = True
+        uploads = app.owe(60)
+        opened = await recorder.wait_for(BreakerMoved)
+        assert (opened.store, opened.is_open) == ("file", True)
+        recorder.forget()
+        # it probes by itself, and a failed probe is nobody's; what is handed back untried has no code
+        probe = await recorder.wait_for(AttemptStarted)
+        failed = await recorder.wait_for(AttemptSettled, lambda event: event.upload_id == probe.upload_id)
+        assert (failed.verdict, failed.code) == (Verdict.DEFERRED, "STORAGE_UNAVAILABLE")
+        store.is_down = False
+        assert not (await recorder.wait_for(BreakerMoved)).is_open
+        await wait_until_stored(recorder, *uploads)
+    spent = recorder.heard(AttemptSettled, lambda event: event.verdict is Verdict.RETRY)
+    assert len({event.upload_id for event in spent}) == len(spent) < 20
+    for upload in uploads:
+        app.assert_stored(upload)
+    assert len(recorder.heard(BreakerMoved)) == 2
+    app.assert_books_balance()
+
+
+# runs
+
+
+async def test_a_run_past_its_deadline_is_failed(app: AppSide, recorder: Recorder) -> None:
+    async with app.reacting(recorder):
+        timeout_at = app.one("select clock_timestamp() + interval '0.4 s'")
+        run = app.begin_run(timeout_at=timeout_at)
+        expired = await recorder.wait_for(RunExpired)
+        assert (expired.run_id, expired.code) == (run, "INTERPRETATION_TIMEOUT")
+        assert 0 <= expired.late_s < 1.0
+    row = app.run(run)
+    assert (row["status"], row["error_code"]) == ("failed", "INTERPRETATION_TIMEOUT")
+    assert row["completed_at"] >= timeout_at
+    assert row["error_message"]
+
+
+async def test_a_run_whose_heart_stopped_is_failed(app: AppSide, recorder: Recorder) -> None:
+    """By its own heartbeat timeout, or by the reactor's where it names none."""
+    async with app.reacting(recorder, heartbeat_timeout_s=0.6):
+        own = app.begin_run(timeout_at="2100-01-01", heartbeat_timeout="0.2 s")
+        default = app.begin_run(timeout_at="2100-01-01")
+        first = await recorder.wait_for(RunExpired)
+        second = await recorder.wait_for(RunExpired)
+        assert [first.run_id, second.run_id] == [own, default]
+        assert {first.code, second.code} == {"INTERPRETATION_HEARTBEAT_LOST"}
+        assert all(0 <= expired.late_s < 1.0 for expired in (first, second))
+
+
+async def test_a_healthy_run_is_never_failed(app: AppSide, recorder: Recorder) -> None:
+    """Its heart beats on while others, armed beside it and later, are failed at their deadlines."""
+    beat = "update public.interpretation_runs set heartbeat_at = clock_timestamp() where id = %s"
+    async with app.reacting(recorder, reconcile_interval_s=0.2):
+        healthy = app.begin_run(timeout_at="2100-01-01", heartbeat_timeout="0.5 s")
+        for _ in range(8):
+            app.conn.execute(beat, (healthy,))
+            stale = app.begin_run(
+                timeout_at=app.one("select clock_timestamp() + interval '0.15 s'"),
+            )
+            assert (await recorder.wait_for(RunExpired)).run_id == stale
+        assert app.run(healthy)["status"] == "running"
+        expired = await recorder.wait_for(RunExpired)  # and once it stops, it is
+        assert (expired.run_id, expired.code) == (healthy, "INTERPRETATION_HEARTBEAT_LOST")
+
+
+async def test_a_run_that_ends_or_is_given_more_time_is_left_alone(app: AppSide, recorder: Recorder) -> None:
+    soon = app.one("select clock_timestamp() + interval '0.4 s'")
+    async with app.reacting(recorder):
+        ended, prolonged = app.begin_run(timeout_at=soon), app.begin_run(timeout_at=soon)
+        app.conn.execute("update public.interpretation_runs set status = 'completed' where id = %s", (ended,))
+        app.conn.execute(
+            "update public.interpretation_runs set timeout_at = timeout_at + interval '1 day' where id = %s",
+            (prolonged,),
+        )
+        later = app.begin_run(timeout_at=app.one("select %s::timestamptz + interval '0.2 s'", soon))
+        assert (await recorder.wait_for(RunExpired)).run_id == later
+        assert len(recorder.heard(RunExpired)) == 1
+    assert app.run(ended)["status"] == "completed"
+    assert app.run(prolonged)["status"] == "running"
+
+
+async def test_a_deadline_moved_earlier_is_kept(app: AppSide, recorder: Recorder) -> None:
+    async with app.reacting(recorder):
+        run = app.begin_run(timeout_at="2100-01-01")
+        app.conn.execute(
+            "update public.interpretation_runs set timeout_at = clock_timestamp() + interval '0.3 s'"
+            " where id = %s",
+            (run,),
+        )
+        expired = await recorder.wait_for(RunExpired)
+        assert expired.run_id == run
+        assert 0 <= expired.late_s < 1.0
+
+
+async def test_a_legacy_run_is_held_to_its_deadline_alone(app: AppSide, recorder: Recorder) -> None:
+    """It was running before there were heartbeats: without a deadline it is never failed."""
+    late, timeless = app.begin_run(timeout_at="2000-01-01"), app.begin_run()
+    app.conn.execute(
+        "update public.interpretation_runs set heartbeat_at = null, started_at = '2000-01-01'"
+        " where status = 'running'"
+    )
+    async with app.reacting(recorder, heartbeat_timeout_s=0.1):
+        if not recorder.heard(RunExpired):  # mostly it was heard before this was entered
+            await recorder.wait_for(RunExpired)
+        assert [event.run_id for event in recorder.heard(RunExpired)] == [late]
+        assert app.run(timeless)["status"] == "running"
+    assert app.run(late)["error_code"] == "INTERPRETATION_TIMEOUT"
+
+
+# several reactors
+
+
+async def test_two_reactors_try_each_upload_once(
+    app: AppSide, store: StubbornStore, recorder: Recorder
+) -> None:
+    async with app.reacting(recorder, store=store), app.reacting(recorder, store=store):
+        uploads = [*app.owe(100), *app.owe(60, user=uuid4())]
+        await wait_until_stored(recorder, *uploads)
+    for upload in uploads:
+        app.assert_stored(upload)
+        assert store.puts[upload.key] == 1
+    assert len(recorder.heard(AttemptStarted)) == len(uploads)
+    app.assert_books_balance()
+
+
+async def test_a_reactor_that_died_unnoticed_delays_its_share_by_one_turn(
+    app: AppSide, store: StubbornStore, recorder: Recorder
+) -> None:
+    """It is still believed to listen, and half of all rows are its to claim first."""
+    app.conn.execute(
+        "insert into reactor.instance (id, host, version, mode) values (%s, 'gone', '0', 'listening')", (uuid4(),)
+    )
+    async with app.reacting(recorder, store=store) as reactor:
+        assert reactor._engine is not None
+        turns = reactor._engine.schedule.turns
+        uploads = app.owe(40)
+        await wait_until_stored(recorder, *uploads)
+        theirs = {upload.id for upload in uploads if turns.delay_s(upload.id.int)}
+    assert 0 < len(theirs) < len(uploads)
+    for event in recorder.heard(AttemptStarted):
+        assert event.upload_id not in theirs or event.lag_s >= STEP_S - 0.01  # the clocks' difference
+
+
+async def test_what_a_killed_reactor_held_is_taken_over_after_its_lease(
+    app: AppSide, store: StubbornStore, recorder: Recorder
+) -> None:
+    first, other_store = Recorder(), StubbornStore(app.store)
+    doomed = Reactor(evolve(app.settings, lease_s=1.5), store=store, listener=first)
+    store.open.clear()
+    async with create_task_group() as life:
+        await app.start(doomed, first, life)
+        uploads = app.owe(6)
+        await first.wait_for_all(6, AttemptStarted)
+        life.cancel_scope.cancel()  # without goodbye: what it held stays leased, and its threads go on
+    ends = app.all("select lease_expires_at as at from public.upload_queue where status = 'uploading'")
+    assert len(ends) == len(uploads)
+    async with app.reacting(recorder, store=other_store):
+        await recorder.wait_for(AttemptStarted)
+        assert app.one("select clock_timestamp()") >= min(end["at"] for end in ends)
+        await wait_until_stored(recorder, *uploads)
+        store.open.set()  # the dead one's puts end now; they are the same bytes, and count for nothing
+    assert {event.attempt for event in recorder.heard(AttemptSettled)} == {2}
+    for upload in uploads:
+        app.assert_stored(upload)
+    app.assert_books_balance()
+
+
+async def test_a_claim_whose_answer_was_lost_costs_no_attempt_and_no_wait(
+    app: AppSide, store: StubbornStore, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim commits, its connection breaks, and so does the next: a lease of a minute must not have to end."""
+    call, lost = Line.call, 2
+
+    async def lose_answers(line: Line, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]:
+        nonlocal lost
+        rows = await call(line, statement, parameters)
+        if lost:
+            lost -= 1
+            raise DatabaseUnavailable("the test lost the answer")
+        return rows
+
+    monkeypatch.setattr(Line, "call", lose_answers)
+    async with app.reacting(recorder, store=store, lease_s=60.0):
+        uploads = app.owe(5)
+        await wait_until_stored(recorder, *uploads)
+    assert lost == 0
+    assert {event.attempt for event in recorder.heard(AttemptSettled)} == {1}
+    for upload in uploads:
+        app.assert_stored(upload)
+
+
+async def test_a_settlement_whose_answer_was_lost_still_removes_the_spooled_file(
+    app: AppSide, store: StubbornStore, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, lost = Database.call, 2
+
+    async def lose_answers(database: Database, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]:
+        nonlocal lost
+        rows = await call(database, statement, parameters)
+        if lost and statement == statements.SETTLE_UPLOADS:
+            lost -= 1
+            raise DatabaseUnavailable("the test lost the answer")
+        return rows
+
+    monkeypatch.setattr(Database, "call", lose_answers)
+    async with app.reacting(recorder, store=store):
+        uploads = app.owe(5)
+        await wait_until_stored(recorder, *uploads)
+    assert lost == 0
+    assert not recorder.heard(LeaseLost)
+    for upload in uploads:
+        app.assert_stored(upload)
+
+
+@pytest.mark.parametrize("answers", [[BUSY], []], ids=["in vain", "stored"])
+async def test_who_lost_its_lease_can_change_nothing(
+    app: AppSide, store: StubbornStore, recorder: Recorder, answers: list[StorageUnavailable]
+) -> None:
+    """A reactor that was away for longer than its lease: what it did counts for nothing, and it says so itself.
+
+    Nor does it remove the spooled file, though it stored it: whoever took the upload over is to store it still.
+    """
+    store.open.clear()
+    async with app.reacting(recorder, store=store):
+        [upload] = app.owe()
+        await recorder.wait_for(AttemptStarted)
+        app.conn.execute(
+            "update public.upload_queue set lease_token = gen_random_uuid(),"
+            " lease_expires_at = clock_timestamp() + interval '1 s'"
+        )
+        store.fail(upload.key, *answers)
+        store.open.set()
+        assert (await recorder.wait_for(LeaseLost)).upload_id == upload.id
+        row = app.row(upload)
+        assert row is not None
+        assert (row["status"], row["errors"]) == ("uploading", [])
+        again = await recorder.wait_for(AttemptSettled)  # it takes it over again when that lease has ended
+        assert (again.verdict, again.code) == (Verdict.STORED, None)
+    app.assert_stored(upload)
+    assert store.puts[upload.key] == 2
+
+
+async def test_shutdown_hands_back_what_it_cannot_finish(
+    app: AppSide, store: StubbornStore, recorder: Recorder
+) -> None:
+    store.open.clear()
+    async with app.reacting(recorder, store=store, shutdown_grace_s=0.1, upload_concurrency=2):
+        uploads = app.owe(5)
+        await recorder.wait_for_all(2, AttemptStarted)
+    store.open.set()
+    for upload in uploads:
+        row = app.row(upload)
+        assert row is not None
+        assert (row["status"], row["retry_count"], row["lease_token"]) == ("failed", 0, None)
+    assert app.one("select count(*) from reactor.instance") == 0
+    await app.drain(store=store)
+    for upload in uploads:
+        app.assert_stored(upload)

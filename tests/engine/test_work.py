@@ -1,0 +1,662 @@
+"""Work claims in natural batches, within its caps, and loses nothing that it claimed, whatever fails."""
+
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from uuid import UUID, uuid4
+
+import pytest
+from anyio import Event, create_task_group
+from anyio.lowlevel import checkpoint
+from support.manual_clock import ManualClock, quiet
+from support.recorder import Recorder
+from support.task_executor import TaskExecutor
+
+from reactor.core.errors import DatabaseUnavailable
+from reactor.core.events import DatabaseLost, LeaseLost
+from reactor.core.model import Due, Outcome, Signal, Verdict
+from reactor.engine.schedule import Lane, Schedule
+from reactor.engine.worker import Work
+from reactor.postgres.notification import Hint
+from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
+
+LEASE_S = 30.0
+STORED = Outcome(verdict=Verdict.STORED)
+DEFERRED = Outcome(verdict=Verdict.DEFERRED)
+DOWN = DatabaseUnavailable("the test took it away")
+
+
+class Rows(Reaction[Attempt]):
+    """A reaction on rows in memory. Each of its calls can be held up, or made to fail, by the test."""
+
+    name = "rows"
+    channel = "rows"
+
+    def __init__(self, clock: ManualClock, *, concurrency: int, per_tenant: int) -> None:
+        self.clock = clock
+        self.executor = TaskExecutor(self._act, concurrency, per_tenant=per_tenant, now=clock.now)
+        self.claims: list[list[Signal]] = []
+        self.settled: list[tuple[Signal, Verdict]] = []
+        self.extended: list[set[UUID]] = []
+        self.acting: Counter[int] = Counter()
+        self.most_acting: Counter[int] = Counter()
+        self.most_in_all = 0
+        self.cancelled: list[Signal] = []
+        self.down: set[str] = set()
+        self.taken_over: set[UUID] = set()
+        self.not_ours: set[UUID] = set()
+        self.broken: set[UUID] = set()
+        self.fails: Counter[UUID] = Counter()
+        self.held_up_by: Signal | None = None
+        """Whose outcome holds up all others."""
+        self.is_down = False
+        self.refused: set[UUID] = set()
+        """Rows that may not begin, though they were claimed."""
+        self.round_trip = 0
+        """Turns of the loop that a claim takes."""
+        self.may_claim = opened()
+        self.may_act = opened()
+        self.may_settle = opened()
+
+    def due_at(self, hint: Hint) -> float | None:
+        raise NotImplementedError
+
+    async def sweep(self, horizon_s: float) -> Sweep:
+        raise NotImplementedError
+
+    async def prepare(self) -> None:
+        self._check("prepare")
+
+    async def claim(self, signals: Sequence[Signal]) -> Claimed[Attempt]:
+        self.claims.append(list(signals))
+        await self.may_claim.wait()
+        for _ in range(self.round_trip):
+            await checkpoint()
+        self._check("claim")
+        lease_until = self.clock.now() + LEASE_S
+        return Claimed(
+            attempts=[
+                Attempt(signal=signal, lease_until=lease_until)
+                for signal in signals
+                if signal.row_id not in self.not_ours | self.taken_over
+            ]
+        )
+
+    @property
+    def is_held_up(self) -> bool:
+        return self.is_down
+
+    def admit(self, attempts: Sequence[Attempt]) -> Sequence[Attempt]:
+        return [attempt for attempt in attempts if attempt.signal.row_id not in self.refused]
+
+    async def _act(self, attempt: Attempt) -> Outcome:
+        signal = attempt.signal
+        self.acting[signal.tenant] += 1
+        self.most_acting |= self.acting
+        self.most_in_all = max(self.most_in_all, self.acting.total())
+        done = False
+        try:
+            await self.may_act.wait()
+            done = True
+        finally:
+            self.acting[signal.tenant] -= 1
+            if not done:
+                self.cancelled.append(signal)
+        if self.fails[signal.row_id] > 0:
+            self.fails[signal.row_id] -= 1
+            return Outcome(verdict=Verdict.RETRY, delay_s=4.0, code="STORAGE_UNAVAILABLE")
+        return STORED
+
+    def outcomes(self, attempts: Sequence[Attempt]) -> Sequence[Outcome]:
+        return [self._outcome(attempt) for attempt in attempts]
+
+    def _outcome(self, attempt: Attempt) -> Outcome:
+        if attempt.signal.row_id in self.broken:
+            raise RuntimeError("a bug")
+        self.is_down |= attempt.signal == self.held_up_by
+        outcome: Outcome = attempt.result
+        return outcome
+
+    def hand_back(self, attempt: Attempt) -> Outcome:  # noqa: ARG002  # all are alike here
+        return DEFERRED
+
+    async def settle(self, ended: Sequence[tuple[Attempt, Outcome]]) -> Sequence[Due]:
+        await self.may_settle.wait()
+        self._check("settle")
+        self.settled += [(attempt.signal, outcome.verdict) for attempt, outcome in ended]
+        return [
+            Due(attempt.signal, self.clock.database_now() + outcome.delay_s)
+            for attempt, outcome in ended
+            if outcome.verdict is Verdict.RETRY
+        ]
+
+    async def extend(self, held: Sequence[Attempt]) -> set[UUID]:
+        self._check("extend")
+        ids = {attempt.signal.row_id for attempt in held}
+        self.extended.append(ids)
+        return ids - self.taken_over
+
+    def _check(self, call: str) -> None:
+        if call in self.down:
+            raise DOWN
+
+    def verdicts(self, verdict: Verdict) -> list[Signal]:
+        return [signal for signal, settled in self.settled if settled is verdict]
+
+
+def opened() -> Event:
+    event = Event()
+    event.set()
+    return event
+
+
+class Stage:
+    """One crew at work on a clock that stands still."""
+
+    def __init__(self, *, concurrency: int = 4, per_tenant: int = 4) -> None:
+        self.clock = ManualClock()
+        self.recorder = Recorder()
+        self.rows = Rows(self.clock, concurrency=concurrency, per_tenant=per_tenant)
+        self.lane = Lane()
+        self.schedule = Schedule(self.clock, {"rows": self.lane}, horizon_s=900.0, emit=self.recorder)
+        self.idle = 0
+        self.ended = False
+        self.work = Work(
+            self.rows,
+            self.lane,
+            self.schedule,
+            clock=self.clock,
+            emit=self.recorder,
+            concurrency=concurrency,
+            per_tenant=per_tenant,
+            lease_s=LEASE_S,
+            on_idle=self._count_idle,
+        )
+
+    def _count_idle(self) -> None:
+        self.idle += 1
+
+    async def arm(self, signals: Sequence[Signal]) -> None:
+        self.schedule.arm(Due(signal, self.clock.database_now()) for signal in signals)
+        await quiet()
+
+    async def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        await quiet()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with create_task_group() as tasks:
+            tasks.start_soon(self.schedule.run)
+            tasks.start_soon(self._work)
+            await quiet()
+            yield
+            tasks.cancel_scope.cancel()
+
+    async def _work(self) -> None:
+        await self.work.run()
+        self.ended = True
+
+
+def signals(count: int, tenant: int = 1) -> list[Signal]:
+    return [Signal("rows", uuid4().int, tenant) for _ in range(count)]
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+# claiming
+
+
+async def test_a_row_is_claimed_acted_on_and_settled(stage: Stage) -> None:
+    [row] = signals(1)
+    async with stage.running():
+        await stage.arm([row])
+        assert stage.rows.settled == [(row, Verdict.STORED)]
+        assert stage.work.outstanding == 0
+        assert stage.work.is_idle
+        assert stage.idle > 0
+        assert stage.work.spent == 1
+
+
+async def test_of_slow_work_none_is_claimed_ahead_of_those_who_may_be_free(stage: Stage) -> None:
+    """Another reactor may have places for it: what ends between two claims says little when much time is between."""
+    slow, stage.rows.may_claim = Event(), Event()
+    stage.rows.may_act = slow
+    async with stage.running():
+        await stage.arm(signals(100))
+        await stage.advance(0.01)
+        stage.rows.may_claim.set()
+        await quiet()
+        await stage.advance(1.0)
+        stage.rows.may_act = Event()
+        slow.set()
+        await quiet()
+        assert len(stage.rows.settled) == 4
+        assert stage.work.outstanding == 4
+
+
+async def test_what_becomes_due_during_a_claim_is_claimed_together() -> None:
+    stage = Stage(concurrency=100, per_tenant=100)
+    first, then = signals(1), signals(60)
+    stage.rows.may_claim = Event()
+    async with stage.running():
+        await stage.arm(first)
+        for row in then:
+            await stage.arm([row])
+        stage.rows.may_claim.set()
+        await quiet()
+        assert [set(claim) for claim in stage.rows.claims] == [set(first), set(then)]
+
+
+async def test_quick_work_is_claimed_by_the_hundred() -> None:
+    """Batches grow with the pace of the work, far beyond the concurrency."""
+    stage = Stage(concurrency=4, per_tenant=4)
+    rows = signals(3_000)
+    stage.rows.round_trip = 500
+    async with stage.running():
+        await stage.arm(rows)
+        assert len(stage.rows.verdicts(Verdict.STORED)) == len(rows)
+        assert max(len(claim) for claim in stage.rows.claims) > 100
+        assert len(stage.rows.claims) < 100
+        assert stage.rows.most_in_all <= 4
+
+
+async def test_slow_work_is_claimed_as_places_become_free() -> None:
+    stage = Stage(concurrency=4, per_tenant=4)
+    stage.rows.may_act = Event()
+    async with stage.running():
+        await stage.arm(signals(1_000))
+        assert sum(len(claim) for claim in stage.rows.claims) == 4
+
+
+async def test_a_failed_claim_is_tried_again(stage: Stage) -> None:
+    rows = signals(3)
+    stage.rows.down = {"claim"}
+    async with stage.running():
+        await stage.arm(rows)
+        lost = await stage.recorder.wait_for(DatabaseLost)
+        assert lost.doing == "claim rows"
+        assert stage.work.outstanding == 3
+
+        stage.rows.down = set()
+        await stage.advance(0.5)
+        assert set(stage.rows.verdicts(Verdict.STORED)) == set(rows)
+
+
+async def test_what_could_not_be_prepared_is_claimed_all_the_same(stage: Stage) -> None:
+    [row] = signals(1)
+    stage.rows.down = {"prepare"}
+    async with stage.running():
+        assert (await stage.recorder.wait_for(DatabaseLost)).doing == "prepare rows"
+        await stage.arm([row])
+        assert stage.rows.verdicts(Verdict.STORED) == [row]
+
+
+async def test_a_backlog_does_not_hammer_a_database_that_is_away(stage: Stage) -> None:
+    """One claim in half a second, however many rows are ready."""
+    stage.rows.down = {"claim"}
+    async with stage.running():
+        await stage.arm(signals(1_000))
+        for _ in range(10):
+            await stage.advance(0.5)
+        assert len(stage.rows.claims) == 11
+
+
+async def test_rows_that_others_took_are_let_go(stage: Stage) -> None:
+    ours, theirs = signals(2), signals(2)
+    stage.rows.not_ours = {signal.row_id for signal in theirs}
+    async with stage.running():
+        await stage.arm([*ours, *theirs])
+        assert set(stage.rows.verdicts(Verdict.STORED)) == set(ours)
+        assert stage.work.is_idle
+
+        more = signals(20)
+        await stage.arm(more)  # and their places are free again
+        assert len(stage.rows.settled) == 22
+
+
+async def test_rows_that_others_have_done_are_passed_over_by_the_hundred() -> None:
+    """Of several reactors each knows all that is due: what the others did meanwhile must not cost a claim for a few."""
+    stage = Stage(concurrency=4, per_tenant=4)
+    theirs, ours = signals(3_000), signals(10)
+    stage.rows.not_ours = {signal.row_id for signal in theirs}
+    async with stage.running():
+        await stage.arm([*theirs, *ours])
+        assert set(stage.rows.verdicts(Verdict.STORED)) == set(ours)
+        assert len(stage.rows.claims) < 20
+
+
+async def test_as_much_work_as_waits_is_not_interrupted_for_a_claim_of_a_few_more() -> None:
+    stage = Stage(concurrency=4, per_tenant=4)
+    async with stage.running():
+        await stage.arm(signals(3_000))
+        assert len(stage.rows.settled) == 3_000
+        sizes = [len(claim) for claim in stage.rows.claims]
+        assert len(sizes) < 3_000 / 8
+
+
+async def test_a_row_to_be_tried_again_comes_back_when_it_is_due(stage: Stage) -> None:
+    [row] = signals(1)
+    stage.rows.fails[row.row_id] = 1
+    async with stage.running():
+        await stage.arm([row])
+        assert stage.rows.settled == [(row, Verdict.RETRY)]
+        await stage.advance(3.999)
+        assert len(stage.rows.claims) == 1
+        await stage.advance(0.002)
+        assert stage.rows.verdicts(Verdict.STORED) == [row]
+
+
+# acting
+
+
+async def test_never_more_than_the_concurrency_act_nor_more_of_one_tenant() -> None:
+    stage = Stage(concurrency=6, per_tenant=2)
+    rows = [row for tenant in range(1, 6) for row in signals(40, tenant)]
+    async with stage.running():
+        for number in range(0, len(rows), 7):
+            stage.rows.may_act = Event()
+            await stage.arm(rows[number : number + 7])
+            assert stage.rows.acting.total() <= 6
+            stage.rows.may_act.set()
+            await quiet()
+        assert len(stage.rows.verdicts(Verdict.STORED)) == len(rows)
+    assert stage.rows.most_in_all <= 6
+    assert max(stage.rows.most_acting.values()) <= 2
+
+
+async def test_a_flood_of_one_tenant_does_not_hold_up_another() -> None:
+    stage = Stage(concurrency=4, per_tenant=2)
+    flood, [other] = signals(2_000, tenant=1), signals(1, tenant=2)
+    stage.rows.may_act = Event()
+    async with stage.running():
+        await stage.arm(flood)
+        assert stage.rows.acting[1] == 2
+        await stage.arm([other])
+        assert stage.rows.acting[2] == 1
+        stage.rows.may_act.set()
+        await quiet()
+        assert len(stage.rows.settled) == 2_001
+
+
+async def test_a_flood_beside_a_trickle_gives_way_at_once() -> None:
+    """A row that comes amid quick work is settled after a few more of the flood, not behind it."""
+    stage = Stage(concurrency=4, per_tenant=2)
+    flood, [other] = signals(5_000, tenant=1), signals(1, tenant=2)
+    async with stage.running():
+        stage.rows.may_claim = Event()
+        await stage.arm(flood)
+        await stage.arm([other])
+        stage.rows.may_claim.set()
+        await quiet()
+        order = [signal for signal, _ in stage.rows.settled]
+        assert len(order) == 5_001
+        assert order.index(other) < 50
+
+
+async def test_when_nothing_may_begin_any_more_what_waits_is_handed_back() -> None:
+    """A store that is down for everyone: what was claimed and not begun must not go to it one after the other."""
+    stage = Stage(concurrency=2, per_tenant=2)
+    quick = signals(400)
+    async with stage.running():
+        await stage.arm(quick)  # the window has grown: more is claimed than can be acted on at once
+        stage.rows.may_act = Event()
+        rows = signals(100)
+        await stage.arm(rows)
+        claimed = [row for claim in stage.rows.claims for row in claim if row in set(rows)]
+        assert len(claimed) > 10
+        stage.rows.held_up_by = claimed[0]
+        stage.rows.may_act.set()
+        await quiet()
+        begun = [row for row in stage.rows.verdicts(Verdict.STORED) if row in set(rows)]
+        assert len(begun) < 8
+        assert len(stage.rows.verdicts(Verdict.DEFERRED)) >= len(claimed) - len(begun)
+
+
+async def test_what_may_not_begin_goes_back(stage: Stage) -> None:
+    """The store went down while the rows were being claimed."""
+    first, second, third = signals(3)
+    stage.rows.refused = {second.row_id, third.row_id}
+    async with stage.running():
+        await stage.arm([first, second, third])
+        assert stage.rows.verdicts(Verdict.STORED) == [first]
+        assert sorted(stage.rows.verdicts(Verdict.DEFERRED)) == sorted([second, third])
+        assert stage.work.is_idle
+
+
+async def test_an_act_that_breaks_is_loud() -> None:
+    """A reaction promises never to raise. One that does ends the crew rather than lose its row in silence."""
+    stage = Stage()
+    rows = signals(2)
+    stage.rows.broken = {rows[0].row_id}
+    with pytest.raises(ExceptionGroup) as raised:
+        async with stage.running():
+            await stage.arm(rows)
+    assert raised.group_contains(RuntimeError, match="a bug")
+    assert rows[0] not in [signal for signal, _ in stage.rows.settled]
+
+
+# settling
+
+
+async def test_a_failed_settlement_keeps_the_outcomes_and_settles_later(stage: Stage) -> None:
+    rows = signals(3)
+    stage.rows.down = {"settle"}
+    async with stage.running():
+        await stage.arm(rows)
+        assert (await stage.recorder.wait_for(DatabaseLost)).doing == "settle rows"
+        assert stage.rows.settled == []
+        assert all(stage.work.knows(row) for row in rows)
+        await stage.advance(0.5)
+        assert stage.rows.settled == []
+
+        stage.rows.down = set()
+        await stage.advance(0.5)
+        assert sorted(stage.rows.settled) == sorted((row, Verdict.STORED) for row in rows)
+        assert len(stage.rows.claims) == 1
+        assert stage.work.is_idle
+
+
+async def test_outcomes_that_nobody_can_want_any_more_are_let_go(stage: Stage) -> None:
+    """The database was away for so long that others have had the rows since."""
+    rows = signals(2)
+    stage.rows.down = {"settle", "extend"}
+    async with stage.running():
+        await stage.arm(rows)
+        stage.rows.not_ours = {row.row_id for row in rows}
+        await stage.advance(LEASE_S + 700.0)
+        stage.rows.down = set()
+        await stage.advance(1.0)
+        assert stage.rows.settled == []
+        assert not any(stage.work.knows(row) for row in rows)
+        assert stage.work.is_idle
+
+
+async def test_no_more_is_claimed_than_can_be_settled(stage: Stage) -> None:
+    """While the database takes no outcomes, claims stop: what was done must not pile up without end."""
+    rows = signals(5_000)
+    stage.rows.may_settle = Event()
+    async with stage.running():
+        await stage.arm(rows)
+        assert stage.work.outstanding <= 2_500
+        stage.rows.may_settle.set()
+        await quiet()
+        assert len(stage.rows.settled) == len(rows)
+
+
+# leases
+
+
+async def test_leases_are_extended_for_as_long_as_an_act_takes(stage: Stage) -> None:
+    [row] = signals(1)
+    stage.rows.may_act = Event()
+    async with stage.running():
+        await stage.arm([row])
+        for _ in range(6):
+            await stage.advance(LEASE_S / 3)
+        assert stage.rows.extended == [{row.row_id}] * 6
+        stage.rows.may_act.set()
+        await quiet()
+        assert stage.rows.verdicts(Verdict.STORED) == [row]
+
+
+async def test_a_row_that_comes_back_before_its_outcome_is_settled_waits_for_that(stage: Stage) -> None:
+    """The database was away for longer than the lease: it says that the row is free before it takes the outcome."""
+    [row] = signals(1)
+    stage.rows.down = {"settle"}
+    async with stage.running():
+        await stage.arm([row])
+        await stage.arm([row])
+        assert len(stage.rows.claims) == 1
+        stage.rows.down = set()
+        await stage.advance(0.5)
+        assert stage.rows.settled == [(row, Verdict.STORED)]
+        assert stage.work.is_idle
+        await stage.arm([row])  # and its place is free again
+        assert len(stage.rows.claims) == 2
+
+
+async def test_a_lost_lease_cancels_the_act_and_settles_nothing(stage: Stage) -> None:
+    lost, kept = signals(2)
+    stage.rows.may_act = Event()
+    async with stage.running():
+        await stage.arm([lost, kept])
+        stage.rows.taken_over = stage.rows.not_ours = {lost.row_id}
+        await stage.advance(LEASE_S / 3)
+        assert (await stage.recorder.wait_for(LeaseLost)).upload_id == lost.row_id
+        assert stage.rows.cancelled == [lost]
+        assert not stage.work.knows(lost)
+        await quiet()
+        assert stage.rows.claims[1:] == [[lost]]  # what has become of it, only the row can say
+        stage.rows.may_act.set()
+        await quiet()
+        assert stage.rows.settled == [(kept, Verdict.STORED)]
+
+
+async def test_leases_are_given_up_when_the_database_stays_away(stage: Stage) -> None:
+    """Nobody could be told that the row is still ours: after the lease, another reactor has it."""
+    [row] = signals(1)
+    stage.rows.may_act = Event()
+    stage.rows.down = {"extend"}
+    async with stage.running():
+        await stage.arm([row])
+        await stage.advance(LEASE_S / 3)
+        await stage.advance(LEASE_S / 3)
+        assert stage.rows.cancelled == []
+        stage.rows.not_ours = {row.row_id}
+        await stage.advance(LEASE_S / 3)
+        assert stage.rows.cancelled == [row]
+        assert stage.rows.settled == []
+        assert stage.work.is_idle
+
+
+async def test_a_row_that_is_being_acted_on_is_not_claimed_again(stage: Stage) -> None:
+    """Its lease may have ended under our hands, and then the database would give it to anybody, us as well."""
+    row, other = signals(2)
+    stage.rows.may_act = Event()
+    async with stage.running():
+        await stage.arm([row])
+        await stage.arm([row, other])
+        assert stage.rows.claims == [[row], [other]]
+        stage.rows.may_act.set()
+        await quiet()
+        assert stage.rows.settled == [(row, Verdict.STORED), (other, Verdict.STORED)]
+
+
+# ending
+
+
+async def test_close_hands_back_what_was_not_begun_and_lets_the_rest_finish() -> None:
+    stage = Stage(concurrency=2, per_tenant=2)
+    quick = signals(400)
+    async with stage.running():
+        stage.rows.may_settle = Event()
+        await stage.arm(quick)  # the window has grown: more is claimed than can be acted on at once
+        stage.rows.may_act = Event()
+        stage.rows.may_settle.set()
+        rows = signals(100)
+        await stage.arm(rows)
+        acting = stage.rows.acting.total()
+        claimed = {row for claim in stage.rows.claims for row in claim} & set(rows)
+        assert acting == 2
+        assert len(claimed) > acting
+
+        stage.work.close()
+        await quiet()
+        assert len(stage.rows.verdicts(Verdict.DEFERRED)) == len(claimed) - acting
+        assert not stage.ended
+
+        stage.rows.may_act.set()
+        await quiet()
+        assert stage.ended
+        settled = [signal for signal, _ in stage.rows.settled]
+        assert set(settled) == set(quick) | claimed
+        assert len(settled) == len(set(settled))
+
+
+async def test_abort_hands_back_what_is_being_acted_on(stage: Stage) -> None:
+    rows = signals(3)
+    stage.rows.may_act = Event()
+    async with stage.running():
+        await stage.arm(rows)
+        stage.work.close()
+        stage.work.abort()
+        await quiet()
+        assert stage.ended
+        assert set(stage.rows.cancelled) == set(rows)
+        assert set(stage.rows.verdicts(Verdict.DEFERRED)) == set(rows)
+        assert stage.work.spent == 0
+
+
+async def test_what_a_claim_brings_after_close_goes_back(stage: Stage) -> None:
+    rows = signals(3)
+    stage.rows.may_claim = Event()
+    async with stage.running():
+        await stage.arm(rows)
+        stage.work.close()
+        await quiet()
+        assert not stage.ended
+        stage.rows.may_claim.set()
+        await quiet()
+        assert stage.ended
+        assert set(stage.rows.verdicts(Verdict.DEFERRED)) == set(rows)
+        assert stage.rows.most_in_all == 0
+
+
+async def test_closing_while_the_database_is_away_waits_for_it(stage: Stage) -> None:
+    [row] = signals(1)
+    stage.rows.down = {"settle"}
+    async with stage.running():
+        await stage.arm([row])
+        stage.work.close()
+        await stage.advance(0.5)
+        assert not stage.ended
+        stage.rows.down = set()
+        await stage.advance(0.5)
+        assert stage.ended
+        assert stage.rows.settled == [(row, Verdict.STORED)]
+
+
+@pytest.mark.parametrize("fault", ["claim", "settle", "extend"])
+async def test_nothing_is_lost_or_settled_twice_while_the_database_comes_and_goes(fault: str) -> None:
+    stage = Stage(concurrency=8, per_tenant=3)
+    rows = [row for tenant in range(1, 8) for row in signals(30, tenant)]
+    for row in rows[::5]:
+        stage.rows.fails[row.row_id] = 2
+    async with stage.running():
+        for number in range(0, len(rows), 10):
+            stage.rows.down = {fault} if number % 20 else set()
+            await stage.arm(rows[number : number + 10])
+            await stage.advance(0.125)
+        stage.rows.down = set()
+        for _ in range(60):
+            await stage.advance(0.25)
+        stored = stage.rows.verdicts(Verdict.STORED)
+        assert set(stored) == set(rows)
+        assert len(stored) == len(rows)
+        assert stage.work.is_idle
+
+

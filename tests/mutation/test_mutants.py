@@ -1,0 +1,36 @@
+"""The mutants are of the code as it is, and are told apart by what they do wrong."""
+
+from pathlib import Path
+
+import pytest
+from mutation.mutants import ROOT, Mutation, main, mutations
+
+MUTATIONS = mutations()
+
+
+def test_each_mutation_finds_what_it_removes_once_and_its_tests_are_there() -> None:
+    stale = {mutation.name: mutation.file for mutation in MUTATIONS if mutation.matches(ROOT) != 1}
+    assert stale == {}
+    assert [mutation.name for mutation in MUTATIONS if mutation.new == mutation.old] == []
+    assert {test for mutation in MUTATIONS for test in mutation.tests if not (ROOT / test).is_file()} == set()
+
+
+def test_each_has_a_name_of_its_own_and_every_kind_of_guard_has_some() -> None:
+    assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS) >= 40
+    mutated = {mutation.file for mutation in MUTATIONS}
+    for word in ("claim", "settle", "extend", "rescue", "expire", "operate", "keep_books", "count_runs", "reserve",
+                 "complete", "fail_", "begin", "heartbeat", "caller", "mend_books", "notify", "send_hints",
+                 "separate_tenants", "engine/worker", "storage/spool", "core/circuit_breaker",
+                 "core/backoff"):  # fmt: skip
+        assert any(word in file for file in mutated), word
+
+
+def test_a_mutant_that_is_out_of_date_is_told_and_not_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stale = Mutation(name="is stale", file="reactor/app.py", old="no such words", new="", tests=("tests/core",))
+    monkeypatch.setattr("mutation.mutants.mutations", lambda: [stale])
+
+    assert main([]) == 1
+
+    assert capsys.readouterr().out == "out of date: 'is stale' matches 0 times in reactor/app.py\n"

@@ -1,0 +1,296 @@
+"""What a store does to an upload on a bad day: one request, and the right conclusion from its answer."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from support import aws
+from support.servers.fault_server import (
+    Fault,
+    FaultServer,
+    agrees_without_reading,
+    answers,
+    answers_text,
+    hangs,
+    loses_the_answer,
+    resets,
+    retries_at,
+    stalls,
+)
+from support.spooled import CONTENT, body_of, opened, sha256
+
+from reactor.core.errors import (
+    ContentMismatch,
+    FileTooLarge,
+    ReactorError,
+    StorageRejected,
+    StorageUnavailable,
+)
+from reactor.runtime.executor import Job
+from reactor.storage.spool import Spool
+from reactor.storage.stores.s3 import S3Store
+from reactor.storage.stores.s3_errors import retry_after_s
+
+SECRET = "a-secret-that-no-message-shows"  # noqa: S105 - of no server
+
+
+@pytest.fixture(scope="module")
+def shared_server() -> Iterator[FaultServer]:
+    with FaultServer() as server:
+        yield server
+
+
+@pytest.fixture
+def server(shared_server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
+    """A server that has been asked nothing yet, and the variables that lead to it."""
+    shared_server.reset()
+    aws.use(aws.environment(shared_server.endpoint, access_key="key", secret_key=SECRET), monkeypatch)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "5")  # which must not count
+    return shared_server
+
+
+@pytest.fixture(scope="module")
+def shared_store(shared_server: FaultServer) -> Iterator[S3Store]:
+    """One client for all tests of this file; to make one takes 0.2 s."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        aws.use(aws.environment(shared_server.endpoint, access_key="key", secret_key=SECRET), monkeypatch)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "5")  # which must not count
+        store = S3Store(concurrency=4, read_timeout_s=1)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def store(shared_store: S3Store, server: FaultServer) -> S3Store:
+    return shared_store
+
+
+def put(store: S3Store, content: bytes = CONTENT, digest: str | None = None, key: str = "folder/key") -> str:
+    with body_of(content, digest=digest) as body:
+        return store.put("bucket", key, body, mime_type="text/plain")
+
+
+PASSING = [
+    answers(500, "InternalError"),
+    answers(501, "NotImplemented"),
+    answers(502),
+    answers(503, "SlowDown"),
+    answers(504),
+    answers(507),
+    answers(408),
+    answers(425),
+    answers(429),
+    answers(400, "RequestTimeout"),
+    answers(400, "BadDigest"),
+    answers(409, "ConditionalRequestConflict"),
+    answers(409, "OperationAborted"),
+    answers_text(503, "<html>upstream <b>is down</html>"),
+]
+
+REJECTED = [
+    answers(400, "InvalidRequest"),
+    answers(400),
+    answers(404, "NoSuchBucket"),
+    answers(405, "MethodNotAllowed"),
+    answers(409, "BucketAlreadyExists"),
+    answers(412, "PreconditionFailed"),
+    answers(422),
+    answers(301, "PermanentRedirect", x_amz_bucket_region="eu-west-1"),
+    answers(
+        307, "TemporaryRedirect", location="http://127.0.0.1:9/elsewhere", x_amz_bucket_region="eu-west-1"
+    ),
+    answers(400, "AuthorizationHeaderMalformed", x_amz_bucket_region="eu-west-1"),
+    answers_text(404, "not an object store"),
+]
+
+DENIED = [
+    answers(401),
+    answers(403),
+    answers(403, "SignatureDoesNotMatch"),
+    answers(403, "RequestTimeTooSkewed"),
+]
+
+TOO_LARGE = [answers(413), answers(413, "EntityTooLarge"), answers(400, "EntityTooLarge")]
+
+
+class TestConclusions:
+    def test_a_good_answer_is_a_url(self, store: S3Store, server: FaultServer) -> None:
+        assert put(store) == "s3://bucket/folder/key"
+        assert server.objects == {"/bucket/folder/key": CONTENT}
+        assert server.requests == ["PUT /bucket/folder/key"]
+
+    @pytest.mark.parametrize("fault", PASSING)
+    def test_what_may_pass_is_unavailable(self, store: S3Store, server: FaultServer, fault: Fault) -> None:
+        server.fault = fault
+        with pytest.raises(StorageUnavailable) as caught:
+            put(store)
+        assert caught.value.http_status in range(400, 600)
+        assert caught.value.retry_after_s is None
+        assert len(server.requests) == 1
+
+    @pytest.mark.parametrize("fault", REJECTED)
+    def test_what_stays_is_rejected(self, store: S3Store, server: FaultServer, fault: Fault) -> None:
+        server.fault = fault
+        with pytest.raises(StorageRejected) as caught:
+            put(store)
+        assert caught.value.denied is False
+        assert caught.value.http_status in range(300, 500)
+        assert len(server.requests) == 1
+
+    @pytest.mark.parametrize("fault", DENIED)
+    def test_a_denial_says_so(self, store: S3Store, server: FaultServer, fault: Fault) -> None:
+        server.fault = fault
+        with pytest.raises(StorageRejected) as caught:
+            put(store)
+        assert caught.value.denied is True
+        assert len(server.requests) == 1
+
+    @pytest.mark.parametrize("fault", TOO_LARGE)
+    def test_too_large_is_too_large(self, store: S3Store, server: FaultServer, fault: Fault) -> None:
+        server.fault = fault
+        with pytest.raises(FileTooLarge):
+            put(store)
+        assert len(server.requests) == 1
+
+    @pytest.mark.parametrize("fault", [hangs, resets, loses_the_answer])
+    def test_a_broken_connection_is_unavailable(
+        self, store: S3Store, server: FaultServer, fault: Fault
+    ) -> None:
+        server.fault = fault
+        with pytest.raises(StorageUnavailable, match="didn't answer in time") as caught:
+            put(store, bytes(1_000_000))
+        assert caught.value.http_status is None
+        assert len(server.requests) == 1
+
+    def test_an_object_whose_answer_was_lost_may_be_put_again(
+        self, store: S3Store, server: FaultServer
+    ) -> None:
+        server.fault = loses_the_answer
+        with pytest.raises(StorageUnavailable):
+            put(store)
+        assert server.objects == {"/bucket/folder/key": CONTENT}
+
+    @pytest.mark.usefixtures("server")
+    def test_nobody_listening_is_unavailable(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with FaultServer() as gone:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", gone.endpoint)
+        store = S3Store(concurrency=1)
+        with pytest.raises(StorageUnavailable, match="EndpointConnectionError"):
+            put(store)
+        with pytest.raises(StorageUnavailable):
+            store.check()
+        store.close()
+
+    def test_a_server_without_tls_is_unavailable_over_https(
+        self, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint.replace("http:", "https:"))
+        store = S3Store(concurrency=1)
+        with pytest.raises(StorageUnavailable):
+            put(store)
+        assert server.requests == []
+        store.close()
+
+    def test_a_server_that_never_says_continue_still_gets_the_body(
+        self, store: S3Store, server: FaultServer
+    ) -> None:
+        server.never_continues = True
+        put(store)
+        assert server.objects == {"/bucket/folder/key": CONTENT}
+
+    def test_a_yes_to_nothing_is_no_yes(self, store: S3Store, server: FaultServer) -> None:
+        server.fault = agrees_without_reading
+        server.never_continues = True
+        with pytest.raises(StorageUnavailable, match="not what it stored"):
+            put(store)
+
+    def test_a_yes_to_other_bytes_is_no_yes(self, store: S3Store, server: FaultServer) -> None:
+        server.fault = answers(200, etag='"0"', x_amz_checksum_sha256="b3RoZXI=")
+        with pytest.raises(StorageUnavailable, match="another SHA-256"):
+            put(store)
+
+
+class TestRetryAfter:
+    def test_seconds_are_heard(self, store: S3Store, server: FaultServer) -> None:
+        server.fault = answers(503, "SlowDown", retry_after="120")
+        with pytest.raises(StorageUnavailable) as caught:
+            put(store)
+        assert (caught.value.http_status, caught.value.retry_after_s) == (503, 120.0)
+
+    def test_a_date_is_counted_from_the_servers_own_clock(self, store: S3Store, server: FaultServer) -> None:
+        server.fault = retries_at(429, seconds=90, clock=1_000_000_000)
+        with pytest.raises(StorageUnavailable) as caught:
+            put(store)
+        assert caught.value.retry_after_s == 90.0
+
+    @pytest.mark.parametrize(
+        ("wish", "seconds"),
+        [("0", 0.0), ("Sun, 09 Sep 2001 01:47:10 GMT", 30.0), ("Sun, 09 Sep 2001 01:40:00 GMT", 0.0),
+         ("-5", None), ("1.5", None), ("soon", None), ("9" * 30, None), ("nan", None), ("²", None),
+         ("Mon, 99 Foo 2001 01:46:40 GMT", None), ("Sun, 09 Sep 9999999 01:46:40 GMT", None)],
+    )  # fmt: skip
+    def test_a_wish_is_a_number_of_seconds_or_nothing(self, wish: str, seconds: float | None) -> None:
+        now = datetime.fromtimestamp(1_000_000_000, UTC)
+        assert retry_after_s({"retry-after": wish}, now=now) == seconds
+
+
+class TestTheBodysOwnWord:
+    def test_a_mismatch_comes_out_as_itself_and_stores_nothing(
+        self, store: S3Store, server: FaultServer
+    ) -> None:
+        with pytest.raises(ContentMismatch, match="SHA-256"):
+            put(store, digest=sha256(b"other"))
+        assert server.objects == {}
+
+    def test_an_empty_mismatch_sends_nothing(self, store: S3Store, server: FaultServer) -> None:
+        with pytest.raises(ContentMismatch):
+            put(store, b"", digest=sha256(b"other"))
+        assert server.requests == []
+
+    def test_cancelling_stops_a_put_in_its_middle(
+        self, store: S3Store, server: FaultServer, tmp_path: Path
+    ) -> None:
+        """64 MiB are more than the sockets between us hold: the put can't have ended when it is cancelled."""
+        started, resume, reader = threading.Event(), threading.Event(), Job()
+        server.fault = stalls(started, resume)
+        (tmp_path / "upload").touch()
+        with (tmp_path / "upload").open("wb") as file:
+            file.truncate(64 * 1024 * 1024)
+        spool = Spool({"default": tmp_path})
+
+        def cancel() -> None:
+            started.wait()
+            reader.is_cancelled = True
+            resume.set()
+
+        canceller = threading.Thread(target=cancel)
+        canceller.start()
+        with (
+            opened(spool, size_bytes=64 * 1024 * 1024, digest=None, reader=reader) as body,
+            pytest.raises(StorageUnavailable, match="the attempt was cancelled"),
+        ):
+            store.put("bucket", "key", body, mime_type=None)
+        canceller.join()
+        assert server.objects == {}
+
+    def test_a_row_without_a_digest_is_stored(self, store: S3Store, tmp_path: Path) -> None:
+        (tmp_path / "upload").write_bytes(CONTENT)
+        with opened(Spool({"default": tmp_path}), digest=None) as body:
+            store.put("bucket", "key", body, mime_type=None)
+            assert body.digest == hashlib.sha256(CONTENT).hexdigest()
+
+
+class TestMessages:
+    def test_messages_are_one_line_without_secrets_and_urls(
+        self, store: S3Store, server: FaultServer
+    ) -> None:
+        said = f"see https://host/x?X-Amz-Signature={SECRET}\n\x1b[31m" + "long " * 200
+        server.fault = answers(403, "AccessDenied", message=said.replace("\x1b", ""))
+        with pytest.raises(ReactorError, match="403 AccessDenied: see <url>") as caught:
+            put(store)
+        assert SECRET not in repr(caught.value)
+        assert len(str(caught.value)) < 300
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,91 @@
+"""The store's disk is full: uploads wait and none is lost, no half of an object is left, and all are stored once there
+is room. A file that the store may never hold is given up with its reason."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+from support.app import AppSide, app_side
+from support.process import REACTOR_RUN, running, settings_of
+from support.recorder import Recorder
+
+from reactor.core.events import AttemptSettled, BreakerMoved
+from reactor.core.model import Verdict
+
+_MIB = 1024 * 1024
+
+
+@pytest.fixture
+def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
+    with app_side(migrated_url, tmp_path) as app:
+        yield app
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of four MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["/usr/bin/mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"may not mount a filesystem here: {mounted.stderr.strip()}")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["/usr/bin/umount", "-l", str(disk)], check=True)
+
+
+async def test_uploads_wait_for_room_and_then_are_stored(app: AppSide, recorder: Recorder, small_disk: Path) -> None:
+    app.store = small_disk / "store"
+    app.settings = evolve(app.settings, store_url=app.store.as_uri())
+    make_ballast(small_disk)
+    async with app.reacting(recorder):
+        uploads = app.owe(12, content=os.urandom(_MIB // 4))  # three MiB, into one
+        assert (await recorder.wait_for(BreakerMoved)).is_open
+        await recorder.wait_for(AttemptSettled, lambda settled: settled.verdict is Verdict.RETRY)
+        failed = recorder.heard(AttemptSettled, lambda settled: settled.verdict is Verdict.RETRY)
+        assert {event.code for event in failed} == {"STORAGE_UNAVAILABLE"}
+        assert all("No space left on device" in (event.message or "") for event in failed)
+        assert app.one("select count(*) from public.upload_queue where status = 'dead'") == 0
+        whole = [path for path in every_file(app.store) if path.stat().st_size == _MIB // 4]
+        assert every_file(app.store) == whole
+        (small_disk / "ballast").unlink()
+        stored = len(recorder.heard(AttemptSettled, lambda settled: settled.verdict is Verdict.STORED))
+        while stored < len(uploads):
+            await recorder.wait_for(AttemptSettled)
+            stored = len(recorder.heard(AttemptSettled, lambda settled: settled.verdict is Verdict.STORED))
+    for upload in uploads:
+        app.assert_stored(upload)
+    app.assert_books_balance()
+
+
+def make_ballast(disk: Path) -> None:
+    (disk / "ballast").write_bytes(bytes(3 * _MIB))
+
+
+def every_file(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_file_beyond_what_the_process_may_write_is_given_up_and_the_others_are_stored(
+    app: AppSide, tmp_path: Path
+) -> None:
+    [large], small = app.owe(content=os.urandom(2 * _MIB)), app.owe(5)
+    command = ("prlimit", f"--fsize={_MIB}", *REACTOR_RUN)
+    with running(settings_of(app), cwd=tmp_path, command=command) as run:
+        run.wait_until_ready()
+        run.wait_for_line("FILE_TOO_LARGE")
+        while app.one("select count(*) from public.upload_queue where status <> 'dead'"):
+            assert run.process.poll() is None
+        run.terminate()
+        assert run.ended() == 0
+    row = app.row(large)
+    assert row is not None
+    assert (row["status"], row["error_code"], row["retry_count"]) == ("dead", "FILE_TOO_LARGE", 1)
+    assert not app.stored_at(large).exists()
+    for upload in small:
+        app.assert_stored(upload)

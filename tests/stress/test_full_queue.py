@@ -1,0 +1,63 @@
+"""The server's notification queue is full, for another session listens and doesn't read: the app writes on, and all
+that it writes is found."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.app import AppSide, app_side
+from support.recorder import Recorder
+from support.small_queue import fill, small_queue, stuck_listener
+
+from reactor.core.events import AttemptSettled, DatabaseLost, Listening, Notified, Polling, RunExpired
+from reactor.core.model import Verdict
+from reactor.engine import listen
+
+
+@pytest.fixture
+def app(server_url: str, reachable_folder: Path, tmp_path: Path) -> Iterator[AppSide]:
+    with small_queue(server_url, reachable_folder) as url, app_side(url, tmp_path) as app:
+        yield app
+
+
+@pytest.fixture(autouse=True)
+def _quick_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listen, "PULSE_INTERVAL_S", 0.5)
+    monkeypatch.setattr(listen, "POLLING_INTERVAL_S", 0.3)
+
+
+async def test_the_app_writes_on_all_of_it_is_found_and_the_queue_heals(app: AppSide, recorder: Recorder) -> None:
+    async with app.reacting(recorder) as reactor:
+        with stuck_listener(app.url):
+            fill(app.url)
+            polling = await recorder.wait_for(Polling)
+            assert polling.interval_s == 0.3
+            assert reactor.not_ready() == ["polling: notifications don't arrive"]
+            recorder.forget()
+
+            uploads = [app.owe()[0] for _ in range(50)]  # 50 commits, none of which may fail
+            run = app.begin_run(timeout_at="2000-01-01")
+            await recorder.wait_for_all(50, AttemptSettled, lambda settled: settled.verdict is Verdict.STORED)
+            assert (await recorder.wait_for(RunExpired)).run_id == run
+            assert recorder.heard(DatabaseLost, lambda lost: lost.doing == "pulse") == []
+            recorder.forget()
+        await recorder.wait_for(Listening)
+        assert app.one("select pg_notification_queue_usage()") < 0.01
+        assert reactor.not_ready() == []
+        recorder.forget()
+
+        [upload] = app.owe()
+        await recorder.wait_for(Notified)
+        await recorder.wait_for(AttemptSettled)
+    for stored in [*uploads, upload]:
+        app.assert_stored(stored)
+    app.assert_books_balance()
+
+
+async def test_a_reactor_that_starts_while_it_is_full_works_all_the_same(app: AppSide, recorder: Recorder) -> None:
+    with stuck_listener(app.url):
+        fill(app.url)
+        uploads = app.owe(20)
+        await app.drain(recorder)
+    for upload in uploads:
+        app.assert_stored(upload)

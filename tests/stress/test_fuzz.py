@@ -1,0 +1,217 @@
+"""More than five hundred malformed inputs of every kind: each is answered, by one clear line and exit code 2, a dead
+row with a reason, or a rejected notification; never by a traceback, a hang, or a byte from outside the spool."""
+
+import json
+import random
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from click.testing import CliRunner
+from support.app import AppSide, app_side
+from support.file_watch import untouched
+from support.process import environment, reactor
+from support.recorder import Recorder
+
+from reactor.cli import main
+from reactor.configuration import load
+from reactor.core.errors import ConfigInvalid
+from reactor.core.events import AttemptSettled, ListenerLost, NotificationRejected
+from reactor.core.model import Verdict
+from reactor.postgres.notification import BadPayload, decode
+
+PAYLOADS, PATHS, VALUES, FILES, LINES = 200, 150, 150, 60, 60
+CONTENT = b"the same bytes inside and out" * 100
+
+CHANCE = random.Random(20_261)  # the same every time: a failure can be looked at
+ODD = ["\0", "\x1b[31m", "\u202e", "\ufeff", "'", '"', "\\", "%", "$(id)", "`id`", "{{7*7}}", "\r\n", "\uff19",
+       "é" * 40, "-1", "1e999", "nan", "inf", "0x10", "1_000", "null", "true", "[]", "{}", "../..", "/", "//", "~",
+       "a" * 5000, "file:///etc/passwd", "http://[::1", "s3://a@b:c/", "postgresql://", "30 s", "5x", "1h-5m",
+       "99999d"]  # fmt: skip
+
+
+@pytest.fixture
+def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
+    with app_side(migrated_url, tmp_path) as app:
+        yield app
+
+
+def distinct(count: int, make: Any) -> list[Any]:
+    """Make until there are so many different ones."""
+    made: dict[str, Any] = {}
+    while len(made) < count:
+        value = make()
+        made.setdefault(repr(value), value)
+    return list(made.values())
+
+
+def bent(text: str) -> str:
+    """Return the text with one to three pieces of it cut, doubled, or replaced by something odd."""
+    for _ in range(CHANCE.randint(1, 3)):
+        at = CHANCE.randrange(len(text) + 1)
+        to = min(len(text), at + CHANCE.randint(0, 6))
+        text = text[:at] + CHANCE.choice(["", text[at:to] * 2, *ODD]) + text[to:]
+    return text
+
+
+def a_bad_payload() -> str:
+    """Return a text that can be notified, nearly one of ours, and refused."""
+    good = {"v": 1, "at": CHANCE.randrange(2**41), "rows": [[uuid4().hex, 7, CHANCE.randrange(10**6)]]}
+    while True:
+        text = bent(json.dumps(good)).replace("\0", "")
+        with suppress(BadPayload):
+            decode(text)
+            continue  # still a good one
+        if len(text.encode()) < 8000:
+            return text
+
+
+async def test_payloads_are_refused_and_the_next_is_heard(app: AppSide, recorder: Recorder) -> None:
+    payloads = distinct(PAYLOADS, a_bad_payload)
+    async with app.reacting(recorder):
+        for number, text in enumerate(payloads):
+            app.conn.execute("select pg_notify(%s, %s)", (("reactor_uploads", "reactor_runs")[number % 2], text))
+        [upload] = app.owe()
+        await recorder.wait_for(AttemptSettled, lambda settled: settled.upload_id == upload.id)
+        assert len(recorder.heard(NotificationRejected)) == PAYLOADS
+        assert recorder.heard(ListenerLost) == []
+    app.assert_stored(upload)
+
+
+def a_bad_path(spool: Path) -> str:
+    roots = ["", "/", f"{spool}/", f"{spool}", f"{spool}/../", "../", "out/", "loop/", "\\", "file://", "~/"]
+    pieces = ["..", ".", "", "outside", "canary", "out", "loop", "hard", "proc", "self", "environ", "etc", "passwd",
+              "%2e%2e", "\u2025", *[odd.replace("\0", "") for odd in ODD]]  # fmt: skip
+    return CHANCE.choice(roots) + "/".join(CHANCE.choices(pieces, k=CHANCE.randint(0, 6)))
+
+
+async def test_paths_are_dead_with_a_reason_and_read_nothing_outside(
+    app: AppSide, recorder: Recorder, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "canary").write_bytes(CONTENT)
+    (app.spool / "out").symlink_to(outside)
+    (app.spool / "loop").symlink_to("loop")
+    (app.spool / "hard").hardlink_to(outside / "canary")
+    paths = distinct(PATHS, lambda: a_bad_path(app.spool))
+    async with app.reacting(recorder):
+        with untouched(outside / "canary"):
+            with app.conn.transaction():
+                uploads = [app.owe(content=CONTENT, spooled=False, temp_file_path=path)[0] for path in paths]
+            settled = await recorder.wait_for_all(PATHS, AttemptSettled)
+    assert {event.verdict for event in settled} == {Verdict.DEAD}
+    assert {event.code for event in settled} <= {"SPOOL_PATH_FORBIDDEN", "SPOOL_FILE_MISSING"}
+    for upload, path in zip(uploads, paths, strict=True):
+        row = app.row(upload)
+        assert row is not None
+        assert row["error_message"]
+        assert len(path) < 12 or path not in row["error_message"]
+
+
+SETTINGS = [
+    "DATABASE_URL", "LISTEN_URL", "STORE_URL", "SPOOL_DIR", "SPOOLS", "UPLOAD_CONCURRENCY", "UPLOADS_PER_USER",
+    "RETRY_BASE", "RETRY_FACTOR", "RETRY_MAX", "RETRY_JITTER", "ATTEMPT_TIMEOUT", "LEASE", "HEARTBEAT_TIMEOUT",
+    "RECONCILE_INTERVAL", "WHEEL_HORIZON", "SHUTDOWN_GRACE", "HTTP_HOST", "HTTP_PORT", "HTTP_TOKEN", "LOG_LEVEL",
+    "LOG_FORMAT", "TRACE_URL", "DATA_DIR",
+]  # fmt: skip
+
+
+def a_bad_value() -> dict[str, str]:
+    """Return one variable that makes no settings."""
+    while True:
+        name = CHANCE.choice(SETTINGS)
+        if CHANCE.random() < 0.1:
+            name = bent(name).replace("\0", "").replace("=", "")[:100]
+        value = bent(CHANCE.choice([*ODD, "30s", "16", "file:///tmp/x", "INFO"])).replace("\0", "")
+        try:
+            load({f"REACTOR_{name}": value}, None)
+        except ConfigInvalid:
+            return {f"REACTOR_{name}": value}
+
+
+def assert_told(problems: Any) -> None:
+    """Assert that each problem is one printable line of a length that a person reads."""
+    assert problems
+    for problem in problems:
+        assert problem.isprintable(), problem
+        assert len(problem) < 500, problem
+
+
+def test_settings_are_told_in_one_line_each() -> None:
+    for value in distinct(VALUES, a_bad_value):
+        with pytest.raises(ConfigInvalid) as refused:
+            load(value, None)
+        assert_told(refused.value.problems)
+
+
+def a_bad_file() -> bytes:
+    good = 'lease = "30s"\nupload_concurrency = 16\nretry_jitter = 0.1\n[spools]\narchive = "/var/spool/archive"\n'
+    while True:
+        content = bent(good).encode(errors="replace")
+        if CHANCE.random() < 0.1:
+            content += CHANCE.randbytes(20)
+        path = Path("reactor.toml")
+        path.write_bytes(content)
+        try:
+            load({}, path)
+        except ConfigInvalid:
+            return content
+
+
+def test_files_are_told_in_one_line_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for content in distinct(FILES, a_bad_file):
+        Path("reactor.toml").write_bytes(content)
+        with pytest.raises(ConfigInvalid) as refused:
+            load({}, None)
+        assert_told(refused.value.problems)
+
+
+WORDS = ["run", "migrate", "reconcile", "status", "uploads", "runs", "quota", "list", "show", "retry", "cancel",
+         "purge", "fail", "set-plan", "recalculate", "--json", "--limit", "--user", "--status", "--config", "--watch",
+         "--dry-run", "--", "-x", "--no-such", "0", "-5", "dead", "no-such-id", str(uuid4())]  # fmt: skip
+
+
+def a_bad_line() -> list[str]:
+    """Return a command line that is wrong before any database is asked."""
+    while True:
+        line = CHANCE.choices(WORDS, k=CHANCE.randint(1, 4))
+        if CHANCE.random() < 0.5:
+            line[CHANCE.randrange(len(line))] = CHANCE.choice(ODD).replace("\0", "")
+        if {"run", "demo", "doctor"}.isdisjoint(line) and exit_of(line)[0] == 2:
+            return line
+
+
+def exit_of(line: list[str]) -> tuple[int, str]:
+    # settings that are wrong: a line that is right ends in 2 as well, and never reaches a server
+    done = CliRunner().invoke(main, line, env={"REACTOR_DATABASE_URL": "nonsense"}, standalone_mode=True)
+    assert done.exception is None or isinstance(done.exception, SystemExit), (line, done.exception)
+    return done.exit_code, done.stderr
+
+
+def test_command_lines_exit_2_and_say_why() -> None:
+    for line in distinct(LINES, a_bad_line):
+        code, words = exit_of(line)
+        assert code == 2
+        assert words.strip()
+        assert "Traceback" not in words
+
+
+def test_as_a_process_as_well(tmp_path: Path) -> None:
+    """A sample of it all, as a shell has it."""
+    for settings in distinct(3, a_bad_value):
+        done = reactor("status", env=environment() | settings, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.count("\n") == 1
+    (tmp_path / "reactor.toml").write_bytes(secrets.token_bytes(100))
+    done = reactor("status", env=environment(), cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_that_is_more_than_five_hundred() -> None:
+    assert PAYLOADS + PATHS + VALUES + FILES + LINES >= 500

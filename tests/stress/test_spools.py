@@ -1,0 +1,240 @@
+"""Spooled files that are gone, changed, or lead elsewhere: each upload is given up with its reason at its first try,
+those beside it are stored, and no byte outside the spool is ever read, changed or removed.
+
+Two witnesses: the kernel, which tells of a file that is read by whatever name; and an audit hook in the reactor's
+own process, which hears what it asks the kernel for.
+"""
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.app import AppSide, Owed, app_side
+from support.file_watch import untouched
+from support.recorder import Recorder
+from support.stubborn_store import StubbornStore
+
+from reactor.core.events import AttemptSettled
+from reactor.core.model import Verdict
+from reactor.storage.stores.base import Body
+
+FORBIDDEN, MISSING, MISMATCH = "SPOOL_PATH_FORBIDDEN", "SPOOL_FILE_MISSING", "CONTENT_MISMATCH"
+CONTENT = b"what the row promises" * 500
+
+Trick = Callable[[Path, Path], None]
+"""Given the spooled file and a canary of the same bytes outside the spool, plays the trick."""
+
+
+def _linked(spooled: Path, canary: Path) -> None:
+    spooled.unlink()
+    spooled.symlink_to(canary)
+
+
+def _linked_relatively(spooled: Path, canary: Path) -> None:
+    spooled.unlink()
+    spooled.symlink_to(Path("..") / canary.parent.name / canary.name)
+
+
+def _hard_linked(spooled: Path, canary: Path) -> None:
+    spooled.unlink()
+    spooled.hardlink_to(canary)
+
+
+def _fifo(spooled: Path, _canary: Path) -> None:
+    spooled.unlink()
+    os.mkfifo(spooled)
+
+
+def _folder(spooled: Path, _canary: Path) -> None:
+    spooled.unlink()
+    spooled.mkdir()
+    (spooled / "inside").write_bytes(CONTENT)
+
+
+def _socket(spooled: Path, _canary: Path) -> None:
+    spooled.unlink()
+    with socket.socket(socket.AF_UNIX) as server:
+        here = os.getcwd()  # noqa: PTH109 - a socket's path has 107 bytes at most
+        os.chdir(spooled.parent)
+        try:
+            server.bind(spooled.name)
+        finally:
+            os.chdir(here)
+
+
+def _flipped(spooled: Path, _canary: Path) -> None:
+    spooled.write_bytes(bytes([CONTENT[0] ^ 1]) + CONTENT[1:])
+
+
+def _grown(spooled: Path, _canary: Path) -> None:
+    spooled.write_bytes(CONTENT + b"x")
+
+
+def _truncated(spooled: Path, _canary: Path) -> None:
+    spooled.write_bytes(CONTENT[:-1])
+
+
+def _emptied(spooled: Path, _canary: Path) -> None:
+    spooled.write_bytes(b"")
+
+
+TRICKS: dict[str, tuple[Trick, str]] = {
+    "gone": (lambda spooled, _canary: spooled.unlink(), MISSING),
+    "a link out": (_linked, FORBIDDEN),
+    "a relative link out": (_linked_relatively, FORBIDDEN),
+    "a hard link out": (_hard_linked, FORBIDDEN),
+    "a FIFO": (_fifo, FORBIDDEN),
+    "a folder": (_folder, FORBIDDEN),
+    "a socket": (_socket, FORBIDDEN),
+    "a bit flipped": (_flipped, MISMATCH),
+    "grown": (_grown, MISMATCH),
+    "truncated": (_truncated, MISMATCH),
+    "emptied": (_emptied, MISMATCH),
+}
+
+PATHS = [
+    "../outside/canary", "/etc/passwd", "", ".", "..", "a/../../outside/canary", "out/canary", "./x", "x//y", "x/",
+    "out/../canary", "\x7f/../../outside/canary", "//outside/canary", "%2e%2e/outside/canary", "~/canary",
+]  # fmt: skip
+
+
+class Ear:
+    """Hears every file that this process asks for, while it listens. A hook can't be taken off: there is one."""
+
+    def __init__(self) -> None:
+        self.listens = False
+        self.asked: list[str] = []
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.listens and event in {"open", "os.remove", "os.rename", "os.link", "os.truncate", "os.chmod"}:
+            self.asked += [os.fsdecode(word) for word in arguments[:2] if isinstance(word, str | bytes)]
+
+
+@pytest.fixture(scope="module")
+def ear() -> Ear:
+    return Ear()
+
+
+@pytest.fixture
+def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
+    with app_side(migrated_url, tmp_path) as app:
+        yield app
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Path:
+    """A file outside the spool that holds what the rows promise."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "canary").write_bytes(CONTENT)
+    return tmp_path / "outside" / "canary"
+
+
+def assert_unchanged(canary: Path) -> None:
+    assert canary.read_bytes() == CONTENT
+
+
+async def test_every_trick_is_seen_through_at_the_first_try_and_good_rows_go_on(
+    app: AppSide, recorder: Recorder, canary: Path, ear: Ear
+) -> None:
+    (app.spool / "out").symlink_to(canary.parent)
+    tricked: list[tuple[Owed, str]] = []
+    far: dict[str, Any] = {"next_retry_at": "2100-01-01"}
+    for trick, code in TRICKS.values():
+        [upload] = app.owe(content=CONTENT, **far)
+        trick(app.spool / upload.key, canary)
+        tricked.append((upload, code))
+    for path in PATHS:
+        expected = MISSING if path.startswith(("%2e", "~")) else FORBIDDEN
+        tricked += [(upload, expected) for upload in app.owe(content=CONTENT, temp_file_path=path, **far)]
+    tricked += [(u, FORBIDDEN) for u in app.owe(content=CONTENT, temp_file_path=str(canary), **far)]
+    tricked += [(u, FORBIDDEN) for u in app.owe(content=CONTENT, spool="nobody-set-it", **far)]
+    good = app.owe(20, content=CONTENT, **far)
+
+    async with app.reacting(recorder):
+        with untouched(canary):
+            ear.asked.clear()
+            ear.listens = True
+            app.conn.execute("update public.upload_queue set next_retry_at = now()")
+            await recorder.wait_for_all(len(tricked) + len(good), AttemptSettled)
+            ear.listens = False
+    for upload in good:
+        app.assert_stored(upload)
+    for upload, code in tricked:
+        row = app.row(upload)
+        assert row is not None
+        assert (row["status"], row["error_code"], row["retry_count"]) == ("dead", code, 1), row
+        assert row["error_message"]
+        assert not app.stored_at(upload).exists()
+        assert app.usage(upload) == (0, 0)
+    assert_unchanged(canary)
+    asked = [path for path in ear.asked if "canary" in path or "passwd" in path or ".." in path]
+    assert asked == [], "it asked the kernel for a path that leads out"
+
+
+def test_the_witnesses_are_awake(canary: Path, tmp_path: Path, ear: Ear) -> None:
+    (tmp_path / "link").symlink_to(canary)
+    ear.asked.clear()
+    ear.listens = True
+    with pytest.raises(AssertionError), untouched(canary):
+        (tmp_path / "link").read_bytes()
+    ear.listens = False
+    assert str(tmp_path / "link") in ear.asked
+
+
+class Swapping(StubbornStore):
+    """Plays a trick on the spooled file once it is open and before its first byte is read."""
+
+    def __init__(self, app: AppSide) -> None:
+        super().__init__(app.store)
+        self._spool = app.spool
+        self.tricks: dict[str, Trick] = {}
+        self.canary = app.spool
+
+    def put(self, bucket: str, key: str, body: Body, *, mime_type: str | None) -> str:
+        if trick := self.tricks.pop(key, None):
+            trick(self._spool / key, self.canary)
+        return super().put(bucket, key, body, mime_type=mime_type)
+
+
+def _replaced(spooled: Path, _canary: Path) -> None:
+    other = spooled.with_name("other")
+    other.write_bytes(b"another's")
+    other.replace(spooled)
+
+
+async def test_what_takes_the_name_between_open_and_read_is_neither_read_nor_removed(
+    app: AppSide, recorder: Recorder, canary: Path
+) -> None:
+    store = Swapping(app)
+    store.canary = canary
+    async with app.reacting(recorder, store=store):
+        with untouched(canary), app.conn.transaction():
+            [replaced], [linked] = app.owe(content=CONTENT), app.owe(content=CONTENT)
+            store.tricks |= {replaced.key: _replaced, linked.key: _linked}
+        with untouched(canary):
+            for settled in await recorder.wait_for_all(2, AttemptSettled):
+                assert settled.verdict is Verdict.STORED
+    for upload in (replaced, linked):
+        assert app.stored_at(upload).read_bytes() == CONTENT
+    assert (app.spool / replaced.key).read_bytes() == b"another's"
+    assert (app.spool / linked.key).is_symlink()
+    assert_unchanged(canary)
+
+
+@pytest.mark.parametrize("trick", [_truncated, _grown, _flipped], ids=["truncated", "grown", "a bit flipped"])
+async def test_what_changes_between_open_and_read_stores_nothing(
+    app: AppSide, recorder: Recorder, canary: Path, trick: Trick
+) -> None:
+    store = Swapping(app)
+    async with app.reacting(recorder, store=store):
+        with app.conn.transaction():
+            [upload] = app.owe(content=CONTENT)
+            store.tricks[upload.key] = trick
+        settled = await recorder.wait_for(AttemptSettled)
+    assert (settled.verdict, settled.code) == (Verdict.DEAD, MISMATCH)
+    assert not app.stored_at(upload).exists()

@@ -1,0 +1,171 @@
+"""A store on a bad day, through a whole reactor: the right verdict, the books, and nothing twice."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import aws
+from support.app import BUCKET, AppSide, Owed, app_side
+from support.recorder import Recorder
+from support.servers.fault_server import (
+    Fault,
+    FaultServer,
+    Request,
+    agrees_without_reading,
+    answers,
+    answers_text,
+    hangs,
+    loses_the_answer,
+    resets,
+    stores,
+)
+
+from reactor.core.events import AttemptSettled, BreakerMoved
+from reactor.core.model import Verdict
+
+SECRET = "no-server-has-this-one"  # noqa: S105 - as it says
+
+
+@pytest.fixture
+def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
+    with app_side(migrated_url, tmp_path) as app:
+        yield app
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
+    with FaultServer() as server:
+        aws.use(aws.environment(server.endpoint, access_key="key", secret_key=SECRET), monkeypatch)
+        yield server
+
+
+def puts(server: FaultServer, upload: Owed) -> int:
+    return server.requests.count(f"PUT /{BUCKET}/{upload.key}")
+
+
+def assert_stored_once(app: AppSide, server: FaultServer, upload: Owed) -> None:
+    """Assert that the store has the object, and that it counts once."""
+    assert server.objects[f"/{BUCKET}/{upload.key}"] == upload.content
+    assert app.row(upload) is None
+    assert app.source(upload)["storage_url"] == f"s3://{BUCKET}/{upload.key}"
+    assert app.usage(upload) == (len(upload.content), 0)
+    assert not app.is_spooled(upload)
+
+
+def once(fault: Fault) -> Fault:
+    """Fail the first put of each object, and store it when it is put again."""
+    seen: set[str] = set()
+
+    def faulty(request: Request) -> None:
+        if request.command == "PUT" and request.path not in seen:
+            seen.add(request.path)
+            fault(request)
+        else:
+            stores(request)
+
+    return faulty
+
+
+PASSING: dict[str, Fault] = {
+    "500": answers(500, "InternalError"),
+    "503 with Retry-After": answers(503, "SlowDown", retry_after="1"),
+    "429 with Retry-After": answers(429, "TooManyRequests", retry_after="1"),
+    "409 for a moment": answers(409, "ConditionalRequestConflict"),
+    "403 at first": answers(403, "AccessDenied"),
+    "a proxy's error": answers_text(502, "<html>Bad Gateway\x1b[31m</html>"),
+    "a proxy's yes": agrees_without_reading,
+    "no answer": hangs,
+    "a reset in the middle of the body": resets,
+    "an answer that is lost after storing": loses_the_answer,
+    "an answer that is none": answers_text(200, "hello"),
+}
+
+
+@pytest.mark.parametrize("name", PASSING)
+async def test_what_passes_is_tried_again_and_counts_once(
+    app: AppSide, server: FaultServer, recorder: Recorder, name: str
+) -> None:
+    async with app.reacting(recorder, store_url="s3://", attempt_timeout_s=2.0):
+        server.fault = once(PASSING[name])
+        [upload] = app.owe(content=bytes(200_000))
+        retry = await recorder.wait_for(AttemptSettled)
+        assert (retry.verdict, retry.attempt) == (Verdict.RETRY, 1)
+        assert retry.message is not None
+        assert retry.message.isprintable()
+        stored = await recorder.wait_for(AttemptSettled)
+        assert (stored.verdict, stored.attempt) == (Verdict.STORED, 2)
+        assert puts(server, upload) == 2
+        assert retry.delay_s == (1.0 if name.endswith("Retry-After") else 0.1)
+    assert_stored_once(app, server, upload)
+
+
+FINAL: dict[str, tuple[Fault, int]] = {
+    "400": (answers(400, "InvalidRequest"), 1),
+    "404, no such bucket": (answers(404, "NoSuchBucket"), 1),
+    "409, which stays": (answers(409, "InvalidBucketState"), 1),
+    "412": (answers(412, "PreconditionFailed"), 1),
+    "413": (answers(413, "EntityTooLarge"), 1),
+    "403, and again": (answers(403, "AccessDenied"), 2),
+    "401, and again": (answers(401, "Unauthorized"), 2),
+}
+
+
+@pytest.mark.parametrize(("fault", "tries"), FINAL.values(), ids=FINAL.keys())
+async def test_what_stays_is_given_up_and_its_bytes_given_back(
+    app: AppSide, server: FaultServer, recorder: Recorder, fault: Fault, tries: int
+) -> None:
+    async with app.reacting(recorder, store_url="s3://"):
+        server.fault = fault
+        [upload] = app.owe()
+        settled = await recorder.wait_for_all(tries, AttemptSettled)
+        assert settled[-1].verdict is Verdict.DEAD
+    assert puts(server, upload) == tries
+    row = app.row(upload)
+    assert row is not None
+    assert (row["status"], row["retry_count"], len(row["errors"])) == ("dead", tries, tries)
+    assert SECRET not in str(row)
+    assert app.usage(upload) == (0, 0)
+    assert app.is_spooled(upload)
+
+
+async def test_an_outage_spends_two_tries_at_most_and_all_is_stored_once_after_it(
+    app: AppSide, server: FaultServer, recorder: Recorder
+) -> None:
+    async with app.reacting(recorder, store_url="s3://") as reactor:
+        server.fault = answers(503, "SlowDown")
+        uploads = app.owe(60)
+        opened = await recorder.wait_for(BreakerMoved)
+        assert opened.is_open
+        # who was asking already, and whoever asks again, gets the same answer; what is handed back untried has no code
+        await recorder.wait_for_all(
+            3, AttemptSettled, lambda settled: settled.verdict is Verdict.DEFERRED and settled.code is not None
+        )
+        assert b"reactor_breaker_open" in reactor.telemetry.prometheus()
+        assert app.one("select max(retry_count) from public.upload_queue") <= 2
+        assert app.one("select count(*) from public.upload_queue where status = 'dead'") == 0
+        server.fault = stores
+        await recorder.wait_for(BreakerMoved, lambda moved: not moved.is_open)
+        await recorder.wait_for_all(60, AttemptSettled, lambda settled: settled.verdict is Verdict.STORED)
+        assert max(settled.attempt for settled in recorder.heard(AttemptSettled)) <= 3
+    for upload in uploads:
+        assert_stored_once(app, server, upload)
+    app.assert_books_balance()
+
+
+async def test_one_upload_that_breaks_the_store_stops_no_other(
+    app: AppSide, server: FaultServer, recorder: Recorder
+) -> None:
+    async with app.reacting(recorder, store_url="s3://"):
+        with app.conn.transaction():
+            [poison] = app.owe(max_retries=3)
+            good = app.owe(30)
+            bad = answers(500, "InternalError")
+            server.fault = lambda request: bad(request) if request.path.endswith(poison.key) else stores(request)
+        await recorder.wait_for_all(30, AttemptSettled, lambda settled: settled.verdict is Verdict.STORED)
+        await recorder.wait_for(AttemptSettled, lambda settled: settled.verdict is Verdict.DEAD)
+        assert recorder.heard(BreakerMoved) == []
+    for upload in good:
+        assert_stored_once(app, server, upload)
+    row = app.row(poison)
+    assert row is not None
+    assert (row["status"], row["retry_count"]) == ("dead", 3)

@@ -1,0 +1,230 @@
+"""The app that the reactor works for: spools files, queues uploads, begins runs, looks at what came of it."""
+
+import secrets
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, LiteralString
+from uuid import UUID, uuid4
+
+import psycopg
+from anyio import Event, create_task_group, fail_after
+from anyio.abc import TaskGroup
+from attrs import evolve, frozen
+from psycopg.rows import dict_row
+
+from reactor.app import Reactor
+from reactor.core.events import Listening
+from reactor.core.settings import Settings
+from reactor.storage.stores.base import ObjectStore
+from support.recorder import PATIENCE_S, Recorder
+from support.usage_check import wrong_books
+
+BUCKET = "files"
+Row = dict[str, Any]
+
+
+@frozen(kw_only=True)
+class Owed:
+    """One upload that the app failed to make."""
+
+    id: UUID
+    source: UUID
+    user: UUID
+    key: str
+    content: bytes
+
+
+class AppSide:
+    """An app's spool, its store and its connection to the database."""
+
+    def __init__(self, url: str, home: Path, conn: psycopg.Connection[Row]) -> None:
+        self.url = url
+        self.conn = conn
+        self.spool = home / "spool"
+        self.store = home / "store"
+        for folder in (self.spool, self.store):
+            folder.mkdir(exist_ok=True)
+        self.settings = Settings(
+            database_url=url,
+            store_url=self.store.as_uri(),
+            spools={"default": self.spool},
+            retry_base_s=0.1,
+            retry_max_s=1.0,
+            retry_jitter=0.0,
+            lease_s=5.0,
+            shutdown_grace_s=5.0,
+            http_port=0,
+        )
+
+    # what an app does
+
+    def owe(
+        self,
+        count: int = 1,
+        *,
+        content: bytes | None = None,
+        user: UUID | None = None,
+        spooled: bool = True,
+        **columns: Any,
+    ) -> list[Owed]:
+        """Spool files and queue their uploads, in one transaction; `columns` are upload_queue's own."""
+        owed = [self._owed(user or uuid4(), content) for _ in range(count)]
+        for upload in owed if spooled else ():
+            (self.spool / upload.key).write_bytes(upload.content)
+        self.queue(owed, **columns)
+        return owed
+
+    def _owed(self, user: UUID, content: bytes | None) -> Owed:
+        if content is None:
+            content = secrets.token_bytes(1_000)
+        return Owed(id=uuid4(), source=uuid4(), user=user, key=secrets.token_hex(8), content=content)
+
+    def queue(self, owed: Sequence[Owed], **columns: Any) -> None:
+        """Record that these are owed: their sources pending, their uploads failed, in two statements."""
+        rows = [
+            {
+                "id": upload.id,
+                "source_id": upload.source,
+                "user_id": upload.user,
+                "bucket": BUCKET,
+                "object_path": upload.key,
+                "content_hash": sha256(upload.content).hexdigest(),
+                "byte_size": len(upload.content),
+                "temp_file_path": upload.key,
+            }
+            | columns
+            for upload in owed
+        ]
+        sources = [
+            {
+                "id": upload.source,
+                "user_id": upload.user,
+                "content_hash": secrets.token_hex(32),  # two files of one user may be alike here
+                "storage_status": "pending",
+                "byte_size": len(upload.content),
+            }
+            for upload in owed
+        ]
+        with self.conn.transaction():
+            self._insert("public.sources", sources)
+            self._insert("public.upload_queue", rows)
+
+    def _insert(self, table: str, rows: Sequence[Row]) -> None:
+        names = list(rows[0])
+        one = "(" + ", ".join(["%s"] * len(names)) + ")"
+        statement = f"insert into {table} ({', '.join(names)}) values {', '.join([one] * len(rows))}"
+        self.conn.execute(statement.encode(), [row[name] for row in rows for name in names])
+
+    def begin_run(self, **columns: Any) -> UUID:
+        """Begin an interpretation of a source of its own."""
+        run, source, user = uuid4(), uuid4(), uuid4()
+        content_hash = secrets.token_hex(32)
+        self._insert("public.sources", [{"id": source, "user_id": user, "content_hash": content_hash}])
+        row = {"id": run, "user_id": user, "source_id": source, "status": "running"} | columns
+        self._insert("public.interpretation_runs", [row])
+        return run
+
+    # what it sees
+
+    def all(self, statement: LiteralString, *parameters: Any) -> list[Row]:
+        return self.conn.execute(statement, parameters).fetchall()
+
+    def one(self, statement: LiteralString, *parameters: Any) -> Any:
+        """Return the only value of a statement's only row."""
+        [row] = self.all(statement, *parameters)
+        [value] = row.values()
+        return value
+
+    def row(self, upload: Owed) -> Row | None:
+        """Return an upload's row; None when it is gone."""
+        rows = self.all("select * from public.upload_queue where id = %s", upload.id)
+        return rows[0] if rows else None
+
+    def source(self, upload: Owed) -> Row:
+        [row] = self.all("select * from public.sources where id = %s", upload.source)
+        return row
+
+    def usage(self, upload: Owed) -> tuple[int, int]:
+        """Return the used and the reserved bytes of the upload's user."""
+        [row] = self.all("select * from public.storage_usage where user_id = %s", upload.user)
+        return row["total_bytes"], row["reserved_bytes"]
+
+    def run(self, run: UUID) -> Row:
+        [row] = self.all("select * from public.interpretation_runs where id = %s", run)
+        return row
+
+    def stored_at(self, upload: Owed) -> Path:
+        return self.store / BUCKET / upload.key
+
+    def is_spooled(self, upload: Owed) -> bool:
+        return (self.spool / upload.key).exists()
+
+    def assert_stored(self, upload: Owed) -> None:
+        """Assert that an upload ended well, everywhere, and that nothing of it is left."""
+        assert self.stored_at(upload).read_bytes() == upload.content
+        assert self.row(upload) is None
+        source = self.source(upload)
+        assert source["storage_status"] == "uploaded"
+        assert source["storage_url"] == self.stored_at(upload).as_uri()
+        assert not self.is_spooled(upload)
+
+    def assert_books_balance(self) -> None:
+        """Assert that every user's figures are what their sources add up to."""
+        assert wrong_books(self.conn) == []
+
+    # the reactor
+
+    @asynccontextmanager
+    async def reacting(
+        self, recorder: Recorder, *, store: ObjectStore | None = None, **settings: Any
+    ) -> AsyncIterator[Reactor]:
+        """Run a reactor in this process; enter when it listens and has caught up, stop it on leaving."""
+        reactor = Reactor(evolve(self.settings, **settings), store=store, listener=recorder)
+        async with create_task_group() as tasks:
+            await self.start(reactor, recorder, tasks)
+            yield reactor
+            reactor.stop()
+
+    async def start(self, reactor: Reactor, recorder: Recorder, tasks: TaskGroup) -> None:
+        """Start a reactor, and return when it listens and no reconciliation is under way or asked for."""
+        caught_up = Event()
+        asked = False
+
+        def tell_pass() -> None:
+            assert reactor._engine is not None
+            # a pass that ends with none asked for began after the one below was
+            if asked and not reactor._engine.reconcile._whole_pass:
+                caught_up.set()
+
+        tasks.start_soon(partial(reactor.run, ready=tell_pass))
+        await recorder.wait_for(Listening)
+        assert reactor._engine is not None
+        asked = True
+        reactor._engine.reconcile.request()
+        with fail_after(PATIENCE_S):
+            await caught_up.wait()
+        recorder.forget()
+
+    async def drain(
+        self, recorder: Recorder | None = None, *, store: ObjectStore | None = None, **settings: Any
+    ) -> None:
+        """Do one reconciliation to completion."""
+        await Reactor(evolve(self.settings, **settings), store=store, listener=recorder).drain()
+
+    def without_triggers(self) -> None:
+        """Say nothing of uploads and runs from now on."""
+        for table in ("upload_queue", "interpretation_runs"):
+            for trigger in ("inserted", "updated"):
+                self.conn.execute(
+                    f"alter table public.{table} disable trigger reactor_notify_{trigger}".encode()
+                )
+
+
+@contextmanager
+def app_side(url: str, home: Path) -> Iterator[AppSide]:
+    """Open an app's side of a migrated database."""
+    with psycopg.connect(url, autocommit=True, row_factory=dict_row) as conn:
+        yield AppSide(url, home, conn)

@@ -1,0 +1,154 @@
+"""What must be true when the faults are over, asked of the database, the store and the spool.
+
+The checker is a black box's: it knows what the app was told (load.py), what the witness saw (witness.py), and what is
+there now. It trusts no figure of the reactor's own. The numbers are those of the invariants:
+
+I1 no upload is lost; I2 effects exactly once; I3 a lease that holds isn't taken; I4 stored means stored, byte by byte;
+I5 attempts bounded and never early; I6 nobody over the limit; I7 reservations are what is pending; I10 a healthy run is
+never failed; I11 a stale one always is; I12 what has ended stays as it is; I20 nothing stays claimed.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from attrs import define, field
+
+from support.db_audit import asking, expiries_s, takeovers_s, violations
+from support.load import BUCKET, History, Intent
+from support.usage_check import wrong_books
+
+_LOOK_EVERY_S = 0.05
+
+Objects = Callable[[str], bytes | None]
+"""Returns what the store has under a key; None: nothing."""
+
+_Conn = psycopg.Connection[dict[str, Any]]
+
+
+@define
+class Findings:
+    """What was found. `problems` is empty when every invariant holds."""
+
+    problems: list[str] = field(factory=list)
+    stored: int = 0
+    dead: int = 0
+    left_in_spool: list[str] = field(factory=list)
+    """Spooled files of stored uploads that nobody removed: whoever owed it that was killed."""
+
+    takeovers_s: list[float] = field(factory=list)
+    expiries_s: list[float] = field(factory=list)
+
+
+def folder_objects(store: Path) -> Objects:
+    """Read objects out of a LocalStore's folder."""
+
+    def read(key: str) -> bytes | None:
+        path = store / BUCKET / key
+        return path.read_bytes() if path.exists() else None
+
+    return read
+
+
+def wait_until_drained(url: str, *, within_s: float) -> float:
+    """Wait until nothing is owed and nothing is held, and return how long that took. Fails when it takes longer."""
+    began = time.monotonic()
+    statement = "select count(*) as n from public.upload_queue where status in ('failed', 'uploading')"
+    while True:
+        with asking(url) as conn:
+            while (left := conn.execute(statement).fetchall()[0]["n"]) and time.monotonic() - began < within_s:
+                time.sleep(_LOOK_EVERY_S)
+            took_s = time.monotonic() - began
+            if not left:
+                return took_s
+            rows = conn.execute("select * from public.upload_queue where status <> 'dead' limit 5").fetchall()
+        raise AssertionError(f"{left} uploads are still owed after {took_s:.1f} s: {rows}")
+
+
+def check(url: str, spool: Path, objects: Objects, history: History, *, within_s: float = 30.0) -> Findings:
+    """Wait until everything is drained, and look at everything."""
+    wait_until_drained(url, within_s=within_s)
+    findings = Findings()
+    with asking(url) as conn:
+        findings.problems += violations(conn)
+        _check_runs(conn, history, findings, within_s)
+        sources = {row["id"]: row for row in conn.execute("select * from public.sources")}
+        dead = {row["id"]: row for row in conn.execute("select * from public.upload_queue where status = 'dead'")}
+        for intent in history.intents:
+            _check_intent(intent, sources, dead, objects, findings)
+        _check_books(conn, findings)
+        findings.takeovers_s, findings.expiries_s = takeovers_s(conn), expiries_s(conn)
+    _check_spool(spool, {intent.name for intent in history.intents if intent.source in sources}, dead, findings)
+    return findings
+
+
+def _check_intent(
+    intent: Intent, sources: Mapping[Any, Any], dead: Mapping[Any, Any], objects: Objects, findings: Findings
+) -> None:
+    if not intent.acknowledged:
+        return
+    stored = objects(intent.name)
+    source = sources.get(intent.source)
+    if source is None:
+        findings.problems.append(f"I1 a source is gone: {intent.source}")
+    elif intent.queue_id in dead:
+        findings.dead += 1
+        if source["storage_status"] != "failed":
+            findings.problems.append(f"I1 dead, and its source is {source['storage_status']}: {intent.source}")
+    elif source["storage_status"] != "uploaded":
+        findings.problems.append(f"I1 out of the queue, and its source is {source['storage_status']}: {intent.source}")
+    elif stored != intent.content:
+        was = "nothing" if stored is None else f"{len(stored)} bytes"
+        findings.problems.append(f"I4 uploaded, and the store has {was} of {len(intent.content)}: {intent.name}")
+    else:
+        findings.stored += 1
+
+
+def _check_books(conn: _Conn, findings: Findings) -> None:
+    findings.problems += [f"I2/I7 the books are wrong: {row}" for row in wrong_books(conn)]
+    over = conn.execute(
+        "select * from public.storage_usage where total_bytes + reserved_bytes > storage_limit_bytes"
+    ).fetchall()
+    findings.problems += [f"I6 over the limit: {row}" for row in over]
+    twice = conn.execute(
+        "select storage_url from public.sources where storage_url <> 'elsewhere:' group by 1 having count(*) > 1"
+    )
+    findings.problems += [f"I2 two sources of one object: {row}" for row in twice]
+    held = conn.execute("select * from public.upload_queue where lease_token is not null").fetchall()
+    findings.problems += [f"I20 still held: {row}" for row in held]
+
+
+def _check_runs(conn: _Conn, history: History, findings: Findings, within_s: float) -> None:
+    """Each run that began has ended, as its worker was told; the abandoned by their deadline."""
+    give_up = time.monotonic() + within_s
+    while conn.execute("select from public.interpretation_runs where status = 'running'").fetchall():
+        if time.monotonic() > give_up:
+            findings.problems.append("I11 a run that nobody cares for is still running")
+            break
+        time.sleep(_LOOK_EVERY_S)
+    rows = {row["id"]: row for row in conn.execute("select * from public.interpretation_runs")}
+    for run in history.runs:
+        row = rows.get(run.id)
+        if row is None:
+            if run.began:
+                findings.problems.append(f"I12 a run is gone: {run.id}")
+        elif run.completed and row["status"] != "completed":
+            findings.problems.append(f"I12 completed, and now it is {row['status']}: {run.id}")
+        elif (run.lost or run.abandoned) and row["status"] != "failed":
+            findings.problems.append(f"I12 lost ({run.lost}), and it is {row['status']}: {run.id}")
+
+
+def _check_spool(spool: Path, stored: set[str], dead: Mapping[Any, Any], findings: Findings) -> None:
+    """A dead upload's file is there; a stored one's goes a moment after its row."""
+    kept = {row["temp_file_path"] for row in dead.values()}
+    give_up = time.monotonic() + 5.0
+    while True:
+        there = {str(path.relative_to(spool)) for path in spool.rglob("*") if path.is_file()}
+        findings.left_in_spool = sorted((there - kept) & stored)
+        if not findings.left_in_spool or time.monotonic() > give_up:
+            break
+        time.sleep(_LOOK_EVERY_S)
+    findings.problems += [f"I1 a dead upload's file is gone: {name}" for name in kept - there]
+    findings.problems += [f"I15 a file that nobody spooled: {name}" for name in there - kept - stored]

@@ -1,0 +1,203 @@
+"""Rows to test the schema with, made and read through plain SQL, and an ear for what the triggers say of them."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any, LiteralString
+from uuid import UUID, uuid4
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import namedtuple_row
+
+from reactor.postgres import statements
+from reactor.postgres.notification import Payload, decode
+
+TRACEPARENT = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
+_PATIENCE_S = 15.0
+
+
+class Rows:
+    """One autocommit connection, and words for what tests do with it."""
+
+    def __init__(self, conn: psycopg.Connection[Any]) -> None:
+        self.conn = conn
+
+    def all(self, query: LiteralString | sql.Composed, parameters: Sequence[Any] = ()) -> list[Any]:
+        return self.conn.execute(query, parameters).fetchall()
+
+    def one(self, query: LiteralString | sql.Composed, parameters: Sequence[Any] = ()) -> Any:
+        """Return the only row that the query answers."""
+        (row,) = self.all(query, parameters)
+        return row
+
+    def run(self, query: LiteralString | sql.Composed, parameters: Sequence[Any] = ()) -> int:
+        """Run a statement and return how many rows it touched."""
+        return self.conn.execute(query, parameters).rowcount
+
+    def at(self, seconds_from_now: float) -> datetime:
+        """Return a time by the database's clock."""
+        row = self.one("select clock_timestamp() + %s as at", (timedelta(seconds=seconds_from_now),))
+        moment: datetime = row.at
+        return moment
+
+    def insert(self, table: str, **columns: Any) -> UUID:
+        """Insert one row with these columns and return its id."""
+        row = self.one(
+            sql.SQL("insert into {} ({}) values ({}) returning id").format(
+                sql.Identifier("public", table),
+                sql.SQL(", ").join(map(sql.Identifier, columns)),
+                sql.SQL(", ").join(sql.Placeholder() * len(columns)),
+            ),
+            list(columns.values()),
+        )
+        made: UUID = row.id
+        return made
+
+    def source(self, user: UUID, *, status: str = "pending", size: int | None = 10, **columns: Any) -> UUID:
+        values = {"user_id": user, "content_hash": uuid4().hex, "storage_status": status, "byte_size": size}
+        return self.insert("sources", **values | columns)
+
+    def upload(self, user: UUID | None = None, *, source: UUID | None = None, **columns: Any) -> UUID:
+        """Queue an upload, of a pending source unless one is given; due since a second unless said otherwise."""
+        user = user or uuid4()
+        size = columns.pop("size", 10)
+        values = {
+            "user_id": user,
+            "source_id": source or self.source(user, size=size),
+            "bucket": "bucket",
+            "object_path": "user/file",
+            "byte_size": size,
+            "next_retry_at": self.at(-1),
+            "traceparent": TRACEPARENT,
+        }
+        return self.insert("upload_queue", **values | columns)
+
+    def uploads(self, count: int, user: UUID | None = None) -> list[UUID]:
+        """Queue many due uploads of one source with one statement."""
+        user = user or uuid4()
+        source = self.source(user)
+        made = self.all(
+            "insert into public.upload_queue (source_id, user_id, bucket, object_path, byte_size)"
+            " select %s, %s, 'bucket', 'user/' || n, 1 from generate_series(1, %s) as n returning id",
+            (source, user, count),
+        )
+        return [row.id for row in made]
+
+    def start_run(self, user: UUID | None = None, *, source: UUID | None = None, **columns: Any) -> UUID:
+        """Insert a run, running unless said otherwise."""
+        user = user or uuid4()
+        values = {"user_id": user, "source_id": source or self.source(user), "status": "running"}
+        return self.insert("interpretation_runs", **values | columns)
+
+    def lift_quotas(self) -> None:
+        """Let everybody have as much as they like."""
+        self.run("update public.quota_plans set storage_limit_bytes = null, interpretation_limit_month = null")
+
+    def upload_row(self, upload: UUID) -> Any:
+        return self.one("select * from public.upload_queue where id = %s", (upload,))
+
+    def source_row(self, source: UUID) -> Any:
+        return self.one("select * from public.sources where id = %s", (source,))
+
+    def run_row(self, run: UUID) -> Any:
+        return self.one("select * from public.interpretation_runs where id = %s", (run,))
+
+    def usage(self, user: UUID) -> tuple[int, int, int]:
+        """Return the user's books: total bytes, reserved bytes, stored sources."""
+        row = self.one(
+            "select total_bytes, reserved_bytes, total_sources from public.storage_usage where user_id = %s", (user,)
+        )
+        return row.total_bytes, row.reserved_bytes, row.total_sources
+
+    def claim(self, ids: Sequence[UUID], token: UUID | None = None, *, lease_s: float = 30) -> dict[UUID, Any]:
+        """Claim, as the reactor does; what came back, by id."""
+        arguments = (list(ids), token or uuid4(), timedelta(seconds=lease_s))
+        answered = self.all(statements.CLAIM_UPLOADS, arguments)
+        assert len({row.id for row in answered}) == len(answered)
+        return {row.id: row for row in answered}
+
+    def settle(
+        self,
+        attempts: Sequence[tuple[UUID, UUID, str]],
+        *,
+        delay_s: float = 30,
+        code: str | None = None,
+        message: str | None = None,
+        url: str | None = None,
+    ) -> dict[UUID, float | None]:
+        """Settle (upload, token, verdict) of one batch, as the reactor does; when each is due again, by id."""
+        count = len(attempts)
+        ids, tokens, verdicts = (list(column) for column in zip(*attempts, strict=True))
+        arguments = (ids, tokens, verdicts, [delay_s] * count, [code] * count, [message] * count, [url] * count)
+        return {row.id: row.due_at for row in self.all(statements.SETTLE_UPLOADS, arguments)}
+
+    def confirm(self, settled: Sequence[tuple[UUID, UUID, str]]) -> set[UUID]:
+        """Ask which of (upload, source, URL) had left the queue as stored."""
+        ids, sources, urls = (list(column) for column in zip(*settled, strict=True))
+        return {row[0] for row in self.all(statements.CONFIRM_STORED, (ids, sources, urls))}
+
+    def extend(self, ids: Sequence[UUID], tokens: Sequence[UUID], *, lease_s: float = 30) -> set[UUID]:
+        arguments = (list(ids), list(tokens), timedelta(seconds=lease_s))
+        return {row[0] for row in self.all(statements.EXTEND_LEASES, arguments)}
+
+    def rescue(self, ids: Sequence[UUID] | None = None, limit: int = 1000) -> dict[UUID, str]:
+        arguments = (None if ids is None else list(ids), limit)
+        return {row.id: row.verdict for row in self.all(statements.RESCUE_UPLOADS, arguments)}
+
+    def expire(self, ids: Sequence[UUID], *, heartbeat_timeout_s: float = 60) -> dict[UUID, Any]:
+        arguments = (list(ids), timedelta(seconds=heartbeat_timeout_s))
+        return {row.id: row for row in self.all(statements.EXPIRE_RUNS, arguments)}
+
+    def wait_for_lock(self, conn: psycopg.Connection[Any]) -> None:
+        """Wait until another connection waits for a lock."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while not self.one(
+            "select exists (select from pg_locks where pid = %s and not granted) as waits", (conn.info.backend_pid,)
+        ).waits:
+            assert time.monotonic() < deadline, "nobody came to wait for a lock"
+
+
+@contextmanager
+def rows_of(url: str) -> Iterator[Rows]:
+    """Open a connection of one's own."""
+    with psycopg.connect(url, autocommit=True, row_factory=namedtuple_row) as conn:
+        yield Rows(conn)
+
+
+class Ear:
+    """A connection that listens to both channels and knows when it has heard all there is."""
+
+    def __init__(self, conn: psycopg.Connection[Any], url: str) -> None:
+        self._conn = conn
+        self._url = url
+        for channel in ("reactor_uploads", "reactor_runs", "test_is_all"):
+            conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
+
+    def heard(self, channel: str) -> list[str]:
+        """Return the payloads of what has been committed so far and wasn't returned yet, of both channels cleared.
+
+        Notifications arrive in the order of commits: when a last one of ours comes back, all the others have.
+        """
+        with psycopg.connect(self._url, autocommit=True) as conn:
+            conn.execute("select pg_notify('test_is_all', '')")
+        payloads: list[str] = []
+        for notification in self._conn.notifies(timeout=_PATIENCE_S):
+            if notification.channel == "test_is_all":
+                return payloads
+            if notification.channel == channel:
+                payloads.append(notification.payload)
+        raise AssertionError("the last notification never came back")
+
+    def uploads(self) -> list[Payload]:
+        return [decode(text) for text in self.heard("reactor_uploads")]
+
+    def runs(self) -> list[Payload]:
+        return [decode(text) for text in self.heard("reactor_runs")]
+
+
+@contextmanager
+def ear_at(url: str) -> Iterator[Ear]:
+    with psycopg.connect(url, autocommit=True) as conn:
+        yield Ear(conn, url)

@@ -1,0 +1,145 @@
+"""A PostgreSQL server of a test's own, to be stopped, killed and promoted without harm to the other tests.
+
+Durable, unlike the tests' common one: what these tests ask is whether an acknowledged commit is still there.
+"""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg import sql
+
+from reactor.embedded.binaries import account_for, choose_binaries
+from reactor.embedded.server import EmbeddedPostgres
+from reactor.postgres.migrate import migrate
+from support import db_audit
+
+_START_S = 60.0
+_LOOK_EVERY_S = 0.05
+
+
+def programs() -> Path | None:
+    """Return the folder of programs that was asked for; None: the wheel's."""
+    given = os.environ.get("REACTOR_TEST_POSTGRES_BIN")
+    return Path(given) if given else None
+
+
+@contextmanager
+def own_server(**options: str) -> Iterator[EmbeddedPostgres]:
+    """Run a server with these settings."""
+    folder = Path(tempfile.mkdtemp(prefix="reactor-chaos-", dir="/tmp"))
+    folder.chmod(0o711)
+    try:
+        with EmbeddedPostgres(folder / "postgres", bin_dir=programs(), options=options) as server:
+            yield server
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def witnessed_database(server_url: str) -> Iterator[str]:
+    """Make a migrated database with a witness in it, and yield its URL; drop it at the end if the server lives."""
+    name = f"chaos_{secrets.token_hex(6)}"
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute(sql.SQL("create database {} template template0").format(sql.Identifier(name)))
+    url = urlsplit(server_url)._replace(path=f"/{name}").geturl()
+    migrate(url)
+    with psycopg.connect(url, autocommit=True) as conn:
+        db_audit.install(conn)
+    yield url
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+class Standby:
+    """A streaming replica of a server, made by pg_basebackup, that can be promoted."""
+
+    def __init__(self, primary: EmbeddedPostgres) -> None:
+        self._primary = primary
+        self._account = account_for(primary.data_dir)
+        self._bin = choose_binaries(int((primary.data_dir / "PG_VERSION").read_text()), self._account, programs())
+        self._data = primary.data_dir.with_name("standby")
+        self.port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Copy the primary, follow it, and return once the copy answers."""
+        self._data.mkdir(mode=0o700)
+        if self._account is not None:
+            os.chown(self._data, self._account.uid, self._account.gid)
+        self._run("pg_basebackup", "-d", self._primary.url, "-D", self._data, "-R", "-X", "stream", "-c", "fast")
+        settings = {"port": str(self.port), "listen_addresses": "127.0.0.1", "unix_socket_directories": ""}
+        words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        with self._data.with_name("standby.log").open("ab") as log:
+            self._process = subprocess.Popen(  # type: ignore[call-overload]
+                [self._bin / "postgres", "-D", self._data, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                **self._identity,
+            )
+        give_up = time.monotonic() + _START_S
+        while not self._answers():
+            assert self._process.poll() is None, self._data.with_name("standby.log").read_text()
+            assert time.monotonic() < give_up, self._data.with_name("standby.log").read_text()
+            time.sleep(_LOOK_EVERY_S)
+
+    def promote(self) -> None:
+        """Make it a primary, and return when it is one."""
+        self._run("pg_ctl", "promote", "-w", "-D", self._data)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(10)
+
+    def url_of(self, database: str) -> str:
+        return urlsplit(self._primary.url)._replace(
+            netloc=f"{urlsplit(self._primary.url).netloc.rpartition('@')[0]}@127.0.0.1:{self.port}", path=f"/{database}"
+        ).geturl()
+
+    @property
+    def _identity(self) -> dict[str, int]:
+        return {} if self._account is None else {"user": self._account.uid, "group": self._account.gid}
+
+    def _run(self, program: str, *arguments: str | Path) -> None:
+        subprocess.run(  # type: ignore[call-overload]
+            [self._bin / program, *arguments], check=True, capture_output=True, timeout=60, **self._identity
+        )
+
+    def _answers(self) -> bool:
+        try:
+            psycopg.connect(self.url_of("postgres"), connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+@contextmanager
+def standby_of(primary: EmbeddedPostgres) -> Iterator[Standby]:
+    """Make a replica of a running server; whatever is left of it on leaving is stopped."""
+    standby = Standby(primary)
+    try:
+        standby.start()
+        yield standby
+    finally:
+        standby.stop()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port

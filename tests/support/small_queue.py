@@ -1,0 +1,52 @@
+"""A server whose notification queue is small enough to be filled, and who fills it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from reactor.embedded.server import EmbeddedPostgres
+from reactor.postgres.migrate import migrate
+
+_FIRST_WITH_THE_SETTING = 170000
+
+
+@contextmanager
+def small_queue(server_url: str, folder: Path) -> Iterator[str]:
+    """Start a migrated server whose queue holds half a megabyte, where `server_url`'s version knows how; its URL."""
+    with psycopg.connect(server_url) as conn:
+        if conn.info.server_version < _FIRST_WITH_THE_SETTING:
+            pytest.skip("max_notify_queue_pages came with PostgreSQL 17; the queue is 8 GB before")
+    programs = os.environ.get("REACTOR_TEST_POSTGRES_BIN")
+    with EmbeddedPostgres(
+        folder / "postgres",
+        durable=False,
+        bin_dir=Path(programs) if programs else None,
+        options={"max_notify_queue_pages": "64"},
+    ) as server:
+        migrate(server.url)
+        yield server.url
+
+
+@contextmanager
+def stuck_listener(url: str) -> Iterator[psycopg.Connection[Any]]:
+    """Listen, and stay in a transaction: nothing is delivered, and the queue only grows."""
+    with psycopg.connect(url) as stuck:
+        stuck.execute("listen reactor_uploads")
+        stuck.commit()
+        stuck.execute("select 1")
+        yield stuck
+
+
+def fill(url: str) -> None:
+    """Notify, one commit for each notification, until the queue takes no more."""
+    with (
+        psycopg.connect(url, autocommit=True) as conn,
+        pytest.raises(psycopg.errors.ProgramLimitExceeded),
+    ):
+        for _ in range(200):
+            conn.execute("select pg_notify('reactor_uploads', gen_random_uuid() || repeat('x', 7900))")

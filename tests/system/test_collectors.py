@@ -1,0 +1,322 @@
+"""Collectors that work, and those that refuse, hang, answer 503 or come back: what they cost, and what they don't."""
+
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from support import aws
+from support.app import AppSide, Owed, app_side
+from support.process import Running, reactor, running, settings_of
+from support.servers.fault_server import FaultServer, stores
+from support.servers.fault_server import answers as answers_badly
+from support.servers.fault_server import hangs as store_hangs
+from support.servers.otlp_receiver import ReceivedSpan, Receiver, receiving
+from support.servers.rotel import agent, collecting
+
+from reactor.core.errors import ConfigInvalid
+from reactor.telemetry.dispatcher import Telemetry
+
+_PATIENCE_S = 30.0
+_END_S = 3.0
+"""What may delay the end, compared with a reactor that has nothing to wait for."""
+
+
+@pytest.fixture
+def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
+    with app_side(migrated_url, tmp_path) as app:
+        yield app
+
+
+@pytest.fixture
+def collector() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
+
+
+def traced(app: AppSide, endpoint: str, **otel: str) -> dict[str, str]:
+    return settings_of(app) | {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint} | otel
+
+
+def wait_until_stored(app: AppSide, uploads: list[Owed]) -> None:
+    give_up = time.monotonic() + _PATIENCE_S
+    ids = [upload.id for upload in uploads]
+    while app.one("select count(*) from public.upload_queue where id = any(%s)", ids):
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+def refuses(_receiver: Receiver) -> str:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def hangs(receiver: Receiver) -> str:
+    receiver.answer = lambda: None
+    return receiver.endpoint
+
+
+def answers(status: int) -> Callable[[Receiver], str]:
+    def fault(receiver: Receiver) -> str:
+        receiver.answer = lambda: status
+        return receiver.endpoint
+
+    return fault
+
+
+def ending_s(run: Running) -> float:
+    """Tell a reactor to stop, and return how long it takes."""
+    began = time.monotonic()
+    run.terminate()
+    assert run.ended() == 0
+    return time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def usual_endings_s() -> list[float]:
+    """What was measured once for this file."""
+    return []
+
+
+@pytest.fixture
+def usual_s(app: AppSide, tmp_path: Path, usual_endings_s: list[float]) -> float:
+    """How long a reactor takes to stop that has no collector and nothing in flight."""
+    if not usual_endings_s:
+        with running(settings_of(app), cwd=tmp_path) as run:
+            run.wait_until_ready()
+            usual_endings_s.append(ending_s(run))
+    return usual_endings_s[0]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(refuses, id="refuses"),
+        pytest.param(hangs, id="hangs"),
+        pytest.param(answers(503), id="503"),
+        pytest.param(answers(401), id="401"),
+    ],
+)
+def test_a_broken_collector_costs_spans_and_never_work_nor_more_than_3_s_of_the_end(
+    app: AppSide, tmp_path: Path, collector: Receiver, usual_s: float, fault: Callable[[Receiver], str]
+) -> None:
+    env = traced(app, fault(collector), OTEL_METRIC_EXPORT_INTERVAL="200", OTEL_BSP_SCHEDULE_DELAY="50")
+    with running(env, cwd=tmp_path) as run:
+        run.wait_until_ready()
+        uploads = app.owe(200)
+        wait_until_stored(app, uploads)
+        run.wait_for_line("takes no spans")
+        run.wait_for_line("takes no metrics")
+        more = app.owe(200)
+        wait_until_stored(app, more)
+        assert run.get("/readyz")[0] == 200
+
+        delayed_s = ending_s(run) - usual_s
+    assert delayed_s < _END_S
+    for upload in (*uploads, *more):
+        app.assert_stored(upload)
+    complaints = [line for line in run.log.splitlines() if "takes no" in line]
+    assert len(complaints) == 2, run.log
+    assert "Traceback" not in run.log
+    assert run.log.count("spans were lost on their way") == 1
+    assert not collector.spans
+
+
+def test_a_put_that_was_given_up_does_not_delay_the_end(app: AppSide, tmp_path: Path, usual_s: float) -> None:
+    """The store takes the connection and never answers; boto3 would wait for half a minute."""
+    with FaultServer() as store:
+        env = settings_of(app, STORE_URL="s3://", ATTEMPT_TIMEOUT="0.5s")
+        env |= aws.environment(store.endpoint, access_key="key", secret_key="secret")
+        with running(env, cwd=tmp_path) as run:
+            run.wait_until_ready()
+            store.fault = store_hangs
+            app.owe(max_retries=1)
+            run.wait_for_line("no answer within 0.5 s")
+            assert ending_s(run) - usual_s < _END_S
+
+
+def test_a_collector_that_comes_back_gets_what_was_kept_for_it(
+    app: AppSide, tmp_path: Path, collector: Receiver
+) -> None:
+    collector.answer = lambda: 503
+    with running(traced(app, collector.endpoint, OTEL_METRICS_EXPORTER="none"), cwd=tmp_path) as run:
+        run.wait_until_ready()
+        [upload] = app.owe()
+        wait_until_stored(app, [upload])
+        run.wait_for_line("takes no spans: it answered 503")
+        collector.answer = lambda: 200
+        spans = collector.wait_for("upload")
+        assert {span.name for span in spans} >= {"upload.queued", "upload.attempt", "upload.put", "upload.settle"}
+        run.wait_for_line("takes spans again")
+        run.terminate()
+        assert run.ended() == 0
+    assert "lost" not in run.log
+    assert collector.requests["/v1/metrics"] == 0
+
+
+OF_EACH_UPLOAD = ("upload.queued", "upload.attempt", "upload.put", "upload.settle", "upload")
+
+
+def count(spans: Sequence[ReceivedSpan]) -> Counter[str]:
+    return Counter(span.name for span in spans if span.name in OF_EACH_UPLOAD)
+
+
+@pytest.mark.rotel
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_somebody_elses_collector_understands_it_all(
+    app: AppSide, tmp_path: Path, collector: Receiver, compression: str
+) -> None:
+    program = agent()
+    if program is None:
+        pytest.skip("the wheel rotel isn't installed: no real collector here")
+    with collecting(program, to=collector.endpoint) as endpoint:
+        env = traced(app, endpoint, OTEL_METRIC_EXPORT_INTERVAL="200", OTEL_EXPORTER_OTLP_COMPRESSION=compression)
+        with running(env, cwd=tmp_path) as run:
+            run.wait_until_ready()
+            uploads = app.owe(300)
+            wait_until_stored(app, uploads)
+            spans = collector.wait(lambda spans: count(spans) == dict.fromkeys(OF_EACH_UPLOAD, 300))
+            collector.wait_for_metric("storage.upload.attempts")
+            run.terminate()
+            assert run.ended() == 0
+    assert "takes no" not in run.log
+    ids = {span.span_id for span in spans}
+    assert all(span.parent_id in ids for span in spans if span.name == "upload.attempt")
+    assert {span.resource["service.name"] for span in spans} == {"reactor"}
+
+
+def test_what_is_told_last_is_sent_before_the_end(app: AppSide, tmp_path: Path, collector: Receiver) -> None:
+    """`reactor reconcile` is over before the first batch would be due."""
+    app.without_triggers()
+    [upload] = app.owe()
+    env = traced(app, collector.endpoint, OTEL_BSP_SCHEDULE_DELAY="60000")
+    done = reactor("reconcile", env=env, cwd=tmp_path)
+    assert (done.returncode, "stored 1" in done.stdout) == (0, True)
+    spans = collector.wait_for("reconcile")
+    [reconcile] = [span for span in spans if span.name == "reconcile" and span.links]
+    [root] = [span for span in spans if span.attributes.get("upload.id") == str(upload.id) and not span.parent_id]
+    assert reconcile.links == ((root.trace_id, root.span_id),)
+    assert reconcile.attributes["reconcile.changed"] == 1
+    [attempt] = [span for span in spans if span.name == "upload.attempt"]
+    assert reconcile.start <= attempt.start <= reconcile.end
+    assert "storage.upload.attempts" in collector.metrics
+
+
+def test_everything_is_set_by_opentelemetrys_own_variables(
+    app: AppSide, tmp_path: Path, collector: Receiver
+) -> None:
+    env = traced(
+        app,
+        "http://127.0.0.1:9",
+        OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=collector.endpoint + "/v1/traces",
+        OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=collector.endpoint + "/v1/metrics",
+        OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20abc,x-tenant=one",
+        OTEL_EXPORTER_OTLP_COMPRESSION="gzip",
+        OTEL_SERVICE_NAME="retries",
+        OTEL_RESOURCE_ATTRIBUTES="deployment.environment.name=test,host.name=elsewhere",
+        OTEL_METRIC_EXPORT_INTERVAL="200",
+    )
+    with running(env, cwd=tmp_path) as run:
+        run.wait_until_ready()
+        wait_until_stored(app, app.owe())
+        span = collector.wait_for("upload")[0]
+        depth = collector.wait_for_metric("storage.queue.depth")
+        run.terminate()
+        assert run.ended() == 0
+    assert span.resource["service.name"] == "retries"
+    assert span.resource["deployment.environment.name"] == "test"
+    assert span.resource["host.name"] == "elsewhere"
+    assert len(depth.gauge.data_points) == 4
+    for headers in collector.headers:
+        assert (headers["authorization"], headers["x-tenant"]) == ("Bearer abc", "one")
+        assert headers["content-encoding"] == "gzip"
+
+
+def test_a_user_in_the_url_is_sent_as_a_header_and_through_a_proxy(
+    app: AppSide, tmp_path: Path, collector: Receiver
+) -> None:
+    """The proxy is the receiver itself: it is asked for the whole URL of a host that nobody has."""
+    app.owe()
+    env = traced(app, "http://me:p%40ss@collector.invalid:4318", OTEL_METRICS_EXPORTER="none")
+    env |= {"http_proxy": collector.endpoint, "no_proxy": "127.0.0.1"}
+    done = reactor("reconcile", env=env, cwd=tmp_path)
+    assert done.returncode == 0
+    collector.wait_for("reconcile")
+    assert {headers["authorization"] for headers in collector.headers} == {"Basic bWU6cEBzcw=="}
+    assert {headers["host"] for headers in collector.headers} == {"collector.invalid:4318"}
+
+
+@pytest.mark.parametrize("off", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}])
+def test_what_is_switched_off_exports_nothing(
+    app: AppSide, tmp_path: Path, collector: Receiver, off: dict[str, str]
+) -> None:
+    app.owe()
+    done = reactor("reconcile", env=traced(app, collector.endpoint, OTEL_METRICS_EXPORTER="none", **off), cwd=tmp_path)
+    assert (done.returncode, "stored 1" in done.stdout) == (0, True)
+    assert not collector.requests
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1:4318", "must be an http:// or https:// URL"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://:secret@:4318/", "must be an http:// or https:// URL"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "must be http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zip", "must be gzip or none"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-key secret", "must be name=value pairs"),
+        ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "x-key=secret%0Ax", "must be name=value pairs"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon", "must be milliseconds above 0"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "must be a whole number above 0"),
+    ],
+)
+def test_a_variable_that_says_nothing_sensible_is_named_without_its_value(
+    variable: str, value: str, words: str
+) -> None:
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", variable: value}
+    with pytest.raises(ConfigInvalid, match=f"^{variable} {words}") as refused:
+        Telemetry("0", environ)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_variable_that_says_nothing_sensible_is_one_clear_line(app: AppSide, tmp_path: Path) -> None:
+    variable = "OTEL_EXPORTER_OTLP_TRACES_HEADERS"
+    env = traced(app, "http://127.0.0.1:9") | {variable: "x-key=secret%0Ax"}
+    done = reactor("reconcile", env=env, cwd=tmp_path)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"reactor: {variable} must be name=value pairs")
+    assert "secret" not in line
+
+
+def test_a_kill_between_two_attempts_loses_no_wait(app: AppSide, tmp_path: Path, collector: Receiver) -> None:
+    with FaultServer() as store:
+        env = traced(app, collector.endpoint, OTEL_BSP_SCHEDULE_DELAY="50", REACTOR_RETRY_BASE="2s")
+        env |= {"REACTOR_STORE_URL": "s3://", **aws.environment(store.endpoint, access_key="key", secret_key="secret")}
+        store.fault = answers_badly(503, "SlowDown")
+        with running(env, cwd=tmp_path) as run:
+            run.wait_until_ready()
+            [upload] = app.owe()
+            [first] = [span for span in collector.wait_for("upload.attempt") if span.name == "upload.attempt"]
+            run.kill()
+        assert first.is_error
+        store.fault = stores
+        with running(env, cwd=tmp_path) as run:
+            run.wait_until_ready()
+            wait_until_stored(app, [upload])
+            spans = collector.wait_for("upload")
+            run.terminate()
+            assert run.ended() == 0
+    mine = sorted(
+        (span for span in spans if span.trace_id == first.trace_id and span.parent_id == first.parent_id),
+        key=lambda span: (span.start, -span.end),
+    )
+    assert [span.name for span in mine] == ["upload", "upload.attempt", "upload.backoff", "upload.attempt"]
+    for earlier, later in pairwise(mine[1:]):
+        assert earlier.end == later.start
+    assert mine[2].end - mine[2].start >= 1_800_000_000
+    assert mine[3].links == ((first.trace_id, first.span_id),)
+    assert mine[3].resource["service.instance.id"] != first.resource["service.instance.id"]

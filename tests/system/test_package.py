@@ -1,0 +1,27 @@
+"""What `import reactor` gives, and what it costs."""
+
+import subprocess
+import sys
+
+import pytest
+
+import reactor
+from reactor.app import Reactor
+from reactor.configuration import load
+
+
+def test_the_package_offers_the_reactor_and_its_settings() -> None:
+    assert reactor.Reactor is Reactor
+    assert reactor.load is load
+    assert reactor.__version__.count(".") == 2
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = reactor.Nothing
+
+
+def test_importing_the_package_imports_nothing_else_of_it() -> None:
+    program = "import reactor, sys; print([name for name in sys.modules if name.startswith('reactor.')])"
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"

@@ -1,0 +1,228 @@
+"""`reactor run` as a process: ready, reacting, told to stop, killed, and wrongly configured."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.app import AppSide, Owed, app_side
+from support.process import environment, reactor, running, settings_of
+
+_PATIENCE_S = 30.0
+
+
+@pytest.fixture
+def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
+    with app_side(migrated_url, tmp_path) as app:
+        yield app
+
+
+def wait_until_gone(app: AppSide, *uploads: Owed) -> None:
+    """Look until the uploads have left the queue."""
+    ids = [upload.id for upload in uploads]
+    wait_until_none(app, "id = any(%s)", ids)
+
+
+def wait_until_none(app: AppSide, condition: str, *parameters: object) -> None:
+    give_up = time.monotonic() + _PATIENCE_S
+    statement = f"select count(*) from public.upload_queue where {condition}".encode()
+    while app.conn.execute(statement, parameters).fetchall() != [{"count": 0}]:
+        assert time.monotonic() < give_up, app.all("select * from public.upload_queue")
+        time.sleep(0.02)
+
+
+def wait_until_spool_is_empty(app: AppSide) -> None:
+    give_up = time.monotonic() + _PATIENCE_S
+    while list(app.spool.iterdir()):
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+def test_it_gets_ready_reacts_tells_and_stops(app: AppSide, tmp_path: Path) -> None:
+    with running(settings_of(app), cwd=tmp_path) as run:
+        run.wait_until_ready()
+        assert run.get("/healthz")[0] == 200
+        assert run.get_json("/readyz") == {"ready": True, "reasons": []}
+
+        [upload] = app.owe()
+        wait_until_gone(app, upload)
+        status, metrics = run.get("/metrics")
+        assert status == 200
+        assert 'storage_upload_attempts_total{error_code="",outcome="stored"} 1.0' in metrics
+        assert "reactor_listener_up 1.0" in metrics
+        assert str(upload.id) not in metrics
+        assert str(upload.user) not in metrics
+
+        answer = run.get_json("/api/status")
+        assert answer["uploads"]["failed"] == 0
+        assert [other["mode"] for other in answer["reactors"]] == ["listening"]
+
+        run.terminate()
+        assert run.ended() == 0
+        assert app.url not in run.log
+    app.assert_stored(upload)
+    assert app.one("select count(*) from reactor.instance") == 0
+
+
+def test_interrupting_it_is_telling_it_to_stop(app: AppSide, tmp_path: Path) -> None:
+    with running(settings_of(app), cwd=tmp_path) as run:
+        run.wait_until_ready()
+        run.process.send_signal(signal.SIGINT)
+        assert run.ended() == 0
+
+
+def large(app: AppSide) -> list[Owed]:
+    """Owe more bytes than can be stored at once, so that some are always in flight."""
+    return app.owe(120, content=os.urandom(4_000_000))
+
+
+def test_told_to_stop_it_hands_back_what_is_in_flight(app: AppSide, tmp_path: Path) -> None:
+    with running(settings_of(app, SHUTDOWN_GRACE="0.2s", LEASE="60s"), cwd=tmp_path) as run:
+        run.wait_until_ready()
+        uploads = large(app)
+        wait_until_some_are_leased(app)
+        began = time.monotonic()
+        run.terminate()
+        assert run.ended() == 0
+        assert time.monotonic() - began < 10.0
+    left = app.all("select * from public.upload_queue")
+    assert left
+    for row in left:
+        assert (row["status"], row["retry_count"], row["lease_token"]) == ("failed", 0, None)
+    ids = {row["id"] for row in left}
+    for upload in uploads:
+        if upload.id not in ids:
+            app.assert_stored(upload)
+    app.assert_books_balance()
+
+
+def wait_until_some_are_leased(app: AppSide) -> None:
+    give_up = time.monotonic() + _PATIENCE_S
+    while not app.one("select count(*) from public.upload_queue where status = 'uploading'"):
+        assert time.monotonic() < give_up
+
+
+def test_told_twice_it_exits_at_once_and_another_takes_over(app: AppSide, tmp_path: Path) -> None:
+    """An open transaction keeps a settlement waiting; the second signal doesn't."""
+    with (
+        running(settings_of(app, SHUTDOWN_GRACE="50s"), cwd=tmp_path) as run,
+        app_side(app.url, tmp_path) as other_session,
+    ):
+        run.wait_until_ready()
+        [upload] = app.owe(next_retry_at="2100-01-01")
+        with other_session.conn.transaction():
+            other_session.conn.execute("select from public.storage_usage for update")
+            app.conn.execute("update public.upload_queue set next_retry_at = now()")
+            wait_until_some_are_leased(app)
+            run.terminate()
+            run.wait_for_line("finishing what is in flight")
+            run.terminate()
+            assert run.ended() == 1
+            assert "exiting now" in run.log
+    with running(settings_of(app), cwd=tmp_path) as other:
+        wait_until_gone(app, upload)
+        wait_until_spool_is_empty(app)
+        other.terminate()
+        assert other.ended() == 0
+    app.assert_stored(upload)
+    app.assert_books_balance()
+
+
+def test_what_a_killed_one_held_another_takes_over(app: AppSide, tmp_path: Path) -> None:
+    with running(settings_of(app), cwd=tmp_path) as run, running(settings_of(app), cwd=tmp_path) as other:
+        run.wait_until_ready()
+        other.wait_until_ready()
+        uploads = app.owe(300, content=os.urandom(200_000))
+        wait_until_some_are_leased(app)
+        run.kill()
+        wait_until_gone(app, *uploads)
+        wait_until_none(app, "true")
+        other.terminate()
+        assert other.ended() == 0
+    for upload in uploads:
+        assert app.stored_at(upload).read_bytes() == upload.content
+        assert app.source(upload)["storage_status"] == "uploaded"
+    app.assert_books_balance()
+
+
+# wrongly configured
+
+
+def test_an_unknown_database_host_is_one_clear_line(app: AppSide, tmp_path: Path) -> None:
+    env = settings_of(app, DATABASE_URL="postgresql://reactor:s3cret@no-such-host.invalid/x")
+    assert_refused(env, tmp_path, 1, "DATABASE_UNAVAILABLE", "no-such-host.invalid")
+
+
+def test_an_unreachable_port_is_one_clear_line(app: AppSide, tmp_path: Path) -> None:
+    env = settings_of(app, DATABASE_URL=f"postgresql://reactor:s3cret@127.0.0.1:{a_closed_port()}/x")
+    assert_refused(env, tmp_path, 1, "DATABASE_UNAVAILABLE", "refused")
+
+
+def test_a_database_that_is_not_migrated_is_one_clear_line(
+    app: AppSide, database_url: str, tmp_path: Path
+) -> None:
+    env = settings_of(app, DATABASE_URL=database_url)
+    assert_refused(env, tmp_path, 1, "DATABASE_UNAVAILABLE", "reactor migrate")
+
+
+def test_a_spool_that_is_not_there_is_one_clear_line(app: AppSide, tmp_path: Path) -> None:
+    env = settings_of(app, SPOOL_DIR=str(tmp_path / "nowhere"))
+    assert_refused(env, tmp_path, 2, "REACTOR_SPOOL_DIR", "nowhere")
+
+
+def test_a_store_that_cannot_be_written_is_one_clear_line(app: AppSide, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    env = settings_of(app, STORE_URL=(tmp_path / "file" / "store").as_uri())
+    assert_refused(env, tmp_path, 2, "REACTOR_STORE_URL")
+
+
+def test_a_port_that_is_taken_is_one_clear_line(app: AppSide, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert_refused(settings_of(app, HTTP_PORT=str(port)), tmp_path, 2, "REACTOR_HTTP_PORT", str(port))
+    assert app.one("select count(*) from reactor.instance") == 0
+
+
+def test_several_wrong_settings_are_told_together(app: AppSide, tmp_path: Path) -> None:
+    env = settings_of(app, LEASE="soon", UPLOAD_CONCURRENCY="many", STORE_URL="ftp://x", HTTP_PORT="99999")
+    done = reactor("run", env=env, cwd=tmp_path)
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert len(lines) == 4
+    for name in ("LEASE", "UPLOAD_CONCURRENCY", "STORE_URL", "HTTP_PORT"):
+        assert any(f"REACTOR_{name}" in line for line in lines)
+
+
+def assert_refused(env: dict[str, str], cwd: Path, code: int, *words: str) -> None:
+    """Assert that `run` and `reconcile` end at once with this exit code and one line with these words in it."""
+    for command in ("run", "reconcile"):
+        if command == "reconcile" and "REACTOR_HTTP_PORT" in words:
+            continue  # it serves nothing
+        done = reactor(command, env=env, cwd=cwd, within_s=30.0)
+        assert (done.returncode, done.stdout) == (code, ""), done.stderr
+        [line] = done.stderr.splitlines()
+        for word in words:
+            assert word in line
+        assert "s3cret" not in line
+
+
+def a_closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+def test_without_a_database_it_brings_its_own(tmp_path: Path, reachable_folder: Path) -> None:
+    env = environment(DATA_DIR=str(reachable_folder / "data"), HTTP_PORT="0")
+    with running(env, cwd=tmp_path) as run:
+        run.wait_until_ready()
+        assert "no database configured" in run.log
+        assert reactor("status", env=env, cwd=tmp_path).returncode == 0
+        run.terminate()
+        assert run.ended() == 0
+    done = reactor("status", env=env, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "REACTOR_DATABASE_URL" in done.stderr

@@ -1,0 +1,167 @@
+"""The metrics as they appear at /metrics: dashboards and alert rules use these names, so they are kept exactly."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from opentelemetry.sdk.resources import Resource
+from prometheus_client.parser import text_string_to_metric_families
+
+from reactor.core import events
+from reactor.core.model import Outcome, Verdict
+from reactor.core.trace_context import Trail, context_of
+from reactor.telemetry.metrics import Metrics
+
+EXPECTED = {
+    "storage_queue_depth": ("gauge", {"status"}),
+    "storage_queue_oldest_age_seconds": ("gauge", set()),
+    "storage_upload_attempts": ("counter", {"outcome", "error_code"}),
+    "storage_upload_duration_seconds": ("histogram", set()),
+    "storage_upload_reaction_seconds": ("histogram", set()),
+    "storage_usage_bytes": ("gauge", {"plan"}),
+    "interpretation_running": ("gauge", set()),
+    "interpretation_timeouts": ("counter", {"reason"}),
+    "interpretation_timeout_lag_seconds": ("histogram", set()),
+    "quota_rejections": ("counter", {"quota", "plan"}),
+    "reactor_wheel_timers": ("gauge", set()),
+    "reactor_wheel_lag_seconds": ("histogram", set()),
+    "reactor_reconcile_missed": ("counter", {"kind"}),
+    "reactor_listener_up": ("gauge", set()),
+    "reactor_notifications": ("counter", {"channel"}),
+    "reactor_notifications_rejected": ("counter", {"channel"}),
+    "reactor_breaker_open": ("gauge", {"store"}),
+    "reactor_spool_free_bytes": ("gauge", set()),
+    "target_info": ("gauge", {"service_name"}),
+}
+"""Name, as the parser gives it (a counter's samples end in _total), kind and labels."""
+
+STATUS: dict[str, Any] = {
+    "uploads": {"failed": 5, "uploading": 2, "dead": 1, "cancelled": 0, "oldest_due_age_s": 12.5},
+    "runs": {"running": 3},
+    "storage_usage": [{"plan": "free", "bytes": 123, "users": 3}, {"plan": "pro", "bytes": 456, "users": 1}],
+    "quota_rejections": [
+        {"quota": "storage", "plan": "free", "count": 12},
+        {"quota": "interpretations", "plan": "free", "count": 2},
+    ],
+}
+
+UPLOAD = uuid4()
+TRAIL = Trail(
+    upload_id=UPLOAD,
+    traceparent=None,
+    bucket="secret-bucket",
+    size_bytes=1,
+    attempt=1,
+    ordinal=1,
+    created_at=0.0,
+    due_at=0.0,
+    claimed_at=0.0,
+)
+
+
+def settled(verdict: Verdict, code: str | None) -> events.AttemptsSettled:
+    attempt = events.AttemptSettled(
+        trail=TRAIL, outcome=Outcome(verdict, code=code), put=(0.1, 0.3), settling_at=0.0, settled_at=0.0
+    )
+    return events.AttemptsSettled(attempts=[attempt])
+
+
+def heard(metrics: Metrics, *happened: events.Event) -> str:
+    """Tell the metrics what happened, and return what /metrics says then."""
+    hearing = metrics.hearing()
+    for event in happened:
+        hearing[type(event)](event)
+    return metrics.prometheus().decode()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(Resource({"service.name": "reactor"}), version="1")
+
+
+EVERYTHING: list[events.Event] = [
+    events.Listening(),
+    events.Notified(channel="reactor_uploads", rows=1),
+    events.NotificationRejected(channel="reactor_runs", reason="garbage"),
+    events.AttemptsStarted(attempts=[events.AttemptStarted(upload_id=UPLOAD, attempt=1, lag_s=0.003)]),
+    settled(Verdict.STORED, None),
+    settled(Verdict.RETRY, "STORAGE_UNAVAILABLE"),
+    events.UploadRescued(trail=TRAIL, verdict=Verdict.DEAD, code="X", was_leased=True, rescued_at=1.0),
+    events.RunExpired(
+        run_id=uuid4(), code="INTERPRETATION_TIMEOUT", late_s=0.01, context=context_of(None, UPLOAD), failed_at=0.0
+    ),
+    events.Swept(reaction="uploads", found=3, missed=2, duration_s=0.1),
+    events.BreakerMoved(store="s3://s3.example.org", is_open=True),
+    events.TimerFired(lag_s=0.001),
+]
+
+
+def families(text: str) -> Mapping[str, Any]:
+    return {family.name: family for family in text_string_to_metric_families(text)}
+
+
+def test_each_metric_has_the_name_the_kind_and_the_labels_that_were_promised(metrics: Metrics) -> None:
+    metrics.hear_status(STATUS)
+    text = heard(metrics, *EVERYTHING)
+    found = {
+        name: (family.type, {label for sample in family.samples for label in sample.labels} - {"le"})
+        for name, family in families(text).items()
+    }
+    assert found == EXPECTED
+    assert str(UPLOAD) not in text
+    assert "secret-bucket" not in text
+
+
+def samples(text: str, name: str) -> dict[tuple[str, ...], float]:
+    return {
+        tuple(sample.labels[label] for label in sorted(sample.labels)): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name
+    }
+
+
+def test_what_happens_is_counted(metrics: Metrics) -> None:
+    text = heard(metrics, *EVERYTHING)
+    assert samples(text, "storage_upload_attempts_total") == {
+        ("", "stored"): 1.0,
+        ("STORAGE_UNAVAILABLE", "retry"): 1.0,
+        ("X", "dead"): 1.0,
+    }
+    assert samples(text, "reactor_reconcile_missed_total") == {("uploads",): 2.0}
+    assert samples(text, "reactor_listener_up") == {(): 1.0}
+    assert samples(text, "reactor_breaker_open") == {("s3://s3.example.org",): 1.0}
+    assert samples(text, "storage_upload_reaction_seconds_count") == {(): 1.0}
+    mended = events.BreakerMoved(store="s3://s3.example.org", is_open=False)
+    text = heard(metrics, events.ListenerLost(reason="x"), mended)
+    assert samples(text, "reactor_listener_up") == {(): 0.0}
+    assert samples(text, "reactor_breaker_open") == {("s3://s3.example.org",): 0.0}
+
+
+def test_what_is_true_of_the_database_is_read_from_its_newest_status(metrics: Metrics) -> None:
+    metrics.hear_status(STATUS)
+    text = heard(metrics)
+    assert samples(text, "storage_queue_depth") == {
+        ("failed",): 5.0,
+        ("uploading",): 2.0,
+        ("dead",): 1.0,
+        ("cancelled",): 0.0,
+    }
+    assert samples(text, "storage_queue_oldest_age_seconds") == {(): 12.5}
+    assert samples(text, "quota_rejections_total") == {("free", "storage"): 12.0, ("free", "interpretations"): 2.0}
+    assert samples(text, "storage_usage_bytes") == {("free",): 123.0, ("pro",): 456.0}
+
+
+@pytest.mark.parametrize("status", [{}, {"uploads": {}, "runs": {"running": 0}}])
+def test_what_the_database_did_not_say_is_not_made_up(
+    metrics: Metrics, status: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics.hear_status(STATUS)
+    heard(metrics)
+    metrics.hear_status(status)
+    text = heard(metrics)
+    for name in ("quota_rejections_total", "storage_usage_bytes", "storage_queue_depth"):
+        assert samples(text, name) == {}
+    assert samples(text, "storage_queue_oldest_age_seconds") == {}
+    assert not caplog.records  # the SDK logs a callback that breaks, and goes on

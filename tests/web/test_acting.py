@@ -1,0 +1,374 @@
+"""What an operator does from the page: with the token alone, by forms of their own log-in, and written down."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+from support.app import AppSide, app_side
+from support.recorder import Recorder
+from support.visitor import TOKEN, Visitor, program
+
+from reactor.core.events import AttemptSettled, Reconciled
+from reactor.core.model import Verdict
+from reactor.web.auth import FAILURES
+
+LATER = "2100-01-01"
+ACTIONS = ("retry", "cancel", "purge", "fail", "retry-all", "reconcile")
+
+
+@pytest.fixture
+def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
+    with app_side(migrated_url, tmp_path) as app:
+        yield app
+
+
+@asynccontextmanager
+async def visiting(app: AppSide, recorder: Recorder, **settings: Any) -> AsyncIterator[Visitor]:
+    async with app.reacting(recorder, **{"http_token": TOKEN} | settings) as reactor:
+        yield Visitor(reactor.http_url)
+
+
+def audit(app: AppSide) -> list[dict[str, Any]]:
+    return app.all("select * from reactor.audit_log order by at, id")
+
+
+# what is done
+
+
+async def test_a_dead_upload_that_is_retried_is_stored_and_it_is_written_down(app: AppSide, recorder: Recorder) -> None:
+    async with visiting(app, recorder) as visitor:
+        [upload] = app.owe(spooled=False)
+        await recorder.wait_for(AttemptSettled, lambda event: event.verdict is Verdict.DEAD)
+        (app.spool / upload.key).write_bytes(upload.content)
+        await visitor.log_in(actor="Ana P.")
+        done = await visitor.act("retry", ids=upload.id, back="/uploads?status=dead")
+        assert (done.status, done.headers["location"]) == (303, "/uploads?status=dead")
+        assert "1 due again." in (await visitor.get("/uploads?status=dead")).text
+        assert "1 due again." not in (await visitor.get("/uploads?status=dead")).text
+        await recorder.wait_for(AttemptSettled, lambda event: event.verdict is Verdict.STORED)
+        log = (await visitor.get("/audit")).text
+    app.assert_stored(upload)
+    [row] = audit(app)
+    assert (row["actor"], row["remote_address"], row["action"]) == ("Ana P.", "127.0.0.1", "retry")
+    assert (row["ids"], row["changed"], row["filter"]) == ([upload.id], 1, None)
+    assert row["outcome"] == {"changed": [str(upload.id)], "kept": {}}
+    assert "<bdi>Ana P.</bdi>" in log
+    assert str(upload.id) in log
+
+
+async def test_cancel_and_purge_do_what_the_commands_do(app: AppSide, recorder: Recorder) -> None:
+    [upload] = app.owe(next_retry_at=LATER)
+    async with visiting(app, recorder) as visitor:
+        ask = program(visitor.url)
+        ident = str(upload.id)
+        early = json.loads((await ask.post("/do/purge", {"ids": ident})).text)
+        assert early == {"changed": [], "left": {ident: "is not dead or cancelled: cancel it first"}, "notes": []}
+        assert json.loads((await ask.post("/do/cancel", {"ids": ident})).text)["changed"] == [ident]
+        assert app.usage(upload) == (0, 0)
+        assert app.is_spooled(upload)
+        purged = await ask.post("/do/purge", {"ids": ident}, X_Operator="nightly")
+        assert json.loads(purged.text)["changed"] == [ident]
+    assert app.row(upload) is None
+    assert not app.is_spooled(upload)
+    assert [(row["action"], row["changed"], row["actor"]) for row in audit(app)] == [
+        ("purge", 0, "a program"),
+        ("cancel", 1, "a program"),
+        ("purge", 1, "nightly"),
+    ]
+    assert "temp_file_path" not in json.dumps([row["outcome"] for row in audit(app)])
+
+
+@pytest.mark.parametrize("path", ["../precious", "/etc/hostname"])
+async def test_purging_touches_nothing_outside_the_spool(app: AppSide, recorder: Recorder, path: str) -> None:
+    precious = app.spool.parent / "precious"
+    precious.write_bytes(b"precious")
+    [upload] = app.owe(status="dead", temp_file_path=path)
+    async with visiting(app, recorder) as visitor:
+        done = json.loads((await program(visitor.url).post("/do/purge", {"ids": str(upload.id)})).text)
+    assert done["changed"] == [str(upload.id)]
+    assert "stays" in done["notes"][0]
+    assert path not in done["notes"][0]
+    assert precious.read_bytes() == b"precious"
+
+
+async def test_a_run_is_failed_by_hand_and_says_why(app: AppSide, recorder: Recorder) -> None:
+    run, ended = app.begin_run(timeout_at=LATER), app.begin_run(status="completed")
+    async with visiting(app, recorder) as visitor:
+        await visitor.log_in()
+        page = (await visitor.get(f"/runs/{run}")).text
+        assert 'action="/do/fail"' in page
+        await visitor.act("fail", ids=[str(run), str(ended)], message="stuck, by hand", back=f"/runs/{run}")
+        page = (await visitor.get(f"/runs/{run}")).text
+    row = app.run(run)
+    assert (row["status"], row["error_message"]) == ("failed", "stuck, by hand")
+    assert app.run(ended)["status"] == "completed"
+    assert f"1 failed; {ended} is not pending or running, or does not exist." in page
+    assert audit(app)[0]["ids"] == [run, ended]
+
+
+async def test_a_reconciliation_is_begun_by_hand(app: AppSide, recorder: Recorder) -> None:
+    app.without_triggers()
+    async with visiting(app, recorder) as visitor:
+        [upload] = app.owe()
+        answer = await program(visitor.url).post("/do/reconcile", {})
+        assert json.loads(answer.text)["notes"] == ["a reconciliation has begun"]
+        await recorder.wait_for(Reconciled)
+        await recorder.wait_for(AttemptSettled, lambda event: event.verdict is Verdict.STORED)
+    app.assert_stored(upload)
+    assert [row["action"] for row in audit(app)] == ["reconcile"]
+
+
+async def test_all_that_match_are_retried_after_their_count_was_shown(app: AppSide, recorder: Recorder) -> None:
+    spooled = app.owe(7, status="dead", error_code="STORAGE_REJECTED")
+    [other] = app.owe(status="dead", error_code="CONTENT_MISMATCH")
+    async with visiting(app, recorder) as visitor:
+        await visitor.log_in()
+        asked = await visitor.get("/uploads/retry?status=dead&code=STORAGE_REJECTED")
+        assert "7 uploads: dead, error code <code>STORAGE_REJECTED</code>" in asked.text
+        assert audit(app) == []
+        await visitor.act("retry-all", status="dead", code="STORAGE_REJECTED", user="", back="/uploads?status=dead")
+        page = (await visitor.get("/uploads?status=dead")).text
+        await recorder.wait_for_all(7, AttemptSettled, lambda event: event.verdict is Verdict.STORED)
+    assert "7 due again." in page
+    for upload in spooled:
+        app.assert_stored(upload)
+    row = app.row(other)
+    assert row is not None
+    assert row["status"] == "dead"
+    [written] = audit(app)
+    assert (written["filter"], written["changed"]) == ({"status": "dead", "code": "STORAGE_REJECTED"}, 7)
+    assert set(written["ids"]) == {upload.id for upload in spooled}
+
+
+async def test_more_than_one_action_may_do_are_done_in_batches_and_the_rest_is_told(
+    app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stays as it was, for want of quota, is passed over and not tried again and again."""
+    monkeypatch.setattr("reactor.web.actions.AT_ONCE", 4)
+    monkeypatch.setattr("reactor.web.actions.AT_MOST", 10)
+    poor = uuid4()
+    [kept] = app.owe(user=poor, status="dead", updated_at="2026-01-01")
+    app.all("select public.set_plan(%s, 'free')", poor)
+    app.conn.execute("update public.sources set storage_status = 'failed' where id = %s", (kept.source,))
+    app.conn.execute("update public.storage_usage set storage_limit_bytes = 0 where user_id = %s", (poor,))
+    app.owe(11, status="dead", updated_at="2026-01-02")
+    async with visiting(app, recorder) as visitor:
+        done = json.loads((await program(visitor.url).post("/do/retry-all", {"status": "dead"})).text)
+        await recorder.wait_for_all(9, AttemptSettled)
+    assert len(done["changed"]) == 9
+    assert done["left"] == {str(kept.id): "The upload doesn't fit into the plan's storage."}
+    assert done["notes"] == ["2 remain: one action puts back 10 at most, do it again"]
+    assert [(len(row["ids"]), row["changed"]) for row in audit(app)] == [(4, 3), (4, 4), (2, 2)]
+
+
+async def test_what_is_done_and_what_is_written_down_stand_or_fall_together(app: AppSide, recorder: Recorder) -> None:
+    [upload] = app.owe(status="dead")
+    async with visiting(app, recorder) as visitor:
+        app.conn.execute("alter table reactor.audit_log add constraint full_for_now check (false) not valid")
+        answer = await program(visitor.url).post("/do/retry", {"ids": str(upload.id)})
+        app.conn.execute("alter table reactor.audit_log drop constraint full_for_now")
+    assert answer.status == 503
+    row = app.row(upload)
+    assert row is not None
+    assert row["status"] == "dead"
+
+
+def test_an_action_that_is_asked_for_twice_is_done_once(app: AppSide) -> None:
+    """An answer may be lost on its way, and the call repeated."""
+    [upload] = app.owe(status="dead")
+    request = uuid4()
+    arguments = (request, "ana", "here", "cancel", [upload.id])
+    first, again = (app.one("select reactor.operate(%s, %s, %s, %s, %s, null, null)", *arguments) for _ in range(2))
+    assert first == again == {"changed": [str(upload.id)], "kept": {}, "files": []}
+    assert len(audit(app)) == 1
+
+
+# who may
+
+
+async def test_a_stranger_changes_nothing(app: AppSide, recorder: Recorder) -> None:
+    [upload] = app.owe(status="dead")
+    form = {"ids": str(upload.id), "status": "dead"}
+    async with visiting(app, recorder) as visitor:
+        forged = Visitor(visitor.url, cookie=f"reactor_session_{urlsplit(visitor.url).port}={'a' * 43}")
+        for action in ACTIONS:
+            unknown = await visitor.post(f"/do/{action}", form, Accept="application/json")
+            forgery = await forged.post(f"/do/{action}", form, Accept="application/json")
+            got = await program(visitor.url).get(f"/do/{action}?ids={upload.id}")
+            assert [answer.status for answer in (unknown, forgery, got)] == [401, 401, 405], action
+        guess = await visitor.post("/do/retry", form, Authorization="Bearer guess")
+        bent = await program(visitor.url).post("/do/retry", form, Host="evil.example")
+        assert bent.status == (await visitor.get("/", Host="evil.example")).status == 403
+        seen = await visitor.get("/uploads?status=dead")
+    assert guess.status == 401
+    assert str(upload.id) in seen.text
+    assert '<form method="post"' not in seen.text
+    row = app.row(upload)
+    assert row is not None
+    assert row["status"] == "dead"
+    assert audit(app) == []
+
+
+async def test_without_a_token_set_nobody_changes_anything(app: AppSide, recorder: Recorder) -> None:
+    async with visiting(app, recorder, http_token=None) as visitor:
+        for action in ACTIONS:
+            for ask in (visitor, program(visitor.url)):
+                answer = await ask.post(f"/do/{action}", {"ids": str(uuid4())}, Accept="application/json")
+                assert (answer.status, json.loads(answer.text)["error"]) == (403, "NOT_ALLOWED")
+                assert "REACTOR_HTTP_TOKEN" in answer.text
+        login = await visitor.log_in(token="")
+        assert (login.status, login.cookies) == (403, [])
+        assert "REACTOR_HTTP_TOKEN" in (await visitor.get("/")).text
+    assert audit(app) == []
+
+
+async def test_a_session_is_for_this_site_alone_and_its_cookie_is_no_token(app: AppSide, recorder: Recorder) -> None:
+    async with visiting(app, recorder) as visitor:
+        answer = await visitor.log_in()
+        [cookie] = answer.cookies
+        assert {part.strip().lower() for part in cookie.split(";")[1:]} == {
+            "httponly", "max-age=43200", "path=/", "samesite=strict",
+        }  # fmt: skip
+        assert TOKEN not in cookie
+        assert (answer.status, answer.headers["location"]) == (303, "/")
+        assert TOKEN not in (await visitor.get("/")).text
+        csrf = await visitor.csrf()
+        await visitor.act("logout")
+        after = await visitor.post("/do/reconcile", {"csrf": csrf}, Accept="application/json")
+    assert after.status == 401
+
+
+OTHERS = [
+    {"Origin": "https://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "http://localhost.evil.example"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+]
+
+
+async def test_another_sites_page_can_neither_act_nor_log_in(app: AppSide, recorder: Recorder) -> None:
+    async with visiting(app, recorder) as visitor:
+        await visitor.log_in()
+        form = {"csrf": await visitor.csrf()}
+        for theirs in OTHERS:
+            assert (await visitor.post("/do/reconcile", form, **theirs)).status == 403
+            assert (await program(visitor.url).post("/do/reconcile", {}, **theirs)).status == 403
+            assert (await visitor.post("/login", {"actor": "x", "token": TOKEN}, **theirs)).status == 403
+        assert audit(app) == []
+        ours = {"Origin": visitor.url, "Sec-Fetch-Site": "same-origin"}
+        assert (await visitor.post("/do/reconcile", form, **ours)).status == 303
+    assert len(audit(app)) == 1
+
+
+async def test_a_form_without_the_log_ins_own_word_does_nothing(app: AppSide, recorder: Recorder) -> None:
+    async with visiting(app, recorder) as visitor:
+        await visitor.log_in()
+        for csrf in ("", "guess", "\N{PILE OF POO}", "x" * 1000):
+            answer = await visitor.post("/do/reconcile", {"csrf": csrf})
+            assert answer.status == 403
+            assert "load the page again" in answer.text
+    assert audit(app) == []
+
+
+@pytest.mark.parametrize("with_form", [True, False])
+async def test_the_token_may_be_guessed_a_few_times_a_minute(
+    app: AppSide, recorder: Recorder, with_form: bool
+) -> None:
+    async with visiting(app, recorder) as visitor:
+
+        async def present(token: str) -> int:
+            if with_form:
+                return (await visitor.log_in(token=token)).status
+            return (await visitor.post("/do/reconcile", {}, Authorization=f"Bearer {token}")).status
+
+        guesses = [await present(f"guess {n}") for n in range(FAILURES)]
+        late = await present(TOKEN)
+        elsewhere = await visitor.post("/login", {"actor": "x", "token": TOKEN}, X_Forwarded_For="10.0.0.9")
+    assert set(guesses) == {401}
+    assert late == 429
+    assert (elsewhere.status, int(elsewhere.headers["retry-after"]) <= 60) == (429, True)
+
+
+async def test_where_others_can_reach_it_reading_needs_the_token_too(app: AppSide, recorder: Recorder) -> None:
+    async with visiting(app, recorder, http_host="0.0.0.0") as visitor:  # noqa: S104 - what a container sets
+        visitor.url = visitor.url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - the same
+        [upload] = app.owe(next_retry_at=LATER)
+        pages = ["/", "/uploads", f"/uploads/{upload.id}", "/runs", "/audit", "/uploads/retry?status=dead"]
+        for path in pages:
+            answer = await visitor.get(path)
+            assert (answer.status, answer.headers["location"]) == (303, "/login"), path
+        programs = ["/api/status", "/api/live", "/live"]
+        assert [(await visitor.get(path)).status for path in programs] == [401] * 3
+        assert [(await visitor.get(path, Authorization="Bearer no")).status for path in programs] == [401] * 3
+        assert [(await visitor.get(path)).status for path in ("/healthz", "/readyz", "/metrics", "/login")] == [200] * 4
+        await visitor.log_in()
+        assert [(await visitor.get(path)).status for path in pages] == [200] * len(pages)
+        assert (await visitor.get("/api/status")).status == 200
+        assert (await program(visitor.url).get("/api/live")).status == 200
+
+
+# bad input
+
+
+IDS = str(uuid4()).encode()
+BAD = [
+    ("retry", b"", 400, "at least one"),
+    ("retry", b"ids=x", 400, "UUIDs"),
+    ("retry", b"ids=%00&ids=%FF", 400, "UUIDs"),
+    ("retry", b"\xff\xfe", 400, "UTF-8"),
+    ("retry", b"&".join([b"ids=1"] * 5000), 400, "fields"),
+    ("retry", b"&".join([b"ids=" + IDS] * 501), 400, "at most 500"),
+    ("retry", b"x" * 70_000, 413, "64 KiB"),
+    ("retry-all", b"status=failed", 400, "status"),
+    ("retry-all", b"status=dead&user=me", 400, "user"),
+    ("fail", b"message=%00&ids=" + IDS, 400, "printable"),
+    ("fail", b"message=" + b"x" * 501 + b"&ids=" + IDS, 400, "printable"),
+    ("nothing", b"", 404, "nothing here"),
+]
+
+
+async def test_bad_forms_get_a_clear_word_and_never_a_500(app: AppSide, recorder: Recorder) -> None:
+    async with visiting(app, recorder) as visitor:
+        ask = program(visitor.url)
+        for action, body, status, words in BAD:
+            answer = await ask.send("POST", f"/do/{action}", body)
+            assert answer.status == status, answer.text
+            assert words in answer.text
+        answer = await ask.send("POST", "/do/retry", b"{}", headers={"Content-Type": "application/json"})
+        assert answer.status == 415
+        named = await ask.post("/do/reconcile", {}, X_Operator="x" * 81)
+        assert named.status == 400
+        for actor in ("", " ", "x" * 81, "two\nlines", "\u202eana", "nul\x00"):
+            answer = await visitor.log_in(actor=actor)
+            assert (answer.status, answer.cookies) == (400, [])
+            assert "say who you are" in answer.text
+    assert audit(app) == []
+
+
+ELSEWHERE = ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:x", "", "/\r\nX: y", "x", "/\t/e"]
+
+
+async def test_an_action_leads_back_to_this_site_and_to_no_other(app: AppSide, recorder: Recorder) -> None:
+    async with visiting(app, recorder) as visitor:
+        await visitor.log_in()
+        for back in ELSEWHERE:
+            answer = await visitor.act("reconcile", back=back)
+            assert (answer.status, answer.headers["location"]) == (303, "/")
+        answer = await visitor.act("reconcile", back="/runs?status=failed")
+        assert answer.headers["location"] == "/runs?status=failed"
+
+
+async def test_a_form_that_does_not_come_is_not_waited_for(
+    app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reactor.web.forms.BODY_WITHIN_S", 0.2)
+    async with visiting(app, recorder) as visitor:
+        headers = {"Content-Length": "100"}
+        answer = await program(visitor.url).send("POST", "/do/retry", b"ids=", headers=headers)
+    assert (answer.status, json.loads(answer.text)["error"]) == (408, "INVALID_ARGUMENT")

@@ -1,0 +1,257 @@
+"""The live view: what happens is on every open page within a second, and costs next to nothing."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anyio import to_thread
+from support.app import AppSide, app_side
+from support.process import running, settings_of
+from support.recorder import Recorder
+from support.visitor import TOKEN, Visitor, program, stream_of
+
+from reactor.core.events import AttemptSettled, BreakerMoved
+from reactor.web.live import STREAMS
+
+PATIENCE_S = 20.0
+
+
+@pytest.fixture
+def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
+    with app_side(migrated_url, tmp_path) as app:
+        yield app
+
+
+class Watcher:
+    """An open page: reads its stream in a thread of its own, and keeps what each section shows."""
+
+    def __init__(self, url: str) -> None:
+        self.sections: dict[str, str] = {}
+        self.ended_at: float | None = None
+        self.beats = 0
+        self._grown = threading.Condition()
+        self._thread = threading.Thread(target=self._read, args=(url,), daemon=True)
+        self._thread.start()
+
+    def _read(self, url: str) -> None:
+        with stream_of(url) as lines:
+            for line in lines:
+                with self._grown:
+                    if line.startswith(b"data: {"):
+                        self.sections |= json.loads(line[6:])
+                    self.beats += line.startswith(b"event: beat")
+                    self._grown.notify_all()
+        with self._grown:
+            self.ended_at = time.monotonic()
+            self._grown.notify_all()
+
+    def wait_for(self, section: str, words: str) -> float:
+        """Return when a section had these words in it."""
+        with self._grown:
+            shown = self._grown.wait_for(lambda: words in self.sections.get(section, ""), PATIENCE_S)
+        assert shown, f"no {words!r} in {self.sections.get(section)}"
+        return time.monotonic()
+
+    def wait_for_end(self) -> float:
+        with self._grown:
+            assert self._grown.wait_for(lambda: self.ended_at is not None, PATIENCE_S)
+        assert self.ended_at is not None
+        return self.ended_at
+
+
+async def test_a_death_is_on_every_open_page_at_once_and_a_rescue_too(app: AppSide, recorder: Recorder) -> None:
+    async with app.reacting(recorder, http_token=TOKEN) as reactor:
+        watchers = [Watcher(reactor.http_url) for _ in range(3)]
+        for watcher in watchers:
+            await to_thread.run_sync(watcher.wait_for, "state", "All is well.")
+        late_s = []
+        dead = []
+        for _ in range(3):
+            [upload] = app.owe(spooled=False)
+            settled = await recorder.wait_for(AttemptSettled)
+            died = time.monotonic()
+            shown = [await to_thread.run_sync(w.wait_for, "dead", upload.id.hex[:8]) for w in watchers]
+            assert settled.code == "SPOOL_FILE_MISSING"
+            late_s.append(max(shown) - died)
+            dead.append(upload)
+        assert min(late_s) <= 1.0  # the others may have been late for the machine's reasons
+
+        for upload in dead:
+            (app.spool / upload.key).write_bytes(upload.content)
+        await program(reactor.http_url).post("/do/retry", {"ids": [str(upload.id) for upload in dead]})
+        for watcher in watchers:
+            await to_thread.run_sync(watcher.wait_for, "dead", "None.")
+        await recorder.wait_for_all(3, AttemptSettled)
+    for upload in dead:
+        app.assert_stored(upload)
+
+
+async def test_each_section_is_there_and_shows_what_it_is_for(app: AppSide, recorder: Recorder) -> None:
+    user = app.owe(3, next_retry_at="2100-01-01")[0].user
+    app.all("select public.reserve_upload(%s, %s, %s)", user, "ab" * 32, 1 << 40)
+    run = app.begin_run(timeout_at="2100-01-01", heartbeat_at="2100-01-01")
+    async with app.reacting(recorder, reconcile_interval_s=1.0) as reactor:
+        watcher = Watcher(reactor.http_url)
+        [soon] = app.owe(next_retry_at=app.one("select now() + interval '5 minutes'"))
+        app.owe()
+        await recorder.wait_for(AttemptSettled)
+        for section, words in (
+            ("queue", '<dt><a href="/uploads?status=failed">waiting</a></dt><dd>4</dd>'),
+            ("queue", '<polyline class="waiting"'),
+            ("reaction", "<dt>attempts</dt><dd>1</dd>"),
+            ("wheel", '<rect class="timer"'),
+            ("runs", f'<a href="/runs/{run}">'),
+            ("quotas", "storage, plan <bdi>free</bdi>: 1 in the last hour"),
+            ("reactors", "listening, seen"),
+            ("reconcile", "It found nothing that notifications had missed."),
+        ):
+            await to_thread.run_sync(watcher.wait_for, section, words)
+        assert app.row(soon) is not None
+
+
+async def test_what_this_reactor_alone_knows_is_in_the_state(app: AppSide, recorder: Recorder) -> None:
+    async with app.reacting(recorder) as reactor:
+        watcher = Watcher(reactor.http_url)
+        await to_thread.run_sync(watcher.wait_for, "state", "All is well.")
+        reactor._emit(BreakerMoved(store="files", is_open=True))
+        reactor._emit(BreakerMoved(store="<b>other</b>", is_open=True))
+        await to_thread.run_sync(watcher.wait_for, "state", "2 things are wrong.")
+        assert "The store files has been down for everyone for" in watcher.sections["state"]
+        assert "&lt;b&gt;other" in watcher.sections["state"]
+
+
+async def test_ten_pages_cost_no_more_looks_than_one(app: AppSide, recorder: Recorder) -> None:
+    async with app.reacting(recorder) as reactor:
+        assert reactor._page is not None
+        looks: list[float] = []
+        look = reactor._page.live._look
+
+        async def counted() -> dict[str, Any]:
+            looks.append(time.monotonic())
+            return await look()
+
+        reactor._page.live._look = counted
+        watchers = [Watcher(reactor.http_url) for _ in range(10)]
+        for watcher in watchers:
+            await to_thread.run_sync(watcher.wait_for, "reactors", "listening")
+        assert len(looks) == 1
+        # the database answers anew every three seconds, and then for all of them
+        app.owe(next_retry_at="2100-01-01")
+        for watcher in watchers:
+            await to_thread.run_sync(watcher.wait_for, "queue", "waiting</a></dt><dd>1</dd>")
+        assert len(looks) <= 3
+
+
+async def test_pages_are_so_many_and_the_next_is_told_so(app: AppSide, recorder: Recorder) -> None:
+    async with app.reacting(recorder) as reactor:
+        with ExitStack() as stack:
+            for _ in range(STREAMS):
+                lines = stack.enter_context(stream_of(reactor.http_url))
+                await to_thread.run_sync(next, lines)
+            answer = await Visitor(reactor.http_url).get("/live")
+            # it may still answer what is asked by others
+            assert (await Visitor(reactor.http_url).get("/healthz")).status == 200
+        assert (answer.status, json.loads(answer.text)["message"]) == (503, "too many pages are open: close one")
+
+
+def test_open_pages_do_not_keep_a_reactor_from_stopping(app: AppSide) -> None:
+    with running(settings_of(app), cwd=app.spool) as run:
+        run.wait_until_ready()
+        watchers = [Watcher(run.url) for _ in range(5)]
+        for watcher in watchers:
+            watcher.wait_for("state", "All is well.")
+        run.terminate()
+        told = time.monotonic()
+        assert run.ended() == 0
+        assert time.monotonic() - told <= 5.0  # of the 30 s that what is in flight may take
+        for watcher in watchers:
+            watcher.wait_for_end()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ten_open_pages_cost_little(app: AppSide, server_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Above what the reactor costs by itself: a minute with pages, and one without, over a queue of a million."""
+    fill(app, 1_000_000)
+    with running(settings_of(app), cwd=app.spool) as run:
+        run.wait_until_ready()
+        answered_ms = []
+        for path in ("/", "/uploads?status=failed", "/uploads?status=dead", "/runs?status=running") * 5:
+            began = time.monotonic()
+            assert run.get(path)[0] == 200
+            answered_ms.append(1000 * (time.monotonic() - began))
+        time.sleep(40)  # until what a million rows are swept for has been
+        idle = measured(app, run.process.pid)
+        watchers = [Watcher(run.url) for _ in range(10)]
+        for watcher in watchers:
+            watcher.wait_for("queue", "more than 10,000")
+        busy = measured(app, run.process.pid)
+    app.conn.execute("truncate public.sources, public.storage_usage cascade")  # no books were kept of all these
+    transactions, reactor_s, database_s = (b - i for b, i in zip(busy, idle, strict=True))
+    with capsys.disabled():
+        print(  # noqa: T201 - figures are for people
+            f"\npages over 1 000 000 rows: slowest answer {max(answered_ms):.0f} ms;"
+            f" ten open pages: {transactions:+.0f} transactions a minute ({idle[0]:.0f} without),"
+            f" {100 * reactor_s / 60:+.2f} % of a core in the reactor,"
+            f" {100 * database_s / 60:+.2f} % in its connections"
+        )
+    assert max(answered_ms) <= 300
+    assert transactions <= 30
+    assert (reactor_s + database_s) / 60 <= 0.02
+
+
+def measured(app: AppSide, pid: int) -> tuple[float, float, float]:
+    """Return what a minute costs: transactions, CPU seconds of the reactor and of its connections' processes."""
+
+    def now() -> tuple[float, float, float]:
+        backends = app.all(
+            "select pid from pg_stat_activity where application_name ~ '^reactor' and datname = current_database()"
+        )
+        count = app.one("select xact_commit + xact_rollback from pg_stat_database where datname = current_database()")
+        return float(count), cpu_s(pid), sum(cpu_s(row["pid"]) for row in backends)
+
+    before = now()
+    time.sleep(60)  # what is measured is a rate
+    after = now()
+    return after[0] - before[0], after[1] - before[1], after[2] - before[2]
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def fill(app: AppSide, count: int) -> None:
+    """Queue many uploads of many users: most wait for long, some are due soon, some are dead."""
+    with app.conn.transaction():
+        app.conn.execute("set local session_replication_role = replica")
+        app.conn.execute(
+            "insert into public.sources (id, user_id, content_hash, storage_status, byte_size)"
+            " select md5('source' || n)::uuid, md5('user' || n)::uuid, n, 'pending', 10"
+            "   from generate_series(1, 1000) as n"
+        )
+        app.conn.execute(
+            "insert into public.upload_queue"
+            "   (id, source_id, user_id, bucket, object_path, byte_size, next_retry_at, status, updated_at)"
+            " select md5('upload' || n)::uuid, md5('source' || 1 + n %% 1000)::uuid,"
+            "        md5('user' || 1 + n %% 1000)::uuid,"
+            "        'bucket', 'some/path/' || n, 10, now() + interval '1 hour' + n * interval '1 second',"
+            "        case when n %% 5 = 0 then 'dead' else 'failed' end, now() - n * interval '1 second'"
+            "   from generate_series(1, %s) as n",
+            (count,),
+        )
+        app.conn.execute(
+            "insert into public.interpretation_runs (id, user_id, source_id, status, timeout_at, created_at)"
+            " select md5('run' || n)::uuid, md5('user' || 1 + n %% 1000)::uuid, md5('source' || 1 + n %% 1000)::uuid,"
+            "        case when n %% 1000 = 0 then 'running' else 'completed' end, now() + interval '1 day',"
+            "        now() - n * interval '1 second'"
+            "   from generate_series(1, %s) as n",
+            (count,),
+        )
+    app.conn.execute("vacuum analyze")
