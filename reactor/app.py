@@ -1,7 +1,7 @@
 """The composition root: opens what the settings name, wires it together, runs it, and shuts it down in order.
 
-    settings = load(os.environ)
-    await Reactor(settings).run()
+settings = load(os.environ)
+await Reactor(settings).run()
 """
 
 import os
@@ -22,7 +22,7 @@ from reactor.engine.readiness import Readiness
 from reactor.engine.reconcile import Changes
 from reactor.engine.supervisor import Engine, work_until, working
 from reactor.postgres import statements
-from reactor.postgres.connection import Database, Line
+from reactor.postgres.connection import ConnectionPool, DedicatedConnection
 from reactor.postgres.listener import Listener
 from reactor.postgres.migrate import plan
 from reactor.postgres.status import StatusQuery
@@ -81,7 +81,7 @@ class Reactor:
         Raises ConfigInvalid and DatabaseUnavailable when it can't start.
         """
         async with self._opened() as opened, AsyncExitStack() as stack:
-            looks = Line(self.settings.database_url or "")
+            looks = DedicatedConnection(self.settings.database_url or "")
             stack.push_async_callback(looks.close)
             page = self._page = self._open_page(opened, looks)
             http = self._http(page)
@@ -156,10 +156,10 @@ class Reactor:
         except StorageUnavailable as error:
             logger.warning("store {}: {}; uploads wait until it answers", store.name, error)
         url = self.settings.database_url
-        database = Database(url, size=_CONNECTIONS)
+        database = ConnectionPool(url, size=_CONNECTIONS)
         # an attempt begins without waiting for the disk: what is kept of it comes with its settlement, whose commit
         # makes the claim durable too. Where a crash forgets it, the row is due again, and its token settles nothing
-        claims = Line(url, waits_for_disk=False)
+        claims = DedicatedConnection(url, waits_for_disk=False)
         try:
             await database.open()
             await _check_schema(database, url)
@@ -193,7 +193,7 @@ class Reactor:
         self.telemetry.metrics.timers = lambda: len(engine.schedule)
         return engine
 
-    def _open_page(self, opened: Ports, looks: Line) -> Page:
+    def _open_page(self, opened: Ports, looks: DedicatedConnection) -> Page:
         return Page(
             self.settings,
             clock=opened.clock,
@@ -239,7 +239,7 @@ class Reactor:
         return self.telemetry.prometheus()
 
 
-async def _check_schema(database: Database, conninfo: str) -> None:
+async def _check_schema(database: ConnectionPool, conninfo: str) -> None:
     """Refuse to start on a database that isn't migrated, or as a role that can't see or do the work."""
     steps = await to_thread.run_sync(plan, conninfo)
     missing = [step.file.name for step in steps if step.state != "applied"]

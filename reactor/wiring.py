@@ -14,7 +14,7 @@ from reactor.engine.reconcile import Reconcile
 from reactor.engine.schedule import Lane, Schedule
 from reactor.engine.supervisor import Engine
 from reactor.engine.worker import BATCH, Work
-from reactor.postgres.connection import Caller
+from reactor.postgres.connection import QueryRunner
 from reactor.postgres.listener import Ear
 from reactor.postgres.presence import PEERS_CHANNEL, Pulse
 from reactor.postgres.upload_queue import Runs, UploadQueue
@@ -34,8 +34,8 @@ class Ports:
     """All that a reactor has to do with the world, opened."""
 
     clock: Clock
-    database: Caller
-    claims: Caller
+    database: QueryRunner
+    claims: QueryRunner
     """A connection that does nothing but claim."""
 
     transfer: Transfer

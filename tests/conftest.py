@@ -51,11 +51,14 @@ def backend() -> str:
 
 def pytest_report_header() -> str:
     programs = os.environ.get("REACTOR_TEST_POSTGRES_BIN", "the wheel's programs")
-    return "postgres: " + {
-        "given": "the server that REACTOR_TEST_DATABASE_URL names",
-        "docker": "a container, by tests/support/docker-compose.yml",
-        "embedded": f"embedded, {programs}",
-    }[backend()]
+    return (
+        "postgres: "
+        + {
+            "given": "the server that REACTOR_TEST_DATABASE_URL names",
+            "docker": "a container, by tests/support/docker-compose.yml",
+            "embedded": f"embedded, {programs}",
+        }[backend()]
+    )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -150,9 +153,7 @@ def _database(server_url: str, options: LiteralString = "", template: str = "tem
     name = f"test_{secrets.token_hex(6)}"
     with psycopg.connect(server_url, autocommit=True) as conn:
         conn.execute(
-            sql.SQL("create database {} template {} " + options).format(
-                sql.Identifier(name), sql.Identifier(template)
-            )
+            sql.SQL("create database {} template {} " + options).format(sql.Identifier(name), sql.Identifier(template))
         )
     try:
         yield urlsplit(server_url)._replace(path=f"/{name}").geturl()

@@ -75,9 +75,7 @@ def test_an_empty_variable_is_an_unset_one() -> None:
 
 
 def test_a_file_is_read_with_numbers_and_durations(toml: WriteToml) -> None:
-    it = load(
-        {}, toml('retry_base = "45s"\nlease = 20\nretry_jitter = 0\nhttp_port = 80\nlog_level = "info"')
-    )
+    it = load({}, toml('retry_base = "45s"\nlease = 20\nretry_jitter = 0\nhttp_port = 80\nlog_level = "info"'))
 
     assert (it.retry_base_s, it.lease_s, it.retry_jitter, it.http_port) == (45, 20, 0, 80)
 
@@ -86,9 +84,7 @@ def test_the_environment_comes_before_the_file(toml: WriteToml) -> None:
     assert load({"REACTOR_LEASE": "10s"}, toml('lease = "20s"')).lease_s == 10
 
 
-def test_reactor_toml_in_the_working_directory_is_read_unless_another_is_named(
-    here: Path, toml: WriteToml
-) -> None:
+def test_reactor_toml_in_the_working_directory_is_read_unless_another_is_named(here: Path, toml: WriteToml) -> None:
     (here / "reactor.toml").write_text("lease = 20", encoding="utf-8")
 
     assert load({}, None).lease_s == 20
@@ -230,9 +226,7 @@ def test_wrong_toml_is_one_line(toml: WriteToml, text: str) -> None:
 def test_a_file_that_cannot_be_read_is_one_line(here: Path) -> None:
     (here / "binary.toml").write_bytes(b"\xff\xfe")
 
-    assert told({}, here / "missing.toml") == (
-        f"{here}/missing.toml can't be read: No such file or directory",
-    )
+    assert told({}, here / "missing.toml") == (f"{here}/missing.toml can't be read: No such file or directory",)
     assert told({}, here) == (f"{here} can't be read: Is a directory",)
     assert told({}, here / "binary.toml") == (f"{here}/binary.toml isn't UTF-8 text",)
 

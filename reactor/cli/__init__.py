@@ -55,7 +55,6 @@ class _Group(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
 
-
     def _invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)

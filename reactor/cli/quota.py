@@ -53,8 +53,11 @@ def recalculate(ctx: click.Context, users: Sequence[UUID], *, everybody: bool, a
             if as_json:
                 print_json({"changed": changed})
             else:
-                click.echo(f"{changed} users' books had been wrong and are right now" if changed
-                           else "every user's books were right")
+                click.echo(
+                    f"{changed} users' books had been wrong and are right now"
+                    if changed
+                    else "every user's books were right"
+                )
             return
         answers = [inspector.recalculate(user) for user in users]
     if as_json:

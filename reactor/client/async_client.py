@@ -20,7 +20,7 @@ from opentelemetry.propagate import inject
 from reactor.client.arguments import as_id, as_json, as_seconds, as_text, as_whole
 from reactor.client.interpretation import Interpretation, interpreting
 from reactor.postgres import statements
-from reactor.postgres.connection import Database
+from reactor.postgres.connection import ConnectionPool
 from reactor.postgres.results import Begun, PendingRetry, Reservation, Stored, Usage, accepted, structured
 
 Id = UUID | str
@@ -38,7 +38,7 @@ class ReactorClient:
         self._dsn = dsn
         self._connections = as_whole("connections", connections, at_least=1)
         self._opening = asyncio.Lock()
-        self._database: Database | None = None
+        self._database: ConnectionPool | None = None
 
     async def __aenter__(self) -> Self:
         await self._opened()
@@ -167,10 +167,10 @@ class ReactorClient:
         [(answer,)] = await database.call(statement, arguments)
         return accepted(answer)
 
-    async def _opened(self) -> Database:
+    async def _opened(self) -> ConnectionPool:
         async with self._opening:
             if self._database is None:
-                database = Database(self._dsn, size=self._connections, named="the client's dsn")
+                database = ConnectionPool(self._dsn, size=self._connections, named="the client's dsn")
                 await database.open()
                 self._database = database
             return self._database

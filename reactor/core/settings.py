@@ -75,9 +75,7 @@ class Settings:
     listen_url: str | None = field(default=None, repr=False)
     """REACTOR_LISTEN_URL, default None: database_url. A direct connection, where that is a pooler."""
 
-    store_url: str = field(
-        metadata=_must_be("file:///folder or s3:// (buckets come from the rows)", _is_store)
-    )
+    store_url: str = field(metadata=_must_be("file:///folder or s3:// (buckets come from the rows)", _is_store))
     """REACTOR_STORE_URL, default the folder `store` in data_dir. Where objects are kept."""
 
     spools: Mapping[str, Path] = field(
@@ -179,8 +177,7 @@ def problems(
     open_to_all = "http_host" in sound and not is_loopback(sound["http_host"])
     if open_to_all and values.get("http_token", "unknown") is None:
         found.append(
-            f"{named('http_host')} opens the HTTP server to other machines: "
-            f"set {named('http_token')}, or use 127.0.0.1"
+            f"{named('http_host')} opens the HTTP server to other machines: set {named('http_token')}, or use 127.0.0.1"
         )
     if values.get("database_url", "unknown") is None and values.get("listen_url") is not None:
         found.append(f"{named('listen_url')} needs {named('database_url')}: set it too, or neither")

@@ -19,9 +19,7 @@ def spool_groups(settings: Settings) -> list[Group]:
         setting = "REACTOR_SPOOL_DIR" if name == "default" else "REACTOR_SPOOLS"
         fix = f"make it a folder that belongs to the reactor's user (uid {os.geteuid()}), or correct {setting}"
         check = f"spool {name}"
-        groups.append(
-            Group(checks=[Check(name=check, examine=partial(examine_folder, check, folder), fix=fix)])
-        )
+        groups.append(Group(checks=[Check(name=check, examine=partial(examine_folder, check, folder), fix=fix)]))
     return groups
 
 

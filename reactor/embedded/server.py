@@ -138,8 +138,7 @@ class EmbeddedPostgres:
             self._initialise(keeper, bin_dir, account)
         elif not self._password_path.exists():
             raise ConfigInvalid(
-                f"REACTOR_DATA_DIR: {self._password_path} is missing; put it back, or move "
-                f"{self.data_dir} away"
+                f"REACTOR_DATA_DIR: {self._password_path} is missing; put it back, or move {self.data_dir} away"
             )
         self._launch(keeper, bin_dir, account)
 

@@ -195,13 +195,13 @@ class Listen:
         self._silent += 1
         if self._silent >= SILENT_BEFORE_POLLING and self.mode != "polling":
             self._poll("is REACTOR_LISTEN_URL a transaction pooler?")
-        self._listener.sever()
+        self._listener.abort()
 
     def _distrust_queue(self) -> None:
         if self.mode != "polling":
             usage = f"{self._pulse.queue_usage:.0%}"
             self._poll(f"the server's notification queue is {usage} full: a session that listens doesn't read")
-            self._listener.sever()  # should it be ours that doesn't read, it's in nobody's way any more
+            self._listener.abort()  # should it be ours that doesn't read, it's in nobody's way any more
 
     def _poll(self, reason: str) -> None:
         self.mode = "polling"

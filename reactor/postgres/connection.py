@@ -90,7 +90,7 @@ def unreachable(error: Exception, named: str = "REACTOR_DATABASE_URL") -> Databa
     return DatabaseUnavailable(f"{unavailable(error)}: check {named}, and that the server runs")
 
 
-def sever(conn: psycopg.AsyncConnection[Any]) -> None:
+def abort(conn: psycopg.AsyncConnection[Any]) -> None:
     """End whatever waits on the connection, at once: shut its socket down under it.
 
     The file descriptor stays psycopg's own; what waits on it wakes up with an OperationalError.
@@ -118,7 +118,7 @@ async def _run(
     parameters: Sequence[Any],
     silence_s: float = _SILENCE_S,
 ) -> list[Any]:
-    watchdog = asyncio.get_running_loop().call_later(silence_s, sever, conn)
+    watchdog = asyncio.get_running_loop().call_later(silence_s, abort, conn)
     try:
         cursor = await conn.execute(statement, parameters, binary=True)
         rows: list[Any] = []
@@ -139,7 +139,7 @@ _CONNECT: dict[str, Any] = {
 }
 
 
-class Caller(Protocol):
+class QueryRunner(Protocol):
     """Whatever runs one statement at a time and returns its rows as tuples.
 
     `call` raises DatabaseUnavailable. It is never cancelled once begun, and bounded by STATEMENT_TIMEOUT_S on the
@@ -150,8 +150,8 @@ class Caller(Protocol):
     async def call(self, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]: ...
 
 
-class Database:
-    """A small pool of connections, for everything that isn't in a hurry. A `Caller`.
+class ConnectionPool:
+    """A small pool of connections, for everything that isn't in a hurry. A `QueryRunner`.
 
     It keeps one connection and makes up to `size` while they are needed at once. The pool hands out its connections
     in turns, and one that wasn't used for a while answers twice as slowly: fewer are quicker.
@@ -189,7 +189,7 @@ class Database:
             await self._pool.close(timeout=2.0)
 
     async def call(self, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]:
-        """Run one statement; see `Caller`."""
+        """Run one statement; see `QueryRunner`."""
         with CancelScope(shield=True):
             for last in (False, False, True):
                 try:
@@ -203,8 +203,8 @@ class Database:
         raise AssertionError  # the last try returns or raises
 
 
-class Line:
-    """One connection that is always ours, for what is in a hurry: no pool stands before the statement. A `Caller`.
+class DedicatedConnection:
+    """One connection that is always ours, for what is in a hurry: no pool stands before the statement. A `QueryRunner`.
 
     Opened by its first call, and again after it broke. For statements that wait for no lock: one that isn't answered in
     ten seconds is sent again on another connection, which has all the time that a statement may take.
@@ -224,7 +224,7 @@ class Line:
                 await conn.close()
 
     async def call(self, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]:
-        """Run one statement; see `Caller`."""
+        """Run one statement; see `QueryRunner`."""
         with CancelScope(shield=True):
             async with self._turn:
                 try:

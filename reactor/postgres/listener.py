@@ -18,7 +18,7 @@ from anyio import CancelScope
 from psycopg import sql
 
 from reactor.core.errors import DatabaseUnavailable
-from reactor.postgres.connection import PATIENCE, sever, unavailable
+from reactor.postgres.connection import PATIENCE, abort, unavailable
 
 ASK_EVERY_S = 3.0
 """How often the server is asked for a sign of life; the connection is given up when none has come by the next time."""
@@ -38,7 +38,7 @@ class Ear(Protocol):
         can't be had, is lost, or is severed; never returns.
         """
 
-    def sever(self) -> None:
+    def abort(self) -> None:
         """End the connection at once; `hear` raises."""
 
 
@@ -80,9 +80,9 @@ class Listener:
         for channel in self._channels:
             await conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
 
-    def sever(self) -> None:
+    def abort(self) -> None:
         if self._conn is not None:
-            sever(self._conn)
+            abort(self._conn)
 
 
 class _Reader:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from reactor.postgres import statements
-from reactor.postgres.connection import Caller
+from reactor.postgres.connection import QueryRunner
 from reactor.runtime.clock import Clock
 
 PEERS_CHANNEL = "reactor_peers"
@@ -25,7 +25,7 @@ class Peers(NamedTuple):
 class Pulse:
     """Beats for one reactor, and measures the database's clock as it does."""
 
-    def __init__(self, database: Caller, clock: Clock, *, version: str, silent_after_s: float) -> None:
+    def __init__(self, database: QueryRunner, clock: Clock, *, version: str, silent_after_s: float) -> None:
         self._database = database
         self._clock = clock
         self._version = version

@@ -11,7 +11,7 @@ from typing import Any
 from reactor.core.errors import DatabaseUnavailable
 from reactor.postgres import statements
 from reactor.postgres.admin import FULLEST_USERS
-from reactor.postgres.connection import Caller
+from reactor.postgres.connection import QueryRunner
 from reactor.runtime.clock import Clock
 
 _SCRAPED_AGE_S = 5.0
@@ -27,7 +27,7 @@ class StatusQuery:
     """Asks for the figures, and tells who wants to know."""
 
     def __init__(
-        self, database: Caller, clock: Clock, *, heartbeat_timeout_s: float, hear: Callable[[Figures], None]
+        self, database: QueryRunner, clock: Clock, *, heartbeat_timeout_s: float, hear: Callable[[Figures], None]
     ) -> None:
         self._database = database
         self._clock = clock

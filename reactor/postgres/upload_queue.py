@@ -11,7 +11,7 @@ from reactor.core.events import UploadRescued
 from reactor.core.model import Outcome, Verdict
 from reactor.core.trace_context import Trail
 from reactor.postgres import statements
-from reactor.postgres.connection import Caller
+from reactor.postgres.connection import QueryRunner
 from reactor.postgres.uuid_array import Uuids
 
 
@@ -140,7 +140,7 @@ class Rescue(NamedTuple):
 class UploadQueue:
     """The table upload_queue."""
 
-    def __init__(self, database: Caller, *, claims: Caller, lease_s: float) -> None:
+    def __init__(self, database: QueryRunner, *, claims: QueryRunner, lease_s: float) -> None:
         """`claims` is a connection that does nothing else: nothing stands between a notification and its claim."""
         self._database = database
         self._claims = claims
@@ -221,7 +221,7 @@ class Expiry(NamedTuple):
 class Runs:
     """The running rows of interpretation_runs."""
 
-    def __init__(self, database: Caller, *, heartbeat_timeout_s: float) -> None:
+    def __init__(self, database: QueryRunner, *, heartbeat_timeout_s: float) -> None:
         self._database = database
         self._heartbeat_timeout = timedelta(seconds=heartbeat_timeout_s)
 
@@ -234,4 +234,3 @@ class Runs:
         """List the runs whose deadline is within the horizon, the earliest first."""
         arguments = (timedelta(seconds=horizon_s), self._heartbeat_timeout, limit)
         return await self._database.call(statements.SWEEP_RUNS, arguments)
-

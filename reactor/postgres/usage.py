@@ -1,7 +1,7 @@
 """The users' books, as reconciliation looks after them."""
 
 from reactor.postgres import statements
-from reactor.postgres.connection import Caller
+from reactor.postgres.connection import QueryRunner
 
 _BATCH = 1000
 
@@ -9,7 +9,7 @@ _BATCH = 1000
 class Books:
     """storage_usage and what is counted in it."""
 
-    def __init__(self, database: Caller) -> None:
+    def __init__(self, database: QueryRunner) -> None:
         self._database = database
 
     async def mend(self) -> dict[str, int]:

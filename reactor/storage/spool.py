@@ -62,9 +62,7 @@ class Spool:
     def __init__(self, dirs: Mapping[str, Path]) -> None:
         self._dirs = {name: folder.absolute() for name, folder in dirs.items()}
 
-    def open(
-        self, spool: str, path: str, *, size_bytes: int, sha256: str | None, reader: Cancellable
-    ) -> "SpooledFile":
+    def open(self, spool: str, path: str, *, size_bytes: int, sha256: str | None, reader: Cancellable) -> "SpooledFile":
         """Open one file and hold it to its recorded size and SHA-256 (lower-case hex; None: unknown).
 
         `path` is relative to the spool, or absolute inside it. Raises SpoolPathForbidden, SpoolFileMissing,

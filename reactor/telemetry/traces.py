@@ -146,9 +146,7 @@ class Traces:
     def _lost(self, trail: Trail, ordinal: int, times: tuple[float, float], verdict: Verdict) -> None:
         if ordinal == 1:
             self._queued(trail, times[0])  # told of again: it may have died with the worker
-        self._attempt(
-            trail, ordinal, times, verdict, ("STORAGE_UNAVAILABLE", "the worker stopped without a word")
-        )
+        self._attempt(trail, ordinal, times, verdict, ("STORAGE_UNAVAILABLE", "the worker stopped without a word"))
 
     def _attempt(
         self,

@@ -13,7 +13,7 @@ from reactor.core.error_codes import CATALOGUE
 from reactor.core.errors import ReactorError
 from reactor.core.lifecycle import STAYS
 from reactor.postgres import statements
-from reactor.postgres.connection import Caller
+from reactor.postgres.connection import QueryRunner
 from reactor.storage.spool import Spool
 from reactor.web.auth import Operator
 from reactor.web.filters import FIRST, Filter, Place
@@ -56,7 +56,7 @@ class Done:
 class Actions:
     """What may be done, by whoever has shown that they may."""
 
-    def __init__(self, database: Caller, *, spool: Spool, reconcile: Callable[[], None]) -> None:
+    def __init__(self, database: QueryRunner, *, spool: Spool, reconcile: Callable[[], None]) -> None:
         self._database = database
         self._spool = spool
         self._reconcile = reconcile

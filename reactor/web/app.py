@@ -11,7 +11,7 @@ from reactor.core.health import Process
 from reactor.core.settings import Settings, is_loopback
 from reactor.postgres import statements
 from reactor.postgres.admin import GLANCE_CAP
-from reactor.postgres.connection import Caller
+from reactor.postgres.connection import QueryRunner
 from reactor.runtime.clock import Clock
 from reactor.storage.spool import Spool
 from reactor.web import rendering
@@ -37,8 +37,8 @@ class Page:
         settings: Settings,
         *,
         clock: Clock,
-        database: Caller,
-        looks: Caller,
+        database: QueryRunner,
+        looks: QueryRunner,
         spool_free_bytes: Callable[[], int],
         not_ready: Callable[[], list[str]],
     ) -> None:

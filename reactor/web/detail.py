@@ -10,7 +10,7 @@ from attrs import frozen
 from reactor.core.error_codes import CATALOGUE
 from reactor.core.health import span
 from reactor.core.trace_context import context_of
-from reactor.postgres.connection import Caller
+from reactor.postgres.connection import QueryRunner
 from reactor.web.http_errors import missing
 
 WIDTH: Final = 720
@@ -88,7 +88,7 @@ class Item:
 class Items:
     """Rows by id."""
 
-    def __init__(self, database: Caller, *, heartbeat_timeout_s: float, trace_url: str | None) -> None:
+    def __init__(self, database: QueryRunner, *, heartbeat_timeout_s: float, trace_url: str | None) -> None:
         self._database = database
         self._heartbeat_timeout_s = heartbeat_timeout_s
         self._trace_url = trace_url

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from attrs import frozen
 
-from reactor.postgres.connection import Caller
+from reactor.postgres.connection import QueryRunner
 from reactor.web.filters import FIRST, LAST, Filter, Place
 
 PAGE: Final = 50
@@ -117,7 +117,7 @@ class Page:
 class Lists:
     """The lists of one database."""
 
-    def __init__(self, database: Caller) -> None:
+    def __init__(self, database: QueryRunner) -> None:
         self._database = database
 
     async def uploads(self, wanted: Filter, place: Place) -> Page:

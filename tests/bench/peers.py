@@ -97,6 +97,7 @@ class Procrastinate(Peer):
     @asynccontextmanager
     async def working(self, url: str, started: Callable[[str, float], None]) -> AsyncIterator[None]:
         async with self._app(url).open_async() as opened:
+
             async def noop(context: Any) -> None:
                 started(str(context.job.id), time.monotonic())
 

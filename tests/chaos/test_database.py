@@ -27,9 +27,7 @@ def test_after_an_immediate_restart_everything_goes_on(ordeal: Ordeal, reactors:
 
 
 @pytest.mark.chaos
-def test_restarted_immediately_again_and_again_the_server_loses_nothing(
-    ordeal: Ordeal, reactors: Fleet
-) -> None:
+def test_restarted_immediately_again_and_again_the_server_loses_nothing(ordeal: Ordeal, reactors: Fleet) -> None:
     load = ordeal.load()
     for run in [reactors.start(), reactors.start()]:
         run.wait_until_ready()
@@ -80,9 +78,7 @@ def test_a_storm_of_terminated_sessions_slows_reactors_and_no_more(
     assert after[0] <= before[0] + 10
 
 
-def _stored_within(
-    ordeal: Ordeal, seconds: float, storm: Callable[[], int] = lambda: 0
-) -> tuple[int, int]:
+def _stored_within(ordeal: Ordeal, seconds: float, storm: Callable[[], int] = lambda: 0) -> tuple[int, int]:
     """Return how many uploads were stored in this time, and how many sessions were terminated in it."""
     before, killed = ordeal.stored(), 0
     until = time.monotonic() + seconds
@@ -93,9 +89,7 @@ def _stored_within(
 
 
 @pytest.mark.chaos
-def test_many_reactors_and_apps_on_one_queue_while_sessions_die_keep_all_rules(
-    ordeal: Ordeal, reactors: Fleet
-) -> None:
+def test_many_reactors_and_apps_on_one_queue_while_sessions_die_keep_all_rules(ordeal: Ordeal, reactors: Fleet) -> None:
     """Concurrency torture: leases so short that they expire under their holders, and nobody's session is safe."""
     chance = random.Random(3)
     load = ordeal.load(pace_s=0.0)

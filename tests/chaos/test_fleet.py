@@ -27,8 +27,11 @@ def _roll(load_seconds: int, ordeal: Ordeal, reactors: Fleet, count: int) -> Non
     findings = ordeal.check(load)
     reactors.assert_sound()
     counts = load.history.counts()
-    figure(f"rolling restarts of {count} reactors, {load_seconds} rounds: stored, app's failed calls",
-           findings.stored, counts["failed"] + counts["unknown"])
+    figure(
+        f"rolling restarts of {count} reactors, {load_seconds} rounds: stored, app's failed calls",
+        findings.stored,
+        counts["failed"] + counts["unknown"],
+    )
     assert findings.dead == 0
     assert findings.left_in_spool == []
     assert counts["failed"] == counts["unknown"] == 0

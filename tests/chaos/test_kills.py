@@ -16,9 +16,7 @@ AT_ONCE = 16 * 4
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_what_a_reactor_held_that_was_killed_there_is_done_once(
-    point: str, ordeal: Ordeal, reactors: Fleet
-) -> None:
+def test_what_a_reactor_held_that_was_killed_there_is_done_once(point: str, ordeal: Ordeal, reactors: Fleet) -> None:
     load = ordeal.load(pace_s=0.02)
     dying = reactors.start_dying(point)
     dying.wait_until_ready()
@@ -53,9 +51,7 @@ def test_killed_at_random_again_and_again_two_reactors_lose_nothing(ordeal: Orde
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("point", ["claimed", "mid-put", "put", "settled"])
-def test_killed_there_again_and_again_reactors_lose_nothing(
-    point: str, ordeal: Ordeal, reactors: Fleet
-) -> None:
+def test_killed_there_again_and_again_reactors_lose_nothing(point: str, ordeal: Ordeal, reactors: Fleet) -> None:
     chance = random.Random(point)
     load = ordeal.load()
     with loading(load, uploaders=2, workers=1):
@@ -69,9 +65,7 @@ def test_killed_there_again_and_again_reactors_lose_nothing(
 
 
 @pytest.mark.chaos
-def test_a_reactor_that_dies_costs_others_its_lease_and_five_seconds_at_most(
-    ordeal: Ordeal, reactors: Fleet
-) -> None:
+def test_a_reactor_that_dies_costs_others_its_lease_and_five_seconds_at_most(ordeal: Ordeal, reactors: Fleet) -> None:
     """With lease and pulse as shipped, and uploads that the survivor has never heard of: it must miss the dead one."""
     load = ordeal.load(pace_s=0.0)
     survivor = reactors.start(LEASE="30s")

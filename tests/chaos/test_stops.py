@@ -21,9 +21,7 @@ def objects_of(server: FaultServer) -> Objects:
     return lambda key: server.objects.get(f"/{BUCKET}/{key}")
 
 
-def test_who_stood_still_past_its_lease_changes_nothing(
-    ordeal: Ordeal, reactors: Fleet
-) -> None:
+def test_who_stood_still_past_its_lease_changes_nothing(ordeal: Ordeal, reactors: Fleet) -> None:
     """It is stopped as its PUT arrives; another stores the upload; then it goes on, and hears that it lost."""
     arrived = threading.Event()
     load = ordeal.load()

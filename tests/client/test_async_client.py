@@ -152,9 +152,7 @@ BAD: dict[str, tuple[str, Callable[[ReactorClient], Awaitable[object]]]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-async def test_bad_input_names_the_argument_and_changes_nothing(
-    client: ReactorClient, rows: Rows, name: str
-) -> None:
+async def test_bad_input_names_the_argument_and_changes_nothing(client: ReactorClient, rows: Rows, name: str) -> None:
     argument, call = BAD[name]
     with pytest.raises(InvalidArgument) as caught:
         await call(client)
@@ -189,8 +187,10 @@ async def test_a_call_that_waits_in_the_database_does_not_hold_up_the_loop(
 async def test_a_connection_that_was_cut_costs_nothing(client: ReactorClient, rows: Rows) -> None:
     user = uuid4()
     await client.usage(user)
-    rows.all("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'reactor'"
-             " and datname = current_database()")
+    rows.all(
+        "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'reactor'"
+        " and datname = current_database()"
+    )
     assert (await client.usage(user)).plan == "free"
 
 

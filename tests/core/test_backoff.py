@@ -12,9 +12,7 @@ DEFAULT = Backoff(30, 2, 600, 0.1)
 U = st.floats(0, 1, exclude_max=True)
 
 
-@pytest.mark.parametrize(
-    ("retry", "delay_s"), [(1, 30), (2, 60), (3, 120), (4, 240), (5, 480), (6, 600), (99, 600)]
-)
+@pytest.mark.parametrize(("retry", "delay_s"), [(1, 30), (2, 60), (3, 120), (4, 240), (5, 480), (6, 600), (99, 600)])
 def test_each_wait_is_twice_the_one_before_up_to_the_cap(retry: int, delay_s: float) -> None:
     assert DEFAULT.delay_s(retry, u=0.5) == delay_s
 
@@ -69,8 +67,6 @@ def test_a_retry_or_a_u_out_of_range_is_refused(retry: int, u: float) -> None:
         ((30, 2, 600, -0.1), "jitter"),
     ],
 )
-def test_fields_out_of_range_are_refused_by_name(
-    fields: tuple[float, float, float, float], name: str
-) -> None:
+def test_fields_out_of_range_are_refused_by_name(fields: tuple[float, float, float, float], name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name} must be"):
         Backoff(*fields)

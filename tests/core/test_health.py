@@ -7,9 +7,7 @@ from attrs import evolve
 
 from reactor.core.health import NOT_LISTENING, POLLED, Process, about, headline, span, troubles
 
-WELL = Process(
-    mode="listening", mode_for_s=60.0, not_ready=[], open_stores={}, lag_s=0.001, spool_free_bytes=1 << 40
-)
+WELL = Process(mode="listening", mode_for_s=60.0, not_ready=[], open_stores={}, lag_s=0.001, spool_free_bytes=1 << 40)
 REACTOR = {"id": "1", "host": "h", "mode": "listening", "seen_s_ago": 1.0}
 
 

@@ -77,9 +77,7 @@ def test_all_problems_are_told_at_once() -> None:
 
 
 def test_the_longest_wait_is_no_shorter_than_the_first() -> None:
-    assert problems({"retry_base_s": 60.0, "retry_max_s": 30.0}) == [
-        "retry_max_s must be at least retry_base_s"
-    ]
+    assert problems({"retry_base_s": 60.0, "retry_max_s": 30.0}) == ["retry_max_s must be at least retry_base_s"]
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.com"])  # noqa: S104 - refused
@@ -101,9 +99,7 @@ def test_a_url_to_listen_on_needs_a_database() -> None:
 
 
 def test_secrets_are_not_shown() -> None:
-    it = settings(
-        database_url="postgresql://u:pass@h/d", listen_url="postgresql://u:pass@l/d", http_token="pass"
-    )
+    it = settings(database_url="postgresql://u:pass@h/d", listen_url="postgresql://u:pass@l/d", http_token="pass")
 
     assert "pass" not in repr(it)
 

@@ -242,9 +242,7 @@ def test_programs_that_the_account_cannot_reach_are_copied_once(
     shutil.copytree(wheel / "pginstall18", tmp_path / wheel.name / "pginstall18")
     shutil.copytree(wheel.with_name(f"{wheel.name}.libs"), tmp_path / f"{wheel.name}.libs")
     monkeypatch.setattr(binaries, "CACHE_DIR", cache := data_dir.with_name("cache"))
-    monkeypatch.setattr(
-        binaries, "installed_binaries", lambda: {18: tmp_path / wheel.name / "pginstall18" / "bin"}
-    )
+    monkeypatch.setattr(binaries, "installed_binaries", lambda: {18: tmp_path / wheel.name / "pginstall18" / "bin"})
 
     with EmbeddedPostgres(data_dir, durable=False) as server:
         assert Path(f"/proc/{server.pid}/exe").readlink().is_relative_to(cache)

@@ -9,14 +9,14 @@ from support.spooled import an_upload, laid_out
 from reactor.core.backoff import Backoff
 from reactor.core.circuit_breaker import Breaker
 from reactor.core.model import Signal, Verdict
-from reactor.postgres.connection import Line
+from reactor.postgres.connection import DedicatedConnection
 from reactor.postgres.upload_queue import UploadQueue
 from reactor.reactions.uploads import FailedUploads, UploadAttempt
 from reactor.storage.spool import Spool
 from reactor.storage.stores.local import LocalStore
 from reactor.storage.transfer import SpoolToStore
 
-UNREACHED = Line("postgresql://localhost/nobody")
+UNREACHED = DedicatedConnection("postgresql://localhost/nobody")
 
 
 def an_attempt() -> UploadAttempt:

@@ -178,9 +178,7 @@ async def test_a_forgery_cannot_hide_a_row(app: AppSide, recorder: Recorder) -> 
     async with app.reacting(recorder, reconcile_interval_s=0.5):
         [upload] = app.owe(next_retry_at=due_at)
         await recorder.wait_for(Notified)
-        app.conn.execute(
-            "select pg_notify('reactor_uploads', %s)", (_payload(_row(upload.id.hex, due=None)),)
-        )
+        app.conn.execute("select pg_notify('reactor_uploads', %s)", (_payload(_row(upload.id.hex, due=None)),))
         await recorder.wait_for(Notified)
         await stored(recorder, upload)
 

@@ -59,9 +59,7 @@ async def answers(reactor: Reactor, path: str) -> int:
     return (await to_thread.run_sync(fetch, reactor.http_url + path))[0]
 
 
-async def test_one_failure_is_no_outage(
-    app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_one_failure_is_no_outage(app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listen, "PULSE_INTERVAL_S", 0.3)
     async with app.reacting(recorder) as reactor:
         reactor._emit(DatabaseLost(doing="pulse", reason="once"))

@@ -92,9 +92,7 @@ class Stage:
         self.reaction = Listed()
         self.books = Shelf()
         self.lane = lane = Lane()
-        self.schedule = Schedule(
-            self.clock, {"rows": lane}, horizon_s=900.0, emit=self.recorder, capacity=capacity
-        )
+        self.schedule = Schedule(self.clock, {"rows": lane}, horizon_s=900.0, emit=self.recorder, capacity=capacity)
         self.work = Work(
             self.reaction,
             lane,
@@ -486,9 +484,7 @@ async def test_an_expired_lease_of_a_dead_reactor_is_taken_over(app: AppSide, re
     assert_all_stored(app, [upload])
 
 
-async def test_a_lease_that_holds_is_waited_for_and_then_taken_over(
-    app: AppSide, recorder: Recorder
-) -> None:
+async def test_a_lease_that_holds_is_waited_for_and_then_taken_over(app: AppSide, recorder: Recorder) -> None:
     ends_at = app.one("select clock_timestamp() + interval '1 s'")
     [upload] = app.owe(status="uploading", retry_count=1, lease_token=uuid4(), lease_expires_at=ends_at)
     async with app.reacting(recorder):
@@ -525,18 +521,14 @@ async def test_a_backlog_larger_than_a_sweep_drains(app: AppSide, recorder: Reco
     app.without_triggers()
     of_one = app.owe(130, user=uuid4())
     of_many = app.owe(70)
-    abandoned = app.owe(
-        40, status="uploading", retry_count=1, lease_token=uuid4(), lease_expires_at="2000-01-01"
-    )
+    abandoned = app.owe(40, status="uploading", retry_count=1, lease_token=uuid4(), lease_expires_at="2000-01-01")
     await app.drain(recorder)
     assert_all_stored(app, [*of_one, *of_many, *abandoned])
     assert len(recorder.heard(AttemptStarted)) == 240
 
 
 @pytest.mark.usefixtures("_small_sweeps")
-async def test_a_running_reactor_works_off_a_backlog_larger_than_a_sweep(
-    app: AppSide, recorder: Recorder
-) -> None:
+async def test_a_running_reactor_works_off_a_backlog_larger_than_a_sweep(app: AppSide, recorder: Recorder) -> None:
     app.without_triggers()
     uploads = [*app.owe(130, user=uuid4()), *app.owe(70)]
     async with app.reacting(recorder):
@@ -574,9 +566,7 @@ async def test_a_hint_to_look_again_is_followed(app: AppSide, recorder: Recorder
     assert_all_stored(app, uploads)
 
 
-async def test_a_statement_of_very_many_rows_says_only_that_there_are_some(
-    app: AppSide, recorder: Recorder
-) -> None:
+async def test_a_statement_of_very_many_rows_says_only_that_there_are_some(app: AppSide, recorder: Recorder) -> None:
     async with app.reacting(recorder):
         uploads = app.owe(1_001, content=b"x")
         await recorder.wait_for_all(len(uploads), AttemptSettled, is_stored)

@@ -28,9 +28,7 @@ class Stage:
         self.clock = ManualClock()
         self.recorder = Recorder()
         self.lanes = {"uploads": Lane(), "runs": Lane()}
-        self.schedule = Schedule(
-            self.clock, self.lanes, horizon_s=HORIZON_S, emit=self.recorder, capacity=capacity
-        )
+        self.schedule = Schedule(self.clock, self.lanes, horizon_s=HORIZON_S, emit=self.recorder, capacity=capacity)
 
     def arm(self, signal: Signal, in_s: float) -> None:
         self.schedule.arm([Due(signal, self.clock.database_now() + in_s)])

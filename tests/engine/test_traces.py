@@ -212,9 +212,7 @@ async def test_a_traceparent_that_is_none_costs_only_the_apps_trace(
     assert {span.parent_id for span in spans if span.name in ("upload", "upload.attempt")} == {root.span_id}
 
 
-async def test_a_first_wait_that_was_ordered_is_a_span(
-    app: AppSide, recorder: Recorder, collector: Receiver
-) -> None:
+async def test_a_first_wait_that_was_ordered_is_a_span(app: AppSide, recorder: Recorder, collector: Receiver) -> None:
     async with app.reacting(recorder):
         due = app.one("select clock_timestamp() + interval '0.3 s' as due")
         [upload] = app.owe(next_retry_at=due)
@@ -277,9 +275,7 @@ async def test_an_attempt_whose_worker_left_no_word_is_told_of_by_the_next(
     app.without_triggers()
     [lost, buried] = app.owe(2)
     for owed, most in ((lost, 5), (buried, 1)):
-        app.all(
-            "update public.upload_queue set max_retries = %s where id = %s returning id", most, owed.id
-        )
+        app.all("update public.upload_queue set max_retries = %s where id = %s returning id", most, owed.id)
     claims = "select id, claimed_at from reactor.claim_uploads(array[%s, %s]::uuid[], %s, interval '0')"
     claimed_at = {row["id"]: row["claimed_at"] for row in app.all(claims, lost.id, buried.id, uuid4())}
     await app.drain(recorder)

@@ -25,7 +25,7 @@ from reactor.core.events import (
 from reactor.core.model import Verdict
 from reactor.core.rendezvous import STEP_S
 from reactor.postgres import statements
-from reactor.postgres.connection import Database, Line
+from reactor.postgres.connection import ConnectionPool, DedicatedConnection
 
 BUSY = StorageUnavailable("503 SlowDown", http_status=503)
 DENIED = StorageRejected("403 AccessDenied", http_status=403, denied=True)
@@ -76,9 +76,7 @@ def assert_dead(app: AppSide, upload: Owed, code: str, *, attempts: int = 1) -> 
 
 
 @pytest.mark.parametrize("size", [0, 1, 3_000_000])
-async def test_a_failed_upload_is_stored(
-    app: AppSide, store: StubbornStore, recorder: Recorder, size: int
-) -> None:
+async def test_a_failed_upload_is_stored(app: AppSide, store: StubbornStore, recorder: Recorder, size: int) -> None:
     async with app.reacting(recorder, store=store):
         [upload] = app.owe(content=os.urandom(size))
         assert app.usage(upload) == (0, size) if size else True
@@ -266,9 +264,7 @@ async def test_a_spoiled_file_is_given_up_at_once(
     assert app.is_spooled(upload) == (spoil is not _missing)
 
 
-@pytest.mark.parametrize(
-    "path", ["../store/canary", "/etc/passwd", "a/../../canary", "", ".", "..", "/", "nul\x01/x"]
-)
+@pytest.mark.parametrize("path", ["../store/canary", "/etc/passwd", "a/../../canary", "", ".", "..", "/", "nul\x01/x"])
 async def test_a_path_outside_the_spool_is_given_up_and_nothing_is_read(
     app: AppSide, store: StubbornStore, recorder: Recorder, path: str
 ) -> None:
@@ -307,9 +303,7 @@ async def test_what_the_store_refuses_for_good_is_given_up_at_once(
     assert app.is_spooled(upload)
 
 
-async def test_rows_that_make_no_sense_harm_nobody_else(
-    app: AppSide, store: StubbornStore, recorder: Recorder
-) -> None:
+async def test_rows_that_make_no_sense_harm_nobody_else(app: AppSide, store: StubbornStore, recorder: Recorder) -> None:
     """Each is given up by itself; not one good upload is tried twice."""
     nonsense = (
         {"spool": "no such spool"},
@@ -432,8 +426,7 @@ async def test_a_deadline_moved_earlier_is_kept(app: AppSide, recorder: Recorder
     async with app.reacting(recorder):
         run = app.begin_run(timeout_at="2100-01-01")
         app.conn.execute(
-            "update public.interpretation_runs set timeout_at = clock_timestamp() + interval '0.3 s'"
-            " where id = %s",
+            "update public.interpretation_runs set timeout_at = clock_timestamp() + interval '0.3 s' where id = %s",
             (run,),
         )
         expired = await recorder.wait_for(RunExpired)
@@ -445,8 +438,7 @@ async def test_a_legacy_run_is_held_to_its_deadline_alone(app: AppSide, recorder
     """It was running before there were heartbeats: without a deadline it is never failed."""
     late, timeless = app.begin_run(timeout_at="2000-01-01"), app.begin_run()
     app.conn.execute(
-        "update public.interpretation_runs set heartbeat_at = null, started_at = '2000-01-01'"
-        " where status = 'running'"
+        "update public.interpretation_runs set heartbeat_at = null, started_at = '2000-01-01' where status = 'running'"
     )
     async with app.reacting(recorder, heartbeat_timeout_s=0.1):
         if not recorder.heard(RunExpired):  # mostly it was heard before this was entered
@@ -459,9 +451,7 @@ async def test_a_legacy_run_is_held_to_its_deadline_alone(app: AppSide, recorder
 # several reactors
 
 
-async def test_two_reactors_try_each_upload_once(
-    app: AppSide, store: StubbornStore, recorder: Recorder
-) -> None:
+async def test_two_reactors_try_each_upload_once(app: AppSide, store: StubbornStore, recorder: Recorder) -> None:
     async with app.reacting(recorder, store=store), app.reacting(recorder, store=store):
         uploads = [*app.owe(100), *app.owe(60, user=uuid4())]
         await wait_until_stored(recorder, *uploads)
@@ -518,17 +508,19 @@ async def test_a_claim_whose_answer_was_lost_costs_no_attempt_and_no_wait(
     app: AppSide, store: StubbornStore, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The claim commits, its connection breaks, and so does the next: a lease of a minute must not have to end."""
-    call, lost = Line.call, 2
+    call, lost = DedicatedConnection.call, 2
 
-    async def lose_answers(line: Line, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]:
+    async def lose_answers(
+        connection: DedicatedConnection, statement: LiteralString, parameters: Sequence[Any] = ()
+    ) -> list[Any]:
         nonlocal lost
-        rows = await call(line, statement, parameters)
+        rows = await call(connection, statement, parameters)
         if lost:
             lost -= 1
             raise DatabaseUnavailable("the test lost the answer")
         return rows
 
-    monkeypatch.setattr(Line, "call", lose_answers)
+    monkeypatch.setattr(DedicatedConnection, "call", lose_answers)
     async with app.reacting(recorder, store=store, lease_s=60.0):
         uploads = app.owe(5)
         await wait_until_stored(recorder, *uploads)
@@ -541,9 +533,11 @@ async def test_a_claim_whose_answer_was_lost_costs_no_attempt_and_no_wait(
 async def test_a_settlement_whose_answer_was_lost_still_removes_the_spooled_file(
     app: AppSide, store: StubbornStore, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    call, lost = Database.call, 2
+    call, lost = ConnectionPool.call, 2
 
-    async def lose_answers(database: Database, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]:
+    async def lose_answers(
+        database: ConnectionPool, statement: LiteralString, parameters: Sequence[Any] = ()
+    ) -> list[Any]:
         nonlocal lost
         rows = await call(database, statement, parameters)
         if lost and statement == statements.SETTLE_UPLOADS:
@@ -551,7 +545,7 @@ async def test_a_settlement_whose_answer_was_lost_still_removes_the_spooled_file
             raise DatabaseUnavailable("the test lost the answer")
         return rows
 
-    monkeypatch.setattr(Database, "call", lose_answers)
+    monkeypatch.setattr(ConnectionPool, "call", lose_answers)
     async with app.reacting(recorder, store=store):
         uploads = app.owe(5)
         await wait_until_stored(recorder, *uploads)

@@ -658,5 +658,3 @@ async def test_nothing_is_lost_or_settled_twice_while_the_database_comes_and_goe
         assert set(stored) == set(rows)
         assert len(stored) == len(rows)
         assert stage.work.is_idle
-
-

@@ -152,7 +152,7 @@ async def test_a_connection_that_is_severed_ends(database_url: str) -> None:
         async with create_task_group() as tasks:
             tasks.start_soon(hear)
             await live.wait()
-            listening.sever()
+            listening.abort()
 
 
 def _never(channel: str, text: str) -> None:

@@ -133,9 +133,9 @@ def test_a_changed_function_is_applied_again_and_alone(migrated_url: str, edited
 
     assert migrate(migrated_url, root=edited_schema) == ["functions/status.sql"]
 
-    assert rows(
-        migrated_url, "select obj_description('reactor.status(interval)'::regprocedure, 'pg_proc')"
-    ) == [("edited",)]
+    assert rows(migrated_url, "select obj_description('reactor.status(interval)'::regprocedure, 'pg_proc')") == [
+        ("edited",)
+    ]
 
 
 def test_migrators_at_once_are_one(new_server: EmbeddedPostgres) -> None:
@@ -188,8 +188,7 @@ def test_an_owner_who_is_no_superuser_migrates_a_database_like_supabase(new_serv
     assert rows(url, "select auth.uid()::text") == [(ALICE,)]
     run(
         url,
-        "insert into sources (user_id, content_hash, byte_size) "
-        f"values ('{ALICE}', 'a', 5), ('{BOB}', 'b', 6)",
+        f"insert into sources (user_id, content_hash, byte_size) values ('{ALICE}', 'a', 5), ('{BOB}', 'b', 6)",
     )
     assert rows(url, "select content_hash from sources", role="authenticated") == [("a",)]
     assert rows(url, "select total_bytes from storage_usage", role="authenticated") == [(5,)]

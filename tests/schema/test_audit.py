@@ -13,9 +13,7 @@ from support.rows import Rows, rows_of
 @pytest.fixture
 def rows(migrated_url: str) -> Iterator[Rows]:
     with rows_of(migrated_url) as rows:
-        rows.all(
-            "select reactor.operate(%s, 'ana', '127.0.0.1', 'cancel', %s, null, null)", (uuid4(), [rows.upload()])
-        )
+        rows.all("select reactor.operate(%s, 'ana', '127.0.0.1', 'cancel', %s, null, null)", (uuid4(), [rows.upload()]))
         yield rows
 
 
@@ -33,9 +31,7 @@ def refused(rows: Rows, role: str, statement: LiteralString) -> bool:
 @pytest.mark.parametrize("role", ["anon", "authenticated"])
 def test_tenants_never_see_it_and_can_do_nothing_by_hand(rows: Rows, role: str) -> None:
     assert refused(rows, role, "select from reactor.audit_log")
-    assert refused(
-        rows, role, "select reactor.operate(gen_random_uuid(), 'x', 'x', 'reconcile', '{}', null, null)"
-    )
+    assert refused(rows, role, "select reactor.operate(gen_random_uuid(), 'x', 'x', 'reconcile', '{}', null, null)")
     assert refused(rows, role, "select reactor.glance('1 minute', 10)")
 
 
@@ -48,9 +44,7 @@ def test_who_writes_it_can_read_it_and_change_nothing_in_it(rows: Rows, role: st
     columns: LiteralString = "id, actor, remote_address, action, ids, changed, outcome"
     values: LiteralString = "gen_random_uuid(), 'x', 'x', 'retry', '{}', 0, '{}'"
     assert refused(rows, role, f"insert into reactor.audit_log ({columns}) values ({values})")
-    assert not refused(
-        rows, role, "select reactor.operate(gen_random_uuid(), 'x', 'x', 'reconcile', '{}', null, null)"
-    )
+    assert not refused(rows, role, "select reactor.operate(gen_random_uuid(), 'x', 'x', 'reconcile', '{}', null, null)")
 
 
 @pytest.mark.parametrize(

@@ -154,9 +154,7 @@ def test_the_books_agree_with_the_rows_after_each_of_many_random_writes(rows: Ro
     assert writer.mine
 
 
-def test_many_who_write_at_once_for_the_same_users_neither_deadlock_nor_miscount(
-    rows: Rows, migrated_url: str
-) -> None:
+def test_many_who_write_at_once_for_the_same_users_neither_deadlock_nor_miscount(rows: Rows, migrated_url: str) -> None:
     """Users are new all the time: their books are opened by several at once. A recount goes on meanwhile."""
     ended = Event()
 
@@ -272,8 +270,7 @@ def test_a_recount_mends_whatever_was_wrong(rows: Rows) -> None:
     )
     rows.run("delete from public.storage_usage where user_id = %s", (users[1],))
     rows.run(
-        "insert into public.storage_usage (user_id, total_bytes, reserved_bytes, total_sources)"
-        " values (%s, 5, 5, 5)",
+        "insert into public.storage_usage (user_id, total_bytes, reserved_bytes, total_sources) values (%s, 5, 5, 5)",
         (users[4],),
     )
 

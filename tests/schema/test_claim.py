@@ -186,9 +186,7 @@ def test_exhausted_uploads_are_named_and_keep_nobody_else_from_being_claimed(row
     }
 
 
-def test_a_row_that_somebody_has_locked_is_passed_over_and_looked_at_again_later(
-    rows: Rows, migrated_url: str
-) -> None:
+def test_a_row_that_somebody_has_locked_is_passed_over_and_looked_at_again_later(rows: Rows, migrated_url: str) -> None:
     locked, free = rows.upload(), rows.upload()
     with rows_of(migrated_url) as other, other.conn.transaction():
         other.one("select id from public.upload_queue where id = %s for update", (locked,))

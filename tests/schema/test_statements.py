@@ -16,7 +16,6 @@ COUNT = 25
 """How many statements there are; one more needs its columns below."""
 
 
-
 class Wide(int):
     """A bigint."""
 
@@ -38,9 +37,7 @@ READS = {
 }
 """The columns that reactor/postgres/upload_queue.py makes values of."""
 
-ANSWERS = sorted(
-    name for name in NAMES if name.endswith(("_UPLOAD", "_INTERPRETATION", "_USAGE"))
-)
+ANSWERS = sorted(name for name in NAMES if name.endswith(("_UPLOAD", "_INTERPRETATION", "_USAGE")))
 """What services and agents call: one jsonb."""
 
 
@@ -79,9 +76,7 @@ def test_the_server_understands_it_and_its_parameters_are_of_the_types_it_says(
     written = re.findall(r"%[sb]::(\w+(?:\[\])?)", getattr(statements, name))
     assert len(written) == len(re.findall("%[sb]", getattr(statements, name)))
     names = {"int": "int4"}
-    assert parameters == [
-        "_" + names.get(t[:-2], t[:-2]) if t.endswith("[]") else names.get(t, t) for t in written
-    ]
+    assert parameters == ["_" + names.get(t[:-2], t[:-2]) if t.endswith("[]") else names.get(t, t) for t in written]
 
 
 @pytest.mark.parametrize("name", READS)

@@ -156,7 +156,7 @@ class Server:
 
 @define
 class Client:
-    """The connections of one reactor. A `Caller`."""
+    """The connections of one reactor. A `QueryRunner`."""
 
     server: Server
     node: Node
@@ -276,7 +276,7 @@ class SimulatedEar:
             connection.break_off("closed")
             self._connection = None
 
-    def sever(self) -> None:
+    def abort(self) -> None:
         if self._connection is not None:
             self._connection.inbox.clear()
             self._connection.break_off("severed")

@@ -35,9 +35,7 @@ class TestRefusedPaths:
             with opened(spool, path) as body:
                 assert body.read() == CONTENT
 
-    @pytest.mark.parametrize(
-        "name", [".x", "...", "a b", "über.pdf", "back\\slash", "new\nline", "-rf", "a" * 255]
-    )
+    @pytest.mark.parametrize("name", [".x", "...", "a b", "über.pdf", "back\\slash", "new\nline", "-rf", "a" * 255])
     def test_a_name_may_look_odd(self, folder: Path, spool: Spool, name: str) -> None:
         (folder / name).write_bytes(CONTENT)
         with opened(spool, name) as body:
@@ -128,9 +126,7 @@ class TestRefusedPaths:
         with pytest.raises(StorageUnavailable):
             opened(spool)
 
-    @pytest.mark.parametrize(
-        "path", ["secret", "../secret", "s\0ecret", "secret-link", "secret-file", "/secret"]
-    )
+    @pytest.mark.parametrize("path", ["secret", "../secret", "s\0ecret", "secret-link", "secret-file", "/secret"])
     def test_messages_never_carry_the_path(self, folder: Path, spool: Spool, path: str) -> None:
         (folder / "secret-link").symlink_to("secret")
         (folder / "secret-file").write_bytes(b"secret")

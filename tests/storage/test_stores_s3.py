@@ -85,9 +85,7 @@ class TestStoring:
         "key",
         ["a", "a/b/c", "über/x y.pdf", "50%/+?#&=", "narrow\u202fspace", "👩\u200d🔬", "...", "k" * 255],
     )
-    def test_the_object_has_the_bytes_under_its_key(
-        self, store: S3Store, client: "S3Client", key: str
-    ) -> None:
+    def test_the_object_has_the_bytes_under_its_key(self, store: S3Store, client: "S3Client", key: str) -> None:
         assert put(store, key) == f"s3://bucket/{key}"
         assert stored(client, key) == CONTENT
 

@@ -99,9 +99,7 @@ REJECTED = [
     answers(412, "PreconditionFailed"),
     answers(422),
     answers(301, "PermanentRedirect", x_amz_bucket_region="eu-west-1"),
-    answers(
-        307, "TemporaryRedirect", location="http://127.0.0.1:9/elsewhere", x_amz_bucket_region="eu-west-1"
-    ),
+    answers(307, "TemporaryRedirect", location="http://127.0.0.1:9/elsewhere", x_amz_bucket_region="eu-west-1"),
     answers(400, "AuthorizationHeaderMalformed", x_amz_bucket_region="eu-west-1"),
     answers_text(404, "not an object store"),
 ]
@@ -156,18 +154,14 @@ class TestConclusions:
         assert len(server.requests) == 1
 
     @pytest.mark.parametrize("fault", [hangs, resets, loses_the_answer])
-    def test_a_broken_connection_is_unavailable(
-        self, store: S3Store, server: FaultServer, fault: Fault
-    ) -> None:
+    def test_a_broken_connection_is_unavailable(self, store: S3Store, server: FaultServer, fault: Fault) -> None:
         server.fault = fault
         with pytest.raises(StorageUnavailable, match="didn't answer in time") as caught:
             put(store, bytes(1_000_000))
         assert caught.value.http_status is None
         assert len(server.requests) == 1
 
-    def test_an_object_whose_answer_was_lost_may_be_put_again(
-        self, store: S3Store, server: FaultServer
-    ) -> None:
+    def test_an_object_whose_answer_was_lost_may_be_put_again(self, store: S3Store, server: FaultServer) -> None:
         server.fault = loses_the_answer
         with pytest.raises(StorageUnavailable):
             put(store)
@@ -194,9 +188,7 @@ class TestConclusions:
         assert server.requests == []
         store.close()
 
-    def test_a_server_that_never_says_continue_still_gets_the_body(
-        self, store: S3Store, server: FaultServer
-    ) -> None:
+    def test_a_server_that_never_says_continue_still_gets_the_body(self, store: S3Store, server: FaultServer) -> None:
         server.never_continues = True
         put(store)
         assert server.objects == {"/bucket/folder/key": CONTENT}
@@ -238,9 +230,7 @@ class TestRetryAfter:
 
 
 class TestTheBodysOwnWord:
-    def test_a_mismatch_comes_out_as_itself_and_stores_nothing(
-        self, store: S3Store, server: FaultServer
-    ) -> None:
+    def test_a_mismatch_comes_out_as_itself_and_stores_nothing(self, store: S3Store, server: FaultServer) -> None:
         with pytest.raises(ContentMismatch, match="SHA-256"):
             put(store, digest=sha256(b"other"))
         assert server.objects == {}
@@ -250,9 +240,7 @@ class TestTheBodysOwnWord:
             put(store, b"", digest=sha256(b"other"))
         assert server.requests == []
 
-    def test_cancelling_stops_a_put_in_its_middle(
-        self, store: S3Store, server: FaultServer, tmp_path: Path
-    ) -> None:
+    def test_cancelling_stops_a_put_in_its_middle(self, store: S3Store, server: FaultServer, tmp_path: Path) -> None:
         """64 MiB are more than the sockets between us hold: the put can't have ended when it is cancelled."""
         started, resume, reader = threading.Event(), threading.Event(), Job()
         server.fault = stalls(started, resume)
@@ -284,9 +272,7 @@ class TestTheBodysOwnWord:
 
 
 class TestMessages:
-    def test_messages_are_one_line_without_secrets_and_urls(
-        self, store: S3Store, server: FaultServer
-    ) -> None:
+    def test_messages_are_one_line_without_secrets_and_urls(self, store: S3Store, server: FaultServer) -> None:
         said = f"see https://host/x?X-Amz-Signature={SECRET}\n\x1b[31m" + "long " * 200
         server.fault = answers(403, "AccessDenied", message=said.replace("\x1b", ""))
         with pytest.raises(ReactorError, match="403 AccessDenied: see <url>") as caught:

@@ -72,11 +72,11 @@ def flood(url: str, waiting: list[str], running: list[str]) -> None:
         for first in range(0, FORGED, _BATCH):
             conn.execute(
                 "select pg_notify(case n %% 2 when 0 then 'reactor_uploads' else 'reactor_runs' end,"
-                " case n %% 5 when 0 then '{\"v\":1,\"at\":' || n || ',\"rows\":[[\"'"
+                ' case n %% 5 when 0 then \'{"v":1,"at":\' || n || \',"rows":[["\''
                 "                     || replace(gen_random_uuid()::text, '-', '') || '\",1,0]]}'"
-                "             when 1 then '{\"v\":1,\"at\":' || n || ',\"rows\":[[\"'"
+                '             when 1 then \'{"v":1,"at":\' || n || \',"rows":[["\''
                 "                     || (%s::text[])[1 + n %% 20] || '\",1,0]]}'"
-                "             when 2 then '{\"v\":1,\"at\":' || n || ',\"rows\":[[\"'"
+                '             when 2 then \'{"v":1,"at":\' || n || \',"rows":[["\''
                 "                     || (%s::text[])[1 + n %% 20] || '\",1,' || n || '000]]}'"
                 "             when 3 then 'garbage ' || n"
                 "             else '{\"v\":1,\"at\":' || n || ',\"rows\":[[\"' || repeat('0', 32) || '\",1,0]]}' end)"

@@ -218,9 +218,7 @@ class AppSide:
         """Say nothing of uploads and runs from now on."""
         for table in ("upload_queue", "interpretation_runs"):
             for trigger in ("inserted", "updated"):
-                self.conn.execute(
-                    f"alter table public.{table} disable trigger reactor_notify_{trigger}".encode()
-                )
+                self.conn.execute(f"alter table public.{table} disable trigger reactor_notify_{trigger}".encode())
 
 
 @contextmanager

@@ -141,7 +141,6 @@ class Fleet:
             run.process.wait(10)
             run.join()
 
-
     def assert_sound(self) -> None:
         """Assert that each of them runs or ended as it was told to, and that none was surprised.
 

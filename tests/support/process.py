@@ -50,9 +50,7 @@ def reactor(
 ) -> subprocess.CompletedProcess[str]:
     """Run one command to its end. A traceback is never an answer."""
     command = [sys.executable, "-m", "reactor", *arguments]
-    done = subprocess.run(
-        command, env=env, cwd=cwd, capture_output=True, text=True, timeout=within_s, check=False
-    )
+    done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=within_s, check=False)
     assert "Traceback" not in done.stdout + done.stderr
     return done
 
@@ -160,9 +158,7 @@ def start(env: dict[str, str], *, cwd: Path, command: Sequence[str | Path] = REA
 
 
 @contextmanager
-def running(
-    env: dict[str, str], *, cwd: Path, command: Sequence[str | Path] = REACTOR_RUN
-) -> Iterator[Running]:
+def running(env: dict[str, str], *, cwd: Path, command: Sequence[str | Path] = REACTOR_RUN) -> Iterator[Running]:
     """Start `reactor run`, or what is told; whatever is left of it on leaving is killed."""
     run = start(env, cwd=cwd, command=command)
     with run.process:

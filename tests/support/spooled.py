@@ -65,14 +65,10 @@ def opened(
     reader: Job | None = None,
 ) -> SpooledFile:
     """Open a file that holds CONTENT, unless told otherwise."""
-    return spool.open(
-        name, path, size_bytes=size_bytes, sha256=digest, reader=reader or Job()
-    )
+    return spool.open(name, path, size_bytes=size_bytes, sha256=digest, reader=reader or Job())
 
 
-def body_of(
-    content: bytes, *, digest: str | None = None, reader: Job | None = None
-) -> SpooledFile:
+def body_of(content: bytes, *, digest: str | None = None, reader: Job | None = None) -> SpooledFile:
     """Spool these bytes and open them; `digest` to promise other bytes than they are."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "upload").write_bytes(content)

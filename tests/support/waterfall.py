@@ -102,9 +102,7 @@ def ordered(spans: Sequence[ReceivedSpan]) -> list[tuple[ReceivedSpan, int]]:
 
     def below(parent_id: str, depth: int) -> list[tuple[ReceivedSpan, int]]:
         return [
-            row
-            for span in of_parent.get(parent_id, [])
-            for row in [(span, depth), *below(span.span_id, depth + 1)]
+            row for span in of_parent.get(parent_id, []) for row in [(span, depth), *below(span.span_id, depth + 1)]
         ]
 
     return below("", 0)

@@ -206,9 +206,7 @@ def test_what_is_told_last_is_sent_before_the_end(app: AppSide, tmp_path: Path, 
     assert "storage.upload.attempts" in collector.metrics
 
 
-def test_everything_is_set_by_opentelemetrys_own_variables(
-    app: AppSide, tmp_path: Path, collector: Receiver
-) -> None:
+def test_everything_is_set_by_opentelemetrys_own_variables(app: AppSide, tmp_path: Path, collector: Receiver) -> None:
     env = traced(
         app,
         "http://127.0.0.1:9",

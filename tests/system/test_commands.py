@@ -136,9 +136,7 @@ def test_reconcile_alone_drains_what_nobody_told_of(app: AppSide) -> None:
 
 def test_reconcile_tries_each_once_and_counts_what_came_of_it(app: AppSide) -> None:
     [missing] = app.owe(spooled=False)
-    [abandoned] = app.owe(
-        status="uploading", retry_count=1, lease_token=uuid4(), lease_expires_at="2000-01-01"
-    )
+    [abandoned] = app.owe(status="uploading", retry_count=1, lease_token=uuid4(), lease_expires_at="2000-01-01")
     assert answer(app, "reconcile") | {"deferred": 0} == {
         "stored": 1,
         "retry": 0,

@@ -242,9 +242,7 @@ def test_row_level_security_that_is_off_is_found(env: dict[str, str], owner: psy
 
 
 @pytest.mark.skipif(not FORCES, reason="no migration of this version forces row level security")
-def test_row_level_security_that_is_not_forced_is_found(
-    env: dict[str, str], owner: psycopg.Connection[Any]
-) -> None:
+def test_row_level_security_that_is_not_forced_is_found(env: dict[str, str], owner: psycopg.Connection[Any]) -> None:
     owner.execute("alter table public.upload_queue no force row level security")
     fix = "alter table public.upload_queue force row level security"
     assert_finds(examined(env, code=1), "row level security", "not forced for public.upload_queue", fix)
@@ -530,7 +528,9 @@ def test_no_secret_is_told(env: dict[str, str], migrated_url: str, faulty: Fault
         }
         for host, endpoint in zip((*hosts, address, address), collectors, strict=True)
     ]
-    tried.append({"OTEL_EXPORTER_OTLP_HEADERS": f"authorization=a%0Ab{SECRET}", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"})
+    tried.append(
+        {"OTEL_EXPORTER_OTLP_HEADERS": f"authorization=a%0Ab{SECRET}", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://x"}
+    )
     tried.append({"REACTOR_DATABASE_URL": f"postgresql://x:{SECRET}@h:{SECRET}/x"})
     tried.append({"REACTOR_STORE_URL": f"ftp://x:{SECRET}@host/x"})
     for variables in tried:

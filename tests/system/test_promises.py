@@ -161,9 +161,7 @@ def test_an_unreachable_port_is_one_clear_line(app: AppSide, tmp_path: Path) -> 
     assert_refused(env, tmp_path, 1, "DATABASE_UNAVAILABLE", "refused")
 
 
-def test_a_database_that_is_not_migrated_is_one_clear_line(
-    app: AppSide, database_url: str, tmp_path: Path
-) -> None:
+def test_a_database_that_is_not_migrated_is_one_clear_line(app: AppSide, database_url: str, tmp_path: Path) -> None:
     env = settings_of(app, DATABASE_URL=database_url)
     assert_refused(env, tmp_path, 1, "DATABASE_UNAVAILABLE", "reactor migrate")
 

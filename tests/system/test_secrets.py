@@ -40,9 +40,7 @@ def worker_url(app: AppSide) -> Iterator[str]:
     app.conn.execute(sql.SQL("create role {} login password {} in role reactor_worker").format(name, password))
     parts = urlsplit(app.url)
     yield parts._replace(netloc=f"{role}:{PASSWORD}@{parts.hostname}:{parts.port}").geturl()
-    app.conn.execute(
-        "select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = %s", (role,)
-    )
+    app.conn.execute("select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = %s", (role,))
     app.conn.execute(sql.SQL("drop role {}").format(name))
 
 

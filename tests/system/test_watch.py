@@ -130,9 +130,7 @@ def watching_on_terminal(app: AppSide) -> Iterator[Watch]:
 
     command = [sys.executable, "-m", "reactor", "status", "--watch"]
     env = {**settings_of(app), "TERM": "xterm-256color"}
-    process = subprocess.Popen(
-        command, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
-    )
+    process = subprocess.Popen(command, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
     os.close(theirs)
     terminal = Ear(read)
     try:
@@ -150,9 +148,7 @@ def outage(app: AppSide, server_url: str) -> Iterator[None]:
     name = sql.Identifier(urlsplit(app.url).path.lstrip("/"))
     with psycopg.connect(server_url, autocommit=True) as conn:
         conn.execute(sql.SQL("alter database {} allow_connections false").format(name))
-        conn.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'reactor-cli'"
-        )
+        conn.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'reactor-cli'")
         try:
             yield
         finally:

@@ -277,9 +277,7 @@ async def test_a_form_without_the_log_ins_own_word_does_nothing(app: AppSide, re
 
 
 @pytest.mark.parametrize("with_form", [True, False])
-async def test_the_token_may_be_guessed_a_few_times_a_minute(
-    app: AppSide, recorder: Recorder, with_form: bool
-) -> None:
+async def test_the_token_may_be_guessed_a_few_times_a_minute(app: AppSide, recorder: Recorder, with_form: bool) -> None:
     async with visiting(app, recorder) as visitor:
 
         async def present(token: str) -> int:

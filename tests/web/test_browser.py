@@ -209,7 +209,12 @@ def fail_a_run(page: Any, run: Running, app: AppSide) -> None:
 
 
 def test_a_life_of_several_attempts_is_drawn(browser: Any, app: AppSide) -> None:
-    settings = {"RETRY_BASE": "2s", "RETRY_FACTOR": "30", "RETRY_JITTER": "0", "TRACE_URL": "http://jaeger.example:16686"}
+    settings = {
+        "RETRY_BASE": "2s",
+        "RETRY_FACTOR": "30",
+        "RETRY_JITTER": "0",
+        "TRACE_URL": "http://jaeger.example:16686",
+    }
     with reacting(app, **settings) as run:
         app.store.rename(app.store.with_name("unmounted"))
         [upload] = app.owe(max_retries=4)

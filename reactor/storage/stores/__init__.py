@@ -20,9 +20,7 @@ def open_store(store_url: str, *, concurrency: int) -> ObjectStore:
     except ValueError:
         raise ConfigInvalid(f"REACTOR_STORE_URL: it is no URL; {_FORMS}") from None
     if url.query or url.fragment:
-        raise ConfigInvalid(
-            "REACTOR_STORE_URL: '?' and '#' have no meaning here; as part of a name, write %3F, %23"
-        )
+        raise ConfigInvalid("REACTOR_STORE_URL: '?' and '#' have no meaning here; as part of a name, write %3F, %23")
     if url.scheme == "file":
         return LocalStore(_folder(url.netloc, unquote(url.path)))
     if url.scheme == "s3":
@@ -47,7 +45,5 @@ def _folder(host: str, path: str) -> Path:
     if host not in {"", "localhost"}:
         raise ConfigInvalid("REACTOR_STORE_URL: file:// needs three slashes, as in file:///var/lib/objects")
     if not path.startswith("/") or path.strip("/") == "" or "\0" in path:
-        raise ConfigInvalid(
-            "REACTOR_STORE_URL: file:// needs the folder's full path, as in file:///var/lib/objects"
-        )
+        raise ConfigInvalid("REACTOR_STORE_URL: file:// needs the folder's full path, as in file:///var/lib/objects")
     return Path(path)

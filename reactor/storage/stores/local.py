@@ -127,9 +127,7 @@ def _new_file(folder: int) -> tuple[int, str | None]:
 
 def _link(file: int, folder: int, name: str) -> str | None:
     """Name a file that has none. Returns the temporary name that it got when `name` is taken, else None."""
-    link: Callable[[str], None] = partial(
-        os.link, f"/proc/self/fd/{file}", dst_dir_fd=folder, follow_symlinks=True
-    )
+    link: Callable[[str], None] = partial(os.link, f"/proc/self/fd/{file}", dst_dir_fd=folder, follow_symlinks=True)
     try:
         link(name)
     except FileExistsError:

@@ -107,9 +107,14 @@ class Standby:
                 self._process.wait(10)
 
     def url_of(self, database: str) -> str:
-        return urlsplit(self._primary.url)._replace(
-            netloc=f"{urlsplit(self._primary.url).netloc.rpartition('@')[0]}@127.0.0.1:{self.port}", path=f"/{database}"
-        ).geturl()
+        return (
+            urlsplit(self._primary.url)
+            ._replace(
+                netloc=f"{urlsplit(self._primary.url).netloc.rpartition('@')[0]}@127.0.0.1:{self.port}",
+                path=f"/{database}",
+            )
+            .geturl()
+        )
 
     @property
     def _identity(self) -> dict[str, int]:

@@ -133,9 +133,7 @@ async def proxied(server_url: str) -> AsyncIterator[Proxy]:
     port = listening.sockets[0].getsockname()[1]
     parts = urlsplit(server_url)
     user = parts.netloc.rpartition("@")[0]
-    proxy.url = parts._replace(
-        netloc=f"{user}@127.0.0.1:{port}", query="sslmode=disable&gssencmode=disable"
-    ).geturl()
+    proxy.url = parts._replace(netloc=f"{user}@127.0.0.1:{port}", query="sslmode=disable&gssencmode=disable").geturl()
     try:
         yield proxy
     finally:
