@@ -15,7 +15,7 @@ from reactor.engine.schedule import Lane, Schedule
 from reactor.engine.supervisor import Engine
 from reactor.engine.worker import BATCH, Work
 from reactor.postgres.connection import QueryRunner
-from reactor.postgres.listener import Ear
+from reactor.postgres.listener import NotificationSource
 from reactor.postgres.presence import PEERS_CHANNEL, Pulse
 from reactor.postgres.upload_queue import Runs, UploadQueue
 from reactor.postgres.usage import Books
@@ -39,7 +39,7 @@ class Ports:
     """A connection that does nothing but claim."""
 
     transfer: Transfer
-    listener: Callable[[Sequence[str]], Ear]
+    listener: Callable[[Sequence[str]], NotificationSource]
     """Makes the listening connection, told its channels."""
 
 

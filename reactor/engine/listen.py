@@ -32,7 +32,7 @@ from reactor.core.model import Due, Signal
 from reactor.engine.reconcile import Reconcile
 from reactor.engine.schedule import Schedule
 from reactor.engine.worker import Work
-from reactor.postgres.listener import Ear
+from reactor.postgres.listener import NotificationSource
 from reactor.postgres.notification import HINT_ROUNDING_S, BadPayload, decode
 from reactor.postgres.presence import PEERS_CHANNEL, Peers, Pulse
 from reactor.reactions.base import Reaction
@@ -66,7 +66,7 @@ class Listen:
 
     def __init__(
         self,
-        listener: Ear,
+        listener: NotificationSource,
         pulse: Pulse,
         crews: Mapping[str, tuple[Reaction[Any], Work[Any]]],
         schedule: Schedule,

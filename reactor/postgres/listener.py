@@ -27,7 +27,7 @@ _TURN_S = 0.002
 """How long notifications are taken in before others get their turn."""
 
 
-class Ear(Protocol):
+class NotificationSource(Protocol):
     """Whatever hears notifications, one connection after another."""
 
     async def hear(self, live: Callable[[], None], heard: Callable[[str, str], None]) -> None:
@@ -43,7 +43,7 @@ class Ear(Protocol):
 
 
 class Listener:
-    """A connection of its own that LISTENs and does nothing else. An `Ear`."""
+    """A connection of its own that LISTENs and does nothing else. A `NotificationSource`."""
 
     def __init__(self, conninfo: str, channels: Sequence[str]) -> None:
         self._conninfo = conninfo
@@ -51,7 +51,7 @@ class Listener:
         self._conn: psycopg.AsyncConnection[Any] | None = None
 
     async def hear(self, live: Callable[[], None], heard: Callable[[str, str], None]) -> None:
-        """Hear on one connection; see `Ear`."""
+        """Hear on one connection; see `NotificationSource`."""
         try:
             with CancelScope(shield=True):
                 conn = self._conn = await psycopg.AsyncConnection.connect(

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from support.rows import Ear, Rows, ear_at, rows_of
+from support.rows import NotificationLog, Rows, notification_log, rows_of
 from support.small_queue import fill, small_queue, stuck_listener
 
 from reactor.postgres.notification import MAX_BYTES, decode
@@ -23,9 +23,9 @@ def rows(migrated_url: str) -> Iterator[Rows]:
 
 
 @pytest.fixture
-def ear(migrated_url: str) -> Iterator[Ear]:
-    with ear_at(migrated_url) as ear:
-        yield ear
+def notifications(migrated_url: str) -> Iterator[NotificationLog]:
+    with notification_log(migrated_url) as notifications:
+        yield notifications
 
 
 def hash_of(rows: Rows, user: UUID) -> int:
@@ -36,65 +36,73 @@ def hash_of(rows: Rows, user: UUID) -> int:
 # uploads
 
 
-def test_a_failed_upload_is_heard_after_its_commit_with_its_id_tenant_and_due_time(rows: Rows, ear: Ear) -> None:
+def test_a_failed_upload_is_heard_after_its_commit_with_its_id_tenant_and_due_time(
+    rows: Rows, notifications: NotificationLog
+) -> None:
     user = uuid4()
     with rows.conn.transaction():
         upload = rows.upload(user, next_retry_at=rows.at(40))
-        assert ear.uploads() == []
-    (payload,) = ear.uploads()
+        assert notifications.uploads() == []
+    (payload,) = notifications.uploads()
     (hint,) = payload.hints
     assert (hint.row_id, hint.tenant) == (upload, hash_of(rows, user))
     assert hint.due_ms == pytest.approx(rows.upload_row(upload).next_retry_at.timestamp() * 1000, abs=5)
 
 
-def test_an_upload_that_is_due_is_said_to_be_due_now(rows: Rows, ear: Ear) -> None:
+def test_an_upload_that_is_due_is_said_to_be_due_now(rows: Rows, notifications: NotificationLog) -> None:
     before_ms = rows.at(0).timestamp() * 1000
     rows.upload(next_retry_at=rows.at(-3600))
-    (hint,) = ear.uploads()[0].hints
+    (hint,) = notifications.uploads()[0].hints
     assert hint.due_ms is not None
     assert before_ms - 1 <= hint.due_ms <= rows.at(0).timestamp() * 1000 + 1
 
 
-def test_what_is_rolled_back_is_never_heard(rows: Rows, ear: Ear) -> None:
+def test_what_is_rolled_back_is_never_heard(rows: Rows, notifications: NotificationLog) -> None:
     with rows.conn.transaction():
         rows.upload()
         rows.start_run()
         raise psycopg.Rollback
-    assert ear.heard("reactor_uploads") == []
+    assert notifications.heard("reactor_uploads") == []
 
 
-def test_a_run_that_is_rolled_back_is_never_heard(rows: Rows, ear: Ear) -> None:
+def test_a_run_that_is_rolled_back_is_never_heard(rows: Rows, notifications: NotificationLog) -> None:
     with rows.conn.transaction():
         rows.start_run()
         raise psycopg.Rollback
-    assert ear.heard("reactor_runs") == []
+    assert notifications.heard("reactor_runs") == []
 
 
-def test_a_thousand_uploads_of_one_statement_are_told_in_a_few_small_notifications(rows: Rows, ear: Ear) -> None:
+def test_a_thousand_uploads_of_one_statement_are_told_in_a_few_small_notifications(
+    rows: Rows, notifications: NotificationLog
+) -> None:
     uploads = rows.uploads(1000)
-    payloads = ear.heard("reactor_uploads")
+    payloads = notifications.heard("reactor_uploads")
     assert len(payloads) <= 11
     assert max(len(text.encode()) for text in payloads) < MAX_BYTES
     hinted = [hint.row_id for text in payloads for hint in decode(text).hints]
     assert sorted(hinted) == sorted(uploads)
 
 
-def test_more_than_a_thousand_uploads_of_one_statement_make_one_rescan(rows: Rows, ear: Ear) -> None:
+def test_more_than_a_thousand_uploads_of_one_statement_make_one_rescan(
+    rows: Rows, notifications: NotificationLog
+) -> None:
     rows.uploads(1001)
-    (payload,) = ear.uploads()
+    (payload,) = notifications.uploads()
     assert payload.rescan
     assert payload.hints == ()
 
 
-def test_a_statement_that_puts_many_back_is_told_in_a_few_notifications(rows: Rows, ear: Ear) -> None:
+def test_a_statement_that_puts_many_back_is_told_in_a_few_notifications(
+    rows: Rows, notifications: NotificationLog
+) -> None:
     rows.uploads(250)
     rows.run("update public.upload_queue set status = 'dead'")
-    ear.heard("reactor_uploads")
+    notifications.heard("reactor_uploads")
     rows.run("update public.upload_queue set status = 'failed'")
-    assert sorted(len(payload.hints) for payload in ear.uploads()) == [50, 100, 100]
+    assert sorted(len(payload.hints) for payload in notifications.uploads()) == [50, 100, 100]
 
 
-def test_the_widest_values_still_fit_into_a_notification(rows: Rows, ear: Ear) -> None:
+def test_the_widest_values_still_fit_into_a_notification(rows: Rows, notifications: NotificationLog) -> None:
     """An id, the longest hash, the furthest due time, a hundred of each."""
     widest = next(user for user in iter(uuid4, None) if hash_of(rows, user) <= -1_000_000_000)
     rows.run(
@@ -103,67 +111,71 @@ def test_the_widest_values_still_fit_into_a_notification(rows: Rows, ear: Ear) -
         " from generate_series(1, 200)",
         (rows.source(widest), widest),
     )
-    texts = ear.heard("reactor_uploads")
+    texts = notifications.heard("reactor_uploads")
     assert [len(decode(text).hints) for text in texts] == [100, 100]
     assert max(len(text.encode()) for text in texts) < MAX_BYTES
 
 
-def test_uploads_that_need_nobody_are_not_told(rows: Rows, ear: Ear) -> None:
+def test_uploads_that_need_nobody_are_not_told(rows: Rows, notifications: NotificationLog) -> None:
     for status in ("dead", "cancelled", "uploading"):
         rows.upload(status=status)
-    assert ear.heard("reactor_uploads") == []
+    assert notifications.heard("reactor_uploads") == []
 
 
-def test_the_reactors_own_claims_leases_retries_and_burials_say_nothing(rows: Rows, ear: Ear) -> None:
+def test_the_reactors_own_claims_leases_retries_and_burials_say_nothing(
+    rows: Rows, notifications: NotificationLog
+) -> None:
     retried, buried, stored = (rows.upload() for _ in range(3))
     token = uuid4()
-    ear.heard("reactor_uploads")
+    notifications.heard("reactor_uploads")
     assert len(rows.claim([retried, buried, stored], token)) == 3
     assert rows.extend([retried], [token]) == {retried}
     rows.settle([(retried, token, "retry"), (buried, token, "dead"), (stored, token, "stored")])
-    assert ear.heard("reactor_uploads") == []
+    assert notifications.heard("reactor_uploads") == []
 
 
-def test_an_upload_handed_back_due_now_is_told(rows: Rows, ear: Ear) -> None:
+def test_an_upload_handed_back_due_now_is_told(rows: Rows, notifications: NotificationLog) -> None:
     upload, token = rows.upload(), uuid4()
     rows.claim([upload], token)
-    ear.heard("reactor_uploads")
+    notifications.heard("reactor_uploads")
     rows.settle([(upload, token, "deferred")], delay_s=0)
-    assert [hint.row_id for payload in ear.uploads() for hint in payload.hints] == [upload]
+    assert [hint.row_id for payload in notifications.uploads() for hint in payload.hints] == [upload]
 
 
-def test_an_upload_rescued_from_an_expired_lease_is_told(rows: Rows, ear: Ear) -> None:
+def test_an_upload_rescued_from_an_expired_lease_is_told(rows: Rows, notifications: NotificationLog) -> None:
     upload = rows.upload()
     rows.claim([upload], lease_s=-1)
-    ear.heard("reactor_uploads")
+    notifications.heard("reactor_uploads")
     assert rows.rescue([upload]) == {upload: "retry"}
-    assert [hint.row_id for payload in ear.uploads() for hint in payload.hints] == [upload]
+    assert [hint.row_id for payload in notifications.uploads() for hint in payload.hints] == [upload]
 
 
 @pytest.mark.parametrize("status", ["dead", "cancelled"])
-def test_an_upload_that_an_operator_puts_back_is_told(rows: Rows, ear: Ear, status: str) -> None:
+def test_an_upload_that_an_operator_puts_back_is_told(rows: Rows, notifications: NotificationLog, status: str) -> None:
     upload = rows.upload(status=status)
     rows.all("select reactor.requeue_uploads(%s)", ([upload],))
-    assert [hint.row_id for payload in ear.uploads() for hint in payload.hints] == [upload]
+    assert [hint.row_id for payload in notifications.uploads() for hint in payload.hints] == [upload]
 
 
-def test_an_upload_moved_earlier_is_told_and_one_moved_later_is_not(rows: Rows, ear: Ear) -> None:
+def test_an_upload_moved_earlier_is_told_and_one_moved_later_is_not(rows: Rows, notifications: NotificationLog) -> None:
     upload = rows.upload(next_retry_at=rows.at(500))
-    ear.heard("reactor_uploads")
+    notifications.heard("reactor_uploads")
     rows.run("update public.upload_queue set next_retry_at = next_retry_at + interval '1 hour'")
-    assert ear.heard("reactor_uploads") == []
+    assert notifications.heard("reactor_uploads") == []
     rows.run("update public.upload_queue set next_retry_at = next_retry_at - interval '65 minutes'")
-    (hint,) = ear.uploads()[0].hints
+    (hint,) = notifications.uploads()[0].hints
     assert hint.row_id == upload
     assert hint.due_ms == pytest.approx(rows.upload_row(upload).next_retry_at.timestamp() * 1000, abs=5)
 
 
 @pytest.mark.parametrize("moment", EXTREMES[:-1])
-def test_no_due_time_fails_the_apps_write_or_makes_a_hint_unreadable(rows: Rows, ear: Ear, moment: str) -> None:
+def test_no_due_time_fails_the_apps_write_or_makes_a_hint_unreadable(
+    rows: Rows, notifications: NotificationLog, moment: str
+) -> None:
     made = rows.upload(next_retry_at=moment)
     moved = rows.upload(next_retry_at=rows.at(60))
     rows.run("update public.upload_queue set next_retry_at = %s where id = %s", (moment, moved))
-    hinted = {hint.row_id for payload in ear.uploads() for hint in payload.hints}
+    hinted = {hint.row_id for payload in notifications.uploads() for hint in payload.hints}
     assert {made, moved} <= hinted
 
 
@@ -181,7 +193,9 @@ def test_a_hint_never_says_that_something_was_due_before_its_statement(rows: Row
     assert max(row.due for row in figures) < 10_000
 
 
-def test_a_hint_is_never_early_and_less_than_2_ms_late_however_long_its_statement_takes(rows: Rows, ear: Ear) -> None:
+def test_a_hint_is_never_early_and_less_than_2_ms_late_however_long_its_statement_takes(
+    rows: Rows, notifications: NotificationLog
+) -> None:
     """Who comes too early has to come again; who thinks it due later is late."""
     user = uuid4()
     with rows.conn.transaction():
@@ -196,7 +210,12 @@ def test_a_hint_is_never_early_and_less_than_2_ms_late_however_long_its_statemen
             (user, sources),
         )
     }
-    late_ms = [hint.due_ms - due_of[hint.row_id] for payload in ear.uploads() for hint in payload.hints if hint.due_ms]
+    late_ms = [
+        hint.due_ms - due_of[hint.row_id]
+        for payload in notifications.uploads()
+        for hint in payload.hints
+        if hint.due_ms
+    ]
     assert len(late_ms) == 100
     assert min(late_ms) >= -0.001  # the figures' own rounding
     assert max(late_ms) < 2
@@ -205,44 +224,46 @@ def test_a_hint_is_never_early_and_less_than_2_ms_late_however_long_its_statemen
 # runs
 
 
-def test_a_run_that_starts_is_told_with_its_deadline(rows: Rows, ear: Ear) -> None:
+def test_a_run_that_starts_is_told_with_its_deadline(rows: Rows, notifications: NotificationLog) -> None:
     user = uuid4()
     run = rows.start_run(user, timeout_at=rows.at(600), heartbeat_timeout=timedelta(seconds=45))
-    (hint,) = ear.runs()[0].hints
+    (hint,) = notifications.runs()[0].hints
     assert (hint.row_id, hint.tenant, hint.beat_ms) == (run, hash_of(rows, user), None)
     row = rows.run_row(run)
     assert hint.due_ms == pytest.approx((row.heartbeat_at.timestamp() + 45) * 1000, abs=5)
 
 
-def test_a_run_without_its_own_heartbeat_timeout_tells_its_last_heartbeat(rows: Rows, ear: Ear) -> None:
+def test_a_run_without_its_own_heartbeat_timeout_tells_its_last_heartbeat(
+    rows: Rows, notifications: NotificationLog
+) -> None:
     run = rows.start_run(timeout_at=rows.at(600))
-    (hint,) = ear.runs()[0].hints
+    (hint,) = notifications.runs()[0].hints
     row = rows.run_row(run)
     assert hint.beat_ms == pytest.approx(row.heartbeat_at.timestamp() * 1000, abs=50)
     assert hint.due_ms == pytest.approx(row.timeout_at.timestamp() * 1000, abs=5)
 
 
-def test_a_run_without_a_time_limit_has_no_due_time_of_its_own(rows: Rows, ear: Ear) -> None:
+def test_a_run_without_a_time_limit_has_no_due_time_of_its_own(rows: Rows, notifications: NotificationLog) -> None:
     rows.start_run()
-    (hint,) = ear.runs()[0].hints
+    (hint,) = notifications.runs()[0].hints
     assert hint.due_ms is None
     assert hint.beat_ms is not None
 
 
-def test_a_run_that_waited_is_told_as_it_starts(rows: Rows, ear: Ear) -> None:
+def test_a_run_that_waited_is_told_as_it_starts(rows: Rows, notifications: NotificationLog) -> None:
     run = rows.start_run(status="pending", timeout_at=rows.at(600))
-    assert ear.heard("reactor_runs") == []
+    assert notifications.heard("reactor_runs") == []
     rows.run("update public.interpretation_runs set status = 'running' where id = %s", (run,))
-    ((hint,),) = (payload.hints for payload in ear.runs())
+    ((hint,),) = (payload.hints for payload in notifications.runs())
     assert (hint.row_id, hint.beat_ms is None) == (run, False)  # by then its start was its first heartbeat
 
 
-def test_the_first_heartbeat_after_a_start_by_update_is_silent(rows: Rows, ear: Ear) -> None:
+def test_the_first_heartbeat_after_a_start_by_update_is_silent(rows: Rows, notifications: NotificationLog) -> None:
     run = rows.start_run(status="pending")
     rows.run("update public.interpretation_runs set status = 'running' where id = %s", (run,))
-    ear.heard("reactor_runs")
+    notifications.heard("reactor_runs")
     rows.run("update public.interpretation_runs set heartbeat_at = clock_timestamp()")
-    assert ear.heard("reactor_runs") == []
+    assert notifications.heard("reactor_runs") == []
 
 
 def test_no_trigger_makes_the_server_lock_a_run_before_it_is_updated(rows: Rows) -> None:
@@ -264,16 +285,18 @@ def test_only_heartbeats_have_a_when_clause(rows: Rows) -> None:
 
 
 @pytest.mark.parametrize("status", ["completed", "failed"])
-def test_a_run_that_ends_is_told_as_over(rows: Rows, ear: Ear, status: str) -> None:
+def test_a_run_that_ends_is_told_as_over(rows: Rows, notifications: NotificationLog, status: str) -> None:
     run = rows.start_run(timeout_at=rows.at(600))
-    ear.heard("reactor_runs")
+    notifications.heard("reactor_runs")
     rows.run("update public.interpretation_runs set status = %s where id = %s", (status, run))
-    (hint,) = ear.runs()[0].hints
+    (hint,) = notifications.runs()[0].hints
     assert hint.row_id == run
     assert (hint.due_ms, hint.beat_ms) == (None, None)
 
 
-def test_a_run_that_an_apps_trigger_deletes_as_it_ends_is_told_as_over(rows: Rows, ear: Ear) -> None:
+def test_a_run_that_an_apps_trigger_deletes_as_it_ends_is_told_as_over(
+    rows: Rows, notifications: NotificationLog
+) -> None:
     run = rows.start_run(timeout_at=rows.at(600))
     rows.conn.execute(
         "create function public.forget() returns trigger language plpgsql as $$ begin"
@@ -281,9 +304,9 @@ def test_a_run_that_an_apps_trigger_deletes_as_it_ends_is_told_as_over(rows: Row
         " end $$; create trigger before_ours after update of status on public.interpretation_runs"
         " for each row execute function public.forget()"
     )
-    ear.heard("reactor_runs")
+    notifications.heard("reactor_runs")
     rows.run("update public.interpretation_runs set status = 'completed' where id = %s", (run,))
-    ((hint,),) = (payload.hints for payload in ear.runs())
+    ((hint,),) = (payload.hints for payload in notifications.runs())
     assert (hint.row_id, hint.due_ms, hint.beat_ms) == (run, None, None)
 
 
@@ -296,62 +319,66 @@ def test_a_run_that_an_apps_trigger_deletes_as_it_ends_is_told_as_over(rows: Row
         "heartbeat_at = heartbeat_at + interval '1 minute'",
     ],
 )
-def test_a_deadline_that_may_come_sooner_is_told(rows: Rows, ear: Ear, change: LiteralString) -> None:
+def test_a_deadline_that_may_come_sooner_is_told(
+    rows: Rows, notifications: NotificationLog, change: LiteralString
+) -> None:
     run = rows.start_run(timeout_at=rows.at(600), started_at="2026-01-01 12:00:30+00")
-    ear.heard("reactor_runs")
+    notifications.heard("reactor_runs")
     rows.run("update public.interpretation_runs set " + change)
-    assert [hint.row_id for payload in ear.runs() for hint in payload.hints] == [run]
+    assert [hint.row_id for payload in notifications.runs() for hint in payload.hints] == [run]
 
 
 @pytest.mark.parametrize("change", ["timeout_at = timeout_at + interval '1 minute'", "error_message = 'a note'"])
-def test_a_change_that_moves_no_deadline_closer_is_not_told(rows: Rows, ear: Ear, change: LiteralString) -> None:
+def test_a_change_that_moves_no_deadline_closer_is_not_told(
+    rows: Rows, notifications: NotificationLog, change: LiteralString
+) -> None:
     rows.start_run(timeout_at=rows.at(600))
-    ear.heard("reactor_runs")
+    notifications.heard("reactor_runs")
     rows.run("update public.interpretation_runs set " + change)
-    assert ear.heard("reactor_runs") == []
+    assert notifications.heard("reactor_runs") == []
 
 
-def test_a_first_time_limit_is_told(rows: Rows, ear: Ear) -> None:
+def test_a_first_time_limit_is_told(rows: Rows, notifications: NotificationLog) -> None:
     run = rows.start_run()
-    ear.heard("reactor_runs")
+    notifications.heard("reactor_runs")
     rows.run("update public.interpretation_runs set timeout_at = now() + interval '1 minute'")
-    assert [hint.row_id for payload in ear.runs() for hint in payload.hints] == [run]
+    assert [hint.row_id for payload in notifications.runs() for hint in payload.hints] == [run]
 
 
-def test_a_first_heartbeat_is_told(rows: Rows, ear: Ear) -> None:
+def test_a_first_heartbeat_is_told(rows: Rows, notifications: NotificationLog) -> None:
     run = rows.start_run(timeout_at=rows.at(600))
     rows.run("update public.interpretation_runs set heartbeat_at = null")  # as before the column was there
-    ear.heard("reactor_runs")
+    notifications.heard("reactor_runs")
     rows.run("update public.interpretation_runs set heartbeat_at = now()")
-    assert [hint.row_id for payload in ear.runs() for hint in payload.hints] == [run]
+    assert [hint.row_id for payload in notifications.runs() for hint in payload.hints] == [run]
 
 
-def test_heartbeats_within_a_minute_of_one_that_was_told_are_silent(rows: Rows, ear: Ear) -> None:
+def test_heartbeats_within_a_minute_of_one_that_was_told_are_silent(rows: Rows, notifications: NotificationLog) -> None:
     rows.start_run(started_at="2026-01-01 12:00:30+00")
-    ear.heard("reactor_runs")
+    notifications.heard("reactor_runs")
     told = []
     for second in range(185):
         rows.run("update public.interpretation_runs set heartbeat_at = started_at + %s", (timedelta(seconds=second),))
-        if ear.heard("reactor_runs"):
+        if notifications.heard("reactor_runs"):
             told.append(second)
     assert told == [60, 120, 180]
 
 
 @pytest.mark.parametrize("back", ["1 millisecond", "30 seconds", "1 hour"])
-def test_every_heartbeat_that_goes_back_is_told(rows: Rows, ear: Ear, back: str) -> None:
+def test_every_heartbeat_that_goes_back_is_told(rows: Rows, notifications: NotificationLog, back: str) -> None:
     """Of many in one minute as well, and after one that wasn't told."""
     rows.start_run(started_at="2026-01-01 12:00:30+00")
     rows.run("update public.interpretation_runs set heartbeat_at = heartbeat_at + interval '59 seconds'")
-    ear.heard("reactor_runs")
+    notifications.heard("reactor_runs")
     for _ in range(3):
         rows.run("update public.interpretation_runs set heartbeat_at = heartbeat_at - %s::interval", (back,))
-        assert len(ear.heard("reactor_runs")) == 1
+        assert len(notifications.heard("reactor_runs")) == 1
 
 
-def test_a_row_written_back_as_it_was_read_silences_nothing(rows: Rows, ear: Ear) -> None:
+def test_a_row_written_back_as_it_was_read_silences_nothing(rows: Rows, notifications: NotificationLog) -> None:
     """By an app that updates all columns: the reactor's among them are as old as what it read."""
     rows.start_run(started_at="2026-01-01 12:00:30+00")
-    ear.heard("reactor_runs")
+    notifications.heard("reactor_runs")
     heard = []
     for step in (timedelta(seconds=30), timedelta(seconds=-10)):
         rows.run(
@@ -359,11 +386,13 @@ def test_a_row_written_back_as_it_was_read_silences_nothing(rows: Rows, ear: Ear
             "   set heartbeat_at = heartbeat_at + %s, heartbeat_told_until = '2026-01-01 12:00:40+00'",
             (step,),
         )
-        heard.append(len(ear.heard("reactor_runs")))
+        heard.append(len(notifications.heard("reactor_runs")))
     assert heard == [0, 1]
 
 
-def test_many_runs_started_by_one_statement_are_told_in_a_few_notifications(rows: Rows, ear: Ear) -> None:
+def test_many_runs_started_by_one_statement_are_told_in_a_few_notifications(
+    rows: Rows, notifications: NotificationLog
+) -> None:
     rows.lift_quotas()
     user = uuid4()
     started = rows.all(
@@ -371,7 +400,7 @@ def test_many_runs_started_by_one_statement_are_told_in_a_few_notifications(rows
         " select %s, %s, 'running', 'infinity' from generate_series(1, 1000) returning id",
         (user, rows.source(user)),
     )
-    texts = ear.heard("reactor_runs")
+    texts = notifications.heard("reactor_runs")
     assert len(texts) <= 11
     assert max(len(text.encode()) for text in texts) < MAX_BYTES
     hinted = [hint.row_id for text in texts for hint in decode(text).hints]
@@ -380,7 +409,7 @@ def test_many_runs_started_by_one_statement_are_told_in_a_few_notifications(rows
 
 @pytest.mark.parametrize("heartbeat_at", EXTREMES)
 def test_no_deadline_fails_the_apps_write_or_makes_a_hint_unreadable(
-    rows: Rows, ear: Ear, heartbeat_at: str | None
+    rows: Rows, notifications: NotificationLog, heartbeat_at: str | None
 ) -> None:
     source = rows.source(user := uuid4())
     moved = rows.start_run(user, source=source)
@@ -393,7 +422,7 @@ def test_no_deadline_fails_the_apps_write_or_makes_a_hint_unreadable(
                 " where id = %s",
                 (*deadline.values(), moved),
             )
-            assert made in {hint.row_id for payload in ear.runs() for hint in payload.hints}
+            assert made in {hint.row_id for payload in notifications.runs() for hint in payload.hints}
 
 
 # the server's notification queue

@@ -243,7 +243,7 @@ class Connection:
 
 
 class SimulatedEar:
-    """One reactor's listening connections, one after another. An `Ear`."""
+    """One reactor's listening connections, one after another. A `NotificationSource`."""
 
     def __init__(self, server: Server, node: Node, channels: Sequence[str]) -> None:
         self._server = server

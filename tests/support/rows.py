@@ -166,7 +166,7 @@ def rows_of(url: str) -> Iterator[Rows]:
         yield Rows(conn)
 
 
-class Ear:
+class NotificationLog:
     """A connection that listens to both channels and knows when it has heard all there is."""
 
     def __init__(self, conn: psycopg.Connection[Any], url: str) -> None:
@@ -198,6 +198,6 @@ class Ear:
 
 
 @contextmanager
-def ear_at(url: str) -> Iterator[Ear]:
+def notification_log(url: str) -> Iterator[NotificationLog]:
     with psycopg.connect(url, autocommit=True) as conn:
-        yield Ear(conn, url)
+        yield NotificationLog(conn, url)

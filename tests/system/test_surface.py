@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from starlette.routing import Route
 from support.app import AppSide, app_side
 from support.recorder import Recorder
-from support.rows import ear_at, rows_of
+from support.rows import notification_log, rows_of
 from support.servers.otlp_receiver import ReceivedSpan, receiving
 from support.stubborn_store import StubbornStore
 
@@ -121,7 +121,11 @@ def test_the_sql_functions_and_their_arguments_are_unchanged(migrated_url: str) 
 
 
 def test_the_payloads_of_notifications_are_unchanged(migrated_url: str) -> None:
-    with rows_of(migrated_url) as rows, ear_at(migrated_url) as ear, ear_at(migrated_url) as other:
+    with (
+        rows_of(migrated_url) as rows,
+        notification_log(migrated_url) as notifications,
+        notification_log(migrated_url) as other,
+    ):
         rows.conn.execute(
             "insert into public.sources (id, user_id, content_hash, storage_status, byte_size)"
             " values (%s, %s, repeat('0', 64), 'pending', 5)",
@@ -138,7 +142,7 @@ def test_the_payloads_of_notifications_are_unchanged(migrated_url: str) -> None:
             (RUN, SOURCE, USER),
         )
         rows.conn.execute("update public.interpretation_runs set status = 'completed' where id = %s", (RUN,))
-        uploads, runs = ear.heard("reactor_uploads"), other.heard("reactor_runs")
+        uploads, runs = notifications.heard("reactor_uploads"), other.heard("reactor_runs")
     lines = [*(f"reactor_uploads {text}" for text in uploads), *(f"reactor_runs {text}" for text in runs)]
     assert_unchanged("payloads", (re.sub(r'"at":\d{13}', '"at":<ms>', line) for line in lines))
 

@@ -57,7 +57,7 @@ def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
         yield app
 
 
-class Ear:
+class NotificationLog:
     """Reads a stream as it comes, and waits for words in it."""
 
     def __init__(self, read: Callable[[], bytes]) -> None:
@@ -86,7 +86,7 @@ class Ear:
 class Watch:
     """A watching process, what it writes, and how to end it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], out: Ear, words: Ear) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], out: NotificationLog, words: NotificationLog) -> None:
         self.process = process
         self.out = out
         self.words = words
@@ -111,7 +111,7 @@ def watching(app: AppSide, *options: str, **settings: str) -> Iterator[Watch]:
     env = settings_of(app, **settings)
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
-            yield Watch(process, Ear(chunks(process.stdout)), Ear(chunks(process.stderr)))
+            yield Watch(process, NotificationLog(chunks(process.stdout)), NotificationLog(chunks(process.stderr)))
         finally:
             process.kill()
 
@@ -132,7 +132,7 @@ def watching_on_terminal(app: AppSide) -> Iterator[Watch]:
     env = {**settings_of(app), "TERM": "xterm-256color"}
     process = subprocess.Popen(command, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
     os.close(theirs)
-    terminal = Ear(read)
+    terminal = NotificationLog(read)
     try:
         yield Watch(process, terminal, terminal)
     finally:
