@@ -11,7 +11,7 @@ from reactor.core.events import Emit
 from reactor.core.settings import Settings
 from reactor.engine.listen import SILENT_AFTER_S, Listen
 from reactor.engine.reconcile import Reconcile
-from reactor.engine.schedule import Lane, Schedule
+from reactor.engine.schedule import ReadyQueue, Schedule
 from reactor.engine.supervisor import Engine
 from reactor.engine.worker import BATCH, Work
 from reactor.postgres.connection import QueryRunner
@@ -66,8 +66,8 @@ def wire(ports: Ports, settings: Settings, *, horizon_s: float, emit: Emit) -> E
         heartbeat_timeout_s=settings.heartbeat_timeout_s,
         emit=emit,
     )
-    lanes = {uploads.name: Lane(), runs.name: Lane()}
-    schedule = Schedule(clock, lanes, horizon_s=horizon_s, emit=emit)
+    ready_queues = {uploads.name: ReadyQueue(), runs.name: ReadyQueue()}
+    schedule = Schedule(clock, ready_queues, horizon_s=horizon_s, emit=emit)
     quiet = Wakeup()
     crews: list[tuple[Reaction[Any], Work[Any]]] = []
     for reaction, concurrency, per_tenant in (
@@ -76,7 +76,7 @@ def wire(ports: Ports, settings: Settings, *, horizon_s: float, emit: Emit) -> E
     ):
         work: Work[Any] = Work(
             reaction,
-            lanes[reaction.name],
+            ready_queues[reaction.name],
             schedule,
             clock=clock,
             emit=emit,

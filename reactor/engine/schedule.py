@@ -21,11 +21,11 @@ _ENOUGH = 500
 """With so many ready, a reactor leaves to the others what is their turn: as many as one claim takes."""
 
 
-class Lane:
+class ReadyQueue:
     """A reaction's ready queue, and the call that wakes its worker."""
 
     def __init__(self) -> None:
-        self.ready = FairQueue[Signal]()
+        self.queue = FairQueue[Signal]()
         self.wakeup = Wakeup()
 
 
@@ -33,10 +33,16 @@ class Schedule:
     """What is due when, within the horizon; beyond it the database remembers."""
 
     def __init__(
-        self, clock: Clock, lanes: Mapping[str, Lane], *, horizon_s: float, emit: Emit, capacity: int = 1_000_000
+        self,
+        clock: Clock,
+        ready_queues: Mapping[str, ReadyQueue],
+        *,
+        horizon_s: float,
+        emit: Emit,
+        capacity: int = 1_000_000,
     ) -> None:
         self._clock = clock
-        self._lanes = lanes
+        self._lanes = ready_queues
         self._horizon_ticks = round(horizon_s * TICKS_PER_S)
         self._emit = emit
         self._capacity = capacity
@@ -68,7 +74,7 @@ class Schedule:
 
     def knows(self, signal: Signal) -> bool:
         """Return whether the signal waits here: in the wheel or ready."""
-        return signal in self._wheel or signal in self._lanes[signal.reaction].ready
+        return signal in self._wheel or signal in self._lanes[signal.reaction].queue
 
     def arm(self, dues: Iterable[Due]) -> None:
         """Take signals in; one that is known already moves to its new time. Never waits."""
@@ -131,13 +137,13 @@ class Schedule:
 
         When two look for the same rows, each finds half of what it asks for.
         """
-        ready = self._lanes[reaction].ready
+        ready = self._lanes[reaction].queue
         return len(ready) >= _ENOUGH and ready.takeable
 
     def forget(self, signal: Signal) -> None:
         """Drop a signal whose row needs nothing any more."""
         self._wheel.cancel(signal)
-        self._lanes[signal.reaction].ready.discard(signal)
+        self._lanes[signal.reaction].queue.discard(signal)
 
     async def run(self) -> None:
         """Offer each signal at its tick and not before; sleeps until the next one is due or something changes."""
@@ -150,9 +156,9 @@ class Schedule:
                 await self._changed.wait()
 
     def _offer(self, signal: Signal) -> None:
-        lane = self._lanes[signal.reaction]
-        lane.ready.put(signal)
-        lane.wakeup.set()
+        ready = self._lanes[signal.reaction]
+        ready.queue.put(signal)
+        ready.wakeup.set()
 
     def _turn(self, now: int) -> int:
         """Offer what is due at `now`, a limited number at once; return how many."""

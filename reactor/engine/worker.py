@@ -23,7 +23,7 @@ from reactor.core.errors import DatabaseUnavailable
 from reactor.core.events import DatabaseLost, Emit
 from reactor.core.model import Due, Outcome, Signal, Verdict
 from reactor.engine.leases import Leases
-from reactor.engine.schedule import Lane, Schedule
+from reactor.engine.schedule import ReadyQueue, Schedule
 from reactor.reactions.base import A, Claimed, Reaction
 from reactor.runtime.auto_reset_event import Wakeup
 from reactor.runtime.clock import Clock
@@ -56,7 +56,7 @@ class Work(Generic[A]):
     def __init__(
         self,
         reaction: Reaction[A],
-        lane: Lane,
+        ready: ReadyQueue,
         schedule: Schedule,
         *,
         clock: Clock,
@@ -68,7 +68,7 @@ class Work(Generic[A]):
     ) -> None:
         """`on_idle` is called each time that nothing is left to do: none ready, claimed or unsettled."""
         self._reaction = reaction
-        self._lane = lane
+        self._ready = ready
         self._schedule = schedule
         self._clock = clock
         self._emit = emit
@@ -111,12 +111,12 @@ class Work(Generic[A]):
 
     @property
     def is_idle(self) -> bool:
-        return not self.outstanding and not len(self._lane.ready)
+        return not self.outstanding and not len(self._ready.queue)
 
     @property
     def is_low(self) -> bool:
         """Whether few rows are ready."""
-        return len(self._lane.ready) < _LOW
+        return len(self._ready.queue) < _LOW
 
     def knows(self, signal: Signal) -> bool:
         """Return whether the row is being worked on here: hearing of it again changes nothing."""
@@ -148,7 +148,7 @@ class Work(Generic[A]):
         """Claim no more, hand back what wasn't begun; what is being acted on may finish."""
         self._closing = True
         self._hand_back_waiting()
-        self._lane.wakeup.set()
+        self._ready.wakeup.set()
         self._settled.set()
 
     def abort(self) -> None:
@@ -168,11 +168,11 @@ class Work(Generic[A]):
         while not self._closing:
             room = self._room()
             batch = self._take(room) if room else []
-            if self.is_low and (batch or not len(self._lane.ready)):
+            if self.is_low and (batch or not len(self._ready.queue)):
                 self.on_low()
             if not batch:
                 self._tell_idle()
-                await self._lane.wakeup.wait()
+                await self._ready.wakeup.wait()
                 continue
             self._ended_lately = 0
             self._claiming = len(batch)
@@ -186,7 +186,7 @@ class Work(Generic[A]):
         """Return how many to claim now, and let each tenant have its share of that and no more."""
         window = min(3 * BATCH, self._concurrency + int(4 * self._ended_in_a_claim()))
         # Invariant: one tenant never holds the whole window while it is capped below the concurrency
-        self._lane.ready.per_tenant = math.ceil(window * min(1.0, self._per_tenant / self._concurrency))
+        self._ready.queue.per_tenant = math.ceil(window * min(1.0, self._per_tenant / self._concurrency))
         unsettled = len(self._claimed)
         room = max(0, min(BATCH, window - self._in_hand, _MOST_UNSETTLED - unsettled))
         # what waits keeps everybody busy meanwhile: a round trip for a few more would cost as much as one for many
@@ -199,7 +199,7 @@ class Work(Generic[A]):
 
     def _take(self, room: int) -> list[Signal]:
         """Take what is ready. What is ours is left out, though its lease may have ended: it is being worked on here."""
-        while taken := self._lane.ready.take(room):
+        while taken := self._ready.queue.take(room):
             if self._claimed.keys().isdisjoint(taken):
                 return taken
             self._release(filter(self.knows, taken))
@@ -292,12 +292,12 @@ class Work(Generic[A]):
             else:
                 self._ended.append((attempt, outcome))
         self._gather()
-        self._lane.wakeup.set()
+        self._ready.wakeup.set()
 
     def _release(self, signals: Iterable[Signal]) -> None:
         """Let as many others of their tenants be taken."""
         for tenant, count in Counter(signal.tenant for signal in signals).items():
-            self._lane.ready.release(tenant, count)
+            self._ready.queue.release(tenant, count)
 
     def _let_go(self, attempts: Sequence[A]) -> None:
         """The rows are no longer ours."""
@@ -305,7 +305,7 @@ class Work(Generic[A]):
             del self._claimed[attempt.signal]
         if self._gone is not None:
             self._gone.update(attempt.signal for attempt in attempts)
-        self._lane.wakeup.set()
+        self._ready.wakeup.set()
 
     def _give_up(self, attempt: A) -> None:
         """The row may be another's, or nobody's: let it say. What was heard of it while it was ours went unheeded."""
@@ -354,7 +354,7 @@ class Work(Generic[A]):
             settled = await self._settled_batches.get()
             await self._reaction.clean_up(settled)
             self._cleaning -= len(settled)
-            self._lane.wakeup.set()
+            self._ready.wakeup.set()
             self._tell_idle()
 
     def _drop_lost(self) -> None:
@@ -369,7 +369,7 @@ class Work(Generic[A]):
 
     async def _until_settled(self) -> None:
         while self._claimed or self._cleaning:
-            await self._lane.wakeup.wait()
+            await self._ready.wakeup.wait()
 
     def _tell_idle(self) -> None:
         if self.is_idle:

@@ -26,7 +26,7 @@ from reactor.core.model import Due, Signal, Verdict
 from reactor.core.trace_context import TraceContext
 from reactor.engine import reconcile, worker
 from reactor.engine.reconcile import Reconcile
-from reactor.engine.schedule import Lane, Schedule
+from reactor.engine.schedule import ReadyQueue, Schedule
 from reactor.engine.worker import Work
 from reactor.postgres.notification import Hint
 from reactor.postgres.usage import Books
@@ -91,11 +91,11 @@ class Stage:
         self.recorder = Recorder()
         self.reaction = Listed()
         self.books = Shelf()
-        self.lane = lane = Lane()
-        self.schedule = Schedule(self.clock, {"rows": lane}, horizon_s=900.0, emit=self.recorder, capacity=capacity)
+        self.ready = ready = ReadyQueue()
+        self.schedule = Schedule(self.clock, {"rows": ready}, horizon_s=900.0, emit=self.recorder, capacity=capacity)
         self.work = Work(
             self.reaction,
-            lane,
+            ready,
             self.schedule,
             clock=self.clock,
             emit=self.recorder,
@@ -329,7 +329,7 @@ async def test_what_was_left_is_looked_for_once_there_is_little_to_do(stage: Sta
         await quiet()
         assert stage.reaction.sweeps == 1, "there is enough to do"
 
-        stage.lane.ready.take(len(ours))
+        stage.ready.queue.take(len(ours))
         drop(stage, [*ours, *others[50:]])
         stage.reconcile.refill("rows")
         await quiet()
@@ -383,7 +383,7 @@ async def test_a_sweep_that_fails_forgets_nothing_that_was_left(stage: Stage) ->
         raise DatabaseUnavailable("the test took it away")
 
     async with stage.running():
-        stage.lane.ready.take(len(ours))
+        stage.ready.queue.take(len(ours))
         drop(stage, ours)
         stage.reaction.while_read = fail
         stage.reconcile.refill("rows")

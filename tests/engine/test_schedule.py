@@ -12,7 +12,7 @@ from support.recorder import Recorder
 from reactor.core.events import TimerFired
 from reactor.core.model import Due, Signal
 from reactor.core.rendezvous import STEP_S
-from reactor.engine.schedule import Lane, Schedule
+from reactor.engine.schedule import ReadyQueue, Schedule
 
 HORIZON_S = 60.0
 
@@ -22,13 +22,15 @@ def a_signal(reaction: str = "uploads", tenant: int = 1) -> Signal:
 
 
 class Stage:
-    """A schedule with two lanes on a clock that stands still."""
+    """A schedule with two ready_queues on a clock that stands still."""
 
     def __init__(self, capacity: int = 1_000_000) -> None:
         self.clock = ManualClock()
         self.recorder = Recorder()
-        self.lanes = {"uploads": Lane(), "runs": Lane()}
-        self.schedule = Schedule(self.clock, self.lanes, horizon_s=HORIZON_S, emit=self.recorder, capacity=capacity)
+        self.ready_queues = {"uploads": ReadyQueue(), "runs": ReadyQueue()}
+        self.schedule = Schedule(
+            self.clock, self.ready_queues, horizon_s=HORIZON_S, emit=self.recorder, capacity=capacity
+        )
 
     def arm(self, signal: Signal, in_s: float) -> None:
         self.schedule.arm([Due(signal, self.clock.database_now() + in_s)])
@@ -38,7 +40,7 @@ class Stage:
         await quiet()
 
     def take(self, reaction: str = "uploads") -> list[Signal]:
-        return self.lanes[reaction].ready.take(1_000_000)
+        return self.ready_queues[reaction].queue.take(1_000_000)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -111,7 +113,7 @@ async def test_what_will_be_due_is_armed_for_a_little_after_its_turn(stage: Stag
 
 async def test_many_that_may_be_taken_are_enough(stage: Stage) -> None:
     async with stage.running():
-        ready = stage.lanes["uploads"].ready
+        ready = stage.ready_queues["uploads"].queue
         for _ in range(499):
             stage.arm(a_signal(), -1.0)
         await quiet()
@@ -164,8 +166,8 @@ async def test_an_offer_wakes_the_lane_it_is_for_and_no_other(stage: Stage) -> N
         stage.arm(run, 0.25)
         await stage.advance(0.25)
 
-        await stage.lanes["runs"].wakeup.wait()
-        assert not stage.lanes["uploads"].wakeup._is_set
+        await stage.ready_queues["runs"].wakeup.wait()
+        assert not stage.ready_queues["uploads"].wakeup._is_set
         assert stage.take("runs") == [run]
         assert stage.take("uploads") == []
 
@@ -257,7 +259,7 @@ async def test_a_flood_is_offered_whole_and_in_order_of_time(stage: Stage) -> No
         stage.clock.advance(5.0)
         offered: list[Signal] = []
         while len(offered) < len(early) + len(late):
-            await stage.lanes["uploads"].wakeup.wait()
+            await stage.ready_queues["uploads"].wakeup.wait()
             offered += stage.take()
         assert set(offered[: len(early)]) == set(early)
         assert set(offered[len(early) :]) == set(late)

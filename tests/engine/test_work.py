@@ -15,7 +15,7 @@ from support.task_executor import TaskExecutor
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.events import DatabaseLost, LeaseLost
 from reactor.core.model import Due, Outcome, Signal, Verdict
-from reactor.engine.schedule import Lane, Schedule
+from reactor.engine.schedule import ReadyQueue, Schedule
 from reactor.engine.worker import Work
 from reactor.postgres.notification import Hint
 from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
@@ -157,13 +157,13 @@ class Stage:
         self.clock = ManualClock()
         self.recorder = Recorder()
         self.rows = Rows(self.clock, concurrency=concurrency, per_tenant=per_tenant)
-        self.lane = Lane()
-        self.schedule = Schedule(self.clock, {"rows": self.lane}, horizon_s=900.0, emit=self.recorder)
+        self.ready = ReadyQueue()
+        self.schedule = Schedule(self.clock, {"rows": self.ready}, horizon_s=900.0, emit=self.recorder)
         self.idle = 0
         self.ended = False
         self.work = Work(
             self.rows,
-            self.lane,
+            self.ready,
             self.schedule,
             clock=self.clock,
             emit=self.recorder,
