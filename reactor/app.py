@@ -95,12 +95,12 @@ class Reactor:
             listen = listen_with(opened, engine, pulse, emit=self._emit)
             self._readiness = Readiness(listen, engine.reconcile, pulse, engine.clock)
             self._ready = engine.reconcile.on_pass = ready
-            ears = [listen.run, engine.reconcile.run, page.run]
+            background_tasks = [listen.run, engine.reconcile.run, page.run]
             if self.telemetry.pushes and self._figures is not None:
-                ears.append(self._figures.keep_fresh)
+                background_tasks.append(self._figures.keep_fresh)
             async with create_task_group() as tasks:
                 tasks.start_soon(http.serve, socket)
-                await work_until(self._stop, engine, ears, grace_s=self.settings.shutdown_grace_s)
+                await work_until(self._stop, engine, background_tasks, grace_s=self.settings.shutdown_grace_s)
                 with suppress(DatabaseUnavailable):  # the others will see it by themselves
                     await pulse.leave()
                 page.close()
@@ -117,18 +117,18 @@ class Reactor:
             engine = self._engine = self._wire(opened, _DRAIN_HORIZON_S)
             pulse = pulse_of(opened, version=__version__)
             await pulse.send("starting", with_canary=False)
-            async with working(engine) as works:
+            async with working(engine) as running:
                 more = True
                 while more and not self._stop.is_set():
-                    spent = works.spent
+                    spent = running.spent
                     await engine.reconcile.once()
                     await engine.reconcile.bring_more()  # while what a short first look found is worked on
-                    await works.until_idle(self._stop)
+                    await running.until_idle(self._stop)
                     engine.reconcile.tell(changes)
                     changes.clear()
                     # a store that is down spends nothing: what it didn't take waits for the next reconciliation
-                    more = engine.reconcile.has_more and works.spent > spent
-                await works.finish(self.settings.shutdown_grace_s)
+                    more = engine.reconcile.has_more and running.spent > spent
+                await running.finish(self.settings.shutdown_grace_s)
             await pulse.leave()
 
     async def status(self) -> dict[str, Any]:

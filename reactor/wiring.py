@@ -13,7 +13,7 @@ from reactor.engine.listen import SILENT_AFTER_S, Listen
 from reactor.engine.reconcile import Reconcile
 from reactor.engine.schedule import ReadyQueue, Schedule
 from reactor.engine.supervisor import Engine
-from reactor.engine.worker import BATCH, Work
+from reactor.engine.worker import BATCH, Worker
 from reactor.postgres.connection import QueryRunner
 from reactor.postgres.listener import NotificationSource
 from reactor.postgres.presence import PEERS_CHANNEL, Pulse
@@ -44,7 +44,7 @@ class Ports:
 
 
 def wire(ports: Ports, settings: Settings, *, horizon_s: float, emit: Emit) -> Engine:
-    """Wire the crews, their schedule and the reconciliation."""
+    """Wire the pipelines, their schedule and the reconciliation."""
     clock = ports.clock
     uploads = FailedUploads(
         UploadQueue(ports.database, claims=ports.claims, lease_s=settings.lease_s),
@@ -68,13 +68,13 @@ def wire(ports: Ports, settings: Settings, *, horizon_s: float, emit: Emit) -> E
     )
     ready_queues = {uploads.name: ReadyQueue(), runs.name: ReadyQueue()}
     schedule = Schedule(clock, ready_queues, horizon_s=horizon_s, emit=emit)
-    quiet = Wakeup()
-    crews: list[tuple[Reaction[Any], Work[Any]]] = []
+    idle_event = Wakeup()
+    pipelines: list[tuple[Reaction[Any], Worker[Any]]] = []
     for reaction, concurrency, per_tenant in (
         (uploads, settings.upload_concurrency, settings.uploads_per_user),
         (runs, BATCH, BATCH),
     ):
-        work: Work[Any] = Work(
+        work: Worker[Any] = Worker(
             reaction,
             ready_queues[reaction.name],
             schedule,
@@ -83,11 +83,11 @@ def wire(ports: Ports, settings: Settings, *, horizon_s: float, emit: Emit) -> E
             concurrency=concurrency,
             per_tenant=per_tenant,
             lease_s=settings.lease_s,
-            on_idle=quiet.set,
+            on_idle=idle_event.set,
         )
-        crews.append((reaction, work))
+        pipelines.append((reaction, work))
     reconcile = Reconcile(
-        crews,
+        pipelines,
         schedule,
         Books(ports.database),
         clock=clock,
@@ -96,7 +96,7 @@ def wire(ports: Ports, settings: Settings, *, horizon_s: float, emit: Emit) -> E
         horizon_s=horizon_s,
     )
     schedule.on_left = reconcile.look_later
-    return Engine(clock=clock, schedule=schedule, crews=crews, reconcile=reconcile, quiet=quiet)
+    return Engine(clock=clock, schedule=schedule, pipelines=pipelines, reconcile=reconcile, idle_event=idle_event)
 
 
 def pulse_of(ports: Ports, *, version: str) -> Pulse:
@@ -106,11 +106,11 @@ def pulse_of(ports: Ports, *, version: str) -> Pulse:
 
 def listen_with(ports: Ports, engine: Engine, pulse: Pulse, *, emit: Emit) -> Listen:
     """Wire the listening connection to what it wakes."""
-    crews = {reaction.channel: (reaction, work) for reaction, work in engine.crews}
+    pipelines = {reaction.channel: (reaction, work) for reaction, work in engine.pipelines}
     return Listen(
-        ports.listener([*crews, pulse.channel, PEERS_CHANNEL]),
+        ports.listener([*pipelines, pulse.channel, PEERS_CHANNEL]),
         pulse,
-        crews,
+        pipelines,
         engine.schedule,
         engine.reconcile,
         clock=ports.clock,

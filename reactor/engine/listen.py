@@ -31,7 +31,7 @@ from reactor.core.health import QUEUE_FULL_FROM
 from reactor.core.model import Due, Signal
 from reactor.engine.reconcile import Reconcile
 from reactor.engine.schedule import Schedule
-from reactor.engine.worker import Work
+from reactor.engine.worker import Worker
 from reactor.postgres.listener import NotificationSource
 from reactor.postgres.notification import HINT_ROUNDING_S, BadPayload, decode
 from reactor.postgres.presence import PEERS_CHANNEL, Peers, Pulse
@@ -68,7 +68,7 @@ class Listen:
         self,
         listener: NotificationSource,
         pulse: Pulse,
-        crews: Mapping[str, tuple[Reaction[Any], Work[Any]]],
+        pipelines: Mapping[str, tuple[Reaction[Any], Worker[Any]]],
         schedule: Schedule,
         reconcile: Reconcile,
         *,
@@ -77,7 +77,7 @@ class Listen:
     ) -> None:
         self._listener = listener
         self._pulse = pulse
-        self._crews = crews
+        self._pipelines = pipelines
         self._schedule = schedule
         self._reconcile = reconcile
         self._clock = clock
@@ -131,7 +131,7 @@ class Listen:
             if text != str(self._pulse.instance):
                 self._beat.set()  # its answer says who is there
             return
-        reaction, work = self._crews[channel]
+        reaction, work = self._pipelines[channel]
         try:
             payload = decode(text)
         except BadPayload as error:

@@ -1,6 +1,6 @@
 """Catch up with the database: at start, at each new listening connection, on demand, and every few minutes.
 
-A pass rescues what nobody works on any more, lists what is due within the horizon, and arms it. Correctness rests on
+A pass rescues what nobody running on any more, lists what is due within the horizon, and arms it. Correctness rests on
 this loop alone; notifications only make it fast. What a pass finds overdue, and no notification told of, is counted:
 a figure above zero says that notifications are being lost.
 """
@@ -25,7 +25,7 @@ from reactor.core.events import (
 from reactor.core.model import Due, Signal, Verdict
 from reactor.core.trace_context import TraceContext
 from reactor.engine.schedule import Schedule
-from reactor.engine.worker import Work
+from reactor.engine.worker import Worker
 from reactor.postgres.usage import Books
 from reactor.reactions.base import Reaction
 from reactor.runtime.auto_reset_event import Wakeup
@@ -76,7 +76,7 @@ class Reconcile:
 
     def __init__(
         self,
-        crews: Sequence[tuple[Reaction[Any], Work[Any]]],
+        pipelines: Sequence[tuple[Reaction[Any], Worker[Any]]],
         schedule: Schedule,
         books: Books,
         *,
@@ -85,7 +85,7 @@ class Reconcile:
         interval_s: float,
         horizon_s: float,
     ) -> None:
-        self._crews = crews
+        self._pipelines = pipelines
         self._schedule = schedule
         self._books = books
         self._clock = clock
@@ -168,7 +168,7 @@ class Reconcile:
         self._began_at = self._clock.database_now()
         self._rescued = []
         try:
-            for reaction, work in self._crews:
+            for reaction, work in self._pipelines:
                 self._rescued += await reaction.rescue()
                 await self._sweep(reaction, work)
             for kind, count in (await self._books.mend()).items():
@@ -194,15 +194,15 @@ class Reconcile:
     async def bring_more(self) -> None:
         """Sweep once more what a sweep left in the database. Raises DatabaseUnavailable."""
         self._wants_more = False
-        for reaction, work in self._crews:
+        for reaction, work in self._pipelines:
             if self._more.get(reaction.name) or reaction.name in self._schedule.left:
                 await self._sweep(reaction, work)
 
-    async def _sweep(self, reaction: Reaction[Any], work: Work[Any]) -> None:
+    async def _sweep(self, reaction: Reaction[Any], work: Worker[Any]) -> None:
         with work.remembering() as gone:
             await self._take_in(reaction, work, gone)
 
-    async def _take_in(self, reaction: Reaction[Any], work: Work[Any], gone: Container[Signal]) -> None:
+    async def _take_in(self, reaction: Reaction[Any], work: Worker[Any], gone: Container[Signal]) -> None:
         began, name = self._clock.now(), reaction.name
         left = self._schedule.left.pop(name, None)
         was_incomplete = self._more[name] = self._more.get(name, False) or left is not None

@@ -50,7 +50,7 @@ _FORGET_AFTER_S = 600.0
 """How long after its lease an outcome is still offered to the database, whose fence decides whether it counts."""
 
 
-class Work(Generic[A]):
+class Worker(Generic[A]):
     """Claims, acts on and settles the rows of one reaction."""
 
     def __init__(
@@ -132,7 +132,7 @@ class Work(Generic[A]):
             self._gone = None
 
     async def run(self) -> None:
-        """Work until closed and everything is settled."""
+        """Worker until closed and everything is settled."""
         async with create_task_group() as tasks:
             tasks.start_soon(self._settle_all)
             tasks.start_soon(self._clean_up_all)

@@ -12,10 +12,10 @@ REACTOR = {"id": "1", "host": "h", "mode": "listening", "seen_s_ago": 1.0}
 
 
 def database(**uploads: Any) -> dict[str, Any]:
-    quiet = {"due": 0, "oldest_due_age_s": 0, "leases_expired": 0, "dead": 0, "dead_for_s": None}
+    idle_event = {"due": 0, "oldest_due_age_s": 0, "leases_expired": 0, "dead": 0, "dead_for_s": None}
     return {
         "cap": 100,
-        "uploads": quiet | uploads,
+        "uploads": idle_event | uploads,
         "runs": {"stale": 0},
         "reactors": [REACTOR],
         "notification_queue_usage": 0.0,

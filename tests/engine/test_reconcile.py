@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from anyio import create_task_group
 from support.app import AppSide, Owed, app_side
-from support.manual_clock import ManualClock, quiet
+from support.manual_clock import ManualClock, idle_event
 from support.recorder import Recorder
 
 from reactor.core.errors import DatabaseUnavailable
@@ -27,7 +27,7 @@ from reactor.core.trace_context import TraceContext
 from reactor.engine import reconcile, worker
 from reactor.engine.reconcile import Reconcile
 from reactor.engine.schedule import ReadyQueue, Schedule
-from reactor.engine.worker import Work
+from reactor.engine.worker import Worker
 from reactor.postgres.notification import Hint
 from reactor.postgres.usage import Books
 from reactor.reactions import uploads as failed_uploads
@@ -93,7 +93,7 @@ class Stage:
         self.books = Shelf()
         self.ready = ready = ReadyQueue()
         self.schedule = Schedule(self.clock, {"rows": ready}, horizon_s=900.0, emit=self.recorder, capacity=capacity)
-        self.work = Work(
+        self.work = Worker(
             self.reaction,
             ready,
             self.schedule,
@@ -123,7 +123,7 @@ class Stage:
 
     async def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
-        await quiet()
+        await idle_event()
 
     async def missed(self) -> int:
         """Do a pass; return how many rows it says were missed."""
@@ -134,7 +134,7 @@ class Stage:
     async def running(self) -> AsyncIterator[None]:
         async with create_task_group() as tasks:
             tasks.start_soon(self.reconcile.run)
-            await quiet()
+            await idle_event()
             yield
             tasks.cancel_scope.cancel()
 
@@ -162,7 +162,7 @@ async def test_a_pass_at_start_then_each_interval_and_on_request(stage: Stage) -
         await stage.advance(0.01)
         assert stage.reaction.sweeps == 2
         stage.reconcile.request()
-        await quiet()
+        await idle_event()
         assert stage.reaction.sweeps == stage.reaction.rescues == 3
         await stage.advance(INTERVAL_S - 0.01)
         assert stage.reaction.sweeps == 3
@@ -172,7 +172,7 @@ async def test_requests_during_a_pass_are_one_more_pass(stage: Stage) -> None:
     async with stage.running():
         for _ in range(100):
             stage.reconcile.request()
-        await quiet()
+        await idle_event()
         assert stage.reaction.sweeps == 2
 
 
@@ -180,7 +180,7 @@ async def test_while_polling_the_passes_come_often(stage: Stage) -> None:
     async with stage.running():
         stage.reconcile.polling_interval_s = 2.0
         stage.reconcile.request()
-        await quiet()
+        await idle_event()
         for _ in range(5):
             await stage.advance(2.0)
         assert stage.reaction.sweeps == 7
@@ -201,7 +201,7 @@ async def test_a_request_while_a_pass_fails_is_not_lost(stage: Stage) -> None:
     async with stage.running():
         stage.reaction.down = True
         stage.reconcile.request()
-        await quiet()
+        await idle_event()
         stage.reaction.down = False
         await stage.advance(1.0)
         assert stage.reaction.sweeps == 2
@@ -275,17 +275,17 @@ async def test_more_is_brought_as_soon_as_there_is_room(stage: Stage) -> None:
     stage.list_row(due_s=0.0, changed_s=0.0)
     async with stage.running():
         stage.reconcile.refill("rows")
-        await quiet()
+        await idle_event()
         assert stage.reaction.sweeps == 2
         assert stage.reaction.rescues == 1
 
         stage.reconcile.refill("rows")  # all that it lists is known: not again at once
-        await quiet()
+        await idle_event()
         assert stage.reaction.sweeps == 2
         await stage.advance(1.0)
         stage.reaction.complete = True
         stage.reconcile.refill("rows")
-        await quiet()
+        await idle_event()
         assert stage.reaction.sweeps == 3
 
         stage.reconcile.refill("rows")  # and never when the last sweep brought all
@@ -326,13 +326,13 @@ async def test_what_was_left_is_looked_for_once_there_is_little_to_do(stage: Sta
     async with stage.running():
         assert stage.reaction.sweeps == 1
         stage.reconcile.refill("rows")
-        await quiet()
+        await idle_event()
         assert stage.reaction.sweeps == 1, "there is enough to do"
 
         stage.ready.queue.take(len(ours))
         drop(stage, [*ours, *others[50:]])
         stage.reconcile.refill("rows")
-        await quiet()
+        await idle_event()
         assert stage.reaction.sweeps == 2
         assert all(stage.schedule.knows(signal) for signal in others[:50])
         assert not any(stage.schedule.knows(signal) for signal in others[50:])
@@ -369,7 +369,7 @@ async def test_what_a_notification_left_is_looked_for_as_soon(stage: Stage) -> N
         await stage.advance(100.0)
         overdue_at = stage.clock.database_now() - 1.0
         stage.schedule.hear(Due(Signal("rows", uuid4().int, 1), overdue_at) for _ in range(1_200))
-        await quiet()
+        await idle_event()
         assert "rows" in stage.schedule.left
         assert stage.reaction.sweeps == 1
         await stage.advance(30.001)
@@ -387,7 +387,7 @@ async def test_a_sweep_that_fails_forgets_nothing_that_was_left(stage: Stage) ->
         drop(stage, ours)
         stage.reaction.while_read = fail
         stage.reconcile.refill("rows")
-        await quiet()
+        await idle_event()
         assert stage.reaction.sweeps == 2
         stage.reaction.while_read = lambda: None
         await stage.advance(1.001)

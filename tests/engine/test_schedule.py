@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 from anyio import create_task_group
-from support.manual_clock import ManualClock, quiet
+from support.manual_clock import ManualClock, idle_event
 from support.recorder import Recorder
 
 from reactor.core.events import TimerFired
@@ -37,7 +37,7 @@ class Stage:
 
     async def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
-        await quiet()
+        await idle_event()
 
     def take(self, reaction: str = "uploads") -> list[Signal]:
         return self.ready_queues[reaction].queue.take(1_000_000)
@@ -46,7 +46,7 @@ class Stage:
     async def running(self) -> AsyncIterator[None]:
         async with create_task_group() as tasks:
             tasks.start_soon(self.schedule.run)
-            await quiet()
+            await idle_event()
             yield
             tasks.cancel_scope.cancel()
 
@@ -72,7 +72,7 @@ async def test_what_is_overdue_is_offered_at_once(stage: Stage) -> None:
     signal = a_signal()
     async with stage.running():
         stage.arm(signal, -3600.0)
-        await quiet()
+        await idle_event()
         assert stage.take() == [signal]
 
 
@@ -87,7 +87,7 @@ async def test_what_others_know_of_too_is_offered_when_it_is_this_reactors_turn(
         others += stage.schedule.share(Due(signal, now) for signal in signals[1::2])
         assert {signal for signal, _ in others} == set(signals) - set(ours)
         stage.schedule.stand_in(others, now)
-        await quiet()
+        await idle_event()
         assert set(stage.take()) == set(ours)
 
         await stage.advance(STEP_S - 0.001)
@@ -116,17 +116,17 @@ async def test_many_that_may_be_taken_are_enough(stage: Stage) -> None:
         ready = stage.ready_queues["uploads"].queue
         for _ in range(499):
             stage.arm(a_signal(), -1.0)
-        await quiet()
+        await idle_event()
         assert not stage.schedule.has_enough("uploads")
 
         stage.arm(a_signal(), -1.0)
-        await quiet()
+        await idle_event()
         assert stage.schedule.has_enough("uploads")
 
         ready.per_tenant = 1
         ready.take(1)
         stage.arm(a_signal(), -1.0)
-        await quiet()
+        await idle_event()
         assert not stage.schedule.has_enough("uploads"), "they wait for their own tenant, not for this reactor"
 
 
@@ -143,7 +143,7 @@ async def test_what_is_heard_and_anothers_turn_is_left_to_it_only_by_who_has_eno
 
         for _ in range(500):
             stage.arm(a_signal(), -1.0)
-        await quiet()
+        await idle_event()
         stage.schedule.hear(Due(signal, now) for signal in heard)
         assert stage.schedule.left["uploads"] in others
         await stage.advance(STEP_S + 0.001)
@@ -156,7 +156,7 @@ async def test_what_only_this_reactor_knows_waits_for_nobody(stage: Stage) -> No
     async with stage.running():
         for signal in signals:
             stage.arm(signal, 0.0)
-        await quiet()
+        await idle_event()
         assert set(stage.take()) == set(signals)
 
 
@@ -177,7 +177,7 @@ async def test_arming_again_moves(stage: Stage, first_s: float, then_s: float) -
     signal = a_signal()
     async with stage.running():
         stage.arm(signal, first_s)
-        await quiet()
+        await idle_event()
         stage.arm(signal, then_s)
         assert len(stage.schedule) == 1
 
@@ -234,7 +234,7 @@ async def test_a_forgotten_signal_is_not_offered(stage: Stage) -> None:
         stage.arm(waiting, 1.0)
         stage.arm(kept, 1.0)
         stage.arm(ready, 0.0)
-        await quiet()
+        await idle_event()
         assert stage.schedule.knows(ready)
 
         stage.schedule.forget(waiting)
@@ -269,7 +269,7 @@ async def test_a_flood_is_offered_whole_and_in_order_of_time(stage: Stage) -> No
 async def test_it_says_how_late_it_was(stage: Stage) -> None:
     async with stage.running():
         stage.arm(a_signal(), 0.5)
-        await quiet()
+        await idle_event()
         stage.clock.advance(0.75)
         fired = await stage.recorder.wait_for(TimerFired)
         assert fired.lag_s == pytest.approx(0.25, abs=0.002)
@@ -281,7 +281,7 @@ async def test_it_sleeps_when_there_is_nothing_to_do(stage: Stage) -> None:
         assert stage.clock.awaited == []
         for number in range(1_000):
             stage.arm(a_signal(), 10.0 + number / 64)
-        await quiet()
+        await idle_event()
         assert len(stage.clock.awaited) == 1
         await stage.advance(HORIZON_S)
         assert len(stage.take()) == 1_000

@@ -163,13 +163,13 @@ async def test_what_the_app_did_not_sample_is_not_told_of(
     app: AppSide, recorder: Recorder, collector: Receiver
 ) -> None:
     async with app.reacting(recorder):
-        [quiet] = app.owe(traceparent=f"00-{TRACE}-{SPAN}-00")
+        [idle_event] = app.owe(traceparent=f"00-{TRACE}-{SPAN}-00")
         await recorder.wait_for(AttemptSettled)
         [loud] = app.owe()
         await recorder.wait_for(AttemptSettled)
     spans = collector.wait_for("upload")
     assert of(spans, loud)
-    assert not of(spans, quiet)
+    assert not of(spans, idle_event)
 
 
 @pytest.mark.parametrize(("ratio", "told"), [("0.0", False), ("1.0", True)])

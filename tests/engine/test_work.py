@@ -1,4 +1,4 @@
-"""Work claims in natural batches, within its caps, and loses nothing that it claimed, whatever fails."""
+"""Worker claims in natural batches, within its caps, and loses nothing that it claimed, whatever fails."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 from anyio import Event, create_task_group
 from anyio.lowlevel import checkpoint
-from support.manual_clock import ManualClock, quiet
+from support.manual_clock import ManualClock, idle_event
 from support.recorder import Recorder
 from support.task_executor import TaskExecutor
 
@@ -16,7 +16,7 @@ from reactor.core.errors import DatabaseUnavailable
 from reactor.core.events import DatabaseLost, LeaseLost
 from reactor.core.model import Due, Outcome, Signal, Verdict
 from reactor.engine.schedule import ReadyQueue, Schedule
-from reactor.engine.worker import Work
+from reactor.engine.worker import Worker
 from reactor.postgres.notification import Hint
 from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
 
@@ -161,7 +161,7 @@ class Stage:
         self.schedule = Schedule(self.clock, {"rows": self.ready}, horizon_s=900.0, emit=self.recorder)
         self.idle = 0
         self.ended = False
-        self.work = Work(
+        self.work = Worker(
             self.rows,
             self.ready,
             self.schedule,
@@ -178,18 +178,18 @@ class Stage:
 
     async def arm(self, signals: Sequence[Signal]) -> None:
         self.schedule.arm(Due(signal, self.clock.database_now()) for signal in signals)
-        await quiet()
+        await idle_event()
 
     async def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
-        await quiet()
+        await idle_event()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         async with create_task_group() as tasks:
             tasks.start_soon(self.schedule.run)
             tasks.start_soon(self._work)
-            await quiet()
+            await idle_event()
             yield
             tasks.cancel_scope.cancel()
 
@@ -229,11 +229,11 @@ async def test_of_slow_work_none_is_claimed_ahead_of_those_who_may_be_free(stage
         await stage.arm(signals(100))
         await stage.advance(0.01)
         stage.rows.may_claim.set()
-        await quiet()
+        await idle_event()
         await stage.advance(1.0)
         stage.rows.may_act = Event()
         slow.set()
-        await quiet()
+        await idle_event()
         assert len(stage.rows.settled) == 4
         assert stage.work.outstanding == 4
 
@@ -247,7 +247,7 @@ async def test_what_becomes_due_during_a_claim_is_claimed_together() -> None:
         for row in then:
             await stage.arm([row])
         stage.rows.may_claim.set()
-        await quiet()
+        await idle_event()
         assert [set(claim) for claim in stage.rows.claims] == [set(first), set(then)]
 
 
@@ -362,7 +362,7 @@ async def test_never_more_than_the_concurrency_act_nor_more_of_one_tenant() -> N
             await stage.arm(rows[number : number + 7])
             assert stage.rows.acting.total() <= 6
             stage.rows.may_act.set()
-            await quiet()
+            await idle_event()
         assert len(stage.rows.verdicts(Verdict.STORED)) == len(rows)
     assert stage.rows.most_in_all <= 6
     assert max(stage.rows.most_acting.values()) <= 2
@@ -378,7 +378,7 @@ async def test_a_flood_of_one_tenant_does_not_hold_up_another() -> None:
         await stage.arm([other])
         assert stage.rows.acting[2] == 1
         stage.rows.may_act.set()
-        await quiet()
+        await idle_event()
         assert len(stage.rows.settled) == 2_001
 
 
@@ -391,7 +391,7 @@ async def test_a_flood_beside_a_trickle_gives_way_at_once() -> None:
         await stage.arm(flood)
         await stage.arm([other])
         stage.rows.may_claim.set()
-        await quiet()
+        await idle_event()
         order = [signal for signal, _ in stage.rows.settled]
         assert len(order) == 5_001
         assert order.index(other) < 50
@@ -410,7 +410,7 @@ async def test_when_nothing_may_begin_any_more_what_waits_is_handed_back() -> No
         assert len(claimed) > 10
         stage.rows.held_up_by = claimed[0]
         stage.rows.may_act.set()
-        await quiet()
+        await idle_event()
         begun = [row for row in stage.rows.verdicts(Verdict.STORED) if row in set(rows)]
         assert len(begun) < 8
         assert len(stage.rows.verdicts(Verdict.DEFERRED)) >= len(claimed) - len(begun)
@@ -483,7 +483,7 @@ async def test_no_more_is_claimed_than_can_be_settled(stage: Stage) -> None:
         await stage.arm(rows)
         assert stage.work.outstanding <= 2_500
         stage.rows.may_settle.set()
-        await quiet()
+        await idle_event()
         assert len(stage.rows.settled) == len(rows)
 
 
@@ -499,7 +499,7 @@ async def test_leases_are_extended_for_as_long_as_an_act_takes(stage: Stage) -> 
             await stage.advance(LEASE_S / 3)
         assert stage.rows.extended == [{row.row_id}] * 6
         stage.rows.may_act.set()
-        await quiet()
+        await idle_event()
         assert stage.rows.verdicts(Verdict.STORED) == [row]
 
 
@@ -529,10 +529,10 @@ async def test_a_lost_lease_cancels_the_act_and_settles_nothing(stage: Stage) ->
         assert (await stage.recorder.wait_for(LeaseLost)).upload_id == lost.row_id
         assert stage.rows.cancelled == [lost]
         assert not stage.work.knows(lost)
-        await quiet()
+        await idle_event()
         assert stage.rows.claims[1:] == [[lost]]  # what has become of it, only the row can say
         stage.rows.may_act.set()
-        await quiet()
+        await idle_event()
         assert stage.rows.settled == [(kept, Verdict.STORED)]
 
 
@@ -562,7 +562,7 @@ async def test_a_row_that_is_being_acted_on_is_not_claimed_again(stage: Stage) -
         await stage.arm([row, other])
         assert stage.rows.claims == [[row], [other]]
         stage.rows.may_act.set()
-        await quiet()
+        await idle_event()
         assert stage.rows.settled == [(row, Verdict.STORED), (other, Verdict.STORED)]
 
 
@@ -585,12 +585,12 @@ async def test_close_hands_back_what_was_not_begun_and_lets_the_rest_finish() ->
         assert len(claimed) > acting
 
         stage.work.close()
-        await quiet()
+        await idle_event()
         assert len(stage.rows.verdicts(Verdict.DEFERRED)) == len(claimed) - acting
         assert not stage.ended
 
         stage.rows.may_act.set()
-        await quiet()
+        await idle_event()
         assert stage.ended
         settled = [signal for signal, _ in stage.rows.settled]
         assert set(settled) == set(quick) | claimed
@@ -604,7 +604,7 @@ async def test_abort_hands_back_what_is_being_acted_on(stage: Stage) -> None:
         await stage.arm(rows)
         stage.work.close()
         stage.work.abort()
-        await quiet()
+        await idle_event()
         assert stage.ended
         assert set(stage.rows.cancelled) == set(rows)
         assert set(stage.rows.verdicts(Verdict.DEFERRED)) == set(rows)
@@ -617,10 +617,10 @@ async def test_what_a_claim_brings_after_close_goes_back(stage: Stage) -> None:
     async with stage.running():
         await stage.arm(rows)
         stage.work.close()
-        await quiet()
+        await idle_event()
         assert not stage.ended
         stage.rows.may_claim.set()
-        await quiet()
+        await idle_event()
         assert stage.ended
         assert set(stage.rows.verdicts(Verdict.DEFERRED)) == set(rows)
         assert stage.rows.most_in_all == 0

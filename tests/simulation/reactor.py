@@ -94,8 +94,8 @@ class Process:
         pulse = pulse_of(ports, version="simulated")
         await pulse.send("starting", with_canary=False)
         listen = listen_with(ports, engine, pulse, emit=emit)
-        ears = [listen.run, engine.reconcile.run]
-        await work_until(stop, engine, ears, grace_s=self._settings.shutdown_grace_s)
+        background_tasks = [listen.run, engine.reconcile.run]
+        await work_until(stop, engine, background_tasks, grace_s=self._settings.shutdown_grace_s)
         with suppress(DatabaseUnavailable):
             await pulse.leave()
 

@@ -87,7 +87,7 @@ class ManualClock(Clock):
             bell.call()
 
 
-async def quiet() -> None:
+async def idle_event() -> None:
     """Return when every other task waits for something that hasn't come.
 
     What anyio's wait_all_tasks_blocked promises, by turns of the loop and not by tenths of a second.
