@@ -60,7 +60,7 @@ class LiveView:
         return table
 
     def _facts(self, seen: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return what the reactor beside us says, if it running for the database that was read."""
+        """Return what the reactor beside us says, if it works for the database that was read."""
         facts = ask(self._settings)
         if facts is None or not isinstance(facts.get("database"), dict):
             return None

@@ -21,7 +21,7 @@ def status(ctx: click.Context, *, as_json: bool, watch: bool) -> None:
 
     \b
     With --watch: what the live page shows, on a terminal; in a pipe one table after another; with --json one object a
-    line. What a reactor alone knows is asked of the one at REACTOR_HTTP_HOST and _PORT, if it running for this database.
+    line. What a reactor alone knows is asked of the one at REACTOR_HTTP_HOST and _PORT, if it works for this database.
     A database that goes away is said, and waited for. Ctrl-C and SIGTERM are its ordinary end: exit 0.
     """
     settings = load_settings(ctx)

@@ -18,7 +18,7 @@ class FlakyStore:
 
     inner: ObjectStore
     fails: Mapping[str, int]
-    """How many puts of an object fail before one running."""
+    """How many puts of an object fail before one works."""
 
     refused: frozenset[str]
     """Objects that are refused for good."""

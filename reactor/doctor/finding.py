@@ -9,7 +9,7 @@ from attrs import frozen
 class Verdict(StrEnum):
     OK = "ok"
     WARNING = "warning"
-    """It running, and somebody should know how."""
+    """It works, and somebody should know how."""
     PROBLEM = "problem"
     SKIPPED = "skipped"
     """Not looked at, because of an earlier problem."""

@@ -1,1 +1,1 @@
-"""When the reactor does it: hearing, remembering, claiming, settling, and catching up."""
+"""When the reactor does it: hearing, track_released, claiming, settling, and catching up."""

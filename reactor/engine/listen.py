@@ -145,7 +145,7 @@ class Listen:
             due_at = reaction.due_at(hint)
             if due_at is None:
                 self._schedule.forget(signal)
-            elif not work.knows(signal):
+            elif not work.is_claimed(signal):
                 dues.append(Due(signal, due_at if due_at > soon else 0.0))
         self._schedule.hear(dues)
         if payload.rescan:

@@ -1,6 +1,6 @@
 """Catch up with the database: at start, at each new listening connection, on demand, and every few minutes.
 
-A pass rescues what nobody running on any more, lists what is due within the horizon, and arms it. Correctness rests on
+A pass rescues what nobody works on any more, lists what is due within the horizon, and arms it. Correctness rests on
 this loop alone; notifications only make it fast. What a pass finds overdue, and no notification told of, is counted:
 a figure above zero says that notifications are being lost.
 """
@@ -199,7 +199,7 @@ class Reconcile:
                 await self._sweep(reaction, work)
 
     async def _sweep(self, reaction: Reaction[Any], work: Worker[Any]) -> None:
-        with work.remembering() as gone:
+        with work.track_released() as gone:
             await self._take_in(reaction, work, gone)
 
     async def _take_in(self, reaction: Reaction[Any], work: Worker[Any], gone: Container[Signal]) -> None:
@@ -212,7 +212,7 @@ class Reconcile:
 
         def is_news(signal: Signal) -> bool:
             # what was settled since the rows were read is no longer what they say, and nobody missed it
-            return not (work.knows(signal) or self._schedule.knows(signal) or signal in gone)
+            return not (work.is_claimed(signal) or self._schedule.is_waiting(signal) or signal in gone)
 
         while some := [*islice(rows, _AT_ONCE)]:
             unknown = [row for row in some if is_news(row[0].signal)]

@@ -72,7 +72,7 @@ class Schedule:
             spread[min(count - 1, max(0, int((due - now) / width)))] += weight
         return spread
 
-    def knows(self, signal: Signal) -> bool:
+    def is_waiting(self, signal: Signal) -> bool:
         """Return whether the signal waits here: in the wheel or ready."""
         return signal in self._wheel or signal in self._lanes[signal.reaction].queue
 

@@ -91,7 +91,7 @@ async def working(engine: Engine) -> AsyncIterator[RunningPipelines]:
 async def work_until(
     stop: Event, engine: Engine, background_tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]], *, grace_s: float
 ) -> None:
-    """Worker on what the background_tasks hear until `stop` is set; then hear no more, and end in order."""
+    """Work on what the background_tasks hear until `stop` is set; then hear no more, and end in order."""
     async with working(engine) as running:
         with CancelScope() as hearing:
             async with create_task_group() as tasks:

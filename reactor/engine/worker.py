@@ -80,7 +80,7 @@ class Worker(Generic[A]):
         self._leases = Leases(
             reaction, self._claimed, cut_short=self._cut_short, clock=clock, emit=emit, lease_s=lease_s
         )
-        self._in_hand = 0
+        self._in_flight = 0
         self._acting: dict[Signal, A] = {}
         self._gone: set[Signal] | None = None
         self._bug: Exception | None = None
@@ -118,12 +118,12 @@ class Worker(Generic[A]):
         """Whether few rows are ready."""
         return len(self._ready.queue) < _LOW
 
-    def knows(self, signal: Signal) -> bool:
+    def is_claimed(self, signal: Signal) -> bool:
         """Return whether the row is being worked on here: hearing of it again changes nothing."""
         return signal in self._claimed
 
     @contextmanager
-    def remembering(self) -> Iterator[Container[Signal]]:
+    def track_released(self) -> Iterator[Container[Signal]]:
         """Yield the rows that are let go of until the block ends: what was read of them meanwhile is out of date."""
         self._gone = gone = set[Signal]()
         try:
@@ -132,7 +132,7 @@ class Worker(Generic[A]):
             self._gone = None
 
     async def run(self) -> None:
-        """Worker until closed and everything is settled."""
+        """Work until closed and everything is settled."""
         async with create_task_group() as tasks:
             tasks.start_soon(self._settle_all)
             tasks.start_soon(self._clean_up_all)
@@ -188,7 +188,7 @@ class Worker(Generic[A]):
         # Invariant: one tenant never holds the whole window while it is capped below the concurrency
         self._ready.queue.per_tenant = math.ceil(window * min(1.0, self._per_tenant / self._concurrency))
         unsettled = len(self._claimed)
-        room = max(0, min(BATCH, window - self._in_hand, _MOST_UNSETTLED - unsettled))
+        room = max(0, min(BATCH, window - self._in_flight, _MOST_UNSETTLED - unsettled))
         # what waits keeps everybody busy meanwhile: a round trip for a few more would cost as much as one for many
         return 0 if self._executor.waiting >= self._concurrency and room < min(window, BATCH) / 2 else room
 
@@ -202,8 +202,8 @@ class Worker(Generic[A]):
         while taken := self._ready.queue.take(room):
             if self._claimed.keys().isdisjoint(taken):
                 return taken
-            self._release(filter(self.knows, taken))
-            if batch := [signal for signal in taken if not self.knows(signal)]:
+            self._release(filter(self.is_claimed, taken))
+            if batch := [signal for signal in taken if not self.is_claimed(signal)]:
                 return batch
         return []
 
@@ -217,7 +217,7 @@ class Worker(Generic[A]):
         self._schedule.arm(claimed.later)
         ours = {attempt.signal: attempt for attempt in claimed.attempts}
         self._claimed |= ours
-        self._in_hand += len(ours)
+        self._in_flight += len(ours)
         self._hand_over(claimed.attempts)
         # what others have done meanwhile is as good as done here: go on to more
         self._ended_lately += len(batch) - len(ours) - len(claimed.later)
@@ -282,7 +282,7 @@ class Worker(Generic[A]):
                 self._cut_short(attempt)
 
     def _end(self, attempts: Sequence[A], outcomes: Sequence[Outcome]) -> None:
-        self._in_hand -= len(attempts)
+        self._in_flight -= len(attempts)
         self._ended_lately += len(attempts)
         self._release(attempt.signal for attempt in attempts)
         for attempt, outcome in zip(attempts, outcomes, strict=True):

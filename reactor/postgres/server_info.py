@@ -1,6 +1,6 @@
 """A PostgreSQL server asked about itself: who it is, what it grants, what it hears. Blocking, for commands.
 
-Every question is one statement in autocommit, so that it running through any kind of pooler: a pooler in statement mode
+Every question is one statement in autocommit, so that it works through any kind of pooler: a pooler in statement mode
 refuses transactions, and one in transaction mode would hand a `set` to other clients. So nothing here bounds a
 statement on the server; who asks gives up by itself. Nothing is written.
 """

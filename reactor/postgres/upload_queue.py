@@ -196,7 +196,7 @@ class UploadQueue:
         return {row[0] for row in await self._database.call(statements.CONFIRM_STORED, arguments)}
 
     async def rescue(self, ids: Sequence[UUID] | None, limit: int) -> list[Rescue]:
-        """Bring back what nobody running on any more."""
+        """Bring back what nobody works on any more."""
         arguments = (None if ids is None else list(ids), limit)
         return [Rescue(*row) for row in await self._database.call(statements.RESCUE_UPLOADS, arguments)]
 

@@ -121,7 +121,7 @@ class Reaction(ABC, Generic[A]):
         """List the rows that are due within the horizon. Raises DatabaseUnavailable."""
 
     async def rescue(self) -> Sequence[TraceContext]:
-        """Bring back rows that nobody running on any more, before a sweep; return where they stand in their traces.
+        """Bring back rows that nobody works on any more, before a sweep; return where they stand in their traces.
 
         Raises DatabaseUnavailable.
         """

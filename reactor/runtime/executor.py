@@ -1,4 +1,4 @@
-"""Worker that blocks, and whoever does it: how it is handed over, and how it is told what became of it."""
+"""Work that blocks, and whoever does it: how it is handed over, and how it is told what became of it."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar

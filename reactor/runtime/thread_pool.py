@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 @define(kw_only=True, eq=False)
 class _Errand(Job):
-    """Worker that somebody waits for in a coroutine."""
+    """Work that somebody waits for in a coroutine."""
 
     work: Callable[[], Any]
     parts: int

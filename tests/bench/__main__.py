@@ -6,7 +6,7 @@ Within a repeat all variants run one after another; ratios are taken within repe
 counts. Figures of one run may be compared, no others.
 
 Peers are measured where they are installed: pip install 'reactor[bench]'; graphile-worker is fetched by npm, where
-there is a Node, into a temporary folder. --quick does less of everything, to see that it running.
+there is a Node, into a temporary folder. --quick does less of everything, to see that it works.
 """
 
 import argparse

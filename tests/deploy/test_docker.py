@@ -1,6 +1,6 @@
 """deploy/compose.yaml in containers, where an engine answers: `pytest -m docker`.
 
-A reactor outside running for that PostgreSQL, against a store that fails twice; its trace is read back from that Jaeger.
+A reactor outside works for that PostgreSQL, against a store that fails twice; its trace is read back from that Jaeger.
 """
 
 import json

@@ -24,7 +24,7 @@ PG_CRON_S_OWN = """
     grant select on cron.job to reactor_worker;
     grant select, delete on cron.job_run_details to reactor_worker;
 """
-"""The tables that the file running on, as the extension has them: the wheel's PostgreSQL comes without it. What takes the
+"""The tables that the file works on, as the extension has them: the wheel's PostgreSQL comes without it. What takes the
 words in is a stand-in; the words are run for real."""
 
 

@@ -213,7 +213,7 @@ async def test_a_pass_arms_what_is_unknown_and_leaves_alone_what_is_known(stage:
     unknown = stage.list_row(due_s=5.0, changed_s=0.0)
     await stage.reconcile.once()
     assert (await stage.recorder.wait_for(Swept)).found == 1
-    assert stage.schedule.knows(unknown)
+    assert stage.schedule.is_waiting(unknown)
     assert len(stage.schedule) == 2
     assert not stage.reconcile.has_more
 
@@ -264,7 +264,7 @@ async def test_what_is_settled_while_the_rows_are_read_was_missed_by_nobody(stag
     stage.work._claimed[signal] = attempt
     stage.reaction.while_read = lambda: stage.work._let_go([attempt])
     assert await stage.missed() == 0
-    assert not stage.schedule.knows(signal)
+    assert not stage.schedule.is_waiting(signal)
 
     stage.reaction.while_read = lambda: None
     assert await stage.missed() == 1  # it is there still, and none of ours
@@ -310,15 +310,15 @@ async def test_who_has_enough_to_do_leaves_to_others_what_is_theirs(stage: Stage
     ours, others = seated(stage, 1_200)
     await stage.reconcile.once()
     assert (await stage.recorder.wait_for(Swept)).found == len(ours)
-    assert [signal for signal in others if stage.schedule.knows(signal)] == []
-    assert all(stage.schedule.knows(signal) for signal in ours)
+    assert [signal for signal in others if stage.schedule.is_waiting(signal)] == []
+    assert all(stage.schedule.is_waiting(signal) for signal in ours)
 
 
 async def test_who_has_little_to_do_stands_in_for_others(stage: Stage) -> None:
     ours, others = seated(stage, 600)
     await stage.reconcile.once()
     assert (await stage.recorder.wait_for(Swept)).found == 600
-    assert all(stage.schedule.knows(signal) for signal in [*ours, *others])
+    assert all(stage.schedule.is_waiting(signal) for signal in [*ours, *others])
 
 
 async def test_what_was_left_is_looked_for_once_there_is_little_to_do(stage: Stage) -> None:
@@ -334,8 +334,8 @@ async def test_what_was_left_is_looked_for_once_there_is_little_to_do(stage: Sta
         stage.reconcile.refill("rows")
         await idle_event()
         assert stage.reaction.sweeps == 2
-        assert all(stage.schedule.knows(signal) for signal in others[:50])
-        assert not any(stage.schedule.knows(signal) for signal in others[50:])
+        assert all(stage.schedule.is_waiting(signal) for signal in others[:50])
+        assert not any(stage.schedule.is_waiting(signal) for signal in others[50:])
 
         stage.reconcile.refill("rows")
         await stage.advance(2.0)
@@ -349,17 +349,17 @@ async def test_who_gets_on_is_trusted_with_what_was_left(stage: Stage) -> None:
             drop(stage, others[: 10 * i])
             await stage.advance(30.001)
             assert stage.reaction.sweeps == 1 + i
-            assert not any(stage.schedule.knows(signal) for signal in others)
+            assert not any(stage.schedule.is_waiting(signal) for signal in others)
 
 
 async def test_who_does_not_get_on_is_not_trusted_for_ever(stage: Stage) -> None:
     _, others = seated(stage, 1_200)
     async with stage.running():
         await stage.advance(30.001)
-        assert not any(stage.schedule.knows(signal) for signal in others)
+        assert not any(stage.schedule.is_waiting(signal) for signal in others)
         await stage.advance(30.001)
         assert stage.reaction.sweeps == 3
-        assert all(stage.schedule.knows(signal) for signal in others)
+        assert all(stage.schedule.is_waiting(signal) for signal in others)
 
 
 async def test_what_a_notification_left_is_looked_for_as_soon(stage: Stage) -> None:
@@ -391,7 +391,7 @@ async def test_a_sweep_that_fails_forgets_nothing_that_was_left(stage: Stage) ->
         assert stage.reaction.sweeps == 2
         stage.reaction.while_read = lambda: None
         await stage.advance(1.001)
-        assert all(stage.schedule.knows(signal) for signal in others)
+        assert all(stage.schedule.is_waiting(signal) for signal in others)
 
 
 async def test_what_was_left_to_others_was_missed_by_nobody(stage: Stage) -> None:

@@ -194,8 +194,8 @@ async def test_beyond_the_horizon_nothing_is_held(stage: Stage) -> None:
     inside, outside = a_signal(), a_signal()
     stage.arm(inside, HORIZON_S)
     stage.arm(outside, HORIZON_S + 0.5)
-    assert stage.schedule.knows(inside)
-    assert not stage.schedule.knows(outside)
+    assert stage.schedule.is_waiting(inside)
+    assert not stage.schedule.is_waiting(outside)
     assert not stage.schedule.overflowed
 
 
@@ -204,7 +204,7 @@ async def test_a_signal_that_moves_beyond_the_horizon_is_let_go(stage: Stage) ->
     async with stage.running():
         stage.arm(signal, 0.5)
         stage.arm(signal, HORIZON_S + 1.0)
-        assert not stage.schedule.knows(signal)
+        assert not stage.schedule.is_waiting(signal)
         await stage.advance(1.0)
         assert stage.take() == []
 
@@ -218,7 +218,7 @@ async def test_overflow_is_flagged_and_what_is_held_may_still_move() -> None:
 
     stage.arm(third, 0.5)
     assert stage.schedule.overflowed
-    assert not stage.schedule.knows(third)
+    assert not stage.schedule.is_waiting(third)
 
     async with stage.running():
         stage.arm(first, 2.0)
@@ -235,13 +235,13 @@ async def test_a_forgotten_signal_is_not_offered(stage: Stage) -> None:
         stage.arm(kept, 1.0)
         stage.arm(ready, 0.0)
         await idle_event()
-        assert stage.schedule.knows(ready)
+        assert stage.schedule.is_waiting(ready)
 
         stage.schedule.forget(waiting)
         stage.schedule.forget(ready)
         stage.schedule.forget(a_signal())
-        assert not stage.schedule.knows(waiting)
-        assert not stage.schedule.knows(ready)
+        assert not stage.schedule.is_waiting(waiting)
+        assert not stage.schedule.is_waiting(ready)
 
         await stage.advance(1.0)
         assert stage.take() == [kept]

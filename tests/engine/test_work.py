@@ -449,7 +449,7 @@ async def test_a_failed_settlement_keeps_the_outcomes_and_settles_later(stage: S
         await stage.arm(rows)
         assert (await stage.recorder.wait_for(DatabaseLost)).doing == "settle rows"
         assert stage.rows.settled == []
-        assert all(stage.work.knows(row) for row in rows)
+        assert all(stage.work.is_claimed(row) for row in rows)
         await stage.advance(0.5)
         assert stage.rows.settled == []
 
@@ -471,7 +471,7 @@ async def test_outcomes_that_nobody_can_want_any_more_are_let_go(stage: Stage) -
         stage.rows.down = set()
         await stage.advance(1.0)
         assert stage.rows.settled == []
-        assert not any(stage.work.knows(row) for row in rows)
+        assert not any(stage.work.is_claimed(row) for row in rows)
         assert stage.work.is_idle
 
 
@@ -528,7 +528,7 @@ async def test_a_lost_lease_cancels_the_act_and_settles_nothing(stage: Stage) ->
         await stage.advance(LEASE_S / 3)
         assert (await stage.recorder.wait_for(LeaseLost)).upload_id == lost.row_id
         assert stage.rows.cancelled == [lost]
-        assert not stage.work.knows(lost)
+        assert not stage.work.is_claimed(lost)
         await idle_event()
         assert stage.rows.claims[1:] == [[lost]]  # what has become of it, only the row can say
         stage.rows.may_act.set()

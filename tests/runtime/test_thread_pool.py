@@ -1,4 +1,4 @@
-"""Worker that blocks is done in threads: together when it is short, side by side when it isn't, and none is lost."""
+"""Work that blocks is done in threads: together when it is short, side by side when it isn't, and none is lost."""
 
 import asyncio
 import threading
@@ -18,7 +18,7 @@ PATIENCE_S = 20.0
 
 
 class Gate:
-    """Worker that waits until it is let go, and tells how many wait."""
+    """Work that waits until it is let go, and tells how many wait."""
 
     def __init__(self) -> None:
         self._open = threading.Event()
@@ -70,8 +70,8 @@ class Harness:
         self.ended += ended
         self._heard.set()
 
-    def submit(self, *running: Callable[[], Any], of: int = 1) -> list[Piece]:
-        pieces = [Piece(work=work, of=of) for work in running]
+    def submit(self, *works: Callable[[], Any], of: int = 1) -> list[Piece]:
+        pieces = [Piece(work=work, of=of) for work in works]
         self.hands.submit(pieces)
         return pieces
 

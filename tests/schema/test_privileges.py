@@ -1,4 +1,4 @@
-"""Who may do what: users see their own rows and write none, the reactor running through functions, others nothing."""
+"""Who may do what: users see their own rows and write none, the reactor works through functions, others nothing."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Rescue: what nobody running on any more comes back once, or is buried when its tries are used up."""
+"""Rescue: what nobody works on any more comes back once, or is buried when its tries are used up."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -100,7 +100,7 @@ class People:
                 tasks.start_soon(self._work)
 
     async def _work(self) -> None:
-        """Worker on one run: a heartbeat every few seconds, until done, dead, or told to stop."""
+        """Work on one run: a heartbeat every few seconds, until done, dead, or told to stop."""
         patience_s = self._rng.choice([None, 5.0, 20.0])
         run = self.begin_run(timeout_s=self._rng.choice([30.0, 120.0, 600.0]), patience_s=patience_s)
         if self._rng.random() < 0.3:  # an app that names no patience in its row: the reactor's own counts

@@ -1,4 +1,4 @@
-"""The app that the reactor running for: spools files, queues uploads, begins runs, looks at what came of it."""
+"""The app that the reactor works for: spools files, queues uploads, begins runs, looks at what came of it."""
 
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence

@@ -32,7 +32,7 @@ class Ordeal:
             folder.mkdir()
 
     def env(self, **settings: str) -> dict[str, str]:
-        """Return the environment of a reactor that running here."""
+        """Return the environment of a reactor that works here."""
         return environment(
             **{
                 "DATABASE_URL": self.url,

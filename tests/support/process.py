@@ -31,7 +31,7 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 def settings_of(app: AppSide, **settings: str) -> dict[str, str]:
-    """Return the environment of a reactor that running for this app."""
+    """Return the environment of a reactor that works for this app."""
     return environment(
         **{
             "DATABASE_URL": app.url,

@@ -1,4 +1,4 @@
-"""The page in a real browser: each section lives, each action running from the keyboard, a lost connection comes back.
+"""The page in a real browser: each section lives, each action works from the keyboard, a lost connection comes back.
 
 Chromium is the system's own, found by its name; without it, or without playwright, these are skipped. To take the
 README's pictures: REACTOR_TEST_PICTURES=1 pytest tests/web/test_browser.py
