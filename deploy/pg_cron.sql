@@ -25,8 +25,8 @@ select cron.schedule('reactor-rescue-uploads', '* * * * *', $job$
     select verdict, count(*) from reactor.rescue_uploads(null, 500) group by verdict
 $job$);
 
-select cron.schedule('reactor-mend-books', '7 * * * *', $job$
-    select * from reactor.mend_books(1000)
+select cron.schedule('reactor-repair-usage', '7 * * * *', $job$
+    select * from reactor.repair_usage(1000)
 $job$);
 
 -- pg_cron keeps a line for each run for ever.

@@ -34,7 +34,7 @@ from reactor.storage.transfer import SpoolToStore
 from reactor.telemetry.dispatcher import Telemetry
 from reactor.web.app import Page
 from reactor.web.server import Http
-from reactor.wiring import Ports, listen_with, pulse_of, wire
+from reactor.wiring import Ports, listen_with, presence_of, wire
 
 _ON_READINESS = (Listening, ListenerLost, Polling)
 _CONNECTIONS = 3
@@ -90,10 +90,10 @@ class Reactor:
             page.tell_port(http.url)
             engine = self._engine = self._wire(opened, self.settings.wheel_horizon_s)
             page.attach(spread=engine.schedule.spread, reconcile=engine.reconcile.request)
-            pulse = pulse_of(opened, version=__version__)
-            await pulse.send("starting", with_canary=False)
-            listen = listen_with(opened, engine, pulse, emit=self._emit)
-            self._readiness = Readiness(listen, engine.reconcile, pulse, engine.clock)
+            presence = presence_of(opened, version=__version__)
+            await presence.report("starting", with_canary=False)
+            listen = listen_with(opened, engine, presence, emit=self._emit)
+            self._readiness = Readiness(listen, engine.reconcile, presence, engine.clock)
             self._ready = engine.reconcile.on_pass = ready
             background_tasks = [listen.run, engine.reconcile.run, page.run]
             if self.telemetry.pushes and self._figures is not None:
@@ -102,7 +102,7 @@ class Reactor:
                 tasks.start_soon(http.serve, socket)
                 await work_until(self._stop, engine, background_tasks, grace_s=self.settings.shutdown_grace_s)
                 with suppress(DatabaseUnavailable):  # the others will see it by themselves
-                    await pulse.leave()
+                    await presence.deregister()
                 page.close()
                 http.close()
 
@@ -115,8 +115,8 @@ class Reactor:
         self._listeners.append(changes)
         async with self._opened() as opened:
             engine = self._engine = self._wire(opened, _DRAIN_HORIZON_S)
-            pulse = pulse_of(opened, version=__version__)
-            await pulse.send("starting", with_canary=False)
+            presence = presence_of(opened, version=__version__)
+            await presence.report("starting", with_canary=False)
             async with working(engine) as running:
                 more = True
                 while more and not self._stop.is_set():
@@ -129,7 +129,7 @@ class Reactor:
                     # a store that is down spends nothing: what it didn't take waits for the next reconciliation
                     more = engine.reconcile.has_more and running.spent > spent
                 await running.finish(self.settings.shutdown_grace_s)
-            await pulse.leave()
+            await presence.deregister()
 
     async def status(self) -> dict[str, Any]:
         """Return what the database says of uploads, runs, reactors and usage, and the users closest to a limit."""
@@ -247,6 +247,6 @@ async def _check_schema(database: ConnectionPool, conninfo: str) -> None:
         raise DatabaseUnavailable(
             f"the database lacks {len(missing)} of {len(steps)} schema files ({missing[0]}, …): run `reactor migrate`"
         )
-    problems = [row[0] for row in await database.call(statements.WHAT_IS_MISSING)]
+    problems = [row[0] for row in await database.call(statements.MISSING_PRIVILEGES)]
     if problems:
         raise DatabaseUnavailable("; ".join(problems) + ": connect as reactor_worker or the tables' owner")

@@ -9,16 +9,16 @@ from reactor.core.backoff import Backoff
 from reactor.core.circuit_breaker import Breaker
 from reactor.core.events import Emit
 from reactor.core.settings import Settings
-from reactor.engine.listen import SILENT_AFTER_S, Listen
+from reactor.engine.listen import PRESENCE_EXPIRES_S, Listen
 from reactor.engine.reconcile import Reconcile
 from reactor.engine.schedule import ReadyQueue, Schedule
 from reactor.engine.supervisor import Engine
 from reactor.engine.worker import BATCH, Worker
 from reactor.postgres.connection import QueryRunner
 from reactor.postgres.listener import NotificationSource
-from reactor.postgres.presence import PEERS_CHANNEL, Pulse
+from reactor.postgres.presence import PEERS_CHANNEL, Presence
 from reactor.postgres.upload_queue import Runs, UploadQueue
-from reactor.postgres.usage import Books
+from reactor.postgres.usage import StorageUsage
 from reactor.reactions.runs import StaleRuns
 from reactor.reactions.uploads import FailedUploads
 from reactor.runtime.auto_reset_event import Wakeup
@@ -89,7 +89,7 @@ def wire(ports: Ports, settings: Settings, *, horizon_s: float, emit: Emit) -> E
     reconcile = Reconcile(
         pipelines,
         schedule,
-        Books(ports.database),
+        StorageUsage(ports.database),
         clock=clock,
         emit=emit,
         interval_s=settings.reconcile_interval_s,
@@ -99,17 +99,17 @@ def wire(ports: Ports, settings: Settings, *, horizon_s: float, emit: Emit) -> E
     return Engine(clock=clock, schedule=schedule, pipelines=pipelines, reconcile=reconcile, idle_event=idle_event)
 
 
-def pulse_of(ports: Ports, *, version: str) -> Pulse:
+def presence_of(ports: Ports, *, version: str) -> Presence:
     """Return the reactor's sign of life, not yet given."""
-    return Pulse(ports.database, ports.clock, version=version, silent_after_s=SILENT_AFTER_S)
+    return Presence(ports.database, ports.clock, version=version, silent_after_s=PRESENCE_EXPIRES_S)
 
 
-def listen_with(ports: Ports, engine: Engine, pulse: Pulse, *, emit: Emit) -> Listen:
+def listen_with(ports: Ports, engine: Engine, presence: Presence, *, emit: Emit) -> Listen:
     """Wire the listening connection to what it wakes."""
     pipelines = {reaction.channel: (reaction, work) for reaction, work in engine.pipelines}
     return Listen(
-        ports.listener([*pipelines, pulse.channel, PEERS_CHANNEL]),
-        pulse,
+        ports.listener([*pipelines, presence.channel, PEERS_CHANNEL]),
+        presence,
         pipelines,
         engine.schedule,
         engine.reconcile,

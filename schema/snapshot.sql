@@ -273,7 +273,7 @@ begin
     elsif p_user_id is null then
         return reactor.refuse_argument('p_user_id must be the id of a user');
     end if;
-    perform reactor.open_books(array[p_user_id]);
+    perform reactor.ensure_usage_rows(array[p_user_id]);
     v_changed := reactor.recount_user(p_user_id);
     return reactor.usage_of(p_user_id) || jsonb_build_object('changed', v_changed);
 end $$;
@@ -358,36 +358,6 @@ CREATE FUNCTION reactor.acts_for(p_caller uuid, p_user_id uuid) RETURNS boolean
     AS $$
     select p_caller is null
            or coalesce(p_caller = p_user_id, false) and p_caller <> '00000000-0000-0000-0000-000000000000'
-$$;
-
-CREATE TABLE public.sources (
-    id uuid DEFAULT gen_random_uuid() NOT NULL,
-    user_id uuid NOT NULL,
-    content_hash text NOT NULL,
-    mime_type text,
-    storage_url text,
-    storage_status text DEFAULT 'uploaded'::text NOT NULL,
-    byte_size bigint,
-    file_name text,
-    source_type text,
-    source_agent_id text,
-    source_metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    pending_since timestamp with time zone DEFAULT now() NOT NULL
-);
-
-ALTER TABLE ONLY public.sources FORCE ROW LEVEL SECURITY;
-
-COMMENT ON COLUMN public.sources.pending_since IS 'when the source became owed to the store, the last time';
-
-CREATE FUNCTION reactor.book_entry(p_source public.sources) RETURNS TABLE(user_id uuid, total bigint, reserved bigint, stored integer)
-    LANGUAGE sql STABLE
-    AS $$
-    select p_source.user_id,
-           case when p_source.storage_status = 'uploaded' then size.bytes else 0 end,
-           case when p_source.storage_status = 'pending' then size.bytes else 0 end,
-           case when p_source.storage_status = 'uploaded' then 1 else 0 end
-      from (select coalesce(p_source.byte_size, (to_jsonb(p_source) ->> 'file_size')::bigint, 0) as bytes) as size
 $$;
 
 CREATE FUNCTION reactor.caller() RETURNS uuid
@@ -533,24 +503,24 @@ CREATE FUNCTION reactor.count_run_starts(p_user_id uuid, p_month text, p_count i
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-    v_standing record;
+    v_quota record;
 begin
     perform from public.storage_usage where user_id = p_user_id for no key update;
-    select * into strict v_standing from reactor.standing(p_user_id);
-    if v_standing.billing_month <> p_month then
+    select * into strict v_quota from reactor.effective_quota(p_user_id);
+    if v_quota.billing_month <> p_month then
         return;
     end if;
-    if v_standing.interpretations_used + p_count > v_standing.interpretation_limit then
+    if v_quota.interpretations_used + p_count > v_quota.interpretation_limit then
         raise exception 'INTERPRETATION_QUOTA_EXCEEDED: the plan''s interpretations of this month are used up'
             using errcode = 'RX102',
-                  detail = jsonb_build_object('plan', v_standing.plan, 'limit', v_standing.interpretation_limit,
-                                              'used', v_standing.interpretations_used,
-                                              'resets_at', v_standing.resets_at)::text,
+                  detail = jsonb_build_object('plan', v_quota.plan, 'limit', v_quota.interpretation_limit,
+                                              'used', v_quota.interpretations_used,
+                                              'resets_at', v_quota.resets_at)::text,
                   hint = 'Wait until resets_at, or move to a larger plan.';
     end if;
     update public.storage_usage as u
-       set interpretation_count_month = v_standing.interpretations_used + p_count,
-           billing_month = v_standing.billing_month
+       set interpretation_count_month = v_quota.interpretations_used + p_count,
+           billing_month = v_quota.billing_month
      where u.user_id = p_user_id;
 end $$;
 
@@ -560,7 +530,7 @@ CREATE FUNCTION reactor.count_runs() RETURNS trigger
     AS $$
 begin
     if tg_op = 'INSERT' then
-        perform reactor.open_books(array(
+        perform reactor.ensure_usage_rows(array(
             select distinct n.user_id from new_rows as n where n.billing_month is not null and n.user_id is not null));
         perform reactor.count_run_starts(started.user_id, started.billing_month, started.count)
            from (select n.user_id, n.billing_month, count(*)::int as count from new_rows as n
@@ -572,7 +542,7 @@ begin
         end if;
         -- counted already, and given to another user: the count goes along
         if new.user_id is not null then
-            perform reactor.open_books(array[new.user_id]);
+            perform reactor.ensure_usage_rows(array[new.user_id]);
         end if;
         perform reactor.uncount_run(old.user_id, new.user_id, old.billing_month);
         if new.user_id is not null then
@@ -602,6 +572,50 @@ CREATE FUNCTION reactor.deadline(p_timeout_at timestamp with time zone, p_heartb
              then least(greatest(p_heartbeat_at, 'epoch'), '9999-01-01 00:00:00+00')
                   + least(p_patience, interval '1000 years') end)
 $$;
+
+CREATE FUNCTION reactor.deregister_instance(p_instance uuid) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    with gone as (
+        delete from reactor.instance where id = p_instance or seen_at < statement_timestamp() - interval '1 day'
+        returning id, mode)
+    select pg_notify('reactor_peers', p_instance::text)
+      from gone
+     where id = p_instance and mode = 'listening' and pg_notification_queue_usage() < 0.5
+$$;
+
+CREATE FUNCTION reactor.effective_quota(p_user_id uuid) RETURNS TABLE(plan text, limit_bytes bigint, used_bytes bigint, reserved_bytes bigint, sources integer, interpretation_limit integer, interpretations_used integer, billing_month text, resets_at timestamp with time zone, last_calculated timestamp with time zone)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select p.plan,
+           coalesce(u.storage_limit_bytes, p.storage_limit_bytes),
+           coalesce(u.total_bytes, 0),
+           coalesce(u.reserved_bytes, 0),
+           coalesce(u.total_sources, 0),
+           coalesce(u.interpretation_limit_month, p.interpretation_limit_month),
+           case when u.billing_month = this.month then u.interpretation_count_month else 0 end,
+           this.month,
+           (date_trunc('month', this.moment) + interval '1 month') at time zone 'utc',
+           u.last_calculated
+      from (select t.moment, to_char(t.moment, 'YYYY-MM') as month
+              from (select clock_timestamp() at time zone 'utc' as moment) as t) as this
+      left join public.storage_usage as u on u.user_id = p_user_id
+      join public.quota_plans as p on p.plan = coalesce(u.plan, 'free')
+$$;
+
+CREATE FUNCTION reactor.ensure_usage_rows(p_users uuid[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    if (select count(*) from public.storage_usage where user_id = any(p_users)) < cardinality(p_users) then
+        insert into public.storage_usage (user_id)
+        select u from unnest(p_users) as u order by u
+        on conflict (user_id) do nothing;
+    end if;
+end $$;
 
 CREATE FUNCTION reactor.error_catalogue() RETURNS TABLE(code text, sqlstate text, retryable boolean, http_status integer, message text, next_step text)
     LANGUAGE sql IMMUTABLE
@@ -760,13 +774,13 @@ CREATE FUNCTION reactor.fail_runs(p_ids uuid[], p_message text) RETURNS SETOF uu
     returning r.id
 $$;
 
-CREATE FUNCTION reactor.forget_told_heartbeat() RETURNS trigger
+CREATE FUNCTION reactor.forget_notified_heartbeat() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 begin
-    if new.heartbeat_told_until < new.heartbeat_at then
-        update public.interpretation_runs as r set heartbeat_told_until = null where r.id = new.id;
+    if new.heartbeat_notified_until < new.heartbeat_at then
+        update public.interpretation_runs as r set heartbeat_notified_until = null where r.id = new.id;
     end if;
     return null;
 end $$;
@@ -786,7 +800,28 @@ CREATE FUNCTION reactor.fullest_users(p_limit integer) RETURNS jsonb
              limit p_limit) as f
 $$;
 
-CREATE FUNCTION reactor.glance(p_heartbeat_timeout interval, p_cap integer) RETURNS jsonb
+CREATE FUNCTION reactor.hint(p_id uuid, p_user_id uuid, p_due_at timestamp with time zone) RETURNS text
+    LANGUAGE sql STABLE
+    AS $$
+    select '["' || encode(uuid_send(p_id), 'hex') || '",' || coalesce(uuid_hash(p_user_id), 0) || ','
+        || case when p_due_at is null then 'null'
+                when p_due_at <= statement_timestamp() then '1' -- for the start itself is sent rounded down
+                else (ceil(1000 * date_part('epoch', least(p_due_at, statement_timestamp() + interval '24:00')))
+                      - floor(1000 * date_part('epoch', statement_timestamp())))::bigint::text end
+        || ']'
+$$;
+
+CREATE FUNCTION reactor.jwt_user() RETURNS uuid
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    return coalesce(auth.uid(), uuid '00000000-0000-0000-0000-000000000000');
+exception when data_exception then
+    return '00000000-0000-0000-0000-000000000000'; -- a subject that is no UUID, or claims that are no JSON
+end $$;
+
+CREATE FUNCTION reactor.live_summary(p_heartbeat_timeout interval, p_cap integer) RETURNS jsonb
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET enable_seqscan TO 'off'
@@ -864,114 +899,6 @@ CREATE FUNCTION reactor.glance(p_heartbeat_timeout interval, p_cap integer) RETU
         'now', extract(epoch from statement_timestamp()))
 $$;
 
-CREATE FUNCTION reactor.hint(p_id uuid, p_user_id uuid, p_due_at timestamp with time zone) RETURNS text
-    LANGUAGE sql STABLE
-    AS $$
-    select '["' || encode(uuid_send(p_id), 'hex') || '",' || coalesce(uuid_hash(p_user_id), 0) || ','
-        || case when p_due_at is null then 'null'
-                when p_due_at <= statement_timestamp() then '1' -- for the start itself is sent rounded down
-                else (ceil(1000 * date_part('epoch', least(p_due_at, statement_timestamp() + interval '24:00')))
-                      - floor(1000 * date_part('epoch', statement_timestamp())))::bigint::text end
-        || ']'
-$$;
-
-CREATE FUNCTION reactor.jwt_user() RETURNS uuid
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-begin
-    return coalesce(auth.uid(), uuid '00000000-0000-0000-0000-000000000000');
-exception when data_exception then
-    return '00000000-0000-0000-0000-000000000000'; -- a subject that is no UUID, or claims that are no JSON
-end $$;
-
-CREATE FUNCTION reactor.keep_books() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
-    SET enable_bitmapscan TO 'off'
-    AS $$
-declare
-    v_users uuid[];
-    v_total bigint[];
-    v_reserved bigint[];
-    v_sources bigint[];
-    v_over jsonb;
-begin
-    if tg_op = 'INSERT' then
-        select array_agg(user_id order by user_id), array_agg(total order by user_id),
-               array_agg(reserved order by user_id), array_agg(stored order by user_id)
-          into v_users, v_total, v_reserved, v_sources
-          from (select f.user_id, sum(f.total) as total, sum(f.reserved) as reserved, sum(f.stored) as stored
-                  from new_rows as n cross join lateral reactor.book_entry(n) as f
-                 where f.user_id is not null group by f.user_id) as change;
-    elsif tg_op = 'DELETE' then
-        select array_agg(user_id order by user_id), array_agg(-total order by user_id),
-               array_agg(-reserved order by user_id), array_agg(-stored order by user_id)
-          into v_users, v_total, v_reserved, v_sources
-          from (select f.user_id, sum(f.total) as total, sum(f.reserved) as reserved, sum(f.stored) as stored
-                  from old_rows as o cross join lateral reactor.book_entry(o) as f
-                 where f.user_id is not null group by f.user_id) as change;
-    else
-        select array_agg(user_id order by user_id), array_agg(total order by user_id),
-               array_agg(reserved order by user_id), array_agg(stored order by user_id)
-          into v_users, v_total, v_reserved, v_sources
-          from (select entry.user_id, sum(entry.total) as total, sum(entry.reserved) as reserved,
-                       sum(entry.stored) as stored
-                  from (select f.user_id, f.total, f.reserved, f.stored
-                          from new_rows as n cross join lateral reactor.book_entry(n) as f
-                        union all
-                        select f.user_id, -f.total, -f.reserved, -f.stored
-                          from old_rows as o cross join lateral reactor.book_entry(o) as f) as entry
-                 where entry.user_id is not null
-                 group by entry.user_id
-                having sum(entry.total) <> 0 or sum(entry.reserved) <> 0 or sum(entry.stored) <> 0) as change;
-    end if;
-    if v_users is null then
-        return null;
-    end if;
-    perform reactor.open_books(v_users);
-    perform from public.storage_usage where user_id = any(v_users) order by user_id for update;
-    -- greatest(): books that were wrong before must not make the app's own write fail; a recount mends them
-    update public.storage_usage as s
-       set total_bytes = greatest(0, s.total_bytes + c.total),
-           reserved_bytes = greatest(0, s.reserved_bytes + c.reserved),
-           total_sources = greatest(0, s.total_sources + c.stored)
-      from unnest(v_users, v_total, v_reserved, v_sources) as c (user_id, total, reserved, stored)
-     where s.user_id = c.user_id;
-    if exists (select from unnest(v_total, v_reserved) as c (total, reserved) where c.total + c.reserved > 0)
-       and current_setting('reactor.quota', true) is distinct from 'off' then
-        -- only now is the plan read, after the lock: a plan that was lowered meanwhile counts
-        select jsonb_build_object('plan', s.plan, 'limit_bytes', s.limit_bytes, 'used_bytes', s.used_bytes - c.total,
-                                  'reserved_bytes', s.reserved_bytes - c.reserved,
-                                  'requested_bytes', c.total + c.reserved)
-          into v_over
-          from unnest(v_users, v_total, v_reserved) as c (user_id, total, reserved)
-         cross join lateral reactor.standing(c.user_id) as s
-         where c.total + c.reserved > 0 and s.used_bytes + s.reserved_bytes > s.limit_bytes
-         limit 1;
-        if found then
-            raise exception 'STORAGE_QUOTA_EXCEEDED: the upload doesn''t fit into the plan''s storage'
-                using errcode = 'RX101', detail = v_over::text,
-                      hint = 'Delete sources or move to a larger plan, then upload again.';
-        end if;
-    end if;
-    return null;
-end $$;
-
-CREATE FUNCTION reactor.leave(p_instance uuid) RETURNS void
-    LANGUAGE sql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-    with gone as (
-        delete from reactor.instance where id = p_instance or seen_at < statement_timestamp() - interval '1 day'
-        returning id, mode)
-    select pg_notify('reactor_peers', p_instance::text)
-      from gone
-     where id = p_instance and mode = 'listening' and pg_notification_queue_usage() < 0.5
-$$;
-
 CREATE FUNCTION reactor.mark_run_start() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -986,11 +913,11 @@ declare
 begin
     if tg_op = 'INSERT' then
         new.billing_month := v_month;
-        new.heartbeat_told_until := null;
+        new.heartbeat_notified_until := null;
         if v_is_start then
             new.started_at := coalesce(new.started_at, v_now);
             new.heartbeat_at := coalesce(new.heartbeat_at, new.started_at);
-            new.heartbeat_told_until := reactor.told_until(new.heartbeat_at);
+            new.heartbeat_notified_until := reactor.notified_until(new.heartbeat_at);
         end if;
         return new;
     elsif not v_is_start and old.billing_month is not distinct from new.billing_month
@@ -1002,7 +929,7 @@ begin
         update public.interpretation_runs as r
            set started_at = coalesce(r.started_at, v_now),
                heartbeat_at = coalesce(r.heartbeat_at, r.started_at, v_now),
-               heartbeat_told_until = reactor.told_until(coalesce(r.heartbeat_at, r.started_at, v_now)),
+               heartbeat_notified_until = reactor.notified_until(coalesce(r.heartbeat_at, r.started_at, v_now)),
                billing_month = coalesce(old.billing_month, v_month)
          where r.id = new.id;
     else
@@ -1010,70 +937,47 @@ begin
     end if;
     v_marking := set_config('reactor.marking', v_before, true); -- another's, where a trigger of the app's starts runs
     if v_is_start and old.billing_month is null and new.user_id is not null then
-        perform reactor.open_books(array[new.user_id]);
+        perform reactor.ensure_usage_rows(array[new.user_id]);
         perform reactor.count_run_starts(new.user_id, v_month, 1);
     end if;
     return null;
 end $$;
 
-CREATE FUNCTION reactor.mend_books(p_limit integer) RETURNS TABLE(kind text, count bigint)
-    LANGUAGE plpgsql SECURITY DEFINER
+CREATE FUNCTION reactor.missing_privileges() RETURNS SETOF text
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-declare
-    v_month constant text := to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM');
-    v_leaked uuid[];
-begin
-    if not pg_try_advisory_xact_lock(hashtext('reactor.mend_books')) then
-        return;
-    end if;
-    v_leaked := array(
-        select s.id from public.sources as s
-         where s.storage_status = 'pending' and s.pending_since < statement_timestamp() - interval '1 day'
-           and not exists (select from public.upload_queue as q
-                            where q.source_id = s.id and q.status in ('failed', 'uploading'))
-         order by s.pending_since
-         limit p_limit
-           for update skip locked);
-    -- in a statement of its own: an upload that was queued before the lock was ours is seen now
-    return query
-    with mended as (
-        update public.sources as s set storage_status = 'failed'
-         where s.id = any(v_leaked) and s.storage_status = 'pending'
-           and not exists (select from public.upload_queue as q
-                            where q.source_id = s.id and q.status in ('failed', 'uploading'))
-        returning s.id)
-    select 'reservations', count(*) from mended having count(*) > 0;
-    return query
-    with over as materialized (
-        select u.user_id from public.storage_usage as u
-         where u.billing_month < v_month
-         order by u.user_id
-         limit p_limit
-           for no key update skip locked
-    ), turned as (
-        update public.storage_usage as u set billing_month = v_month, interpretation_count_month = 0
-          from over as o where u.user_id = o.user_id
-        returning u.user_id)
-    select 'months', count(*) from turned having count(*) > 0;
-    delete from reactor.deleted_interpretation as d where d.billing_month < v_month;
-    with ripe as materialized (
-        -- a refusal whose transaction goes on is added up another time
-        select r.minute, r.quota, r.plan, r.backend from reactor.quota_rejection as r
-         where r.backend <> 0 and r.minute < statement_timestamp() - interval '5 minutes'
-            or r.minute < statement_timestamp() - interval '7 days' and r.minute > '-infinity'
-           for update skip locked
-    ), old as (
-        delete from reactor.quota_rejection as r using ripe
-         where (r.minute, r.quota, r.plan, r.backend) = (ripe.minute, ripe.quota, ripe.plan, ripe.backend)
-        returning r.minute, r.quota, r.plan, r.count)
-    insert into reactor.quota_rejection as r (minute, quota, plan, backend, count)
-    select case when o.minute < statement_timestamp() - interval '7 days' then '-infinity' else o.minute end as minute,
-           o.quota, o.plan, 0, sum(o.count)
-      from old as o
-     group by 1, o.quota, o.plan
-    on conflict (minute, quota, plan, backend) do update set count = r.count + excluded.count;
-end $$;
+    select format('role %I may not read %s', current_user, t.name)
+      from unnest(array['public.sources', 'public.interpretation_runs', 'public.upload_queue']) as t (name)
+     where not has_table_privilege(t.name, 'select')
+    union all
+    select format('row level security hides rows of %s from role %I', c.oid::regclass, current_user)
+      from pg_class as c
+     where c.oid in ('public.sources'::regclass, 'public.interpretation_runs'::regclass, 'public.upload_queue'::regclass)
+       and row_security_active(c.oid)
+       -- one policy must show all rows, and none may take some of them away again
+       and (select coalesce(bool_and(s.is_shown) filter (where not s.polpermissive), true)
+                   and coalesce(bool_or(s.is_shown) filter (where s.polpermissive), false)
+              from (select p.polpermissive, pg_get_expr(p.polqual, p.polrelid) = 'true' as is_shown
+                      from pg_policy as p
+                     where p.polrelid = c.oid and p.polcmd in ('r', '*')
+                       and (0 = any(p.polroles) or exists (
+                           select from unnest(p.polroles) as r (oid) where r.oid <> 0
+                              and pg_has_role(current_user, r.oid, 'usage')))) as s) is not true
+    union all
+    select format('role %I may not execute %s', current_user, f.oid::regprocedure)
+      from pg_proc as f
+     where f.pronamespace = 'reactor'::regnamespace
+       and f.proname in ('claim_uploads', 'settle_uploads', 'confirm_stored', 'extend_leases', 'rescue_uploads', 'sweep_uploads',
+                         'expire_runs', 'sweep_runs', 'repair_usage', 'report_presence', 'deregister_instance')
+       and not has_function_privilege(f.oid, 'execute')
+$$;
+
+CREATE FUNCTION reactor.notified_until(p_heartbeat_at timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE
+    AS $$
+    select least(p_heartbeat_at, '9999-01-01 00:00:00+00') + interval '1 minute'
+$$;
 
 CREATE FUNCTION reactor.notify_heartbeat() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1086,7 +990,7 @@ begin
     if new.status = 'running' and old.status = 'running' -- else its start or end is told
        and current_setting('reactor.marking', true) is distinct from new.id::text then
         update public.interpretation_runs as r
-           set heartbeat_told_until = reactor.told_until(new.heartbeat_at)
+           set heartbeat_notified_until = reactor.notified_until(new.heartbeat_at)
          where r.id = new.id;
         v_hint := reactor.run_hint(new);
         v_is_sent := reactor.send('reactor_runs', array[v_hint]);
@@ -1143,18 +1047,6 @@ begin
     return null;
 end $$;
 
-CREATE FUNCTION reactor.open_books(p_users uuid[]) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-begin
-    if (select count(*) from public.storage_usage where user_id = any(p_users)) < cardinality(p_users) then
-        insert into public.storage_usage (user_id)
-        select u from unnest(p_users) as u order by u
-        on conflict (user_id) do nothing;
-    end if;
-end $$;
-
 CREATE FUNCTION reactor.operate(p_request uuid, p_actor text, p_remote_address text, p_action text, p_ids uuid[], p_filter jsonb, p_message text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1206,36 +1098,6 @@ CREATE FUNCTION reactor.pending_retry(p_queue_id uuid, p_source_id uuid) RETURNS
                               'code', 'STORAGE_PENDING_RETRY')
 $$;
 
-CREATE FUNCTION reactor.pulse(p_instance uuid, p_host text, p_version text, p_mode text, p_canary text, p_silent_after interval) RETURNS TABLE(now_at double precision, queue_usage double precision, instances uuid[], listening uuid[])
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-declare
-    v_listened boolean := exists (
-        select from reactor.instance as i
-         where i.id = p_instance and i.mode = 'listening' and i.seen_at > statement_timestamp() - p_silent_after);
-begin
-    -- a beat that a crash forgets is followed by the next; and the answer doesn't come late by a disk's time
-    perform set_config('synchronous_commit', 'off', true);
-    insert into reactor.instance as i (id, host, version, mode)
-    values (p_instance, p_host, p_version, p_mode)
-    on conflict (id) do update set seen_at = clock_timestamp(), mode = excluded.mode;
-    if pg_notification_queue_usage() < 0.5 then
-        if p_canary is not null then
-            perform pg_notify(p_canary, '');
-        end if;
-        if v_listened <> (p_mode = 'listening') then
-            perform pg_notify('reactor_peers', p_instance::text);
-        end if;
-    end if;
-    return query
-    select date_part('epoch', statement_timestamp() + (clock_timestamp() - statement_timestamp()) / 2), pg_notification_queue_usage(),
-           array(select i.id from reactor.instance as i
-                  where i.seen_at > statement_timestamp() - p_silent_after order by i.id),
-           array(select i.id from reactor.instance as i
-                  where i.seen_at > statement_timestamp() - p_silent_after and i.mode = 'listening' order by i.id);
-end $$;
-
 CREATE FUNCTION reactor.purge_uploads(p_ids uuid[]) RETURNS TABLE(id uuid, spool text, temp_file_path text)
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1266,7 +1128,7 @@ begin
            last_calculated = clock_timestamp()
       from (select coalesce(sum(f.total), 0) as total, coalesce(sum(f.reserved), 0) as reserved,
                    coalesce(sum(f.stored), 0) as stored
-              from public.sources as s cross join lateral reactor.book_entry(s) as f
+              from public.sources as s cross join lateral reactor.usage_of_source(s) as f
              where s.user_id = p_user_id) as counted
      where u.user_id = p_user_id
     returning u.* into strict v_after;
@@ -1293,7 +1155,7 @@ begin
           where p_after is null or u.user_id > p_after
           order by u.user_id limit p_limit)
         order by user_id limit p_limit);
-    perform reactor.open_books(v_users);
+    perform reactor.ensure_usage_rows(v_users);
     return query
     select (array_agg(done.user_id order by done.user_id desc))[1], count(*) filter (where done.changed)
       from (select u.user_id, reactor.recount_user(u.user_id) as changed
@@ -1387,6 +1249,95 @@ CREATE FUNCTION reactor.refuse_unknown(p_argument text, p_caller uuid) RETURNS j
                 else reactor.refuse('NOT_FOUND', p_argument || ' is the id of no row of the caller''s.',
                                     jsonb_build_object('argument', p_argument)) end
 $$;
+
+CREATE FUNCTION reactor.repair_usage(p_limit integer) RETURNS TABLE(kind text, count bigint)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_month constant text := to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM');
+    v_leaked uuid[];
+begin
+    if not pg_try_advisory_xact_lock(hashtext('reactor.repair_usage')) then
+        return;
+    end if;
+    v_leaked := array(
+        select s.id from public.sources as s
+         where s.storage_status = 'pending' and s.pending_since < statement_timestamp() - interval '1 day'
+           and not exists (select from public.upload_queue as q
+                            where q.source_id = s.id and q.status in ('failed', 'uploading'))
+         order by s.pending_since
+         limit p_limit
+           for update skip locked);
+    -- in a statement of its own: an upload that was queued before the lock was ours is seen now
+    return query
+    with mended as (
+        update public.sources as s set storage_status = 'failed'
+         where s.id = any(v_leaked) and s.storage_status = 'pending'
+           and not exists (select from public.upload_queue as q
+                            where q.source_id = s.id and q.status in ('failed', 'uploading'))
+        returning s.id)
+    select 'reservations', count(*) from mended having count(*) > 0;
+    return query
+    with over as materialized (
+        select u.user_id from public.storage_usage as u
+         where u.billing_month < v_month
+         order by u.user_id
+         limit p_limit
+           for no key update skip locked
+    ), turned as (
+        update public.storage_usage as u set billing_month = v_month, interpretation_count_month = 0
+          from over as o where u.user_id = o.user_id
+        returning u.user_id)
+    select 'months', count(*) from turned having count(*) > 0;
+    delete from reactor.deleted_interpretation as d where d.billing_month < v_month;
+    with ripe as materialized (
+        -- a refusal whose transaction goes on is added up another time
+        select r.minute, r.quota, r.plan, r.backend from reactor.quota_rejection as r
+         where r.backend <> 0 and r.minute < statement_timestamp() - interval '5 minutes'
+            or r.minute < statement_timestamp() - interval '7 days' and r.minute > '-infinity'
+           for update skip locked
+    ), old as (
+        delete from reactor.quota_rejection as r using ripe
+         where (r.minute, r.quota, r.plan, r.backend) = (ripe.minute, ripe.quota, ripe.plan, ripe.backend)
+        returning r.minute, r.quota, r.plan, r.count)
+    insert into reactor.quota_rejection as r (minute, quota, plan, backend, count)
+    select case when o.minute < statement_timestamp() - interval '7 days' then '-infinity' else o.minute end as minute,
+           o.quota, o.plan, 0, sum(o.count)
+      from old as o
+     group by 1, o.quota, o.plan
+    on conflict (minute, quota, plan, backend) do update set count = r.count + excluded.count;
+end $$;
+
+CREATE FUNCTION reactor.report_presence(p_instance uuid, p_host text, p_version text, p_mode text, p_canary text, p_silent_after interval) RETURNS TABLE(now_at double precision, queue_usage double precision, instances uuid[], listening uuid[])
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    v_listened boolean := exists (
+        select from reactor.instance as i
+         where i.id = p_instance and i.mode = 'listening' and i.seen_at > statement_timestamp() - p_silent_after);
+begin
+    -- a beat that a crash forgets is followed by the next; and the answer doesn't come late by a disk's time
+    perform set_config('synchronous_commit', 'off', true);
+    insert into reactor.instance as i (id, host, version, mode)
+    values (p_instance, p_host, p_version, p_mode)
+    on conflict (id) do update set seen_at = clock_timestamp(), mode = excluded.mode;
+    if pg_notification_queue_usage() < 0.5 then
+        if p_canary is not null then
+            perform pg_notify(p_canary, '');
+        end if;
+        if v_listened <> (p_mode = 'listening') then
+            perform pg_notify('reactor_peers', p_instance::text);
+        end if;
+    end if;
+    return query
+    select date_part('epoch', statement_timestamp() + (clock_timestamp() - statement_timestamp()) / 2), pg_notification_queue_usage(),
+           array(select i.id from reactor.instance as i
+                  where i.seen_at > statement_timestamp() - p_silent_after order by i.id),
+           array(select i.id from reactor.instance as i
+                  where i.seen_at > statement_timestamp() - p_silent_after and i.mode = 'listening' order by i.id);
+end $$;
 
 CREATE FUNCTION reactor.requeue_uploads(p_ids uuid[]) RETURNS TABLE(id uuid, code text)
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1515,7 +1466,7 @@ CREATE TABLE public.interpretation_runs (
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     archived_at timestamp with time zone,
     billing_month text,
-    heartbeat_told_until timestamp with time zone
+    heartbeat_notified_until timestamp with time zone
 )
 WITH (fillfactor='70');
 
@@ -1523,7 +1474,7 @@ ALTER TABLE ONLY public.interpretation_runs FORCE ROW LEVEL SECURITY;
 
 COMMENT ON COLUMN public.interpretation_runs.billing_month IS 'the month (UTC) in which its start was counted; null: it never started. Kept by a trigger';
 
-COMMENT ON COLUMN public.interpretation_runs.heartbeat_told_until IS 'The reactor''s: later heartbeats before this time aren''t notified. Null: the next one is.';
+COMMENT ON COLUMN public.interpretation_runs.heartbeat_notified_until IS 'The reactor''s: later heartbeats before this time aren''t notified. Null: the next one is.';
 
 CREATE FUNCTION reactor.run_hint(p_run public.interpretation_runs) RETURNS text
     LANGUAGE sql STABLE
@@ -1665,26 +1616,6 @@ begin
     new.pending_since := clock_timestamp();
     return new;
 end $$;
-
-CREATE FUNCTION reactor.standing(p_user_id uuid) RETURNS TABLE(plan text, limit_bytes bigint, used_bytes bigint, reserved_bytes bigint, sources integer, interpretation_limit integer, interpretations_used integer, billing_month text, resets_at timestamp with time zone, last_calculated timestamp with time zone)
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-    select p.plan,
-           coalesce(u.storage_limit_bytes, p.storage_limit_bytes),
-           coalesce(u.total_bytes, 0),
-           coalesce(u.reserved_bytes, 0),
-           coalesce(u.total_sources, 0),
-           coalesce(u.interpretation_limit_month, p.interpretation_limit_month),
-           case when u.billing_month = this.month then u.interpretation_count_month else 0 end,
-           this.month,
-           (date_trunc('month', this.moment) + interval '1 month') at time zone 'utc',
-           u.last_calculated
-      from (select t.moment, to_char(t.moment, 'YYYY-MM') as month
-              from (select clock_timestamp() at time zone 'utc' as moment) as t) as this
-      left join public.storage_usage as u on u.user_id = p_user_id
-      join public.quota_plans as p on p.plan = coalesce(u.plan, 'free')
-$$;
 
 CREATE FUNCTION reactor.status(p_heartbeat_timeout interval) RETURNS jsonb
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -1833,12 +1764,6 @@ begin
     select * from leased;
 end $$;
 
-CREATE FUNCTION reactor.told_until(p_heartbeat_at timestamp with time zone) RETURNS timestamp with time zone
-    LANGUAGE sql STABLE
-    AS $$
-    select least(p_heartbeat_at, '9999-01-01 00:00:00+00') + interval '1 minute'
-$$;
-
 CREATE FUNCTION reactor.traceparent(p_given text) RETURNS text
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1847,6 +1772,81 @@ CREATE FUNCTION reactor.traceparent(p_given text) RETURNS text
                 else '00-' || regexp_replace(replace(gen_random_uuid()::text, '-', ''),
                                              '^(.{8})(.{8})(.*)$', '\1\2\3-\2\1') || '-03' end
 $_$;
+
+CREATE FUNCTION reactor.track_usage() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+declare
+    v_users uuid[];
+    v_total bigint[];
+    v_reserved bigint[];
+    v_sources bigint[];
+    v_over jsonb;
+begin
+    if tg_op = 'INSERT' then
+        select array_agg(user_id order by user_id), array_agg(total order by user_id),
+               array_agg(reserved order by user_id), array_agg(stored order by user_id)
+          into v_users, v_total, v_reserved, v_sources
+          from (select f.user_id, sum(f.total) as total, sum(f.reserved) as reserved, sum(f.stored) as stored
+                  from new_rows as n cross join lateral reactor.usage_of_source(n) as f
+                 where f.user_id is not null group by f.user_id) as change;
+    elsif tg_op = 'DELETE' then
+        select array_agg(user_id order by user_id), array_agg(-total order by user_id),
+               array_agg(-reserved order by user_id), array_agg(-stored order by user_id)
+          into v_users, v_total, v_reserved, v_sources
+          from (select f.user_id, sum(f.total) as total, sum(f.reserved) as reserved, sum(f.stored) as stored
+                  from old_rows as o cross join lateral reactor.usage_of_source(o) as f
+                 where f.user_id is not null group by f.user_id) as change;
+    else
+        select array_agg(user_id order by user_id), array_agg(total order by user_id),
+               array_agg(reserved order by user_id), array_agg(stored order by user_id)
+          into v_users, v_total, v_reserved, v_sources
+          from (select entry.user_id, sum(entry.total) as total, sum(entry.reserved) as reserved,
+                       sum(entry.stored) as stored
+                  from (select f.user_id, f.total, f.reserved, f.stored
+                          from new_rows as n cross join lateral reactor.usage_of_source(n) as f
+                        union all
+                        select f.user_id, -f.total, -f.reserved, -f.stored
+                          from old_rows as o cross join lateral reactor.usage_of_source(o) as f) as entry
+                 where entry.user_id is not null
+                 group by entry.user_id
+                having sum(entry.total) <> 0 or sum(entry.reserved) <> 0 or sum(entry.stored) <> 0) as change;
+    end if;
+    if v_users is null then
+        return null;
+    end if;
+    perform reactor.ensure_usage_rows(v_users);
+    perform from public.storage_usage where user_id = any(v_users) order by user_id for update;
+    -- greatest(): books that were wrong before must not make the app's own write fail; a recount mends them
+    update public.storage_usage as s
+       set total_bytes = greatest(0, s.total_bytes + c.total),
+           reserved_bytes = greatest(0, s.reserved_bytes + c.reserved),
+           total_sources = greatest(0, s.total_sources + c.stored)
+      from unnest(v_users, v_total, v_reserved, v_sources) as c (user_id, total, reserved, stored)
+     where s.user_id = c.user_id;
+    if exists (select from unnest(v_total, v_reserved) as c (total, reserved) where c.total + c.reserved > 0)
+       and current_setting('reactor.quota', true) is distinct from 'off' then
+        -- only now is the plan read, after the lock: a plan that was lowered meanwhile counts
+        select jsonb_build_object('plan', s.plan, 'limit_bytes', s.limit_bytes, 'used_bytes', s.used_bytes - c.total,
+                                  'reserved_bytes', s.reserved_bytes - c.reserved,
+                                  'requested_bytes', c.total + c.reserved)
+          into v_over
+          from unnest(v_users, v_total, v_reserved) as c (user_id, total, reserved)
+         cross join lateral reactor.effective_quota(c.user_id) as s
+         where c.total + c.reserved > 0 and s.used_bytes + s.reserved_bytes > s.limit_bytes
+         limit 1;
+        if found then
+            raise exception 'STORAGE_QUOTA_EXCEEDED: the upload doesn''t fit into the plan''s storage'
+                using errcode = 'RX101', detail = v_over::text,
+                      hint = 'Delete sources or move to a larger plan, then upload again.';
+        end if;
+    end if;
+    return null;
+end $$;
 
 CREATE FUNCTION reactor.uncount_run(p_user_id uuid, p_next_user_id uuid, p_month text) RETURNS void
     LANGUAGE plpgsql
@@ -1873,37 +1873,37 @@ CREATE FUNCTION reactor.usage_of(p_user_id uuid) RETURNS jsonb
                'interpretations_remaining', case when s.interpretation_limit is not null then
                    greatest(0, s.interpretation_limit - s.interpretations_used) end,
                'billing_month', s.billing_month, 'resets_at', s.resets_at, 'last_calculated', s.last_calculated)
-      from reactor.standing(p_user_id) as s
+      from reactor.effective_quota(p_user_id) as s
 $$;
 
-CREATE FUNCTION reactor.what_is_missing() RETURNS SETOF text
+CREATE TABLE public.sources (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    user_id uuid NOT NULL,
+    content_hash text NOT NULL,
+    mime_type text,
+    storage_url text,
+    storage_status text DEFAULT 'uploaded'::text NOT NULL,
+    byte_size bigint,
+    file_name text,
+    source_type text,
+    source_agent_id text,
+    source_metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    pending_since timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE ONLY public.sources FORCE ROW LEVEL SECURITY;
+
+COMMENT ON COLUMN public.sources.pending_since IS 'when the source became owed to the store, the last time';
+
+CREATE FUNCTION reactor.usage_of_source(p_source public.sources) RETURNS TABLE(user_id uuid, total bigint, reserved bigint, stored integer)
     LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    select format('role %I may not read %s', current_user, t.name)
-      from unnest(array['public.sources', 'public.interpretation_runs', 'public.upload_queue']) as t (name)
-     where not has_table_privilege(t.name, 'select')
-    union all
-    select format('row level security hides rows of %s from role %I', c.oid::regclass, current_user)
-      from pg_class as c
-     where c.oid in ('public.sources'::regclass, 'public.interpretation_runs'::regclass, 'public.upload_queue'::regclass)
-       and row_security_active(c.oid)
-       -- one policy must show all rows, and none may take some of them away again
-       and (select coalesce(bool_and(s.is_shown) filter (where not s.polpermissive), true)
-                   and coalesce(bool_or(s.is_shown) filter (where s.polpermissive), false)
-              from (select p.polpermissive, pg_get_expr(p.polqual, p.polrelid) = 'true' as is_shown
-                      from pg_policy as p
-                     where p.polrelid = c.oid and p.polcmd in ('r', '*')
-                       and (0 = any(p.polroles) or exists (
-                           select from unnest(p.polroles) as r (oid) where r.oid <> 0
-                              and pg_has_role(current_user, r.oid, 'usage')))) as s) is not true
-    union all
-    select format('role %I may not execute %s', current_user, f.oid::regprocedure)
-      from pg_proc as f
-     where f.pronamespace = 'reactor'::regnamespace
-       and f.proname in ('claim_uploads', 'settle_uploads', 'confirm_stored', 'extend_leases', 'rescue_uploads', 'sweep_uploads',
-                         'expire_runs', 'sweep_runs', 'mend_books', 'pulse', 'leave')
-       and not has_function_privilege(f.oid, 'execute')
+    select p_source.user_id,
+           case when p_source.storage_status = 'uploaded' then size.bytes else 0 end,
+           case when p_source.storage_status = 'pending' then size.bytes else 0 end,
+           case when p_source.storage_status = 'uploaded' then 1 else 0 end
+      from (select coalesce(p_source.byte_size, (to_jsonb(p_source) ->> 'file_size')::bigint, 0) as bytes) as size
 $$;
 
 CREATE TABLE public.quota_plans (
@@ -2155,21 +2155,13 @@ CREATE TRIGGER reactor_count_truncated AFTER TRUNCATE ON public.interpretation_r
 
 CREATE TRIGGER reactor_count_updated AFTER UPDATE OF user_id ON public.interpretation_runs FOR EACH ROW EXECUTE FUNCTION reactor.count_runs();
 
-CREATE TRIGGER reactor_forget_told_heartbeat AFTER UPDATE OF heartbeat_told_until ON public.interpretation_runs FOR EACH ROW EXECUTE FUNCTION reactor.forget_told_heartbeat();
-
-CREATE TRIGGER reactor_keep_books_deleted AFTER DELETE ON public.sources REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.keep_books();
-
-CREATE TRIGGER reactor_keep_books_inserted AFTER INSERT ON public.sources REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.keep_books();
-
-CREATE TRIGGER reactor_keep_books_truncated AFTER TRUNCATE ON public.sources FOR EACH STATEMENT EXECUTE FUNCTION reactor.clear_books();
-
-CREATE TRIGGER reactor_keep_books_updated AFTER UPDATE ON public.sources REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.keep_books();
+CREATE TRIGGER reactor_forget_notified_heartbeat AFTER UPDATE OF heartbeat_notified_until ON public.interpretation_runs FOR EACH ROW EXECUTE FUNCTION reactor.forget_notified_heartbeat();
 
 CREATE TRIGGER reactor_mark_start_inserted BEFORE INSERT ON public.interpretation_runs FOR EACH ROW EXECUTE FUNCTION reactor.mark_run_start();
 
 CREATE TRIGGER reactor_mark_start_updated AFTER UPDATE OF status, billing_month ON public.interpretation_runs FOR EACH ROW EXECUTE FUNCTION reactor.mark_run_start();
 
-CREATE TRIGGER reactor_notify_heartbeat AFTER UPDATE OF heartbeat_at ON public.interpretation_runs FOR EACH ROW WHEN ((((old.heartbeat_at, old.heartbeat_told_until) OVERLAPS (new.heartbeat_at, new.heartbeat_at)) IS NOT TRUE)) EXECUTE FUNCTION reactor.notify_heartbeat();
+CREATE TRIGGER reactor_notify_heartbeat AFTER UPDATE OF heartbeat_at ON public.interpretation_runs FOR EACH ROW WHEN ((((old.heartbeat_at, old.heartbeat_notified_until) OVERLAPS (new.heartbeat_at, new.heartbeat_at)) IS NOT TRUE)) EXECUTE FUNCTION reactor.notify_heartbeat();
 
 CREATE TRIGGER reactor_notify_inserted AFTER INSERT ON public.interpretation_runs REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.notify_runs();
 
@@ -2180,6 +2172,14 @@ CREATE TRIGGER reactor_notify_updated AFTER UPDATE OF status, timeout_at, heartb
 CREATE TRIGGER reactor_notify_updated AFTER UPDATE ON public.upload_queue REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.notify_uploads();
 
 CREATE TRIGGER reactor_stamp_pending BEFORE UPDATE OF storage_status ON public.sources FOR EACH ROW WHEN (((new.storage_status = 'pending'::text) AND (old.storage_status IS DISTINCT FROM 'pending'::text))) EXECUTE FUNCTION reactor.stamp_pending();
+
+CREATE TRIGGER reactor_track_usage_deleted AFTER DELETE ON public.sources REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.track_usage();
+
+CREATE TRIGGER reactor_track_usage_inserted AFTER INSERT ON public.sources REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.track_usage();
+
+CREATE TRIGGER reactor_track_usage_truncated AFTER TRUNCATE ON public.sources FOR EACH STATEMENT EXECUTE FUNCTION reactor.clear_books();
+
+CREATE TRIGGER reactor_track_usage_updated AFTER UPDATE ON public.sources REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION reactor.track_usage();
 
 ALTER TABLE ONLY public.interpretation_runs
     ADD CONSTRAINT interpretation_runs_source_id_fkey FOREIGN KEY (source_id) REFERENCES public.sources(id) ON DELETE CASCADE;
@@ -2327,12 +2327,6 @@ GRANT ALL ON FUNCTION public.set_plan(p_user_id uuid, p_plan text) TO reactor_wo
 
 REVOKE ALL ON FUNCTION reactor.acts_for(p_caller uuid, p_user_id uuid) FROM PUBLIC;
 
-GRANT SELECT ON TABLE public.sources TO reactor_worker;
-GRANT ALL ON TABLE public.sources TO service_role;
-GRANT SELECT ON TABLE public.sources TO authenticated;
-
-REVOKE ALL ON FUNCTION reactor.book_entry(p_source public.sources) FROM PUBLIC;
-
 REVOKE ALL ON FUNCTION reactor.caller() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.cancel_uploads(p_ids uuid[]) FROM PUBLIC;
@@ -2357,6 +2351,14 @@ REVOKE ALL ON FUNCTION reactor.deadline(p_timeout_at timestamp with time zone, p
 GRANT ALL ON FUNCTION reactor.deadline(p_timeout_at timestamp with time zone, p_heartbeat_at timestamp with time zone, p_patience interval) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.deadline(p_timeout_at timestamp with time zone, p_heartbeat_at timestamp with time zone, p_patience interval) TO service_role;
 
+REVOKE ALL ON FUNCTION reactor.deregister_instance(p_instance uuid) FROM PUBLIC;
+GRANT ALL ON FUNCTION reactor.deregister_instance(p_instance uuid) TO reactor_worker;
+GRANT ALL ON FUNCTION reactor.deregister_instance(p_instance uuid) TO service_role;
+
+REVOKE ALL ON FUNCTION reactor.effective_quota(p_user_id uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.ensure_usage_rows(p_users uuid[]) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION reactor.error_catalogue() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.expire_runs(p_ids uuid[], p_heartbeat_timeout interval) FROM PUBLIC;
@@ -2371,31 +2373,27 @@ REVOKE ALL ON FUNCTION reactor.fail_runs(p_ids uuid[], p_message text) FROM PUBL
 GRANT ALL ON FUNCTION reactor.fail_runs(p_ids uuid[], p_message text) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.fail_runs(p_ids uuid[], p_message text) TO service_role;
 
-REVOKE ALL ON FUNCTION reactor.forget_told_heartbeat() FROM PUBLIC;
+REVOKE ALL ON FUNCTION reactor.forget_notified_heartbeat() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.fullest_users(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.fullest_users(p_limit integer) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.fullest_users(p_limit integer) TO service_role;
 
-REVOKE ALL ON FUNCTION reactor.glance(p_heartbeat_timeout interval, p_cap integer) FROM PUBLIC;
-GRANT ALL ON FUNCTION reactor.glance(p_heartbeat_timeout interval, p_cap integer) TO reactor_worker;
-GRANT ALL ON FUNCTION reactor.glance(p_heartbeat_timeout interval, p_cap integer) TO service_role;
-
 REVOKE ALL ON FUNCTION reactor.hint(p_id uuid, p_user_id uuid, p_due_at timestamp with time zone) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.jwt_user() FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION reactor.keep_books() FROM PUBLIC;
-
-REVOKE ALL ON FUNCTION reactor.leave(p_instance uuid) FROM PUBLIC;
-GRANT ALL ON FUNCTION reactor.leave(p_instance uuid) TO reactor_worker;
-GRANT ALL ON FUNCTION reactor.leave(p_instance uuid) TO service_role;
+REVOKE ALL ON FUNCTION reactor.live_summary(p_heartbeat_timeout interval, p_cap integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION reactor.live_summary(p_heartbeat_timeout interval, p_cap integer) TO reactor_worker;
+GRANT ALL ON FUNCTION reactor.live_summary(p_heartbeat_timeout interval, p_cap integer) TO service_role;
 
 REVOKE ALL ON FUNCTION reactor.mark_run_start() FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION reactor.mend_books(p_limit integer) FROM PUBLIC;
-GRANT ALL ON FUNCTION reactor.mend_books(p_limit integer) TO reactor_worker;
-GRANT ALL ON FUNCTION reactor.mend_books(p_limit integer) TO service_role;
+REVOKE ALL ON FUNCTION reactor.missing_privileges() FROM PUBLIC;
+GRANT ALL ON FUNCTION reactor.missing_privileges() TO reactor_worker;
+GRANT ALL ON FUNCTION reactor.missing_privileges() TO service_role;
+
+REVOKE ALL ON FUNCTION reactor.notified_until(p_heartbeat_at timestamp with time zone) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.notify_heartbeat() FROM PUBLIC;
 
@@ -2403,17 +2401,11 @@ REVOKE ALL ON FUNCTION reactor.notify_runs() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.notify_uploads() FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION reactor.open_books(p_users uuid[]) FROM PUBLIC;
-
 REVOKE ALL ON FUNCTION reactor.operate(p_request uuid, p_actor text, p_remote_address text, p_action text, p_ids uuid[], p_filter jsonb, p_message text) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.operate(p_request uuid, p_actor text, p_remote_address text, p_action text, p_ids uuid[], p_filter jsonb, p_message text) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.operate(p_request uuid, p_actor text, p_remote_address text, p_action text, p_ids uuid[], p_filter jsonb, p_message text) TO service_role;
 
 REVOKE ALL ON FUNCTION reactor.pending_retry(p_queue_id uuid, p_source_id uuid) FROM PUBLIC;
-
-REVOKE ALL ON FUNCTION reactor.pulse(p_instance uuid, p_host text, p_version text, p_mode text, p_canary text, p_silent_after interval) FROM PUBLIC;
-GRANT ALL ON FUNCTION reactor.pulse(p_instance uuid, p_host text, p_version text, p_mode text, p_canary text, p_silent_after interval) TO reactor_worker;
-GRANT ALL ON FUNCTION reactor.pulse(p_instance uuid, p_host text, p_version text, p_mode text, p_canary text, p_silent_after interval) TO service_role;
 
 REVOKE ALL ON FUNCTION reactor.purge_uploads(p_ids uuid[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.purge_uploads(p_ids uuid[]) TO reactor_worker;
@@ -2434,6 +2426,14 @@ REVOKE ALL ON FUNCTION reactor.refuse_ended(p_run_id uuid, p_caller uuid) FROM P
 REVOKE ALL ON FUNCTION reactor.refuse_quota(p_code text, p_detail text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.refuse_unknown(p_argument text, p_caller uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.repair_usage(p_limit integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION reactor.repair_usage(p_limit integer) TO reactor_worker;
+GRANT ALL ON FUNCTION reactor.repair_usage(p_limit integer) TO service_role;
+
+REVOKE ALL ON FUNCTION reactor.report_presence(p_instance uuid, p_host text, p_version text, p_mode text, p_canary text, p_silent_after interval) FROM PUBLIC;
+GRANT ALL ON FUNCTION reactor.report_presence(p_instance uuid, p_host text, p_version text, p_mode text, p_canary text, p_silent_after interval) TO reactor_worker;
+GRANT ALL ON FUNCTION reactor.report_presence(p_instance uuid, p_host text, p_version text, p_mode text, p_canary text, p_silent_after interval) TO service_role;
 
 REVOKE ALL ON FUNCTION reactor.requeue_uploads(p_ids uuid[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.requeue_uploads(p_ids uuid[]) TO reactor_worker;
@@ -2459,8 +2459,6 @@ GRANT ALL ON FUNCTION reactor.settle_uploads(p_ids uuid[], p_tokens uuid[], p_ve
 
 REVOKE ALL ON FUNCTION reactor.stamp_pending() FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION reactor.standing(p_user_id uuid) FROM PUBLIC;
-
 REVOKE ALL ON FUNCTION reactor.status(p_heartbeat_timeout interval) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.status(p_heartbeat_timeout interval) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.status(p_heartbeat_timeout interval) TO service_role;
@@ -2473,17 +2471,19 @@ REVOKE ALL ON FUNCTION reactor.sweep_uploads(p_horizon interval, p_per_tenant in
 GRANT ALL ON FUNCTION reactor.sweep_uploads(p_horizon interval, p_per_tenant integer, p_limit integer) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.sweep_uploads(p_horizon interval, p_per_tenant integer, p_limit integer) TO service_role;
 
-REVOKE ALL ON FUNCTION reactor.told_until(p_heartbeat_at timestamp with time zone) FROM PUBLIC;
-
 REVOKE ALL ON FUNCTION reactor.traceparent(p_given text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.track_usage() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.uncount_run(p_user_id uuid, p_next_user_id uuid, p_month text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.usage_of(p_user_id uuid) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION reactor.what_is_missing() FROM PUBLIC;
-GRANT ALL ON FUNCTION reactor.what_is_missing() TO reactor_worker;
-GRANT ALL ON FUNCTION reactor.what_is_missing() TO service_role;
+GRANT SELECT ON TABLE public.sources TO reactor_worker;
+GRANT ALL ON TABLE public.sources TO service_role;
+GRANT SELECT ON TABLE public.sources TO authenticated;
+
+REVOKE ALL ON FUNCTION reactor.usage_of_source(p_source public.sources) FROM PUBLIC;
 
 GRANT SELECT ON TABLE public.quota_plans TO authenticated;
 GRANT SELECT ON TABLE public.quota_plans TO reactor_worker;

@@ -20,7 +20,7 @@ import pytest
 from psycopg import sql
 from support.container_engine import docker_answers
 from support.recorder import Recorder
-from support.usage_check import assert_books_balance
+from support.usage_check import assert_usage_matches_rows
 
 from reactor.embedded.server import EmbeddedPostgres
 from reactor.postgres.migrate import migrate
@@ -167,7 +167,7 @@ def database_url(server_url: str) -> Iterator[str]:
     """URL of an empty database of the test's own."""
     with _database(server_url) as url:
         yield url
-        assert_books_balance(url)
+        assert_usage_matches_rows(url)
 
 
 @pytest.fixture(scope="session")
@@ -185,7 +185,7 @@ def migrated_url(server_url: str, _template_url: str) -> Iterator[str]:
     template = urlsplit(_template_url).path.lstrip("/")
     with _database(server_url, "strategy file_copy" if copied_as_files else "", template) as url:
         yield url
-        assert_books_balance(url)
+        assert_usage_matches_rows(url)
 
 
 @pytest.fixture

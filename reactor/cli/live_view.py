@@ -23,7 +23,7 @@ class LiveView:
         self._waiting: deque[int] = deque(maxlen=_HISTORY)
 
     def draw(self, seen: Mapping[str, Any]) -> Table:
-        """Return what reactor.glance() said, and what the reactor beside us knows, as a table."""
+        """Return what reactor.live_summary() said, and what the reactor beside us knows, as a table."""
         facts = self._facts(seen)
         process = None if facts is None else _process(facts)
         uploads, cap = seen["uploads"], int(seen["cap"])

@@ -10,7 +10,7 @@ from attrs import evolve
 
 from reactor.app import Reactor
 from reactor.cli.common import as_json, database_url, load_settings, print_json, spare_the_collector
-from reactor.core.events import AttemptsSettled, BooksMended, Event, Rescued, RunExpired
+from reactor.core.events import AttemptsSettled, Event, Rescued, RunExpired, UsageRepaired
 from reactor.core.settings import Settings
 from reactor.postgres.admin import inspecting
 
@@ -32,7 +32,7 @@ class _Tally:
             case Rescued():
                 self._counts["rescued"] += event.retried
                 self._counts["dead"] += event.buried
-            case BooksMended(kind="reservations"):
+            case UsageRepaired(kind="reservations"):
                 self._counts["reservations_released"] += event.count
             case _:
                 pass

@@ -31,7 +31,10 @@ def status(ctx: click.Context, *, as_json: bool, watch: bool) -> None:
             follow(readings(lambda: database_url(settings), lambda inspector: inspector.status(patience_s)), None)
         else:
             view = LiveView(settings)
-            follow(readings(lambda: database_url(settings), lambda inspector: inspector.glance(patience_s)), view.draw)
+            follow(
+                readings(lambda: database_url(settings), lambda inspector: inspector.live_summary(patience_s)),
+                view.draw,
+            )
         return
     with inspecting(database_url(settings)) as inspector:
         answer = inspector.status(settings.heartbeat_timeout_s)

@@ -201,7 +201,7 @@ class Reconciled:
 
 
 @frozen(kw_only=True)
-class BooksMended:
+class UsageRepaired:
     """Reconciliation put something right in the books that no writer had."""
 
     kind: str
@@ -257,7 +257,7 @@ Event = (
     | Rescued
     | Swept
     | Reconciled
-    | BooksMended
+    | UsageRepaired
     | BreakerMoved
     | DatabaseLost
     | ReactorsChanged

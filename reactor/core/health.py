@@ -1,7 +1,7 @@
 """How the reactor and its queue are, in words: all well, or what is wrong and since when.
 
 One place for the words, whoever shows them: the live page and `reactor status --watch`. What the database says is
-reactor.glance()'s object; what a reactor knows of itself is a `Process`, None where nobody could be asked.
+reactor.live_summary()'s object; what a reactor knows of itself is a `Process`, None where nobody could be asked.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,8 @@ SILENT_AFTER_S: Final = 30.0
 """How long ago a reactor may have been seen last."""
 
 QUEUE_FULL_FROM: Final = 0.5
-"""How full the server's notification queue must be for the triggers to say nothing, and for no pulse to be sent:
-schema/functions/send_hints.sql and pulse.sql."""
+"""How full the server's notification queue must be for the triggers to say nothing, and for no presence to be sent:
+schema/functions/send_hints.sql and report_presence.sql."""
 
 NOT_LISTENING: Final = "not listening"
 POLLED: Final = "polling: notifications don't arrive"
@@ -41,7 +41,7 @@ TIMES_LEFT: Final[Mapping[str, str]] = MappingProxyType(
         "unbounded": "no limit",
     }
 )
-"""What a run has left, in words, by reactor.glance()'s name for it."""
+"""What a run has left, in words, by reactor.live_summary()'s name for it."""
 
 _HOUR_S: Final = 3_600
 _DAY_S: Final = 86_400

@@ -10,7 +10,7 @@ from reactor.postgres.migrate import OLDEST_SERVER, Step, plan
 from reactor.postgres.server_info import Identity, Server
 
 _HEARD_WITHIN_S = 2.0
-"""A reactor gives its own pulse 1 s."""
+"""A reactor gives its own presence 1 s."""
 
 _SKEW_S = 5.0
 _QUEUE_UNUSUAL = 0.05

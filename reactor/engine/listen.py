@@ -4,7 +4,7 @@ The order matters: LISTEN is live, then catch up, then trust. On any end of the 
 so the next one begins with a whole reconciliation again.
 
 That the connection answers isn't enough: a transaction pooler lets LISTEN succeed and will deliver nothing. So every
-few seconds a pulse, sent from another connection, must come back through the listening one. When it doesn't the
+few seconds a presence, sent from another connection, must come back through the listening one. When it doesn't the
 connection is severed and made anew; when three fresh ones in a row stay silent, the database is polled, and that is
 said aloud, while listening goes on being tried. So it is while the server's notification queue is half full, for
 whatever reason: the triggers say nothing then.
@@ -34,7 +34,7 @@ from reactor.engine.schedule import Schedule
 from reactor.engine.worker import Worker
 from reactor.postgres.listener import NotificationSource
 from reactor.postgres.notification import HINT_ROUNDING_S, BadPayload, decode
-from reactor.postgres.presence import PEERS_CHANNEL, Peers, Pulse
+from reactor.postgres.presence import PEERS_CHANNEL, Peers, Presence
 from reactor.reactions.base import Reaction
 from reactor.runtime.auto_reset_event import Wakeup
 from reactor.runtime.clock import TICKS_PER_S, Clock
@@ -42,16 +42,16 @@ from reactor.runtime.clock import TICKS_PER_S, Clock
 if TYPE_CHECKING:
     from uuid import UUID
 
-PULSE_INTERVAL_S = 13.0
-"""Nine transactions a minute, for hearing a pulse is one as well. A connection that answers and hears nothing is
+PRESENCE_INTERVAL_S = 13.0
+"""Nine transactions a minute, for hearing a presence is one as well. A connection that answers and hears nothing is
 noticed within this and the grace; one that doesn't answer sooner, by the listener itself."""
 
-SILENT_AFTER_S = PULSE_INTERVAL_S + 4.0
-"""After how long without a pulse a reactor counts as gone: one was missed. The others notice within another interval,
-in time to be there when its leases of 30 s end; a wrong guess costs each of them one sweep."""
+PRESENCE_EXPIRES_S = PRESENCE_INTERVAL_S + 4.0
+"""A reactor that has not reported its presence for so long counts as gone: it has missed one report. The others notice
+within another interval, before its leases of 30 s end; a wrong guess costs each of them one sweep."""
 
-PULSE_GRACE_S = 1.0
-"""How long a pulse may take to come back."""
+CANARY_GRACE_S = 1.0
+"""How long a presence may take to come back."""
 
 SILENT_BEFORE_POLLING = 3
 """Fresh connections in a row that must have heard nothing before the database is polled."""
@@ -67,7 +67,7 @@ class Listen:
     def __init__(
         self,
         listener: NotificationSource,
-        pulse: Pulse,
+        presence: Presence,
         pipelines: Mapping[str, tuple[Reaction[Any], Worker[Any]]],
         schedule: Schedule,
         reconcile: Reconcile,
@@ -76,7 +76,7 @@ class Listen:
         emit: Emit,
     ) -> None:
         self._listener = listener
-        self._pulse = pulse
+        self._presence = presence
         self._pipelines = pipelines
         self._schedule = schedule
         self._reconcile = reconcile
@@ -101,7 +101,7 @@ class Listen:
                     await self._listener.hear(self._live, self._take)
                 except DatabaseUnavailable as error:
                     self._lose(str(error))
-                if self._clock.now() - began > PULSE_INTERVAL_S:
+                if self._clock.now() - began > PRESENCE_INTERVAL_S:
                     delay_s = _RECONNECT_MIN_S
                 await self._clock.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
                 delay_s = min(_RECONNECT_MAX_S, delay_s * 2)
@@ -124,11 +124,11 @@ class Listen:
 
     def _take(self, channel: str, text: str) -> None:
         """Arm what a notification names. Never waits or raises: the rest of its batch would be lost."""
-        if channel == self._pulse.channel:
+        if channel == self._presence.channel:
             self._heard.set()
             return
         if channel == PEERS_CHANNEL:
-            if text != str(self._pulse.instance):
+            if text != str(self._presence.instance):
                 self._beat.set()  # its answer says who is there
             return
         reaction, work = self._pipelines[channel]
@@ -160,20 +160,20 @@ class Listen:
                 await self._prove_once()
             except DatabaseUnavailable as error:
                 self._emit(DatabaseLost(doing="pulse", reason=str(error)))
-            with self._clock.alarm(self._clock.tick() + round(PULSE_INTERVAL_S * TICKS_PER_S)):
+            with self._clock.alarm(self._clock.tick() + round(PRESENCE_INTERVAL_S * TICKS_PER_S)):
                 await self._beat.wait()
 
     async def _prove_once(self) -> None:
         connected = self._connected
         self._heard = Wakeup()
-        self._look_around(await self._pulse.send(self.mode, with_canary=connected))
-        if self._pulse.queue_usage >= QUEUE_FULL_FROM:
+        self._look_around(await self._presence.report(self.mode, with_canary=connected))
+        if self._presence.queue_usage >= QUEUE_FULL_FROM:
             self._distrust_queue()
             return
         if not connected:
             return
         came_back = False
-        with self._clock.alarm(self._clock.tick() + round(PULSE_GRACE_S * TICKS_PER_S)):
+        with self._clock.alarm(self._clock.tick() + round(CANARY_GRACE_S * TICKS_PER_S)):
             await self._heard.wait()
             came_back = True
         if came_back:
@@ -199,7 +199,7 @@ class Listen:
 
     def _distrust_queue(self) -> None:
         if self.mode != "polling":
-            usage = f"{self._pulse.queue_usage:.0%}"
+            usage = f"{self._presence.queue_usage:.0%}"
             self._poll(f"the server's notification queue is {usage} full: a session that listens doesn't read")
             self._listener.abort()  # should it be ours that doesn't read, it's in nobody's way any more
 
@@ -212,10 +212,10 @@ class Listen:
 
     def _look_around(self, peers: Peers) -> None:
         """A reactor that is gone may have left retries in its own wheel: catch up with what it knew."""
-        others = peers.alive - {self._pulse.instance}
+        others = peers.alive - {self._presence.instance}
         joined, left = others - self._others, self._others - others
         self._others = others
-        self._schedule.turns.seat(self._pulse.instance, peers.listening & others)
+        self._schedule.turns.seat(self._presence.instance, peers.listening & others)
         if joined or left:
             self._emit(ReactorsChanged(alive=len(others) + 1, joined=len(joined), left=len(left)))
         if left:

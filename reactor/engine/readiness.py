@@ -8,7 +8,7 @@ from reactor.core.events import DatabaseLost, Event
 from reactor.core.health import NOT_LISTENING, POLLED
 from reactor.engine.listen import Listen
 from reactor.engine.reconcile import Reconcile
-from reactor.postgres.presence import Pulse
+from reactor.postgres.presence import Presence
 from reactor.runtime.clock import Clock
 
 UNANSWERED_S = 10.0
@@ -18,18 +18,18 @@ UNANSWERED_S = 10.0
 class Readiness:
     """Hears every event, and asks whoever knows more."""
 
-    def __init__(self, listen: Listen, reconcile: Reconcile, pulse: Pulse, clock: Clock) -> None:
+    def __init__(self, listen: Listen, reconcile: Reconcile, presence: Presence, clock: Clock) -> None:
         self._listen = listen
         self._reconcile = reconcile
-        self._pulse = pulse
+        self._presence = presence
         self._clock = clock
         self._lost_at = float("-inf")
-        """When the database first failed to answer since its last answer to a pulse."""
+        """When the database first failed to answer since its last answer to a presence."""
 
     def hear(self, event: Event) -> None:
         # the listening connection may lead elsewhere, and `mode` tells of it
         is_loss = isinstance(event, DatabaseLost) and event.doing != "listen"
-        if is_loss and self._lost_at <= self._pulse.answered_at:
+        if is_loss and self._lost_at <= self._presence.answered_at:
             self._lost_at = self._clock.now()
 
     def missing(self) -> list[str]:
@@ -42,6 +42,6 @@ class Readiness:
         if self._reconcile.finished_at is None:
             reasons.append("not reconciled yet")
         silence_s = self._clock.now() - self._lost_at
-        if self._lost_at > self._pulse.answered_at and silence_s > UNANSWERED_S:
+        if self._lost_at > self._presence.answered_at and silence_s > UNANSWERED_S:
             reasons.append(f"the database hasn't answered for {silence_s:.0f} s")
         return reasons

@@ -14,19 +14,19 @@ from reactor.core.errors import DatabaseUnavailable
 from reactor.core.events import (
     MOST_LINKS,
     AttemptsSettled,
-    BooksMended,
     DatabaseLost,
     Emit,
     Event,
     Reconciled,
     RunExpired,
     Swept,
+    UsageRepaired,
 )
 from reactor.core.model import Due, Signal, Verdict
 from reactor.core.trace_context import TraceContext
 from reactor.engine.schedule import Schedule
 from reactor.engine.worker import Worker
-from reactor.postgres.usage import Books
+from reactor.postgres.usage import StorageUsage
 from reactor.reactions.base import Reaction
 from reactor.runtime.auto_reset_event import Wakeup
 from reactor.runtime.clock import TICKS_PER_S, Clock
@@ -78,7 +78,7 @@ class Reconcile:
         self,
         pipelines: Sequence[tuple[Reaction[Any], Worker[Any]]],
         schedule: Schedule,
-        books: Books,
+        usage: StorageUsage,
         *,
         clock: Clock,
         emit: Emit,
@@ -87,7 +87,7 @@ class Reconcile:
     ) -> None:
         self._pipelines = pipelines
         self._schedule = schedule
-        self._books = books
+        self._usage = usage
         self._clock = clock
         self._emit = emit
         self._interval_s = interval_s
@@ -171,8 +171,8 @@ class Reconcile:
             for reaction, work in self._pipelines:
                 self._rescued += await reaction.rescue()
                 await self._sweep(reaction, work)
-            for kind, count in (await self._books.mend()).items():
-                self._emit(BooksMended(kind=kind, count=count))
+            for kind, count in (await self._usage.repair()).items():
+                self._emit(UsageRepaired(kind=kind, count=count))
         except DatabaseUnavailable:
             self._whole_pass = True  # it is owed still
             raise

@@ -66,7 +66,7 @@ _DUE: LiteralString = """
 
 Row = dict[str, Any]
 
-GLANCE_CAP = 10_000
+LIVE_SUMMARY_CAP = 10_000
 """How far a live view counts anything."""
 
 FULLEST_USERS = 20
@@ -87,10 +87,10 @@ class Inspector:
         answer: Row = row["status"]
         return answer
 
-    def glance(self, heartbeat_timeout_s: float) -> Row:
-        """Return what reactor.glance() says: the same however long the queue is."""
-        (row,) = self._all(statements.GLANCE, (timedelta(seconds=heartbeat_timeout_s), GLANCE_CAP))
-        answer: Row = row["glance"]
+    def live_summary(self, heartbeat_timeout_s: float) -> Row:
+        """Return what reactor.live_summary() says: the same however long the queue is."""
+        (row,) = self._all(statements.LIVE_SUMMARY, (timedelta(seconds=heartbeat_timeout_s), LIVE_SUMMARY_CAP))
+        answer: Row = row["live_summary"]
         return answer
 
     def due(self, heartbeat_timeout_s: float) -> Row:

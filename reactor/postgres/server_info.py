@@ -104,7 +104,7 @@ class Server:
 
     def missing(self) -> list[str]:
         """Return what this role lacks for the reactor's work, a line each."""
-        return [row[0] for row in self._all(statements.WHAT_IS_MISSING)]
+        return [row[0] for row in self._all(statements.MISSING_PRIVILEGES)]
 
     def unguarded(self) -> list[Unguarded]:
         """Return our tables whose row level security is off or not forced."""

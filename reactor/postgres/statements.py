@@ -25,21 +25,21 @@ EXPIRE_RUNS: Final[LiteralString] = "select * from reactor.expire_runs(%b::uuid[
 
 SWEEP_RUNS: Final[LiteralString] = "select * from reactor.sweep_runs(%s::interval, %s::interval, %s::int)"
 
-MEND_BOOKS: Final[LiteralString] = "select * from reactor.mend_books(%s::int)"
+REPAIR_USAGE: Final[LiteralString] = "select * from reactor.repair_usage(%s::int)"
 
 CLOCK: Final[LiteralString] = "select extract(epoch from clock_timestamp())::float8 as now_at"
 
-PULSE: Final[LiteralString] = (
-    "select * from reactor.pulse(%s::uuid, %s::text, %s::text, %s::text, %s::text, %s::interval)"
+REPORT_PRESENCE: Final[LiteralString] = (
+    "select * from reactor.report_presence(%s::uuid, %s::text, %s::text, %s::text, %s::text, %s::interval)"
 )
 
-LEAVE: Final[LiteralString] = "select reactor.leave(%s::uuid)"
+DEREGISTER_INSTANCE: Final[LiteralString] = "select reactor.deregister_instance(%s::uuid)"
 
 STATUS: Final[LiteralString] = "select reactor.status(%s::interval)"
 
 FULLEST_USERS: Final[LiteralString] = "select reactor.fullest_users(%s::int)"
 
-WHAT_IS_MISSING: Final[LiteralString] = "select reactor.what_is_missing()"
+MISSING_PRIVILEGES: Final[LiteralString] = "select reactor.missing_privileges()"
 
 # what services and agents call
 
@@ -68,7 +68,7 @@ FAIL_INTERPRETATION: Final[LiteralString] = "select public.fail_interpretation(%
 
 # what the operator page and `reactor status --watch` send
 
-GLANCE: Final[LiteralString] = "select reactor.glance(%s::interval, %s::int)"
+LIVE_SUMMARY: Final[LiteralString] = "select reactor.live_summary(%s::interval, %s::int)"
 
 OPERATE: Final[LiteralString] = (
     "select reactor.operate(%s::uuid, %s::text, %s::text, %s::text, %b::uuid[], %s::jsonb, %s::text)"

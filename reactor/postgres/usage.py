@@ -6,18 +6,18 @@ from reactor.postgres.connection import QueryRunner
 _BATCH = 1000
 
 
-class Books:
+class StorageUsage:
     """storage_usage and what is counted in it."""
 
     def __init__(self, database: QueryRunner) -> None:
         self._database = database
 
-    async def mend(self) -> dict[str, int]:
+    async def repair(self) -> dict[str, int]:
         """Give leaked reservations back, turn months over; return how many of each kind. Raises DatabaseUnavailable."""
-        mended: dict[str, int] = {}
+        repaired: dict[str, int] = {}
         while True:
-            rows = await self._database.call(statements.MEND_BOOKS, (_BATCH,))
+            rows = await self._database.call(statements.REPAIR_USAGE, (_BATCH,))
             for kind, count in rows:
-                mended[kind] = mended.get(kind, 0) + count
+                repaired[kind] = repaired.get(kind, 0) + count
             if all(count < _BATCH for _, count in rows):
-                return mended
+                return repaired

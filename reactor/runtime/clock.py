@@ -1,6 +1,6 @@
 """Time: this process's monotonic clock in ticks of a tenth of a millisecond, and what the database's clock says by it.
 
-Deadlines are the database's. The host's wall clock is never read: each round trip of a pulse shows how far the
+Deadlines are the database's. The host's wall clock is never read: each round trip of a presence shows how far the
 database's clock is from our monotonic one, and the quickest recent one is believed. An error of a millisecond costs
 one look-up too many, never an early retry, for the row is checked again in the database.
 """

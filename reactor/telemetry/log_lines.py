@@ -31,7 +31,7 @@ class LogLines:
             events.RunExpired: self._on_expired,
             events.Rescued: self._on_rescued,
             events.Swept: self._on_swept,
-            events.BooksMended: self._on_mended,
+            events.UsageRepaired: self._on_repaired,
             events.BreakerMoved: self._on_breaker,
             events.DatabaseLost: self._on_database_lost,
             events.ReactorsChanged: self._on_reactors,
@@ -88,11 +88,11 @@ class LogLines:
             logger.warning("{} overdue {} that no notification told of", event.missed, event.reaction)
         logger.debug("swept {}: {} found in {:.3f} s", event.reaction, event.found, event.duration_s)
 
-    def _on_mended(self, event: events.BooksMended) -> None:
+    def _on_repaired(self, event: events.UsageRepaired) -> None:
         if event.kind == "reservations":
             logger.warning("gave back {} reservations that nobody had come for in a day", event.count)
         else:
-            logger.info("mended {} {}", event.count, event.kind)
+            logger.info("repaired {} {}", event.count, event.kind)
 
     def _on_breaker(self, event: events.BreakerMoved) -> None:
         if event.is_open:

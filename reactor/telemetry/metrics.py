@@ -153,7 +153,7 @@ class Metrics:
             events.UploadRescued: self._on_rescued,
             events.RunExpired: self._on_expired,
             events.Swept: self._on_swept,
-            events.BooksMended: self._on_mended,
+            events.UsageRepaired: self._on_repaired,
             events.BreakerMoved: self._on_breaker,
             events.TimerFired: lambda event: self._wheel_lag.record([event.lag_s]),
         }
@@ -177,7 +177,7 @@ class Metrics:
         if event.missed:
             self._missed.add(event.missed, {"kind": event.reaction})
 
-    def _on_mended(self, event: events.BooksMended) -> None:
+    def _on_repaired(self, event: events.UsageRepaired) -> None:
         if event.kind == "reservations":
             self._missed.add(event.count, {"kind": event.kind})
 

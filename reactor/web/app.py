@@ -10,7 +10,7 @@ from anyio import to_thread
 from reactor.core.health import Process
 from reactor.core.settings import Settings, is_loopback
 from reactor.postgres import statements
-from reactor.postgres.admin import GLANCE_CAP
+from reactor.postgres.admin import LIVE_SUMMARY_CAP
 from reactor.postgres.connection import QueryRunner
 from reactor.runtime.clock import Clock
 from reactor.storage.spool import Spool
@@ -88,7 +88,7 @@ class Page:
         self.live.close()
 
     async def _look(self) -> dict[str, Any]:
-        [(seen,)] = await self._looks.call(statements.GLANCE, (self._heartbeat_timeout, GLANCE_CAP))
+        [(seen,)] = await self._looks.call(statements.LIVE_SUMMARY, (self._heartbeat_timeout, LIVE_SUMMARY_CAP))
         return dict(seen)
 
     def _process(self) -> Process:

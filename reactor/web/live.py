@@ -16,7 +16,7 @@ from attrs import asdict
 
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.health import Process, headline, troubles
-from reactor.postgres.admin import GLANCE_CAP
+from reactor.postgres.admin import LIVE_SUMMARY_CAP
 from reactor.runtime.auto_reset_event import Wakeup
 from reactor.runtime.clock import TICKS_PER_S, Clock
 from reactor.web import charts
@@ -153,7 +153,7 @@ class Live:
         facts = self.facts()
         return facts | {
             "at": datetime.now(UTC),
-            "cap": GLANCE_CAP,
+            "cap": LIVE_SUMMARY_CAP,
             "deaths": self._deaths(),
             "queue_chart": charts.chart(
                 [

@@ -125,7 +125,7 @@ class Memory:
             events.AttemptsSettled: self._on_settled,
             events.UploadRescued: self._on_rescued,
             events.Swept: lambda event: self._miss(event.reaction, event.missed),
-            events.BooksMended: self._on_mended,
+            events.UsageRepaired: self._on_repaired,
             events.Reconciled: self._on_reconciled,
         }
 
@@ -180,7 +180,7 @@ class Memory:
         self.missed[kind] += count
         self._missed_now[kind] += count
 
-    def _on_mended(self, event: events.BooksMended) -> None:
+    def _on_repaired(self, event: events.UsageRepaired) -> None:
         if event.kind == "reservations":
             self._miss(event.kind, event.count)
 

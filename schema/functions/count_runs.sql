@@ -17,7 +17,7 @@
 -- Answers  until when later heartbeats needn't be told. A minute after the last time that there is would be none
 --
 -- No pinned search_path, so that it is inlined (see hint). Its callers pin theirs.
-create or replace function reactor.told_until(p_heartbeat_at timestamptz)
+create or replace function reactor.notified_until(p_heartbeat_at timestamptz)
     returns timestamptz
     language sql
     stable
@@ -41,11 +41,11 @@ declare
 begin
     if tg_op = 'INSERT' then
         new.billing_month := v_month;
-        new.heartbeat_told_until := null;
+        new.heartbeat_notified_until := null;
         if v_is_start then
             new.started_at := coalesce(new.started_at, v_now);
             new.heartbeat_at := coalesce(new.heartbeat_at, new.started_at);
-            new.heartbeat_told_until := reactor.told_until(new.heartbeat_at);
+            new.heartbeat_notified_until := reactor.notified_until(new.heartbeat_at);
         end if;
         return new;
     elsif not v_is_start and old.billing_month is not distinct from new.billing_month
@@ -57,7 +57,7 @@ begin
         update public.interpretation_runs as r
            set started_at = coalesce(r.started_at, v_now),
                heartbeat_at = coalesce(r.heartbeat_at, r.started_at, v_now),
-               heartbeat_told_until = reactor.told_until(coalesce(r.heartbeat_at, r.started_at, v_now)),
+               heartbeat_notified_until = reactor.notified_until(coalesce(r.heartbeat_at, r.started_at, v_now)),
                billing_month = coalesce(old.billing_month, v_month)
          where r.id = new.id;
     else
@@ -65,7 +65,7 @@ begin
     end if;
     v_marking := set_config('reactor.marking', v_before, true); -- another's, where a trigger of the app's starts runs
     if v_is_start and old.billing_month is null and new.user_id is not null then
-        perform reactor.open_books(array[new.user_id]);
+        perform reactor.ensure_usage_rows(array[new.user_id]);
         perform reactor.count_run_starts(new.user_id, v_month, 1);
     end if;
     return null;
@@ -83,24 +83,24 @@ create or replace function reactor.count_run_starts(p_user_id uuid, p_month text
     set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_standing record;
+    v_quota record;
 begin
     perform from public.storage_usage where user_id = p_user_id for no key update;
-    select * into strict v_standing from reactor.standing(p_user_id);
-    if v_standing.billing_month <> p_month then
+    select * into strict v_quota from reactor.effective_quota(p_user_id);
+    if v_quota.billing_month <> p_month then
         return;
     end if;
-    if v_standing.interpretations_used + p_count > v_standing.interpretation_limit then
+    if v_quota.interpretations_used + p_count > v_quota.interpretation_limit then
         raise exception 'INTERPRETATION_QUOTA_EXCEEDED: the plan''s interpretations of this month are used up'
             using errcode = 'RX102',
-                  detail = jsonb_build_object('plan', v_standing.plan, 'limit', v_standing.interpretation_limit,
-                                              'used', v_standing.interpretations_used,
-                                              'resets_at', v_standing.resets_at)::text,
+                  detail = jsonb_build_object('plan', v_quota.plan, 'limit', v_quota.interpretation_limit,
+                                              'used', v_quota.interpretations_used,
+                                              'resets_at', v_quota.resets_at)::text,
                   hint = 'Wait until resets_at, or move to a larger plan.';
     end if;
     update public.storage_usage as u
-       set interpretation_count_month = v_standing.interpretations_used + p_count,
-           billing_month = v_standing.billing_month
+       set interpretation_count_month = v_quota.interpretations_used + p_count,
+           billing_month = v_quota.billing_month
      where u.user_id = p_user_id;
 end $$;
 
@@ -126,7 +126,7 @@ create or replace function reactor.count_runs()
 as $$
 begin
     if tg_op = 'INSERT' then
-        perform reactor.open_books(array(
+        perform reactor.ensure_usage_rows(array(
             select distinct n.user_id from new_rows as n where n.billing_month is not null and n.user_id is not null));
         perform reactor.count_run_starts(started.user_id, started.billing_month, started.count)
            from (select n.user_id, n.billing_month, count(*)::int as count from new_rows as n
@@ -138,7 +138,7 @@ begin
         end if;
         -- counted already, and given to another user: the count goes along
         if new.user_id is not null then
-            perform reactor.open_books(array[new.user_id]);
+            perform reactor.ensure_usage_rows(array[new.user_id]);
         end if;
         perform reactor.uncount_run(old.user_id, new.user_id, old.billing_month);
         if new.user_id is not null then
@@ -158,7 +158,7 @@ begin
     return null;
 end $$;
 
-revoke all on function reactor.told_until(timestamptz) from public;
+revoke all on function reactor.notified_until(timestamptz) from public;
 revoke all on function reactor.mark_run_start() from public;
 revoke all on function reactor.count_run_starts(uuid, text, int) from public;
 revoke all on function reactor.uncount_run(uuid, uuid, text) from public;

@@ -38,7 +38,7 @@ as $$
                'interpretations_remaining', case when s.interpretation_limit is not null then
                    greatest(0, s.interpretation_limit - s.interpretations_used) end,
                'billing_month', s.billing_month, 'resets_at', s.resets_at, 'last_calculated', s.last_calculated)
-      from reactor.standing(p_user_id) as s
+      from reactor.effective_quota(p_user_id) as s
 $$;
 
 revoke all on function reactor.usage_of(uuid) from public;

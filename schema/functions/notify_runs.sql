@@ -65,7 +65,7 @@ begin
     if new.status = 'running' and old.status = 'running' -- else its start or end is told
        and current_setting('reactor.marking', true) is distinct from new.id::text then
         update public.interpretation_runs as r
-           set heartbeat_told_until = reactor.told_until(new.heartbeat_at)
+           set heartbeat_notified_until = reactor.notified_until(new.heartbeat_at)
          where r.id = new.id;
         v_hint := reactor.run_hint(new);
         v_is_sent := reactor.send('reactor_runs', array[v_hint]);
@@ -75,15 +75,15 @@ end $$;
 
 -- An app that writes rows back as it read them may set the time back before the last heartbeat, and what lies between
 -- would not be told: the next heartbeat is.
-create or replace function reactor.forget_told_heartbeat()
+create or replace function reactor.forget_notified_heartbeat()
     returns trigger
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if new.heartbeat_told_until < new.heartbeat_at then
-        update public.interpretation_runs as r set heartbeat_told_until = null where r.id = new.id;
+    if new.heartbeat_notified_until < new.heartbeat_at then
+        update public.interpretation_runs as r set heartbeat_notified_until = null where r.id = new.id;
     end if;
     return null;
 end $$;
@@ -91,7 +91,7 @@ end $$;
 revoke all on function reactor.run_hint(public.interpretation_runs) from public;
 revoke all on function reactor.notify_runs() from public;
 revoke all on function reactor.notify_heartbeat() from public;
-revoke all on function reactor.forget_told_heartbeat() from public;
+revoke all on function reactor.forget_notified_heartbeat() from public;
 
 create or replace trigger reactor_notify_inserted
     after insert on public.interpretation_runs
@@ -102,14 +102,14 @@ create or replace trigger reactor_notify_updated
     after update of status, timeout_at, heartbeat_timeout on public.interpretation_runs
     for each row execute function reactor.notify_runs();
 
--- Unless it comes after the last one and before heartbeat_told_until. OVERLAPS, for it is the shortest that PostgreSQL has
+-- Unless it comes after the last one and before heartbeat_notified_until. OVERLAPS, for it is the shortest that PostgreSQL has
 -- for this; null where a time is null. AFTER, though the row remembers: see mark_run_start.
 create or replace trigger reactor_notify_heartbeat
     after update of heartbeat_at on public.interpretation_runs
     for each row
-    when (((old.heartbeat_at, old.heartbeat_told_until) overlaps (new.heartbeat_at, new.heartbeat_at)) is not true)
+    when (((old.heartbeat_at, old.heartbeat_notified_until) overlaps (new.heartbeat_at, new.heartbeat_at)) is not true)
     execute function reactor.notify_heartbeat();
 
-create or replace trigger reactor_forget_told_heartbeat
-    after update of heartbeat_told_until on public.interpretation_runs
-    for each row execute function reactor.forget_told_heartbeat();
+create or replace trigger reactor_forget_notified_heartbeat
+    after update of heartbeat_notified_until on public.interpretation_runs
+    for each row execute function reactor.forget_notified_heartbeat();

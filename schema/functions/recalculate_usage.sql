@@ -17,7 +17,7 @@ begin
     elsif p_user_id is null then
         return reactor.refuse_argument('p_user_id must be the id of a user');
     end if;
-    perform reactor.open_books(array[p_user_id]);
+    perform reactor.ensure_usage_rows(array[p_user_id]);
     v_changed := reactor.recount_user(p_user_id);
     return reactor.usage_of(p_user_id) || jsonb_build_object('changed', v_changed);
 end $$;

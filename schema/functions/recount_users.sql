@@ -27,7 +27,7 @@ begin
            last_calculated = clock_timestamp()
       from (select coalesce(sum(f.total), 0) as total, coalesce(sum(f.reserved), 0) as reserved,
                    coalesce(sum(f.stored), 0) as stored
-              from public.sources as s cross join lateral reactor.book_entry(s) as f
+              from public.sources as s cross join lateral reactor.usage_of_source(s) as f
              where s.user_id = p_user_id) as counted
      where u.user_id = p_user_id
     returning u.* into strict v_after;
@@ -58,7 +58,7 @@ begin
           where p_after is null or u.user_id > p_after
           order by u.user_id limit p_limit)
         order by user_id limit p_limit);
-    perform reactor.open_books(v_users);
+    perform reactor.ensure_usage_rows(v_users);
     return query
     select (array_agg(done.user_id order by done.user_id desc))[1], count(*) filter (where done.changed)
       from (select u.user_id, reactor.recount_user(u.user_id) as changed

@@ -1,5 +1,5 @@
 -- What each plan allows, and what each user uses. The figures of storage_usage are kept by the trigger in
--- functions/keep_books.sql and nobody else.
+-- functions/track_usage.sql and nobody else.
 --
 -- Locks: none on existing tables.
 

@@ -3,5 +3,5 @@
 --
 -- Locks: none on tables.
 
-drop function if exists reactor.pulse(uuid, text, text, text, text, interval);
+drop function if exists reactor.report_presence(uuid, text, text, text, text, interval);
 drop function if exists reactor.count_run_starts(uuid, int);

@@ -2,7 +2,7 @@
 --
 -- Locks: the runs, for a moment: the column has no default, so that no row is written.
 
-alter table public.interpretation_runs add column if not exists heartbeat_told_until timestamptz;
+alter table public.interpretation_runs add column if not exists heartbeat_notified_until timestamptz;
 
-comment on column public.interpretation_runs.heartbeat_told_until is
+comment on column public.interpretation_runs.heartbeat_notified_until is
     'The reactor''s: later heartbeats before this time aren''t notified. Null: the next one is.';

@@ -11,7 +11,7 @@ from psycopg import sql
 from support.app import AppSide, app_side
 from support.deploy_files import DEPLOY
 
-JOBS = ("reactor-fail-stale-runs", "reactor-rescue-uploads", "reactor-mend-books", "reactor-forget-cron-runs")
+JOBS = ("reactor-fail-stale-runs", "reactor-rescue-uploads", "reactor-repair-usage", "reactor-forget-cron-runs")
 
 PG_CRON_S_OWN = """
     create schema cron;
@@ -72,14 +72,14 @@ def test_a_dead_reactor_s_uploads_wait_again_and_hopeless_ones_are_buried(app: A
     assert [row and row["status"] for row in rows] == ["failed", "dead", "uploading", "failed"]
     assert app.usage(spent) == (0, 0)  # what was reserved is given back
     assert app.is_spooled(due)  # and no byte was moved
-    app.assert_books_balance()
+    app.assert_usage_matches_rows()
 
 
 def test_what_nobody_came_for_in_a_day_is_given_back(app: AppSide) -> None:
     user = uuid4()
     app.all("select public.reserve_upload(%s, %s, 100)", user, "0" * 64)
     app.conn.execute("update public.sources set pending_since = now() - interval '25 hours'")
-    run_job(app, "reactor-mend-books")
+    run_job(app, "reactor-repair-usage")
     assert app.all("select reserved_bytes from public.storage_usage") == [{"reserved_bytes": 0}]
 
 

@@ -39,8 +39,8 @@ def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
 
 @pytest.fixture
 def _quick_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listen, "PULSE_INTERVAL_S", 0.5)
-    monkeypatch.setattr(listen, "PULSE_GRACE_S", 0.4)
+    monkeypatch.setattr(listen, "PRESENCE_INTERVAL_S", 0.5)
+    monkeypatch.setattr(listen, "CANARY_GRACE_S", 0.4)
     monkeypatch.setattr(listen, "POLLING_INTERVAL_S", 0.3)
 
 
@@ -187,7 +187,7 @@ async def test_somebody_elses_pulse_proves_nothing(app: AppSide, recorder: Recor
     """Notifications on a reactor's own channel carry no work, whatever they say."""
     async with app.reacting(recorder):
         instance = app.one("select id from reactor.instance")
-        channel = f"reactor_pulse_{instance.hex[:16]}"
+        channel = f"reactor_canary_{instance.hex[:16]}"
         for text in GARBAGE.values():
             app.conn.execute("select pg_notify(%s, %s)", (channel, text))
         [upload] = app.owe()
@@ -220,8 +220,8 @@ async def test_a_killed_listener_reconnects_and_catches_up(app: AppSide, recorde
 async def test_a_new_connection_catches_up_before_it_is_proven(
     app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pulse that takes its time, or never comes back, delays nothing of what was missed."""
-    monkeypatch.setattr(listen, "PULSE_GRACE_S", 600.0)
+    """A presence that takes its time, or never comes back, delays nothing of what was missed."""
+    monkeypatch.setattr(listen, "CANARY_GRACE_S", 600.0)
     async with proxied(app.url) as proxy, app.reacting(recorder, listen_url=proxy.url):
         app.without_triggers()
         unheard = app.owe(3)
@@ -298,7 +298,7 @@ async def test_a_dead_peer_that_stays_connected_is_noticed(app: AppSide, recorde
 async def test_a_dead_peer_is_noticed_without_waiting_for_a_pulse(
     fault: Callable[[Proxy], None], app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listen, "PULSE_INTERVAL_S", 600.0)
+    monkeypatch.setattr(listen, "PRESENCE_INTERVAL_S", 600.0)
     monkeypatch.setattr(listener, "ASK_EVERY_S", 0.3)
     async with proxied(app.url) as proxy, app.reacting(recorder, listen_url=proxy.url):
         recorder.forget()
@@ -313,7 +313,7 @@ async def test_reactors_hear_each_other_come_and_go(
     app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And needn't wait for their next pulses to know whose turn a row is, or that retries went with who left."""
-    monkeypatch.setattr(listen, "PULSE_INTERVAL_S", 600.0)
+    monkeypatch.setattr(listen, "PRESENCE_INTERVAL_S", 600.0)
     other = Recorder()
     async with app.reacting(recorder):
         async with app.reacting(other):
@@ -334,4 +334,4 @@ async def test_one_statement_of_many_rows_is_few_notifications(app: AppSide, rec
         await recorder.wait_for_all(len(uploads), AttemptSettled)
         assert sorted(event.rows for event in recorder.heard(Notified)) == [50, 100, 100]
         assert app.one("select count(*) from public.upload_queue") == 0
-        app.assert_books_balance()
+        app.assert_usage_matches_rows()

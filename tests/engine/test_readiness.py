@@ -35,7 +35,7 @@ async def test_it_tells_of_a_database_that_does_not_answer_while_it_lives_on(
     app: AppSide, server_url: str, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The listening connection is left alone: only what asks the database finds that nobody answers."""
-    monkeypatch.setattr(listen, "PULSE_INTERVAL_S", 0.3)
+    monkeypatch.setattr(listen, "PRESENCE_INTERVAL_S", 0.3)
     monkeypatch.setattr(readiness, "UNANSWERED_S", 1.0)
     name = sql.Identifier(urlsplit(app.url).path.lstrip("/"))
     async with app.reacting(recorder) as reactor:
@@ -60,12 +60,12 @@ async def answers(reactor: Reactor, path: str) -> int:
 
 
 async def test_one_failure_is_no_outage(app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listen, "PULSE_INTERVAL_S", 0.3)
+    monkeypatch.setattr(listen, "PRESENCE_INTERVAL_S", 0.3)
     async with app.reacting(recorder) as reactor:
         reactor._emit(DatabaseLost(doing="pulse", reason="once"))
         assert reactor.not_ready() == []
         monkeypatch.setattr(readiness, "UNANSWERED_S", -1.0)
-        await until(lambda: reactor.not_ready() == [])  # the next pulse was answered
+        await until(lambda: reactor.not_ready() == [])  # the next presence was answered
 
 
 async def test_what_only_listens_elsewhere_says_nothing_of_the_database(

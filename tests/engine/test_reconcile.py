@@ -15,12 +15,12 @@ from reactor.core.errors import DatabaseUnavailable
 from reactor.core.events import (
     AttemptSettled,
     AttemptStarted,
-    BooksMended,
     DatabaseLost,
     Notified,
     Rescued,
     RunExpired,
     Swept,
+    UsageRepaired,
 )
 from reactor.core.model import Due, Signal, Verdict
 from reactor.core.trace_context import TraceContext
@@ -29,7 +29,7 @@ from reactor.engine.reconcile import Reconcile
 from reactor.engine.schedule import ReadyQueue, Schedule
 from reactor.engine.worker import Worker
 from reactor.postgres.notification import Hint
-from reactor.postgres.usage import Books
+from reactor.postgres.usage import StorageUsage
 from reactor.reactions import uploads as failed_uploads
 from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
 
@@ -72,15 +72,15 @@ class Listed(Reaction[Attempt]):
         return Sweep(rows=list(self.rows), complete=self.complete)
 
 
-class Shelf(Books):
+class FixedUsage(StorageUsage):
     """Books in which there is to mend what the test says."""
 
     def __init__(self) -> None:
-        self.mended: dict[str, int] = {}
+        self.repaired: dict[str, int] = {}
 
-    async def mend(self) -> dict[str, int]:
-        mended, self.mended = self.mended, {}
-        return mended
+    async def repair(self) -> dict[str, int]:
+        repaired, self.repaired = self.repaired, {}
+        return repaired
 
 
 class Stage:
@@ -90,7 +90,7 @@ class Stage:
         self.clock = ManualClock()
         self.recorder = Recorder()
         self.reaction = Listed()
-        self.books = Shelf()
+        self.usage = FixedUsage()
         self.ready = ready = ReadyQueue()
         self.schedule = Schedule(self.clock, {"rows": ready}, horizon_s=900.0, emit=self.recorder, capacity=capacity)
         self.work = Worker(
@@ -106,7 +106,7 @@ class Stage:
         self.reconcile = Reconcile(
             [(self.reaction, self.work)],
             self.schedule,
-            self.books,
+            self.usage,
             clock=self.clock,
             emit=self.recorder,
             interval_s=INTERVAL_S,
@@ -145,12 +145,12 @@ def stage() -> Stage:
 
 
 async def test_a_pass_tells_what_it_mended_in_the_books(stage: Stage) -> None:
-    stage.books.mended = {"reservations": 2, "months": 1}
+    stage.usage.repaired = {"reservations": 2, "months": 1}
     await stage.reconcile.once()
     await stage.reconcile.once()
-    assert stage.recorder.heard(BooksMended) == [
-        BooksMended(kind="reservations", count=2),
-        BooksMended(kind="months", count=1),
+    assert stage.recorder.heard(UsageRepaired) == [
+        UsageRepaired(kind="reservations", count=2),
+        UsageRepaired(kind="months", count=1),
     ]
 
 
@@ -426,7 +426,7 @@ def is_stored(settled: AttemptSettled) -> bool:
 def assert_all_stored(app: AppSide, uploads: Sequence[Owed]) -> None:
     for upload in uploads:
         app.assert_stored(upload)
-    app.assert_books_balance()
+    app.assert_usage_matches_rows()
 
 
 async def test_one_pass_finds_all_that_nobody_told_of(app: AppSide, recorder: Recorder) -> None:
@@ -572,4 +572,4 @@ async def test_a_statement_of_very_many_rows_says_only_that_there_are_some(app: 
         await recorder.wait_for_all(len(uploads), AttemptSettled, is_stored)
         assert [event.rows for event in recorder.heard(Notified)] == [0]
     assert app.one("select count(*) from public.upload_queue") == 0
-    app.assert_books_balance()
+    app.assert_usage_matches_rows()

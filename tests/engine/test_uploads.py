@@ -84,7 +84,7 @@ async def test_a_failed_upload_is_stored(app: AppSide, store: StubbornStore, rec
     app.assert_stored(upload)
     assert app.usage(upload) == (size, 0) if size else True
     assert store.puts[upload.key] == 1
-    app.assert_books_balance()
+    app.assert_usage_matches_rows()
 
 
 async def test_an_upload_that_was_queued_before_the_start_is_stored(
@@ -331,7 +331,7 @@ async def test_rows_that_make_no_sense_harm_nobody_else(app: AppSide, store: Stu
         app.assert_stored(upload)
         assert store.puts[upload.key] == 1
     assert {row["status"] for row in app.all("select status from public.upload_queue")} == {"dead"}
-    app.assert_books_balance()
+    app.assert_usage_matches_rows()
     assert not (app.store.parent / "escape").exists()
 
 
@@ -359,7 +359,7 @@ async def test_an_outage_costs_each_upload_one_try_at_most(
     for upload in uploads:
         app.assert_stored(upload)
     assert len(recorder.heard(BreakerMoved)) == 2
-    app.assert_books_balance()
+    app.assert_usage_matches_rows()
 
 
 # runs
@@ -459,7 +459,7 @@ async def test_two_reactors_try_each_upload_once(app: AppSide, store: StubbornSt
         app.assert_stored(upload)
         assert store.puts[upload.key] == 1
     assert len(recorder.heard(AttemptStarted)) == len(uploads)
-    app.assert_books_balance()
+    app.assert_usage_matches_rows()
 
 
 async def test_a_reactor_that_died_unnoticed_delays_its_share_by_one_turn(
@@ -501,7 +501,7 @@ async def test_what_a_killed_reactor_held_is_taken_over_after_its_lease(
     assert {event.attempt for event in recorder.heard(AttemptSettled)} == {2}
     for upload in uploads:
         app.assert_stored(upload)
-    app.assert_books_balance()
+    app.assert_usage_matches_rows()
 
 
 async def test_a_claim_whose_answer_was_lost_costs_no_attempt_and_no_wait(

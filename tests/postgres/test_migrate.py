@@ -103,7 +103,7 @@ def test_everything_is_applied_in_order_and_a_second_time_nothing(database_url: 
     assert told == ALL_FILES
     assert rows(database_url, "select * from reactor.migration order by name") == ledger
     assert {step.state for step in plan(database_url)} == {"applied"}
-    assert rows(database_url, "select reactor.what_is_missing()") == []
+    assert rows(database_url, "select reactor.missing_privileges()") == []
 
 
 def test_an_edited_migration_is_refused_whole(migrated_url: str, edited_schema: Path) -> None:
@@ -111,7 +111,7 @@ def test_an_edited_migration_is_refused_whole(migrated_url: str, edited_schema: 
     with (edited_schema / "migrations/0003_create_plans_and_usage.sql").open("a") as file:
         file.write("create table edited ();\n")
     (edited_schema / "migrations/0000_come_first.sql").write_text("create table first ();\n")
-    (edited_schema / "functions/book_entry.sql").write_text("create table last ();\n")
+    (edited_schema / "functions/usage_of_source.sql").write_text("create table last ();\n")
     before = rows(migrated_url, "select * from reactor.migration order by name")
 
     with pytest.raises(MigrationChanged, match=r"migrations/0003_create_plans_and_usage.sql was edited"):
@@ -193,6 +193,6 @@ def test_an_owner_who_is_no_superuser_migrates_a_database_like_supabase(new_serv
     assert rows(url, "select content_hash from sources", role="authenticated") == [("a",)]
     assert rows(url, "select total_bytes from storage_usage", role="authenticated") == [(5,)]
     assert rows(url, "select count(*) from sources", role="reactor_worker") == [(2,)]
-    assert rows(url, "select reactor.what_is_missing()", role="reactor_worker") == []
+    assert rows(url, "select reactor.missing_privileges()", role="reactor_worker") == []
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         rows(url, "select * from storage_usage", role="anon")

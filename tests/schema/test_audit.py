@@ -32,7 +32,7 @@ def refused(rows: Rows, role: str, statement: LiteralString) -> bool:
 def test_tenants_never_see_it_and_can_do_nothing_by_hand(rows: Rows, role: str) -> None:
     assert refused(rows, role, "select from reactor.audit_log")
     assert refused(rows, role, "select reactor.operate(gen_random_uuid(), 'x', 'x', 'reconcile', '{}', null, null)")
-    assert refused(rows, role, "select reactor.glance('1 minute', 10)")
+    assert refused(rows, role, "select reactor.live_summary('1 minute', 10)")
 
 
 @pytest.mark.parametrize("role", ["reactor_worker", "service_role"])

@@ -9,7 +9,7 @@ from support.table_dump import tables
 
 from reactor.postgres.migrate import schema_dir
 
-INLINED = {"acts_for", "book_entry", "caller", "deadline", "hint", "send", "told_until"}
+INLINED = {"acts_for", "usage_of_source", "caller", "deadline", "hint", "send", "notified_until"}
 """Functions that are inlined, which they couldn't be with a search_path; they run as their caller."""
 
 HURRIED = {"send_hints"}

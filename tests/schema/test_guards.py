@@ -50,9 +50,9 @@ def test_of_two_menders_the_second_does_not_wait_to_add_up_rejections_either(row
     rows.run(_REJECTED, (7,))
     with rows_of(migrated_url) as other, rows.conn.transaction():
         other.run("set lock_timeout = '2s'")
-        assert rows.all(statements.MEND_BOOKS, (10,)) == []
+        assert rows.all(statements.REPAIR_USAGE, (10,)) == []
         other.run(_REJECTED, (8,))
-        assert other.all(statements.MEND_BOOKS, (10,)) == []
+        assert other.all(statements.REPAIR_USAGE, (10,)) == []
     assert rows.all("select backend, count from reactor.quota_rejection order by backend") == [(0, 3), (8, 3)]
 
 
@@ -60,8 +60,8 @@ def test_of_two_menders_the_second_does_not_wait_to_forget_a_month_either(rows: 
     rows.run("insert into reactor.deleted_interpretation values (gen_random_uuid(), '2000-01', 1)")
     with rows_of(migrated_url) as other, rows.conn.transaction():
         other.run("set lock_timeout = '2s'")
-        assert rows.all(statements.MEND_BOOKS, (10,)) == []
-        assert other.all(statements.MEND_BOOKS, (10,)) == []
+        assert rows.all(statements.REPAIR_USAGE, (10,)) == []
+        assert other.all(statements.REPAIR_USAGE, (10,)) == []
     assert rows.all("select from reactor.deleted_interpretation") == []
 
 

@@ -226,7 +226,7 @@ def test_heartbeats_and_extended_leases_touch_no_index(migrated_url: str) -> Non
 
 def test_a_glance_costs_what_it_counts_and_no_more(rows: Rows) -> None:
     """Whatever the queue holds: here 100 000."""
-    pages, scanned = cost(rows, statements.GLANCE, (MINUTE, 1_000))
+    pages, scanned = cost(rows, statements.LIVE_SUMMARY, (MINUTE, 1_000))
     assert scanned == 0
     assert pages <= 6_000
 

@@ -270,7 +270,7 @@ def test_a_scrape_counts_what_waits_in_an_index_and_reads_of_the_tables_what_is_
 
 
 def test_a_glance_reads_nothing_beyond_its_cap(conn: psycopg.Connection[Any]) -> None:
-    seen = explained(conn, statements.GLANCE, (MINUTE, 1_000))
+    seen = explained(conn, statements.LIVE_SUMMARY, (MINUTE, 1_000))
     assert seen.scanned == set()
     assert seen.pages <= 6_000
 
@@ -302,7 +302,7 @@ def test_mending_the_books_finds_what_leaked_by_its_age(conn: psycopg.Connection
         "update public.sources set pending_since = now() - interval '2 days' where id = any(%s)",
         (sources,),
     )
-    seen = explained(conn, statements.MEND_BOOKS, (1_000,))
+    seen = explained(conn, statements.REPAIR_USAGE, (1_000,))
     assert seen.scanned == set()
     assert "sources_pending" in seen.indexes
     assert seen.pages <= 200 + 100 * leaked
@@ -311,9 +311,9 @@ def test_mending_the_books_finds_what_leaked_by_its_age(conn: psycopg.Connection
 @pytest.mark.parametrize(
     ("statement", "parameters"),
     [
-        (statements.PULSE, (uuid4(), "host", "1.0", "listening", None, MINUTE)),
-        (statements.LEAVE, (uuid4(),)),
-        (statements.WHAT_IS_MISSING, ()),
+        (statements.REPORT_PRESENCE, (uuid4(), "host", "1.0", "listening", None, MINUTE)),
+        (statements.DEREGISTER_INSTANCE, (uuid4(),)),
+        (statements.MISSING_PRIVILEGES, ()),
     ],
     ids=["pulse", "leave", "what is missing"],
 )

@@ -15,7 +15,7 @@ import pytest
 from support.callers import SERVICE_ONLY, Api, failed
 from support.rows import Rows, rows_of
 from support.table_dump import tables
-from support.usage_check import assert_books_balance
+from support.usage_check import assert_usage_matches_rows
 
 from reactor.embedded.server import EmbeddedPostgres
 from reactor.postgres.migrate import migrate
@@ -54,7 +54,7 @@ def owner_url(reachable_module_folder: Path) -> Iterator[str]:
         with psycopg.connect(url.geturl(), autocommit=True) as conn:
             conn.execute(PLATFORM.encode())
         yield url._replace(netloc=f"app_owner:owner@127.0.0.1:{url.port}").geturl()
-        assert_books_balance(url.geturl())
+        assert_usage_matches_rows(url.geturl())
 
 
 @pytest.fixture(scope="module")

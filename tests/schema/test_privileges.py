@@ -174,8 +174,8 @@ def test_the_worker_can_do_all_that_the_reactor_does(rows: Rows, users: tuple[UU
     token, instance = uuid4(), uuid4()
     patience = timedelta(minutes=1)
     with acting_as(rows, "reactor_worker"):
-        pulse = (instance, "host", "1.0", "listening", "reactor_pulse_x", patience)
-        assert instance in rows.one(statements.PULSE, pulse).instances
+        presence = (instance, "host", "1.0", "listening", "reactor_canary_x", patience)
+        assert instance in rows.one(statements.REPORT_PRESENCE, presence).instances
         assert len(rows.all(statements.SWEEP_UPLOADS, (patience, 10, 10))) == 3
         assert run in {row.id for row in rows.all(statements.SWEEP_RUNS, (patience, patience, 10))}
         assert rows.claim([upload], token)[upload].state == "claimed"
@@ -189,16 +189,16 @@ def test_the_worker_can_do_all_that_the_reactor_does(rows: Rows, users: tuple[UU
         assert rows.all("select * from reactor.purge_uploads('{}')") == []
         assert rows.all("select reactor.fail_runs('{}', 'no')") == []
         assert len(rows.all("select * from public.upload_queue")) == 2
-        rows.all(statements.LEAVE, (instance,))
+        rows.all(statements.DEREGISTER_INSTANCE, (instance,))
         assert rows.all("select from reactor.instance") == []
 
 
 def missing(rows: Rows, role: str | None) -> list[str]:
     if role is None:
-        return [row.what_is_missing for row in rows.all(statements.WHAT_IS_MISSING)]
+        return [row.missing_privileges for row in rows.all(statements.MISSING_PRIVILEGES)]
     with rows.conn.transaction():
         rows.run(sql.SQL("set local role {}").format(sql.Identifier(role)))
-        return [row.what_is_missing for row in rows.all(statements.WHAT_IS_MISSING)]
+        return [row.missing_privileges for row in rows.all(statements.MISSING_PRIVILEGES)]
 
 
 @pytest.mark.parametrize("role", ["reactor_worker", "service_role", None])
@@ -246,8 +246,8 @@ def test_a_right_to_read_that_is_removed_is_named(rows: Rows, table: str) -> Non
         "sweep_uploads(interval, int, int)",
         "expire_runs(uuid[], interval)",
         "sweep_runs(interval, interval, int)",
-        "pulse(uuid, text, text, text, text, interval)",
-        "leave(uuid)",
+        "report_presence(uuid, text, text, text, text, interval)",
+        "deregister_instance(uuid)",
     ],
 )
 def test_a_right_to_execute_that_is_removed_is_named(rows: Rows, function: LiteralString) -> None:

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from support.callers import Api
 from support.rows import Rows, rows_of
-from support.usage_check import wrong_books
+from support.usage_check import wrong_usage
 
 CONNECTIONS = 16
 REPEATS = 5
@@ -157,11 +157,11 @@ def test_a_month_ends_as_the_next_begins_also_with_the_year(
     rows: Rows, moment: str, month: str, resets_at: str, zone: str
 ) -> None:
     """standing() as it is installed, but for the one place where it looks at the clock."""
-    definition = rows.one("select pg_get_functiondef('reactor.standing(uuid)'::regprocedure) as text").text
+    definition = rows.one("select pg_get_functiondef('reactor.effective_quota(uuid)'::regprocedure) as text").text
     assert definition.count("clock_timestamp()") == 1
     rows.conn.execute(definition.replace("clock_timestamp()", f"timestamptz '{moment}'").encode())
     rows.all("select set_config('timezone', %s, false)", (zone,))
-    standing = rows.one("select billing_month, resets_at from reactor.standing(%s)", (uuid4(),))
+    standing = rows.one("select billing_month, resets_at from reactor.effective_quota(%s)", (uuid4(),))
     assert (standing.billing_month, standing.resets_at) == (month, datetime.fromisoformat(resets_at))
 
 
@@ -278,7 +278,7 @@ def test_truncating_gives_the_bytes_back_and_not_the_interpretations(
     for _ in range(2):
         rows.run("truncate " + tables)
         assert (used(rows, user), used(rows, other)) == (2, 1)
-    assert wrong_books(rows.conn) == []
+    assert wrong_usage(rows.conn) == []
     if "sources" in tables:
         assert rows.usage(user) == (0, 0, 0)
     api.begin(api.store(user))

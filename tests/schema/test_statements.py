@@ -37,7 +37,9 @@ READS = {
 }
 """The columns that reactor/postgres/upload_queue.py makes values of."""
 
-ANSWERS = sorted(name for name in NAMES if name.endswith(("_UPLOAD", "_INTERPRETATION", "_USAGE")))
+ANSWERS = sorted(
+    name for name in NAMES if name.endswith(("_UPLOAD", "_INTERPRETATION", "_USAGE")) and name != "REPAIR_USAGE"
+)
 """What services and agents call: one jsonb."""
 
 
@@ -63,7 +65,16 @@ def described(conn: psycopg.Connection, name: str) -> tuple[list[str], dict[str,
 
 def test_every_statement_is_looked_at() -> None:
     assert len(NAMES) == COUNT
-    others = {"CLOCK", "PULSE", "LEAVE", "STATUS", "WHAT_IS_MISSING", "MEND_BOOKS", "FULLEST_USERS", "GLANCE"}
+    others = {
+        "CLOCK",
+        "REPORT_PRESENCE",
+        "DEREGISTER_INSTANCE",
+        "STATUS",
+        "MISSING_PRIVILEGES",
+        "REPAIR_USAGE",
+        "FULLEST_USERS",
+        "LIVE_SUMMARY",
+    }
     others |= {"OPERATE"}
     assert set(READS) | others | set(ANSWERS) == set(NAMES)
 
@@ -99,14 +110,14 @@ def test_a_call_of_the_api_answers_one_object(conn: psycopg.Connection, name: st
     ("name", "columns"),
     [
         ("CLOCK", {"now_at": "float8"}),
-        ("PULSE", {"now_at": "float8", "queue_usage": "float8", "instances": "_uuid", "listening": "_uuid"}),
-        ("MEND_BOOKS", {"kind": "text", "count": "int8"}),
-        ("LEAVE", {"leave": "void"}),
+        ("REPORT_PRESENCE", {"now_at": "float8", "queue_usage": "float8", "instances": "_uuid", "listening": "_uuid"}),
+        ("REPAIR_USAGE", {"kind": "text", "count": "int8"}),
+        ("DEREGISTER_INSTANCE", {"deregister_instance": "void"}),
         ("STATUS", {"status": "jsonb"}),
         ("FULLEST_USERS", {"fullest_users": "jsonb"}),
-        ("GLANCE", {"glance": "jsonb"}),
+        ("LIVE_SUMMARY", {"live_summary": "jsonb"}),
         ("OPERATE", {"operate": "jsonb"}),
-        ("WHAT_IS_MISSING", {"what_is_missing": "text"}),
+        ("MISSING_PRIVILEGES", {"missing_privileges": "text"}),
     ],
 )
 def test_the_other_statements_answer_what_they_say(

@@ -383,7 +383,7 @@ def test_a_row_written_back_as_it_was_read_silences_nothing(rows: Rows, notifica
     for step in (timedelta(seconds=30), timedelta(seconds=-10)):
         rows.run(
             "update public.interpretation_runs"
-            "   set heartbeat_at = heartbeat_at + %s, heartbeat_told_until = '2026-01-01 12:00:40+00'",
+            "   set heartbeat_at = heartbeat_at + %s, heartbeat_notified_until = '2026-01-01 12:00:40+00'",
             (step,),
         )
         heard.append(len(notifications.heard("reactor_runs")))

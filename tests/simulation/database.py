@@ -31,12 +31,12 @@ class Database(UploadCalls):
             statements.CONFIRM_STORED: self.confirm_stored,
             statements.RESCUE_UPLOADS: self.rescue,
             statements.SWEEP_UPLOADS: self.sweep_uploads,
-            statements.MEND_BOOKS: self.mend_books,
+            statements.REPAIR_USAGE: self.repair_usage,
             statements.EXPIRE_RUNS: self.expire,
             statements.SWEEP_RUNS: self.sweep_runs,
             statements.CLOCK: lambda: [(self.now(),)],
-            statements.PULSE: self.pulse,
-            statements.LEAVE: self.leave,
+            statements.REPORT_PRESENCE: self.report_presence,
+            statements.DEREGISTER_INSTANCE: self.deregister_instance,
         }
         answers: list[Any] = calls[statement](*parameters)
         return answers
@@ -89,7 +89,7 @@ class Database(UploadCalls):
             created_at=now,
             started_at=now,
             heartbeat_at=now,
-            heartbeat_told_until=now + MINUTE_S,
+            heartbeat_notified_until=now + MINUTE_S,
             timeout_at=round(now + timeout_s, 6),
             heartbeat_timeout=MINUTE_S if patience_s is None else patience_s,
         )
@@ -102,8 +102,8 @@ class Database(UploadCalls):
         if run is None:
             return False
         before, run.heartbeat_at = run.heartbeat_at, self.now()
-        if not before <= run.heartbeat_at < run.heartbeat_told_until:
-            run.heartbeat_told_until = run.heartbeat_at + MINUTE_S
+        if not before <= run.heartbeat_at < run.heartbeat_notified_until:
+            run.heartbeat_notified_until = run.heartbeat_at + MINUTE_S
             self.tell_run(run)
         return True
 
@@ -132,7 +132,7 @@ class Database(UploadCalls):
 
     # reactors
 
-    def pulse(
+    def report_presence(
         self, instance: UUID, _host: str, _version: str, mode: str, canary: str | None, silent_after: timedelta
     ) -> list[PulseAnswer]:
         now = self.now()
@@ -148,7 +148,7 @@ class Database(UploadCalls):
         listening = [i for i in alive if self.instances[i].mode == "listening"]
         return [PulseAnswer(now, 0.0, alive, listening)]
 
-    def leave(self, instance: UUID) -> list[tuple[None]]:
+    def deregister_instance(self, instance: UUID) -> list[tuple[None]]:
         since = self.now() - DAY_S
         gone = [i for i, other in self.instances.items() if i == instance or other.seen_at < since]
         for i in gone:

@@ -13,7 +13,7 @@ from reactor.core.settings import Settings
 from reactor.engine.supervisor import work_until
 from reactor.runtime.clock import Clock
 from reactor.runtime.timer import Bell, loop_bell
-from reactor.wiring import Ports, listen_with, pulse_of, wire
+from reactor.wiring import Ports, listen_with, presence_of, wire
 from simulation.checks import Checks
 from simulation.loop import Node, VirtualLoop
 from simulation.server import Client, Server, SimulatedEar
@@ -91,13 +91,13 @@ class Process:
         )
         emit = partial(self._checks.hear, node)
         engine = wire(ports, self._settings, horizon_s=self._settings.wheel_horizon_s, emit=emit)
-        pulse = pulse_of(ports, version="simulated")
-        await pulse.send("starting", with_canary=False)
-        listen = listen_with(ports, engine, pulse, emit=emit)
+        presence = presence_of(ports, version="simulated")
+        await presence.report("starting", with_canary=False)
+        listen = listen_with(ports, engine, presence, emit=emit)
         background_tasks = [listen.run, engine.reconcile.run]
         await work_until(stop, engine, background_tasks, grace_s=self._settings.shutdown_grace_s)
         with suppress(DatabaseUnavailable):
-            await pulse.leave()
+            await presence.deregister()
 
     # what happens to it
 

@@ -56,7 +56,7 @@ _TABLES = {
         select id, user_id, source_id, traceparent, extract(epoch from created_at)::float8 as created_at,
                extract(epoch from started_at)::float8 as started_at,
                extract(epoch from heartbeat_at)::float8 as heartbeat_at,
-               extract(epoch from heartbeat_told_until)::float8 as heartbeat_told_until,
+               extract(epoch from heartbeat_notified_until)::float8 as heartbeat_notified_until,
                extract(epoch from timeout_at)::float8 as timeout_at,
                extract(epoch from heartbeat_timeout)::float8 as heartbeat_timeout, status, error_code,
                extract(epoch from completed_at)::float8 as completed_at from public.interpretation_runs""",

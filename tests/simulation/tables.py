@@ -70,7 +70,7 @@ class RunRow:
     created_at: float
     started_at: float
     heartbeat_at: float
-    heartbeat_told_until: float
+    heartbeat_notified_until: float
     timeout_at: float | None
     heartbeat_timeout: float | None
     status: str = "running"

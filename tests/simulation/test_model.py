@@ -187,8 +187,8 @@ class ModelAgainstPostgres(RuleBasedStateMachine):
         self.both(statements.SWEEP_UPLOADS, timedelta(seconds=horizon_s), 100, 1000)
 
     @rule()
-    def mend_books(self) -> None:
-        self.both(statements.MEND_BOOKS, 1000)
+    def repair_usage(self) -> None:
+        self.both(statements.REPAIR_USAGE, 1000)
 
     # an operator
 
@@ -254,14 +254,14 @@ class ModelAgainstPostgres(RuleBasedStateMachine):
     )
     def pulse(self, which: int, mode: str, canary: str | None) -> None:
         reactor = self.reactors[which]
-        rows = self.real.rows(statements.PULSE, (reactor, "host", "0", mode, canary, timedelta(seconds=26)))
-        [answered] = self.model.pulse(reactor, "host", "0", mode, canary, timedelta(seconds=26))
+        rows = self.real.rows(statements.REPORT_PRESENCE, (reactor, "host", "0", mode, canary, timedelta(seconds=26)))
+        [answered] = self.model.report_presence(reactor, "host", "0", mode, canary, timedelta(seconds=26))
         assert_alike([(row.now_at, row.instances) for row in rows], [(answered.now_at, answered.instances)])
 
     @rule(which=st.integers(0, 1))
     def leave(self, which: int) -> None:
-        self.real.rows(statements.LEAVE, (self.reactors[which],))
-        self.model.leave(self.reactors[which])
+        self.real.rows(statements.DEREGISTER_INSTANCE, (self.reactors[which],))
+        self.model.deregister_instance(self.reactors[which])
 
 
 def in_order(rows: Sequence[Any]) -> list[tuple[Any, ...]]:

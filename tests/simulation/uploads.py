@@ -187,7 +187,7 @@ class UploadCalls(Tables):
         found += [(row, row.lease_expires_at or 0.0) for row in leased]
         return [(row.id, self.tenant_of(row.user_id), due_at, row.updated_at) for row, due_at in found]
 
-    def mend_books(self, limit: int) -> list[MendAnswer]:
+    def repair_usage(self, limit: int) -> list[MendAnswer]:
         owed = {row.source_id for row in self.uploads.values() if row.status in {"failed", "uploading"}}
         leaked = [s for s in self.sources.values() if s.storage_status == "pending" and s.id not in owed]
         leaked = [s for s in leaked if s.pending_since < self.now() - DAY_S][:limit]

@@ -79,6 +79,6 @@ def test_it_begins_at_once_and_its_memory_is_bounded(app: AppSide, tmp_path: Pat
     print(json.dumps(figures))  # noqa: T201 - the figures, with -s
     assert app.one("select count(*) from public.upload_queue where status = 'uploading'") == 0
     assert app.one("select count(*) from public.upload_queue where status = 'dead'") == 0
-    app.assert_books_balance()
+    app.assert_usage_matches_rows()
     assert first_claim_s < 5.0  # the aim is 1 s; this is the bound on a machine that does much else
     assert peak < 200.0

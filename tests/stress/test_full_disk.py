@@ -60,7 +60,7 @@ async def test_uploads_wait_for_room_and_then_are_stored(app: AppSide, recorder:
             stored = len(recorder.heard(AttemptSettled, lambda settled: settled.verdict is Verdict.STORED))
     for upload in uploads:
         app.assert_stored(upload)
-    app.assert_books_balance()
+    app.assert_usage_matches_rows()
 
 
 def make_ballast(disk: Path) -> None:

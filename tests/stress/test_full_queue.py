@@ -22,7 +22,7 @@ def app(server_url: str, reachable_folder: Path, tmp_path: Path) -> Iterator[App
 
 @pytest.fixture(autouse=True)
 def _quick_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listen, "PULSE_INTERVAL_S", 0.5)
+    monkeypatch.setattr(listen, "PRESENCE_INTERVAL_S", 0.5)
     monkeypatch.setattr(listen, "POLLING_INTERVAL_S", 0.3)
 
 
@@ -51,7 +51,7 @@ async def test_the_app_writes_on_all_of_it_is_found_and_the_queue_heals(app: App
         await recorder.wait_for(AttemptSettled)
     for stored in [*uploads, upload]:
         app.assert_stored(stored)
-    app.assert_books_balance()
+    app.assert_usage_matches_rows()
 
 
 async def test_a_reactor_that_starts_while_it_is_full_works_all_the_same(app: AppSide, recorder: Recorder) -> None:

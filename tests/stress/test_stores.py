@@ -149,7 +149,7 @@ async def test_an_outage_spends_two_tries_at_most_and_all_is_stored_once_after_i
         assert max(settled.attempt for settled in recorder.heard(AttemptSettled)) <= 3
     for upload in uploads:
         assert_stored_once(app, server, upload)
-    app.assert_books_balance()
+    app.assert_usage_matches_rows()
 
 
 async def test_one_upload_that_breaks_the_store_stops_no_other(

@@ -20,7 +20,7 @@ from reactor.core.events import Listening
 from reactor.core.settings import Settings
 from reactor.storage.stores.base import ObjectStore
 from support.recorder import PATIENCE_S, Recorder
-from support.usage_check import wrong_books
+from support.usage_check import wrong_usage
 
 BUCKET = "files"
 Row = dict[str, Any]
@@ -171,9 +171,9 @@ class AppSide:
         assert source["storage_url"] == self.stored_at(upload).as_uri()
         assert not self.is_spooled(upload)
 
-    def assert_books_balance(self) -> None:
+    def assert_usage_matches_rows(self) -> None:
         """Assert that every user's figures are what their sources add up to."""
-        assert wrong_books(self.conn) == []
+        assert wrong_usage(self.conn) == []
 
     # the reactor
 

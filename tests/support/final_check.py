@@ -18,7 +18,7 @@ from attrs import define, field
 
 from support.db_audit import asking, expiries_s, takeovers_s, violations
 from support.load import BUCKET, History, Intent
-from support.usage_check import wrong_books
+from support.usage_check import wrong_usage
 
 _LOOK_EVERY_S = 0.05
 
@@ -107,7 +107,7 @@ def _check_intent(
 
 
 def _check_books(conn: _Conn, findings: Findings) -> None:
-    findings.problems += [f"I2/I7 the books are wrong: {row}" for row in wrong_books(conn)]
+    findings.problems += [f"I2/I7 the books are wrong: {row}" for row in wrong_usage(conn)]
     over = conn.execute(
         "select * from public.storage_usage where total_bytes + reserved_bytes > storage_limit_bytes"
     ).fetchall()

@@ -33,13 +33,13 @@ _WRONG = """
 """
 
 
-def wrong_books(conn: psycopg.Connection[Any]) -> list[Any]:
+def wrong_usage(conn: psycopg.Connection[Any]) -> list[Any]:
     """Return a row for each user whose books aren't what their sources and runs add up to."""
     return conn.execute(_WRONG.encode()).fetchall()
 
 
-def assert_books_balance(url: str) -> None:
+def assert_usage_matches_rows(url: str) -> None:
     """Assert that every user's books say what the rows do, in a database that has books."""
     with psycopg.connect(url) as conn:
         if conn.execute("select to_regclass('reactor.deleted_interpretation')").fetchone() != (None,):
-            assert wrong_books(conn) == [], "the books aren't what the rows add up to"
+            assert wrong_usage(conn) == [], "the books aren't what the rows add up to"

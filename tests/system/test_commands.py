@@ -130,7 +130,7 @@ def test_reconcile_alone_drains_what_nobody_told_of(app: AppSide) -> None:
     for upload in uploads:
         app.assert_stored(upload)
     assert (app.run(stale)["status"], app.run(alive)["status"]) == ("failed", "running")
-    app.assert_books_balance()
+    app.assert_usage_matches_rows()
     assert call(app, "reconcile").startswith("stored 0, retry 0, dead 0")
 
 
@@ -190,7 +190,7 @@ def test_a_dead_upload_is_retried(app: AppSide) -> None:
     assert app.usage(upload) == (0, len(upload.content))
     call(app, "reconcile")
     app.assert_stored(upload)
-    app.assert_books_balance()
+    app.assert_usage_matches_rows()
 
 
 def test_an_upload_is_cancelled_and_then_purged(app: AppSide) -> None:

@@ -96,7 +96,7 @@ def test_told_to_stop_it_hands_back_what_is_in_flight(app: AppSide, tmp_path: Pa
     for upload in uploads:
         if upload.id not in ids:
             app.assert_stored(upload)
-    app.assert_books_balance()
+    app.assert_usage_matches_rows()
 
 
 def wait_until_some_are_leased(app: AppSide) -> None:
@@ -128,7 +128,7 @@ def test_told_twice_it_exits_at_once_and_another_takes_over(app: AppSide, tmp_pa
         other.terminate()
         assert other.ended() == 0
     app.assert_stored(upload)
-    app.assert_books_balance()
+    app.assert_usage_matches_rows()
 
 
 def test_what_a_killed_one_held_another_takes_over(app: AppSide, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_what_a_killed_one_held_another_takes_over(app: AppSide, tmp_path: Path)
     for upload in uploads:
         assert app.stored_at(upload).read_bytes() == upload.content
         assert app.source(upload)["storage_status"] == "uploaded"
-    app.assert_books_balance()
+    app.assert_usage_matches_rows()
 
 
 # wrongly configured

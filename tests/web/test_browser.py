@@ -238,7 +238,7 @@ def test_a_lost_connection_is_said_and_one_that_comes_back_too(browser: Any, app
         relay.cut()
         expect(page.locator("#connection")).to_contain_text(re.compile(r"Connection lost since \d"))
         app.owe(spooled=False)
-        relay.mend()
+        relay.repair()
         expect(page.locator("#connection")).to_be_hidden()
         expect(page.get_by_role("heading", level=1)).to_have_text("One thing is wrong.")
 
@@ -327,7 +327,7 @@ class Relay:
         for end in ended:
             _shut(end)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         with self._lock:
             self._is_cut = False
 

@@ -13,12 +13,12 @@ from support.manual_clock import ManualClock
 from reactor.core.events import (
     AttemptsStarted,
     AttemptStarted,
-    BooksMended,
     BreakerMoved,
     Listening,
     Polling,
     Reconciled,
     Swept,
+    UsageRepaired,
 )
 from reactor.web import charts
 from reactor.web.auth import FAILURES, FAILURES_WITHIN_S, LIFETIME_S, SESSIONS, Sessions
@@ -133,8 +133,8 @@ def test_what_a_pass_found_that_notifications_missed_is_of_that_pass() -> None:
     memory = Memory(ManualClock(), on_change=lambda: None)
     done = Reconciled(pass_id=uuid4(), began_at=0.0, ended_at=1.0, changed=0, links=())
     memory.hear(Swept(reaction="uploads", found=5, missed=2, duration_s=0.1))
-    memory.hear(BooksMended(kind="reservations", count=1))
-    memory.hear(BooksMended(kind="months", count=9))
+    memory.hear(UsageRepaired(kind="reservations", count=1))
+    memory.hear(UsageRepaired(kind="months", count=9))
     memory.hear(done)
     assert memory.reconciled is not None
     assert memory.reconciled.missed == {"uploads": 2, "reservations": 1}

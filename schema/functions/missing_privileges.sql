@@ -1,6 +1,6 @@
 -- Whether the role that asks can do the reactor's work: rows that its policies hide would look like an idle queue.
 -- Runs as the caller on purpose. Returns one line per thing that is missing.
-create or replace function reactor.what_is_missing()
+create or replace function reactor.missing_privileges()
     returns setof text
     language sql
     stable
@@ -28,9 +28,9 @@ as $$
       from pg_proc as f
      where f.pronamespace = 'reactor'::regnamespace
        and f.proname in ('claim_uploads', 'settle_uploads', 'confirm_stored', 'extend_leases', 'rescue_uploads', 'sweep_uploads',
-                         'expire_runs', 'sweep_runs', 'mend_books', 'pulse', 'leave')
+                         'expire_runs', 'sweep_runs', 'repair_usage', 'report_presence', 'deregister_instance')
        and not has_function_privilege(f.oid, 'execute')
 $$;
 
-revoke all on function reactor.what_is_missing() from public;
-grant execute on function reactor.what_is_missing() to reactor_worker, service_role;
+revoke all on function reactor.missing_privileges() from public;
+grant execute on function reactor.missing_privileges() to reactor_worker, service_role;

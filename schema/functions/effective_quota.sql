@@ -2,7 +2,7 @@
 --
 -- A month that is over counts as nothing used, whether its row was turned over already or not; months are UTC.
 -- A user without books is on the plan 'free' and has used nothing. null limits are unlimited.
-create or replace function reactor.standing(p_user_id uuid)
+create or replace function reactor.effective_quota(p_user_id uuid)
     returns table (plan text, limit_bytes bigint, used_bytes bigint, reserved_bytes bigint, sources int,
                    interpretation_limit int, interpretations_used int, billing_month text, resets_at timestamptz,
                    last_calculated timestamptz)
@@ -26,4 +26,4 @@ as $$
       join public.quota_plans as p on p.plan = coalesce(u.plan, 'free')
 $$;
 
-revoke all on function reactor.standing(uuid) from public;
+revoke all on function reactor.effective_quota(uuid) from public;

@@ -2,7 +2,7 @@
 --
 -- No pinned search_path, and a set of one row: only so is it inlined into the statements that use it, instead of being
 -- called for each row. It calls nothing but built-in functions, and its callers pin theirs.
-create or replace function reactor.book_entry(p_source public.sources)
+create or replace function reactor.usage_of_source(p_source public.sources)
     returns table (user_id uuid, total bigint, reserved bigint, stored int)
     language sql
     stable
@@ -14,4 +14,4 @@ as $$
       from (select coalesce(p_source.byte_size, (to_jsonb(p_source) ->> 'file_size')::bigint, 0) as bytes) as size
 $$;
 
-revoke all on function reactor.book_entry(public.sources) from public;
+revoke all on function reactor.usage_of_source(public.sources) from public;

@@ -3,7 +3,7 @@
 -- Costs      the same however long the queue is: nothing is counted beyond p_cap, so that a figure above it means "more".
 --            What the tables hold in all is the planner's estimate, under names that begin with about_
 -- Returns    the words of reactor.status() where it says the same; ages are seconds, and finite whatever an app wrote
-create or replace function reactor.glance(p_heartbeat_timeout interval, p_cap int)
+create or replace function reactor.live_summary(p_heartbeat_timeout interval, p_cap int)
     returns jsonb
     language sql
     stable
@@ -85,5 +85,5 @@ as $$
         'now', extract(epoch from statement_timestamp()))
 $$;
 
-revoke all on function reactor.glance(interval, int) from public;
-grant execute on function reactor.glance(interval, int) to reactor_worker, service_role;
+revoke all on function reactor.live_summary(interval, int) from public;
+grant execute on function reactor.live_summary(interval, int) to reactor_worker, service_role;

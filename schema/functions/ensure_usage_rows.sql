@@ -3,7 +3,7 @@
 --
 -- p_users    distinct
 -- Locks      the usage rows that it opens, in order of user_id
-create or replace function reactor.open_books(p_users uuid[])
+create or replace function reactor.ensure_usage_rows(p_users uuid[])
     returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -16,4 +16,4 @@ begin
     end if;
 end $$;
 
-revoke all on function reactor.open_books(uuid[]) from public;
+revoke all on function reactor.ensure_usage_rows(uuid[]) from public;

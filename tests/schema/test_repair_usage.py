@@ -26,8 +26,8 @@ def api(rows: Rows) -> Api:
     return Api(rows)
 
 
-def mend(rows: Rows, limit: int = 1000) -> dict[str, int]:
-    return {row.kind: row.count for row in rows.all(statements.MEND_BOOKS, (limit,))}
+def repair(rows: Rows, limit: int = 1000) -> dict[str, int]:
+    return {row.kind: row.count for row in rows.all(statements.REPAIR_USAGE, (limit,))}
 
 
 def forget(rows: Rows, source: UUID, seconds: float = LEAKED) -> UUID:
@@ -42,18 +42,18 @@ def forget(rows: Rows, source: UUID, seconds: float = LEAKED) -> UUID:
 def test_a_reservation_that_nobody_came_back_for_is_given_back_after_a_day(rows: Rows, api: Api) -> None:
     user = uuid4()
     leaked, young = forget(rows, api.reserve(user, 30)), forget(rows, api.reserve(user, 7), DAY_S - 60)
-    assert mend(rows) == {"reservations": 1}
+    assert repair(rows) == {"reservations": 1}
     assert rows.source_row(leaked).storage_status == "failed"
     assert rows.source_row(young).storage_status == "pending"
     assert rows.usage(user) == (0, 7, 0)
-    assert mend(rows) == {}
+    assert repair(rows) == {}
 
 
 def test_a_reservation_is_as_old_as_the_last_time_that_it_was_made(rows: Rows, api: Api) -> None:
     source = forget(rows, api.reserve(user := uuid4(), 30, "one"))
-    mend(rows)
+    repair(rows)
     assert api.reserve(user, 30, "one") == source
-    assert mend(rows) == {}
+    assert repair(rows) == {}
     assert rows.usage(user) == (0, 30, 0)
 
 
@@ -66,7 +66,7 @@ def test_a_reservation_whose_upload_is_still_owed_is_not_leaked(
     source = forget(rows, api.reserve(user := uuid4(), 30))
     api.fail(source)
     rows.run("update public.upload_queue set status = %s", (status,))
-    assert mend(rows) == ({"reservations": 1} if is_leaked else {})
+    assert repair(rows) == ({"reservations": 1} if is_leaked else {})
     assert rows.usage(user) == (0, 0 if is_leaked else 30, 0)
 
 
@@ -74,8 +74,8 @@ def test_a_reservation_that_is_being_queued_at_this_moment_is_let_be(rows: Rows,
     source = forget(rows, api.reserve(user := uuid4(), 30))
     with rows_of(migrated_url) as app, app.conn.transaction():
         Api(app).call("fail_upload", **failed(source))
-        assert mend(rows) == {}
-    assert mend(rows) == {}
+        assert repair(rows) == {}
+    assert repair(rows) == {}
     assert rows.usage(user) == (0, 30, 0)
 
 
@@ -85,7 +85,7 @@ def test_a_failure_that_is_told_as_its_reservation_is_given_back_reserves_again(
     source = forget(rows, api.reserve(user := uuid4(), 30))
     with rows_of(migrated_url) as app, ThreadPoolExecutor(1) as pool:
         with rows.conn.transaction():
-            assert mend(rows) == {"reservations": 1}
+            assert repair(rows) == {"reservations": 1}
             told = pool.submit(Api(app).fail, source)
             with rows_of(migrated_url) as watching:
                 watching.wait_for_lock(app.conn)
@@ -100,9 +100,9 @@ def test_of_two_menders_at_once_one_mends_and_the_other_waits_for_nothing(
     forget(rows, api.reserve(user := uuid4()))
     with rows_of(migrated_url) as other:
         with rows.conn.transaction():
-            assert mend(rows) == {"reservations": 1}
-            assert mend(other) == {}
-        assert mend(other) == {}
+            assert repair(rows) == {"reservations": 1}
+            assert repair(other) == {}
+        assert repair(other) == {}
     assert rows.usage(user) == (0, 0, 0)
 
 
@@ -110,7 +110,7 @@ def test_many_leaked_reservations_are_mended_a_few_at_a_time_the_oldest_first(ro
     user = uuid4()
     sources = [forget(rows, api.reserve(user, 1), LEAKED + number) for number in range(5)]
     for left in (3, 1, 0):
-        assert mend(rows, 2)["reservations"] in {1, 2}
+        assert repair(rows, 2)["reservations"] in {1, 2}
         assert rows.usage(user) == (0, left, 0)
         assert [rows.source_row(source).storage_status for source in sources] == ["pending"] * left + ["failed"] * (
             5 - left
@@ -131,12 +131,12 @@ def test_a_month_that_is_over_is_turned_over_for_readers_and_what_was_deleted_in
         rows.run("set local session_replication_role = replica")
         rows.run("update public.storage_usage set billing_month = '2020-01' where user_id = %s", (users[0],))
         rows.run("update reactor.deleted_interpretation set billing_month = '2020-01'")
-    assert mend(rows) == {"months": 1}
+    assert repair(rows) == {"months": 1}
     turned = rows.all("select user_id, interpretation_count_month as count from public.storage_usage")
     assert {row.user_id: row.count for row in turned} == {users[0]: 0, users[1]: 1}
     assert rows.one("select count(distinct billing_month) as months from public.storage_usage").months == 1
     assert rows.all("select from reactor.deleted_interpretation") == []
-    assert mend(rows) == {}
+    assert repair(rows) == {}
 
 
 # rejections
@@ -168,11 +168,11 @@ def test_rejections_are_added_up_and_their_totals_stay_what_they_were(rows: Rows
     before = rejections(rows)
     assert before == [("storage", "free", 33_333, 33), ("storage", "pro", 5, 0)]
     for kept in (7, 7):  # a minute ago one for each process, then one for each minute, and one for all before
-        mend(rows)
+        repair(rows)
         assert rejections(rows) == before
         assert len(rows.all("select from reactor.quota_rejection")) == kept
     rows.run("update reactor.quota_rejection set minute = minute - interval '8 days'")
-    mend(rows)
+    repair(rows)
     assert len(rows.all("select from reactor.quota_rejection")) == 2
     assert [row[:3] for row in rejections(rows)] == [row[:3] for row in before]
 
@@ -184,9 +184,9 @@ def test_a_refusal_whose_transaction_goes_on_holds_nothing_up(rows: Rows, migrat
     with rows_of(migrated_url) as app, app.conn.transaction():
         app.run("update reactor.quota_rejection set count = 2 where backend = 1")
         rows.run("set lock_timeout = '1s'")
-        mend(rows)
+        repair(rows)
         assert {row.backend for row in rows.all("select backend from reactor.quota_rejection")} == {0, 1}
-    mend(rows)
+    repair(rows)
     assert [tuple(row) for row in rows.all("select backend, count from reactor.quota_rejection")] == [(0, 3)]
 
 
@@ -206,7 +206,7 @@ def test_rejections_that_go_on_meanwhile_are_all_counted(rows: Rows, api: Api, m
         rejecting = [pool.submit(reject_many) for _ in range(4)]
         while not all(one.done() for one in rejecting):
             rows.run("update reactor.quota_rejection set minute = minute - interval '10 minutes' where backend <> 0")
-            mend(rows)
+            repair(rows)
         rejected = sum(one.result() for one in rejecting)
-    mend(rows)
+    repair(rows)
     assert [row[:3] for row in rejections(rows)] == [("storage", "free", rejected)]

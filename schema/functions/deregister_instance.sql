@@ -1,5 +1,5 @@
 -- A reactor stops: the others hear that it has gone. Rows of reactors that died long ago go with it.
-create or replace function reactor.leave(p_instance uuid)
+create or replace function reactor.deregister_instance(p_instance uuid)
     returns void
     language sql
     security definer
@@ -13,5 +13,5 @@ as $$
      where id = p_instance and mode = 'listening' and pg_notification_queue_usage() < 0.5
 $$;
 
-revoke all on function reactor.leave(uuid) from public;
-grant execute on function reactor.leave(uuid) to reactor_worker, service_role;
+revoke all on function reactor.deregister_instance(uuid) from public;
+grant execute on function reactor.deregister_instance(uuid) to reactor_worker, service_role;

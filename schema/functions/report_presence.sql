@@ -10,7 +10,7 @@
 --
 -- Returns   the clock halfway between question and answer, to be held against the asker's own (clock offset of RFC 5905,
 --           section 8); how full the notification queue is; which reactors live, and which of them listen
-create or replace function reactor.pulse(p_instance uuid, p_host text, p_version text, p_mode text, p_canary text,
+create or replace function reactor.report_presence(p_instance uuid, p_host text, p_version text, p_mode text, p_canary text,
         p_silent_after interval)
     returns table (now_at float8, queue_usage float8, instances uuid[], listening uuid[])
     language plpgsql
@@ -43,5 +43,5 @@ begin
                   where i.seen_at > statement_timestamp() - p_silent_after and i.mode = 'listening' order by i.id);
 end $$;
 
-revoke all on function reactor.pulse(uuid, text, text, text, text, interval) from public;
-grant execute on function reactor.pulse(uuid, text, text, text, text, interval) to reactor_worker, service_role;
+revoke all on function reactor.report_presence(uuid, text, text, text, text, interval) from public;
+grant execute on function reactor.report_presence(uuid, text, text, text, text, interval) to reactor_worker, service_role;

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4, uuid5
 import psycopg
 import pytest
 from support.rows import Rows, rows_of
-from support.usage_check import wrong_books
+from support.usage_check import wrong_usage
 
 STATUSES = ["pending", "uploaded", "failed"]
 OPERATIONS = 150
@@ -150,7 +150,7 @@ def test_the_books_agree_with_the_rows_after_each_of_many_random_writes(rows: Ro
     writer = Writer(rows, seed, lambda: users)
     for number in range(OPERATIONS):
         writer.write()
-        assert wrong_books(rows.conn) == [], f"after operation {number} of seed {seed}"
+        assert wrong_usage(rows.conn) == [], f"after operation {number} of seed {seed}"
     assert writer.mine
 
 
@@ -189,7 +189,7 @@ def test_many_who_write_at_once_for_the_same_users_neither_deadlock_nor_miscount
         finally:
             ended.set()
         assert recounts.result() > 1
-    assert wrong_books(rows.conn) == []
+    assert wrong_usage(rows.conn) == []
     assert rows.one("select count(*) as users from public.storage_usage").users > 6
 
 
@@ -222,7 +222,7 @@ def test_books_are_opened_before_any_are_locked(rows: Rows, migrated_url: str, o
             app.source(low)
         locked.result()
     rows.all("select * from reactor.recount_users(null, 1000)")
-    assert wrong_books(rows.conn) == []
+    assert wrong_usage(rows.conn) == []
 
 
 def test_deleting_a_source_gives_its_bytes_back(rows: Rows) -> None:

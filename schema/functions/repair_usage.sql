@@ -6,7 +6,7 @@
 --              'months'        users whose billing month was over. Whoever counts sees that by himself; this is for readers
 --            Quota rejections are added up meanwhile: by minute for a week, then in one row for each quota and plan
 -- Locks      sources, skipping those that others have locked, then usage rows
-create or replace function reactor.mend_books(p_limit int)
+create or replace function reactor.repair_usage(p_limit int)
     returns table (kind text, count bigint)
     language plpgsql
     security definer
@@ -16,7 +16,7 @@ declare
     v_month constant text := to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM');
     v_leaked uuid[];
 begin
-    if not pg_try_advisory_xact_lock(hashtext('reactor.mend_books')) then
+    if not pg_try_advisory_xact_lock(hashtext('reactor.repair_usage')) then
         return;
     end if;
     v_leaked := array(
@@ -67,5 +67,5 @@ begin
     on conflict (minute, quota, plan, backend) do update set count = r.count + excluded.count;
 end $$;
 
-revoke all on function reactor.mend_books(int) from public;
-grant execute on function reactor.mend_books(int) to reactor_worker, service_role;
+revoke all on function reactor.repair_usage(int) from public;
+grant execute on function reactor.repair_usage(int) to reactor_worker, service_role;

@@ -9,7 +9,7 @@
 --            Who is over a limit that was lowered keeps all they have, and may delete
 --
 -- Only where reactor.quota is 'off', as settle_uploads sets it, is nothing refused.
-create or replace function reactor.keep_books()
+create or replace function reactor.track_usage()
     returns trigger
     language plpgsql
     security definer
@@ -31,14 +31,14 @@ begin
                array_agg(reserved order by user_id), array_agg(stored order by user_id)
           into v_users, v_total, v_reserved, v_sources
           from (select f.user_id, sum(f.total) as total, sum(f.reserved) as reserved, sum(f.stored) as stored
-                  from new_rows as n cross join lateral reactor.book_entry(n) as f
+                  from new_rows as n cross join lateral reactor.usage_of_source(n) as f
                  where f.user_id is not null group by f.user_id) as change;
     elsif tg_op = 'DELETE' then
         select array_agg(user_id order by user_id), array_agg(-total order by user_id),
                array_agg(-reserved order by user_id), array_agg(-stored order by user_id)
           into v_users, v_total, v_reserved, v_sources
           from (select f.user_id, sum(f.total) as total, sum(f.reserved) as reserved, sum(f.stored) as stored
-                  from old_rows as o cross join lateral reactor.book_entry(o) as f
+                  from old_rows as o cross join lateral reactor.usage_of_source(o) as f
                  where f.user_id is not null group by f.user_id) as change;
     else
         select array_agg(user_id order by user_id), array_agg(total order by user_id),
@@ -47,10 +47,10 @@ begin
           from (select entry.user_id, sum(entry.total) as total, sum(entry.reserved) as reserved,
                        sum(entry.stored) as stored
                   from (select f.user_id, f.total, f.reserved, f.stored
-                          from new_rows as n cross join lateral reactor.book_entry(n) as f
+                          from new_rows as n cross join lateral reactor.usage_of_source(n) as f
                         union all
                         select f.user_id, -f.total, -f.reserved, -f.stored
-                          from old_rows as o cross join lateral reactor.book_entry(o) as f) as entry
+                          from old_rows as o cross join lateral reactor.usage_of_source(o) as f) as entry
                  where entry.user_id is not null
                  group by entry.user_id
                 having sum(entry.total) <> 0 or sum(entry.reserved) <> 0 or sum(entry.stored) <> 0) as change;
@@ -58,7 +58,7 @@ begin
     if v_users is null then
         return null;
     end if;
-    perform reactor.open_books(v_users);
+    perform reactor.ensure_usage_rows(v_users);
     perform from public.storage_usage where user_id = any(v_users) order by user_id for update;
     -- greatest(): books that were wrong before must not make the app's own write fail; a recount mends them
     update public.storage_usage as s
@@ -75,7 +75,7 @@ begin
                                   'requested_bytes', c.total + c.reserved)
           into v_over
           from unnest(v_users, v_total, v_reserved) as c (user_id, total, reserved)
-         cross join lateral reactor.standing(c.user_id) as s
+         cross join lateral reactor.effective_quota(c.user_id) as s
          where c.total + c.reserved > 0 and s.used_bytes + s.reserved_bytes > s.limit_bytes
          limit 1;
         if found then
@@ -87,22 +87,22 @@ begin
     return null;
 end $$;
 
-revoke all on function reactor.keep_books() from public;
+revoke all on function reactor.track_usage() from public;
 
-create or replace trigger reactor_keep_books_inserted
+create or replace trigger reactor_track_usage_inserted
     after insert on public.sources
     referencing new table as new_rows
-    for each statement execute function reactor.keep_books();
+    for each statement execute function reactor.track_usage();
 
-create or replace trigger reactor_keep_books_updated
+create or replace trigger reactor_track_usage_updated
     after update on public.sources
     referencing old table as old_rows new table as new_rows
-    for each statement execute function reactor.keep_books();
+    for each statement execute function reactor.track_usage();
 
-create or replace trigger reactor_keep_books_deleted
+create or replace trigger reactor_track_usage_deleted
     after delete on public.sources
     referencing old table as old_rows
-    for each statement execute function reactor.keep_books();
+    for each statement execute function reactor.track_usage();
 
 -- TRUNCATE shows no rows: all bytes are given back.
 create or replace function reactor.clear_books()
@@ -119,7 +119,7 @@ end $$;
 
 revoke all on function reactor.clear_books() from public;
 
-create or replace trigger reactor_keep_books_truncated
+create or replace trigger reactor_track_usage_truncated
     after truncate on public.sources
     for each statement execute function reactor.clear_books();
 
