@@ -18,8 +18,13 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 from psycopg import sql
+from support.app import AppSide, app_side
+from support.callers import Api
 from support.container_engine import docker_answers
 from support.recorder import Recorder
+from support.rows import Rows, rows_of
+from support.servers.otlp_receiver import Receiver, receiving
+from support.stubborn_store import StubbornStore
 from support.usage_check import assert_usage_matches_rows
 
 from reactor.embedded.server import EmbeddedPostgres
@@ -192,3 +197,37 @@ def migrated_url(server_url: str, _template_url: str) -> Iterator[str]:
 def recorder() -> Recorder:
     """Hears what a reactor does, and waits for it."""
     return Recorder()
+
+
+@pytest.fixture
+def rows(migrated_url: str) -> Iterator[Rows]:
+    """One connection to the test's database; it waits 5 s for a lock at most."""
+    with rows_of(migrated_url) as rows:
+        rows.run("set lock_timeout = '5s'")
+        yield rows
+
+
+@pytest.fixture
+def api(rows: Rows) -> Api:
+    """The SQL API, called over that connection."""
+    return Api(rows)
+
+
+@pytest.fixture
+def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
+    """An app with a spool and a store of its own."""
+    with app_side(migrated_url, tmp_path) as app:
+        yield app
+
+
+@pytest.fixture
+def store(app: AppSide) -> StubbornStore:
+    """The app's store, which fails or waits at the test's command."""
+    return StubbornStore(app.store)
+
+
+@pytest.fixture
+def collector() -> Iterator[Receiver]:
+    """An OTLP collector; its endpoint is not set as a variable."""
+    with receiving() as receiver:
+        yield receiver

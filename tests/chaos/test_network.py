@@ -1,14 +1,13 @@
 """What networks do to the listening connection and to the others: noticed, replaced, and nothing missed."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 
 import pytest
 from anyio import to_thread
-from support.app import AppSide, Owed, app_side
+from support.app import AppSide, Owed
 from support.final_check import wait_until_drained
 from support.harness import figure
 from support.recorder import Recorder
@@ -20,12 +19,6 @@ from reactor.core.model import Verdict
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 PATIENCE_S = 90.0
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
 
 
 @asynccontextmanager

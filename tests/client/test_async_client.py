@@ -1,7 +1,7 @@
 """What a service in Python calls: each call does in the database what it says, and a refusal is a typed error."""
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 from anyio import create_task_group, fail_after, sleep
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
-from support.rows import Rows, rows_of
+from support.rows import Rows
 
 import reactor
 from reactor import ReactorClient
@@ -26,12 +26,6 @@ from reactor.core.errors import (
 
 HASH = sha256(b"content").hexdigest()
 GIB = 1 << 30
-
-
-@pytest.fixture
-def rows(migrated_url: str) -> Iterator[Rows]:
-    with rows_of(migrated_url) as rows:
-        yield rows
 
 
 @pytest.fixture

@@ -63,12 +63,6 @@ class Watched(ReactorClient):
 
 
 @pytest.fixture
-def rows(migrated_url: str) -> Iterator[Rows]:
-    with rows_of(migrated_url) as rows:
-        yield rows
-
-
-@pytest.fixture
 async def client(migrated_url: str) -> AsyncIterator[Watched]:
     async with Watched(migrated_url) as client:
         yield client

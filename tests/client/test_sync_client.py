@@ -10,18 +10,12 @@ from hashlib import sha256
 from uuid import UUID, uuid4
 
 import pytest
-from support.rows import Rows, rows_of
+from support.rows import Rows
 
 from reactor import SyncReactorClient
 from reactor.core.errors import InterpretationFailed, InterpretationTimeout, InvalidArgument, StorageQuotaExceeded
 
 HASH = sha256(b"content").hexdigest()
-
-
-@pytest.fixture
-def rows(migrated_url: str) -> Iterator[Rows]:
-    with rows_of(migrated_url) as rows:
-        yield rows
 
 
 @pytest.fixture

@@ -7,19 +7,13 @@ from typing import Any
 
 import pytest
 from support import aws
-from support.app import AppSide, app_side
+from support.app import AppSide
 from support.deploy_files import DEPLOY, ROOT, document
 from support.process import running, settings_of
 from support.servers.fault_server import FaultServer
 
 README = (DEPLOY / "README.md").read_text()
 TEXTS = [README, (DEPLOY / "supabase.md").read_text()]
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=["README", "supabase"])

@@ -1,15 +1,14 @@
 """What commits is reacted to at once; what is heard besides does no harm; what was not heard is found."""
 
 import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import psycopg
 import pytest
 from psycopg import sql
-from support.app import AppSide, Owed, app_side
+from support.app import AppSide, Owed
 from support.recorder import Recorder
 from support.servers.proxy import Proxy, proxied
 
@@ -29,12 +28,6 @@ from reactor.core.events import (
 from reactor.core.model import Verdict
 from reactor.engine import listen
 from reactor.postgres import listener
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
 
 
 @pytest.fixture

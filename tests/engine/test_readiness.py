@@ -1,14 +1,13 @@
 """Readiness says what is missing, and life goes on without it."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 from anyio import fail_after, sleep, to_thread
 from psycopg import sql
-from support.app import AppSide, app_side
+from support.app import AppSide
 from support.process import fetch
 from support.recorder import Recorder
 
@@ -17,12 +16,6 @@ from reactor.core.events import DatabaseLost
 from reactor.engine import listen, readiness
 
 _LOOK_EVERY_S = 0.02
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
 
 
 async def until(what: Callable[[], bool]) -> None:

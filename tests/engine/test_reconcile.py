@@ -1,13 +1,12 @@
 """A pass finds all that is due, whoever failed to tell of it; and says how much nobody told of."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from anyio import create_task_group
-from support.app import AppSide, Owed, app_side
+from support.app import AppSide, Owed
 from support.manual_clock import ManualClock, idle_event
 from support.recorder import Recorder
 
@@ -411,12 +410,6 @@ async def test_what_the_wheel_has_no_room_for_is_brought_later() -> None:
 
 
 # with a real database
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
 
 
 def is_stored(settled: AttemptSettled) -> bool:

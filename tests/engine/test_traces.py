@@ -3,11 +3,10 @@
 import re
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from support.app import AppSide, Owed, app_side
+from support.app import AppSide, Owed
 from support.recorder import Recorder
 from support.servers.otlp_receiver import ReceivedSpan, Receiver, receiving
 from support.stubborn_store import StubbornStore
@@ -29,17 +28,6 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     with receiving() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", receiver.endpoint + "/v1/traces")
         yield receiver
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
-
-
-@pytest.fixture
-def store(app: AppSide) -> StubbornStore:
-    return StubbornStore(app.store)
 
 
 def of(spans: list[ReceivedSpan], upload: Owed) -> list[ReceivedSpan]:

@@ -1,15 +1,14 @@
 """From the app's failed upload to the store, or to a clear end; and from a silent worker to a failed run."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, LiteralString
 from uuid import uuid4
 
 import pytest
 from anyio import create_task_group
 from attrs import evolve
-from support.app import AppSide, Owed, app_side
+from support.app import AppSide, Owed
 from support.recorder import Recorder
 from support.stubborn_store import StubbornStore
 
@@ -29,17 +28,6 @@ from reactor.postgres.connection import ConnectionPool, DedicatedConnection
 
 BUSY = StorageUnavailable("503 SlowDown", http_status=503)
 DENIED = StorageRejected("403 AccessDenied", http_status=403, denied=True)
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
-
-
-@pytest.fixture
-def store(app: AppSide) -> StubbornStore:
-    return StubbornStore(app.store)
 
 
 def settled(upload: Owed, verdict: Verdict) -> Callable[[AttemptSettled], bool]:

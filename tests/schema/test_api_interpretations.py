@@ -1,7 +1,6 @@
 """What a worker says of its run: begun, alive, completed, failed; and what it is told once the run isn't its own."""
 
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from threading import Barrier
@@ -15,17 +14,6 @@ from support.rows import TRACEPARENT, Rows, rows_of
 AT_ONCE = 8
 WORDS = ["heartbeat_interpretation", "complete_interpretation", "fail_interpretation"]
 """What a worker says of its run."""
-
-
-@pytest.fixture
-def rows(migrated_url: str) -> Iterator[Rows]:
-    with rows_of(migrated_url) as rows:
-        yield rows
-
-
-@pytest.fixture
-def api(rows: Rows) -> Api:
-    return Api(rows)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What an app says of its uploads: reserved, stored, failed; each said twice is said once."""
 
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from uuid import UUID, uuid4
@@ -13,17 +12,6 @@ from support.rows import TRACEPARENT, Rows, rows_of
 
 AT_ONCE = 8
 URL = "s3://bucket/key"
-
-
-@pytest.fixture
-def rows(migrated_url: str) -> Iterator[Rows]:
-    with rows_of(migrated_url) as rows:
-        yield rows
-
-
-@pytest.fixture
-def api(rows: Rows) -> Api:
-    return Api(rows)
 
 
 def give_up(rows: Rows, upload: UUID) -> None:

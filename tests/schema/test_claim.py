@@ -3,7 +3,6 @@
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from threading import Barrier
@@ -15,13 +14,6 @@ from support.rows import TRACEPARENT, Rows, rows_of
 from reactor.postgres import statements
 
 CLAIMERS = 8
-
-
-@pytest.fixture
-def rows(migrated_url: str) -> Iterator[Rows]:
-    with rows_of(migrated_url) as rows:
-        rows.run("set lock_timeout = '5s'")  # what never waits needn't wait for
-        yield rows
 
 
 def test_a_due_upload_is_claimed_with_all_that_an_attempt_needs(rows: Rows) -> None:

@@ -3,7 +3,6 @@
 import math
 import random
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from threading import Event
@@ -17,13 +16,6 @@ from reactor.postgres import statements
 EXTREMES = ["infinity", "-infinity", "294276-12-31 23:59:59+00", "4714-11-24 00:00:00+00 BC", "1970-01-01", None]
 TORTURE_S = 2.5
 PATIENCE = timedelta(milliseconds=25)
-
-
-@pytest.fixture
-def rows(migrated_url: str) -> Iterator[Rows]:
-    with rows_of(migrated_url) as rows:
-        rows.run("set lock_timeout = '5s'")  # what never waits needn't wait for
-        yield rows
 
 
 def test_a_run_past_its_time_limit_is_failed_whatever_its_heartbeat_says(rows: Rows) -> None:

@@ -1,10 +1,8 @@
 """What the catalogue says of rights is what the files say, and what row level security needs."""
 
 import re
-from collections.abc import Iterator
 
-import pytest
-from support.rows import Rows, rows_of
+from support.rows import Rows
 from support.table_dump import tables
 
 from reactor.postgres.migrate import schema_dir
@@ -16,12 +14,6 @@ HURRIED = {"send_hints"}
 """Functions that triggers with a pinned search_path call for each write of an app's, and nobody else may."""
 
 _GRANT = re.compile(r"^grant execute on function\s+([^;]+?\))\s+to\s+([^;]+);", re.MULTILINE)
-
-
-@pytest.fixture
-def rows(migrated_url: str) -> Iterator[Rows]:
-    with rows_of(migrated_url) as rows:
-        yield rows
 
 
 def test_each_function_is_granted_to_whom_its_file_says_and_to_nobody_else(rows: Rows) -> None:

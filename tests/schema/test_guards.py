@@ -1,6 +1,5 @@
 """Guards that only show when somebody comes at the wrong moment or from the wrong side; each found by a mutant."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import LiteralString
 from uuid import uuid4
@@ -10,12 +9,6 @@ from support.callers import NIL, Api
 from support.rows import Rows, rows_of
 
 from reactor.postgres import statements
-
-
-@pytest.fixture
-def rows(migrated_url: str) -> Iterator[Rows]:
-    with rows_of(migrated_url) as rows:
-        yield rows
 
 
 @pytest.mark.parametrize(("function", "argument"), [("set_plan", {"p_plan": "pro"}), ("recalculate_usage", {})])

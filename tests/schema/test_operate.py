@@ -1,17 +1,11 @@
 """What an operator does by hand: put back, cancel, purge, fail; each answers what it changed, and no more."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4
 
 import pytest
 from support.rows import Rows, rows_of
-
-
-@pytest.fixture
-def rows(migrated_url: str) -> Iterator[Rows]:
-    with rows_of(migrated_url) as rows:
-        yield rows
 
 
 def requeue(rows: Rows, *ids: UUID) -> set[UUID]:

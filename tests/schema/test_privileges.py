@@ -10,18 +10,12 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from psycopg import sql
-from support.rows import Rows, rows_of
+from support.rows import Rows
 
 from reactor.postgres import statements
 
 TABLES = ["sources", "interpretation_runs", "upload_queue", "storage_usage"]
 ALL_TABLES = [*TABLES, "quota_plans"]
-
-
-@pytest.fixture
-def rows(migrated_url: str) -> Iterator[Rows]:
-    with rows_of(migrated_url) as rows:
-        yield rows
 
 
 @pytest.fixture

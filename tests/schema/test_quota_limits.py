@@ -1,22 +1,10 @@
 """Whose limit counts, and what becomes of those who are over one that was lowered."""
 
-from collections.abc import Iterator
 from uuid import UUID, uuid4
 
 import pytest
 from support.callers import Api, content_hash
-from support.rows import Rows, rows_of
-
-
-@pytest.fixture
-def rows(migrated_url: str) -> Iterator[Rows]:
-    with rows_of(migrated_url) as rows:
-        yield rows
-
-
-@pytest.fixture
-def api(rows: Rows) -> Api:
-    return Api(rows)
+from support.rows import Rows
 
 
 def refuse(api: Api, user: UUID, size: int) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Interpretations are counted once each, in the month in which they start, and never more than the plan allows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from threading import Barrier
@@ -16,17 +16,6 @@ from support.usage_check import wrong_usage
 CONNECTIONS = 16
 REPEATS = 5
 MONTH = "to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM')"
-
-
-@pytest.fixture
-def rows(migrated_url: str) -> Iterator[Rows]:
-    with rows_of(migrated_url) as rows:
-        yield rows
-
-
-@pytest.fixture
-def api(rows: Rows) -> Api:
-    return Api(rows)
 
 
 def used(rows: Rows, user: UUID) -> int:

@@ -1,6 +1,5 @@
 """What reconciliation does for the books: reservations that nobody came back for, months that are over, rejections."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import LiteralString
 from uuid import UUID, uuid4
@@ -13,17 +12,6 @@ from reactor.postgres import statements
 
 DAY_S = 86_400.0
 LEAKED = DAY_S + 5
-
-
-@pytest.fixture
-def rows(migrated_url: str) -> Iterator[Rows]:
-    with rows_of(migrated_url) as rows:
-        yield rows
-
-
-@pytest.fixture
-def api(rows: Rows) -> Api:
-    return Api(rows)
 
 
 def repair(rows: Rows, limit: int = 1000) -> dict[str, int]:

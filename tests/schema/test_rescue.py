@@ -1,7 +1,6 @@
 """Rescue: what nobody works on any more comes back once, or is buried when its tries are used up."""
 
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
@@ -11,13 +10,6 @@ import pytest
 from support.rows import TRACEPARENT, Rows, rows_of
 
 RESCUERS = 6
-
-
-@pytest.fixture
-def rows(migrated_url: str) -> Iterator[Rows]:
-    with rows_of(migrated_url) as rows:
-        rows.run("set lock_timeout = '5s'")  # what never waits needn't wait for
-        yield rows
 
 
 def abandoned(rows: Rows, **columns: Any) -> UUID:

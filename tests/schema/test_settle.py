@@ -1,7 +1,6 @@
 """Settlements: row, source and books change together, once, and only for who holds the lease."""
 
 import random
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, BrokenBarrierError
 from uuid import UUID, uuid4
@@ -13,12 +12,6 @@ from support.rows import TRACEPARENT, Rows, rows_of
 VERDICTS = ["stored", "retry", "dead", "deferred"]
 SETTLERS = 4
 ROUNDS = 60
-
-
-@pytest.fixture
-def rows(migrated_url: str) -> Iterator[Rows]:
-    with rows_of(migrated_url) as rows:
-        yield rows
 
 
 class Attempt:

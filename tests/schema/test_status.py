@@ -1,11 +1,10 @@
 """What reactor.status() says of uploads is exact, whichever way it counts them."""
 
-from collections.abc import Iterator
 from typing import Any, LiteralString
 from uuid import uuid4
 
 import pytest
-from support.rows import Rows, rows_of
+from support.rows import Rows
 
 MANY = 10_050
 """More than are counted one by one."""
@@ -14,12 +13,6 @@ PAST: LiteralString = "now() - interval '1 hour' - n * interval '1 ms'"
 FUTURE: LiteralString = "now() + interval '1 hour' + n * interval '1 ms'"
 
 FIRST_WITH_FLUSH = 150000
-
-
-@pytest.fixture
-def rows(migrated_url: str) -> Iterator[Rows]:
-    with rows_of(migrated_url) as rows:
-        yield rows
 
 
 def owe(rows: Rows, count: int, next_retry_at: LiteralString, status: str = "failed", **leased: str) -> None:

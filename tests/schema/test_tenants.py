@@ -5,7 +5,6 @@ try fails the tests.
 """
 
 import json
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,7 +13,7 @@ import pytest
 from attrs import frozen
 from psycopg import sql
 from support.callers import NIL, SERVICE_ONLY, Api, content_hash, failed
-from support.rows import Rows, rows_of
+from support.rows import Rows
 from support.table_dump import dump, tables
 
 
@@ -27,12 +26,6 @@ class Tenant:
     pending: UUID
     upload: UUID
     run: UUID
-
-
-@pytest.fixture
-def rows(migrated_url: str) -> Iterator[Rows]:
-    with rows_of(migrated_url) as rows:
-        yield rows
 
 
 def tenant(rows: Rows) -> Tenant:

@@ -17,12 +17,6 @@ EXTREMES = ["infinity", "-infinity", "294276-12-31 23:59:59+00", "4714-11-24 00:
 
 
 @pytest.fixture
-def rows(migrated_url: str) -> Iterator[Rows]:
-    with rows_of(migrated_url) as rows:
-        yield rows
-
-
-@pytest.fixture
 def notifications(migrated_url: str) -> Iterator[NotificationLog]:
     with notification_log(migrated_url) as notifications:
         yield notifications

@@ -3,11 +3,10 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.app import AppSide, app_side
+from support.app import AppSide
 from support.process import running, settings_of
 
 LIBRARIES = [
@@ -16,12 +15,6 @@ LIBRARIES = [
 ]
 _DUE_S = 3.0
 _LATE_S = 1.5
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
 
 
 @pytest.mark.chaos

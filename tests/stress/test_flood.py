@@ -5,13 +5,11 @@ import json
 import resource
 import time
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
 import anyio
 import psycopg
 import pytest
-from support.app import AppSide, app_side
+from support.app import AppSide
 from support.recorder import Recorder
 
 from reactor.core.events import (
@@ -29,12 +27,6 @@ from reactor.core.model import Verdict
 
 FORGED = 100_000
 _BATCH = 5_000
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
 
 
 class Tally(Recorder):

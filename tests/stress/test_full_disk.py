@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from attrs import evolve
-from support.app import AppSide, app_side
+from support.app import AppSide
 from support.process import REACTOR_RUN, running, settings_of
 from support.recorder import Recorder
 
@@ -16,12 +16,6 @@ from reactor.core.events import AttemptSettled, BreakerMoved
 from reactor.core.model import Verdict
 
 _MIB = 1024 * 1024
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
 
 
 @pytest.fixture

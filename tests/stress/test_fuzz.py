@@ -4,7 +4,6 @@ row with a reason, or a rejected notification; never by a traceback, a hang, or 
 import json
 import random
 import secrets
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 from click.testing import CliRunner
-from support.app import AppSide, app_side
+from support.app import AppSide
 from support.file_watch import untouched
 from support.process import environment, reactor
 from support.recorder import Recorder
@@ -32,12 +31,6 @@ ODD = ["\0", "\x1b[31m", "\u202e", "\ufeff", "'", '"', "\\", "%", "$(id)", "`id`
        "é" * 40, "-1", "1e999", "nan", "inf", "0x10", "1_000", "null", "true", "[]", "{}", "../..", "/", "//", "~",
        "a" * 5000, "file:///etc/passwd", "http://[::1", "s3://a@b:c/", "postgresql://", "30 s", "5x", "1h-5m",
        "99999d"]  # fmt: skip
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
 
 
 def distinct(count: int, make: Any) -> list[Any]:

@@ -3,13 +3,11 @@ heartbeats slow down and don't stop, and are quick again after it."""
 
 import json
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import anyio
 import psycopg
 import pytest
-from support.app import AppSide, app_side
+from support.app import AppSide
 from support.recorder import Recorder
 
 from reactor.core.events import AttemptSettled, RunExpired
@@ -17,12 +15,6 @@ from reactor.core.model import Verdict
 
 HELD_S = 60.0
 PHASE_S = 15.0
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
 
 
 def beat(app: AppSide, seconds: float) -> None:

@@ -1,20 +1,12 @@
 """Times that no calendar has, in any row an app may write: every command still answers, for this row and for others."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from support.app import AppSide, app_side
+from support.app import AppSide
 from support.process import reactor, settings_of
 
 TIMES = ["-infinity", "infinity", "4714-11-24 00:00:00+00 BC", "294276-12-31 23:59:59+00"]
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
 
 
 def test_every_command_answers(app: AppSide, tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ own process, which hears what it asks the kernel for.
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.app import AppSide, Owed, app_side
+from support.app import AppSide, Owed
 from support.file_watch import untouched
 from support.recorder import Recorder
 from support.stubborn_store import StubbornStore
@@ -118,12 +118,6 @@ class Ear:
 @pytest.fixture(scope="module")
 def ear() -> Ear:
     return Ear()
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
 
 
 @pytest.fixture

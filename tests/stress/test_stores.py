@@ -1,11 +1,10 @@
 """A store on a bad day, through a whole reactor: the right verdict, the books, and nothing twice."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from support import aws
-from support.app import BUCKET, AppSide, Owed, app_side
+from support.app import BUCKET, AppSide, Owed
 from support.recorder import Recorder
 from support.servers.fault_server import (
     Fault,
@@ -24,12 +23,6 @@ from reactor.core.events import AttemptSettled, BreakerMoved
 from reactor.core.model import Verdict
 
 SECRET = "no-server-has-this-one"  # noqa: S105 - as it says
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
 
 
 @pytest.fixture

@@ -3,18 +3,18 @@
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from support import aws
-from support.app import AppSide, Owed, app_side
+from support.app import AppSide, Owed
 from support.process import Running, reactor, running, settings_of
 from support.servers.fault_server import FaultServer, stores
 from support.servers.fault_server import answers as answers_badly
 from support.servers.fault_server import hangs as store_hangs
-from support.servers.otlp_receiver import ReceivedSpan, Receiver, receiving
+from support.servers.otlp_receiver import ReceivedSpan, Receiver
 from support.servers.rotel import agent, collecting
 
 from reactor.core.errors import ConfigInvalid
@@ -23,18 +23,6 @@ from reactor.telemetry.dispatcher import Telemetry
 _PATIENCE_S = 30.0
 _END_S = 3.0
 """What may delay the end, compared with a reactor that has nothing to wait for."""
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
-
-
-@pytest.fixture
-def collector() -> Iterator[Receiver]:
-    with receiving() as receiver:
-        yield receiver
 
 
 def traced(app: AppSide, endpoint: str, **otel: str) -> dict[str, str]:

@@ -2,23 +2,16 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
-from support.app import AppSide, app_side
+from support.app import AppSide
 from support.process import environment, reactor, settings_of
 
 UNKNOWN = str(uuid4())
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
 
 
 def call(app: AppSide, *arguments: str, code: int = 0) -> str:

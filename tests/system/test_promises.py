@@ -4,20 +4,12 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from support.app import AppSide, Owed, app_side
 from support.process import environment, reactor, running, settings_of
 
 _PATIENCE_S = 30.0
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
 
 
 def wait_until_gone(app: AppSide, *uploads: Owed) -> None:

@@ -2,33 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from support.app import AppSide, app_side
+from support.app import AppSide
 from support.callers import Api, content_hash
 from support.process import environment, reactor, settings_of
-from support.rows import Rows, rows_of
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
-
-
-@pytest.fixture
-def rows(migrated_url: str) -> Iterator[Rows]:
-    with rows_of(migrated_url) as rows:
-        yield rows
-
-
-@pytest.fixture
-def api(rows: Rows) -> Api:
-    return Api(rows)
+from support.rows import Rows
 
 
 def call(app: AppSide, *arguments: str, code: int = 0) -> tuple[str, str]:

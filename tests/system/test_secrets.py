@@ -14,22 +14,16 @@ import psycopg
 import pytest
 from psycopg import sql
 from support import aws
-from support.app import AppSide, Owed, app_side
+from support.app import AppSide, Owed
 from support.process import Running, environment, reactor, running, settings_of
 from support.servers.fault_server import FaultServer, Request, answers, hangs, resets, stores
-from support.servers.otlp_receiver import Receiver, receiving
+from support.servers.otlp_receiver import Receiver
 
 _PATIENCE_S = 30.0
 
 PASSWORD, ACCESS_SECRET, HTTP_TOKEN = "markedPASSWORD", "markedAWSSECRET", "markedHTTPTOKEN"
 OTLP_HEADER, OTLP_USER, CONTENT, FILE = "markedOTLPHEADER", "markedOTLPUSER", "markedCONTENT", "markedFILE"
 MARKED = re.compile("marked[A-Z]+")
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
 
 
 @pytest.fixture
@@ -42,12 +36,6 @@ def worker_url(app: AppSide) -> Iterator[str]:
     yield parts._replace(netloc=f"{role}:{PASSWORD}@{parts.hostname}:{parts.port}").geturl()
     app.conn.execute("select pg_terminate_backend(pid, 5000) from pg_stat_activity where usename = %s", (role,))
     app.conn.execute(sql.SQL("drop role {}").format(name))
-
-
-@pytest.fixture
-def collector() -> Iterator[Receiver]:
-    with receiving() as receiver:
-        yield receiver
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from starlette.routing import Route
-from support.app import AppSide, app_side
+from support.app import AppSide
 from support.recorder import Recorder
 from support.rows import notification_log, rows_of
 from support.servers.otlp_receiver import ReceivedSpan, receiving
@@ -145,12 +145,6 @@ def test_the_payloads_of_notifications_are_unchanged(migrated_url: str) -> None:
         uploads, runs = notifications.heard("reactor_uploads"), other.heard("reactor_runs")
     lines = [*(f"reactor_uploads {text}" for text in uploads), *(f"reactor_runs {text}" for text in runs)]
     assert_unchanged("payloads", (re.sub(r'"at":\d{13}', '"at":<ms>', line) for line in lines))
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
 
 
 async def test_the_metrics_and_spans_are_unchanged(

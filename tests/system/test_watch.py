@@ -21,7 +21,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from psycopg import sql
-from support.app import AppSide, app_side
+from support.app import AppSide
 from support.process import running, settings_of
 
 from reactor.cli.live_view import LiveView
@@ -49,12 +49,6 @@ STATUS: dict[str, Any] = {
     "notification_queue_usage": 0,
 }
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
 
 
 class NotificationLog:

@@ -1,15 +1,14 @@
 """What an operator does from the page: with the token alone, by forms of their own log-in, and written down."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
-from support.app import AppSide, app_side
+from support.app import AppSide
 from support.recorder import Recorder
 from support.visitor import TOKEN, Visitor, program
 
@@ -19,12 +18,6 @@ from reactor.web.auth import FAILURES
 
 LATER = "2100-01-01"
 ACTIONS = ("retry", "cancel", "purge", "fail", "retry-all", "reconcile")
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
 
 
 @asynccontextmanager

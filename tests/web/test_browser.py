@@ -17,7 +17,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import pytest
-from support.app import AppSide, app_side
+from support.app import AppSide
 from support.process import Running, running, settings_of
 from support.visitor import TOKEN
 
@@ -43,12 +43,6 @@ def browser() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=60_000)
         yield browser
         browser.close()
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
 
 
 @contextmanager

@@ -4,14 +4,13 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from anyio import to_thread
-from support.app import AppSide, app_side
+from support.app import AppSide
 from support.process import running, settings_of
 from support.recorder import Recorder
 from support.visitor import TOKEN, Visitor, program, stream_of
@@ -20,12 +19,6 @@ from reactor.core.events import AttemptSettled, BreakerMoved
 from reactor.web.live import STREAMS
 
 PATIENCE_S = 20.0
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
 
 
 class Watcher:

@@ -2,16 +2,15 @@
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from support.app import AppSide, app_side
+from support.app import AppSide
 from support.recorder import Recorder
 from support.visitor import Answer, Visitor, program
 
@@ -29,12 +28,6 @@ HOSTILE = [
     "x" * 10_000,
     "&lt;b&gt;&amp;",
 ]
-
-
-@pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
-        yield app
 
 
 @asynccontextmanager
