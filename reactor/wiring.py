@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from reactor.core.backoff import Backoff
-from reactor.core.circuit_breaker import Breaker
+from reactor.core.circuit_breaker import CircuitBreaker
 from reactor.core.events import Emit
 from reactor.core.settings import Settings
 from reactor.engine.listen import PRESENCE_EXPIRES_S, Listen
@@ -55,7 +55,7 @@ def wire(ports: Ports, settings: Settings, *, horizon_s: float, emit: Emit) -> E
             max_s=settings.retry_max_s,
             jitter=settings.retry_jitter,
         ),
-        breaker=Breaker(),
+        breaker=CircuitBreaker(),
         clock=clock,
         emit=emit,
         attempt_timeout_s=settings.attempt_timeout_s,

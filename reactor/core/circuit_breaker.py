@@ -30,7 +30,7 @@ RETRY_AFTER_MAX_S: Final = 600.0
 """How much of a store's Retry-After is honoured: a store that is back must not stay unasked for a day."""
 
 
-class Breaker:
+class CircuitBreaker:
     """Says how many uploads may start, told how the earlier ones went.
 
     `threshold` is the number of different rows, at least 1, whose failure opens it; pauses are in seconds,

@@ -25,21 +25,21 @@ _ODD = 0x9E37_79B9_7F4A_7C15
 """2^64 divided by the golden ratio: multiplication by it spreads close numbers far."""
 
 
-class Turns:
+class RendezvousOrder:
     """One reactor's place in the order."""
 
     def __init__(self) -> None:
-        self._seated: tuple[int, ...] = ()
+        self._members: tuple[int, ...] = ()
         self._delays_s: dict[int, float] = {}
         self.is_alone = True
         """Whether no other listens: every turn is this one's."""
 
-    def seat(self, me: UUID, others: Iterable[UUID]) -> None:
+    def set_members(self, me: UUID, others: Iterable[UUID]) -> None:
         """Say who this reactor is, and which others listen."""
-        seated = (me.int & _MASK, *sorted(other.int & _MASK for other in others))
-        if seated != self._seated:
-            self._seated = seated
-            self.is_alone = len(seated) == 1
+        members = (me.int & _MASK, *sorted(other.int & _MASK for other in others))
+        if members != self._members:
+            self._members = members
+            self.is_alone = len(members) == 1
             self._delays_s.clear()
 
     def delay_s(self, row: int) -> float:
@@ -49,7 +49,7 @@ class Turns:
         share = row % _SHARES
         delay_s = self._delays_s.get(share)
         if delay_s is None:
-            mine, *others = (_weight(instance, share) for instance in self._seated)
+            mine, *others = (_weight(instance, share) for instance in self._members)
             delay_s = self._delays_s[share] = STEP_S * min(sum(other > mine for other in others), LAST_RANK)
         return delay_s
 

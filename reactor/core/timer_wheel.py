@@ -40,7 +40,7 @@ _WASTEFUL_BYTES: Final = 1024
 """A key's share of the dictionary above which it is made anew; one that has only grown takes at most 120."""
 
 
-class Wheel(Generic[K]):
+class TimerWheel(Generic[K]):
     """Keys, each armed for one tick, given back once that tick has come.
 
     `now` is the tick at which the wheel starts; it must be at least 0.

@@ -215,7 +215,7 @@ class Listen:
         others = peers.alive - {self._presence.instance}
         joined, left = others - self._others, self._others - others
         self._others = others
-        self._schedule.turns.seat(self._presence.instance, peers.listening & others)
+        self._schedule.rendezvous_order.set_members(self._presence.instance, peers.listening & others)
         if joined or left:
             self._emit(ReactorsChanged(alive=len(others) + 1, joined=len(joined), left=len(left)))
         if left:

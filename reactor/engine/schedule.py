@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from reactor.core.events import Emit, TimerFired
 from reactor.core.fair_queue import FairQueue
 from reactor.core.model import Due, Signal
-from reactor.core.rendezvous import Turns
-from reactor.core.timer_wheel import Wheel
+from reactor.core.rendezvous import RendezvousOrder
+from reactor.core.timer_wheel import TimerWheel
 from reactor.runtime.auto_reset_event import Wakeup
 from reactor.runtime.clock import TICKS_PER_S, Clock
 
@@ -46,9 +46,9 @@ class Schedule:
         self._horizon_ticks = round(horizon_s * TICKS_PER_S)
         self._emit = emit
         self._capacity = capacity
-        self._wheel: Wheel[Signal] = Wheel(clock.tick())
+        self._wheel: TimerWheel[Signal] = TimerWheel(clock.tick())
         self._changed = Wakeup()
-        self.turns = Turns()
+        self.rendezvous_order = RendezvousOrder()
         """Which reactor is to claim what several know of; who is there is told by who knows."""
         self.left: dict[str, Signal] = {}
         """By reaction, the first signal that was left to another reactor since the last sweep; the next may find it."""
@@ -106,14 +106,14 @@ class Schedule:
 
         Return what is due and another's turn: to be left to it, or stood in for.
         """
-        if self.turns.is_alone:
+        if self.rendezvous_order.is_alone:
             self.arm(dues)
             return []
         now = self._clock.database_now()
         ours, others = list[Due](), list[Due]()
         for due in dues:
             signal, due_at = due
-            delay_s = self.turns.delay_s(signal.row)
+            delay_s = self.rendezvous_order.delay_s(signal.row)
             if delay_s and due_at <= now:
                 others.append(due)
             else:
@@ -123,7 +123,7 @@ class Schedule:
 
     def stand_in(self, others: Iterable[Due], since: float) -> None:
         """Take in signals that were another's turn at `since`: each is offered here as that one should have acted."""
-        self.arm(Due(signal, since + self.turns.delay_s(signal.row)) for signal, _ in others)
+        self.arm(Due(signal, since + self.rendezvous_order.delay_s(signal.row)) for signal, _ in others)
 
     def leave(self, others: Sequence[Due]) -> None:
         """Leave signals of one reaction to those whose turn it is; a sweep finds what they don't get to."""

@@ -15,7 +15,7 @@ from attrs import define, field
 from loguru import logger
 
 from reactor.core.backoff import Backoff
-from reactor.core.circuit_breaker import Breaker
+from reactor.core.circuit_breaker import CircuitBreaker
 from reactor.core.errors import DatabaseUnavailable, ReactorError, StorageRejected, StorageUnavailable
 from reactor.core.events import (
     AttemptSettled,
@@ -72,7 +72,7 @@ class FailedUploads(Reaction[UploadAttempt]):
         *,
         transfer: Transfer,
         backoff: Backoff,
-        breaker: Breaker,
+        breaker: CircuitBreaker,
         clock: Clock,
         emit: Emit,
         attempt_timeout_s: float,

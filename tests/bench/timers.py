@@ -13,7 +13,7 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Protocol
 
-from reactor.core.timer_wheel import Wheel
+from reactor.core.timer_wheel import TimerWheel
 from reactor.runtime.clock import TICKS_PER_S
 
 from .report import Report
@@ -98,7 +98,7 @@ class TheWheel:
     """The reactor's."""
 
     def __init__(self) -> None:
-        self._wheel: Wheel[int] = Wheel()
+        self._wheel: TimerWheel[int] = TimerWheel()
 
     def arm(self, key: int, due: int) -> None:
         self._wheel.arm(key, due)

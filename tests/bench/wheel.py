@@ -32,7 +32,7 @@ from typing import Any, Final, Protocol
 from attrs import asdict, define, frozen
 
 from reactor.core.model import Signal
-from reactor.core.timer_wheel import Wheel
+from reactor.core.timer_wheel import TimerWheel
 from reactor.runtime.clock import TICKS_PER_S
 
 _START: Final = 400_000_000
@@ -164,7 +164,7 @@ class CallLater:
 
 
 CONTENDERS: Final[dict[str, Callable[[int], Timers]]] = {
-    "wheel": Wheel, "heapq": Heap, "plain heapq": PlainHeap, "call_later": CallLater,
+    "wheel": TimerWheel, "heapq": Heap, "plain heapq": PlainHeap, "call_later": CallLater,
 }  # fmt: skip
 
 

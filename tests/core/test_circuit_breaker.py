@@ -8,14 +8,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from reactor.core.circuit_breaker import RETRY_AFTER_MAX_S, Breaker
+from reactor.core.circuit_breaker import RETRY_AFTER_MAX_S, CircuitBreaker
 
 ROWS = [UUID(int=number) for number in range(20)]
 
 
-def opened(at: float = 100.0, retry_after_s: float | None = None) -> Breaker:
+def opened(at: float = 100.0, retry_after_s: float | None = None) -> CircuitBreaker:
     """Return a breaker that rows 0 to 4 opened at time `at`."""
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     for row in ROWS[:4]:
         assert not breaker.failed(at, row)
     assert breaker.allowance(at) is None
@@ -23,7 +23,7 @@ def opened(at: float = 100.0, retry_after_s: float | None = None) -> Breaker:
     return breaker
 
 
-def probing(at: float = 101.0) -> Breaker:
+def probing(at: float = 101.0) -> CircuitBreaker:
     """Return a breaker whose probe, row 5, left at time `at`."""
     breaker = opened()
     breaker.started(at, ROWS[5])
@@ -31,7 +31,7 @@ def probing(at: float = 101.0) -> Breaker:
 
 
 def test_closed_any_number_may_start() -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
 
     assert breaker.allowance(0) is None
     assert breaker.retry_at is None
@@ -48,14 +48,14 @@ def test_failures_of_enough_different_rows_open_it() -> None:
 
 
 def test_one_row_that_fails_for_ever_does_not_open_it() -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
 
     assert not any(breaker.failed(now, ROWS[0]) for now in range(100))
     assert not breaker.is_open
 
 
 def test_a_success_forgets_the_failures_before_it() -> None:
-    breaker = Breaker()
+    breaker = CircuitBreaker()
     for row in ROWS[:4]:
         breaker.failed(0, row)
     breaker.succeeded(0)
@@ -171,7 +171,7 @@ def test_a_retry_after_of_a_late_failure_is_honoured_and_never_cut_short() -> No
 @pytest.mark.parametrize("arguments", [(0, 1, 10), (5, 0, 10), (5, 11, 10), (5, math.nan, 10)])
 def test_arguments_out_of_range_are_refused(arguments: tuple[int, float, float]) -> None:
     with pytest.raises(ValueError, match="must be"):
-        Breaker(*arguments)
+        CircuitBreaker(*arguments)
 
 
 class Outages(RuleBasedStateMachine):
@@ -179,7 +179,7 @@ class Outages(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.breaker = Breaker(threshold=3)
+        self.breaker = CircuitBreaker(threshold=3)
         self.now = 0.0
         self.flying: list[UUID] = []
         self.charged: list[UUID] = []

@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reactor.core.rendezvous import LAST_RANK, STEP_S, Turns
+from reactor.core.rendezvous import LAST_RANK, STEP_S, RendezvousOrder
 
 ROWS = 4000
 
 
-def seated(me: UUID, reactors: list[UUID]) -> Turns:
-    turns = Turns()
-    turns.seat(me, [other for other in reactors if other != me])
+def seated(me: UUID, reactors: list[UUID]) -> RendezvousOrder:
+    turns = RendezvousOrder()
+    turns.set_members(me, [other for other in reactors if other != me])
     return turns
 
 
 def test_a_reactor_alone_never_waits() -> None:
-    assert Turns().delay_s(uuid4().int) == 0.0
+    assert RendezvousOrder().delay_s(uuid4().int) == 0.0
     me = uuid4()
     assert seated(me, [me]).delay_s(uuid4().int) == 0.0
 

@@ -8,7 +8,7 @@ from weakref import WeakSet
 import pytest
 
 from reactor.core.timer_slots import BITS
-from reactor.core.timer_wheel import Wheel
+from reactor.core.timer_wheel import TimerWheel
 
 FIFTEEN_MINUTES = 900_000
 TEN_YEARS = 10 * 365 * 24 * 3600 * 1000
@@ -21,19 +21,19 @@ class Key:
     """A key that can be watched."""
 
 
-def entries(wheel: Wheel[int]) -> int:
+def entries(wheel: TimerWheel[int]) -> int:
     """Count entries, live or stale."""
     return sum(map(len, wheel._blocks.slots.values())) + len(wheel._present)
 
 
-def footprint(wheel: Wheel[Any]) -> int:
+def footprint(wheel: TimerWheel[Any]) -> int:
     """Count the bytes of all that grows with what the wheel holds; spare lists are bounded, and empty."""
     blocks, present = wheel._blocks, wheel._present
     grows = [wheel._due, blocks.slots, blocks.stale, blocks._numbers, present.keys, present.ticks]
     return sum(map(sys.getsizeof, [*grows, *blocks.slots.values()]))
 
 
-def drive(wheel: Wheel[str]) -> list[tuple[int, list[str]]]:
+def drive(wheel: TimerWheel[str]) -> list[tuple[int, list[str]]]:
     """Sleep until `next_due` and pop, until nothing is armed; return what came when."""
     seen = []
     while (tick := wheel.next_due()) is not None:
@@ -42,7 +42,7 @@ def drive(wheel: Wheel[str]) -> list[tuple[int, list[str]]]:
 
 
 def test_a_key_is_popped_at_its_tick_and_not_before() -> None:
-    wheel: Wheel[str] = Wheel()
+    wheel: TimerWheel[str] = TimerWheel()
     wheel.arm("a", 300)
 
     assert wheel.pop(299) == []
@@ -53,7 +53,7 @@ def test_a_key_is_popped_at_its_tick_and_not_before() -> None:
 @pytest.mark.parametrize("ahead", [0, 1, BLOCK - 1, BLOCK, 2**20 - 1, 2**20, FIFTEEN_MINUTES, TEN_YEARS, 10**100])
 @pytest.mark.parametrize("start", [0, BLOCK - 1, 5_000_000])
 def test_any_distance_is_kept_to_the_tick(start: int, ahead: int) -> None:
-    wheel: Wheel[str] = Wheel(start)
+    wheel: TimerWheel[str] = TimerWheel(start)
     wheel.arm("a", start + ahead)
 
     assert wheel.pop(start + ahead - 1) == []
@@ -61,7 +61,7 @@ def test_any_distance_is_kept_to_the_tick(start: int, ahead: int) -> None:
 
 
 def test_keys_come_in_order_of_their_due_ticks() -> None:
-    wheel: Wheel[int] = Wheel()
+    wheel: TimerWheel[int] = TimerWheel()
     ticks = [due * 7919 % 3_000_017 for due in range(5000)]
     for due in ticks:
         wheel.arm(due, due)
@@ -70,7 +70,7 @@ def test_keys_come_in_order_of_their_due_ticks() -> None:
 
 
 def test_a_tick_that_has_passed_is_due_at_once() -> None:
-    wheel: Wheel[str] = Wheel(1000)
+    wheel: TimerWheel[str] = TimerWheel(1000)
     wheel.arm("late", 10)
     wheel.arm("negative", -10)
 
@@ -80,7 +80,7 @@ def test_a_tick_that_has_passed_is_due_at_once() -> None:
 
 
 def test_keys_that_are_due_at_once_come_first_come_first_served() -> None:
-    wheel: Wheel[int] = Wheel(1000)
+    wheel: TimerWheel[int] = TimerWheel(1000)
     for key in range(10):
         wheel.arm(key, 0)
 
@@ -90,7 +90,7 @@ def test_keys_that_are_due_at_once_come_first_come_first_served() -> None:
 
 
 def test_arming_an_armed_key_moves_it() -> None:
-    wheel: Wheel[str] = Wheel()
+    wheel: TimerWheel[str] = TimerWheel()
     wheel.arm("later", 10)
     wheel.arm("later", 5000)
     wheel.arm("sooner", 5000)
@@ -101,7 +101,7 @@ def test_arming_an_armed_key_moves_it() -> None:
 
 
 def test_a_key_moved_away_and_back_is_popped_once() -> None:
-    wheel: Wheel[str] = Wheel()
+    wheel: TimerWheel[str] = TimerWheel()
     wheel.arm("b", BLOCK)
     for due in (BLOCK, 2 * BLOCK, BLOCK):
         wheel.arm("a", due)
@@ -112,7 +112,7 @@ def test_a_key_moved_away_and_back_is_popped_once() -> None:
 def test_a_key_moved_back_within_the_present_block_is_popped_once() -> None:
     """The entry that it left there may be all that is dropped, or be taken for the new one; never both."""
     for others in range(8):
-        wheel: Wheel[int] = Wheel()
+        wheel: TimerWheel[int] = TimerWheel()
         for key in range(1, others + 1):
             wheel.arm(key, 0)
         for due in (0, 1, 0, 2, 0):
@@ -122,7 +122,7 @@ def test_a_key_moved_back_within_the_present_block_is_popped_once() -> None:
 
 
 def test_a_cancelled_key_is_never_popped_and_can_be_armed_again() -> None:
-    wheel: Wheel[str] = Wheel()
+    wheel: TimerWheel[str] = TimerWheel()
     wheel.arm("a", 10)
 
     assert wheel.cancel("a")
@@ -136,7 +136,7 @@ def test_a_cancelled_key_is_never_popped_and_can_be_armed_again() -> None:
 
 
 def test_a_cancelled_key_between_others_is_passed_over() -> None:
-    wheel: Wheel[str] = Wheel()
+    wheel: TimerWheel[str] = TimerWheel()
     for due, key in enumerate("abcd", start=5):
         wheel.arm(key, due)
     wheel.cancel("b")
@@ -146,7 +146,7 @@ def test_a_cancelled_key_between_others_is_passed_over() -> None:
 
 
 def test_what_a_limit_leaves_is_popped_by_the_next_call() -> None:
-    wheel: Wheel[str] = Wheel()
+    wheel: TimerWheel[str] = TimerWheel()
     for key, due in (("a", 5), ("b", 5), ("c", 2000)):
         wheel.arm(key, due)
 
@@ -159,7 +159,7 @@ def test_what_a_limit_leaves_is_popped_by_the_next_call() -> None:
 
 
 def test_cancelled_keys_that_a_limit_leaves_are_never_woken_for() -> None:
-    wheel: Wheel[int] = Wheel()
+    wheel: TimerWheel[int] = TimerWheel()
     for key in range(4):
         wheel.arm(key, 10)
     wheel.cancel(2)
@@ -170,14 +170,14 @@ def test_cancelled_keys_that_a_limit_leaves_are_never_woken_for() -> None:
 
 
 def test_a_sleeper_wakes_for_nothing_at_most_once() -> None:
-    wheel: Wheel[str] = Wheel()
+    wheel: TimerWheel[str] = TimerWheel()
     wheel.arm("a", FIFTEEN_MINUTES + 1)
 
     assert drive(wheel) == [(FIFTEEN_MINUTES // BLOCK * BLOCK, []), (FIFTEEN_MINUTES + 1, ["a"])]
 
 
 def test_cancelled_keys_are_never_woken_for() -> None:
-    wheel: Wheel[int] = Wheel()
+    wheel: TimerWheel[int] = TimerWheel()
     for key in range(500):
         wheel.arm(key, key + 1)
     wheel.arm(500, 505)
@@ -188,7 +188,7 @@ def test_cancelled_keys_are_never_woken_for() -> None:
 
 
 def test_a_time_that_has_passed_changes_nothing() -> None:
-    wheel: Wheel[str] = Wheel(100)
+    wheel: TimerWheel[str] = TimerWheel(100)
     wheel.arm("a", 100)
 
     assert wheel.pop(99) == []
@@ -198,11 +198,11 @@ def test_a_time_that_has_passed_changes_nothing() -> None:
 
 def test_a_wheel_starts_at_zero_or_later() -> None:
     with pytest.raises(ValueError, match="at least 0"):
-        Wheel(-1)
+        TimerWheel(-1)
 
 
 def test_moving_leaves_no_more_entries_than_there_are_keys() -> None:
-    wheel: Wheel[int] = Wheel()
+    wheel: TimerWheel[int] = TimerWheel()
     for key in range(100):
         wheel.arm(key, TEN_YEARS)
 
@@ -215,7 +215,7 @@ def test_moving_leaves_no_more_entries_than_there_are_keys() -> None:
 
 
 def test_cancelling_lets_go_of_the_keys_and_of_all_room_they_took() -> None:
-    wheel: Wheel[object] = Wheel()
+    wheel: TimerWheel[object] = TimerWheel()
     keys = [Key() for _ in range(20_000)]
     alive = WeakSet(keys)
     for number, key in enumerate(keys):
@@ -230,7 +230,7 @@ def test_cancelling_lets_go_of_the_keys_and_of_all_room_they_took() -> None:
 
 
 def test_popping_gives_the_room_back_too() -> None:
-    wheel: Wheel[int] = Wheel()
+    wheel: TimerWheel[int] = TimerWheel()
     for key in range(20_000):
         wheel.arm(key, key)
     full = footprint(wheel)
@@ -240,7 +240,7 @@ def test_popping_gives_the_room_back_too() -> None:
 
 
 def test_slots_that_come_and_go_leave_nothing_behind() -> None:
-    wheel: Wheel[int] = Wheel()
+    wheel: TimerWheel[int] = TimerWheel()
     for block in range(20_000):
         wheel.arm(0, TEN_YEARS + block * BLOCK)
 
@@ -249,7 +249,7 @@ def test_slots_that_come_and_go_leave_nothing_behind() -> None:
 
 def test_a_pop_moves_keys_of_one_block_at_a_time() -> None:
     """Else a timer beyond some distance would wait, now and then, for all others to be moved."""
-    wheel: Wheel[int] = Wheel()
+    wheel: TimerWheel[int] = TimerWheel()
     for key in range(100):
         wheel.arm(key, TEN_YEARS + key * BLOCK)
 
@@ -260,7 +260,7 @@ def test_a_pop_moves_keys_of_one_block_at_a_time() -> None:
 
 
 def test_keys_armed_for_the_present_block_join_those_in_order() -> None:
-    wheel: Wheel[int] = Wheel()
+    wheel: TimerWheel[int] = TimerWheel()
     for key in range(500):
         wheel.arm(key, 2 * key)
     assert wheel.pop(99) == [*range(50)]
@@ -276,7 +276,7 @@ def test_keys_armed_for_the_present_block_join_those_in_order() -> None:
 
 def test_arming_and_popping_make_no_object_that_the_collector_tracks() -> None:
     """Else a million timers would be a million objects to walk, in a pause of a quarter second."""
-    wheel: Wheel[int] = Wheel()
+    wheel: TimerWheel[int] = TimerWheel()
     wheel.arm(-1, FIFTEEN_MINUTES)
     gc.collect()
     gc.disable()

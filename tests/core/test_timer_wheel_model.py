@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from reactor.core.timer_slots import _FEW, BITS
-from reactor.core.timer_wheel import Wheel
+from reactor.core.timer_wheel import TimerWheel
 
 BLOCK = 1 << BITS
 KEYS = st.integers(0, 12)
@@ -23,7 +23,7 @@ TICKS = st.one_of(
 class WheelAgainstDict(RuleBasedStateMachine):
     @initialize(start=TICKS)
     def begin(self, start: int) -> None:
-        self.wheel: Wheel[int] = Wheel(start)
+        self.wheel: TimerWheel[int] = TimerWheel(start)
         self.model: dict[int, int] = {}
         self.clock = start
 

@@ -7,7 +7,7 @@ from support.recorder import Recorder
 from support.spooled import an_upload, laid_out
 
 from reactor.core.backoff import Backoff
-from reactor.core.circuit_breaker import Breaker
+from reactor.core.circuit_breaker import CircuitBreaker
 from reactor.core.model import Signal, Verdict
 from reactor.postgres.connection import DedicatedConnection
 from reactor.postgres.upload_queue import UploadQueue
@@ -27,7 +27,7 @@ def an_attempt() -> UploadAttempt:
 
 
 async def test_none_begins_while_the_store_is_down_and_one_at_a_time_asks_whether_it_is_back(tmp_path: Path) -> None:
-    clock, breaker = ManualClock(), Breaker(threshold=2, first_pause_s=1.0)
+    clock, breaker = ManualClock(), CircuitBreaker(threshold=2, first_pause_s=1.0)
     (tmp_path / "store").mkdir()
     reaction = FailedUploads(
         UploadQueue(UNREACHED, claims=UNREACHED, lease_s=30.0),

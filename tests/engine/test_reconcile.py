@@ -294,9 +294,9 @@ async def test_more_is_brought_as_soon_as_there_is_room(stage: Stage) -> None:
 
 def seated(stage: Stage, count: int) -> tuple[list[Signal], list[Signal]]:
     """Let another reactor listen, and so many rows be overdue; return those whose turn is ours, and the other's."""
-    stage.schedule.turns.seat(uuid4(), [uuid4()])
+    stage.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
     signals = [stage.list_row(due_s=-9.0, changed_s=-9.0) for _ in range(count)]
-    ours = [signal for signal in signals if not stage.schedule.turns.delay_s(signal.row)]
+    ours = [signal for signal in signals if not stage.schedule.rendezvous_order.delay_s(signal.row)]
     return ours, [signal for signal in signals if signal not in set(ours)]
 
 
@@ -363,7 +363,7 @@ async def test_who_does_not_get_on_is_not_trusted_for_ever(stage: Stage) -> None
 
 async def test_what_a_notification_left_is_looked_for_as_soon(stage: Stage) -> None:
     """Though nothing else wakes the loop, and its last sweep was long ago."""
-    stage.schedule.turns.seat(uuid4(), [uuid4()])
+    stage.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
     async with stage.running():
         await stage.advance(100.0)
         overdue_at = stage.clock.database_now() - 1.0

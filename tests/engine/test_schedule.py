@@ -77,9 +77,9 @@ async def test_what_is_overdue_is_offered_at_once(stage: Stage) -> None:
 
 
 async def test_what_others_know_of_too_is_offered_when_it_is_this_reactors_turn(stage: Stage) -> None:
-    stage.schedule.turns.seat(uuid4(), [uuid4()])
+    stage.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
     signals = [a_signal() for _ in range(100)]
-    ours = [signal for signal in signals if not stage.schedule.turns.delay_s(signal.row)]
+    ours = [signal for signal in signals if not stage.schedule.rendezvous_order.delay_s(signal.row)]
     assert 0 < len(ours) < 100
     async with stage.running():
         now = stage.clock.database_now()
@@ -98,9 +98,9 @@ async def test_what_others_know_of_too_is_offered_when_it_is_this_reactors_turn(
 
 
 async def test_what_will_be_due_is_armed_for_a_little_after_its_turn(stage: Stage) -> None:
-    stage.schedule.turns.seat(uuid4(), [uuid4()])
+    stage.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
     signals = [a_signal() for _ in range(100)]
-    ours = [signal for signal in signals if not stage.schedule.turns.delay_s(signal.row)]
+    ours = [signal for signal in signals if not stage.schedule.rendezvous_order.delay_s(signal.row)]
     async with stage.running():
         due_at = stage.clock.database_now() + 5.0
         assert stage.schedule.share(Due(signal, due_at) for signal in signals) == []
@@ -131,9 +131,9 @@ async def test_many_that_may_be_taken_are_enough(stage: Stage) -> None:
 
 
 async def test_what_is_heard_and_anothers_turn_is_left_to_it_only_by_who_has_enough(stage: Stage) -> None:
-    stage.schedule.turns.seat(uuid4(), [uuid4()])
+    stage.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
     heard = [a_signal() for _ in range(100)]
-    others = {signal for signal in heard if stage.schedule.turns.delay_s(signal.row)}
+    others = {signal for signal in heard if stage.schedule.rendezvous_order.delay_s(signal.row)}
     now = stage.clock.database_now()
     async with stage.running():
         stage.schedule.hear(Due(signal, now) for signal in heard)
@@ -151,7 +151,7 @@ async def test_what_is_heard_and_anothers_turn_is_left_to_it_only_by_who_has_eno
 
 
 async def test_what_only_this_reactor_knows_waits_for_nobody(stage: Stage) -> None:
-    stage.schedule.turns.seat(uuid4(), [uuid4()])
+    stage.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
     signals = [a_signal() for _ in range(50)]
     async with stage.running():
         for signal in signals:

@@ -459,10 +459,10 @@ async def test_a_reactor_that_died_unnoticed_delays_its_share_by_one_turn(
     )
     async with app.reacting(recorder, store=store) as reactor:
         assert reactor._engine is not None
-        turns = reactor._engine.schedule.turns
+        order = reactor._engine.schedule.rendezvous_order
         uploads = app.owe(40)
         await wait_until_stored(recorder, *uploads)
-        theirs = {upload.id for upload in uploads if turns.delay_s(upload.id.int)}
+        theirs = {upload.id for upload in uploads if order.delay_s(upload.id.int)}
     assert 0 < len(theirs) < len(uploads)
     for event in recorder.heard(AttemptStarted):
         assert event.upload_id not in theirs or event.lag_s >= STEP_S - 0.01  # the clocks' difference
