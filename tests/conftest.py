@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 from psycopg import sql
-from support.app import AppSide, app_side
+from support.app import App, open_app
 from support.callers import Api
-from support.container_engine import docker_answers
+from support.container_engine import docker_is_available
 from support.recorder import Recorder
 from support.rows import Rows, rows_of
 from support.servers.otlp_receiver import Receiver, receiving
@@ -49,7 +49,7 @@ def backend() -> str:
     """Choose the server, once: 'given', 'docker' or 'embedded'."""
     if os.environ.get("REACTOR_TEST_DATABASE_URL"):
         return "given"
-    if not os.environ.get("REACTOR_TEST_POSTGRES_BIN") and docker_answers():
+    if not os.environ.get("REACTOR_TEST_POSTGRES_BIN") and docker_is_available():
         return "docker"
     return "embedded"
 
@@ -214,14 +214,14 @@ def api(rows: Rows) -> Api:
 
 
 @pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
+def app(migrated_url: str, tmp_path: Path) -> Iterator[App]:
     """An app with a spool and a store of its own."""
-    with app_side(migrated_url, tmp_path) as app:
+    with open_app(migrated_url, tmp_path) as app:
         yield app
 
 
 @pytest.fixture
-def store(app: AppSide) -> StubbornStore:
+def store(app: App) -> StubbornStore:
     """The app's store, which fails or waits at the test's command."""
     return StubbornStore(app.store)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.harness import Fleet, Ordeal, fleet, ordeal_in
+from support.chaos.harness import Fleet, Harness, fleet, open_harness
 from support.servers.postgres import own_server
 
 from reactor.embedded.server import EmbeddedPostgres
@@ -17,13 +17,13 @@ def chaos_server() -> Iterator[EmbeddedPostgres]:
 
 
 @pytest.fixture
-def ordeal(chaos_server: EmbeddedPostgres, tmp_path: Path) -> Iterator[Ordeal]:
+def harness(chaos_server: EmbeddedPostgres, tmp_path: Path) -> Iterator[Harness]:
     """A world on a server that others use as well: it may be restarted, and must be up at the end."""
-    with ordeal_in(tmp_path, chaos_server) as world:
+    with open_harness(tmp_path, chaos_server) as world:
         yield world
 
 
 @pytest.fixture
-def reactors(ordeal: Ordeal) -> Iterator[Fleet]:
-    with fleet(ordeal) as ships:
+def reactors(harness: Harness) -> Iterator[Fleet]:
+    with fleet(harness) as ships:
         yield ships

@@ -5,42 +5,42 @@ import time
 from collections.abc import Callable
 
 import pytest
-from support.final_check import wait_until_drained
-from support.harness import Fleet, Ordeal, figure
-from support.load import loading
+from support.chaos.final_check import wait_until_drained
+from support.chaos.harness import Fleet, Harness, figure
+from support.chaos.load import loading
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 STORM_EVERY_S = 0.05
 
 
-def test_after_an_immediate_restart_everything_goes_on(ordeal: Ordeal, reactors: Fleet) -> None:
-    load = ordeal.load()
+def test_after_an_immediate_restart_everything_goes_on(harness: Harness, reactors: Fleet) -> None:
+    load = harness.load()
     reactors.start().wait_until_ready()
     with loading(load, workers=1):
         load.wait_for(20)
-        ordeal.server.restart(immediate=True)
+        harness.server.restart(immediate=True)
         load.wait_for(20)
-    findings = ordeal.check(load)
+    findings = harness.check(load)
     assert findings.dead == 0
     assert findings.left_in_spool == []
 
 
 @pytest.mark.chaos
-def test_restarted_immediately_again_and_again_the_server_loses_nothing(ordeal: Ordeal, reactors: Fleet) -> None:
-    load = ordeal.load()
+def test_restarted_immediately_again_and_again_the_server_loses_nothing(harness: Harness, reactors: Fleet) -> None:
+    load = harness.load()
     for run in [reactors.start(), reactors.start()]:
         run.wait_until_ready()
     working_again = []
     with loading(load, uploaders=2, workers=2):
         for _ in range(20):
             time.sleep(2.0)
-            ordeal.server.restart(immediate=True)
+            harness.server.restart(immediate=True)
             began = time.monotonic()
             load.wait_for(1)
-            ordeal.wait_for_a_store()
+            harness.wait_for_next_stored()
             working_again.append(time.monotonic() - began)
-    findings = ordeal.check(load)
+    findings = harness.check(load)
     counts = load.history.counts()
     figure("immediate restart: working again after accept, s (median, worst)", *median_and_worst(working_again))
     figure("immediate restarts: unknown outcomes of the app's, of all", counts["unknown"], counts["ok"])
@@ -52,25 +52,25 @@ def test_restarted_immediately_again_and_again_the_server_loses_nothing(ordeal: 
 @pytest.mark.chaos
 @pytest.mark.parametrize("all_at_once", [False, True], ids=["one by one", "all at once"])
 def test_a_storm_of_terminated_sessions_slows_reactors_and_no_more(
-    all_at_once: bool, ordeal: Ordeal, reactors: Fleet
+    all_at_once: bool, harness: Harness, reactors: Fleet
 ) -> None:
     """Every 50 ms one session of the reactor's is terminated, or all of them."""
-    load = ordeal.load(pace_s=0.0)
+    load = harness.load(pace_s=0.0)
     reactor = reactors.start()
     reactor.wait_until_ready()
     with loading(load, uploaders=2, workers=1):
         load.wait_for(20)
-        calm, _ = _stored_within(ordeal, 15.0)
+        calm, _ = _stored_within(harness, 15.0)
         before = reactor.resources()
-        storm = ordeal.end_sessions if all_at_once else ordeal.end_a_session
-        stormy, killed = _stored_within(ordeal, 15.0, storm)
-    drained_s = wait_until_drained(ordeal.url, within_s=30.0)
+        storm = harness.terminate_sessions if all_at_once else harness.terminate_one_session
+        stormy, killed = _stored_within(harness, 15.0, storm)
+    drained_s = wait_until_drained(harness.url, within_s=30.0)
     after = reactor.resources()
     which = "all at once" if all_at_once else "one by one"
     figure(f"storm of terminated sessions, {which}: throughput of calm, kills", stormy / calm, killed)
     figure("after the storm: drained, s", drained_s)
     figure("descriptors and MB before the storm, after", *before, *after)
-    findings = ordeal.check(load)
+    findings = harness.check(load)
     figure("  spooled files left behind, of stored", len(findings.left_in_spool), findings.stored)
     assert killed > 30
     assert findings.dead == 0
@@ -78,21 +78,23 @@ def test_a_storm_of_terminated_sessions_slows_reactors_and_no_more(
     assert after[0] <= before[0] + 10
 
 
-def _stored_within(ordeal: Ordeal, seconds: float, storm: Callable[[], int] = lambda: 0) -> tuple[int, int]:
+def _stored_within(harness: Harness, seconds: float, storm: Callable[[], int] = lambda: 0) -> tuple[int, int]:
     """Return how many uploads were stored in this time, and how many sessions were terminated in it."""
-    before, killed = ordeal.stored(), 0
+    before, killed = harness.stored(), 0
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         killed += storm()
         time.sleep(STORM_EVERY_S)
-    return ordeal.stored() - before, killed
+    return harness.stored() - before, killed
 
 
 @pytest.mark.chaos
-def test_many_reactors_and_apps_on_one_queue_while_sessions_die_keep_all_rules(ordeal: Ordeal, reactors: Fleet) -> None:
+def test_many_reactors_and_apps_on_one_queue_while_sessions_die_keep_all_rules(
+    harness: Harness, reactors: Fleet
+) -> None:
     """Concurrency torture: leases so short that they expire under their holders, and nobody's session is safe."""
     chance = random.Random(3)
-    load = ordeal.load(pace_s=0.0)
+    load = harness.load(pace_s=0.0)
     for _ in range(4):
         reactors.start(LEASE="1s", UPLOAD_CONCURRENCY="8")
     for run in reactors.all:
@@ -101,12 +103,12 @@ def test_many_reactors_and_apps_on_one_queue_while_sessions_die_keep_all_rules(o
         until = time.monotonic() + 45.0
         while time.monotonic() < until:
             time.sleep(0.06)
-            ordeal.end_a_session("%")
+            harness.terminate_one_session("%")
             if chance.random() < 0.02:
                 stopped = chance.choice(reactors.all)
                 with stopped.stopped():
                     time.sleep(1.5)
-    findings = ordeal.check(load)
+    findings = harness.check(load)
     counts = load.history.counts()
     figure("torture: stored, refused, unknown", findings.stored, counts["refused"], counts["unknown"])
     assert findings.stored > 200
@@ -115,16 +117,16 @@ def test_many_reactors_and_apps_on_one_queue_while_sessions_die_keep_all_rules(o
 
 
 @pytest.mark.chaos
-def test_without_triggers_all_work_is_done_by_reconciliation(ordeal: Ordeal, reactors: Fleet) -> None:
-    ordeal.silence_triggers()
-    load = ordeal.load()
+def test_without_triggers_all_work_is_done_by_reconciliation(harness: Harness, reactors: Fleet) -> None:
+    harness.drop_triggers()
+    load = harness.load()
     reactors.start(RECONCILE_INTERVAL="2s").wait_until_ready()
     with loading(load, uploaders=2, workers=2):
         for _ in range(10):
             time.sleep(1.0)
-            ordeal.end_sessions()
-    assert wait_until_drained(ordeal.url, within_s=20.0) <= 2.0 + 5.0
-    findings = ordeal.check(load)
+            harness.terminate_sessions()
+    assert wait_until_drained(harness.url, within_s=20.0) <= 2.0 + 5.0
+    findings = harness.check(load)
     figure("without triggers, reconciling every 2 s: a stale run's lateness at most, s", max(findings.expiries_s))
     assert findings.dead == 0
 

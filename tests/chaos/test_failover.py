@@ -8,10 +8,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from support.db_audit import asking
-from support.final_check import check, folder_objects
-from support.harness import Fleet, figure, fleet, ordeal_in
-from support.load import loading
+from support.chaos.db_audit import connection_to
+from support.chaos.final_check import check, folder_objects
+from support.chaos.harness import Fleet, figure, fleet, open_harness
+from support.chaos.load import loading
 from support.servers.postgres import own_server, standby_of
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
@@ -22,13 +22,13 @@ def test_after_a_failover_the_new_primary_is_found_and_nothing_is_lost(tmp_path:
     with (
         own_server(synchronous_standby_names="*", synchronous_commit="local", wal_level="replica") as primary,
         standby_of(primary) as standby,
-        ordeal_in(tmp_path, primary) as ordeal,
-        fleet(ordeal) as reactors,
+        open_harness(tmp_path, primary) as harness,
+        fleet(harness) as reactors,
     ):
-        database = urlsplit(ordeal.url).path
-        one, other = urlsplit(ordeal.url).netloc, urlsplit(standby.url_of("x")).netloc.rpartition("@")[2]
+        database = urlsplit(harness.url).path
+        one, other = urlsplit(harness.url).netloc, urlsplit(standby.url_of("x")).netloc.rpartition("@")[2]
         either = f"postgresql://{one},{other}{database}?target_session_attrs=read-write"
-        load = ordeal.load(either)
+        load = harness.load(either)
         _start(reactors, either)
         with loading(load):
             load.wait_for(50)
@@ -37,17 +37,17 @@ def test_after_a_failover_the_new_primary_is_found_and_nothing_is_lost(tmp_path:
             _no_longer_synchronous(standby.url_of("postgres"))
             promoted = time.monotonic()
             load.wait_for(1)
-            ordeal.url = standby.url_of(database[1:])
-            ordeal.wait_for_a_store()
+            harness.url = standby.url_of(database[1:])
+            harness.wait_for_next_stored()
             found_s = time.monotonic() - promoted
             load.wait_for(50)
-        findings = check(ordeal.url, ordeal.spool, folder_objects(ordeal.store), load.history)
+        findings = check(harness.url, harness.spool, folder_objects(harness.store), load.history)
         figure("failover: storing again after the promotion, s", found_s)
         reactors.assert_sound()
         assert findings.problems == []
         assert findings.dead == 0
         assert found_s <= 10.0
-        ordeal.url = primary.start()  # so that its database can be dropped
+        harness.url = primary.start()  # so that its database can be dropped
 
 
 def _start(reactors: Fleet, url: str) -> None:
@@ -57,6 +57,6 @@ def _start(reactors: Fleet, url: str) -> None:
 
 def _no_longer_synchronous(url: str) -> None:
     """The promoted one has no standby of its own to wait for."""
-    with asking(url) as conn:
+    with connection_to(url) as conn:
         conn.execute("alter system set synchronous_standby_names = ''")
         conn.execute("select pg_reload_conf()")

@@ -3,16 +3,16 @@
 from pathlib import Path
 
 import pytest
-from support.final_check import wait_until_drained
-from support.harness import Fleet, Ordeal, figure
-from support.load import loading
-from support.servers.pgbouncer import bouncing
+from support.chaos.final_check import wait_until_drained
+from support.chaos.harness import Fleet, Harness, figure
+from support.chaos.load import loading
+from support.servers.pgbouncer import running_pgbouncer
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 
-def _roll(load_seconds: int, ordeal: Ordeal, reactors: Fleet, count: int) -> None:
-    load = ordeal.load()
+def _roll(load_seconds: int, harness: Harness, reactors: Fleet, count: int) -> None:
+    load = harness.load()
     runs = [reactors.start() for _ in range(count)]
     for run in runs:
         run.wait_until_ready()
@@ -24,7 +24,7 @@ def _roll(load_seconds: int, ordeal: Ordeal, reactors: Fleet, count: int) -> Non
                 run.terminate()
                 assert run.ended() == 0, run.log
                 runs[number].wait_until_ready()
-    findings = ordeal.check(load)
+    findings = harness.check(load)
     reactors.assert_sound()
     counts = load.history.counts()
     figure(
@@ -39,28 +39,28 @@ def _roll(load_seconds: int, ordeal: Ordeal, reactors: Fleet, count: int) -> Non
 
 
 @pytest.mark.chaos
-def test_a_rolling_restart_under_load_loses_and_doubles_nothing(ordeal: Ordeal, reactors: Fleet) -> None:
-    _roll(1, ordeal, reactors, 2)
+def test_a_rolling_restart_under_load_loses_and_doubles_nothing(harness: Harness, reactors: Fleet) -> None:
+    _roll(1, harness, reactors, 2)
 
 
 @pytest.mark.chaos
-def test_rolling_restarts_again_and_again_lose_and_double_nothing(ordeal: Ordeal, reactors: Fleet) -> None:
-    _roll(5, ordeal, reactors, 3)
+def test_rolling_restarts_again_and_again_lose_and_double_nothing(harness: Harness, reactors: Fleet) -> None:
+    _roll(5, harness, reactors, 3)
 
 
 @pytest.mark.chaos
 def test_behind_a_transaction_pooler_it_polls_says_so_and_loses_nothing(
-    ordeal: Ordeal, reactors: Fleet, reachable_folder: Path
+    harness: Harness, reactors: Fleet, reachable_folder: Path
 ) -> None:
-    load = ordeal.load()
-    with bouncing(ordeal.url, reachable_folder, mode="transaction") as pooled:
+    load = harness.load()
+    with running_pgbouncer(harness.url, reachable_folder, mode="transaction") as pooled:
         run = reactors.start(DATABASE_URL=pooled)
         with loading(load):
             line = run.wait_for_line("polling")
             assert "WARNING" in line or "ERROR" in line
             load.wait_for(50)
-        wait_until_drained(ordeal.url, within_s=2.0 + 10.0)
-        findings = ordeal.check(load)
+        wait_until_drained(harness.url, within_s=2.0 + 10.0)
+        findings = harness.check(load)
         run.terminate()
         assert run.ended() == 0
     assert findings.dead == 0

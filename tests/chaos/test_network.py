@@ -7,9 +7,9 @@ from functools import partial
 
 import pytest
 from anyio import to_thread
-from support.app import AppSide, Owed
-from support.final_check import wait_until_drained
-from support.harness import figure
+from support.app import App, QueuedUpload
+from support.chaos.final_check import wait_until_drained
+from support.chaos.harness import figure
 from support.recorder import Recorder
 from support.servers.proxy import Proxy, proxied
 
@@ -22,12 +22,12 @@ PATIENCE_S = 90.0
 
 
 @asynccontextmanager
-async def listening_through_a_proxy(app: AppSide, recorder: Recorder) -> AsyncIterator[Proxy]:
-    async with proxied(app.url) as proxy, app.reacting(recorder, listen_url=proxy.url):
+async def listening_through_a_proxy(app: App, recorder: Recorder) -> AsyncIterator[Proxy]:
+    async with proxied(app.url) as proxy, app.running_reactor(recorder, listen_url=proxy.url):
         yield proxy
 
 
-async def stored(recorder: Recorder, *uploads: Owed) -> None:
+async def stored(recorder: Recorder, *uploads: QueuedUpload) -> None:
     for upload in uploads:
         await recorder.wait_for(
             AttemptSettled,
@@ -36,17 +36,17 @@ async def stored(recorder: Recorder, *uploads: Owed) -> None:
         )
 
 
-async def drained(app: AppSide) -> None:
+async def drained(app: App) -> None:
     """Wait for the rows and not for the reactor's word: of a settlement whose answer was lost it tells nothing."""
     await to_thread.run_sync(partial(wait_until_drained, app.url, within_s=PATIENCE_S))
 
 
-async def test_a_reset_listener_listens_again_and_has_missed_nothing(app: AppSide, recorder: Recorder) -> None:
+async def test_a_reset_listener_listens_again_and_has_missed_nothing(app: App, recorder: Recorder) -> None:
     async with listening_through_a_proxy(app, recorder) as proxy:
-        recorder.forget()
+        recorder.skip_recorded()
         proxy.reset()
         began = time.monotonic()
-        uploads = app.owe(3)
+        uploads = app.queue_uploads(3)
         await recorder.wait_for(ListenerLost)
         seen_s = time.monotonic() - began
         await recorder.wait_for(Listening)
@@ -56,35 +56,35 @@ async def test_a_reset_listener_listens_again_and_has_missed_nothing(app: AppSid
         app.assert_stored(upload)
 
 
-async def test_a_half_closed_listener_listens_again(app: AppSide, recorder: Recorder) -> None:
+async def test_a_half_closed_listener_listens_again(app: App, recorder: Recorder) -> None:
     async with listening_through_a_proxy(app, recorder) as proxy:
-        recorder.forget()
+        recorder.skip_recorded()
         proxy.half_close()
-        uploads = app.owe(3)
+        uploads = app.queue_uploads(3)
         await recorder.wait_for(ListenerLost)
         await stored(recorder, *uploads)
 
 
-async def test_a_slow_network_is_no_reason_to_doubt_the_listener(app: AppSide, recorder: Recorder) -> None:
+async def test_a_slow_network_is_no_reason_to_doubt_the_listener(app: App, recorder: Recorder) -> None:
     async with listening_through_a_proxy(app, recorder) as proxy:
-        recorder.forget()
+        recorder.skip_recorded()
         proxy.delay_s = 0.3
-        uploads = app.owe(3)
+        uploads = app.queue_uploads(3)
         await recorder.wait_for(Notified)
         await stored(recorder, *uploads)
-        assert recorder.heard(ListenerLost) == []
+        assert recorder.events_of(ListenerLost) == []
 
 
 @pytest.mark.parametrize("fault", [Proxy.blackhole, Proxy.freeze], ids=["blackhole", "freeze"])
 async def test_a_silent_listener_is_noticed_and_replaced(
-    fault: Callable[[Proxy], None], app: AppSide, recorder: Recorder
+    fault: Callable[[Proxy], None], app: App, recorder: Recorder
 ) -> None:
     """With all intervals as shipped. Nothing tells of the fault: all stays connected."""
     async with listening_through_a_proxy(app, recorder) as proxy:
-        recorder.forget()
+        recorder.skip_recorded()
         began = time.monotonic()
         fault(proxy)
-        uploads = app.owe(3)
+        uploads = app.queue_uploads(3)
         await recorder.wait_for(ListenerLost, within_s=PATIENCE_S)
         noticed_s = time.monotonic() - began
         await recorder.wait_for(Listening)
@@ -96,30 +96,30 @@ async def test_a_silent_listener_is_noticed_and_replaced(
 
 @pytest.mark.parametrize("fault", [Proxy.reset, Proxy.half_close], ids=["reset", "half-close"])
 async def test_broken_connections_of_the_pool_cost_nothing_but_new_ones(
-    fault: Callable[[Proxy], None], app: AppSide, recorder: Recorder
+    fault: Callable[[Proxy], None], app: App, recorder: Recorder
 ) -> None:
-    async with proxied(app.url) as proxy, app.reacting(recorder, database_url=proxy.url, listen_url=app.url):
-        await stored(recorder, *app.owe(3))
+    async with proxied(app.url) as proxy, app.running_reactor(recorder, database_url=proxy.url, listen_url=app.url):
+        await stored(recorder, *app.queue_uploads(3))
         fault(proxy)
-        uploads = app.owe(20)
+        uploads = app.queue_uploads(20)
         await drained(app)
     for upload in uploads:
         assert app.row(upload) is None
-        assert app.stored_at(upload).read_bytes() == upload.content
+        assert app.stored_path(upload).read_bytes() == upload.content
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("fault", [Proxy.blackhole, Proxy.freeze], ids=["blackhole", "freeze"])
 async def test_silent_connections_of_the_pool_are_given_up_and_the_work_is_done(
-    fault: Callable[[Proxy], None], app: AppSide, recorder: Recorder
+    fault: Callable[[Proxy], None], app: App, recorder: Recorder
 ) -> None:
-    async with proxied(app.url) as proxy, app.reacting(recorder, database_url=proxy.url, listen_url=app.url):
-        await stored(recorder, *app.owe(3))
+    async with proxied(app.url) as proxy, app.running_reactor(recorder, database_url=proxy.url, listen_url=app.url):
+        await stored(recorder, *app.queue_uploads(3))
         fault(proxy)
         began = time.monotonic()
-        uploads = app.owe(20)
+        uploads = app.queue_uploads(20)
         await drained(app)
         figure(f"pool silent ({fault.__name__}): all stored after, s", time.monotonic() - began)
     for upload in uploads:
         assert app.row(upload) is None
-        assert app.stored_at(upload).read_bytes() == upload.content
+        assert app.stored_path(upload).read_bytes() == upload.content

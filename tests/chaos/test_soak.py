@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from support.db_audit import asking
-from support.harness import Fleet, Ordeal, figure, fleet, ordeal_in
-from support.load import loading
+from support.chaos.db_audit import connection_to
+from support.chaos.harness import Fleet, Harness, figure, fleet, open_harness
+from support.chaos.load import loading
 from support.process import Running
 from support.servers.postgres import own_server
 from support.servers.proxy import proxied_in_thread
@@ -22,12 +22,12 @@ PUTS_AT_ONCE = 16
 class Weather:
     """The faults, one at a time and by chance."""
 
-    def __init__(self, ordeal: Ordeal, reactors: Fleet, chance: random.Random, proxy_url: str) -> None:
+    def __init__(self, harness: Harness, reactors: Fleet, chance: random.Random, proxy_url: str) -> None:
         self.counts: Counter[str] = Counter()
-        self._ordeal = ordeal
+        self._harness = harness
         self._reactors = reactors
         self._chance = chance
-        self._urls = [ordeal.url, ordeal.url, proxy_url]
+        self._urls = [harness.url, harness.url, proxy_url]
         self._runs: list[Running] = [self._start(number) for number in range(REACTORS)]
 
     def _start(self, number: int) -> Running:
@@ -57,13 +57,13 @@ class Weather:
                 run.terminate()
                 self._runs[number] = self._start(number)
             case "restart":
-                self._ordeal.server.restart(immediate=True)
+                self._harness.server.restart(immediate=True)
             case "storm":
                 for _ in range(10):
-                    self._ordeal.end_sessions("%")
+                    self._harness.terminate_sessions("%")
                     time.sleep(0.05)
             case "session":
-                self._ordeal.end_a_session("%")
+                self._harness.terminate_one_session("%")
             case _:
                 self._chance.choice(network)()
 
@@ -77,14 +77,14 @@ def test_whatever_happens_nothing_is_lost_or_done_twice(tmp_path: Path, request:
     chance = random.Random(seed)
     with (
         own_server() as server,
-        ordeal_in(tmp_path, server) as ordeal,
-        fleet(ordeal) as reactors,
-        proxied_in_thread(ordeal.url) as (proxy, call),
+        open_harness(tmp_path, server) as harness,
+        fleet(harness) as reactors,
+        proxied_in_thread(harness.url) as (proxy, call),
     ):
         faults = [proxy.reset, proxy.half_close, proxy.blackhole, proxy.freeze]
         network = [partial(call, fault) for fault in faults]
-        load = ordeal.load(users=12, seed=seed, pace_s=0.02)
-        weather = Weather(ordeal, reactors, chance, proxy.url)
+        load = harness.load(users=12, seed=seed, pace_s=0.02)
+        weather = Weather(harness, reactors, chance, proxy.url)
         with loading(load, uploaders=3, workers=3):
             until = time.monotonic() + seconds
             while time.monotonic() < until:
@@ -93,9 +93,9 @@ def test_whatever_happens_nothing_is_lost_or_done_twice(tmp_path: Path, request:
                 reactors.assert_sound()
                 weather.revive()
             weather.revive()
-        findings = ordeal.check(load, within_s=90.0)
+        findings = harness.check(load, within_s=90.0)
         reactors.assert_sound()
-        with asking(ordeal.url) as conn:
+        with connection_to(harness.url) as conn:
             [version] = conn.execute("show server_version").fetchall()
     counts = load.history.counts()
     figure(f"soak of {seconds:.0f} s on PostgreSQL {version['server_version']}, seed {seed}", str(dict(weather.counts)))

@@ -7,10 +7,10 @@ import time
 
 import pytest
 from support import aws
-from support.db_audit import asking
-from support.final_check import Objects, wait_until_drained
-from support.harness import LEASE_S, Fleet, Ordeal, figure
-from support.load import BUCKET, Load, loading
+from support.chaos.db_audit import connection_to
+from support.chaos.final_check import Objects, wait_until_drained
+from support.chaos.harness import LEASE_S, Fleet, Harness, figure
+from support.chaos.load import BUCKET, Load, loading
 from support.process import Running
 from support.servers.fault_server import FaultServer, Request, stores
 
@@ -21,10 +21,10 @@ def objects_of(server: FaultServer) -> Objects:
     return lambda key: server.objects.get(f"/{BUCKET}/{key}")
 
 
-def test_who_stood_still_past_its_lease_changes_nothing(ordeal: Ordeal, reactors: Fleet) -> None:
+def test_who_stood_still_past_its_lease_changes_nothing(harness: Harness, reactors: Fleet) -> None:
     """It is stopped as its PUT arrives; another stores the upload; then it goes on, and hears that it lost."""
     arrived = threading.Event()
-    load = ordeal.load()
+    load = harness.load()
 
     def stops_the_first(request: Request) -> None:
         if not arrived.is_set() and request.command == "PUT":
@@ -42,23 +42,23 @@ def test_who_stood_still_past_its_lease_changes_nothing(ordeal: Ordeal, reactors
         assert arrived.wait(60.0)
         second = reactors.start(variables, STORE_URL="s3://")
         second.wait_until_ready()
-        wait_until_drained(ordeal.url, within_s=60.0)
+        wait_until_drained(harness.url, within_s=60.0)
         first.process.send_signal(signal.SIGCONT)
         first.wait_for_line("lease")
         first.terminate()
         assert first.ended() == 0
-        findings = ordeal.check(load, objects=objects_of(server))
+        findings = harness.check(load, objects=objects_of(server))
     assert findings.stored == len(load.history.acknowledged())
     assert max(findings.takeovers_s, default=0.0) <= LEASE_S + 5.0
 
 
-def all_stopped(load: Load, ordeal: Ordeal, runs: list[Running], seconds: float) -> tuple[float, float]:
+def all_stopped(load: Load, harness: Harness, runs: list[Running], seconds: float) -> tuple[float, float]:
     """Stop every reactor for a while under load; return the most of the queue that was used, and the longest call."""
     for run in runs:
         run.process.send_signal(signal.SIGSTOP)
     began = time.monotonic()
     fullest = 0.0
-    with asking(ordeal.url) as conn:
+    with connection_to(harness.url) as conn:
         while time.monotonic() - began < seconds:
             [row] = conn.execute("select pg_notification_queue_usage() as full").fetchall()
             fullest = max(fullest, row["full"])
@@ -71,19 +71,19 @@ def all_stopped(load: Load, ordeal: Ordeal, runs: list[Running], seconds: float)
 @pytest.mark.chaos
 @pytest.mark.parametrize("seconds", [2.0, 60.0], ids=["short", "a minute"])
 def test_while_all_reactors_stand_still_no_write_of_the_apps_fails(
-    seconds: float, ordeal: Ordeal, reactors: Fleet
+    seconds: float, harness: Harness, reactors: Fleet
 ) -> None:
-    load = ordeal.load()
+    load = harness.load()
     runs = [reactors.start(), reactors.start()]
     for run in runs:
         run.wait_until_ready()
     with loading(load):
         load.wait_for(10)
-        fullest, longest_s = all_stopped(load, ordeal, runs, seconds)
+        fullest, longest_s = all_stopped(load, harness, runs, seconds)
     counts = load.history.counts()
     assert counts["failed"] == counts["unknown"] == 0
     assert fullest < 0.01
-    findings = ordeal.check(load, within_s=50.0)
+    findings = harness.check(load, within_s=50.0)
     figure(
         f"all reactors stopped for {seconds:.0f} s: app's calls, failed, queue usage, longest call in s",
         *(counts["ok"], counts["failed"], fullest, longest_s),

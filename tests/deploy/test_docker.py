@@ -18,8 +18,8 @@ import psycopg
 import pytest
 from pytest_docker.plugin import Services, get_docker_services
 from support import aws
-from support.app import app_side
-from support.container_engine import docker_answers
+from support.app import open_app
+from support.container_engine import docker_is_available
 from support.deploy_files import DEPLOY
 from support.process import running, settings_of
 from support.servers.fault_server import Fault, FaultServer, Request, answers, stores
@@ -34,7 +34,7 @@ JAEGER_TAKES_IN_S = 30.0
 
 def containers(*services: str) -> Iterator[Services]:
     """Bring services of compose.yaml up under a name of our own, at free ports; take them away with their volumes."""
-    if not docker_answers():
+    if not docker_is_available():
         pytest.skip("no container engine answers `docker info` and `docker compose version`")
     ports = {f"{name}_PORT": "0" for name in ("POSTGRES", "JAEGER", "REACTOR", "S3", "PROMETHEUS", "GRAFANA")}
     with pytest.MonkeyPatch.context() as patch:
@@ -96,7 +96,7 @@ def test_an_upload_that_failed_twice_is_one_trace_in_jaeger(postgres_and_jaeger:
     port = postgres_and_jaeger.port_for
     url = f"postgresql://postgres:{PASSWORD}@127.0.0.1:{port('postgres', 5432)}/postgres"
     migrate(url)
-    with FaultServer() as store, app_side(url, tmp_path) as app:
+    with FaultServer() as store, open_app(url, tmp_path) as app:
         store.fault = fails_twice()
         env = settings_of(app, STORE_URL="s3://") | aws.environment(store.endpoint, access_key="k", secret_key="s")
         env |= {
@@ -105,7 +105,7 @@ def test_an_upload_that_failed_twice_is_one_trace_in_jaeger(postgres_and_jaeger:
         }
         with running(env, cwd=tmp_path) as run:
             run.wait_until_ready()
-            [upload] = app.owe()
+            [upload] = app.queue_uploads()
             row = app.row(upload)
             run.wait_for_line("stored 1000 bytes")
             run.terminate()

@@ -8,7 +8,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from psycopg import sql
-from support.app import AppSide, app_side
+from support.app import App, open_app
 from support.deploy_files import DEPLOY
 
 JOBS = ("reactor-fail-stale-runs", "reactor-rescue-uploads", "reactor-repair-usage", "reactor-forget-cron-runs")
@@ -29,15 +29,15 @@ words in is a stand-in; the words are run for real."""
 
 
 @pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
+def app(migrated_url: str, tmp_path: Path) -> Iterator[App]:
+    with open_app(migrated_url, tmp_path) as app:
         app.conn.execute(PG_CRON_S_OWN)
         for _ in range(2):  # running the file again changes nothing
             app.conn.execute((DEPLOY / "pg_cron.sql").read_bytes())
         yield app
 
 
-def run_job(app: AppSide, name: str) -> None:
+def run_job(app: App, name: str) -> None:
     """Run one job's command with no more rights than reactor_worker's."""
     command = app.one("select command from cron.job where jobname = %s", name)
     with psycopg.connect(app.url, autocommit=True) as conn:
@@ -45,11 +45,11 @@ def run_job(app: AppSide, name: str) -> None:
         conn.execute(sql.SQL(command))
 
 
-def test_it_schedules_each_job_once(app: AppSide) -> None:
+def test_it_schedules_each_job_once(app: App) -> None:
     assert {row["jobname"] for row in app.all("select jobname from cron.job")} == set(JOBS)
 
 
-def test_stale_runs_are_failed_and_others_left_alone(app: AppSide) -> None:
+def test_stale_runs_are_failed_and_others_left_alone(app: App) -> None:
     late, silent = app.begin_run(timeout_at="2000-01-01"), app.begin_run(heartbeat_at="2000-01-01")
     alive = app.begin_run(timeout_at="2100-01-01", heartbeat_at="2000-01-01", heartbeat_timeout="200 years")
     run_job(app, "reactor-fail-stale-runs")
@@ -60,12 +60,12 @@ def test_stale_runs_are_failed_and_others_left_alone(app: AppSide) -> None:
     assert app.run(alive)["status"] == "running"
 
 
-def test_a_dead_reactor_s_uploads_wait_again_and_hopeless_ones_are_buried(app: AppSide) -> None:
+def test_a_dead_reactor_s_uploads_wait_again_and_hopeless_ones_are_buried(app: App) -> None:
     gone: dict[str, Any] = {"status": "uploading", "lease_token": uuid4(), "lease_expires_at": "2000-01-01"}
-    [freed] = app.owe(retry_count=1, **gone)
-    [spent] = app.owe(retry_count=5, **gone)
-    [held] = app.owe(retry_count=1, **gone | {"lease_expires_at": "2100-01-01"})
-    [due] = app.owe()
+    [freed] = app.queue_uploads(retry_count=1, **gone)
+    [spent] = app.queue_uploads(retry_count=5, **gone)
+    [held] = app.queue_uploads(retry_count=1, **gone | {"lease_expires_at": "2100-01-01"})
+    [due] = app.queue_uploads()
     run_job(app, "reactor-rescue-uploads")
 
     rows = [app.row(upload) for upload in (freed, spent, held, due)]
@@ -75,7 +75,7 @@ def test_a_dead_reactor_s_uploads_wait_again_and_hopeless_ones_are_buried(app: A
     app.assert_usage_matches_rows()
 
 
-def test_what_nobody_came_for_in_a_day_is_given_back(app: AppSide) -> None:
+def test_what_nobody_came_for_in_a_day_is_given_back(app: App) -> None:
     user = uuid4()
     app.all("select public.reserve_upload(%s, %s, 100)", user, "0" * 64)
     app.conn.execute("update public.sources set pending_since = now() - interval '25 hours'")
@@ -83,7 +83,7 @@ def test_what_nobody_came_for_in_a_day_is_given_back(app: AppSide) -> None:
     assert app.all("select reserved_bytes from public.storage_usage") == [{"reserved_bytes": 0}]
 
 
-def test_pg_cron_s_own_lines_are_forgotten_after_a_week_and_nobody_else_s(app: AppSide) -> None:
+def test_pg_cron_s_own_lines_are_forgotten_after_a_week_and_nobody_else_s(app: App) -> None:
     app.conn.execute("select cron.schedule('another', '* * * * *', 'select 1')")
     app.conn.execute("insert into cron.job_run_details select jobid, now() - interval '8 days' from cron.job")
     app.conn.execute("insert into cron.job_run_details select jobid, now() from cron.job")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import promql_parser
-from support.app import app_side
+from support.app import open_app
 from support.deploy_files import DEPLOY, document
 from support.exported_metrics import exported_metrics
 from support.recorder import Recorder
@@ -57,7 +57,7 @@ def asked(expr: str) -> dict[str, set[str]]:
 async def test_everything_that_is_asked_for_is_exported_with_its_labels(
     migrated_url: str, tmp_path: Path, recorder: Recorder
 ) -> None:
-    with app_side(migrated_url, tmp_path) as app:
+    with open_app(migrated_url, tmp_path) as app:
         exports = PROMETHEUS_ADDS | await exported_metrics(app, recorder)
     unknown = [
         f"{where}: {metric}"

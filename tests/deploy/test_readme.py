@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from support import aws
-from support.app import AppSide
+from support.app import App
 from support.deploy_files import DEPLOY, ROOT, document
 from support.process import running, settings_of
 from support.servers.fault_server import FaultServer
@@ -31,7 +31,7 @@ def test_addresses_are_those_that_compose_publishes() -> None:
     assert set(re.findall(r"<http://127\.0\.0\.1:(\d+)", README)) <= published
 
 
-def test_the_upload_that_it_plays_is_stored(app: AppSide, tmp_path: Path) -> None:
+def test_the_upload_that_it_plays_is_stored(app: App, tmp_path: Path) -> None:
     """The example's own words: its file, its SQL, a reactor, and the object in the store."""
     [name] = re.findall(r"printf hello > /var/spool/reactor/(\S+)'", README)
     (app.spool / name).write_bytes(b"hello")
@@ -64,7 +64,7 @@ sys.addaudithook(note)
 """
 
 
-def test_it_writes_nowhere_but_into_the_spool(app: AppSide, tmp_path: Path, s3_environment: dict[str, str]) -> None:
+def test_it_writes_nowhere_but_into_the_spool(app: App, tmp_path: Path, s3_environment: dict[str, str]) -> None:
     """Read-only root file systems and ProtectSystem=strict rest on it: all it does is remove spooled files."""
     (tmp_path / "audit").mkdir()
     (tmp_path / "audit/sitecustomize.py").write_text(AUDIT)
@@ -72,7 +72,7 @@ def test_it_writes_nowhere_but_into_the_spool(app: AppSide, tmp_path: Path, s3_e
     env |= {"PYTHONPATH": str(tmp_path / "audit"), "PYTHONDONTWRITEBYTECODE": "1"}
     with running(env, cwd=tmp_path) as run:
         run.wait_until_ready()
-        [upload] = app.owe()
+        [upload] = app.queue_uploads()
         run.wait_for_line("stored 1000 bytes")
         run.terminate()
         assert run.ended() == 0

@@ -8,7 +8,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from psycopg import sql
-from support.app import AppSide, Owed
+from support.app import App, QueuedUpload
 from support.recorder import Recorder
 from support.servers.proxy import Proxy, proxied
 
@@ -37,57 +37,57 @@ def _quick_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listen, "POLLING_INTERVAL_S", 0.3)
 
 
-async def stored(recorder: Recorder, upload: Owed) -> AttemptSettled:
+async def stored(recorder: Recorder, upload: QueuedUpload) -> AttemptSettled:
     return await recorder.wait_for(
         AttemptSettled,
         lambda settled: settled.upload_id == upload.id and settled.verdict is Verdict.STORED,
     )
 
 
-async def test_a_commit_is_reacted_to_at_once(app: AppSide, recorder: Recorder) -> None:
-    async with app.reacting(recorder):
-        [upload] = app.owe()
+async def test_a_commit_is_reacted_to_at_once(app: App, recorder: Recorder) -> None:
+    async with app.running_reactor(recorder):
+        [upload] = app.queue_uploads()
         notified = await recorder.wait_for(Notified)
         assert (notified.channel, notified.rows) == ("reactor_uploads", 1)
         started = await recorder.wait_for(AttemptStarted)
         assert started.lag_s < 1.0
         await stored(recorder, upload)
-        assert not any(swept.found for swept in recorder.heard(Swept))
+        assert not any(swept.found for swept in recorder.events_of(Swept))
     app.assert_stored(upload)
 
 
-async def test_nothing_is_done_before_the_commit(app: AppSide, recorder: Recorder) -> None:
-    async with app.reacting(recorder):
+async def test_nothing_is_done_before_the_commit(app: App, recorder: Recorder) -> None:
+    async with app.running_reactor(recorder):
         with app.conn.transaction():
-            [upload] = app.owe()
+            [upload] = app.queue_uploads()
             app.conn.execute("select pg_sleep(0.05)")
-            assert recorder.heard(Notified) == []
+            assert recorder.events_of(Notified) == []
         await stored(recorder, upload)
 
 
-async def test_a_rollback_is_never_heard_of(app: AppSide, recorder: Recorder) -> None:
-    async with app.reacting(recorder):
+async def test_a_rollback_is_never_heard_of(app: App, recorder: Recorder) -> None:
+    async with app.running_reactor(recorder):
         with app.conn.transaction(force_rollback=True):
-            app.owe()
-        [upload] = app.owe()
+            app.queue_uploads()
+        [upload] = app.queue_uploads()
         await stored(recorder, upload)
-        assert len(recorder.heard(Notified)) == 1
+        assert len(recorder.events_of(Notified)) == 1
 
 
-async def test_what_is_due_at_once_needs_no_timer(app: AppSide, recorder: Recorder) -> None:
+async def test_what_is_due_at_once_needs_no_timer(app: App, recorder: Recorder) -> None:
     """A hint rounds up to a millisecond: three uploads in ten would be said to be due in a moment, and have two."""
-    async with app.reacting(recorder):
+    async with app.running_reactor(recorder):
         for _ in range(40):
-            [upload] = app.owe()
+            [upload] = app.queue_uploads()
             await stored(recorder, upload)
         # of a loaded machine's clock a millisecond may be doubtful; twelve would be usual if the hint were believed
-        assert len(recorder.heard(TimerFired)) < 6
+        assert len(recorder.events_of(TimerFired)) < 6
 
 
-async def test_a_later_upload_is_tried_when_it_is_due(app: AppSide, recorder: Recorder) -> None:
+async def test_a_later_upload_is_tried_when_it_is_due(app: App, recorder: Recorder) -> None:
     due_at = app.one("select clock_timestamp() + interval '0.4 s'")
-    async with app.reacting(recorder):
-        [upload] = app.owe(next_retry_at=due_at)
+    async with app.running_reactor(recorder):
+        [upload] = app.queue_uploads(next_retry_at=due_at)
         started = await recorder.wait_for(AttemptStarted)
         assert app.one("select clock_timestamp()") >= due_at
         assert 0 <= started.lag_s < 1.0
@@ -137,58 +137,58 @@ FORGED = {
 }
 
 
-async def test_garbage_is_refused_and_counted_and_work_goes_on(app: AppSide, recorder: Recorder) -> None:
-    async with app.reacting(recorder):
+async def test_garbage_is_refused_and_counted_and_work_goes_on(app: App, recorder: Recorder) -> None:
+    async with app.running_reactor(recorder):
         for channel in ("reactor_uploads", "reactor_runs"):
             for text in GARBAGE.values():
                 app.conn.execute("select pg_notify(%s, %s)", (channel, text))
-        [upload] = app.owe()
+        [upload] = app.queue_uploads()
         run = app.begin_run(timeout_at="2000-01-01")
         await stored(recorder, upload)
         assert (await recorder.wait_for(RunExpired)).run_id == run
-        rejected = recorder.heard(NotificationRejected)
+        rejected = recorder.events_of(NotificationRejected)
         assert len(rejected) == 2 * len(GARBAGE)
         assert not any("passwd" in event.reason for event in rejected)
-        assert recorder.heard(ListenerLost) == []
+        assert recorder.events_of(ListenerLost) == []
 
 
-async def test_a_forgery_costs_a_look_up_and_work_goes_on(app: AppSide, recorder: Recorder) -> None:
-    async with app.reacting(recorder) as reactor:
+async def test_a_forgery_costs_a_look_up_and_work_goes_on(app: App, recorder: Recorder) -> None:
+    async with app.running_reactor(recorder) as reactor:
         for channel in ("reactor_uploads", "reactor_runs"):
             for text in FORGED.values():
                 app.conn.execute("select pg_notify(%s, %s)", (channel, text))
-        [upload] = app.owe()
+        [upload] = app.queue_uploads()
         await stored(recorder, upload)
-        assert len(recorder.heard(AttemptStarted)) == 1
-        assert recorder.heard(NotificationRejected) == []
+        assert len(recorder.events_of(AttemptStarted)) == 1
+        assert recorder.events_of(NotificationRejected) == []
         assert b"reactor_notifications_total" in reactor.telemetry.prometheus()
     app.assert_stored(upload)
 
 
-async def test_a_forgery_cannot_hide_a_row(app: AppSide, recorder: Recorder) -> None:
+async def test_a_forgery_cannot_hide_a_row(app: App, recorder: Recorder) -> None:
     """Told that a waiting upload is due later, or needs nothing: it may wait for the next pass, no longer."""
     due_at = app.one("select clock_timestamp() + interval '0.5 s'")
-    async with app.reacting(recorder, reconcile_interval_s=0.5):
-        [upload] = app.owe(next_retry_at=due_at)
+    async with app.running_reactor(recorder, reconcile_interval_s=0.5):
+        [upload] = app.queue_uploads(next_retry_at=due_at)
         await recorder.wait_for(Notified)
         app.conn.execute("select pg_notify('reactor_uploads', %s)", (_payload(_row(upload.id.hex, due=None)),))
         await recorder.wait_for(Notified)
         await stored(recorder, upload)
 
 
-async def test_somebody_elses_pulse_proves_nothing(app: AppSide, recorder: Recorder) -> None:
+async def test_somebody_elses_pulse_proves_nothing(app: App, recorder: Recorder) -> None:
     """Notifications on a reactor's own channel carry no work, whatever they say."""
-    async with app.reacting(recorder):
+    async with app.running_reactor(recorder):
         instance = app.one("select id from reactor.instance")
         channel = f"reactor_canary_{instance.hex[:16]}"
         for text in GARBAGE.values():
             app.conn.execute("select pg_notify(%s, %s)", (channel, text))
-        [upload] = app.owe()
+        [upload] = app.queue_uploads()
         await stored(recorder, upload)
-        assert recorder.heard(NotificationRejected) == []
+        assert recorder.events_of(NotificationRejected) == []
 
 
-def end_backends(app: AppSide, name: str) -> int:
+def end_backends(app: App, name: str) -> int:
     return len(
         app.all(
             "select pg_terminate_backend(pid) from pg_stat_activity"
@@ -198,11 +198,11 @@ def end_backends(app: AppSide, name: str) -> int:
     )
 
 
-async def test_a_killed_listener_reconnects_and_catches_up(app: AppSide, recorder: Recorder) -> None:
-    async with app.reacting(recorder):
-        app.without_triggers()
-        unheard = app.owe(3)
-        recorder.forget()
+async def test_a_killed_listener_reconnects_and_catches_up(app: App, recorder: Recorder) -> None:
+    async with app.running_reactor(recorder):
+        app.disable_triggers()
+        unheard = app.queue_uploads(3)
+        recorder.skip_recorded()
         assert end_backends(app, "reactor-listen") == 1
         assert (await recorder.wait_for(ListenerLost)).reason
         for upload in unheard:
@@ -211,35 +211,33 @@ async def test_a_killed_listener_reconnects_and_catches_up(app: AppSide, recorde
 
 
 async def test_a_new_connection_catches_up_before_it_is_proven(
-    app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+    app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A presence that takes its time, or never comes back, delays nothing of what was missed."""
     monkeypatch.setattr(listen, "CANARY_GRACE_S", 600.0)
-    async with proxied(app.url) as proxy, app.reacting(recorder, listen_url=proxy.url):
-        app.without_triggers()
-        unheard = app.owe(3)
-        recorder.forget()
+    async with proxied(app.url) as proxy, app.running_reactor(recorder, listen_url=proxy.url):
+        app.disable_triggers()
+        unheard = app.queue_uploads(3)
+        recorder.skip_recorded()
         proxy.swallows_notifications = True
         proxy.reset()
         for upload in unheard:
             await stored(recorder, upload)
-        assert recorder.heard(ListenerLost)
-        assert len(recorder.heard(Listening)) == 1
+        assert recorder.events_of(ListenerLost)
+        assert len(recorder.events_of(Listening)) == 1
 
 
-async def test_what_commits_while_nobody_can_connect_is_found(
-    app: AppSide, recorder: Recorder, server_url: str
-) -> None:
+async def test_what_commits_while_nobody_can_connect_is_found(app: App, recorder: Recorder, server_url: str) -> None:
     """Every connection is lost and none can be made for a while, and the app goes on writing."""
     name = sql.Identifier(urlsplit(app.url).path.lstrip("/"))
-    async with app.reacting(recorder):
-        recorder.forget()
+    async with app.running_reactor(recorder):
+        recorder.skip_recorded()
         with psycopg.connect(server_url, autocommit=True) as admin:
             admin.execute(sql.SQL("alter database {} allow_connections false").format(name))
             assert end_backends(app, "reactor-listen") == 1
             assert end_backends(app, "reactor") >= 1
             await recorder.wait_for(ListenerLost)
-            uploads = app.owe(5)
+            uploads = app.queue_uploads(5)
             run = app.begin_run(timeout_at="2000-01-01")
             admin.execute(sql.SQL("alter database {} allow_connections true").format(name))
         for upload in uploads:
@@ -251,66 +249,66 @@ async def test_what_commits_while_nobody_can_connect_is_found(
 
 
 @pytest.mark.usefixtures("_quick_pulse")
-async def test_who_hears_nothing_polls_and_says_so(app: AppSide, recorder: Recorder) -> None:
+async def test_who_hears_nothing_polls_and_says_so(app: App, recorder: Recorder) -> None:
     """As behind a transaction pooler: LISTEN succeeds, and nothing ever comes."""
-    async with proxied(app.url) as proxy, app.reacting(recorder, listen_url=proxy.url) as reactor:
+    async with proxied(app.url) as proxy, app.running_reactor(recorder, listen_url=proxy.url) as reactor:
         assert reactor.not_ready() == []
-        recorder.forget()
+        recorder.skip_recorded()
         proxy.swallows_notifications = True
         polling = await recorder.wait_for(Polling)
         assert polling.interval_s == 0.3
         assert reactor.not_ready() == ["polling: notifications don't arrive"]
 
-        [upload] = app.owe()
+        [upload] = app.queue_uploads()
         await stored(recorder, upload)
-        assert recorder.heard(Notified) == []
+        assert recorder.events_of(Notified) == []
 
-        recorder.forget()
+        recorder.skip_recorded()
         proxy.swallows_notifications = False
         await recorder.wait_for(Listening)
         assert reactor.not_ready() == []
-        [upload] = app.owe()
+        [upload] = app.queue_uploads()
         await recorder.wait_for(Notified)
         await stored(recorder, upload)
 
 
 @pytest.mark.usefixtures("_quick_pulse")
-async def test_a_dead_peer_that_stays_connected_is_noticed(app: AppSide, recorder: Recorder) -> None:
+async def test_a_dead_peer_that_stays_connected_is_noticed(app: App, recorder: Recorder) -> None:
     """As behind a middlebox that lost the connection and still acknowledges."""
-    async with proxied(app.url) as proxy, app.reacting(recorder, listen_url=proxy.url):
-        recorder.forget()
+    async with proxied(app.url) as proxy, app.running_reactor(recorder, listen_url=proxy.url):
+        recorder.skip_recorded()
         proxy.freeze()
-        [upload] = app.owe()
+        [upload] = app.queue_uploads()
         await recorder.wait_for(ListenerLost)
         await stored(recorder, upload)
         await recorder.wait_for(Listening)
-        assert recorder.heard(Polling) == []
+        assert recorder.events_of(Polling) == []
 
 
 @pytest.mark.parametrize("fault", [Proxy.freeze, Proxy.blackhole])
 async def test_a_dead_peer_is_noticed_without_waiting_for_a_pulse(
-    fault: Callable[[Proxy], None], app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+    fault: Callable[[Proxy], None], app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listen, "PRESENCE_INTERVAL_S", 600.0)
     monkeypatch.setattr(listener, "ASK_EVERY_S", 0.3)
-    async with proxied(app.url) as proxy, app.reacting(recorder, listen_url=proxy.url):
-        recorder.forget()
+    async with proxied(app.url) as proxy, app.running_reactor(recorder, listen_url=proxy.url):
+        recorder.skip_recorded()
         fault(proxy)
-        [upload] = app.owe()
+        [upload] = app.queue_uploads()
         assert "silent" in (await recorder.wait_for(ListenerLost)).reason
         await recorder.wait_for(Listening)
         await stored(recorder, upload)
 
 
 async def test_reactors_hear_each_other_come_and_go(
-    app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+    app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And needn't wait for their next pulses to know whose turn a row is, or that retries went with who left."""
     monkeypatch.setattr(listen, "PRESENCE_INTERVAL_S", 600.0)
     other = Recorder()
-    async with app.reacting(recorder):
-        async with app.reacting(other):
-            [seen] = other.heard(ReactorsChanged)
+    async with app.running_reactor(recorder):
+        async with app.running_reactor(other):
+            [seen] = other.events_of(ReactorsChanged)
             assert (seen.alive, seen.joined, seen.left) == (2, 1, 0)
             came = await recorder.wait_for(ReactorsChanged)
             assert (came.alive, came.joined, came.left) == (2, 1, 0)
@@ -321,10 +319,10 @@ async def test_reactors_hear_each_other_come_and_go(
     assert app.one("select count(*) from reactor.instance") == 0
 
 
-async def test_one_statement_of_many_rows_is_few_notifications(app: AppSide, recorder: Recorder) -> None:
-    async with app.reacting(recorder):
-        uploads = app.owe(250)
+async def test_one_statement_of_many_rows_is_few_notifications(app: App, recorder: Recorder) -> None:
+    async with app.running_reactor(recorder):
+        uploads = app.queue_uploads(250)
         await recorder.wait_for_all(len(uploads), AttemptSettled)
-        assert sorted(event.rows for event in recorder.heard(Notified)) == [50, 100, 100]
+        assert sorted(event.rows for event in recorder.events_of(Notified)) == [50, 100, 100]
         assert app.one("select count(*) from public.upload_queue") == 0
         app.assert_usage_matches_rows()

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from anyio import fail_after, sleep, to_thread
 from psycopg import sql
-from support.app import AppSide
+from support.app import App
 from support.process import fetch
 from support.recorder import Recorder
 
@@ -25,13 +25,13 @@ async def until(what: Callable[[], bool]) -> None:
 
 
 async def test_it_tells_of_a_database_that_does_not_answer_while_it_lives_on(
-    app: AppSide, server_url: str, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+    app: App, server_url: str, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The listening connection is left alone: only what asks the database finds that nobody answers."""
     monkeypatch.setattr(listen, "PRESENCE_INTERVAL_S", 0.3)
     monkeypatch.setattr(readiness, "UNANSWERED_S", 1.0)
     name = sql.Identifier(urlsplit(app.url).path.lstrip("/"))
-    async with app.reacting(recorder) as reactor:
+    async with app.running_reactor(recorder) as reactor:
         assert reactor.not_ready() == []
         with psycopg.connect(server_url, autocommit=True) as conn:
             conn.execute(sql.SQL("alter database {} allow_connections false").format(name))
@@ -52,9 +52,9 @@ async def answers(reactor: Reactor, path: str) -> int:
     return (await to_thread.run_sync(fetch, reactor.http_url + path))[0]
 
 
-async def test_one_failure_is_no_outage(app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_failure_is_no_outage(app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listen, "PRESENCE_INTERVAL_S", 0.3)
-    async with app.reacting(recorder) as reactor:
+    async with app.running_reactor(recorder) as reactor:
         reactor._emit(DatabaseLost(doing="pulse", reason="once"))
         assert reactor.not_ready() == []
         monkeypatch.setattr(readiness, "UNANSWERED_S", -1.0)
@@ -62,9 +62,9 @@ async def test_one_failure_is_no_outage(app: AppSide, recorder: Recorder, monkey
 
 
 async def test_what_only_listens_elsewhere_says_nothing_of_the_database(
-    app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+    app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readiness, "UNANSWERED_S", -1.0)
-    async with app.reacting(recorder) as reactor:
+    async with app.running_reactor(recorder) as reactor:
         reactor._emit(DatabaseLost(doing="listen", reason="refused"))
         assert reactor.not_ready() == []

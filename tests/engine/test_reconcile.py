@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 from anyio import create_task_group
-from support.app import AppSide, Owed
+from support.app import App, QueuedUpload
 from support.manual_clock import ManualClock, idle_event
 from support.recorder import Recorder
 
@@ -147,7 +147,7 @@ async def test_a_pass_tells_what_it_mended_in_the_books(stage: Stage) -> None:
     stage.usage.repaired = {"reservations": 2, "months": 1}
     await stage.reconcile.once()
     await stage.reconcile.once()
-    assert stage.recorder.heard(UsageRepaired) == [
+    assert stage.recorder.events_of(UsageRepaired) == [
         UsageRepaired(kind="reservations", count=2),
         UsageRepaired(kind="months", count=1),
     ]
@@ -249,7 +249,7 @@ async def test_a_backlog_that_a_sweep_left_behind_is_not_counted_as_missed(stage
     await stage.advance(100.0)
     stage.reaction.complete = False
     await stage.reconcile.once()
-    stage.recorder.forget()
+    stage.recorder.skip_recorded()
     assert stage.reconcile.has_more
     stage.list_row(due_s=-50.0, changed_s=-50.0)
     assert await stage.missed() == 0
@@ -416,28 +416,28 @@ def is_stored(settled: AttemptSettled) -> bool:
     return settled.verdict is Verdict.STORED
 
 
-def assert_all_stored(app: AppSide, uploads: Sequence[Owed]) -> None:
+def assert_all_stored(app: App, uploads: Sequence[QueuedUpload]) -> None:
     for upload in uploads:
         app.assert_stored(upload)
     app.assert_usage_matches_rows()
 
 
-async def test_one_pass_finds_all_that_nobody_told_of(app: AppSide, recorder: Recorder) -> None:
-    app.without_triggers()
-    uploads = app.owe(30)
-    [later] = app.owe(next_retry_at="2100-01-01")
-    [exhausted] = app.owe(retry_count=5)
-    [dead] = app.owe(status="dead")
-    [cancelled] = app.owe(status="cancelled")
+async def test_one_pass_finds_all_that_nobody_told_of(app: App, recorder: Recorder) -> None:
+    app.disable_triggers()
+    uploads = app.queue_uploads(30)
+    [later] = app.queue_uploads(next_retry_at="2100-01-01")
+    [exhausted] = app.queue_uploads(retry_count=5)
+    [dead] = app.queue_uploads(status="dead")
+    [cancelled] = app.queue_uploads(status="cancelled")
     stale, silent = app.begin_run(timeout_at="2000-01-01"), app.begin_run(heartbeat_at="2000-01-01")
     alive = app.begin_run(timeout_at="2100-01-01")
     await app.drain(recorder)
 
     assert_all_stored(app, uploads)
-    assert {event.run_id for event in recorder.heard(RunExpired)} == {stale, silent}
+    assert {event.run_id for event in recorder.events_of(RunExpired)} == {stale, silent}
     assert app.run(alive)["status"] == "running"
-    assert recorder.heard(Notified) == []
-    assert sum(swept.missed for swept in recorder.heard(Swept)) == 0  # it heard nothing: it missed nothing
+    assert recorder.events_of(Notified) == []
+    assert sum(swept.missed for swept in recorder.events_of(Swept)) == 0  # it heard nothing: it missed nothing
     for upload, status, code in (
         (later, "failed", None),
         (exhausted, "dead", "STORAGE_UPLOAD_FAILED"),
@@ -449,38 +449,38 @@ async def test_one_pass_finds_all_that_nobody_told_of(app: AppSide, recorder: Re
         assert (row["status"], row["error_code"]) == (status, code)
 
 
-async def test_a_pass_on_an_empty_database_does_nothing(app: AppSide, recorder: Recorder) -> None:
+async def test_a_pass_on_an_empty_database_does_nothing(app: App, recorder: Recorder) -> None:
     await app.drain(recorder)
-    assert [(swept.reaction, swept.found) for swept in recorder.heard(Swept)] == [("uploads", 0), ("runs", 0)]
+    assert [(swept.reaction, swept.found) for swept in recorder.events_of(Swept)] == [("uploads", 0), ("runs", 0)]
     assert app.one("select count(*) from reactor.instance") == 0
 
 
 async def test_a_running_reactor_counts_what_it_was_not_told_of(
-    app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+    app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconcile, "_MISSED_AFTER_S", 0.0)
-    async with app.reacting(recorder, reconcile_interval_s=0.25) as reactor:
-        app.without_triggers()
-        uploads = app.owe(3)
+    async with app.running_reactor(recorder, reconcile_interval_s=0.25) as reactor:
+        app.disable_triggers()
+        uploads = app.queue_uploads(3)
         await recorder.wait_for_all(3, AttemptSettled, is_stored)
-        assert sum(swept.missed for swept in recorder.heard(Swept)) == 3
+        assert sum(swept.missed for swept in recorder.events_of(Swept)) == 3
         assert b'reactor_reconcile_missed_total{kind="uploads"} 3.0' in reactor.telemetry.prometheus()
     assert_all_stored(app, uploads)
 
 
-async def test_an_expired_lease_of_a_dead_reactor_is_taken_over(app: AppSide, recorder: Recorder) -> None:
-    [upload] = app.owe(status="uploading", retry_count=1, lease_token=uuid4(), lease_expires_at="2000-01-01")
+async def test_an_expired_lease_of_a_dead_reactor_is_taken_over(app: App, recorder: Recorder) -> None:
+    [upload] = app.queue_uploads(status="uploading", retry_count=1, lease_token=uuid4(), lease_expires_at="2000-01-01")
     await app.drain(recorder)
-    assert recorder.heard(Rescued) == [Rescued(retried=1, buried=0)]
-    [settled] = recorder.heard(AttemptSettled)
+    assert recorder.events_of(Rescued) == [Rescued(retried=1, buried=0)]
+    [settled] = recorder.events_of(AttemptSettled)
     assert settled.attempt == 2
     assert_all_stored(app, [upload])
 
 
-async def test_a_lease_that_holds_is_waited_for_and_then_taken_over(app: AppSide, recorder: Recorder) -> None:
+async def test_a_lease_that_holds_is_waited_for_and_then_taken_over(app: App, recorder: Recorder) -> None:
     ends_at = app.one("select clock_timestamp() + interval '1 s'")
-    [upload] = app.owe(status="uploading", retry_count=1, lease_token=uuid4(), lease_expires_at=ends_at)
-    async with app.reacting(recorder):
+    [upload] = app.queue_uploads(status="uploading", retry_count=1, lease_token=uuid4(), lease_expires_at=ends_at)
+    async with app.running_reactor(recorder):
         started = await recorder.wait_for(AttemptStarted)
         assert app.one("select clock_timestamp()") >= ends_at
         assert started.attempt == 2
@@ -488,10 +488,10 @@ async def test_a_lease_that_holds_is_waited_for_and_then_taken_over(app: AppSide
     assert_all_stored(app, [upload])
 
 
-async def test_a_dead_reactors_last_try_is_buried(app: AppSide, recorder: Recorder) -> None:
-    [upload] = app.owe(status="uploading", retry_count=5, lease_token=uuid4(), lease_expires_at="2000-01-01")
+async def test_a_dead_reactors_last_try_is_buried(app: App, recorder: Recorder) -> None:
+    [upload] = app.queue_uploads(status="uploading", retry_count=5, lease_token=uuid4(), lease_expires_at="2000-01-01")
     await app.drain(recorder)
-    assert recorder.heard(Rescued) == [Rescued(retried=0, buried=1)]
+    assert recorder.events_of(Rescued) == [Rescued(retried=0, buried=1)]
     row = app.row(upload)
     assert row is not None
     assert (row["status"], row["error_code"]) == ("dead", "STORAGE_UPLOAD_FAILED")
@@ -510,47 +510,49 @@ def _small_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_small_sweeps")
-async def test_a_backlog_larger_than_a_sweep_drains(app: AppSide, recorder: Recorder) -> None:
-    app.without_triggers()
-    of_one = app.owe(130, user=uuid4())
-    of_many = app.owe(70)
-    abandoned = app.owe(40, status="uploading", retry_count=1, lease_token=uuid4(), lease_expires_at="2000-01-01")
+async def test_a_backlog_larger_than_a_sweep_drains(app: App, recorder: Recorder) -> None:
+    app.disable_triggers()
+    of_one = app.queue_uploads(130, user=uuid4())
+    of_many = app.queue_uploads(70)
+    abandoned = app.queue_uploads(
+        40, status="uploading", retry_count=1, lease_token=uuid4(), lease_expires_at="2000-01-01"
+    )
     await app.drain(recorder)
     assert_all_stored(app, [*of_one, *of_many, *abandoned])
-    assert len(recorder.heard(AttemptStarted)) == 240
+    assert len(recorder.events_of(AttemptStarted)) == 240
 
 
 @pytest.mark.usefixtures("_small_sweeps")
-async def test_a_running_reactor_works_off_a_backlog_larger_than_a_sweep(app: AppSide, recorder: Recorder) -> None:
-    app.without_triggers()
-    uploads = [*app.owe(130, user=uuid4()), *app.owe(70)]
-    async with app.reacting(recorder):
-        settled = recorder.heard(AttemptSettled)
+async def test_a_running_reactor_works_off_a_backlog_larger_than_a_sweep(app: App, recorder: Recorder) -> None:
+    app.disable_triggers()
+    uploads = [*app.queue_uploads(130, user=uuid4()), *app.queue_uploads(70)]
+    async with app.running_reactor(recorder):
+        settled = recorder.events_of(AttemptSettled)
         await recorder.wait_for_all(len(uploads) - len(settled), AttemptSettled)
     assert_all_stored(app, uploads)
-    assert len(recorder.heard(AttemptStarted)) == len(uploads)
+    assert len(recorder.events_of(AttemptStarted)) == len(uploads)
 
 
 async def test_the_first_look_at_a_large_backlog_is_a_short_one(
-    app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+    app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(failed_uploads, "_SWEEP_LIMIT", 500)
     monkeypatch.setattr(failed_uploads, "_SWEEP_PER_TENANT", 500)
-    app.without_triggers()
-    uploads = app.owe(60)
-    async with app.reacting(recorder):
-        settled = recorder.heard(AttemptSettled)
+    app.disable_triggers()
+    uploads = app.queue_uploads(60)
+    async with app.running_reactor(recorder):
+        settled = recorder.events_of(AttemptSettled)
         await recorder.wait_for_all(len(uploads) - len(settled), AttemptSettled)
-        found = [swept.found for swept in recorder.heard(Swept) if swept.reaction == "uploads"]
+        found = [swept.found for swept in recorder.events_of(Swept) if swept.reaction == "uploads"]
     assert found[0] == 50
     assert sum(found) >= 60  # one may be found again while it is being claimed
     assert_all_stored(app, uploads)
 
 
-async def test_a_hint_to_look_again_is_followed(app: AppSide, recorder: Recorder) -> None:
-    async with app.reacting(recorder):
-        app.without_triggers()
-        uploads = app.owe(5)
+async def test_a_hint_to_look_again_is_followed(app: App, recorder: Recorder) -> None:
+    async with app.running_reactor(recorder):
+        app.disable_triggers()
+        uploads = app.queue_uploads(5)
         run = app.begin_run(timeout_at="2000-01-01")
         app.conn.execute("""select pg_notify('reactor_runs', '{"v": 1, "at": 0, "rescan": true}')""")
         assert (await recorder.wait_for(Notified)).rows == 0
@@ -559,10 +561,10 @@ async def test_a_hint_to_look_again_is_followed(app: AppSide, recorder: Recorder
     assert_all_stored(app, uploads)
 
 
-async def test_a_statement_of_very_many_rows_says_only_that_there_are_some(app: AppSide, recorder: Recorder) -> None:
-    async with app.reacting(recorder):
-        uploads = app.owe(1_001, content=b"x")
+async def test_a_statement_of_very_many_rows_says_only_that_there_are_some(app: App, recorder: Recorder) -> None:
+    async with app.running_reactor(recorder):
+        uploads = app.queue_uploads(1_001, content=b"x")
         await recorder.wait_for_all(len(uploads), AttemptSettled, is_stored)
-        assert [event.rows for event in recorder.heard(Notified)] == [0]
+        assert [event.rows for event in recorder.events_of(Notified)] == [0]
     assert app.one("select count(*) from public.upload_queue") == 0
     app.assert_usage_matches_rows()

@@ -6,7 +6,7 @@ from itertools import pairwise
 from uuid import UUID, uuid4
 
 import pytest
-from support.app import AppSide, Owed
+from support.app import App, QueuedUpload
 from support.recorder import Recorder
 from support.servers.otlp_receiver import ReceivedSpan, Receiver, receiving
 from support.stubborn_store import StubbornStore
@@ -30,7 +30,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
         yield receiver
 
 
-def of(spans: list[ReceivedSpan], upload: Owed) -> list[ReceivedSpan]:
+def of(spans: list[ReceivedSpan], upload: QueuedUpload) -> list[ReceivedSpan]:
     """Return an upload's spans, in the order of their times."""
     mine = [span for span in spans if span.attributes.get("upload.id") == str(upload.id)]
     return sorted(mine, key=lambda span: (span.start, span.end))
@@ -59,11 +59,11 @@ def assert_attempts_are_whole(spans: list[ReceivedSpan], root_id: str) -> None:
 
 
 async def test_an_upload_that_failed_twice_and_was_then_stored_is_one_readable_trace(
-    app: AppSide, store: StubbornStore, recorder: Recorder, collector: Receiver
+    app: App, store: StubbornStore, recorder: Recorder, collector: Receiver
 ) -> None:
-    async with app.reacting(recorder, store=store):
+    async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():
-            [upload] = app.owe()
+            [upload] = app.queue_uploads()
             store.fail(upload.key, BUSY, BUSY)
         traceparent = app.one("select traceparent from public.upload_queue where id = %s", upload.id)
         await recorder.wait_for_all(3, AttemptSettled)
@@ -113,11 +113,11 @@ async def test_an_upload_that_failed_twice_and_was_then_stored_is_one_readable_t
 
 
 async def test_a_dead_uploads_trace_ends_with_what_killed_it(
-    app: AppSide, store: StubbornStore, recorder: Recorder, collector: Receiver
+    app: App, store: StubbornStore, recorder: Recorder, collector: Receiver
 ) -> None:
-    async with app.reacting(recorder, store=store):
+    async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():
-            [upload] = app.owe()
+            [upload] = app.queue_uploads()
             store.fail(upload.key, BUSY, GONE)
         await recorder.wait_for_all(2, AttemptSettled)
     spans = of(collector.wait_for("upload"), upload)
@@ -135,10 +135,10 @@ async def test_a_dead_uploads_trace_ends_with_what_killed_it(
 
 
 async def test_a_row_with_the_apps_own_traceparent_continues_the_apps_trace(
-    app: AppSide, recorder: Recorder, collector: Receiver
+    app: App, recorder: Recorder, collector: Receiver
 ) -> None:
-    async with app.reacting(recorder):
-        [upload] = app.owe(traceparent=f"00-{TRACE}-{SPAN}-01")
+    async with app.running_reactor(recorder):
+        [upload] = app.queue_uploads(traceparent=f"00-{TRACE}-{SPAN}-01")
         await recorder.wait_for(AttemptSettled)
     spans = of(collector.wait_for("upload"), upload)
     assert {span.trace_id for span in spans} == {TRACE}
@@ -147,13 +147,11 @@ async def test_a_row_with_the_apps_own_traceparent_continues_the_apps_trace(
     assert not named(spans, "upload.queued")
 
 
-async def test_what_the_app_did_not_sample_is_not_told_of(
-    app: AppSide, recorder: Recorder, collector: Receiver
-) -> None:
-    async with app.reacting(recorder):
-        [idle_event] = app.owe(traceparent=f"00-{TRACE}-{SPAN}-00")
+async def test_what_the_app_did_not_sample_is_not_told_of(app: App, recorder: Recorder, collector: Receiver) -> None:
+    async with app.running_reactor(recorder):
+        [idle_event] = app.queue_uploads(traceparent=f"00-{TRACE}-{SPAN}-00")
         await recorder.wait_for(AttemptSettled)
-        [loud] = app.owe()
+        [loud] = app.queue_uploads()
         await recorder.wait_for(AttemptSettled)
     spans = collector.wait_for("upload")
     assert of(spans, loud)
@@ -162,7 +160,7 @@ async def test_what_the_app_did_not_sample_is_not_told_of(
 
 @pytest.mark.parametrize(("ratio", "told"), [("0.0", False), ("1.0", True)])
 async def test_where_the_reactor_makes_the_root_the_sampler_decides(
-    app: AppSide,
+    app: App,
     recorder: Recorder,
     collector: Receiver,
     monkeypatch: pytest.MonkeyPatch,
@@ -173,10 +171,10 @@ async def test_where_the_reactor_makes_the_root_the_sampler_decides(
     """The row's own flag says sampled; it is a default, and nobody's decision."""
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
     monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", ratio)
-    async with app.reacting(recorder):
-        [upload] = app.owe()
+    async with app.running_reactor(recorder):
+        [upload] = app.queue_uploads()
         await recorder.wait_for(AttemptSettled)
-        [sure] = app.owe(traceparent=f"00-{TRACE}-{SPAN}-01")
+        [sure] = app.queue_uploads(traceparent=f"00-{TRACE}-{SPAN}-01")
         await recorder.wait_for(AttemptSettled)
     spans = collector.wait(lambda spans: any(span.trace_id == TRACE and span.name == "upload" for span in spans))
     assert bool(of(spans, upload)) is told
@@ -187,10 +185,10 @@ async def test_where_the_reactor_makes_the_root_the_sampler_decides(
     "garbage", ["", "x" * 100, f"00-{'0' * 32}-{SPAN}-01", f"ff-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-01-more"]
 )
 async def test_a_traceparent_that_is_none_costs_only_the_apps_trace(
-    app: AppSide, recorder: Recorder, collector: Receiver, garbage: str
+    app: App, recorder: Recorder, collector: Receiver, garbage: str
 ) -> None:
-    async with app.reacting(recorder):
-        [upload] = app.owe(traceparent=garbage)
+    async with app.running_reactor(recorder):
+        [upload] = app.queue_uploads(traceparent=garbage)
         await recorder.wait_for(AttemptSettled)
     app.assert_stored(upload)
     spans = of(collector.wait_for("upload"), upload)
@@ -200,10 +198,10 @@ async def test_a_traceparent_that_is_none_costs_only_the_apps_trace(
     assert {span.parent_id for span in spans if span.name in ("upload", "upload.attempt")} == {root.span_id}
 
 
-async def test_a_first_wait_that_was_ordered_is_a_span(app: AppSide, recorder: Recorder, collector: Receiver) -> None:
-    async with app.reacting(recorder):
+async def test_a_first_wait_that_was_ordered_is_a_span(app: App, recorder: Recorder, collector: Receiver) -> None:
+    async with app.running_reactor(recorder):
         due = app.one("select clock_timestamp() + interval '0.3 s' as due")
-        [upload] = app.owe(next_retry_at=due)
+        [upload] = app.queue_uploads(next_retry_at=due)
         await recorder.wait_for(AttemptSettled)
     spans = of(collector.wait_for("upload"), upload)
     root, wait, attempt = only(spans, "upload.queued"), only(spans, "upload.backoff"), only(spans, "upload.attempt")
@@ -215,11 +213,11 @@ async def test_a_first_wait_that_was_ordered_is_a_span(app: AppSide, recorder: R
 
 
 async def test_waits_handed_back_by_an_open_breaker_are_spans_and_no_errors(
-    app: AppSide, store: StubbornStore, recorder: Recorder, collector: Receiver
+    app: App, store: StubbornStore, recorder: Recorder, collector: Receiver
 ) -> None:
-    async with app.reacting(recorder, store=store, retry_base_s=1.0):
+    async with app.running_reactor(recorder, store=store, retry_base_s=1.0):
         store.is_down = True
-        uploads = app.owe(8)
+        uploads = app.queue_uploads(8)
         deferred = await recorder.wait_for(AttemptSettled, lambda event: event.verdict == "deferred")
         store.is_down = False
         await recorder.wait_for_all(8, AttemptSettled, lambda event: event.verdict == "stored")
@@ -239,11 +237,11 @@ async def test_waits_handed_back_by_an_open_breaker_are_spans_and_no_errors(
 
 
 async def test_a_dead_upload_that_is_retried_goes_on_in_its_trace(
-    app: AppSide, store: StubbornStore, recorder: Recorder, collector: Receiver
+    app: App, store: StubbornStore, recorder: Recorder, collector: Receiver
 ) -> None:
-    async with app.reacting(recorder, store=store):
+    async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():
-            [upload] = app.owe()
+            [upload] = app.queue_uploads()
             store.fail(upload.key, GONE)
         await recorder.wait_for(AttemptSettled)
         app.all("select * from reactor.requeue_uploads(array[%s]::uuid[])", upload.id)
@@ -258,10 +256,10 @@ async def test_a_dead_upload_that_is_retried_goes_on_in_its_trace(
 
 
 async def test_an_attempt_whose_worker_left_no_word_is_told_of_by_the_next(
-    app: AppSide, recorder: Recorder, collector: Receiver
+    app: App, recorder: Recorder, collector: Receiver
 ) -> None:
-    app.without_triggers()
-    [lost, buried] = app.owe(2)
+    app.disable_triggers()
+    [lost, buried] = app.queue_uploads(2)
     for owed, most in ((lost, 5), (buried, 1)):
         app.all("update public.upload_queue set max_retries = %s where id = %s returning id", most, owed.id)
     claims = "select id, claimed_at from reactor.claim_uploads(array[%s, %s]::uuid[], %s, interval '0')"
@@ -291,10 +289,8 @@ async def test_an_attempt_whose_worker_left_no_word_is_told_of_by_the_next(
     assert (root.trace_id, root.span_id) in reconcile.links
 
 
-async def test_a_runs_timeout_is_told_in_the_runs_own_trace(
-    app: AppSide, recorder: Recorder, collector: Receiver
-) -> None:
-    async with app.reacting(recorder):
+async def test_a_runs_timeout_is_told_in_the_runs_own_trace(app: App, recorder: Recorder, collector: Receiver) -> None:
+    async with app.running_reactor(recorder):
         deadline = app.one("select clock_timestamp() + interval '0.2 s' as due")
         traced = app.begin_run(timeout_at=deadline, traceparent=f"00-{TRACE}-{SPAN}-01")
         await recorder.wait_for(RunExpired)
@@ -318,9 +314,9 @@ async def test_a_runs_timeout_is_told_in_the_runs_own_trace(
     assert spans[ours].trace_id == app.run(ours)["traceparent"].split("-")[1]
 
 
-def test_what_the_database_makes_up_is_valid_and_known_as_ours(app: AppSide) -> None:
+def test_what_the_database_makes_up_is_valid_and_known_as_ours(app: App) -> None:
     """The column's default, and what the API's functions put in when they are given none."""
-    app.owe(500)
+    app.queue_uploads(500)
     traceparents = [row["traceparent"] for row in app.all("select traceparent from public.upload_queue")]
     traceparents += [app.one("select reactor.traceparent(%s)", given) for given in (None, "", "garbage")]
     given = f"00-{TRACE}-{SPAN}-01"

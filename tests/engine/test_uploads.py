@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from anyio import create_task_group
 from attrs import evolve
-from support.app import AppSide, Owed
+from support.app import App, QueuedUpload
 from support.recorder import Recorder
 from support.stubborn_store import StubbornStore
 
@@ -30,24 +30,24 @@ BUSY = StorageUnavailable("503 SlowDown", http_status=503)
 DENIED = StorageRejected("403 AccessDenied", http_status=403, denied=True)
 
 
-def settled(upload: Owed, verdict: Verdict) -> Callable[[AttemptSettled], bool]:
+def settled(upload: QueuedUpload, verdict: Verdict) -> Callable[[AttemptSettled], bool]:
     return lambda event: event.upload_id == upload.id and event.verdict is verdict
 
 
-def of(upload: Owed) -> Callable[[AttemptSettled], bool]:
+def of(upload: QueuedUpload) -> Callable[[AttemptSettled], bool]:
     return lambda event: event.upload_id == upload.id
 
 
-async def wait_until_stored(recorder: Recorder, *uploads: Owed) -> None:
+async def wait_until_stored(recorder: Recorder, *uploads: QueuedUpload) -> None:
     for upload in uploads:
         await recorder.wait_for(AttemptSettled, settled(upload, Verdict.STORED))
 
 
-async def wait_until_dead(recorder: Recorder, upload: Owed) -> AttemptSettled:
+async def wait_until_dead(recorder: Recorder, upload: QueuedUpload) -> AttemptSettled:
     return await recorder.wait_for(AttemptSettled, settled(upload, Verdict.DEAD))
 
 
-def assert_dead(app: AppSide, upload: Owed, code: str, *, attempts: int = 1) -> None:
+def assert_dead(app: App, upload: QueuedUpload, code: str, *, attempts: int = 1) -> None:
     """Assert that an upload was given up: the row says why, the bytes are given back, the file is kept."""
     row = app.row(upload)
     assert row is not None
@@ -57,16 +57,16 @@ def assert_dead(app: AppSide, upload: Owed, code: str, *, attempts: int = 1) -> 
     assert row["lease_token"] is None
     assert app.source(upload)["storage_status"] == "failed"
     assert app.usage(upload) == (0, 0)
-    assert not app.stored_at(upload).exists()
+    assert not app.stored_path(upload).exists()
 
 
 # stored
 
 
 @pytest.mark.parametrize("size", [0, 1, 3_000_000])
-async def test_a_failed_upload_is_stored(app: AppSide, store: StubbornStore, recorder: Recorder, size: int) -> None:
-    async with app.reacting(recorder, store=store):
-        [upload] = app.owe(content=os.urandom(size))
+async def test_a_failed_upload_is_stored(app: App, store: StubbornStore, recorder: Recorder, size: int) -> None:
+    async with app.running_reactor(recorder, store=store):
+        [upload] = app.queue_uploads(content=os.urandom(size))
         assert app.usage(upload) == (0, size) if size else True
         await wait_until_stored(recorder, upload)
     app.assert_stored(upload)
@@ -76,24 +76,22 @@ async def test_a_failed_upload_is_stored(app: AppSide, store: StubbornStore, rec
 
 
 async def test_an_upload_that_was_queued_before_the_start_is_stored(
-    app: AppSide, store: StubbornStore, recorder: Recorder
+    app: App, store: StubbornStore, recorder: Recorder
 ) -> None:
-    [upload] = app.owe()
-    async with app.reacting(recorder, store=store):
-        if not recorder.heard(AttemptSettled):
+    [upload] = app.queue_uploads()
+    async with app.running_reactor(recorder, store=store):
+        if not recorder.events_of(AttemptSettled):
             await wait_until_stored(recorder, upload)
     app.assert_stored(upload)
 
 
-async def test_an_upload_is_stored_again_over_what_is_there(
-    app: AppSide, store: StubbornStore, recorder: Recorder
-) -> None:
+async def test_an_upload_is_stored_again_over_what_is_there(app: App, store: StubbornStore, recorder: Recorder) -> None:
     """A crash between the put and its settlement leaves the object behind."""
-    async with app.reacting(recorder, store=store):
+    async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():
-            [upload] = app.owe()
-            app.stored_at(upload).parent.mkdir()
-            app.stored_at(upload).write_bytes(b"half of it")
+            [upload] = app.queue_uploads()
+            app.stored_path(upload).parent.mkdir()
+            app.stored_path(upload).write_bytes(b"half of it")
         await wait_until_stored(recorder, upload)
     app.assert_stored(upload)
 
@@ -101,12 +99,10 @@ async def test_an_upload_is_stored_again_over_what_is_there(
 # tried again
 
 
-async def test_transient_failures_back_off_and_then_succeed(
-    app: AppSide, store: StubbornStore, recorder: Recorder
-) -> None:
-    async with app.reacting(recorder, store=store):
+async def test_transient_failures_back_off_and_then_succeed(app: App, store: StubbornStore, recorder: Recorder) -> None:
+    async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():
-            [upload] = app.owe()
+            [upload] = app.queue_uploads()
             store.fail(upload.key, BUSY, BUSY, BUSY)
         retries = await recorder.wait_for_all(3, AttemptSettled, settled(upload, Verdict.RETRY))
         assert [retry.delay_s for retry in retries] == [0.1, 0.2, 0.4]
@@ -117,16 +113,16 @@ async def test_transient_failures_back_off_and_then_succeed(
         assert [error["code"] for error in row["errors"]] == ["STORAGE_UNAVAILABLE"] * 3
         assert app.usage(upload) == (0, len(upload.content))
         await wait_until_stored(recorder, upload)
-        late = recorder.heard(AttemptStarted, lambda started: started.attempt > 1)
+        late = recorder.events_of(AttemptStarted, lambda started: started.attempt > 1)
         assert all(0 <= started.lag_s < 1.0 for started in late)
     app.assert_stored(upload)
     assert store.puts[upload.key] == 4
 
 
-async def test_a_retry_never_comes_early(app: AppSide, store: StubbornStore, recorder: Recorder) -> None:
-    async with app.reacting(recorder, store=store, retry_base_s=0.5):
+async def test_a_retry_never_comes_early(app: App, store: StubbornStore, recorder: Recorder) -> None:
+    async with app.running_reactor(recorder, store=store, retry_base_s=0.5):
         with app.conn.transaction():
-            [upload] = app.owe()
+            [upload] = app.queue_uploads()
             store.fail(upload.key, BUSY)
         await recorder.wait_for(AttemptSettled, settled(upload, Verdict.RETRY))
         row = app.row(upload)
@@ -139,11 +135,11 @@ async def test_a_retry_never_comes_early(app: AppSide, store: StubbornStore, rec
 
 @pytest.mark.parametrize(("wish_s", "delay_s"), [(0.75, 0.75), (0.01, 0.1)])
 async def test_the_longer_of_backoff_and_retry_after_wins(
-    app: AppSide, store: StubbornStore, recorder: Recorder, wish_s: float, delay_s: float
+    app: App, store: StubbornStore, recorder: Recorder, wish_s: float, delay_s: float
 ) -> None:
-    async with app.reacting(recorder, store=store):
+    async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():
-            [upload] = app.owe()
+            [upload] = app.queue_uploads()
             store.fail(upload.key, StorageUnavailable("429", http_status=429, retry_after_s=wish_s))
         retry = await recorder.wait_for(AttemptSettled, settled(upload, Verdict.RETRY))
         assert retry.delay_s == delay_s
@@ -151,12 +147,10 @@ async def test_the_longer_of_backoff_and_retry_after_wins(
     app.assert_stored(upload)
 
 
-async def test_an_attempt_without_an_answer_is_tried_again(
-    app: AppSide, store: StubbornStore, recorder: Recorder
-) -> None:
-    async with app.reacting(recorder, store=store, attempt_timeout_s=0.2):
+async def test_an_attempt_without_an_answer_is_tried_again(app: App, store: StubbornStore, recorder: Recorder) -> None:
+    async with app.running_reactor(recorder, store=store, attempt_timeout_s=0.2):
         store.open.clear()
-        [upload] = app.owe()
+        [upload] = app.queue_uploads()
         retry = await recorder.wait_for(AttemptSettled, settled(upload, Verdict.RETRY))
         assert retry.message == "no answer within 0.2 s"
         store.open.set()
@@ -165,11 +159,11 @@ async def test_an_attempt_without_an_answer_is_tried_again(
 
 
 async def test_who_has_tried_in_vain_as_often_as_allowed_gives_up(
-    app: AppSide, store: StubbornStore, recorder: Recorder
+    app: App, store: StubbornStore, recorder: Recorder
 ) -> None:
-    async with app.reacting(recorder, store=store):
+    async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():
-            [upload] = app.owe(max_retries=3)
+            [upload] = app.queue_uploads(max_retries=3)
             store.fail(upload.key, *[BUSY] * 10)
         dead = await wait_until_dead(recorder, upload)
         assert dead.code == "STORAGE_UPLOAD_FAILED"
@@ -180,11 +174,11 @@ async def test_who_has_tried_in_vain_as_often_as_allowed_gives_up(
     assert store.puts[upload.key] == 3
 
 
-async def test_a_denial_gets_one_more_try(app: AppSide, store: StubbornStore, recorder: Recorder) -> None:
+async def test_a_denial_gets_one_more_try(app: App, store: StubbornStore, recorder: Recorder) -> None:
     """Credentials may be rotating; a second denial in a row is meant."""
-    async with app.reacting(recorder, store=store):
+    async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():
-            rotated, denied = app.owe(2)
+            rotated, denied = app.queue_uploads(2)
             store.fail(rotated.key, DENIED)
             store.fail(denied.key, DENIED, DENIED)
         await wait_until_stored(recorder, rotated)
@@ -198,30 +192,30 @@ async def test_a_denial_gets_one_more_try(app: AppSide, store: StubbornStore, re
 # given up
 
 
-def _missing(app: AppSide, upload: Owed) -> None:
+def _missing(app: App, upload: QueuedUpload) -> None:
     (app.spool / upload.key).unlink()
 
 
-def _a_link(app: AppSide, upload: Owed) -> None:
+def _a_link(app: App, upload: QueuedUpload) -> None:
     path = app.spool / upload.key
     path.rename(path.with_suffix(".real"))
     path.symlink_to(path.with_suffix(".real"))
 
 
-def _a_folder(app: AppSide, upload: Owed) -> None:
+def _a_folder(app: App, upload: QueuedUpload) -> None:
     _missing(app, upload)
     (app.spool / upload.key).mkdir()
 
 
-def _other_bytes(app: AppSide, upload: Owed) -> None:
+def _other_bytes(app: App, upload: QueuedUpload) -> None:
     (app.spool / upload.key).write_bytes(bytes(len(upload.content)))
 
 
-def _too_short(app: AppSide, upload: Owed) -> None:
+def _too_short(app: App, upload: QueuedUpload) -> None:
     (app.spool / upload.key).write_bytes(upload.content[:-1])
 
 
-def _too_long(app: AppSide, upload: Owed) -> None:
+def _too_long(app: App, upload: QueuedUpload) -> None:
     (app.spool / upload.key).write_bytes(upload.content + b"x")
 
 
@@ -237,15 +231,15 @@ def _too_long(app: AppSide, upload: Owed) -> None:
     ],
 )
 async def test_a_spoiled_file_is_given_up_at_once(
-    app: AppSide,
+    app: App,
     store: StubbornStore,
     recorder: Recorder,
-    spoil: Callable[[AppSide, Owed], None],
+    spoil: Callable[[App, QueuedUpload], None],
     code: str,
 ) -> None:
-    async with app.reacting(recorder, store=store):
+    async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():
-            [upload] = app.owe()
+            [upload] = app.queue_uploads()
             spoil(app, upload)
         assert (await wait_until_dead(recorder, upload)).code == code
     assert_dead(app, upload, code)
@@ -254,12 +248,12 @@ async def test_a_spoiled_file_is_given_up_at_once(
 
 @pytest.mark.parametrize("path", ["../store/canary", "/etc/passwd", "a/../../canary", "", ".", "..", "/", "nul\x01/x"])
 async def test_a_path_outside_the_spool_is_given_up_and_nothing_is_read(
-    app: AppSide, store: StubbornStore, recorder: Recorder, path: str
+    app: App, store: StubbornStore, recorder: Recorder, path: str
 ) -> None:
     canary = app.store / "canary"
     canary.write_bytes(b"canary")
-    async with app.reacting(recorder, store=store):
-        [upload] = app.owe(content=b"canary", temp_file_path=path)
+    async with app.running_reactor(recorder, store=store):
+        [upload] = app.queue_uploads(content=b"canary", temp_file_path=path)
         dead = await wait_until_dead(recorder, upload)
         assert dead.code in {"SPOOL_PATH_FORBIDDEN", "SPOOL_FILE_MISSING"}
         assert path == "" or len(path) < 3 or path not in (dead.message or "")
@@ -276,22 +270,22 @@ async def test_a_path_outside_the_spool_is_given_up_and_nothing_is_read(
     ],
 )
 async def test_what_the_store_refuses_for_good_is_given_up_at_once(
-    app: AppSide,
+    app: App,
     store: StubbornStore,
     recorder: Recorder,
     error: StorageRejected | FileTooLarge,
     code: str,
 ) -> None:
-    async with app.reacting(recorder, store=store):
+    async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():
-            [upload] = app.owe()
+            [upload] = app.queue_uploads()
             store.fail(upload.key, error)
         await wait_until_dead(recorder, upload)
     assert_dead(app, upload, code)
     assert app.is_spooled(upload)
 
 
-async def test_rows_that_make_no_sense_harm_nobody_else(app: AppSide, store: StubbornStore, recorder: Recorder) -> None:
+async def test_rows_that_make_no_sense_harm_nobody_else(app: App, store: StubbornStore, recorder: Recorder) -> None:
     """Each is given up by itself; not one good upload is tried twice."""
     nonsense = (
         {"spool": "no such spool"},
@@ -307,10 +301,10 @@ async def test_rows_that_make_no_sense_harm_nobody_else(app: AppSide, store: Stu
         {"traceparent": "00-" + "0" * 32 + "-" + "0" * 16 + "-01"},
         {"content_hash": None, "temp_file_path": "/dev/zero"},
     )
-    async with app.reacting(recorder, store=store):
+    async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():
-            bad = [app.owe(**columns)[0] for columns in nonsense]
-            good = app.owe(20)
+            bad = [app.queue_uploads(**columns)[0] for columns in nonsense]
+            good = app.queue_uploads(20)
         await wait_until_stored(recorder, *good)
         for upload in bad:
             event = await recorder.wait_for(AttemptSettled, of(upload))
@@ -326,15 +320,13 @@ async def test_rows_that_make_no_sense_harm_nobody_else(app: AppSide, store: Stu
 # an outage
 
 
-async def test_an_outage_costs_each_upload_one_try_at_most(
-    app: AppSide, store: StubbornStore, recorder: Recorder
-) -> None:
-    async with app.reacting(recorder, store=store, upload_concurrency=4, retry_base_s=0.2):
+async def test_an_outage_costs_each_upload_one_try_at_most(app: App, store: StubbornStore, recorder: Recorder) -> None:
+    async with app.running_reactor(recorder, store=store, upload_concurrency=4, retry_base_s=0.2):
         store.is_down = True
-        uploads = app.owe(60)
+        uploads = app.queue_uploads(60)
         opened = await recorder.wait_for(BreakerMoved)
         assert (opened.store, opened.is_open) == ("file", True)
-        recorder.forget()
+        recorder.skip_recorded()
         # it probes by itself, and a failed probe is nobody's; what is handed back untried has no code
         probe = await recorder.wait_for(AttemptStarted)
         failed = await recorder.wait_for(AttemptSettled, lambda event: event.upload_id == probe.upload_id)
@@ -342,19 +334,19 @@ async def test_an_outage_costs_each_upload_one_try_at_most(
         store.is_down = False
         assert not (await recorder.wait_for(BreakerMoved)).is_open
         await wait_until_stored(recorder, *uploads)
-    spent = recorder.heard(AttemptSettled, lambda event: event.verdict is Verdict.RETRY)
+    spent = recorder.events_of(AttemptSettled, lambda event: event.verdict is Verdict.RETRY)
     assert len({event.upload_id for event in spent}) == len(spent) < 20
     for upload in uploads:
         app.assert_stored(upload)
-    assert len(recorder.heard(BreakerMoved)) == 2
+    assert len(recorder.events_of(BreakerMoved)) == 2
     app.assert_usage_matches_rows()
 
 
 # runs
 
 
-async def test_a_run_past_its_deadline_is_failed(app: AppSide, recorder: Recorder) -> None:
-    async with app.reacting(recorder):
+async def test_a_run_past_its_deadline_is_failed(app: App, recorder: Recorder) -> None:
+    async with app.running_reactor(recorder):
         timeout_at = app.one("select clock_timestamp() + interval '0.4 s'")
         run = app.begin_run(timeout_at=timeout_at)
         expired = await recorder.wait_for(RunExpired)
@@ -366,9 +358,9 @@ async def test_a_run_past_its_deadline_is_failed(app: AppSide, recorder: Recorde
     assert row["error_message"]
 
 
-async def test_a_run_whose_heart_stopped_is_failed(app: AppSide, recorder: Recorder) -> None:
+async def test_a_run_whose_heart_stopped_is_failed(app: App, recorder: Recorder) -> None:
     """By its own heartbeat timeout, or by the reactor's where it names none."""
-    async with app.reacting(recorder, heartbeat_timeout_s=0.6):
+    async with app.running_reactor(recorder, heartbeat_timeout_s=0.6):
         own = app.begin_run(timeout_at="2100-01-01", heartbeat_timeout="0.2 s")
         default = app.begin_run(timeout_at="2100-01-01")
         first = await recorder.wait_for(RunExpired)
@@ -378,10 +370,10 @@ async def test_a_run_whose_heart_stopped_is_failed(app: AppSide, recorder: Recor
         assert all(0 <= expired.late_s < 1.0 for expired in (first, second))
 
 
-async def test_a_healthy_run_is_never_failed(app: AppSide, recorder: Recorder) -> None:
+async def test_a_healthy_run_is_never_failed(app: App, recorder: Recorder) -> None:
     """Its heart beats on while others, armed beside it and later, are failed at their deadlines."""
     beat = "update public.interpretation_runs set heartbeat_at = clock_timestamp() where id = %s"
-    async with app.reacting(recorder, reconcile_interval_s=0.2):
+    async with app.running_reactor(recorder, reconcile_interval_s=0.2):
         healthy = app.begin_run(timeout_at="2100-01-01", heartbeat_timeout="0.5 s")
         for _ in range(8):
             app.conn.execute(beat, (healthy,))
@@ -394,9 +386,9 @@ async def test_a_healthy_run_is_never_failed(app: AppSide, recorder: Recorder) -
         assert (expired.run_id, expired.code) == (healthy, "INTERPRETATION_HEARTBEAT_LOST")
 
 
-async def test_a_run_that_ends_or_is_given_more_time_is_left_alone(app: AppSide, recorder: Recorder) -> None:
+async def test_a_run_that_ends_or_is_given_more_time_is_left_alone(app: App, recorder: Recorder) -> None:
     soon = app.one("select clock_timestamp() + interval '0.4 s'")
-    async with app.reacting(recorder):
+    async with app.running_reactor(recorder):
         ended, prolonged = app.begin_run(timeout_at=soon), app.begin_run(timeout_at=soon)
         app.conn.execute("update public.interpretation_runs set status = 'completed' where id = %s", (ended,))
         app.conn.execute(
@@ -405,13 +397,13 @@ async def test_a_run_that_ends_or_is_given_more_time_is_left_alone(app: AppSide,
         )
         later = app.begin_run(timeout_at=app.one("select %s::timestamptz + interval '0.2 s'", soon))
         assert (await recorder.wait_for(RunExpired)).run_id == later
-        assert len(recorder.heard(RunExpired)) == 1
+        assert len(recorder.events_of(RunExpired)) == 1
     assert app.run(ended)["status"] == "completed"
     assert app.run(prolonged)["status"] == "running"
 
 
-async def test_a_deadline_moved_earlier_is_kept(app: AppSide, recorder: Recorder) -> None:
-    async with app.reacting(recorder):
+async def test_a_deadline_moved_earlier_is_kept(app: App, recorder: Recorder) -> None:
+    async with app.running_reactor(recorder):
         run = app.begin_run(timeout_at="2100-01-01")
         app.conn.execute(
             "update public.interpretation_runs set timeout_at = clock_timestamp() + interval '0.3 s' where id = %s",
@@ -422,16 +414,16 @@ async def test_a_deadline_moved_earlier_is_kept(app: AppSide, recorder: Recorder
         assert 0 <= expired.late_s < 1.0
 
 
-async def test_a_legacy_run_is_held_to_its_deadline_alone(app: AppSide, recorder: Recorder) -> None:
+async def test_a_legacy_run_is_held_to_its_deadline_alone(app: App, recorder: Recorder) -> None:
     """It was running before there were heartbeats: without a deadline it is never failed."""
     late, timeless = app.begin_run(timeout_at="2000-01-01"), app.begin_run()
     app.conn.execute(
         "update public.interpretation_runs set heartbeat_at = null, started_at = '2000-01-01' where status = 'running'"
     )
-    async with app.reacting(recorder, heartbeat_timeout_s=0.1):
-        if not recorder.heard(RunExpired):  # mostly it was heard before this was entered
+    async with app.running_reactor(recorder, heartbeat_timeout_s=0.1):
+        if not recorder.events_of(RunExpired):  # mostly it was heard before this was entered
             await recorder.wait_for(RunExpired)
-        assert [event.run_id for event in recorder.heard(RunExpired)] == [late]
+        assert [event.run_id for event in recorder.events_of(RunExpired)] == [late]
         assert app.run(timeless)["status"] == "running"
     assert app.run(late)["error_code"] == "INTERPRETATION_TIMEOUT"
 
@@ -439,61 +431,61 @@ async def test_a_legacy_run_is_held_to_its_deadline_alone(app: AppSide, recorder
 # several reactors
 
 
-async def test_two_reactors_try_each_upload_once(app: AppSide, store: StubbornStore, recorder: Recorder) -> None:
-    async with app.reacting(recorder, store=store), app.reacting(recorder, store=store):
-        uploads = [*app.owe(100), *app.owe(60, user=uuid4())]
+async def test_two_reactors_try_each_upload_once(app: App, store: StubbornStore, recorder: Recorder) -> None:
+    async with app.running_reactor(recorder, store=store), app.running_reactor(recorder, store=store):
+        uploads = [*app.queue_uploads(100), *app.queue_uploads(60, user=uuid4())]
         await wait_until_stored(recorder, *uploads)
     for upload in uploads:
         app.assert_stored(upload)
         assert store.puts[upload.key] == 1
-    assert len(recorder.heard(AttemptStarted)) == len(uploads)
+    assert len(recorder.events_of(AttemptStarted)) == len(uploads)
     app.assert_usage_matches_rows()
 
 
 async def test_a_reactor_that_died_unnoticed_delays_its_share_by_one_turn(
-    app: AppSide, store: StubbornStore, recorder: Recorder
+    app: App, store: StubbornStore, recorder: Recorder
 ) -> None:
     """It is still believed to listen, and half of all rows are its to claim first."""
     app.conn.execute(
         "insert into reactor.instance (id, host, version, mode) values (%s, 'gone', '0', 'listening')", (uuid4(),)
     )
-    async with app.reacting(recorder, store=store) as reactor:
+    async with app.running_reactor(recorder, store=store) as reactor:
         assert reactor._engine is not None
         order = reactor._engine.schedule.rendezvous_order
-        uploads = app.owe(40)
+        uploads = app.queue_uploads(40)
         await wait_until_stored(recorder, *uploads)
         theirs = {upload.id for upload in uploads if order.delay_s(upload.id.int)}
     assert 0 < len(theirs) < len(uploads)
-    for event in recorder.heard(AttemptStarted):
+    for event in recorder.events_of(AttemptStarted):
         assert event.upload_id not in theirs or event.lag_s >= STEP_S - 0.01  # the clocks' difference
 
 
 async def test_what_a_killed_reactor_held_is_taken_over_after_its_lease(
-    app: AppSide, store: StubbornStore, recorder: Recorder
+    app: App, store: StubbornStore, recorder: Recorder
 ) -> None:
     first, other_store = Recorder(), StubbornStore(app.store)
     doomed = Reactor(evolve(app.settings, lease_s=1.5), store=store, listener=first)
     store.open.clear()
     async with create_task_group() as life:
         await app.start(doomed, first, life)
-        uploads = app.owe(6)
+        uploads = app.queue_uploads(6)
         await first.wait_for_all(6, AttemptStarted)
         life.cancel_scope.cancel()  # without goodbye: what it held stays leased, and its threads go on
     ends = app.all("select lease_expires_at as at from public.upload_queue where status = 'uploading'")
     assert len(ends) == len(uploads)
-    async with app.reacting(recorder, store=other_store):
+    async with app.running_reactor(recorder, store=other_store):
         await recorder.wait_for(AttemptStarted)
         assert app.one("select clock_timestamp()") >= min(end["at"] for end in ends)
         await wait_until_stored(recorder, *uploads)
         store.open.set()  # the dead one's puts end now; they are the same bytes, and count for nothing
-    assert {event.attempt for event in recorder.heard(AttemptSettled)} == {2}
+    assert {event.attempt for event in recorder.events_of(AttemptSettled)} == {2}
     for upload in uploads:
         app.assert_stored(upload)
     app.assert_usage_matches_rows()
 
 
 async def test_a_claim_whose_answer_was_lost_costs_no_attempt_and_no_wait(
-    app: AppSide, store: StubbornStore, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+    app: App, store: StubbornStore, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The claim commits, its connection breaks, and so does the next: a lease of a minute must not have to end."""
     call, lost = DedicatedConnection.call, 2
@@ -509,17 +501,17 @@ async def test_a_claim_whose_answer_was_lost_costs_no_attempt_and_no_wait(
         return rows
 
     monkeypatch.setattr(DedicatedConnection, "call", lose_answers)
-    async with app.reacting(recorder, store=store, lease_s=60.0):
-        uploads = app.owe(5)
+    async with app.running_reactor(recorder, store=store, lease_s=60.0):
+        uploads = app.queue_uploads(5)
         await wait_until_stored(recorder, *uploads)
     assert lost == 0
-    assert {event.attempt for event in recorder.heard(AttemptSettled)} == {1}
+    assert {event.attempt for event in recorder.events_of(AttemptSettled)} == {1}
     for upload in uploads:
         app.assert_stored(upload)
 
 
 async def test_a_settlement_whose_answer_was_lost_still_removes_the_spooled_file(
-    app: AppSide, store: StubbornStore, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+    app: App, store: StubbornStore, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call, lost = ConnectionPool.call, 2
 
@@ -534,26 +526,26 @@ async def test_a_settlement_whose_answer_was_lost_still_removes_the_spooled_file
         return rows
 
     monkeypatch.setattr(ConnectionPool, "call", lose_answers)
-    async with app.reacting(recorder, store=store):
-        uploads = app.owe(5)
+    async with app.running_reactor(recorder, store=store):
+        uploads = app.queue_uploads(5)
         await wait_until_stored(recorder, *uploads)
     assert lost == 0
-    assert not recorder.heard(LeaseLost)
+    assert not recorder.events_of(LeaseLost)
     for upload in uploads:
         app.assert_stored(upload)
 
 
 @pytest.mark.parametrize("answers", [[BUSY], []], ids=["in vain", "stored"])
 async def test_who_lost_its_lease_can_change_nothing(
-    app: AppSide, store: StubbornStore, recorder: Recorder, answers: list[StorageUnavailable]
+    app: App, store: StubbornStore, recorder: Recorder, answers: list[StorageUnavailable]
 ) -> None:
     """A reactor that was away for longer than its lease: what it did counts for nothing, and it says so itself.
 
     Nor does it remove the spooled file, though it stored it: whoever took the upload over is to store it still.
     """
     store.open.clear()
-    async with app.reacting(recorder, store=store):
-        [upload] = app.owe()
+    async with app.running_reactor(recorder, store=store):
+        [upload] = app.queue_uploads()
         await recorder.wait_for(AttemptStarted)
         app.conn.execute(
             "update public.upload_queue set lease_token = gen_random_uuid(),"
@@ -571,12 +563,10 @@ async def test_who_lost_its_lease_can_change_nothing(
     assert store.puts[upload.key] == 2
 
 
-async def test_shutdown_hands_back_what_it_cannot_finish(
-    app: AppSide, store: StubbornStore, recorder: Recorder
-) -> None:
+async def test_shutdown_hands_back_what_it_cannot_finish(app: App, store: StubbornStore, recorder: Recorder) -> None:
     store.open.clear()
-    async with app.reacting(recorder, store=store, shutdown_grace_s=0.1, upload_concurrency=2):
-        uploads = app.owe(5)
+    async with app.running_reactor(recorder, store=store, shutdown_grace_s=0.1, upload_concurrency=2):
+        uploads = app.queue_uploads(5)
         await recorder.wait_for_all(2, AttemptStarted)
     store.open.set()
     for upload in uploads:

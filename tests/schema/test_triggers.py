@@ -56,21 +56,21 @@ def test_what_is_rolled_back_is_never_heard(rows: Rows, notifications: Notificat
         rows.upload()
         rows.start_run()
         raise psycopg.Rollback
-    assert notifications.heard("reactor_uploads") == []
+    assert notifications.payloads("reactor_uploads") == []
 
 
 def test_a_run_that_is_rolled_back_is_never_heard(rows: Rows, notifications: NotificationLog) -> None:
     with rows.conn.transaction():
         rows.start_run()
         raise psycopg.Rollback
-    assert notifications.heard("reactor_runs") == []
+    assert notifications.payloads("reactor_runs") == []
 
 
 def test_a_thousand_uploads_of_one_statement_are_told_in_a_few_small_notifications(
     rows: Rows, notifications: NotificationLog
 ) -> None:
     uploads = rows.uploads(1000)
-    payloads = notifications.heard("reactor_uploads")
+    payloads = notifications.payloads("reactor_uploads")
     assert len(payloads) <= 11
     assert max(len(text.encode()) for text in payloads) < MAX_BYTES
     hinted = [hint.row_id for text in payloads for hint in decode(text).hints]
@@ -91,7 +91,7 @@ def test_a_statement_that_puts_many_back_is_told_in_a_few_notifications(
 ) -> None:
     rows.uploads(250)
     rows.run("update public.upload_queue set status = 'dead'")
-    notifications.heard("reactor_uploads")
+    notifications.payloads("reactor_uploads")
     rows.run("update public.upload_queue set status = 'failed'")
     assert sorted(len(payload.hints) for payload in notifications.uploads()) == [50, 100, 100]
 
@@ -105,7 +105,7 @@ def test_the_widest_values_still_fit_into_a_notification(rows: Rows, notificatio
         " from generate_series(1, 200)",
         (rows.source(widest), widest),
     )
-    texts = notifications.heard("reactor_uploads")
+    texts = notifications.payloads("reactor_uploads")
     assert [len(decode(text).hints) for text in texts] == [100, 100]
     assert max(len(text.encode()) for text in texts) < MAX_BYTES
 
@@ -113,7 +113,7 @@ def test_the_widest_values_still_fit_into_a_notification(rows: Rows, notificatio
 def test_uploads_that_need_nobody_are_not_told(rows: Rows, notifications: NotificationLog) -> None:
     for status in ("dead", "cancelled", "uploading"):
         rows.upload(status=status)
-    assert notifications.heard("reactor_uploads") == []
+    assert notifications.payloads("reactor_uploads") == []
 
 
 def test_the_reactors_own_claims_leases_retries_and_burials_say_nothing(
@@ -121,17 +121,17 @@ def test_the_reactors_own_claims_leases_retries_and_burials_say_nothing(
 ) -> None:
     retried, buried, stored = (rows.upload() for _ in range(3))
     token = uuid4()
-    notifications.heard("reactor_uploads")
+    notifications.payloads("reactor_uploads")
     assert len(rows.claim([retried, buried, stored], token)) == 3
     assert rows.extend([retried], [token]) == {retried}
     rows.settle([(retried, token, "retry"), (buried, token, "dead"), (stored, token, "stored")])
-    assert notifications.heard("reactor_uploads") == []
+    assert notifications.payloads("reactor_uploads") == []
 
 
 def test_an_upload_handed_back_due_now_is_told(rows: Rows, notifications: NotificationLog) -> None:
     upload, token = rows.upload(), uuid4()
     rows.claim([upload], token)
-    notifications.heard("reactor_uploads")
+    notifications.payloads("reactor_uploads")
     rows.settle([(upload, token, "deferred")], delay_s=0)
     assert [hint.row_id for payload in notifications.uploads() for hint in payload.hints] == [upload]
 
@@ -139,7 +139,7 @@ def test_an_upload_handed_back_due_now_is_told(rows: Rows, notifications: Notifi
 def test_an_upload_rescued_from_an_expired_lease_is_told(rows: Rows, notifications: NotificationLog) -> None:
     upload = rows.upload()
     rows.claim([upload], lease_s=-1)
-    notifications.heard("reactor_uploads")
+    notifications.payloads("reactor_uploads")
     assert rows.rescue([upload]) == {upload: "retry"}
     assert [hint.row_id for payload in notifications.uploads() for hint in payload.hints] == [upload]
 
@@ -153,9 +153,9 @@ def test_an_upload_that_an_operator_puts_back_is_told(rows: Rows, notifications:
 
 def test_an_upload_moved_earlier_is_told_and_one_moved_later_is_not(rows: Rows, notifications: NotificationLog) -> None:
     upload = rows.upload(next_retry_at=rows.at(500))
-    notifications.heard("reactor_uploads")
+    notifications.payloads("reactor_uploads")
     rows.run("update public.upload_queue set next_retry_at = next_retry_at + interval '1 hour'")
-    assert notifications.heard("reactor_uploads") == []
+    assert notifications.payloads("reactor_uploads") == []
     rows.run("update public.upload_queue set next_retry_at = next_retry_at - interval '65 minutes'")
     (hint,) = notifications.uploads()[0].hints
     assert hint.row_id == upload
@@ -246,7 +246,7 @@ def test_a_run_without_a_time_limit_has_no_due_time_of_its_own(rows: Rows, notif
 
 def test_a_run_that_waited_is_told_as_it_starts(rows: Rows, notifications: NotificationLog) -> None:
     run = rows.start_run(status="pending", timeout_at=rows.at(600))
-    assert notifications.heard("reactor_runs") == []
+    assert notifications.payloads("reactor_runs") == []
     rows.run("update public.interpretation_runs set status = 'running' where id = %s", (run,))
     ((hint,),) = (payload.hints for payload in notifications.runs())
     assert (hint.row_id, hint.beat_ms is None) == (run, False)  # by then its start was its first heartbeat
@@ -255,9 +255,9 @@ def test_a_run_that_waited_is_told_as_it_starts(rows: Rows, notifications: Notif
 def test_the_first_heartbeat_after_a_start_by_update_is_silent(rows: Rows, notifications: NotificationLog) -> None:
     run = rows.start_run(status="pending")
     rows.run("update public.interpretation_runs set status = 'running' where id = %s", (run,))
-    notifications.heard("reactor_runs")
+    notifications.payloads("reactor_runs")
     rows.run("update public.interpretation_runs set heartbeat_at = clock_timestamp()")
-    assert notifications.heard("reactor_runs") == []
+    assert notifications.payloads("reactor_runs") == []
 
 
 def test_no_trigger_makes_the_server_lock_a_run_before_it_is_updated(rows: Rows) -> None:
@@ -281,7 +281,7 @@ def test_only_heartbeats_have_a_when_clause(rows: Rows) -> None:
 @pytest.mark.parametrize("status", ["completed", "failed"])
 def test_a_run_that_ends_is_told_as_over(rows: Rows, notifications: NotificationLog, status: str) -> None:
     run = rows.start_run(timeout_at=rows.at(600))
-    notifications.heard("reactor_runs")
+    notifications.payloads("reactor_runs")
     rows.run("update public.interpretation_runs set status = %s where id = %s", (status, run))
     (hint,) = notifications.runs()[0].hints
     assert hint.row_id == run
@@ -298,7 +298,7 @@ def test_a_run_that_an_apps_trigger_deletes_as_it_ends_is_told_as_over(
         " end $$; create trigger before_ours after update of status on public.interpretation_runs"
         " for each row execute function public.forget()"
     )
-    notifications.heard("reactor_runs")
+    notifications.payloads("reactor_runs")
     rows.run("update public.interpretation_runs set status = 'completed' where id = %s", (run,))
     ((hint,),) = (payload.hints for payload in notifications.runs())
     assert (hint.row_id, hint.due_ms, hint.beat_ms) == (run, None, None)
@@ -317,7 +317,7 @@ def test_a_deadline_that_may_come_sooner_is_told(
     rows: Rows, notifications: NotificationLog, change: LiteralString
 ) -> None:
     run = rows.start_run(timeout_at=rows.at(600), started_at="2026-01-01 12:00:30+00")
-    notifications.heard("reactor_runs")
+    notifications.payloads("reactor_runs")
     rows.run("update public.interpretation_runs set " + change)
     assert [hint.row_id for payload in notifications.runs() for hint in payload.hints] == [run]
 
@@ -327,14 +327,14 @@ def test_a_change_that_moves_no_deadline_closer_is_not_told(
     rows: Rows, notifications: NotificationLog, change: LiteralString
 ) -> None:
     rows.start_run(timeout_at=rows.at(600))
-    notifications.heard("reactor_runs")
+    notifications.payloads("reactor_runs")
     rows.run("update public.interpretation_runs set " + change)
-    assert notifications.heard("reactor_runs") == []
+    assert notifications.payloads("reactor_runs") == []
 
 
 def test_a_first_time_limit_is_told(rows: Rows, notifications: NotificationLog) -> None:
     run = rows.start_run()
-    notifications.heard("reactor_runs")
+    notifications.payloads("reactor_runs")
     rows.run("update public.interpretation_runs set timeout_at = now() + interval '1 minute'")
     assert [hint.row_id for payload in notifications.runs() for hint in payload.hints] == [run]
 
@@ -342,18 +342,18 @@ def test_a_first_time_limit_is_told(rows: Rows, notifications: NotificationLog) 
 def test_a_first_heartbeat_is_told(rows: Rows, notifications: NotificationLog) -> None:
     run = rows.start_run(timeout_at=rows.at(600))
     rows.run("update public.interpretation_runs set heartbeat_at = null")  # as before the column was there
-    notifications.heard("reactor_runs")
+    notifications.payloads("reactor_runs")
     rows.run("update public.interpretation_runs set heartbeat_at = now()")
     assert [hint.row_id for payload in notifications.runs() for hint in payload.hints] == [run]
 
 
 def test_heartbeats_within_a_minute_of_one_that_was_told_are_silent(rows: Rows, notifications: NotificationLog) -> None:
     rows.start_run(started_at="2026-01-01 12:00:30+00")
-    notifications.heard("reactor_runs")
+    notifications.payloads("reactor_runs")
     told = []
     for second in range(185):
         rows.run("update public.interpretation_runs set heartbeat_at = started_at + %s", (timedelta(seconds=second),))
-        if notifications.heard("reactor_runs"):
+        if notifications.payloads("reactor_runs"):
             told.append(second)
     assert told == [60, 120, 180]
 
@@ -363,16 +363,16 @@ def test_every_heartbeat_that_goes_back_is_told(rows: Rows, notifications: Notif
     """Of many in one minute as well, and after one that wasn't told."""
     rows.start_run(started_at="2026-01-01 12:00:30+00")
     rows.run("update public.interpretation_runs set heartbeat_at = heartbeat_at + interval '59 seconds'")
-    notifications.heard("reactor_runs")
+    notifications.payloads("reactor_runs")
     for _ in range(3):
         rows.run("update public.interpretation_runs set heartbeat_at = heartbeat_at - %s::interval", (back,))
-        assert len(notifications.heard("reactor_runs")) == 1
+        assert len(notifications.payloads("reactor_runs")) == 1
 
 
 def test_a_row_written_back_as_it_was_read_silences_nothing(rows: Rows, notifications: NotificationLog) -> None:
     """By an app that updates all columns: the reactor's among them are as old as what it read."""
     rows.start_run(started_at="2026-01-01 12:00:30+00")
-    notifications.heard("reactor_runs")
+    notifications.payloads("reactor_runs")
     heard = []
     for step in (timedelta(seconds=30), timedelta(seconds=-10)):
         rows.run(
@@ -380,7 +380,7 @@ def test_a_row_written_back_as_it_was_read_silences_nothing(rows: Rows, notifica
             "   set heartbeat_at = heartbeat_at + %s, heartbeat_notified_until = '2026-01-01 12:00:40+00'",
             (step,),
         )
-        heard.append(len(notifications.heard("reactor_runs")))
+        heard.append(len(notifications.payloads("reactor_runs")))
     assert heard == [0, 1]
 
 
@@ -394,7 +394,7 @@ def test_many_runs_started_by_one_statement_are_told_in_a_few_notifications(
         " select %s, %s, 'running', 'infinity' from generate_series(1, 1000) returning id",
         (user, rows.source(user)),
     )
-    texts = notifications.heard("reactor_runs")
+    texts = notifications.payloads("reactor_runs")
     assert len(texts) <= 11
     assert max(len(text.encode()) for text in texts) < MAX_BYTES
     hinted = [hint.row_id for text in texts for hint in decode(text).hints]

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from support.app import AppSide, app_side
+from support.app import App, open_app
 from support.process import Running, running, settings_of
 
 ROWS = 100_000
@@ -20,18 +20,18 @@ CONTENT = b"small"
 
 
 @pytest.fixture
-def app(migrated_url: str) -> Iterator[AppSide]:
+def app(migrated_url: str) -> Iterator[App]:
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as home:  # noqa: S108
-        with app_side(migrated_url, Path(home)) as app:
+        with open_app(migrated_url, Path(home)) as app:
             yield app
         shutil.rmtree(home, ignore_errors=True)
         Path(home).mkdir()
 
 
-def fill(app: AppSide) -> None:
+def fill(app: App) -> None:
     for number in range(ROWS):
         (app.spool / str(number)).write_bytes(CONTENT)
-    app.without_triggers()
+    app.disable_triggers()
     app.conn.execute(
         "insert into public.sources (id, user_id, content_hash, storage_status, byte_size)"
         " select md5('s' || n)::uuid, md5('u' || n %% %s)::uuid, n, 'pending', %s from generate_series(0, %s) as n",
@@ -51,14 +51,14 @@ def memory_mib(run: Running, figure: str) -> float:
     return int(next(line for line in status.splitlines() if line.startswith(figure)).split()[1]) / 1024
 
 
-def left(app: AppSide) -> int:
+def left(app: App) -> int:
     count: int = app.one("select count(*) from public.upload_queue")
     return count
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(600)
-def test_it_begins_at_once_and_its_memory_is_bounded(app: AppSide, tmp_path: Path) -> None:
+def test_it_begins_at_once_and_its_memory_is_bounded(app: App, tmp_path: Path) -> None:
     fill(app)
     with running(settings_of(app, LOG_LEVEL="WARNING", RETRY_BASE="30s"), cwd=tmp_path) as run:
         # from when it can ask the database at all: importing Python takes its time on a busy machine

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.app import AppSide
+from support.app import App
 from support.process import running, settings_of
 
 LIBRARIES = [
@@ -21,7 +21,7 @@ _LATE_S = 1.5
 @pytest.mark.timeout(180)
 @pytest.mark.skipif(not LIBRARIES, reason="libfaketime isn't here: apt-get install faketime")
 @pytest.mark.parametrize("offset", ["+1d", "-1d", "+5m", "-5m"])
-def test_retries_and_deadlines_are_on_time_by_the_databases_clock(app: AppSide, tmp_path: Path, offset: str) -> None:
+def test_retries_and_deadlines_are_on_time_by_the_databases_clock(app: App, tmp_path: Path, offset: str) -> None:
     env = settings_of(app) | {
         "LD_PRELOAD": str(LIBRARIES[0]),
         "FAKETIME": offset,
@@ -36,9 +36,9 @@ def test_retries_and_deadlines_are_on_time_by_the_databases_clock(app: AppSide, 
     with running(env, cwd=tmp_path) as run:
         run.wait_until_ready()
         due = app.one("select clock_timestamp() + make_interval(secs => %s)", _DUE_S)
-        [upload] = app.owe(next_retry_at=due)
+        [upload] = app.queue_uploads(next_retry_at=due)
         timed = app.begin_run(timeout_at=due)
-        [now] = app.owe()
+        [now] = app.queue_uploads()
         beating = app.begin_run(timeout_at="2100-01-01", heartbeat_timeout="4 s")
         silent = app.begin_run(heartbeat_timeout=f"{_DUE_S} s")
         silent_due = app.run(silent)["heartbeat_at"] + app.run(silent)["heartbeat_timeout"]

@@ -9,7 +9,7 @@ from collections import Counter
 import anyio
 import psycopg
 import pytest
-from support.app import AppSide
+from support.app import App
 from support.recorder import Recorder
 
 from reactor.core.events import (
@@ -79,12 +79,12 @@ def flood(url: str, waiting: list[str], running: list[str]) -> None:
 
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
-async def test_a_hundred_thousand_forgeries_move_nothing_and_work_goes_on(app: AppSide) -> None:
+async def test_a_hundred_thousand_forgeries_move_nothing_and_work_goes_on(app: App) -> None:
     recorder = Tally()
-    waiting = app.owe(20, next_retry_at="2100-01-01")
+    waiting = app.queue_uploads(20, next_retry_at="2100-01-01")
     runs = [app.begin_run(timeout_at="2100-01-01", heartbeat_timeout="1 year") for _ in range(20)]
     ids = [upload.id.hex for upload in waiting], [run.hex for run in runs]
-    async with app.reacting(recorder), anyio.create_task_group() as tasks:
+    async with app.running_reactor(recorder), anyio.create_task_group() as tasks:
         lag = Lag()
         tasks.start_soon(lag.measure)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -93,15 +93,15 @@ async def test_a_hundred_thousand_forgeries_move_nothing_and_work_goes_on(app: A
             flooding.start_soon(anyio.to_thread.run_sync, flood, app.url, *ids)
             uploads = []
             for _ in range(20):
-                uploads += app.owe(2)
+                uploads += app.queue_uploads(2)
                 await recorder.wait_for(AttemptSettled, lambda settled: settled.verdict is Verdict.STORED)
         await recorder.wait_for_all(20, AttemptSettled, lambda settled: settled.verdict is Verdict.STORED)
-        [last] = app.owe()
+        [last] = app.queue_uploads()
         await recorder.wait_for(AttemptSettled, lambda settled: settled.upload_id == last.id, within_s=60)
         took_s = time.monotonic() - began
         tasks.cancel_scope.cancel()
         grown_mib = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    lags = {event.upload_id: event.lag_s for event in recorder.heard(AttemptStarted)}
+    lags = {event.upload_id: event.lag_s for event in recorder.events_of(AttemptStarted)}
     heard = recorder.counted[Notified] + recorder.counted[NotificationRejected]
     figures = {
         "heard": heard,
@@ -113,8 +113,8 @@ async def test_a_hundred_thousand_forgeries_move_nothing_and_work_goes_on(app: A
     }
     print(json.dumps(figures))  # noqa: T201 - the figures, with -s
     # who can't keep up for ten seconds is given up by the server, for the queue's sake, and then looks at the rows
-    assert heard >= FORGED or recorder.heard(ListenerLost)
-    assert recorder.heard(RunExpired) == []
+    assert heard >= FORGED or recorder.events_of(ListenerLost)
+    assert recorder.events_of(RunExpired) == []
     assert {upload.id for upload in [*uploads, last]} == set(lags)
     for upload in waiting:
         row = app.row(upload)

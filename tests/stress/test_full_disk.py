@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from attrs import evolve
-from support.app import AppSide
+from support.app import App
 from support.process import REACTOR_RUN, running, settings_of
 from support.recorder import Recorder
 
@@ -33,25 +33,25 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["/usr/bin/umount", "-l", str(disk)], check=True)
 
 
-async def test_uploads_wait_for_room_and_then_are_stored(app: AppSide, recorder: Recorder, small_disk: Path) -> None:
+async def test_uploads_wait_for_room_and_then_are_stored(app: App, recorder: Recorder, small_disk: Path) -> None:
     app.store = small_disk / "store"
     app.settings = evolve(app.settings, store_url=app.store.as_uri())
     make_ballast(small_disk)
-    async with app.reacting(recorder):
-        uploads = app.owe(12, content=os.urandom(_MIB // 4))  # three MiB, into one
+    async with app.running_reactor(recorder):
+        uploads = app.queue_uploads(12, content=os.urandom(_MIB // 4))  # three MiB, into one
         assert (await recorder.wait_for(BreakerMoved)).is_open
         await recorder.wait_for(AttemptSettled, lambda settled: settled.verdict is Verdict.RETRY)
-        failed = recorder.heard(AttemptSettled, lambda settled: settled.verdict is Verdict.RETRY)
+        failed = recorder.events_of(AttemptSettled, lambda settled: settled.verdict is Verdict.RETRY)
         assert {event.code for event in failed} == {"STORAGE_UNAVAILABLE"}
         assert all("No space left on device" in (event.message or "") for event in failed)
         assert app.one("select count(*) from public.upload_queue where status = 'dead'") == 0
         whole = [path for path in every_file(app.store) if path.stat().st_size == _MIB // 4]
         assert every_file(app.store) == whole
         (small_disk / "ballast").unlink()
-        stored = len(recorder.heard(AttemptSettled, lambda settled: settled.verdict is Verdict.STORED))
+        stored = len(recorder.events_of(AttemptSettled, lambda settled: settled.verdict is Verdict.STORED))
         while stored < len(uploads):
             await recorder.wait_for(AttemptSettled)
-            stored = len(recorder.heard(AttemptSettled, lambda settled: settled.verdict is Verdict.STORED))
+            stored = len(recorder.events_of(AttemptSettled, lambda settled: settled.verdict is Verdict.STORED))
     for upload in uploads:
         app.assert_stored(upload)
     app.assert_usage_matches_rows()
@@ -66,9 +66,9 @@ def every_file(folder: Path) -> list[Path]:
 
 
 def test_a_file_beyond_what_the_process_may_write_is_given_up_and_the_others_are_stored(
-    app: AppSide, tmp_path: Path
+    app: App, tmp_path: Path
 ) -> None:
-    [large], small = app.owe(content=os.urandom(2 * _MIB)), app.owe(5)
+    [large], small = app.queue_uploads(content=os.urandom(2 * _MIB)), app.queue_uploads(5)
     command = ("prlimit", f"--fsize={_MIB}", *REACTOR_RUN)
     with running(settings_of(app), cwd=tmp_path, command=command) as run:
         run.wait_until_ready()
@@ -80,6 +80,6 @@ def test_a_file_beyond_what_the_process_may_write_is_given_up_and_the_others_are
     row = app.row(large)
     assert row is not None
     assert (row["status"], row["error_code"], row["retry_count"]) == ("dead", "FILE_TOO_LARGE", 1)
-    assert not app.stored_at(large).exists()
+    assert not app.stored_path(large).exists()
     for upload in small:
         app.assert_stored(upload)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.app import AppSide, app_side
+from support.app import App, open_app
 from support.recorder import Recorder
 from support.small_queue import fill, small_queue, stuck_listener
 
@@ -15,8 +15,8 @@ from reactor.engine import listen
 
 
 @pytest.fixture
-def app(server_url: str, reachable_folder: Path, tmp_path: Path) -> Iterator[AppSide]:
-    with small_queue(server_url, reachable_folder) as url, app_side(url, tmp_path) as app:
+def app(server_url: str, reachable_folder: Path, tmp_path: Path) -> Iterator[App]:
+    with small_queue(server_url, reachable_folder) as url, open_app(url, tmp_path) as app:
         yield app
 
 
@@ -26,27 +26,27 @@ def _quick_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listen, "POLLING_INTERVAL_S", 0.3)
 
 
-async def test_the_app_writes_on_all_of_it_is_found_and_the_queue_heals(app: AppSide, recorder: Recorder) -> None:
-    async with app.reacting(recorder) as reactor:
+async def test_the_app_writes_on_all_of_it_is_found_and_the_queue_heals(app: App, recorder: Recorder) -> None:
+    async with app.running_reactor(recorder) as reactor:
         with stuck_listener(app.url):
             fill(app.url)
             polling = await recorder.wait_for(Polling)
             assert polling.interval_s == 0.3
             assert reactor.not_ready() == ["polling: notifications don't arrive"]
-            recorder.forget()
+            recorder.skip_recorded()
 
-            uploads = [app.owe()[0] for _ in range(50)]  # 50 commits, none of which may fail
+            uploads = [app.queue_uploads()[0] for _ in range(50)]  # 50 commits, none of which may fail
             run = app.begin_run(timeout_at="2000-01-01")
             await recorder.wait_for_all(50, AttemptSettled, lambda settled: settled.verdict is Verdict.STORED)
             assert (await recorder.wait_for(RunExpired)).run_id == run
-            assert recorder.heard(DatabaseLost, lambda lost: lost.doing == "pulse") == []
-            recorder.forget()
+            assert recorder.events_of(DatabaseLost, lambda lost: lost.doing == "pulse") == []
+            recorder.skip_recorded()
         await recorder.wait_for(Listening)
         assert app.one("select pg_notification_queue_usage()") < 0.01
         assert reactor.not_ready() == []
-        recorder.forget()
+        recorder.skip_recorded()
 
-        [upload] = app.owe()
+        [upload] = app.queue_uploads()
         await recorder.wait_for(Notified)
         await recorder.wait_for(AttemptSettled)
     for stored in [*uploads, upload]:
@@ -54,10 +54,10 @@ async def test_the_app_writes_on_all_of_it_is_found_and_the_queue_heals(app: App
     app.assert_usage_matches_rows()
 
 
-async def test_a_reactor_that_starts_while_it_is_full_works_all_the_same(app: AppSide, recorder: Recorder) -> None:
+async def test_a_reactor_that_starts_while_it_is_full_works_all_the_same(app: App, recorder: Recorder) -> None:
     with stuck_listener(app.url):
         fill(app.url)
-        uploads = app.owe(20)
+        uploads = app.queue_uploads(20)
         await app.drain(recorder)
     for upload in uploads:
         app.assert_stored(upload)

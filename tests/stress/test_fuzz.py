@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 from click.testing import CliRunner
-from support.app import AppSide
+from support.app import App
 from support.file_watch import untouched
 from support.process import environment, reactor
 from support.recorder import Recorder
@@ -63,15 +63,15 @@ def a_bad_payload() -> str:
             return text
 
 
-async def test_payloads_are_refused_and_the_next_is_heard(app: AppSide, recorder: Recorder) -> None:
+async def test_payloads_are_refused_and_the_next_is_heard(app: App, recorder: Recorder) -> None:
     payloads = distinct(PAYLOADS, a_bad_payload)
-    async with app.reacting(recorder):
+    async with app.running_reactor(recorder):
         for number, text in enumerate(payloads):
             app.conn.execute("select pg_notify(%s, %s)", (("reactor_uploads", "reactor_runs")[number % 2], text))
-        [upload] = app.owe()
+        [upload] = app.queue_uploads()
         await recorder.wait_for(AttemptSettled, lambda settled: settled.upload_id == upload.id)
-        assert len(recorder.heard(NotificationRejected)) == PAYLOADS
-        assert recorder.heard(ListenerLost) == []
+        assert len(recorder.events_of(NotificationRejected)) == PAYLOADS
+        assert recorder.events_of(ListenerLost) == []
     app.assert_stored(upload)
 
 
@@ -83,7 +83,7 @@ def a_bad_path(spool: Path) -> str:
 
 
 async def test_paths_are_dead_with_a_reason_and_read_nothing_outside(
-    app: AppSide, recorder: Recorder, tmp_path: Path
+    app: App, recorder: Recorder, tmp_path: Path
 ) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -92,10 +92,10 @@ async def test_paths_are_dead_with_a_reason_and_read_nothing_outside(
     (app.spool / "loop").symlink_to("loop")
     (app.spool / "hard").hardlink_to(outside / "canary")
     paths = distinct(PATHS, lambda: a_bad_path(app.spool))
-    async with app.reacting(recorder):
+    async with app.running_reactor(recorder):
         with untouched(outside / "canary"):
             with app.conn.transaction():
-                uploads = [app.owe(content=CONTENT, spooled=False, temp_file_path=path)[0] for path in paths]
+                uploads = [app.queue_uploads(content=CONTENT, spooled=False, temp_file_path=path)[0] for path in paths]
             settled = await recorder.wait_for_all(PATHS, AttemptSettled)
     assert {event.verdict for event in settled} == {Verdict.DEAD}
     assert {event.code for event in settled} <= {"SPOOL_PATH_FORBIDDEN", "SPOOL_FILE_MISSING"}

@@ -7,7 +7,7 @@ import time
 import anyio
 import psycopg
 import pytest
-from support.app import AppSide
+from support.app import App
 from support.recorder import Recorder
 
 from reactor.core.events import AttemptSettled, RunExpired
@@ -17,7 +17,7 @@ HELD_S = 60.0
 PHASE_S = 15.0
 
 
-def beat(app: AppSide, seconds: float) -> None:
+def beat(app: App, seconds: float) -> None:
     """Let a hundred runs send heartbeats for so long."""
     with psycopg.connect(app.url, autocommit=True) as conn:
         until = time.monotonic() + seconds
@@ -27,28 +27,28 @@ def beat(app: AppSide, seconds: float) -> None:
             )
 
 
-async def rate(app: AppSide, recorder: Recorder, seconds: float) -> float:
+async def rate(app: App, recorder: Recorder, seconds: float) -> float:
     """Return how many uploads a second are stored, of as many as the app can queue."""
     stored, began = 0, time.monotonic()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(anyio.to_thread.run_sync, beat, app, seconds)
         while time.monotonic() - began < seconds:
-            app.owe(50)
+            app.queue_uploads(50)
             await recorder.wait_for_all(50, AttemptSettled, lambda settled: settled.verdict is Verdict.STORED)
             stored += 50
             recorder.events.clear()
-            recorder.forget()  # or to search it would soon take longer than the work
+            recorder.skip_recorded()  # or to search it would soon take longer than the work
         taken_s = time.monotonic() - began
     return stored / taken_s
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
-async def test_an_old_snapshot_slows_the_work_down_and_stops_nothing(app: AppSide, recorder: Recorder) -> None:
+async def test_an_old_snapshot_slows_the_work_down_and_stops_nothing(app: App, recorder: Recorder) -> None:
     for _ in range(100):
         app.begin_run(timeout_at="2100-01-01", heartbeat_timeout="1 hour")
     expired: list[RunExpired] = []
-    async with app.reacting(recorder):
+    async with app.running_reactor(recorder):
         before = await rate(app, recorder, PHASE_S)
         with psycopg.connect(app.url) as old:
             old.execute("set transaction isolation level repeatable read")
@@ -56,7 +56,7 @@ async def test_an_old_snapshot_slows_the_work_down_and_stops_nothing(app: AppSid
             held = await rate(app, recorder, HELD_S)
         await rate(app, recorder, PHASE_S)  # autovacuum's turn
         after = await rate(app, recorder, PHASE_S)
-        expired = recorder.heard(RunExpired)
+        expired = recorder.events_of(RunExpired)
     figures = {"before_per_s": round(before), "held_per_s": round(held), "after_per_s": round(after)}
     print(json.dumps(figures))  # noqa: T201 - the figures, with -s
     assert expired == []

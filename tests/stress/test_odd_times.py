@@ -3,14 +3,14 @@
 import json
 from pathlib import Path
 
-from support.app import AppSide
+from support.app import App
 from support.process import reactor, settings_of
 
 TIMES = ["-infinity", "infinity", "4714-11-24 00:00:00+00 BC", "294276-12-31 23:59:59+00"]
 
 
-def test_every_command_answers(app: AppSide, tmp_path: Path) -> None:
-    uploads = [app.owe(next_retry_at=at, created_at=at, updated_at=at)[0] for at in TIMES]
+def test_every_command_answers(app: App, tmp_path: Path) -> None:
+    uploads = [app.queue_uploads(next_retry_at=at, created_at=at, updated_at=at)[0] for at in TIMES]
     runs = [
         app.begin_run(timeout_at=at, heartbeat_at=at, heartbeat_timeout="178000000 years", created_at=at)
         for at in TIMES

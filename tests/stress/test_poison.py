@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.app import AppSide, app_side
+from support.app import App, open_app
 from support.recorder import Recorder
 from support.stubborn_store import StubbornStore
 
@@ -71,24 +71,24 @@ class Breaking(StubbornStore):
 
 
 @pytest.fixture
-def app(migrated_url: str, tmp_path: Path) -> Iterator[AppSide]:
-    with app_side(migrated_url, tmp_path) as app:
+def app(migrated_url: str, tmp_path: Path) -> Iterator[App]:
+    with open_app(migrated_url, tmp_path) as app:
         app.conn.execute("update public.quota_plans set storage_limit_bytes = null")
         yield app
 
 
 async def test_one_poisoned_row_in_twenty_is_put_aside_with_a_reason_and_all_others_are_stored(
-    app: AppSide, recorder: Recorder
+    app: App, recorder: Recorder
 ) -> None:
     store = Breaking(app.store)
-    async with app.reacting(recorder, store=store):
+    async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():
-            good = app.owe(GOOD)
-            poisoned = {name: app.owe(**columns)[0] for name, columns in POISON.items()}
-            harmless = {name: app.owe(**columns)[0] for name, columns in HARMLESS.items()}
-            [bug], [recursion] = app.owe(max_retries=2), app.owe(max_retries=2)
+            good = app.queue_uploads(GOOD)
+            poisoned = {name: app.queue_uploads(**columns)[0] for name, columns in POISON.items()}
+            harmless = {name: app.queue_uploads(**columns)[0] for name, columns in HARMLESS.items()}
+            [bug], [recursion] = app.queue_uploads(max_retries=2), app.queue_uploads(max_retries=2)
             store.breaks |= {bug.key: RuntimeError("a bug"), recursion.key: RecursionError("another")}
-            [never] = app.owe(next_retry_at="infinity")
+            [never] = app.queue_uploads(next_retry_at="infinity")
         stored = {upload.id for upload in [*good, *harmless.values()]}
         while stored:
             settled = await recorder.wait_for(AttemptSettled, lambda settled: settled.verdict is Verdict.STORED)
@@ -102,13 +102,13 @@ async def test_one_poisoned_row_in_twenty_is_put_aside_with_a_reason_and_all_oth
         app.assert_stored(upload)
     for upload in harmless.values():
         assert app.row(upload) is None
-        assert app.stored_at(upload).read_bytes() == upload.content
+        assert app.stored_path(upload).read_bytes() == upload.content
     for name, upload in poisoned.items():
         row = app.row(upload)
         assert row is not None, name
         assert (row["status"], bool(row["error_code"]), bool(row["error_message"])) == ("dead", True, True), (name, row)
         assert row["retry_count"] <= max(1, POISON[name].get("retry_count", 0)), name
-        assert not app.stored_at(upload).exists(), name
+        assert not app.stored_path(upload).exists(), name
     for upload in (bug, recursion):
         row = app.row(upload)
         assert row is not None
@@ -119,9 +119,9 @@ async def test_one_poisoned_row_in_twenty_is_put_aside_with_a_reason_and_all_oth
     assert app.one("select count(*) from public.upload_queue where status = 'uploading'") == 0
 
 
-async def test_poisoned_runs_keep_no_other_from_being_failed(app: AppSide, recorder: Recorder) -> None:
+async def test_poisoned_runs_keep_no_other_from_being_failed(app: App, recorder: Recorder) -> None:
     times = ["-infinity", "infinity", "4714-11-24 00:00:00+00 BC", "294276-12-31 23:59:59+00", None]
-    async with app.reacting(recorder):
+    async with app.running_reactor(recorder):
         with app.conn.transaction():
             due: list[UUID] = []
             for timeout_at in times:
@@ -136,12 +136,12 @@ async def test_poisoned_runs_keep_no_other_from_being_failed(app: AppSide, recor
 
 
 async def test_what_a_store_says_is_kept_without_what_a_row_or_a_terminal_cannot_have(
-    app: AppSide, recorder: Recorder
+    app: App, recorder: Recorder
 ) -> None:
     store = StubbornStore(app.store)
-    async with app.reacting(recorder, store=store):
+    async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():
-            [upload] = app.owe()
+            [upload] = app.queue_uploads()
             store.fail(upload.key, StorageRejected("no\0thing \x1b[31m\r\nred"))
         await recorder.wait_for(AttemptSettled, lambda settled: settled.verdict is Verdict.DEAD)
     row = app.row(upload)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.app import AppSide, Owed
+from support.app import App, QueuedUpload
 from support.file_watch import untouched
 from support.recorder import Recorder
 from support.stubborn_store import StubbornStore
@@ -133,23 +133,23 @@ def assert_unchanged(canary: Path) -> None:
 
 
 async def test_every_trick_is_seen_through_at_the_first_try_and_good_rows_go_on(
-    app: AppSide, recorder: Recorder, canary: Path, ear: Ear
+    app: App, recorder: Recorder, canary: Path, ear: Ear
 ) -> None:
     (app.spool / "out").symlink_to(canary.parent)
-    tricked: list[tuple[Owed, str]] = []
+    tricked: list[tuple[QueuedUpload, str]] = []
     far: dict[str, Any] = {"next_retry_at": "2100-01-01"}
     for trick, code in TRICKS.values():
-        [upload] = app.owe(content=CONTENT, **far)
+        [upload] = app.queue_uploads(content=CONTENT, **far)
         trick(app.spool / upload.key, canary)
         tricked.append((upload, code))
     for path in PATHS:
         expected = MISSING if path.startswith(("%2e", "~")) else FORBIDDEN
-        tricked += [(upload, expected) for upload in app.owe(content=CONTENT, temp_file_path=path, **far)]
-    tricked += [(u, FORBIDDEN) for u in app.owe(content=CONTENT, temp_file_path=str(canary), **far)]
-    tricked += [(u, FORBIDDEN) for u in app.owe(content=CONTENT, spool="nobody-set-it", **far)]
-    good = app.owe(20, content=CONTENT, **far)
+        tricked += [(upload, expected) for upload in app.queue_uploads(content=CONTENT, temp_file_path=path, **far)]
+    tricked += [(u, FORBIDDEN) for u in app.queue_uploads(content=CONTENT, temp_file_path=str(canary), **far)]
+    tricked += [(u, FORBIDDEN) for u in app.queue_uploads(content=CONTENT, spool="nobody-set-it", **far)]
+    good = app.queue_uploads(20, content=CONTENT, **far)
 
-    async with app.reacting(recorder):
+    async with app.running_reactor(recorder):
         with untouched(canary):
             ear.asked.clear()
             ear.listens = True
@@ -163,7 +163,7 @@ async def test_every_trick_is_seen_through_at_the_first_try_and_good_rows_go_on(
         assert row is not None
         assert (row["status"], row["error_code"], row["retry_count"]) == ("dead", code, 1), row
         assert row["error_message"]
-        assert not app.stored_at(upload).exists()
+        assert not app.stored_path(upload).exists()
         assert app.usage(upload) == (0, 0)
     assert_unchanged(canary)
     asked = [path for path in ear.asked if "canary" in path or "passwd" in path or ".." in path]
@@ -183,7 +183,7 @@ def test_the_witnesses_are_awake(canary: Path, tmp_path: Path, ear: Ear) -> None
 class Swapping(StubbornStore):
     """Plays a trick on the spooled file once it is open and before its first byte is read."""
 
-    def __init__(self, app: AppSide) -> None:
+    def __init__(self, app: App) -> None:
         super().__init__(app.store)
         self._spool = app.spool
         self.tricks: dict[str, Trick] = {}
@@ -202,19 +202,19 @@ def _replaced(spooled: Path, _canary: Path) -> None:
 
 
 async def test_what_takes_the_name_between_open_and_read_is_neither_read_nor_removed(
-    app: AppSide, recorder: Recorder, canary: Path
+    app: App, recorder: Recorder, canary: Path
 ) -> None:
     store = Swapping(app)
     store.canary = canary
-    async with app.reacting(recorder, store=store):
+    async with app.running_reactor(recorder, store=store):
         with untouched(canary), app.conn.transaction():
-            [replaced], [linked] = app.owe(content=CONTENT), app.owe(content=CONTENT)
+            [replaced], [linked] = app.queue_uploads(content=CONTENT), app.queue_uploads(content=CONTENT)
             store.tricks |= {replaced.key: _replaced, linked.key: _linked}
         with untouched(canary):
             for settled in await recorder.wait_for_all(2, AttemptSettled):
                 assert settled.verdict is Verdict.STORED
     for upload in (replaced, linked):
-        assert app.stored_at(upload).read_bytes() == CONTENT
+        assert app.stored_path(upload).read_bytes() == CONTENT
     assert (app.spool / replaced.key).read_bytes() == b"another's"
     assert (app.spool / linked.key).is_symlink()
     assert_unchanged(canary)
@@ -222,13 +222,13 @@ async def test_what_takes_the_name_between_open_and_read_is_neither_read_nor_rem
 
 @pytest.mark.parametrize("trick", [_truncated, _grown, _flipped], ids=["truncated", "grown", "a bit flipped"])
 async def test_what_changes_between_open_and_read_stores_nothing(
-    app: AppSide, recorder: Recorder, canary: Path, trick: Trick
+    app: App, recorder: Recorder, canary: Path, trick: Trick
 ) -> None:
     store = Swapping(app)
-    async with app.reacting(recorder, store=store):
+    async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():
-            [upload] = app.owe(content=CONTENT)
+            [upload] = app.queue_uploads(content=CONTENT)
             store.tricks[upload.key] = trick
         settled = await recorder.wait_for(AttemptSettled)
     assert (settled.verdict, settled.code) == (Verdict.DEAD, MISMATCH)
-    assert not app.stored_at(upload).exists()
+    assert not app.stored_path(upload).exists()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from support import aws
-from support.app import BUCKET, AppSide, Owed
+from support.app import BUCKET, App, QueuedUpload
 from support.recorder import Recorder
 from support.servers.fault_server import (
     Fault,
@@ -32,11 +32,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
         yield server
 
 
-def puts(server: FaultServer, upload: Owed) -> int:
+def puts(server: FaultServer, upload: QueuedUpload) -> int:
     return server.requests.count(f"PUT /{BUCKET}/{upload.key}")
 
 
-def assert_stored_once(app: AppSide, server: FaultServer, upload: Owed) -> None:
+def assert_stored_once(app: App, server: FaultServer, upload: QueuedUpload) -> None:
     """Assert that the store has the object, and that it counts once."""
     assert server.objects[f"/{BUCKET}/{upload.key}"] == upload.content
     assert app.row(upload) is None
@@ -76,11 +76,11 @@ PASSING: dict[str, Fault] = {
 
 @pytest.mark.parametrize("name", PASSING)
 async def test_what_passes_is_tried_again_and_counts_once(
-    app: AppSide, server: FaultServer, recorder: Recorder, name: str
+    app: App, server: FaultServer, recorder: Recorder, name: str
 ) -> None:
-    async with app.reacting(recorder, store_url="s3://", attempt_timeout_s=2.0):
+    async with app.running_reactor(recorder, store_url="s3://", attempt_timeout_s=2.0):
         server.fault = once(PASSING[name])
-        [upload] = app.owe(content=bytes(200_000))
+        [upload] = app.queue_uploads(content=bytes(200_000))
         retry = await recorder.wait_for(AttemptSettled)
         assert (retry.verdict, retry.attempt) == (Verdict.RETRY, 1)
         assert retry.message is not None
@@ -105,11 +105,11 @@ FINAL: dict[str, tuple[Fault, int]] = {
 
 @pytest.mark.parametrize(("fault", "tries"), FINAL.values(), ids=FINAL.keys())
 async def test_what_stays_is_given_up_and_its_bytes_given_back(
-    app: AppSide, server: FaultServer, recorder: Recorder, fault: Fault, tries: int
+    app: App, server: FaultServer, recorder: Recorder, fault: Fault, tries: int
 ) -> None:
-    async with app.reacting(recorder, store_url="s3://"):
+    async with app.running_reactor(recorder, store_url="s3://"):
         server.fault = fault
-        [upload] = app.owe()
+        [upload] = app.queue_uploads()
         settled = await recorder.wait_for_all(tries, AttemptSettled)
         assert settled[-1].verdict is Verdict.DEAD
     assert puts(server, upload) == tries
@@ -122,11 +122,11 @@ async def test_what_stays_is_given_up_and_its_bytes_given_back(
 
 
 async def test_an_outage_spends_two_tries_at_most_and_all_is_stored_once_after_it(
-    app: AppSide, server: FaultServer, recorder: Recorder
+    app: App, server: FaultServer, recorder: Recorder
 ) -> None:
-    async with app.reacting(recorder, store_url="s3://") as reactor:
+    async with app.running_reactor(recorder, store_url="s3://") as reactor:
         server.fault = answers(503, "SlowDown")
-        uploads = app.owe(60)
+        uploads = app.queue_uploads(60)
         opened = await recorder.wait_for(BreakerMoved)
         assert opened.is_open
         # who was asking already, and whoever asks again, gets the same answer; what is handed back untried has no code
@@ -139,24 +139,24 @@ async def test_an_outage_spends_two_tries_at_most_and_all_is_stored_once_after_i
         server.fault = stores
         await recorder.wait_for(BreakerMoved, lambda moved: not moved.is_open)
         await recorder.wait_for_all(60, AttemptSettled, lambda settled: settled.verdict is Verdict.STORED)
-        assert max(settled.attempt for settled in recorder.heard(AttemptSettled)) <= 3
+        assert max(settled.attempt for settled in recorder.events_of(AttemptSettled)) <= 3
     for upload in uploads:
         assert_stored_once(app, server, upload)
     app.assert_usage_matches_rows()
 
 
 async def test_one_upload_that_breaks_the_store_stops_no_other(
-    app: AppSide, server: FaultServer, recorder: Recorder
+    app: App, server: FaultServer, recorder: Recorder
 ) -> None:
-    async with app.reacting(recorder, store_url="s3://"):
+    async with app.running_reactor(recorder, store_url="s3://"):
         with app.conn.transaction():
-            [poison] = app.owe(max_retries=3)
-            good = app.owe(30)
+            [poison] = app.queue_uploads(max_retries=3)
+            good = app.queue_uploads(30)
             bad = answers(500, "InternalError")
             server.fault = lambda request: bad(request) if request.path.endswith(poison.key) else stores(request)
         await recorder.wait_for_all(30, AttemptSettled, lambda settled: settled.verdict is Verdict.STORED)
         await recorder.wait_for(AttemptSettled, lambda settled: settled.verdict is Verdict.DEAD)
-        assert recorder.heard(BreakerMoved) == []
+        assert recorder.events_of(BreakerMoved) == []
     for upload in good:
         assert_stored_once(app, server, upload)
     row = app.row(poison)

@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 
 @frozen(kw_only=True)
-class Owed:
+class QueuedUpload:
     """One upload that the app failed to make."""
 
     id: UUID
@@ -37,7 +37,7 @@ class Owed:
     content: bytes
 
 
-class AppSide:
+class App:
     """An app's spool, its store and its connection to the database."""
 
     def __init__(self, url: str, home: Path, conn: psycopg.Connection[Row]) -> None:
@@ -61,7 +61,7 @@ class AppSide:
 
     # what an app does
 
-    def owe(
+    def queue_uploads(
         self,
         count: int = 1,
         *,
@@ -69,21 +69,21 @@ class AppSide:
         user: UUID | None = None,
         spooled: bool = True,
         **columns: Any,
-    ) -> list[Owed]:
+    ) -> list[QueuedUpload]:
         """Spool files and queue their uploads, in one transaction; `columns` are upload_queue's own."""
-        owed = [self._owed(user or uuid4(), content) for _ in range(count)]
-        for upload in owed if spooled else ():
+        uploads = [self._new_upload(user or uuid4(), content) for _ in range(count)]
+        for upload in uploads if spooled else ():
             (self.spool / upload.key).write_bytes(upload.content)
-        self.queue(owed, **columns)
-        return owed
+        self.insert_uploads(uploads, **columns)
+        return uploads
 
-    def _owed(self, user: UUID, content: bytes | None) -> Owed:
+    def _new_upload(self, user: UUID, content: bytes | None) -> QueuedUpload:
         if content is None:
             content = secrets.token_bytes(1_000)
-        return Owed(id=uuid4(), source=uuid4(), user=user, key=secrets.token_hex(8), content=content)
+        return QueuedUpload(id=uuid4(), source=uuid4(), user=user, key=secrets.token_hex(8), content=content)
 
-    def queue(self, owed: Sequence[Owed], **columns: Any) -> None:
-        """Record that these are owed: their sources pending, their uploads failed, in two statements."""
+    def insert_uploads(self, uploads: Sequence[QueuedUpload], **columns: Any) -> None:
+        """Record that these are uploads: their sources pending, their uploads failed, in two statements."""
         rows = [
             {
                 "id": upload.id,
@@ -96,7 +96,7 @@ class AppSide:
                 "temp_file_path": upload.key,
             }
             | columns
-            for upload in owed
+            for upload in uploads
         ]
         sources = [
             {
@@ -106,7 +106,7 @@ class AppSide:
                 "storage_status": "pending",
                 "byte_size": len(upload.content),
             }
-            for upload in owed
+            for upload in uploads
         ]
         with self.conn.transaction():
             self._insert("public.sources", sources)
@@ -138,16 +138,16 @@ class AppSide:
         [value] = row.values()
         return value
 
-    def row(self, upload: Owed) -> Row | None:
+    def row(self, upload: QueuedUpload) -> Row | None:
         """Return an upload's row; None when it is gone."""
         rows = self.all("select * from public.upload_queue where id = %s", upload.id)
         return rows[0] if rows else None
 
-    def source(self, upload: Owed) -> Row:
+    def source(self, upload: QueuedUpload) -> Row:
         [row] = self.all("select * from public.sources where id = %s", upload.source)
         return row
 
-    def usage(self, upload: Owed) -> tuple[int, int]:
+    def usage(self, upload: QueuedUpload) -> tuple[int, int]:
         """Return the used and the reserved bytes of the upload's user."""
         [row] = self.all("select * from public.storage_usage where user_id = %s", upload.user)
         return row["total_bytes"], row["reserved_bytes"]
@@ -156,19 +156,19 @@ class AppSide:
         [row] = self.all("select * from public.interpretation_runs where id = %s", run)
         return row
 
-    def stored_at(self, upload: Owed) -> Path:
+    def stored_path(self, upload: QueuedUpload) -> Path:
         return self.store / BUCKET / upload.key
 
-    def is_spooled(self, upload: Owed) -> bool:
+    def is_spooled(self, upload: QueuedUpload) -> bool:
         return (self.spool / upload.key).exists()
 
-    def assert_stored(self, upload: Owed) -> None:
+    def assert_stored(self, upload: QueuedUpload) -> None:
         """Assert that an upload ended well, everywhere, and that nothing of it is left."""
-        assert self.stored_at(upload).read_bytes() == upload.content
+        assert self.stored_path(upload).read_bytes() == upload.content
         assert self.row(upload) is None
         source = self.source(upload)
         assert source["storage_status"] == "uploaded"
-        assert source["storage_url"] == self.stored_at(upload).as_uri()
+        assert source["storage_url"] == self.stored_path(upload).as_uri()
         assert not self.is_spooled(upload)
 
     def assert_usage_matches_rows(self) -> None:
@@ -178,7 +178,7 @@ class AppSide:
     # the reactor
 
     @asynccontextmanager
-    async def reacting(
+    async def running_reactor(
         self, recorder: Recorder, *, store: ObjectStore | None = None, **settings: Any
     ) -> AsyncIterator[Reactor]:
         """Run a reactor in this process; enter when it listens and has caught up, stop it on leaving."""
@@ -206,7 +206,7 @@ class AppSide:
         reactor._engine.reconcile.request()
         with fail_after(PATIENCE_S):
             await caught_up.wait()
-        recorder.forget()
+        recorder.skip_recorded()
 
     async def drain(
         self, recorder: Recorder | None = None, *, store: ObjectStore | None = None, **settings: Any
@@ -214,7 +214,7 @@ class AppSide:
         """Do one reconciliation to completion."""
         await Reactor(evolve(self.settings, **settings), store=store, listener=recorder).drain()
 
-    def without_triggers(self) -> None:
+    def disable_triggers(self) -> None:
         """Say nothing of uploads and runs from now on."""
         for table in ("upload_queue", "interpretation_runs"):
             for trigger in ("inserted", "updated"):
@@ -222,7 +222,7 @@ class AppSide:
 
 
 @contextmanager
-def app_side(url: str, home: Path) -> Iterator[AppSide]:
+def open_app(url: str, home: Path) -> Iterator[App]:
     """Open an app's side of a migrated database."""
     with psycopg.connect(url, autocommit=True, row_factory=dict_row) as conn:
-        yield AppSide(url, home, conn)
+        yield App(url, home, conn)

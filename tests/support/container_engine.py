@@ -5,7 +5,7 @@ from functools import cache
 
 
 @cache
-def docker_answers() -> bool:
+def docker_is_available() -> bool:
     """Ask the engine, and for the compose plugin; once."""
     try:
         for question in (["docker", "info"], ["docker", "compose", "version"]):

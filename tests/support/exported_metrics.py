@@ -15,20 +15,20 @@ from prometheus_client.parser import text_string_to_metric_families
 from reactor.core.events import Event
 from reactor.core.model import Verdict
 from reactor.core.trace_context import TraceContext, context_of
-from support.app import AppSide
+from support.app import App
 from support.recorder import Recorder
 
 _TRACE = "0af7651916cd43dd8448eb211c80319c"
 _TEXTS = {"trace_id": _TRACE, "traceparent": f"00-{_TRACE}-b7ad6b7169203331-01"}
 
 
-async def exported_metrics(app: AppSide, recorder: Recorder) -> dict[str, set[str]]:
+async def exported_metrics(app: App, recorder: Recorder) -> dict[str, set[str]]:
     """Run a reactor on a database with something of everything in it, give it every event, and scrape it."""
-    app.owe(status="dead")
-    app.owe(next_retry_at="2100-01-01")
+    app.queue_uploads(status="dead")
+    app.queue_uploads(next_retry_at="2100-01-01")
     app.begin_run(timeout_at="2100-01-01")
     refuse_an_upload(app)
-    async with app.reacting(recorder) as reactor:
+    async with app.running_reactor(recorder) as reactor:
         for kind in get_args(Event):
             reactor.telemetry(sample(kind))
         text = await to_thread.run_sync(_scrape, reactor.http_url)
@@ -39,7 +39,7 @@ async def exported_metrics(app: AppSide, recorder: Recorder) -> dict[str, set[st
     return found
 
 
-def refuse_an_upload(app: AppSide) -> None:
+def refuse_an_upload(app: App) -> None:
     """Ask for more than the quota allows: a refusal that is counted."""
     answer = app.one(
         "select public.reserve_upload(p_user_id => %s, p_content_hash => %s, p_byte_size => %s::bigint,"

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from support.app import AppSide
+from support.app import App
 
 _LONGEST_S = 50.0
 _LOOK_EVERY_S = 0.02
@@ -30,7 +30,7 @@ def environment(**settings: str) -> dict[str, str]:
     return kept | {f"REACTOR_{name}": value for name, value in settings.items()}
 
 
-def settings_of(app: AppSide, **settings: str) -> dict[str, str]:
+def settings_of(app: App, **settings: str) -> dict[str, str]:
     """Return the environment of a reactor that works for this app."""
     return environment(
         **{

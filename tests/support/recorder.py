@@ -32,11 +32,11 @@ class Recorder:
         self._unread += some
         self._changed.set()
 
-    def heard(self, kind: type[E], predicate: Callable[[E], bool] = lambda _event: True) -> list[E]:
+    def events_of(self, kind: type[E], predicate: Callable[[E], bool] = lambda _event: True) -> list[E]:
         """Return the events of this kind so far, read or not."""
         return [event for event in self.events if isinstance(event, kind) and predicate(event)]
 
-    def forget(self) -> None:
+    def skip_recorded(self) -> None:
         """Take what was heard so far as read: only what happens from now on is waited for."""
         self._unread.clear()
 

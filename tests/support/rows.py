@@ -175,26 +175,26 @@ class NotificationLog:
         for channel in ("reactor_uploads", "reactor_runs", "test_is_all"):
             conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
 
-    def heard(self, channel: str) -> list[str]:
+    def payloads(self, channel: str) -> list[str]:
         """Return the payloads of what has been committed so far and wasn't returned yet, of both channels cleared.
 
         Notifications arrive in the order of commits: when a last one of ours comes back, all the others have.
         """
         with psycopg.connect(self._url, autocommit=True) as conn:
             conn.execute("select pg_notify('test_is_all', '')")
-        payloads: list[str] = []
+        received: list[str] = []
         for notification in self._conn.notifies(timeout=_PATIENCE_S):
             if notification.channel == "test_is_all":
-                return payloads
+                return received
             if notification.channel == channel:
-                payloads.append(notification.payload)
+                received.append(notification.payload)
         raise AssertionError("the last notification never came back")
 
     def uploads(self) -> list[Payload]:
-        return [decode(text) for text in self.heard("reactor_uploads")]
+        return [decode(text) for text in self.payloads("reactor_uploads")]
 
     def runs(self) -> list[Payload]:
-        return [decode(text) for text in self.heard("reactor_runs")]
+        return [decode(text) for text in self.payloads("reactor_runs")]
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from reactor.core.errors import ReactorError, StorageRejected, StorageUnavailabl
 from reactor.core.events import AttemptSettled
 from reactor.embedded.server import EmbeddedPostgres
 from reactor.postgres.migrate import migrate
-from support.app import AppSide, app_side
+from support.app import App, open_app
 from support.recorder import Recorder
 from support.servers.otlp_receiver import ReceivedSpan, Receiver, receiving
 from support.stubborn_store import StubbornStore
@@ -126,12 +126,12 @@ def words(nanoseconds: int) -> str:
     return f"{milliseconds / 1000:.2f} s" if milliseconds >= 1000 else f"{milliseconds:.3g} ms"
 
 
-async def play(app: AppSide, collector: Receiver, *failures: ReactorError) -> list[ReceivedSpan]:
+async def play(app: App, collector: Receiver, *failures: ReactorError) -> list[ReceivedSpan]:
     """Let one upload fail like this, and return its trace when it has ended."""
     recorder, store = Recorder(), StubbornStore(app.store)
-    async with app.reacting(recorder, store=store, retry_base_s=0.25, retry_max_s=10.0):
+    async with app.running_reactor(recorder, store=store, retry_base_s=0.25, retry_max_s=10.0):
         with app.conn.transaction():
-            [upload] = app.owe(content=os.urandom(2_000_000))
+            [upload] = app.queue_uploads(content=os.urandom(2_000_000))
             store.fail(upload.key, *failures)
         await recorder.wait_for(AttemptSettled, lambda event: event.verdict in ("stored", "dead"))
     spans = collector.wait(lambda spans: any(span.name == "upload" and mine(span, upload.id) for span in spans))
@@ -157,7 +157,7 @@ def main() -> None:
                 ("stored", "An upload that failed twice and was then stored", [busy, busy]),
                 ("dead", "An upload that was given up: its bucket is gone", [busy, gone]),
             ):
-                with app_side(server.url, Path(home)) as app:
+                with open_app(server.url, Path(home)) as app:
                     spans = asyncio.run(play(app, collector, *failures))
                 (folder / f"trace-{name}.svg").write_text(drawn(spans, title), encoding="utf-8")
 

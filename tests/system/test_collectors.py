@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support import aws
-from support.app import AppSide, Owed
+from support.app import App, QueuedUpload
 from support.process import Running, reactor, running, settings_of
 from support.servers.fault_server import FaultServer, stores
 from support.servers.fault_server import answers as answers_badly
@@ -25,11 +25,11 @@ _END_S = 3.0
 """What may delay the end, compared with a reactor that has nothing to wait for."""
 
 
-def traced(app: AppSide, endpoint: str, **otel: str) -> dict[str, str]:
+def traced(app: App, endpoint: str, **otel: str) -> dict[str, str]:
     return settings_of(app) | {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint} | otel
 
 
-def wait_until_stored(app: AppSide, uploads: list[Owed]) -> None:
+def wait_until_stored(app: App, uploads: list[QueuedUpload]) -> None:
     give_up = time.monotonic() + _PATIENCE_S
     ids = [upload.id for upload in uploads]
     while app.one("select count(*) from public.upload_queue where id = any(%s)", ids):
@@ -71,7 +71,7 @@ def usual_endings_s() -> list[float]:
 
 
 @pytest.fixture
-def usual_s(app: AppSide, tmp_path: Path, usual_endings_s: list[float]) -> float:
+def usual_s(app: App, tmp_path: Path, usual_endings_s: list[float]) -> float:
     """How long a reactor takes to stop that has no collector and nothing in flight."""
     if not usual_endings_s:
         with running(settings_of(app), cwd=tmp_path) as run:
@@ -90,16 +90,16 @@ def usual_s(app: AppSide, tmp_path: Path, usual_endings_s: list[float]) -> float
     ],
 )
 def test_a_broken_collector_costs_spans_and_never_work_nor_more_than_3_s_of_the_end(
-    app: AppSide, tmp_path: Path, collector: Receiver, usual_s: float, fault: Callable[[Receiver], str]
+    app: App, tmp_path: Path, collector: Receiver, usual_s: float, fault: Callable[[Receiver], str]
 ) -> None:
     env = traced(app, fault(collector), OTEL_METRIC_EXPORT_INTERVAL="200", OTEL_BSP_SCHEDULE_DELAY="50")
     with running(env, cwd=tmp_path) as run:
         run.wait_until_ready()
-        uploads = app.owe(200)
+        uploads = app.queue_uploads(200)
         wait_until_stored(app, uploads)
         run.wait_for_line("takes no spans")
         run.wait_for_line("takes no metrics")
-        more = app.owe(200)
+        more = app.queue_uploads(200)
         wait_until_stored(app, more)
         assert run.get("/readyz")[0] == 200
 
@@ -114,7 +114,7 @@ def test_a_broken_collector_costs_spans_and_never_work_nor_more_than_3_s_of_the_
     assert not collector.spans
 
 
-def test_a_put_that_was_given_up_does_not_delay_the_end(app: AppSide, tmp_path: Path, usual_s: float) -> None:
+def test_a_put_that_was_given_up_does_not_delay_the_end(app: App, tmp_path: Path, usual_s: float) -> None:
     """The store takes the connection and never answers; boto3 would wait for half a minute."""
     with FaultServer() as store:
         env = settings_of(app, STORE_URL="s3://", ATTEMPT_TIMEOUT="0.5s")
@@ -122,18 +122,16 @@ def test_a_put_that_was_given_up_does_not_delay_the_end(app: AppSide, tmp_path: 
         with running(env, cwd=tmp_path) as run:
             run.wait_until_ready()
             store.fault = store_hangs
-            app.owe(max_retries=1)
+            app.queue_uploads(max_retries=1)
             run.wait_for_line("no answer within 0.5 s")
             assert ending_s(run) - usual_s < _END_S
 
 
-def test_a_collector_that_comes_back_gets_what_was_kept_for_it(
-    app: AppSide, tmp_path: Path, collector: Receiver
-) -> None:
+def test_a_collector_that_comes_back_gets_what_was_kept_for_it(app: App, tmp_path: Path, collector: Receiver) -> None:
     collector.answer = lambda: 503
     with running(traced(app, collector.endpoint, OTEL_METRICS_EXPORTER="none"), cwd=tmp_path) as run:
         run.wait_until_ready()
-        [upload] = app.owe()
+        [upload] = app.queue_uploads()
         wait_until_stored(app, [upload])
         run.wait_for_line("takes no spans: it answered 503")
         collector.answer = lambda: 200
@@ -156,7 +154,7 @@ def count(spans: Sequence[ReceivedSpan]) -> Counter[str]:
 @pytest.mark.rotel
 @pytest.mark.parametrize("compression", ["none", "gzip"])
 def test_somebody_elses_collector_understands_it_all(
-    app: AppSide, tmp_path: Path, collector: Receiver, compression: str
+    app: App, tmp_path: Path, collector: Receiver, compression: str
 ) -> None:
     program = agent()
     if program is None:
@@ -165,7 +163,7 @@ def test_somebody_elses_collector_understands_it_all(
         env = traced(app, endpoint, OTEL_METRIC_EXPORT_INTERVAL="200", OTEL_EXPORTER_OTLP_COMPRESSION=compression)
         with running(env, cwd=tmp_path) as run:
             run.wait_until_ready()
-            uploads = app.owe(300)
+            uploads = app.queue_uploads(300)
             wait_until_stored(app, uploads)
             spans = collector.wait(lambda spans: count(spans) == dict.fromkeys(OF_EACH_UPLOAD, 300))
             collector.wait_for_metric("storage.upload.attempts")
@@ -177,10 +175,10 @@ def test_somebody_elses_collector_understands_it_all(
     assert {span.resource["service.name"] for span in spans} == {"reactor"}
 
 
-def test_what_is_told_last_is_sent_before_the_end(app: AppSide, tmp_path: Path, collector: Receiver) -> None:
+def test_what_is_told_last_is_sent_before_the_end(app: App, tmp_path: Path, collector: Receiver) -> None:
     """`reactor reconcile` is over before the first batch would be due."""
-    app.without_triggers()
-    [upload] = app.owe()
+    app.disable_triggers()
+    [upload] = app.queue_uploads()
     env = traced(app, collector.endpoint, OTEL_BSP_SCHEDULE_DELAY="60000")
     done = reactor("reconcile", env=env, cwd=tmp_path)
     assert (done.returncode, "stored 1" in done.stdout) == (0, True)
@@ -194,7 +192,7 @@ def test_what_is_told_last_is_sent_before_the_end(app: AppSide, tmp_path: Path, 
     assert "storage.upload.attempts" in collector.metrics
 
 
-def test_everything_is_set_by_opentelemetrys_own_variables(app: AppSide, tmp_path: Path, collector: Receiver) -> None:
+def test_everything_is_set_by_opentelemetrys_own_variables(app: App, tmp_path: Path, collector: Receiver) -> None:
     env = traced(
         app,
         "http://127.0.0.1:9",
@@ -208,7 +206,7 @@ def test_everything_is_set_by_opentelemetrys_own_variables(app: AppSide, tmp_pat
     )
     with running(env, cwd=tmp_path) as run:
         run.wait_until_ready()
-        wait_until_stored(app, app.owe())
+        wait_until_stored(app, app.queue_uploads())
         span = collector.wait_for("upload")[0]
         depth = collector.wait_for_metric("storage.queue.depth")
         run.terminate()
@@ -223,10 +221,10 @@ def test_everything_is_set_by_opentelemetrys_own_variables(app: AppSide, tmp_pat
 
 
 def test_a_user_in_the_url_is_sent_as_a_header_and_through_a_proxy(
-    app: AppSide, tmp_path: Path, collector: Receiver
+    app: App, tmp_path: Path, collector: Receiver
 ) -> None:
     """The proxy is the receiver itself: it is asked for the whole URL of a host that nobody has."""
-    app.owe()
+    app.queue_uploads()
     env = traced(app, "http://me:p%40ss@collector.invalid:4318", OTEL_METRICS_EXPORTER="none")
     env |= {"http_proxy": collector.endpoint, "no_proxy": "127.0.0.1"}
     done = reactor("reconcile", env=env, cwd=tmp_path)
@@ -238,9 +236,9 @@ def test_a_user_in_the_url_is_sent_as_a_header_and_through_a_proxy(
 
 @pytest.mark.parametrize("off", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}])
 def test_what_is_switched_off_exports_nothing(
-    app: AppSide, tmp_path: Path, collector: Receiver, off: dict[str, str]
+    app: App, tmp_path: Path, collector: Receiver, off: dict[str, str]
 ) -> None:
-    app.owe()
+    app.queue_uploads()
     done = reactor("reconcile", env=traced(app, collector.endpoint, OTEL_METRICS_EXPORTER="none", **off), cwd=tmp_path)
     assert (done.returncode, "stored 1" in done.stdout) == (0, True)
     assert not collector.requests
@@ -268,7 +266,7 @@ def test_a_variable_that_says_nothing_sensible_is_named_without_its_value(
     assert "secret" not in str(refused.value)
 
 
-def test_a_variable_that_says_nothing_sensible_is_one_clear_line(app: AppSide, tmp_path: Path) -> None:
+def test_a_variable_that_says_nothing_sensible_is_one_clear_line(app: App, tmp_path: Path) -> None:
     variable = "OTEL_EXPORTER_OTLP_TRACES_HEADERS"
     env = traced(app, "http://127.0.0.1:9") | {variable: "x-key=secret%0Ax"}
     done = reactor("reconcile", env=env, cwd=tmp_path)
@@ -278,14 +276,14 @@ def test_a_variable_that_says_nothing_sensible_is_one_clear_line(app: AppSide, t
     assert "secret" not in line
 
 
-def test_a_kill_between_two_attempts_loses_no_wait(app: AppSide, tmp_path: Path, collector: Receiver) -> None:
+def test_a_kill_between_two_attempts_loses_no_wait(app: App, tmp_path: Path, collector: Receiver) -> None:
     with FaultServer() as store:
         env = traced(app, collector.endpoint, OTEL_BSP_SCHEDULE_DELAY="50", REACTOR_RETRY_BASE="2s")
         env |= {"REACTOR_STORE_URL": "s3://", **aws.environment(store.endpoint, access_key="key", secret_key="secret")}
         store.fault = answers_badly(503, "SlowDown")
         with running(env, cwd=tmp_path) as run:
             run.wait_until_ready()
-            [upload] = app.owe()
+            [upload] = app.queue_uploads()
             [first] = [span for span in collector.wait_for("upload.attempt") if span.name == "upload.attempt"]
             run.kill()
         assert first.is_error

@@ -8,27 +8,27 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from support.app import AppSide
+from support.app import App
 from support.process import environment, reactor, settings_of
 
 UNKNOWN = str(uuid4())
 
 
-def call(app: AppSide, *arguments: str, code: int = 0) -> str:
+def call(app: App, *arguments: str, code: int = 0) -> str:
     """Run a command that must exit with this code; return what it printed."""
     done = reactor(*arguments, env=settings_of(app), cwd=app.spool.parent)
     assert done.returncode == code, done.stderr
     return done.stdout
 
 
-def complaint(app: AppSide, *arguments: str, code: int) -> str:
+def complaint(app: App, *arguments: str, code: int) -> str:
     """Run a command that must fail with this code; return its words."""
     done = reactor(*arguments, env=settings_of(app), cwd=app.spool.parent)
     assert done.returncode == code, done.stderr
     return done.stderr
 
 
-def answer(app: AppSide, *arguments: str) -> Any:
+def answer(app: App, *arguments: str) -> Any:
     return json.loads(call(app, *arguments, "--json"))
 
 
@@ -84,10 +84,10 @@ def test_what_migrate_prints_is_the_schema(database_url: str, tmp_path: Path) ->
         assert conn.execute("select to_regclass('public.upload_queue')").fetchone() == (None,)
 
 
-def test_status_shows_what_waits(app: AppSide) -> None:
-    app.owe(3, next_retry_at="2100-01-01")
-    app.owe(2)
-    app.owe(status="dead")
+def test_status_shows_what_waits(app: App) -> None:
+    app.queue_uploads(3, next_retry_at="2100-01-01")
+    app.queue_uploads(2)
+    app.queue_uploads(status="dead")
     app.begin_run(timeout_at="2000-01-01")
     seen = answer(app, "status")
     assert (seen["uploads"]["failed"], seen["uploads"]["due"], seen["uploads"]["dead"]) == (5, 2, 1)
@@ -101,9 +101,9 @@ def test_status_shows_what_waits(app: AppSide) -> None:
 # reactor reconcile
 
 
-def test_reconcile_alone_drains_what_nobody_told_of(app: AppSide) -> None:
-    app.without_triggers()
-    uploads = app.owe(300)
+def test_reconcile_alone_drains_what_nobody_told_of(app: App) -> None:
+    app.disable_triggers()
+    uploads = app.queue_uploads(300)
     stale, alive = app.begin_run(timeout_at="2000-01-01"), app.begin_run(timeout_at="2100-01-01")
 
     due = answer(app, "reconcile", "--dry-run")
@@ -127,9 +127,11 @@ def test_reconcile_alone_drains_what_nobody_told_of(app: AppSide) -> None:
     assert call(app, "reconcile").startswith("stored 0, retry 0, dead 0")
 
 
-def test_reconcile_tries_each_once_and_counts_what_came_of_it(app: AppSide) -> None:
-    [missing] = app.owe(spooled=False)
-    [abandoned] = app.owe(status="uploading", retry_count=1, lease_token=uuid4(), lease_expires_at="2000-01-01")
+def test_reconcile_tries_each_once_and_counts_what_came_of_it(app: App) -> None:
+    [missing] = app.queue_uploads(spooled=False)
+    [abandoned] = app.queue_uploads(
+        status="uploading", retry_count=1, lease_token=uuid4(), lease_expires_at="2000-01-01"
+    )
     assert answer(app, "reconcile") | {"deferred": 0} == {
         "stored": 1,
         "retry": 0,
@@ -148,10 +150,10 @@ def test_reconcile_tries_each_once_and_counts_what_came_of_it(app: AppSide) -> N
 # reactor uploads
 
 
-def test_uploads_are_listed(app: AppSide) -> None:
+def test_uploads_are_listed(app: App) -> None:
     assert call(app, "uploads", "list") == ""
     assert answer(app, "uploads", "list") == []
-    [waiting], [dead] = app.owe(), app.owe(status="dead", error_code="CONTENT_MISMATCH")
+    [waiting], [dead] = app.queue_uploads(), app.queue_uploads(status="dead", error_code="CONTENT_MISMATCH")
     header, *lines = call(app, "uploads", "list").splitlines()
     assert header.split("\t")[:2] == ["id", "status"]
     assert {line.split("\t")[0] for line in lines} == {str(waiting.id), str(dead.id)}
@@ -162,9 +164,9 @@ def test_uploads_are_listed(app: AppSide) -> None:
     assert len(answer(app, "uploads", "list", "--limit", "1")) == 1
 
 
-def test_an_uploads_life_is_shown(app: AppSide) -> None:
+def test_an_uploads_life_is_shown(app: App) -> None:
     trace = "0123456789abcdef0123456789abcdef"
-    [upload] = app.owe(spooled=False, traceparent=f"00-{trace}-0123456789abcdef-01")
+    [upload] = app.queue_uploads(spooled=False, traceparent=f"00-{trace}-0123456789abcdef-01")
     call(app, "reconcile")
     shown = answer(app, "uploads", "show", str(upload.id))
     assert (shown["status"], shown["trace_id"]) == ("dead", trace)
@@ -174,8 +176,8 @@ def test_an_uploads_life_is_shown(app: AppSide) -> None:
     assert "attempt 1 at " in text
 
 
-def test_a_dead_upload_is_retried(app: AppSide) -> None:
-    [upload] = app.owe(spooled=False)
+def test_a_dead_upload_is_retried(app: App) -> None:
+    [upload] = app.queue_uploads(spooled=False)
     call(app, "reconcile")
     assert app.usage(upload) == (0, 0)
     (app.spool / upload.key).write_bytes(upload.content)
@@ -186,8 +188,8 @@ def test_a_dead_upload_is_retried(app: AppSide) -> None:
     app.assert_usage_matches_rows()
 
 
-def test_an_upload_is_cancelled_and_then_purged(app: AppSide) -> None:
-    [upload] = app.owe()
+def test_an_upload_is_cancelled_and_then_purged(app: App) -> None:
+    [upload] = app.queue_uploads()
     ident = str(upload.id)
     assert "cancel it first" in complaint(app, "uploads", "purge", ident, code=1)
     assert call(app, "uploads", "cancel", ident) == f"{ident} cancelled\n"
@@ -200,17 +202,17 @@ def test_an_upload_is_cancelled_and_then_purged(app: AppSide) -> None:
 
 
 @pytest.mark.parametrize("path", ["../precious", "/etc/hostname"])
-def test_purging_touches_nothing_outside_the_spool(app: AppSide, path: str) -> None:
+def test_purging_touches_nothing_outside_the_spool(app: App, path: str) -> None:
     precious = app.spool.parent / "precious"
     precious.write_bytes(b"precious")
-    [upload] = app.owe(status="dead", temp_file_path=path)
+    [upload] = app.queue_uploads(status="dead", temp_file_path=path)
     assert "its spooled file stays" in complaint(app, "uploads", "purge", str(upload.id), code=0)
     assert app.row(upload) is None
     assert precious.read_bytes() == b"precious"
 
 
-def test_some_good_ids_are_done_and_the_others_named(app: AppSide) -> None:
-    [upload] = app.owe(status="dead")
+def test_some_good_ids_are_done_and_the_others_named(app: App) -> None:
+    [upload] = app.queue_uploads(status="dead")
     done = reactor("uploads", "retry", str(upload.id), UNKNOWN, env=settings_of(app), cwd=app.spool.parent)
     assert done.returncode == 1
     assert done.stdout == f"{upload.id} is due\n"
@@ -228,13 +230,13 @@ def test_some_good_ids_are_done_and_the_others_named(app: AppSide) -> None:
         ("runs", "fail"),
     ],
 )
-def test_an_unknown_id_is_one_clear_line(app: AppSide, command: tuple[str, ...]) -> None:
+def test_an_unknown_id_is_one_clear_line(app: App, command: tuple[str, ...]) -> None:
     [line] = complaint(app, *command, UNKNOWN, code=1).splitlines()
     assert UNKNOWN in line
 
 
 @pytest.mark.parametrize("command", [("uploads", "purge"), ("runs", "show")])
-def test_what_is_no_id_is_wrong_use(app: AppSide, command: tuple[str, ...]) -> None:
+def test_what_is_no_id_is_wrong_use(app: App, command: tuple[str, ...]) -> None:
     assert "not a valid UUID" in complaint(app, *command, "not-a-uuid", code=2)
 
 
@@ -251,7 +253,7 @@ def test_a_database_that_is_not_migrated_is_one_clear_line(
 # reactor runs
 
 
-def test_runs_are_listed_shown_and_failed(app: AppSide) -> None:
+def test_runs_are_listed_shown_and_failed(app: App) -> None:
     run, other = app.begin_run(timeout_at="2100-01-01"), app.begin_run(timeout_at="2100-01-01")
     assert {row["id"] for row in answer(app, "runs", "list", "--status", "running")} == {str(run), str(other)}
     assert answer(app, "runs", "list", "--status", "failed") == []

@@ -19,7 +19,7 @@ from psycopg import sql
 from support import aws
 from support.process import environment, reactor
 from support.servers.fault_server import FaultServer, Request, answers, stores
-from support.servers.pgbouncer import bouncing
+from support.servers.pgbouncer import running_pgbouncer
 from support.servers.seaweedfs import SeaweedServer
 
 from reactor.doctor.examine import examine
@@ -167,7 +167,7 @@ def test_wrong_settings_are_told_and_exit_2(env: dict[str, str]) -> None:
 def test_a_transaction_pooler_is_found(
     env: dict[str, str], migrated_url: str, reachable_folder: Path, mode: str
 ) -> None:
-    with bouncing(as_worker(migrated_url), reachable_folder, mode=mode) as pooled:
+    with running_pgbouncer(as_worker(migrated_url), reachable_folder, mode=mode) as pooled:
         findings = examined(env | {"REACTOR_DATABASE_URL": pooled}, code=1)
         assert_finds(findings, "listen", "transaction pooler", "REACTOR_LISTEN_URL")
 
@@ -180,7 +180,7 @@ def test_a_transaction_pooler_is_found(
 
 
 def test_a_session_pooler_is_only_warned_of(env: dict[str, str], migrated_url: str, reachable_folder: Path) -> None:
-    with bouncing(as_worker(migrated_url), reachable_folder, mode="session") as pooled:
+    with running_pgbouncer(as_worker(migrated_url), reachable_folder, mode="session") as pooled:
         findings = examined(env | {"REACTOR_DATABASE_URL": pooled}, code=0)
     assert findings["listen"]["verdict"] == "warning"
     assert "session mode" in findings["listen"]["seen"]

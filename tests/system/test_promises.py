@@ -6,19 +6,19 @@ import socket
 import time
 from pathlib import Path
 
-from support.app import AppSide, Owed, app_side
+from support.app import App, QueuedUpload, open_app
 from support.process import environment, reactor, running, settings_of
 
 _PATIENCE_S = 30.0
 
 
-def wait_until_gone(app: AppSide, *uploads: Owed) -> None:
+def wait_until_gone(app: App, *uploads: QueuedUpload) -> None:
     """Look until the uploads have left the queue."""
     ids = [upload.id for upload in uploads]
     wait_until_none(app, "id = any(%s)", ids)
 
 
-def wait_until_none(app: AppSide, condition: str, *parameters: object) -> None:
+def wait_until_none(app: App, condition: str, *parameters: object) -> None:
     give_up = time.monotonic() + _PATIENCE_S
     statement = f"select count(*) from public.upload_queue where {condition}".encode()
     while app.conn.execute(statement, parameters).fetchall() != [{"count": 0}]:
@@ -26,20 +26,20 @@ def wait_until_none(app: AppSide, condition: str, *parameters: object) -> None:
         time.sleep(0.02)
 
 
-def wait_until_spool_is_empty(app: AppSide) -> None:
+def wait_until_spool_is_empty(app: App) -> None:
     give_up = time.monotonic() + _PATIENCE_S
     while list(app.spool.iterdir()):
         assert time.monotonic() < give_up
         time.sleep(0.02)
 
 
-def test_it_gets_ready_reacts_tells_and_stops(app: AppSide, tmp_path: Path) -> None:
+def test_it_gets_ready_reacts_tells_and_stops(app: App, tmp_path: Path) -> None:
     with running(settings_of(app), cwd=tmp_path) as run:
         run.wait_until_ready()
         assert run.get("/healthz")[0] == 200
         assert run.get_json("/readyz") == {"ready": True, "reasons": []}
 
-        [upload] = app.owe()
+        [upload] = app.queue_uploads()
         wait_until_gone(app, upload)
         status, metrics = run.get("/metrics")
         assert status == 200
@@ -59,19 +59,19 @@ def test_it_gets_ready_reacts_tells_and_stops(app: AppSide, tmp_path: Path) -> N
     assert app.one("select count(*) from reactor.instance") == 0
 
 
-def test_interrupting_it_is_telling_it_to_stop(app: AppSide, tmp_path: Path) -> None:
+def test_interrupting_it_is_telling_it_to_stop(app: App, tmp_path: Path) -> None:
     with running(settings_of(app), cwd=tmp_path) as run:
         run.wait_until_ready()
         run.process.send_signal(signal.SIGINT)
         assert run.ended() == 0
 
 
-def large(app: AppSide) -> list[Owed]:
+def large(app: App) -> list[QueuedUpload]:
     """Owe more bytes than can be stored at once, so that some are always in flight."""
-    return app.owe(120, content=os.urandom(4_000_000))
+    return app.queue_uploads(120, content=os.urandom(4_000_000))
 
 
-def test_told_to_stop_it_hands_back_what_is_in_flight(app: AppSide, tmp_path: Path) -> None:
+def test_told_to_stop_it_hands_back_what_is_in_flight(app: App, tmp_path: Path) -> None:
     with running(settings_of(app, SHUTDOWN_GRACE="0.2s", LEASE="60s"), cwd=tmp_path) as run:
         run.wait_until_ready()
         uploads = large(app)
@@ -91,20 +91,20 @@ def test_told_to_stop_it_hands_back_what_is_in_flight(app: AppSide, tmp_path: Pa
     app.assert_usage_matches_rows()
 
 
-def wait_until_some_are_leased(app: AppSide) -> None:
+def wait_until_some_are_leased(app: App) -> None:
     give_up = time.monotonic() + _PATIENCE_S
     while not app.one("select count(*) from public.upload_queue where status = 'uploading'"):
         assert time.monotonic() < give_up
 
 
-def test_told_twice_it_exits_at_once_and_another_takes_over(app: AppSide, tmp_path: Path) -> None:
+def test_told_twice_it_exits_at_once_and_another_takes_over(app: App, tmp_path: Path) -> None:
     """An open transaction keeps a settlement waiting; the second signal doesn't."""
     with (
         running(settings_of(app, SHUTDOWN_GRACE="50s"), cwd=tmp_path) as run,
-        app_side(app.url, tmp_path) as other_session,
+        open_app(app.url, tmp_path) as other_session,
     ):
         run.wait_until_ready()
-        [upload] = app.owe(next_retry_at="2100-01-01")
+        [upload] = app.queue_uploads(next_retry_at="2100-01-01")
         with other_session.conn.transaction():
             other_session.conn.execute("select from public.storage_usage for update")
             app.conn.execute("update public.upload_queue set next_retry_at = now()")
@@ -123,11 +123,11 @@ def test_told_twice_it_exits_at_once_and_another_takes_over(app: AppSide, tmp_pa
     app.assert_usage_matches_rows()
 
 
-def test_what_a_killed_one_held_another_takes_over(app: AppSide, tmp_path: Path) -> None:
+def test_what_a_killed_one_held_another_takes_over(app: App, tmp_path: Path) -> None:
     with running(settings_of(app), cwd=tmp_path) as run, running(settings_of(app), cwd=tmp_path) as other:
         run.wait_until_ready()
         other.wait_until_ready()
-        uploads = app.owe(300, content=os.urandom(200_000))
+        uploads = app.queue_uploads(300, content=os.urandom(200_000))
         wait_until_some_are_leased(app)
         run.kill()
         wait_until_gone(app, *uploads)
@@ -135,7 +135,7 @@ def test_what_a_killed_one_held_another_takes_over(app: AppSide, tmp_path: Path)
         other.terminate()
         assert other.ended() == 0
     for upload in uploads:
-        assert app.stored_at(upload).read_bytes() == upload.content
+        assert app.stored_path(upload).read_bytes() == upload.content
         assert app.source(upload)["storage_status"] == "uploaded"
     app.assert_usage_matches_rows()
 
@@ -143,40 +143,40 @@ def test_what_a_killed_one_held_another_takes_over(app: AppSide, tmp_path: Path)
 # wrongly configured
 
 
-def test_an_unknown_database_host_is_one_clear_line(app: AppSide, tmp_path: Path) -> None:
+def test_an_unknown_database_host_is_one_clear_line(app: App, tmp_path: Path) -> None:
     env = settings_of(app, DATABASE_URL="postgresql://reactor:s3cret@no-such-host.invalid/x")
     assert_refused(env, tmp_path, 1, "DATABASE_UNAVAILABLE", "no-such-host.invalid")
 
 
-def test_an_unreachable_port_is_one_clear_line(app: AppSide, tmp_path: Path) -> None:
+def test_an_unreachable_port_is_one_clear_line(app: App, tmp_path: Path) -> None:
     env = settings_of(app, DATABASE_URL=f"postgresql://reactor:s3cret@127.0.0.1:{a_closed_port()}/x")
     assert_refused(env, tmp_path, 1, "DATABASE_UNAVAILABLE", "refused")
 
 
-def test_a_database_that_is_not_migrated_is_one_clear_line(app: AppSide, database_url: str, tmp_path: Path) -> None:
+def test_a_database_that_is_not_migrated_is_one_clear_line(app: App, database_url: str, tmp_path: Path) -> None:
     env = settings_of(app, DATABASE_URL=database_url)
     assert_refused(env, tmp_path, 1, "DATABASE_UNAVAILABLE", "reactor migrate")
 
 
-def test_a_spool_that_is_not_there_is_one_clear_line(app: AppSide, tmp_path: Path) -> None:
+def test_a_spool_that_is_not_there_is_one_clear_line(app: App, tmp_path: Path) -> None:
     env = settings_of(app, SPOOL_DIR=str(tmp_path / "nowhere"))
     assert_refused(env, tmp_path, 2, "REACTOR_SPOOL_DIR", "nowhere")
 
 
-def test_a_store_that_cannot_be_written_is_one_clear_line(app: AppSide, tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_written_is_one_clear_line(app: App, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     env = settings_of(app, STORE_URL=(tmp_path / "file" / "store").as_uri())
     assert_refused(env, tmp_path, 2, "REACTOR_STORE_URL")
 
 
-def test_a_port_that_is_taken_is_one_clear_line(app: AppSide, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_one_clear_line(app: App, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert_refused(settings_of(app, HTTP_PORT=str(port)), tmp_path, 2, "REACTOR_HTTP_PORT", str(port))
     assert app.one("select count(*) from reactor.instance") == 0
 
 
-def test_several_wrong_settings_are_told_together(app: AppSide, tmp_path: Path) -> None:
+def test_several_wrong_settings_are_told_together(app: App, tmp_path: Path) -> None:
     env = settings_of(app, LEASE="soon", UPLOAD_CONCURRENCY="many", STORE_URL="ftp://x", HTTP_PORT="99999")
     done = reactor("run", env=env, cwd=tmp_path)
     assert done.returncode == 2

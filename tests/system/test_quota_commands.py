@@ -7,20 +7,20 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from support.app import AppSide
+from support.app import App
 from support.callers import Api, content_hash
 from support.process import environment, reactor, settings_of
 from support.rows import Rows
 
 
-def call(app: AppSide, *arguments: str, code: int = 0) -> tuple[str, str]:
+def call(app: App, *arguments: str, code: int = 0) -> tuple[str, str]:
     """Run a command that must exit with this code; return what it printed, and its complaints."""
     done = reactor(*arguments, env=settings_of(app), cwd=app.spool.parent)
     assert done.returncode == code, done.stderr
     return done.stdout, done.stderr
 
 
-def answer(app: AppSide, *arguments: str) -> Any:
+def answer(app: App, *arguments: str) -> Any:
     return json.loads(call(app, *arguments, "--json")[0])
 
 
@@ -28,7 +28,7 @@ def spoil(rows: Rows, user: UUID) -> None:
     rows.run("update public.storage_usage set total_bytes = 77 where user_id = %s", (user,))
 
 
-def test_a_users_usage_is_shown_for_people_and_for_programs(app: AppSide, rows: Rows, api: Api) -> None:
+def test_a_users_usage_is_shown_for_people_and_for_programs(app: App, rows: Rows, api: Api) -> None:
     source = api.store(user := uuid4(), 30)
     api.reserve(user, 5)
     api.begin(source)
@@ -42,7 +42,7 @@ def test_a_users_usage_is_shown_for_people_and_for_programs(app: AppSide, rows: 
     assert re.search(r"^used_bytes +30$", text, re.MULTILINE)
 
 
-def test_a_user_is_put_on_another_plan(app: AppSide, api: Api) -> None:
+def test_a_user_is_put_on_another_plan(app: App, api: Api) -> None:
     api.reserve(user := uuid4(), 1 << 30)
     assert answer(app, "quota", "set-plan", str(user), "enterprise")["limit_bytes"] is None
     assert "unlimited" in call(app, "quota", "show", str(user))[0]
@@ -50,7 +50,7 @@ def test_a_user_is_put_on_another_plan(app: AppSide, api: Api) -> None:
     assert answer(app, "quota", "set-plan", str(user), "free")["remaining_bytes"] == 0
 
 
-def test_wrong_books_are_recounted_and_told_of(app: AppSide, rows: Rows, api: Api) -> None:
+def test_wrong_books_are_recounted_and_told_of(app: App, rows: Rows, api: Api) -> None:
     users = sorted(uuid4() for _ in range(3))
     for user in users:
         api.store(user, 30)
@@ -80,7 +80,7 @@ def test_wrong_books_are_recounted_and_told_of(app: AppSide, rows: Rows, api: Ap
         (("recalculate", str(uuid4()), "--all"), "--all"),
     ],
 )
-def test_wrong_use_exits_2_and_names_what_is_wrong(app: AppSide, arguments: tuple[str, ...], words: str) -> None:
+def test_wrong_use_exits_2_and_names_what_is_wrong(app: App, arguments: tuple[str, ...], words: str) -> None:
     out, complaint = call(app, "quota", *arguments, code=2)
     assert out == ""
     assert words in complaint
@@ -94,7 +94,7 @@ def test_a_database_that_is_not_migrated_is_one_clear_line(database_url: str, tm
     assert "reactor migrate" in line
 
 
-def test_status_shows_the_fullest_users_the_rejections_and_the_bytes_of_each_plan(app: AppSide, api: Api) -> None:
+def test_status_shows_the_fullest_users_the_rejections_and_the_bytes_of_each_plan(app: App, api: Api) -> None:
     users = [uuid4() for _ in range(25)]
     for number, user in enumerate(users):
         api.limit(user, bytes_=100, runs=1000)
@@ -124,10 +124,10 @@ def test_status_shows_the_fullest_users_the_rejections_and_the_bytes_of_each_pla
     ]
 
 
-def test_a_retry_that_no_longer_fits_is_refused_alone_and_stays_as_it_was(app: AppSide, api: Api) -> None:
+def test_a_retry_that_no_longer_fits_is_refused_alone_and_stays_as_it_was(app: App, api: Api) -> None:
     poor, rich = uuid4(), uuid4()
-    [refused] = app.owe(user=poor, spooled=False)
-    [retried] = app.owe(user=rich, spooled=False)
+    [refused] = app.queue_uploads(user=poor, spooled=False)
+    [retried] = app.queue_uploads(user=rich, spooled=False)
     call(app, "reconcile")
     api.limit(poor, bytes_=len(refused.content) - 1)
     before = app.row(refused)
@@ -140,7 +140,7 @@ def test_a_retry_that_no_longer_fits_is_refused_alone_and_stays_as_it_was(app: A
     assert (app.usage(refused), app.usage(retried)) == ((0, 0), (0, len(retried.content)))
 
 
-def test_reconcile_gives_leaked_reservations_back_and_says_so(app: AppSide, rows: Rows, api: Api) -> None:
+def test_reconcile_gives_leaked_reservations_back_and_says_so(app: App, rows: Rows, api: Api) -> None:
     leaked, young = api.reserve(user := uuid4(), 30), api.reserve(user, 7)
     rows.run("update public.sources set pending_since = now() - interval '25 hours' where id = %s", (leaked,))
     assert answer(app, "reconcile", "--dry-run")["reservations_leaked"] == 1

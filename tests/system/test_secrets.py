@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from support import aws
-from support.app import AppSide, Owed
+from support.app import App, QueuedUpload
 from support.process import Running, environment, reactor, running, settings_of
 from support.servers.fault_server import FaultServer, Request, answers, hangs, resets, stores
 from support.servers.otlp_receiver import Receiver
@@ -27,7 +27,7 @@ MARKED = re.compile("marked[A-Z]+")
 
 
 @pytest.fixture
-def worker_url(app: AppSide) -> Iterator[str]:
+def worker_url(app: App) -> Iterator[str]:
     """URL of a role of the test's own, with a marked password."""
     role = f"marked_{secrets.token_hex(6)}"
     name, password = sql.Identifier(role), sql.Literal(PASSWORD)
@@ -44,7 +44,7 @@ def store() -> Iterator[FaultServer]:
         yield server
 
 
-def marked_settings(app: AppSide, url: str, store: FaultServer, collector: Receiver, style: str) -> dict[str, str]:
+def marked_settings(app: App, url: str, store: FaultServer, collector: Receiver, style: str) -> dict[str, str]:
     return (
         settings_of(
             app,
@@ -66,11 +66,11 @@ def marked_settings(app: AppSide, url: str, store: FaultServer, collector: Recei
     )
 
 
-def owe(app: AppSide, fault: str, **columns: Any) -> Owed:
+def owe(app: App, fault: str, **columns: Any) -> QueuedUpload:
     """Owe an upload whose content and spooled file are marked; the object's key says how the store is to answer."""
     path = f"{FILE}-{secrets.token_hex(4)}"
     content = CONTENT.encode() * 100
-    [upload] = app.owe(
+    [upload] = app.queue_uploads(
         content=content,
         spooled=False,
         max_retries=2,
@@ -103,7 +103,7 @@ def behave(request: Request) -> None:
 FAULTS = ("denied", "broken", "silent", "reset", "missing", "changed", "link", "folder", "fine")
 
 
-def wait_until_ended(app: AppSide, uploads: list[Owed]) -> None:
+def wait_until_ended(app: App, uploads: list[QueuedUpload]) -> None:
     give_up = time.monotonic() + _PATIENCE_S
     ids = [upload.id for upload in uploads]
     query = "select count(*) from public.upload_queue where id = any(%s) and status <> 'dead'"
@@ -112,7 +112,7 @@ def wait_until_ended(app: AppSide, uploads: list[Owed]) -> None:
         time.sleep(0.02)
 
 
-def assert_nothing_marked(app: AppSide, run: Running, collector: Receiver, *more: str) -> None:
+def assert_nothing_marked(app: App, run: Running, collector: Receiver, *more: str) -> None:
     outputs = [run.log, *more, *(body.decode(errors="replace") for body in collector.bodies)]
     outputs += [str(row) for row in app.all("select errors, error_message from public.upload_queue")]
     for output in outputs:
@@ -122,7 +122,7 @@ def assert_nothing_marked(app: AppSide, run: Running, collector: Receiver, *more
 
 @pytest.mark.parametrize("style", ["text", "json"])
 def test_whatever_goes_wrong_nothing_marked_leaves(
-    app: AppSide, worker_url: str, store: FaultServer, collector: Receiver, style: str
+    app: App, worker_url: str, store: FaultServer, collector: Receiver, style: str
 ) -> None:
     store.fault = behave
     env = marked_settings(app, worker_url, store, collector, style)
@@ -166,7 +166,7 @@ def assert_lines_lead_to_their_spans(run: Running, collector: Receiver) -> None:
 
 
 def test_a_database_that_cannot_be_had_is_told_of_without_the_password(
-    app: AppSide, worker_url: str, tmp_path: Path
+    app: App, worker_url: str, tmp_path: Path
 ) -> None:
     parts = urlsplit(worker_url)
     with psycopg.connect(worker_url) as conn:

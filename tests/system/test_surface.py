@@ -16,7 +16,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from starlette.routing import Route
-from support.app import AppSide
+from support.app import App
 from support.recorder import Recorder
 from support.rows import notification_log, rows_of
 from support.servers.otlp_receiver import ReceivedSpan, receiving
@@ -142,21 +142,21 @@ def test_the_payloads_of_notifications_are_unchanged(migrated_url: str) -> None:
             (RUN, SOURCE, USER),
         )
         rows.conn.execute("update public.interpretation_runs set status = 'completed' where id = %s", (RUN,))
-        uploads, runs = notifications.heard("reactor_uploads"), other.heard("reactor_runs")
+        uploads, runs = notifications.payloads("reactor_uploads"), other.payloads("reactor_runs")
     lines = [*(f"reactor_uploads {text}" for text in uploads), *(f"reactor_runs {text}" for text in runs)]
     assert_unchanged("payloads", (re.sub(r'"at":\d{13}', '"at":<ms>', line) for line in lines))
 
 
 async def test_the_metrics_and_spans_are_unchanged(
-    app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+    app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One reactor meets a stored, a dead and a retried upload, and a stale run; then a reconciliation is done alone."""
     store = StubbornStore(app.store)
     with receiving() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
-        async with app.reacting(recorder, store=store) as running:
+        async with app.running_reactor(recorder, store=store) as running:
             with app.conn.transaction():
-                stored, dead = app.owe(2)
+                stored, dead = app.queue_uploads(2)
                 store.fail(stored.key, StorageUnavailable("503", http_status=503))
                 store.fail(dead.key, StorageRejected("404", http_status=404))
             app.begin_run(timeout_at="2020-01-01")

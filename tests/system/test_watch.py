@@ -21,7 +21,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from psycopg import sql
-from support.app import AppSide
+from support.app import App
 from support.process import running, settings_of
 
 from reactor.cli.live_view import LiveView
@@ -99,7 +99,7 @@ def chunks(stream: IO[bytes] | None) -> Callable[[], bytes]:
 
 
 @contextmanager
-def watching(app: AppSide, *options: str, **settings: str) -> Iterator[Watch]:
+def watching(app: App, *options: str, **settings: str) -> Iterator[Watch]:
     """Watch in a pipe."""
     command = [sys.executable, "-m", "reactor", "status", "--watch", *options]
     env = settings_of(app, **settings)
@@ -111,7 +111,7 @@ def watching(app: AppSide, *options: str, **settings: str) -> Iterator[Watch]:
 
 
 @contextmanager
-def watching_on_terminal(app: AppSide) -> Iterator[Watch]:
+def watching_on_terminal(app: App) -> Iterator[Watch]:
     """Watch on a terminal of 100 columns and 40 lines, whose Ctrl-C reaches the process as a person's does."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(ours, (40, 100))
@@ -137,7 +137,7 @@ def watching_on_terminal(app: AppSide) -> Iterator[Watch]:
 
 
 @contextmanager
-def outage(app: AppSide, server_url: str) -> Iterator[None]:
+def outage(app: App, server_url: str) -> Iterator[None]:
     """Let the database throw everybody out, and nobody in."""
     name = sql.Identifier(urlsplit(app.url).path.lstrip("/"))
     with psycopg.connect(server_url, autocommit=True) as conn:
@@ -149,21 +149,21 @@ def outage(app: AppSide, server_url: str) -> Iterator[None]:
             conn.execute(sql.SQL("alter database {} allow_connections true").format(name))
 
 
-def test_in_a_pipe_tables_follow_each_other_until_ctrl_c(app: AppSide) -> None:
+def test_in_a_pipe_tables_follow_each_other_until_ctrl_c(app: App) -> None:
     with watching(app) as watch:
         watch.out.wait_for("uploads waiting     0")
-        app.owe(3, next_retry_at="2100-01-01")
+        app.queue_uploads(3, next_retry_at="2100-01-01")
         watch.out.wait_for("uploads waiting     3")
         assert watch.told(signal.SIGINT) == 0
     assert "\x1b" not in watch.out.text
     assert watch.words.text == ""
 
 
-def test_what_the_page_shows_is_shown_here_and_what_a_reactor_alone_knows_too(app: AppSide) -> None:
-    app.owe(2, next_retry_at="2100-01-01")
+def test_what_the_page_shows_is_shown_here_and_what_a_reactor_alone_knows_too(app: App) -> None:
+    app.queue_uploads(2, next_retry_at="2100-01-01")
     with running(settings_of(app, HTTP_TOKEN="a-token"), cwd=app.spool) as run:
         run.wait_until_ready()
-        [dead] = app.owe(spooled=False, error_message="\x1b[2J")
+        [dead] = app.queue_uploads(spooled=False, error_message="\x1b[2J")
         stuck = app.begin_run(timeout_at="2100-01-01", heartbeat_at="2100-01-01")
         port = str(urlsplit(run.url).port)
         with watching(app, HTTP_PORT=port, HTTP_TOKEN="a-token") as watch:
@@ -183,7 +183,7 @@ def test_what_the_page_shows_is_shown_here_and_what_a_reactor_alone_knows_too(ap
     assert "\x1b" not in watch.out.text
 
 
-def test_without_a_reactor_that_is_said(app: AppSide) -> None:
+def test_without_a_reactor_that_is_said(app: App) -> None:
     with watching(app) as watch:
         watch.out.wait_for("One thing is wrong.")
         watch.out.wait_for("No reactor runs.")
@@ -207,7 +207,7 @@ def test_whatever_else_listens_there_is_not_taken_for_a_reactor(answer: bytes) -
         served.result()
 
 
-def test_as_json_each_line_is_an_object(app: AppSide) -> None:
+def test_as_json_each_line_is_an_object(app: App) -> None:
     with watching(app, "--json") as watch:
         watch.out.wait_for("\n", times=2)
         assert watch.told(signal.SIGTERM) == 0
@@ -216,7 +216,7 @@ def test_as_json_each_line_is_an_object(app: AppSide) -> None:
 
 
 @pytest.mark.parametrize("options", ["", "--json"])
-def test_a_reader_that_has_had_enough_ends_it(app: AppSide, options: str) -> None:
+def test_a_reader_that_has_had_enough_ends_it(app: App, options: str) -> None:
     command = f"{sys.executable} -m reactor status --watch {options} | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["/bin/bash", "-c", command],
@@ -230,7 +230,7 @@ def test_a_reader_that_has_had_enough_ends_it(app: AppSide, options: str) -> Non
     assert len(done.stdout.splitlines()) == 1
 
 
-def test_an_outage_is_survived(app: AppSide, server_url: str) -> None:
+def test_an_outage_is_survived(app: App, server_url: str) -> None:
     with watching(app, "--json") as watch:
         watch.out.wait_for("\n")
         with outage(app, server_url):
@@ -266,19 +266,19 @@ def _own_sigterm() -> Iterator[None]:
     signal.signal(signal.SIGTERM, was)
 
 
-def test_one_that_never_saw_anything_is_an_error(app: AppSide, server_url: str) -> None:
+def test_one_that_never_saw_anything_is_an_error(app: App, server_url: str) -> None:
     with outage(app, server_url), watching(app) as watch:
         assert watch.process.wait(_PATIENCE_S) == 1
         assert watch.words.end().startswith("reactor: DATABASE_UNAVAILABLE: ")
         assert watch.out.end() == ""
 
 
-def test_on_a_terminal_it_redraws_says_an_outage_and_gives_the_terminal_back(app: AppSide, server_url: str) -> None:
+def test_on_a_terminal_it_redraws_says_an_outage_and_gives_the_terminal_back(app: App, server_url: str) -> None:
     with watching_on_terminal(app) as watch:
         watch.out.wait_for("uploads waiting")
         with outage(app, server_url):
             watch.out.wait_for("the database hasn't answered for")
-        app.owe(7, next_retry_at="2100-01-01")
+        app.queue_uploads(7, next_retry_at="2100-01-01")
         watch.out.wait_for("7  ")
         assert watch.told(signal.SIGINT) == 0
     assert watch.out.text.rfind(SHOW_CURSOR) > watch.out.text.rfind(HIDE_CURSOR) > -1
@@ -294,8 +294,8 @@ def drawn(status: dict[str, Any]) -> str:
     return captured.get()
 
 
-def test_refusals_and_usage_are_shown_by_plan(app: AppSide) -> None:
-    app.owe(content=b"x" * 1000)
+def test_refusals_and_usage_are_shown_by_plan(app: App) -> None:
+    app.queue_uploads(content=b"x" * 1000)
     user = uuid4()
     app.all("select public.set_plan(%s, 'pro')", user)
     for size in (1 << 20, 1 << 40, 1 << 40):

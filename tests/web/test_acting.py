@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
-from support.app import AppSide
+from support.app import App
 from support.recorder import Recorder
 from support.visitor import TOKEN, Visitor, program
 
@@ -21,21 +21,21 @@ ACTIONS = ("retry", "cancel", "purge", "fail", "retry-all", "reconcile")
 
 
 @asynccontextmanager
-async def visiting(app: AppSide, recorder: Recorder, **settings: Any) -> AsyncIterator[Visitor]:
-    async with app.reacting(recorder, **{"http_token": TOKEN} | settings) as reactor:
+async def visiting(app: App, recorder: Recorder, **settings: Any) -> AsyncIterator[Visitor]:
+    async with app.running_reactor(recorder, **{"http_token": TOKEN} | settings) as reactor:
         yield Visitor(reactor.http_url)
 
 
-def audit(app: AppSide) -> list[dict[str, Any]]:
+def audit(app: App) -> list[dict[str, Any]]:
     return app.all("select * from reactor.audit_log order by at, id")
 
 
 # what is done
 
 
-async def test_a_dead_upload_that_is_retried_is_stored_and_it_is_written_down(app: AppSide, recorder: Recorder) -> None:
+async def test_a_dead_upload_that_is_retried_is_stored_and_it_is_written_down(app: App, recorder: Recorder) -> None:
     async with visiting(app, recorder) as visitor:
-        [upload] = app.owe(spooled=False)
+        [upload] = app.queue_uploads(spooled=False)
         await recorder.wait_for(AttemptSettled, lambda event: event.verdict is Verdict.DEAD)
         (app.spool / upload.key).write_bytes(upload.content)
         await visitor.log_in(actor="Ana P.")
@@ -54,8 +54,8 @@ async def test_a_dead_upload_that_is_retried_is_stored_and_it_is_written_down(ap
     assert str(upload.id) in log
 
 
-async def test_cancel_and_purge_do_what_the_commands_do(app: AppSide, recorder: Recorder) -> None:
-    [upload] = app.owe(next_retry_at=LATER)
+async def test_cancel_and_purge_do_what_the_commands_do(app: App, recorder: Recorder) -> None:
+    [upload] = app.queue_uploads(next_retry_at=LATER)
     async with visiting(app, recorder) as visitor:
         ask = program(visitor.url)
         ident = str(upload.id)
@@ -77,10 +77,10 @@ async def test_cancel_and_purge_do_what_the_commands_do(app: AppSide, recorder: 
 
 
 @pytest.mark.parametrize("path", ["../precious", "/etc/hostname"])
-async def test_purging_touches_nothing_outside_the_spool(app: AppSide, recorder: Recorder, path: str) -> None:
+async def test_purging_touches_nothing_outside_the_spool(app: App, recorder: Recorder, path: str) -> None:
     precious = app.spool.parent / "precious"
     precious.write_bytes(b"precious")
-    [upload] = app.owe(status="dead", temp_file_path=path)
+    [upload] = app.queue_uploads(status="dead", temp_file_path=path)
     async with visiting(app, recorder) as visitor:
         done = json.loads((await program(visitor.url).post("/do/purge", {"ids": str(upload.id)})).text)
     assert done["changed"] == [str(upload.id)]
@@ -89,7 +89,7 @@ async def test_purging_touches_nothing_outside_the_spool(app: AppSide, recorder:
     assert precious.read_bytes() == b"precious"
 
 
-async def test_a_run_is_failed_by_hand_and_says_why(app: AppSide, recorder: Recorder) -> None:
+async def test_a_run_is_failed_by_hand_and_says_why(app: App, recorder: Recorder) -> None:
     run, ended = app.begin_run(timeout_at=LATER), app.begin_run(status="completed")
     async with visiting(app, recorder) as visitor:
         await visitor.log_in()
@@ -104,10 +104,10 @@ async def test_a_run_is_failed_by_hand_and_says_why(app: AppSide, recorder: Reco
     assert audit(app)[0]["ids"] == [run, ended]
 
 
-async def test_a_reconciliation_is_begun_by_hand(app: AppSide, recorder: Recorder) -> None:
-    app.without_triggers()
+async def test_a_reconciliation_is_begun_by_hand(app: App, recorder: Recorder) -> None:
+    app.disable_triggers()
     async with visiting(app, recorder) as visitor:
-        [upload] = app.owe()
+        [upload] = app.queue_uploads()
         answer = await program(visitor.url).post("/do/reconcile", {})
         assert json.loads(answer.text)["notes"] == ["a reconciliation has begun"]
         await recorder.wait_for(Reconciled)
@@ -116,9 +116,9 @@ async def test_a_reconciliation_is_begun_by_hand(app: AppSide, recorder: Recorde
     assert [row["action"] for row in audit(app)] == ["reconcile"]
 
 
-async def test_all_that_match_are_retried_after_their_count_was_shown(app: AppSide, recorder: Recorder) -> None:
-    spooled = app.owe(7, status="dead", error_code="STORAGE_REJECTED")
-    [other] = app.owe(status="dead", error_code="CONTENT_MISMATCH")
+async def test_all_that_match_are_retried_after_their_count_was_shown(app: App, recorder: Recorder) -> None:
+    spooled = app.queue_uploads(7, status="dead", error_code="STORAGE_REJECTED")
+    [other] = app.queue_uploads(status="dead", error_code="CONTENT_MISMATCH")
     async with visiting(app, recorder) as visitor:
         await visitor.log_in()
         asked = await visitor.get("/uploads/retry?status=dead&code=STORAGE_REJECTED")
@@ -139,17 +139,17 @@ async def test_all_that_match_are_retried_after_their_count_was_shown(app: AppSi
 
 
 async def test_more_than_one_action_may_do_are_done_in_batches_and_the_rest_is_told(
-    app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+    app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What stays as it was, for want of quota, is passed over and not tried again and again."""
     monkeypatch.setattr("reactor.web.actions.AT_ONCE", 4)
     monkeypatch.setattr("reactor.web.actions.AT_MOST", 10)
     poor = uuid4()
-    [kept] = app.owe(user=poor, status="dead", updated_at="2026-01-01")
+    [kept] = app.queue_uploads(user=poor, status="dead", updated_at="2026-01-01")
     app.all("select public.set_plan(%s, 'free')", poor)
     app.conn.execute("update public.sources set storage_status = 'failed' where id = %s", (kept.source,))
     app.conn.execute("update public.storage_usage set storage_limit_bytes = 0 where user_id = %s", (poor,))
-    app.owe(11, status="dead", updated_at="2026-01-02")
+    app.queue_uploads(11, status="dead", updated_at="2026-01-02")
     async with visiting(app, recorder) as visitor:
         done = json.loads((await program(visitor.url).post("/do/retry-all", {"status": "dead"})).text)
         await recorder.wait_for_all(9, AttemptSettled)
@@ -159,8 +159,8 @@ async def test_more_than_one_action_may_do_are_done_in_batches_and_the_rest_is_t
     assert [(len(row["ids"]), row["changed"]) for row in audit(app)] == [(4, 3), (4, 4), (2, 2)]
 
 
-async def test_what_is_done_and_what_is_written_down_stand_or_fall_together(app: AppSide, recorder: Recorder) -> None:
-    [upload] = app.owe(status="dead")
+async def test_what_is_done_and_what_is_written_down_stand_or_fall_together(app: App, recorder: Recorder) -> None:
+    [upload] = app.queue_uploads(status="dead")
     async with visiting(app, recorder) as visitor:
         app.conn.execute("alter table reactor.audit_log add constraint full_for_now check (false) not valid")
         answer = await program(visitor.url).post("/do/retry", {"ids": str(upload.id)})
@@ -171,9 +171,9 @@ async def test_what_is_done_and_what_is_written_down_stand_or_fall_together(app:
     assert row["status"] == "dead"
 
 
-def test_an_action_that_is_asked_for_twice_is_done_once(app: AppSide) -> None:
+def test_an_action_that_is_asked_for_twice_is_done_once(app: App) -> None:
     """An answer may be lost on its way, and the call repeated."""
-    [upload] = app.owe(status="dead")
+    [upload] = app.queue_uploads(status="dead")
     request = uuid4()
     arguments = (request, "ana", "here", "cancel", [upload.id])
     first, again = (app.one("select reactor.operate(%s, %s, %s, %s, %s, null, null)", *arguments) for _ in range(2))
@@ -184,8 +184,8 @@ def test_an_action_that_is_asked_for_twice_is_done_once(app: AppSide) -> None:
 # who may
 
 
-async def test_a_stranger_changes_nothing(app: AppSide, recorder: Recorder) -> None:
-    [upload] = app.owe(status="dead")
+async def test_a_stranger_changes_nothing(app: App, recorder: Recorder) -> None:
+    [upload] = app.queue_uploads(status="dead")
     form = {"ids": str(upload.id), "status": "dead"}
     async with visiting(app, recorder) as visitor:
         forged = Visitor(visitor.url, cookie=f"reactor_session_{urlsplit(visitor.url).port}={'a' * 43}")
@@ -207,7 +207,7 @@ async def test_a_stranger_changes_nothing(app: AppSide, recorder: Recorder) -> N
     assert audit(app) == []
 
 
-async def test_without_a_token_set_nobody_changes_anything(app: AppSide, recorder: Recorder) -> None:
+async def test_without_a_token_set_nobody_changes_anything(app: App, recorder: Recorder) -> None:
     async with visiting(app, recorder, http_token=None) as visitor:
         for action in ACTIONS:
             for ask in (visitor, program(visitor.url)):
@@ -220,7 +220,7 @@ async def test_without_a_token_set_nobody_changes_anything(app: AppSide, recorde
     assert audit(app) == []
 
 
-async def test_a_session_is_for_this_site_alone_and_its_cookie_is_no_token(app: AppSide, recorder: Recorder) -> None:
+async def test_a_session_is_for_this_site_alone_and_its_cookie_is_no_token(app: App, recorder: Recorder) -> None:
     async with visiting(app, recorder) as visitor:
         answer = await visitor.log_in()
         [cookie] = answer.cookies
@@ -245,7 +245,7 @@ OTHERS = [
 ]
 
 
-async def test_another_sites_page_can_neither_act_nor_log_in(app: AppSide, recorder: Recorder) -> None:
+async def test_another_sites_page_can_neither_act_nor_log_in(app: App, recorder: Recorder) -> None:
     async with visiting(app, recorder) as visitor:
         await visitor.log_in()
         form = {"csrf": await visitor.csrf()}
@@ -259,7 +259,7 @@ async def test_another_sites_page_can_neither_act_nor_log_in(app: AppSide, recor
     assert len(audit(app)) == 1
 
 
-async def test_a_form_without_the_log_ins_own_word_does_nothing(app: AppSide, recorder: Recorder) -> None:
+async def test_a_form_without_the_log_ins_own_word_does_nothing(app: App, recorder: Recorder) -> None:
     async with visiting(app, recorder) as visitor:
         await visitor.log_in()
         for csrf in ("", "guess", "\N{PILE OF POO}", "x" * 1000):
@@ -270,7 +270,7 @@ async def test_a_form_without_the_log_ins_own_word_does_nothing(app: AppSide, re
 
 
 @pytest.mark.parametrize("with_form", [True, False])
-async def test_the_token_may_be_guessed_a_few_times_a_minute(app: AppSide, recorder: Recorder, with_form: bool) -> None:
+async def test_the_token_may_be_guessed_a_few_times_a_minute(app: App, recorder: Recorder, with_form: bool) -> None:
     async with visiting(app, recorder) as visitor:
 
         async def present(token: str) -> int:
@@ -286,10 +286,10 @@ async def test_the_token_may_be_guessed_a_few_times_a_minute(app: AppSide, recor
     assert (elsewhere.status, int(elsewhere.headers["retry-after"]) <= 60) == (429, True)
 
 
-async def test_where_others_can_reach_it_reading_needs_the_token_too(app: AppSide, recorder: Recorder) -> None:
+async def test_where_others_can_reach_it_reading_needs_the_token_too(app: App, recorder: Recorder) -> None:
     async with visiting(app, recorder, http_host="0.0.0.0") as visitor:  # noqa: S104 - what a container sets
         visitor.url = visitor.url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - the same
-        [upload] = app.owe(next_retry_at=LATER)
+        [upload] = app.queue_uploads(next_retry_at=LATER)
         pages = ["/", "/uploads", f"/uploads/{upload.id}", "/runs", "/audit", "/uploads/retry?status=dead"]
         for path in pages:
             answer = await visitor.get(path)
@@ -324,7 +324,7 @@ BAD = [
 ]
 
 
-async def test_bad_forms_get_a_clear_word_and_never_a_500(app: AppSide, recorder: Recorder) -> None:
+async def test_bad_forms_get_a_clear_word_and_never_a_500(app: App, recorder: Recorder) -> None:
     async with visiting(app, recorder) as visitor:
         ask = program(visitor.url)
         for action, body, status, words in BAD:
@@ -345,7 +345,7 @@ async def test_bad_forms_get_a_clear_word_and_never_a_500(app: AppSide, recorder
 ELSEWHERE = ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:x", "", "/\r\nX: y", "x", "/\t/e"]
 
 
-async def test_an_action_leads_back_to_this_site_and_to_no_other(app: AppSide, recorder: Recorder) -> None:
+async def test_an_action_leads_back_to_this_site_and_to_no_other(app: App, recorder: Recorder) -> None:
     async with visiting(app, recorder) as visitor:
         await visitor.log_in()
         for back in ELSEWHERE:
@@ -356,7 +356,7 @@ async def test_an_action_leads_back_to_this_site_and_to_no_other(app: AppSide, r
 
 
 async def test_a_form_that_does_not_come_is_not_waited_for(
-    app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+    app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reactor.web.forms.BODY_WITHIN_S", 0.2)
     async with visiting(app, recorder) as visitor:

@@ -17,7 +17,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import pytest
-from support.app import AppSide
+from support.app import App
 from support.process import Running, running, settings_of
 from support.visitor import TOKEN
 
@@ -46,7 +46,7 @@ def browser() -> Iterator[Any]:
 
 
 @contextmanager
-def reacting(app: AppSide, **settings: str) -> Iterator[Running]:
+def reacting(app: App, **settings: str) -> Iterator[Running]:
     with running(settings_of(app, HTTP_TOKEN=TOKEN, **settings), cwd=app.spool) as run:
         run.wait_until_ready()
         yield run
@@ -88,17 +88,17 @@ def picture(page: Any, name: str, *, height: int) -> None:
         page.screenshot(path=PICTURES / f"{name}.png")
 
 
-def test_every_section_is_live_and_a_death_shows_up_by_itself(browser: Any, app: AppSide) -> None:
-    app.owe(4, next_retry_at=LATER)
-    user = app.owe(next_retry_at=LATER)[0].user
+def test_every_section_is_live_and_a_death_shows_up_by_itself(browser: Any, app: App) -> None:
+    app.queue_uploads(4, next_retry_at=LATER)
+    user = app.queue_uploads(next_retry_at=LATER)[0].user
     app.all("select public.reserve_upload(%s, %s, %s)", user, "ab" * 32, 1 << 40)
     with reacting(app, RECONCILE_INTERVAL="1s") as run, page_of(browser, run.url) as page:
         expect(page.get_by_role("heading", level=1)).to_have_text("All is well.")
         expect(page.locator("#queue")).to_contain_text(re.compile(r"waiting\s*5"))
         running_run = app.begin_run(timeout_at=LATER, heartbeat_at=LATER)
-        app.owe(next_retry_at=app.one("select now() + interval '10 minutes'"))
-        app.owe(3)
-        [dead] = app.owe(spooled=False)
+        app.queue_uploads(next_retry_at=app.one("select now() + interval '10 minutes'"))
+        app.queue_uploads(3)
+        [dead] = app.queue_uploads(spooled=False)
         # not loaded again: all of this comes by itself
         expect(page.get_by_role("heading", level=1)).to_have_text("One thing is wrong.")
         expect(page.locator("#state")).to_contain_text(re.compile(r"One upload has been given up, \d+s ago"))
@@ -120,17 +120,17 @@ def test_every_section_is_live_and_a_death_shows_up_by_itself(browser: Any, app:
         assert run.ended() == 0
 
 
-def fill_picture(app: AppSide, page: Any) -> None:
+def fill_picture(app: App, page: Any) -> None:
     """Let there be something to see: a minute of a working day."""
     for _ in range(20):
-        app.owe(3)
-        app.owe(2, next_retry_at=app.one("select now() + random() * interval '14 minutes'"))
+        app.queue_uploads(3)
+        app.queue_uploads(2, next_retry_at=app.one("select now() + random() * interval '14 minutes'"))
         page.wait_for_timeout(2_000)
 
 
-def test_from_log_in_to_log_out_every_action_works_and_is_written_down(browser: Any, app: AppSide) -> None:
+def test_from_log_in_to_log_out_every_action_works_and_is_written_down(browser: Any, app: App) -> None:
     with reacting(app, TRACE_URL="http://jaeger.example:16686") as run, page_of(browser, run.url) as page:
-        [upload] = app.owe(spooled=False)
+        [upload] = app.queue_uploads(spooled=False)
         page.locator("#dead").get_by_role("link", name=str(upload.id)[:8]).click()
         expect(page.get_by_role("heading", level=1)).to_contain_text(str(upload.id))
         expect(page.locator(".steps")).to_contain_text("Put the file back under the same path")
@@ -154,7 +154,7 @@ def test_from_log_in_to_log_out_every_action_works_and_is_written_down(browser: 
         fail_a_run(page, run, app)
 
         # retry all that match, once their count was seen
-        several = app.owe(3, status="dead", error_code="STORAGE_REJECTED")
+        several = app.queue_uploads(3, status="dead", error_code="STORAGE_REJECTED")
         page.goto(f"{run.url}/uploads?status=dead")
         page.get_by_label("Error code").fill("STORAGE_REJECTED")
         page.get_by_role("button", name="Show").click()
@@ -179,8 +179,8 @@ def test_from_log_in_to_log_out_every_action_works_and_is_written_down(browser: 
     assert done == ["retry", "cancel", "purge", "fail", "retry", "reconcile"]
 
 
-def cancel_and_purge(page: Any, run: Running, app: AppSide) -> None:
-    [upload] = app.owe(next_retry_at=LATER)
+def cancel_and_purge(page: Any, run: Running, app: App) -> None:
+    [upload] = app.queue_uploads(next_retry_at=LATER)
     page.goto(f"{run.url}/uploads/{upload.id}")
     page.get_by_text("Cancel…").click()
     page.get_by_role("button", name="Cancel").click()
@@ -192,7 +192,7 @@ def cancel_and_purge(page: Any, run: Running, app: AppSide) -> None:
     assert not app.is_spooled(upload)
 
 
-def fail_a_run(page: Any, run: Running, app: AppSide) -> None:
+def fail_a_run(page: Any, run: Running, app: App) -> None:
     stuck = app.begin_run(timeout_at=LATER, heartbeat_at=LATER)
     page.goto(f"{run.url}/runs/{stuck}")
     page.get_by_text("Fail…").click()
@@ -202,7 +202,7 @@ def fail_a_run(page: Any, run: Running, app: AppSide) -> None:
     assert app.run(stuck)["error_message"] == "its worker is stuck"
 
 
-def test_a_life_of_several_attempts_is_drawn(browser: Any, app: AppSide) -> None:
+def test_a_life_of_several_attempts_is_drawn(browser: Any, app: App) -> None:
     settings = {
         "RETRY_BASE": "2s",
         "RETRY_FACTOR": "30",
@@ -211,7 +211,7 @@ def test_a_life_of_several_attempts_is_drawn(browser: Any, app: AppSide) -> None
     }
     with reacting(app, **settings) as run:
         app.store.rename(app.store.with_name("unmounted"))
-        [upload] = app.owe(max_retries=4)
+        [upload] = app.queue_uploads(max_retries=4)
         failed = "select jsonb_array_length(errors) from public.upload_queue"
         wait_until(lambda: app.one(failed) == 2)
         with page_of(browser, f"{run.url}/uploads/{upload.id}") as page:
@@ -225,20 +225,20 @@ def test_a_life_of_several_attempts_is_drawn(browser: Any, app: AppSide) -> None
             picture(page, "upload", height=900)
 
 
-def test_a_lost_connection_is_said_and_one_that_comes_back_too(browser: Any, app: AppSide) -> None:
+def test_a_lost_connection_is_said_and_one_that_comes_back_too(browser: Any, app: App) -> None:
     with reacting(app) as run, Relay(run.url) as relay, page_of(browser, relay.url) as page:
         expect(page.get_by_role("heading", level=1)).to_have_text("All is well.")
         expect(page.locator("#connection")).to_be_hidden()
         relay.cut()
         expect(page.locator("#connection")).to_contain_text(re.compile(r"Connection lost since \d"))
-        app.owe(spooled=False)
+        app.queue_uploads(spooled=False)
         relay.repair()
         expect(page.locator("#connection")).to_be_hidden()
         expect(page.get_by_role("heading", level=1)).to_have_text("One thing is wrong.")
 
 
-def test_a_stranger_reads_on_this_machine_and_sees_nothing_to_press(browser: Any, app: AppSide) -> None:
-    [upload] = app.owe(status="dead")
+def test_a_stranger_reads_on_this_machine_and_sees_nothing_to_press(browser: Any, app: App) -> None:
+    [upload] = app.queue_uploads(status="dead")
     with reacting(app) as run, page_of(browser, run.url) as page:
         for path in ("/", "/uploads?status=dead", f"/uploads/{upload.id}", "/audit"):
             page.goto(run.url + path)
@@ -251,8 +251,8 @@ def test_a_stranger_reads_on_this_machine_and_sees_nothing_to_press(browser: Any
         expect(page.get_by_role("main")).to_contain_text("that isn't the token")
 
 
-def test_without_javascript_everything_can_be_read_and_done(browser: Any, app: AppSide) -> None:
-    [upload] = app.owe(status="dead")
+def test_without_javascript_everything_can_be_read_and_done(browser: Any, app: App) -> None:
+    [upload] = app.queue_uploads(status="dead")
     with reacting(app) as run, page_of(browser, run.url, java_script_enabled=False) as page:
         expect(page.get_by_role("heading", level=1)).to_have_text("One thing is wrong.")
         expect(page.locator("#dead")).to_contain_text(str(upload.id)[:8])
@@ -263,10 +263,8 @@ def test_without_javascript_everything_can_be_read_and_done(browser: Any, app: A
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_a_phone_nothing_is_cut_off_and_all_can_be_reached_by_keyboard(
-    browser: Any, app: AppSide, scheme: str
-) -> None:
-    app.owe(3, status="dead", error_code="STORAGE_REJECTED", error_message="x" * 300)
+def test_on_a_phone_nothing_is_cut_off_and_all_can_be_reached_by_keyboard(browser: Any, app: App, scheme: str) -> None:
+    app.queue_uploads(3, status="dead", error_code="STORAGE_REJECTED", error_message="x" * 300)
     options = {"color_scheme": scheme}
     with reacting(app) as run, page_of(browser, run.url, **options) as page:
         page.set_viewport_size({"width": 360, "height": 740})

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from anyio import to_thread
-from support.app import AppSide
+from support.app import App
 from support.process import running, settings_of
 from support.recorder import Recorder
 from support.visitor import TOKEN, Visitor, program, stream_of
@@ -58,15 +58,15 @@ class Watcher:
         return self.ended_at
 
 
-async def test_a_death_is_on_every_open_page_at_once_and_a_rescue_too(app: AppSide, recorder: Recorder) -> None:
-    async with app.reacting(recorder, http_token=TOKEN) as reactor:
+async def test_a_death_is_on_every_open_page_at_once_and_a_rescue_too(app: App, recorder: Recorder) -> None:
+    async with app.running_reactor(recorder, http_token=TOKEN) as reactor:
         watchers = [Watcher(reactor.http_url) for _ in range(3)]
         for watcher in watchers:
             await to_thread.run_sync(watcher.wait_for, "state", "All is well.")
         late_s = []
         dead = []
         for _ in range(3):
-            [upload] = app.owe(spooled=False)
+            [upload] = app.queue_uploads(spooled=False)
             settled = await recorder.wait_for(AttemptSettled)
             died = time.monotonic()
             shown = [await to_thread.run_sync(w.wait_for, "dead", upload.id.hex[:8]) for w in watchers]
@@ -85,14 +85,14 @@ async def test_a_death_is_on_every_open_page_at_once_and_a_rescue_too(app: AppSi
         app.assert_stored(upload)
 
 
-async def test_each_section_is_there_and_shows_what_it_is_for(app: AppSide, recorder: Recorder) -> None:
-    user = app.owe(3, next_retry_at="2100-01-01")[0].user
+async def test_each_section_is_there_and_shows_what_it_is_for(app: App, recorder: Recorder) -> None:
+    user = app.queue_uploads(3, next_retry_at="2100-01-01")[0].user
     app.all("select public.reserve_upload(%s, %s, %s)", user, "ab" * 32, 1 << 40)
     run = app.begin_run(timeout_at="2100-01-01", heartbeat_at="2100-01-01")
-    async with app.reacting(recorder, reconcile_interval_s=1.0) as reactor:
+    async with app.running_reactor(recorder, reconcile_interval_s=1.0) as reactor:
         watcher = Watcher(reactor.http_url)
-        [soon] = app.owe(next_retry_at=app.one("select now() + interval '5 minutes'"))
-        app.owe()
+        [soon] = app.queue_uploads(next_retry_at=app.one("select now() + interval '5 minutes'"))
+        app.queue_uploads()
         await recorder.wait_for(AttemptSettled)
         for section, words in (
             ("queue", '<dt><a href="/uploads?status=failed">waiting</a></dt><dd>4</dd>'),
@@ -108,8 +108,8 @@ async def test_each_section_is_there_and_shows_what_it_is_for(app: AppSide, reco
         assert app.row(soon) is not None
 
 
-async def test_what_this_reactor_alone_knows_is_in_the_state(app: AppSide, recorder: Recorder) -> None:
-    async with app.reacting(recorder) as reactor:
+async def test_what_this_reactor_alone_knows_is_in_the_state(app: App, recorder: Recorder) -> None:
+    async with app.running_reactor(recorder) as reactor:
         watcher = Watcher(reactor.http_url)
         await to_thread.run_sync(watcher.wait_for, "state", "All is well.")
         reactor._emit(BreakerMoved(store="files", is_open=True))
@@ -119,8 +119,8 @@ async def test_what_this_reactor_alone_knows_is_in_the_state(app: AppSide, recor
         assert "&lt;b&gt;other" in watcher.sections["state"]
 
 
-async def test_ten_pages_cost_no_more_looks_than_one(app: AppSide, recorder: Recorder) -> None:
-    async with app.reacting(recorder) as reactor:
+async def test_ten_pages_cost_no_more_looks_than_one(app: App, recorder: Recorder) -> None:
+    async with app.running_reactor(recorder) as reactor:
         assert reactor._page is not None
         looks: list[float] = []
         look = reactor._page.live._look
@@ -135,14 +135,14 @@ async def test_ten_pages_cost_no_more_looks_than_one(app: AppSide, recorder: Rec
             await to_thread.run_sync(watcher.wait_for, "reactors", "listening")
         assert len(looks) == 1
         # the database answers anew every three seconds, and then for all of them
-        app.owe(next_retry_at="2100-01-01")
+        app.queue_uploads(next_retry_at="2100-01-01")
         for watcher in watchers:
             await to_thread.run_sync(watcher.wait_for, "queue", "waiting</a></dt><dd>1</dd>")
         assert len(looks) <= 3
 
 
-async def test_pages_are_so_many_and_the_next_is_told_so(app: AppSide, recorder: Recorder) -> None:
-    async with app.reacting(recorder) as reactor:
+async def test_pages_are_so_many_and_the_next_is_told_so(app: App, recorder: Recorder) -> None:
+    async with app.running_reactor(recorder) as reactor:
         with ExitStack() as stack:
             for _ in range(STREAMS):
                 lines = stack.enter_context(stream_of(reactor.http_url))
@@ -153,7 +153,7 @@ async def test_pages_are_so_many_and_the_next_is_told_so(app: AppSide, recorder:
         assert (answer.status, json.loads(answer.text)["message"]) == (503, "too many pages are open: close one")
 
 
-def test_open_pages_do_not_keep_a_reactor_from_stopping(app: AppSide) -> None:
+def test_open_pages_do_not_keep_a_reactor_from_stopping(app: App) -> None:
     with running(settings_of(app), cwd=app.spool) as run:
         run.wait_until_ready()
         watchers = [Watcher(run.url) for _ in range(5)]
@@ -169,7 +169,7 @@ def test_open_pages_do_not_keep_a_reactor_from_stopping(app: AppSide) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_ten_open_pages_cost_little(app: AppSide, server_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ten_open_pages_cost_little(app: App, server_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Above what the reactor costs by itself: a minute with pages, and one without, over a queue of a million."""
     fill(app, 1_000_000)
     with running(settings_of(app), cwd=app.spool) as run:
@@ -199,7 +199,7 @@ def test_ten_open_pages_cost_little(app: AppSide, server_url: str, capsys: pytes
     assert (reactor_s + database_s) / 60 <= 0.02
 
 
-def measured(app: AppSide, pid: int) -> tuple[float, float, float]:
+def measured(app: App, pid: int) -> tuple[float, float, float]:
     """Return what a minute costs: transactions, CPU seconds of the reactor and of its connections' processes."""
 
     def now() -> tuple[float, float, float]:
@@ -220,7 +220,7 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def fill(app: AppSide, count: int) -> None:
+def fill(app: App, count: int) -> None:
     """Queue many uploads of many users: most wait for long, some are due soon, some are dead."""
     with app.conn.transaction():
         app.conn.execute("set local session_replication_role = replica")

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from support.app import AppSide
+from support.app import App
 from support.recorder import Recorder
 from support.visitor import Answer, Visitor, program
 
@@ -31,8 +31,8 @@ HOSTILE = [
 
 
 @asynccontextmanager
-async def visiting(app: AppSide, recorder: Recorder, **settings: Any) -> AsyncIterator[Visitor]:
-    async with app.reacting(recorder, **settings) as reactor:
+async def visiting(app: App, recorder: Recorder, **settings: Any) -> AsyncIterator[Visitor]:
+    async with app.running_reactor(recorder, **settings) as reactor:
         yield Visitor(reactor.http_url)
 
 
@@ -57,10 +57,10 @@ def ids_in(answer: Answer, kind: str) -> list[UUID]:
     return [UUID(text) for text in re.findall(rf'<td><a href="/{kind}/([0-9a-f-]{{36}})"', answer.text)]
 
 
-async def test_all_is_well_is_said_first_and_so_is_what_is_not(app: AppSide, recorder: Recorder) -> None:
+async def test_all_is_well_is_said_first_and_so_is_what_is_not(app: App, recorder: Recorder) -> None:
     async with visiting(app, recorder) as visitor:
         well = (await visitor.get("/")).text
-        app.owe(2, spooled=False)
+        app.queue_uploads(2, spooled=False)
         await recorder.wait_for_all(2, AttemptSettled)
         # that they died is known here at once, what the database counts within a few seconds: ask it now
         facts = json.loads((await program(visitor.url).get("/api/live")).text)
@@ -73,8 +73,8 @@ async def test_all_is_well_is_said_first_and_so_is_what_is_not(app: AppSide, rec
     assert unwell.count("SPOOL_FILE_MISSING") == 2
 
 
-async def test_the_whole_page_is_small_and_asks_nobody_else_for_anything(app: AppSide, recorder: Recorder) -> None:
-    app.owe(300, next_retry_at=LATER)
+async def test_the_whole_page_is_small_and_asks_nobody_else_for_anything(app: App, recorder: Recorder) -> None:
+    app.queue_uploads(300, next_retry_at=LATER)
     for _ in range(20):
         app.begin_run(timeout_at=LATER, heartbeat_timeout="1 year", heartbeat_at="now")
     async with visiting(app, recorder) as visitor:
@@ -89,9 +89,9 @@ async def test_the_whole_page_is_small_and_asks_nobody_else_for_anything(app: Ap
         assert not re.search(r"https?://|@import|eval\(", part.text)
 
 
-async def test_no_page_has_a_script_or_a_style_of_its_own(app: AppSide, recorder: Recorder) -> None:
+async def test_no_page_has_a_script_or_a_style_of_its_own(app: App, recorder: Recorder) -> None:
     """The browser was told to run none."""
-    [upload], run = app.owe(next_retry_at=LATER), app.begin_run(timeout_at=LATER)
+    [upload], run = app.queue_uploads(next_retry_at=LATER), app.begin_run(timeout_at=LATER)
     async with visiting(app, recorder) as visitor:
         for path in ("/", "/uploads", "/runs", "/audit", "/login", f"/uploads/{upload.id}", f"/runs/{run}"):
             answer = await visitor.get(path)
@@ -103,9 +103,9 @@ async def test_no_page_has_a_script_or_a_style_of_its_own(app: AppSide, recorder
                 assert not [name for name in attributes if name.startswith("on") or name == "style"]
 
 
-async def test_lists_are_walked_page_by_page_and_show_each_row_once(app: AppSide, recorder: Recorder) -> None:
-    dead = {upload.id for upload in app.owe(PAGE * 2 + 7, status="dead")}
-    waiting = {upload.id for upload in app.owe(PAGE + 1, next_retry_at=LATER)}
+async def test_lists_are_walked_page_by_page_and_show_each_row_once(app: App, recorder: Recorder) -> None:
+    dead = {upload.id for upload in app.queue_uploads(PAGE * 2 + 7, status="dead")}
+    waiting = {upload.id for upload in app.queue_uploads(PAGE + 1, next_retry_at=LATER)}
     runs = {app.begin_run(timeout_at=LATER, created_at=f"2026-01-{1 + n % 3:02}") for n in range(PAGE + 3)}
     async with visiting(app, recorder) as visitor:
         for path, expected, pages in (
@@ -123,10 +123,10 @@ async def test_lists_are_walked_page_by_page_and_show_each_row_once(app: AppSide
             assert (len(seen), set(seen), count) == (len(expected), expected, pages)
 
 
-async def test_lists_are_filtered_by_status_user_and_code(app: AppSide, recorder: Recorder) -> None:
-    [one] = app.owe(status="dead", error_code="STORAGE_REJECTED")
-    [other] = app.owe(status="dead", error_code="CONTENT_MISMATCH")
-    [cancelled] = app.owe(status="cancelled")
+async def test_lists_are_filtered_by_status_user_and_code(app: App, recorder: Recorder) -> None:
+    [one] = app.queue_uploads(status="dead", error_code="STORAGE_REJECTED")
+    [other] = app.queue_uploads(status="dead", error_code="CONTENT_MISMATCH")
+    [cancelled] = app.queue_uploads(status="cancelled")
     failed = app.begin_run(status="failed", error_code="INTERPRETATION_TIMEOUT")
     app.begin_run(status="completed")
     async with visiting(app, recorder) as visitor:
@@ -141,11 +141,11 @@ async def test_lists_are_filtered_by_status_user_and_code(app: AppSide, recorder
 
 
 async def test_a_filter_that_nothing_passes_looks_at_so_many_rows_and_says_how_to_go_on(
-    app: AppSide, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+    app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reactor.web.listings.LOOK", 60)
-    [wanted] = app.owe(status="dead", updated_at="2026-01-01", error_code="STORAGE_REJECTED")
-    app.owe(100, status="dead", updated_at="2026-01-02")
+    [wanted] = app.queue_uploads(status="dead", updated_at="2026-01-01", error_code="STORAGE_REJECTED")
+    app.queue_uploads(100, status="dead", updated_at="2026-01-02")
     async with visiting(app, recorder) as visitor:
         first = await visitor.get("/uploads?status=dead&code=STORAGE_REJECTED")
         assert "Looked at 60 uploads, 0 of them match so far." in first.text
@@ -155,10 +155,10 @@ async def test_a_filter_that_nothing_passes_looks_at_so_many_rows_and_says_how_t
     assert ids_in(second, "uploads") == [wanted.id]
 
 
-async def test_a_life_is_told_with_each_errors_code_message_and_next_step(app: AppSide, recorder: Recorder) -> None:
+async def test_a_life_is_told_with_each_errors_code_message_and_next_step(app: App, recorder: Recorder) -> None:
     trace = "0123456789abcdef0123456789abcdef"
     async with visiting(app, recorder, trace_url="http://jaeger:16686/") as visitor:
-        [upload] = app.owe(spooled=False, traceparent=f"00-{trace}-0123456789abcdef-01")
+        [upload] = app.queue_uploads(spooled=False, traceparent=f"00-{trace}-0123456789abcdef-01")
         await recorder.wait_for(AttemptSettled)
         answer = await visitor.get(f"/uploads/{upload.id}")
     steps = re.findall(r'<li class="(\w+)">', answer.text)
@@ -170,7 +170,7 @@ async def test_a_life_is_told_with_each_errors_code_message_and_next_step(app: A
     assert kinds == ["wait", "attempt"]
 
 
-async def test_without_a_place_for_traces_the_trace_is_named_and_not_linked(app: AppSide, recorder: Recorder) -> None:
+async def test_without_a_place_for_traces_the_trace_is_named_and_not_linked(app: App, recorder: Recorder) -> None:
     run = app.begin_run(timeout_at=LATER)
     async with visiting(app, recorder) as visitor:
         text = (await visitor.get(f"/runs/{run}")).text
@@ -178,11 +178,11 @@ async def test_without_a_place_for_traces_the_trace_is_named_and_not_linked(app:
     assert "Jaeger" not in text
 
 
-async def test_what_rows_say_is_text_and_never_more(app: AppSide, recorder: Recorder) -> None:
+async def test_what_rows_say_is_text_and_never_more(app: App, recorder: Recorder) -> None:
     pages = ["/", "/uploads?status=dead", "/runs?status=failed"]
     for text in HOSTILE:
         errors = [{"at": text, "began": 7, "attempt": text, "code": text, "message": text}, text, None, 5]
-        [dead] = app.owe(
+        [dead] = app.queue_uploads(
             status="dead", bucket=text, object_path=text, error_code=text, error_message=text, spool=text,
             traceparent=text, errors=json.dumps(errors),
         )  # fmt: skip
@@ -206,13 +206,13 @@ async def test_what_rows_say_is_text_and_never_more(app: AppSide, recorder: Reco
                 assert not (attributes.get("href") or "").startswith("javascript:")
 
 
-async def test_whatever_an_app_wrote_its_pages_are_shown(app: AppSide, recorder: Recorder) -> None:
+async def test_whatever_an_app_wrote_its_pages_are_shown(app: App, recorder: Recorder) -> None:
     pages = ["/", "/uploads?status=failed", "/uploads", "/runs"]
     for errors in ("{}", "null", '"text"', "[[]]", '[{"at": "infinity", "attempt": {}}]'):
-        [upload] = app.owe(status="dead", errors=errors, created_at="-infinity", updated_at="infinity")
+        [upload] = app.queue_uploads(status="dead", errors=errors, created_at="-infinity", updated_at="infinity")
         pages.append(f"/uploads/{upload.id}")
-    app.owe(next_retry_at="290000-01-01")
-    app.owe(next_retry_at="infinity")
+    app.queue_uploads(next_retry_at="290000-01-01")
+    app.queue_uploads(next_retry_at="infinity")
     run = app.begin_run(timeout_at="infinity", heartbeat_timeout="100000 years", started_at="-infinity")
     async with visiting(app, recorder) as visitor:
         for path in (*pages, f"/runs/{run}"):
@@ -242,7 +242,7 @@ BAD = [
 ]
 
 
-async def test_bad_addresses_get_a_clear_word_and_never_a_500(app: AppSide, recorder: Recorder) -> None:
+async def test_bad_addresses_get_a_clear_word_and_never_a_500(app: App, recorder: Recorder) -> None:
     async with visiting(app, recorder) as visitor:
         for path, status, words in BAD:
             answer = await visitor.get(path.replace("<", "%3C").replace(">", "%3E"))
@@ -253,7 +253,7 @@ async def test_bad_addresses_get_a_clear_word_and_never_a_500(app: AppSide, reco
     assert (told.status, json.loads(told.text)["error"]) == (400, "INVALID_ARGUMENT")
 
 
-async def test_a_database_that_is_away_is_said_on_the_page(app: AppSide, recorder: Recorder, server_url: str) -> None:
+async def test_a_database_that_is_away_is_said_on_the_page(app: App, recorder: Recorder, server_url: str) -> None:
     name = psycopg.conninfo.conninfo_to_dict(app.url)["dbname"]
     async with visiting(app, recorder) as visitor:
         with psycopg.connect(server_url, autocommit=True) as conn:

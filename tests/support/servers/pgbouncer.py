@@ -18,7 +18,7 @@ _ACCOUNT = "nobody"
 
 
 @contextmanager
-def bouncing(database_url: str, folder: Path, *, mode: str) -> Iterator[str]:
+def running_pgbouncer(database_url: str, folder: Path, *, mode: str) -> Iterator[str]:
     """Start a pooler in this mode and yield the URL that leads through it; `folder` must be reachable for others."""
     program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None:

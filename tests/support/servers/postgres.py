@@ -4,7 +4,6 @@ Durable, unlike the tests' common one: what these tests ask is whether an acknow
 """
 
 import os
-import secrets
 import shutil
 import socket
 import subprocess
@@ -16,12 +15,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
-from psycopg import sql
 
 from reactor.embedded.binaries import account_for, choose_binaries
 from reactor.embedded.server import EmbeddedPostgres
-from reactor.postgres.migrate import migrate
-from support import db_audit
 
 _START_S = 60.0
 _LOOK_EVERY_S = 0.05
@@ -43,21 +39,6 @@ def own_server(**options: str) -> Iterator[EmbeddedPostgres]:
             yield server
     finally:
         shutil.rmtree(folder)
-
-
-@contextmanager
-def witnessed_database(server_url: str) -> Iterator[str]:
-    """Make a migrated database with a witness in it, and yield its URL; drop it at the end if the server lives."""
-    name = f"chaos_{secrets.token_hex(6)}"
-    with psycopg.connect(server_url, autocommit=True) as conn:
-        conn.execute(sql.SQL("create database {} template template0").format(sql.Identifier(name)))
-    url = urlsplit(server_url)._replace(path=f"/{name}").geturl()
-    migrate(url)
-    with psycopg.connect(url, autocommit=True) as conn:
-        db_audit.install(conn)
-    yield url
-    with psycopg.connect(server_url, autocommit=True) as conn:
-        conn.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 
 class Standby:

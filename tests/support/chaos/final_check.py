@@ -16,8 +16,8 @@ from typing import Any
 import psycopg
 from attrs import define, field
 
-from support.db_audit import asking, expiries_s, takeovers_s, violations
-from support.load import BUCKET, History, Intent
+from support.chaos.db_audit import connection_to, expiries_s, takeovers_s, violations
+from support.chaos.load import BUCKET, History, Intent
 from support.usage_check import wrong_usage
 
 _LOOK_EVERY_S = 0.05
@@ -57,7 +57,7 @@ def wait_until_drained(url: str, *, within_s: float) -> float:
     began = time.monotonic()
     statement = "select count(*) as n from public.upload_queue where status in ('failed', 'uploading')"
     while True:
-        with asking(url) as conn:
+        with connection_to(url) as conn:
             while (left := conn.execute(statement).fetchall()[0]["n"]) and time.monotonic() - began < within_s:
                 time.sleep(_LOOK_EVERY_S)
             took_s = time.monotonic() - began
@@ -71,7 +71,7 @@ def check(url: str, spool: Path, objects: Objects, history: History, *, within_s
     """Wait until everything is drained, and look at everything."""
     wait_until_drained(url, within_s=within_s)
     findings = Findings()
-    with asking(url) as conn:
+    with connection_to(url) as conn:
         findings.problems += violations(conn)
         _check_runs(conn, history, findings, within_s)
         sources = {row["id"]: row for row in conn.execute("select * from public.sources")}

@@ -75,7 +75,7 @@ def install(conn: psycopg.Connection[Any]) -> None:
 
 
 @contextmanager
-def asking(url: str) -> Iterator[psycopg.Connection[dict[str, Any]]]:
+def connection_to(url: str) -> Iterator[psycopg.Connection[dict[str, Any]]]:
     """Open a connection whose rows are dicts."""
     with psycopg.connect(url, autocommit=True, row_factory=dict_row, connect_timeout=10) as conn:
         yield conn

@@ -1,6 +1,7 @@
 """A world for reactors to fail in: a database of its own, a spool, a store, an app under load, a checker."""
 
 import os
+import secrets
 import signal
 import sys
 import time
@@ -8,19 +9,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg import sql
 
 from reactor.embedded.server import EmbeddedPostgres
-from support.db_audit import asking
-from support.final_check import Findings, Objects, check, folder_objects
-from support.load import Load
+from reactor.postgres.migrate import migrate
+from support.chaos import db_audit
+from support.chaos.db_audit import connection_to
+from support.chaos.final_check import Findings, Objects, check, folder_objects
+from support.chaos.load import Load
 from support.process import Running, environment, start
-from support.servers.postgres import own_server, witnessed_database
+from support.servers.postgres import own_server
 
 LEASE_S = 2.0
-DYING = Path(__file__).with_name("crash_point.py")
+CRASH_POINT = Path(__file__).with_name("crash_point.py")
 
 
-class Ordeal:
+class Harness:
     """What reactors are put through."""
 
     def __init__(self, server: EmbeddedPostgres, url: str, home: Path) -> None:
@@ -50,7 +57,7 @@ class Ordeal:
     def load(self, url: str | None = None, **options: Any) -> Load:
         """Make an app; `url` is where it connects to."""
         load = Load(url or self.url, self.spool, **options)
-        with asking(self.url) as conn:
+        with connection_to(self.url) as conn:
             load.prepare(conn)
         return load
 
@@ -63,35 +70,35 @@ class Ordeal:
 
     def stored(self) -> int:
         """Return how many sources the reactors have stored."""
-        with asking(self.url) as conn:
+        with connection_to(self.url) as conn:
             statement = "select count(*) as n from public.sources where storage_url like any('{file:%,s3:%}')"
             n: int = conn.execute(statement).fetchall()[0]["n"]
         return n
 
-    def wait_for_a_store(self, within_s: float = 60.0) -> None:
+    def wait_for_next_stored(self, within_s: float = 60.0) -> None:
         """Wait until one more upload is stored than now."""
         before, give_up = self.stored(), time.monotonic() + within_s
         while self.stored() <= before:
             assert time.monotonic() < give_up, "nothing is stored any more"
             time.sleep(0.02)
 
-    def silence_triggers(self) -> None:
+    def drop_triggers(self) -> None:
         """Drop what notifies: from now on only reconciliation finds anything."""
-        with asking(self.url) as conn:
+        with connection_to(self.url) as conn:
             for table in ("upload_queue", "interpretation_runs"):
                 for trigger in ("inserted", "updated"):
                     conn.execute(f"drop trigger reactor_notify_{trigger} on public.{table}".encode())
 
-    def end_sessions(self, names: str = "reactor%") -> int:
+    def terminate_sessions(self, names: str = "reactor%") -> int:
         """Terminate the backends of these applications, and return how many there were."""
         return self._end_sessions(names, None)
 
-    def end_a_session(self, names: str = "reactor%") -> int:
+    def terminate_one_session(self, names: str = "reactor%") -> int:
         """Terminate one of them, whichever."""
         return self._end_sessions(names, 1)
 
     def _end_sessions(self, names: str, most: int | None) -> int:
-        with asking(self.url) as conn:
+        with connection_to(self.url) as conn:
             return len(
                 conn.execute(
                     "select pg_terminate_backend(pid) from (select pid from pg_stat_activity"
@@ -114,29 +121,29 @@ def figure(what: str, *values: float | str) -> None:
 class Fleet:
     """Real reactor processes, each started anew when a test wishes."""
 
-    def __init__(self, ordeal: Ordeal) -> None:
-        self._ordeal = ordeal
+    def __init__(self, harness: Harness) -> None:
+        self._harness = harness
         self.all: list[Running] = []
 
     def start(self, variables: Mapping[str, str] | None = None, **settings: str) -> Running:
         """Start a reactor without waiting for it; `variables` are others than the reactor's own."""
-        run = start(self._ordeal.env(**settings) | dict(variables or {}), cwd=self._ordeal.home)
+        run = start(self._harness.env(**settings) | dict(variables or {}), cwd=self._harness.home)
         self.all.append(run)
         return run
 
-    def start_dying(self, point: str, number: int = 1, **settings: str) -> Running:
+    def start_with_crash_point(self, point: str, number: int = 1, **settings: str) -> Running:
         """Start a reactor that is killed at a named point (dying.py)."""
-        command = (sys.executable, str(DYING), point, str(number))
-        run = start(self._path(settings), cwd=self._ordeal.home, command=command)
+        command = (sys.executable, str(CRASH_POINT), point, str(number))
+        run = start(self._path(settings), cwd=self._harness.home, command=command)
         self.all.append(run)
         return run
 
     def _path(self, settings: dict[str, str]) -> dict[str, str]:
-        return self._ordeal.env(**settings) | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        return self._harness.env(**settings) | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
     def end(self) -> None:
         for number, run in enumerate(self.all):
-            (self._ordeal.home / f"reactor-{number}.log").write_text(run.log)
+            (self._harness.home / f"reactor-{number}.log").write_text(run.log)
             run.process.kill()
             run.process.wait(10)
             run.join()
@@ -155,9 +162,9 @@ class Fleet:
 
 
 @contextmanager
-def fleet(ordeal: Ordeal) -> Iterator[Fleet]:
+def fleet(harness: Harness) -> Iterator[Fleet]:
     """Whatever is left of the reactors on leaving is killed."""
-    ships = Fleet(ordeal)
+    ships = Fleet(harness)
     try:
         yield ships
     finally:
@@ -165,9 +172,24 @@ def fleet(ordeal: Ordeal) -> Iterator[Fleet]:
 
 
 @contextmanager
-def ordeal_in(home: Path, server: EmbeddedPostgres | None = None) -> Iterator[Ordeal]:
+def open_harness(home: Path, server: EmbeddedPostgres | None = None) -> Iterator[Harness]:
     """Make a world, on this server or on one that lives no longer than it."""
     with ExitStack() as stack:
         server = server or stack.enter_context(own_server())
-        url = stack.enter_context(witnessed_database(server.url))
-        yield Ordeal(server, url, home)
+        url = stack.enter_context(audited_database(server.url))
+        yield Harness(server, url, home)
+
+
+@contextmanager
+def audited_database(server_url: str) -> Iterator[str]:
+    """Make a migrated database with a witness in it, and yield its URL; drop it at the end if the server lives."""
+    name = f"chaos_{secrets.token_hex(6)}"
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute(sql.SQL("create database {} template template0").format(sql.Identifier(name)))
+    url = urlsplit(server_url)._replace(path=f"/{name}").geturl()
+    migrate(url)
+    with psycopg.connect(url, autocommit=True) as conn:
+        db_audit.install(conn)
+    yield url
+    with psycopg.connect(server_url, autocommit=True) as conn:
+        conn.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))

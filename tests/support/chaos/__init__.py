@@ -1,0 +1,1 @@
+"""Reactor processes under faults: an app as load, the faults, and the checks at the end."""
