@@ -1,63 +1,80 @@
-"""The composition root: opens what the settings name, wires it together, runs it, and shuts it down in order.
+"""Opens what the settings name, wires it together, runs it, and shuts it down in order.
 
 settings = load(os.environ)
 await Reactor(settings).run()
 """
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from anyio import CancelScope, Event, create_task_group, to_thread
+from attrs import frozen
 from loguru import logger
 
 from reactor import __version__
+from reactor.core import events
 from reactor.core.errors import ConfigInvalid, DatabaseUnavailable, StorageUnavailable
-from reactor.core.events import Emit, ListenerLost, Listening, Polling
-from reactor.core.events import Event as Happening
-from reactor.core.settings import Settings
+from reactor.core.events import Emit
+from reactor.core.settings import Settings, is_loopback
+from reactor.engine.changes import Changes
 from reactor.engine.readiness import Readiness
-from reactor.engine.reconcile import Changes
-from reactor.engine.supervisor import Engine, work_until, working
+from reactor.engine.supervisor import Engine
 from reactor.postgres import statements
 from reactor.postgres.connection import ConnectionPool, DedicatedConnection
 from reactor.postgres.listener import Listener
 from reactor.postgres.migrate import plan
+from reactor.postgres.presence import Presence
 from reactor.postgres.status import StatusQuery
+from reactor.reactions.uploads import put
 from reactor.runtime.clock import Clock
+from reactor.runtime.thread_pool import ThreadPool
 from reactor.storage.spool import Spool
 from reactor.storage.stores import open_store
 from reactor.storage.stores.base import ObjectStore
-from reactor.storage.transfer import SpoolToStore
-from reactor.telemetry.dispatcher import Telemetry
-from reactor.web.app import Page
-from reactor.web.server import Http
-from reactor.wiring import Ports, listen_with, presence_of, wire
+from reactor.telemetry.dispatcher import Dispatcher
+from reactor.web.app import WebApp
+from reactor.web.recent import RecentActivity
+from reactor.web.server import WebServer
+from reactor.wiring import Ports, wire_engine, wire_listen, wire_presence
 
-_ON_READINESS = (Listening, ListenerLost, Polling)
 _CONNECTIONS = 3
 _DRAIN_HORIZON_S = 1.0
+
+
+@frozen(kw_only=True)
+class _Parts:
+    """What a running reactor is made of, beside its engine and its web pages."""
+
+    ports: Ports
+    spool: Spool
+    presence: Presence
+    readiness: Readiness
+    recent: RecentActivity
+    status: StatusQuery
+    dispatcher: Dispatcher
 
 
 class Reactor:
     """One reactor, in this process."""
 
     def __init__(self, settings: Settings, *, store: ObjectStore | None = None, listener: Emit | None = None) -> None:
-        """`store` takes the place of the one that the settings name; `listener` hears every event as well."""
+        """`store` replaces the one that the settings name; `listener` is called with every event."""
         self.settings = settings
-        self.telemetry = Telemetry(__version__, os.environ)
         self._store = store
-        self._listeners = [] if listener is None else [listener]
+        self._listener = listener
         self._stop = Event()
+        self._has_started = Event()
+        self._parts: _Parts | None = None
         self._engine: Engine | None = None
-        self._figures: StatusQuery | None = None
-        self._readiness: Readiness | None = None
-        self._page: Page | None = None
-        self._ready: Callable[[], None] = lambda: None
+        self._web: WebApp | None = None
+        self._figures: dict[str, Any] = {}
         self.http_url = ""
-        """Where the HTTP server listens; empty before it does."""
+        """The address of the HTTP server; empty before it listens."""
+
+    # state
 
     def stop(self) -> None:
         """Shut down: claim no more, finish or hand back what is in flight within the grace period."""
@@ -65,178 +82,212 @@ class Reactor:
 
     @property
     def stopping(self) -> bool:
-        """Return whether `stop` was called."""
+        """Whether `stop` was called."""
         return self._stop.is_set()
 
     def not_ready(self) -> list[str]:
-        """Return why the reactor isn't ready, a line each; empty when it is."""
-        if self._readiness is None:
+        """Return why the reactor is not ready, one line each; empty when it is ready."""
+        if self._parts is None:
             return ["starting"]
         ending = ["shutting down"] if self._stop.is_set() else []
-        return ending + self._readiness.missing()
+        return ending + self._parts.readiness.reasons()
 
-    async def run(self, *, ready: Callable[[], None] = lambda: None) -> None:
-        """Run until `stop`. Calls `ready` each time that readiness may have changed.
+    async def wait_ready(self) -> None:
+        """Return once the reactor is ready: listening, reconciled, and its database answers."""
+        await self._has_started.wait()
+        await self._running_parts().readiness.wait(ready=True)
 
-        Raises ConfigInvalid and DatabaseUnavailable when it can't start.
-        """
-        async with self._opened() as opened, AsyncExitStack() as stack:
-            looks = DedicatedConnection(self.settings.database_url or "")
-            stack.push_async_callback(looks.close)
-            page = self._page = self._open_page(opened, looks)
-            http = self._http(page)
-            socket = stack.enter_context(http.bind())  # closed however this ends
-            self.http_url = http.url
-            page.tell_port(http.url)
-            engine = self._engine = self._wire(opened, self.settings.wheel_horizon_s)
-            page.attach(spread=engine.schedule.spread, reconcile=engine.reconcile.request)
-            presence = presence_of(opened, version=__version__)
-            await presence.report("starting", with_canary=False)
-            listen = listen_with(opened, engine, presence, emit=self._emit)
-            self._readiness = Readiness(listen, engine.reconcile, presence, engine.clock)
-            self._ready = engine.reconcile.on_pass = ready
-            background_tasks = [listen.run, engine.reconcile.run, page.run]
-            if self.telemetry.pushes and self._figures is not None:
-                background_tasks.append(self._figures.keep_fresh)
-            async with create_task_group() as tasks:
-                tasks.start_soon(http.serve, socket)
-                await work_until(self._stop, engine, background_tasks, grace_s=self.settings.shutdown_grace_s)
-                with suppress(DatabaseUnavailable):  # the others will see it by themselves
-                    await presence.deregister()
-                page.close()
-                http.close()
+    async def wait_unready(self) -> None:
+        """Return once an event has made the reactor unready."""
+        await self._has_started.wait()
+        await self._running_parts().readiness.wait(ready=False)
 
-    async def drain(self) -> None:
-        """Do one reconciliation to completion, and return when nothing that was due is left undone.
-
-        Every due upload is tried once and every stale run is failed; nothing is listened to.
-        """
-        changes = Changes()
-        self._listeners.append(changes)
-        async with self._opened() as opened:
-            engine = self._engine = self._wire(opened, _DRAIN_HORIZON_S)
-            presence = presence_of(opened, version=__version__)
-            await presence.report("starting", with_canary=False)
-            async with working(engine) as running:
-                more = True
-                while more and not self._stop.is_set():
-                    spent = running.spent
-                    await engine.reconcile.once()
-                    await engine.reconcile.bring_more()  # while what a short first look found is worked on
-                    await running.until_idle(self._stop)
-                    engine.reconcile.tell(changes)
-                    changes.clear()
-                    # a store that is down spends nothing: what it didn't take waits for the next reconciliation
-                    more = engine.reconcile.has_more and running.spent > spent
-                await running.finish(self.settings.shutdown_grace_s)
-            await presence.deregister()
+    async def reconcile(self) -> None:
+        """Do a whole reconciliation pass; return once one that began after this call has ended."""
+        await self._has_started.wait()
+        if self._engine is not None:
+            await self._engine.reconcile.request_and_wait()
 
     async def status(self) -> dict[str, Any]:
-        """Return what the database says of uploads, runs, reactors and usage, and the users closest to a limit."""
-        if self._figures is None:
-            raise DatabaseUnavailable("the reactor hasn't opened its database yet")
-        return await self._figures.ask_with_users()
+        """Return the database's figures of uploads, runs, reactors and usage, and the users closest to a limit."""
+        return await self._running_parts().status.ask_with_users()
+
+    async def metrics(self) -> bytes:
+        """Return the metrics as Prometheus text. The database's figures may be seconds old, or missing."""
+        parts = self._running_parts()
+        await parts.status.refresh()
+        return parts.dispatcher.prometheus()
+
+    # running
+
+    async def run(self) -> None:
+        """Run until `stop`. Raises ConfigInvalid and DatabaseUnavailable when it can't start."""
+        async with self._opened() as parts, AsyncExitStack() as stack:
+            summary_connection = DedicatedConnection(self.settings.database_url or "")
+            stack.push_async_callback(summary_connection.close)
+            listening = stack.enter_context(WebServer.bind(self.settings.http_host, self.settings.http_port))
+            emit = parts.dispatcher
+            engine = self._engine = wire_engine(
+                parts.ports, self.settings, horizon_s=self.settings.wheel_horizon_s, emit=emit
+            )
+            web = self._web = WebApp(
+                self.settings,
+                clock=parts.ports.clock,
+                database=parts.ports.database,
+                summary_connection=summary_connection,
+                recent=parts.recent,
+                spool_free_bytes=parts.spool.free_bytes,
+                not_ready=self.not_ready,
+                timers_by_due=engine.schedule.timers_by_due,
+                request_reconcile=engine.requests.request_pass,
+                port=listening.getsockname()[1],
+            )
+            server = WebServer(
+                listening,
+                is_private=is_loopback(self.settings.http_host),
+                not_ready=self.not_ready,
+                metrics=self.metrics,
+                status=self.status,
+                routes=web.routes,
+                guard=web.guard,
+                error_handlers=web.error_handlers,
+            )
+            self.http_url = server.url
+            await parts.presence.report("starting", with_canary=False)
+            listen = wire_listen(parts.ports, engine, parts.presence, emit=emit)
+            background_tasks = [listen.run, engine.reconcile.run, web.run]
+            if parts.dispatcher.pushes:
+                background_tasks.append(parts.status.keep_fresh)
+            self._has_started.set()
+            async with create_task_group() as tasks:
+                tasks.start_soon(server.serve)
+                await engine.run_until(self._stop, background_tasks, grace_s=self.settings.shutdown_grace_s)
+                with suppress(DatabaseUnavailable):  # the other reactors notice without it, later
+                    await parts.presence.deregister()
+                web.close()
+                server.close()
+
+    async def drain(self) -> None:
+        """Do one reconciliation to completion, without listening.
+
+        Every due upload is tried once, and every stale run is failed.
+        """
+        changes = Changes()
+        async with self._opened(changes) as parts:
+            engine = self._engine = wire_engine(
+                parts.ports, self.settings, horizon_s=_DRAIN_HORIZON_S, emit=parts.dispatcher
+            )
+            await parts.presence.report("starting", with_canary=False)
+            async with engine.running():
+                has_more = True
+                while has_more and not self._stop.is_set():
+                    spent_before = engine.spent
+                    await engine.reconcile.run_pass()
+                    await engine.reconcile.refill()  # while the rows of a short first sweep are worked on
+                    await engine.until_idle(self._stop)
+                    engine.reconcile.emit_reconciled(changes)
+                    changes.clear()
+                    # a store that is down spends nothing: its uploads wait for the next reconciliation
+                    has_more = engine.reconcile.has_more and engine.spent > spent_before
+                await engine.finish(self.settings.shutdown_grace_s)
+            await parts.presence.deregister()
 
     # opening
 
-    def _listen_conninfo(self) -> str:
-        return self.settings.listen_url or self.settings.database_url or ""
-
     @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[Ports]:
-        """Open and check what the settings name, all of it before any work is begun."""
-        if self.settings.database_url is None:
+    async def _opened(self, changes: Changes | None = None) -> AsyncIterator[_Parts]:
+        """Open and check everything that the settings name, before any work begins."""
+        settings = self.settings
+        if settings.database_url is None:
             raise ConfigInvalid("REACTOR_DATABASE_URL isn't set: set it to the database's URL")
-        spool = Spool(self.settings.spools)
+        spool = Spool(settings.spools)
         spool.check()
-        self.telemetry.metrics.spool_free_bytes = spool.free_bytes
-        store = self._store or open_store(self.settings.store_url, concurrency=self.settings.upload_concurrency)
+        store = self._store or open_store(settings.store_url, concurrency=settings.upload_concurrency)
+        database = ConnectionPool(settings.database_url, size=_CONNECTIONS)
+        # a claim need not wait for the disk: the settlement's commit makes it durable (decision 25)
+        claims = DedicatedConnection(settings.database_url, waits_for_disk=False)
+        parts = self._parts = self._build(spool, store, database, claims, changes)
         try:
-            await to_thread.run_sync(store.check)
-        except StorageUnavailable as error:
-            logger.warning("store {}: {}; uploads wait until it answers", store.name, error)
-        url = self.settings.database_url
-        database = ConnectionPool(url, size=_CONNECTIONS)
-        # an attempt begins without waiting for the disk: what is kept of it comes with its settlement, whose commit
-        # makes the claim durable too. Where a crash forgets it, the row is due again, and its token settles nothing
-        claims = DedicatedConnection(url, waits_for_disk=False)
-        try:
+            try:
+                await to_thread.run_sync(store.check)
+            except StorageUnavailable as error:
+                logger.warning("Store {}: {}. Uploads wait until it answers.", store.name, error)
             await database.open()
-            await _check_schema(database, url)
-            yield Ports(
-                clock=Clock(),
-                database=database,
-                claims=claims,
-                transfer=SpoolToStore(
-                    spool,
-                    store,
-                    concurrency=self.settings.upload_concurrency,
-                    per_tenant=self.settings.uploads_per_user,
-                ),
-                listener=partial(Listener, self._listen_conninfo()),
-            )
+            await _check_schema(database, settings.database_url)
+            yield parts
         finally:
             with CancelScope(shield=True):
                 await claims.close()
                 await database.close()
                 await to_thread.run_sync(store.close)
-                await self.telemetry.close()
+                await parts.dispatcher.close()
 
-    def _wire(self, opened: Ports, horizon_s: float) -> Engine:
-        self._figures = StatusQuery(
-            opened.database,
-            opened.clock,
-            heartbeat_timeout_s=self.settings.heartbeat_timeout_s,
-            hear=self._hear_status,
+    def _build(
+        self,
+        spool: Spool,
+        store: ObjectStore,
+        database: ConnectionPool,
+        claims: DedicatedConnection,
+        changes: Changes | None,
+    ) -> _Parts:
+        settings, clock = self.settings, Clock()
+        executor = ThreadPool(
+            partial(put, spool, store),
+            settings.upload_concurrency,
+            per_tenant=settings.uploads_per_user,
+            name="reactor-put",
         )
-        engine = wire(opened, self.settings, horizon_s=horizon_s, emit=self._emit)
-        self.telemetry.metrics.timers = lambda: len(engine.schedule)
-        return engine
-
-    def _open_page(self, opened: Ports, looks: DedicatedConnection) -> Page:
-        return Page(
-            self.settings,
-            clock=opened.clock,
-            database=opened.database,
-            looks=looks,
-            spool_free_bytes=self.telemetry.metrics.spool_free_bytes,
-            not_ready=self.not_ready,
+        ports = Ports(
+            clock=clock,
+            database=database,
+            claims=claims,
+            source=Listener(settings.listen_url or settings.database_url or ""),
+            executor=executor,
+            spool=spool,
+            run_in_thread=executor.run,
+            store_name=store.name,
+        )
+        presence = wire_presence(ports, version=__version__)
+        readiness = Readiness(presence, clock)
+        recent = RecentActivity(clock)
+        status = StatusQuery(
+            database, clock, heartbeat_timeout_s=settings.heartbeat_timeout_s, on_result=self._on_status
+        )
+        subscribers = [readiness.subscriptions(), recent.subscriptions()]
+        if changes is not None:
+            subscribers.append(changes.subscriptions())
+        if self._listener is not None:
+            subscribers.append(dict.fromkeys(get_args(events.Event), self._listener))
+        dispatcher = Dispatcher(
+            __version__,
+            os.environ,
+            timers=self._count_timers,
+            spool_free_bytes=spool.free_bytes,
+            status=lambda: self._figures,
+            subscribers=subscribers,
+        )
+        return _Parts(
+            ports=ports,
+            spool=spool,
+            presence=presence,
+            readiness=readiness,
+            recent=recent,
+            status=status,
+            dispatcher=dispatcher,
         )
 
-    # what it tells
+    def _on_status(self, figures: dict[str, Any]) -> None:
+        self._figures = figures
+        if self._web is not None:
+            self._web.live.record_status(figures)
 
-    def _hear_status(self, figures: dict[str, Any]) -> None:
-        self.telemetry.metrics.hear_status(figures)
-        if self._page is not None:
-            self._page.live.remember(figures)
+    def _count_timers(self) -> int:
+        return 0 if self._engine is None else len(self._engine.schedule)
 
-    def _emit(self, event: Happening) -> None:
-        self.telemetry(event)
-        if self._readiness is not None:
-            self._readiness.hear(event)
-        if self._page is not None:
-            self._page.memory.hear(event)
-        for listener in self._listeners:
-            listener(event)
-        if isinstance(event, _ON_READINESS):
-            self._ready()
-
-    def _http(self, page: Page) -> Http:
-        return Http(
-            self.settings.http_host,
-            self.settings.http_port,
-            not_ready=self.not_ready,
-            metrics=self._metrics,
-            status=self.status,
-            pages=page.routes,
-            guard=page.guard,
-        )
-
-    async def _metrics(self) -> bytes:
-        """Return the metrics; the database's figures in them may be some seconds old (see StatusQuery), or missing."""
-        if self._figures is not None:
-            await self._figures.refresh()
-        return self.telemetry.prometheus()
+    def _running_parts(self) -> _Parts:
+        if self._parts is None:
+            raise DatabaseUnavailable("the reactor has not opened its database yet")
+        return self._parts
 
 
 async def _check_schema(database: ConnectionPool, conninfo: str) -> None:

@@ -1,7 +1,12 @@
-"""How the parts of one reactor fit together, whatever is behind its ports."""
+"""The object graph of a running reactor, whatever stands behind its ports. Every connection is a constructor argument.
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+clock ─► schedule ◄─ requests ─► reconcile ─► workers (one per reaction) ─► completer, leases
+            ▲                                     │
+listen ─────┴──── source, presence                └─► reaction ─► upload queue, executor, spool, store
+"""
+
+import asyncio
+from functools import partial
 
 from attrs import frozen
 
@@ -11,108 +16,127 @@ from reactor.core.events import Emit
 from reactor.core.settings import Settings
 from reactor.engine.listen import PRESENCE_EXPIRES_S, Listen
 from reactor.engine.reconcile import Reconcile
+from reactor.engine.requests import ReconcileRequests
 from reactor.engine.schedule import ReadyQueue, Schedule
 from reactor.engine.supervisor import Engine
-from reactor.engine.worker import BATCH, Worker
+from reactor.engine.worker import AttemptWorker, DirectWorker
 from reactor.postgres.connection import QueryRunner
 from reactor.postgres.listener import NotificationSource
-from reactor.postgres.presence import PEERS_CHANNEL, Presence
-from reactor.postgres.upload_queue import Runs, UploadQueue
+from reactor.postgres.presence import Presence
+from reactor.postgres.runs import Runs
+from reactor.postgres.upload_queue import UploadQueue
 from reactor.postgres.usage import StorageUsage
 from reactor.reactions.runs import StaleRuns
-from reactor.reactions.uploads import FailedUploads
-from reactor.runtime.auto_reset_event import Wakeup
+from reactor.reactions.upload_failures import UploadFailures
+from reactor.reactions.uploads import FailedUploads, RunInThread, SpooledFiles, UploadAttempt
 from reactor.runtime.clock import Clock
-from reactor.storage.transfer import Transfer
-
-if TYPE_CHECKING:
-    from reactor.reactions.base import Reaction
+from reactor.runtime.executor import Executor
 
 
 @frozen(kw_only=True)
 class Ports:
-    """All that a reactor has to do with the world, opened."""
+    """Everything outside the process that the engine uses, opened."""
 
     clock: Clock
     database: QueryRunner
     claims: QueryRunner
     """A connection that does nothing but claim."""
 
-    transfer: Transfer
-    listener: Callable[[Sequence[str]], NotificationSource]
-    """Makes the listening connection, told its channels."""
+    source: NotificationSource
+    executor: Executor[UploadAttempt]
+    """Puts uploads into the store."""
+
+    spool: SpooledFiles
+    run_in_thread: RunInThread
+    """Runs a short call that removes spooled files."""
+
+    store_name: str
 
 
-def wire(ports: Ports, settings: Settings, *, horizon_s: float, emit: Emit) -> Engine:
-    """Wire the pipelines, their schedule and the reconciliation."""
-    clock = ports.clock
-    uploads = FailedUploads(
-        UploadQueue(ports.database, claims=ports.claims, lease_s=settings.lease_s),
-        transfer=ports.transfer,
-        backoff=Backoff(
-            base_s=settings.retry_base_s,
-            factor=settings.retry_factor,
-            max_s=settings.retry_max_s,
-            jitter=settings.retry_jitter,
-        ),
-        breaker=CircuitBreaker(),
-        clock=clock,
-        emit=emit,
-        attempt_timeout_s=settings.attempt_timeout_s,
-        lease_s=settings.lease_s,
-    )
-    runs = StaleRuns(
-        Runs(ports.database, heartbeat_timeout_s=settings.heartbeat_timeout_s),
-        heartbeat_timeout_s=settings.heartbeat_timeout_s,
-        emit=emit,
-    )
-    ready_queues = {uploads.name: ReadyQueue(), runs.name: ReadyQueue()}
-    schedule = Schedule(clock, ready_queues, horizon_s=horizon_s, emit=emit)
-    idle_event = Wakeup()
-    pipelines: list[tuple[Reaction[Any], Worker[Any]]] = []
-    for reaction, concurrency, per_tenant in (
-        (uploads, settings.upload_concurrency, settings.uploads_per_user),
-        (runs, BATCH, BATCH),
-    ):
-        work: Worker[Any] = Worker(
-            reaction,
-            ready_queues[reaction.name],
+def wire_presence(ports: Ports, *, version: str) -> Presence:
+    """Return the presence of a reactor that has not reported yet."""
+    return Presence(ports.database, ports.clock, version=version, expires_s=PRESENCE_EXPIRES_S)
+
+
+def wire_engine(ports: Ports, settings: Settings, *, horizon_s: float, emit: Emit) -> Engine:
+    """Wire schedule, workers and reconciliation. A further reaction gets its ready queue and its worker here."""
+    clock, idle, requests = ports.clock, asyncio.Event(), ReconcileRequests()
+    ready = {FailedUploads.name: ReadyQueue(), StaleRuns.name: ReadyQueue()}
+    schedule = Schedule(clock, ready, requests, horizon_s=horizon_s, emit=emit)
+    workers = (
+        AttemptWorker(
+            _failed_uploads(ports, settings, emit),
+            ready[FailedUploads.name],
             schedule,
+            requests,
             clock=clock,
             emit=emit,
-            concurrency=concurrency,
-            per_tenant=per_tenant,
+            idle=idle,
+            concurrency=settings.upload_concurrency,
+            per_tenant=settings.uploads_per_user,
             lease_s=settings.lease_s,
-            on_idle=idle_event.set,
-        )
-        pipelines.append((reaction, work))
+        ),
+        DirectWorker(
+            StaleRuns(
+                Runs(ports.database, heartbeat_timeout_s=settings.heartbeat_timeout_s),
+                heartbeat_timeout_s=settings.heartbeat_timeout_s,
+                emit=emit,
+            ),
+            ready[StaleRuns.name],
+            schedule,
+            requests,
+            clock=clock,
+            emit=emit,
+            idle=idle,
+        ),
+    )
     reconcile = Reconcile(
-        pipelines,
+        workers,
         schedule,
+        requests,
         StorageUsage(ports.database),
         clock=clock,
         emit=emit,
         interval_s=settings.reconcile_interval_s,
         horizon_s=horizon_s,
     )
-    schedule.on_left = reconcile.look_later
-    return Engine(clock=clock, schedule=schedule, pipelines=pipelines, reconcile=reconcile, idle_event=idle_event)
+    return Engine(clock=clock, schedule=schedule, workers=workers, requests=requests, reconcile=reconcile, idle=idle)
 
 
-def presence_of(ports: Ports, *, version: str) -> Presence:
-    """Return the reactor's sign of life, not yet given."""
-    return Presence(ports.database, ports.clock, version=version, silent_after_s=PRESENCE_EXPIRES_S)
+def _failed_uploads(ports: Ports, settings: Settings, emit: Emit) -> FailedUploads:
+    breaker = CircuitBreaker()
+    backoff = Backoff(
+        base_s=settings.retry_base_s,
+        factor=settings.retry_factor,
+        max_s=settings.retry_max_s,
+        jitter=settings.retry_jitter,
+    )
+    return FailedUploads(
+        UploadQueue(ports.database, claims=ports.claims, lease_s=settings.lease_s),
+        executor=ports.executor,
+        spool=ports.spool,
+        run_in_thread=ports.run_in_thread,
+        breaker=breaker,
+        failures=UploadFailures(breaker, backoff, store_name=ports.store_name, clock=ports.clock, emit=emit),
+        clock=ports.clock,
+        emit=emit,
+        attempt_timeout_s=settings.attempt_timeout_s,
+        lease_s=settings.lease_s,
+    )
 
 
-def listen_with(ports: Ports, engine: Engine, presence: Presence, *, emit: Emit) -> Listen:
-    """Wire the listening connection to what it wakes."""
-    pipelines = {reaction.channel: (reaction, work) for reaction, work in engine.pipelines}
+def wire_listen(ports: Ports, engine: Engine, presence: Presence, *, emit: Emit) -> Listen:
+    """Wire the listening connection: each reaction's channel schedules the rows that are notified on it."""
     return Listen(
-        ports.listener([*pipelines, presence.channel, PEERS_CHANNEL]),
+        ports.source,
         presence,
-        pipelines,
+        {
+            worker.reaction.channel: partial(engine.schedule.schedule_notified, worker.reaction)
+            for worker in engine.workers
+        },
         engine.schedule,
         engine.reconcile,
+        engine.requests,
         clock=ports.clock,
         emit=emit,
     )

@@ -142,6 +142,15 @@ class UploadRescued:
     rescued_at: float
 
 
+class UploadDied(NamedTuple):
+    """An upload was given up."""
+
+    upload_id: UUID
+    died_at: float
+    code: str | None
+    message: str | None
+
+
 @frozen(kw_only=True)
 class LeaseLost:
     """An upload was taken over by another reactor while this one worked on it; its outcome is dropped."""
@@ -251,6 +260,7 @@ Event = (
     | UploadsClaimed
     | AttemptsStarted
     | AttemptsSettled
+    | UploadDied
     | LeaseLost
     | RunExpired
     | UploadRescued

@@ -46,7 +46,7 @@ class TimerWheel(Generic[K]):
     `now` is the tick at which the wheel starts; it must be at least 0.
     """
 
-    __slots__ = ("_blocks", "_due", "_now", "_present")
+    __slots__ = ("_blocks", "_now", "_present", "due_ticks")
 
     def __init__(self, now: int = 0) -> None:
         if now < 0:
@@ -54,17 +54,17 @@ class TimerWheel(Generic[K]):
 
         # Invariant: no armed key is due before now.
         self._now = now
-        self._due: dict[K, int] = {}
+        self.due_ticks: dict[K, int] = {}
 
         # Invariant: a key is in `_blocks` exactly when it is due in a later block than now.
         self._blocks: Blocks[K] = Blocks()
         self._present: Present[K] = Present([], [])
 
     def __len__(self) -> int:
-        return len(self._due)
+        return len(self.due_ticks)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._due
+        return key in self.due_ticks
 
     @property
     def now(self) -> int:
@@ -73,12 +73,12 @@ class TimerWheel(Generic[K]):
 
     def due_of(self, key: K) -> int | None:
         """Return the tick at which `key` is due, None if it isn't armed."""
-        return self._due.get(key)
+        return self.due_ticks.get(key)
 
     def sample(self, at_most: int) -> tuple[list[int], int]:
         """Return due ticks of evenly chosen keys, some `at_most` of them, and for how many keys each stands."""
-        step = len(self._due) // at_most + 1
-        return list(islice(self._due.values(), None, None, step)), step
+        step = len(self.due_ticks) // at_most + 1
+        return list(islice(self.due_ticks.values(), None, None, step)), step
 
     def arm(self, key: K, due: int) -> None:
         """Make `key` due at tick `due`, moving it if it is armed already.
@@ -87,13 +87,13 @@ class TimerWheel(Generic[K]):
         that have been waiting.
         """
         due = max(due, self._now)
-        armed = len(self._due)
-        before = self._due.setdefault(key, due)  # one look-up in the common case: hashing a key may be slow
-        moves = len(self._due) == armed
+        armed = len(self.due_ticks)
+        before = self.due_ticks.setdefault(key, due)  # one look-up in the common case: hashing a key may be slow
+        moves = len(self.due_ticks) == armed
         if moves:
             if before == due:
                 return
-            self._due[key] = due
+            self.due_ticks[key] = due
             if before >> BITS == due >> BITS > self._now >> BITS:
                 return
         block = due >> BITS
@@ -107,7 +107,7 @@ class TimerWheel(Generic[K]):
 
     def cancel(self, key: K) -> bool:
         """Disarm `key`; return whether it was armed."""
-        due = self._due.pop(key, None)
+        due = self.due_ticks.pop(key, None)
         if due is None:
             return False
         if self._leave(due):
@@ -126,10 +126,10 @@ class TimerWheel(Generic[K]):
         while self._reach(now):
             if len(popped) == limit:
                 return popped
-            keys = self._present.take(now, None if limit is None else limit - len(popped), self._due.get)
-            self._now = self._due[keys[-1]]
+            keys = self._present.take(now, None if limit is None else limit - len(popped), self.due_ticks.get)
+            self._now = self.due_ticks[keys[-1]]
             for key in keys:
-                del self._due[key]
+                del self.due_ticks[key]
             popped += keys
         self._now = now
         self._shrink()
@@ -141,32 +141,32 @@ class TimerWheel(Generic[K]):
         Exact in the present block; beyond it, the start of the earliest block. Whoever sleeps until then and
         pops gets nothing at most once, as the block's keys are put in order.
         """
-        if (tick := self._present.first(self._due.get)) is not None:
+        if (tick := self._present.first(self.due_ticks.get)) is not None:
             return tick
         block = self._blocks.first()
         return None if block is None else block << BITS
 
     def _reach(self, now: int) -> bool:
         """Enter the block of the earliest key that is due at `now` or before; return whether there is one."""
-        while (tick := self._present.first(self._due.get)) is None:
+        while (tick := self._present.first(self.due_ticks.get)) is None:
             block = self._blocks.first()
             if block is None or block << BITS > now:
                 return False
             self._now = block << BITS
-            keys = self._blocks.take(block, self._due.get)
-            self._present = Present(keys, [*map(self._due.__getitem__, keys)])
+            keys = self._blocks.take(block, self.due_ticks.get)
+            self._present = Present(keys, [*map(self.due_ticks.__getitem__, keys)])
         return tick <= now
 
     def _leave(self, due: int) -> bool:
         """Let the entry at tick `due` be stale; return whether such entries were dropped."""
         if due >> BITS > self._now >> BITS:
-            return self._blocks.leave(due >> BITS, self._due.get)
-        return self._present.leave(self._due.get)
+            return self._blocks.leave(due >> BITS, self.due_ticks.get)
+        return self._present.leave(self.due_ticks.get)
 
     def _shrink(self) -> None:
         """Make the dictionary anew if much was removed: it shrinks only by being copied.
 
         After a million timers that takes some 20 ms, once; to grow for so many takes Python longer.
         """
-        if sys.getsizeof(self._due) > _WASTEFUL_BYTES * (len(self._due) + _FEW):
-            self._due = dict(self._due)
+        if sys.getsizeof(self.due_ticks) > _WASTEFUL_BYTES * (len(self.due_ticks) + _FEW):
+            self.due_ticks = dict(self.due_ticks)

@@ -1,50 +1,36 @@
-"""Keeps what is worked on ours: leases are extended three times as often as needed, and what is lost is let go of."""
+"""Keeps claimed rows claimed, and ends attempts that have lost their lease or their time.
 
-from collections.abc import Callable, Mapping
-from typing import Generic
+Both loops wake at fixed intervals, not at each claim: a claim is short, and most never need them.
+"""
+
+from typing import Final, Generic
 
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.events import DatabaseLost, Emit, LeaseLost
-from reactor.core.model import Signal
-from reactor.reactions.base import A, Reaction
-from reactor.runtime.auto_reset_event import Wakeup
+from reactor.engine.completer import Completer
+from reactor.reactions.base import A, AttemptReaction
 from reactor.runtime.clock import Clock
+
+_LONGEST_SLEEP_S: Final = 60.0
 
 
 class Leases(Generic[A]):
-    """The leases of what one reaction's work has claimed."""
+    """The leases and deadlines of what one reaction has claimed."""
 
     def __init__(
-        self,
-        reaction: Reaction[A],
-        claimed: Mapping[Signal, A],
-        *,
-        cut_short: Callable[[A], None],
-        clock: Clock,
-        emit: Emit,
-        lease_s: float,
+        self, reaction: AttemptReaction[A], completer: Completer[A], *, clock: Clock, emit: Emit, lease_s: float
     ) -> None:
-        """`cut_short` is called with each attempt whose row another reactor may have by now."""
         self._reaction = reaction
-        self._claimed = claimed
-        self._cut_short = cut_short
+        self._completer = completer
         self._clock = clock
         self._emit = emit
         self._lease_s = lease_s
-        self._held = Wakeup()
 
-    def hold(self) -> None:
-        """Say that something was claimed."""
-        self._held.set()
-
-    async def extend_all(self) -> None:
-        """Extend what is worked on, for ever; sleep for as long as nothing is held."""
+    async def extend_leases(self) -> None:
+        """Extend the leases of attempts without an outcome, every third of a lease. Never returns."""
         while True:
-            if not self._claimed:
-                await self._held.wait()
-                continue
             await self._clock.sleep(self._lease_s / 3)
-            held = [attempt for attempt in self._claimed.values() if not attempt.is_over]
+            held = [attempt for attempt in self._completer.claimed.values() if not attempt.is_over]
             if held:
                 await self._extend(held)
 
@@ -54,16 +40,23 @@ class Leases(Generic[A]):
             still_held = await self._reaction.extend(held)
         except DatabaseUnavailable as error:
             self._emit(DatabaseLost(doing=f"extend {self._reaction.name}", reason=str(error)))
-            still_held = {a.signal.row_id for a in held if a.lease_until > self._clock.now()}
+            still_held = {attempt.signal.row_id for attempt in held if attempt.lease_until > self._clock.now()}
         else:
             for attempt in held:
                 attempt.lease_until = sent + self._lease_s
         for attempt in held:
             if attempt.signal.row_id not in still_held and not attempt.is_over:
-                self._lose(attempt)
+                attempt.is_lost = True  # another reactor may hold the row: nothing of it is settled
+                self._emit(LeaseLost(upload_id=attempt.signal.row_id))
+                self._completer.cut_short(attempt)
 
-    def _lose(self, attempt: A) -> None:
-        """Another reactor may have the row: stop working on it, and settle nothing."""
-        attempt.is_lost = True
-        self._emit(LeaseLost(upload_id=attempt.signal.row_id))
-        self._cut_short(attempt)
+    async def end_late_attempts(self) -> None:
+        """Cut attempts short at their deadline. Never returns."""
+        # an attempt that begins during a sleep can't reach its deadline before the sleep ends
+        longest_sleep_s = min(self._reaction.attempt_timeout_s, _LONGEST_SLEEP_S)
+        while True:
+            now = self._clock.now()
+            for attempt in [each for each in self._completer.acting.values() if each.deadline <= now]:
+                self._completer.cut_short(attempt)
+            first_deadline = next((each.deadline for each in self._completer.acting.values()), now + longest_sleep_s)
+            await self._clock.sleep(min(longest_sleep_s, max(0.0, first_deadline - now)))

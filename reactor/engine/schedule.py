@@ -1,173 +1,204 @@
-"""Owns the wheel: takes signals with their due times, and offers each to its reaction's ready queue when it is due.
+"""Owns the timer wheel: takes signals with their due times, and offers each to its ready queue when it is due.
 
-Everything that may need doing comes through here: notified, swept, or to be tried again. From here on nothing can
-tell one from the other.
+Every signal passes through here, whether a notification, a sweep or a failed attempt brought it. After `arm`, nothing
+can distinguish them.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 
-from reactor.core.events import Emit, TimerFired
+from reactor.core.events import Emit, NotificationRejected, Notified, TimerFired
 from reactor.core.fair_queue import FairQueue
 from reactor.core.model import Due, Signal
 from reactor.core.rendezvous import RendezvousOrder
 from reactor.core.timer_wheel import TimerWheel
-from reactor.runtime.auto_reset_event import Wakeup
+from reactor.engine.requests import ReconcileRequests
+from reactor.postgres.notification import HINT_ROUNDING_S, BadPayload, decode
+from reactor.reactions.base import Reaction
 from reactor.runtime.clock import TICKS_PER_S, Clock
 
-_POP_AT_ONCE = 2_000
-"""Timers offered before the loop may breathe; a few milliseconds' worth."""
+_POP_LIMIT = 2_000
+"""Most timers that are offered before other tasks run; a few milliseconds' work."""
 
-_ENOUGH = 500
-"""With so many ready, a reactor leaves to the others what is their turn: as many as one claim takes."""
+_ENOUGH_READY = 500
+"""With so many signals ready, as many as one claim takes, rows that rank another reactor first are yielded to it."""
 
 
 class ReadyQueue:
-    """A reaction's ready queue, and the call that wakes its worker."""
+    """The due signals of one reaction, and what the database holds beyond them."""
 
     def __init__(self) -> None:
         self.queue = FairQueue[Signal]()
-        self.wakeup = Wakeup()
+        self.changed = asyncio.Event()
+        """Set when the worker may have something to do."""
+        self.is_incomplete = False
+        """The last sweep left due rows in the database."""
+        self.first_yielded: Signal | None = None
+        """The first signal that was yielded to another reactor since the last sweep."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the worker has a whole claim's worth of signals to take."""
+        return len(self.queue) >= _ENOUGH_READY and self.queue.takeable
 
 
 class Schedule:
-    """What is due when, within the horizon; beyond it the database remembers."""
+    """What is due when, within the horizon; later rows stay in the database until a sweep lists them."""
 
     def __init__(
         self,
         clock: Clock,
         ready_queues: Mapping[str, ReadyQueue],
+        requests: ReconcileRequests,
         *,
         horizon_s: float,
         emit: Emit,
         capacity: int = 1_000_000,
     ) -> None:
+        """`ready_queues` by reaction name; `capacity` is the most timers that the wheel holds."""
         self._clock = clock
-        self._lanes = ready_queues
+        self._ready_queues = ready_queues
+        self._requests = requests
         self._horizon_ticks = round(horizon_s * TICKS_PER_S)
         self._emit = emit
         self._capacity = capacity
         self._wheel: TimerWheel[Signal] = TimerWheel(clock.tick())
-        self._changed = Wakeup()
+        self._changed = asyncio.Event()
         self.rendezvous_order = RendezvousOrder()
-        """Which reactor is to claim what several know of; who is there is told by who knows."""
-        self.left: dict[str, Signal] = {}
-        """By reaction, the first signal that was left to another reactor since the last sweep; the next may find it."""
-        self.on_left: Callable[[], None] = lambda: None
-        """Called when a reaction's first signal since its last sweep is left to another reactor."""
-        self.overflowed = False
-        """True once a signal was left to the database for want of room; the next sweep must bring it back."""
+        """Ranks the reactors for each row; `Listen` says which reactors there are."""
+        self.has_overflowed = False
+        """True once a signal found no room in the wheel; the next sweep must list its row again."""
 
     def __len__(self) -> int:
+        """Return how many timers the wheel holds."""
         return len(self._wheel)
 
-    def spread(self, width_s: float, count: int, *, sample: int) -> list[int]:
-        """Return about how many timers fire in each of `count` spans of `width_s` from now; later ones in the last.
+    def timers_by_due(self, width_s: float, count: int, sample: int) -> list[int]:
+        """Return how many timers fire in each of `count` spans of `width_s` from now; later ones count in the last.
 
-        Looks at some `sample` timers: exact up to so many, an estimate beyond.
+        Exact up to `sample` timers, an estimate from a sample beyond.
         """
-        width, now = width_s * TICKS_PER_S, self._clock.tick()
-        spread = [0] * count
-        dues, weight = self._wheel.sample(sample)
-        for due in dues:
-            spread[min(count - 1, max(0, int((due - now) / width)))] += weight
-        return spread
+        width_ticks, now = width_s * TICKS_PER_S, self._clock.tick()
+        counts = [0] * count
+        due_ticks, weight = self._wheel.sample(sample)
+        for due_tick in due_ticks:
+            counts[min(count - 1, max(0, int((due_tick - now) / width_ticks)))] += weight
+        return counts
 
     def is_waiting(self, signal: Signal) -> bool:
-        """Return whether the signal waits here: in the wheel or ready."""
-        return signal in self._wheel or signal in self._lanes[signal.reaction].queue
+        """Return whether the signal is in the wheel or in its ready queue."""
+        return signal in self._wheel or signal in self._ready_queues[signal.reaction].queue
 
     def arm(self, dues: Iterable[Due]) -> None:
-        """Take signals in; one that is known already moves to its new time. Never waits."""
+        """Schedule signals; one that is scheduled already moves to its new time."""
         now = self._clock.tick()
         for signal, due_at in dues:
             tick = self._clock.tick_at(due_at)
             if tick <= now:
-                self._wheel.cancel(signal)  # due already: it would only pass through
+                if signal in self._wheel.due_ticks:
+                    self._wheel.cancel(signal)
                 self._offer(signal)
-            elif tick - now > self._horizon_ticks:
-                self._wheel.cancel(signal)  # the database says later than we knew, and remembers it
-            elif len(self._wheel) < self._capacity or signal in self._wheel:
+                continue
+            if tick - now > self._horizon_ticks:
+                self._wheel.cancel(signal)  # beyond the horizon the database holds it
+            elif len(self._wheel) < self._capacity or signal in self._wheel.due_ticks:
                 self._wheel.arm(signal, tick)
             else:
-                self.overflowed = True
-        self._changed.set()
+                self.has_overflowed = True
+            self._changed.set()
 
-    def hear(self, dues: Iterable[Due]) -> None:
-        """Take in signals of one reaction that every reactor hears of; what is due and another's turn is left to it, or
-        stood in for."""
-        if others := self.share(dues):
-            if self.has_enough(others[0].signal.reaction):
-                self.leave(others)
+    # notified signals
+
+    def schedule_notified(self, reaction: Reaction, text: str) -> None:
+        """Schedule the rows that a notification names. Never waits and never raises, whatever the text is."""
+        try:
+            payload = decode(text)
+        except BadPayload as error:
+            self._emit(NotificationRejected(channel=reaction.channel, reason=str(error)))
+            return
+        dues = []
+        # a hint rounds due times up to a millisecond; the database decides whether the row is due already
+        soon = self._clock.database_now() + HINT_ROUNDING_S
+        for hint in payload.hints:
+            signal = Signal(reaction.name, hint.row_id.int, hint.tenant)
+            due_at = reaction.due_at(hint)
+            if due_at is None:
+                self._forget(signal)
             else:
-                self.stand_in(others, self._clock.database_now())
+                dues.append(Due(signal, due_at if due_at > soon else 0.0))
+        if others := self.arm_own(dues):
+            if self._ready_queues[reaction.name].is_full:
+                self.yield_to_others(others)
+            else:
+                self.take_over(others, self._clock.database_now())
+        if payload.rescan:
+            self._requests.request_pass()
+        self._emit(Notified(channel=reaction.channel, rows=len(payload.hints)))
 
-    def share(self, dues: Iterable[Due]) -> list[Due]:
-        """Take in signals that every reactor knows of, each to be offered here when it is this one's turn.
+    def _forget(self, signal: Signal) -> None:
+        """Drop a signal whose row needs nothing any more."""
+        self._wheel.cancel(signal)
+        self._ready_queues[signal.reaction].queue.discard(signal)
 
-        Return what is due and another's turn: to be left to it, or stood in for.
+    # sharing with other reactors
+
+    def arm_own(self, dues: Sequence[Due]) -> Sequence[Due]:
+        """Schedule signals that every reactor receives, with the delay of this reactor's rank for the row.
+
+        Return those that are due now and rank another reactor first: to be yielded to it, or taken over.
         """
         if self.rendezvous_order.is_alone:
             self.arm(dues)
-            return []
+            return ()
         now = self._clock.database_now()
-        ours, others = list[Due](), list[Due]()
+        own, others = list[Due](), list[Due]()
         for due in dues:
-            signal, due_at = due
-            delay_s = self.rendezvous_order.delay_s(signal.row)
-            if delay_s and due_at <= now:
+            delay_s = self.rendezvous_order.delay_s(due.signal.row)
+            if delay_s and due.due_at <= now:
                 others.append(due)
             else:
-                ours.append(Due(signal, due_at + delay_s) if delay_s else due)
-        self.arm(ours)
+                own.append(Due(due.signal, due.due_at + delay_s) if delay_s else due)
+        self.arm(own)
         return others
 
-    def stand_in(self, others: Iterable[Due], since: float) -> None:
-        """Take in signals that were another's turn at `since`: each is offered here as that one should have acted."""
+    def take_over(self, others: Iterable[Due], since: float) -> None:
+        """Schedule signals of other reactors, in case those are gone: each at `since` plus this reactor's delay."""
         self.arm(Due(signal, since + self.rendezvous_order.delay_s(signal.row)) for signal, _ in others)
 
-    def leave(self, others: Sequence[Due]) -> None:
-        """Leave signals of one reaction to those whose turn it is; a sweep finds what they don't get to."""
+    def yield_to_others(self, others: Sequence[Due]) -> None:
+        """Leave signals of one reaction to the reactors that rank first. A later sweep checks that they acted."""
         first = others[0].signal
-        if first.reaction not in self.left:
-            self.left[first.reaction] = first
-            self.on_left()
+        ready = self._ready_queues[first.reaction]
+        if ready.first_yielded is None:
+            ready.first_yielded = first
+            self._requests.wake()
 
-    def has_enough(self, reaction: str) -> bool:
-        """Return whether so much is ready that what others may do is left to them.
-
-        When two look for the same rows, each finds half of what it asks for.
-        """
-        ready = self._lanes[reaction].queue
-        return len(ready) >= _ENOUGH and ready.takeable
-
-    def forget(self, signal: Signal) -> None:
-        """Drop a signal whose row needs nothing any more."""
-        self._wheel.cancel(signal)
-        self._lanes[signal.reaction].queue.discard(signal)
+    # the wheel
 
     async def run(self) -> None:
-        """Offer each signal at its tick and not before; sleeps until the next one is due or something changes."""
-        with self._clock.bell(self._changed.set) as bell:
+        """Offer each signal at its tick and not before. Sleeps until the next tick or a change."""
+        with self._clock.timer(self._changed.set) as timer:
             while True:
                 now = self._clock.tick()
-                offered = self._turn(now)
-                # when more are due, let the others run and go on
-                bell.ring_at(now if offered == _POP_AT_ONCE else self._wheel.next_due())
+                offered = self._offer_due(now)
+                # more are due than were offered: let other tasks run, then go on
+                timer.set(now if offered == _POP_LIMIT else self._wheel.next_due())
                 await self._changed.wait()
+                self._changed.clear()
 
     def _offer(self, signal: Signal) -> None:
-        ready = self._lanes[signal.reaction]
+        ready = self._ready_queues[signal.reaction]
         ready.queue.put(signal)
-        ready.wakeup.set()
+        ready.changed.set()
 
-    def _turn(self, now: int) -> int:
-        """Offer what is due at `now`, a limited number at once; return how many."""
+    def _offer_due(self, now: int) -> int:
+        """Offer at most _POP_LIMIT signals that are due at tick `now`; return how many."""
         fired: list[Signal] = []
-        # a far timer's next_due is where its slot begins; popped slot by slot, it is exact by the time it fires
+        # next_due is the start of a slot for far timers: pop slot by slot, so that the lag is exact
         while not fired and (next_due := self._wheel.next_due()) is not None and next_due <= now:
-            if fired := self._wheel.pop(next_due, _POP_AT_ONCE):
+            if fired := self._wheel.pop(next_due, _POP_LIMIT):
                 self._emit(TimerFired(lag_s=(now - next_due) / TICKS_PER_S))
-        fired += self._wheel.pop(now, _POP_AT_ONCE - len(fired))
+        fired += self._wheel.pop(now, _POP_LIMIT - len(fired))
         for signal in fired:
             self._offer(signal)
         return len(fired)

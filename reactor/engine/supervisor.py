@@ -1,8 +1,8 @@
-"""All pipelines at work on one schedule: how they are started, waited for, and ended in order."""
+"""Starts the engine's parts, waits for them, and ends them in order."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 from anyio import CancelScope, Event, create_task_group, move_on_after
@@ -10,93 +10,75 @@ from attrs import frozen
 from loguru import logger
 
 from reactor.engine.reconcile import Reconcile
+from reactor.engine.requests import ReconcileRequests
 from reactor.engine.schedule import Schedule
 from reactor.engine.worker import Worker
-from reactor.reactions.base import Reaction
-from reactor.runtime.auto_reset_event import Wakeup
 from reactor.runtime.clock import Clock
 
-_SETTLE_S = 5.0
-"""How long an end waits for the last settlements once the grace period is over."""
+_LAST_SETTLEMENT_S = 5.0
+"""How long shutdown waits for the last settlements after the grace period."""
 
 
 @frozen(kw_only=True)
 class Engine:
-    """Everything that turns signals into settled rows, wired but not running."""
+    """Everything that turns signals into settled rows, wired."""
 
     clock: Clock
     schedule: Schedule
-    pipelines: list[tuple[Reaction[Any], Worker[Any]]]
+    workers: Sequence[Worker]
+    requests: ReconcileRequests
     reconcile: Reconcile
-    idle_event: Wakeup
-
-
-class RunningPipelines:
-    """The pipelines at work: how to wait for them, and how to end them."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._running = len(engine.pipelines)
-        self._ended = Wakeup()
-
-    async def run(self, work: Callable[[], Awaitable[None]]) -> None:
-        await work()
-        self._running -= 1
-        self._ended.set()
+    idle: asyncio.Event
+    """Set by each worker whenever it has nothing to do."""
 
     @property
     def spent(self) -> int:
-        """Attempts that were settled and counted so far."""
-        return sum(work.spent for _, work in self._engine.pipelines)
+        """Attempts that were settled and counted since the start."""
+        return sum(worker.spent for worker in self.workers)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run schedule and workers within the block, which ends them with `finish`."""
+        async with create_task_group() as tasks:
+            tasks.start_soon(self.schedule.run)
+            for worker in self.workers:
+                tasks.start_soon(worker.run)
+            yield
+            tasks.cancel_scope.cancel()
+
+    async def run_until(
+        self, stop: Event, background_tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]], *, grace_s: float
+    ) -> None:
+        """Run with these tasks beside until `stop` is set; then cancel the tasks, and end in order."""
+        async with self.running():
+            with CancelScope() as background:
+                async with create_task_group() as tasks:
+                    for task in background_tasks:
+                        tasks.start_soon(task)
+                    await stop.wait()
+                    background.cancel()
+            await self.finish(grace_s)
 
     async def until_idle(self, stop: Event) -> None:
-        """Wait until nothing is armed, ready, claimed or unsettled, or `stop` is set."""
-        while not stop.is_set() and (
-            len(self._engine.schedule) or not all(work.is_idle for _, work in self._engine.pipelines)
-        ):
-            await self._engine.idle_event.wait()
+        """Return once nothing is scheduled, ready, claimed or unsettled, or `stop` is set."""
+        while not stop.is_set() and (len(self.schedule) or not all(worker.is_idle for worker in self.workers)):
+            await self.idle.wait()
+            self.idle.clear()
 
     async def finish(self, grace_s: float) -> None:
-        """Let what is in flight finish within the grace period, hand back the rest, and wait for its settlement."""
-        for _, work in self._engine.pipelines:
-            work.close()
+        """Let what is in flight end within the grace period, hand back the rest, and wait for its settlement."""
+        for worker in self.workers:
+            worker.close()
         with move_on_after(grace_s):
-            await self._all_ended()
+            await self._wait_ended()
             return
-        for _, work in self._engine.pipelines:
-            work.abort()
-        with move_on_after(_SETTLE_S):
-            await self._all_ended()
+        for worker in self.workers:
+            worker.abort()
+        with move_on_after(_LAST_SETTLEMENT_S):
+            await self._wait_ended()
             return
-        logger.error("the database didn't take the last outcomes: their leases will expire")
+        logger.error("The database did not take the last outcomes: their leases will expire.")
 
-    async def _all_ended(self) -> None:
-        while self._running:
-            await self._ended.wait()
-
-
-@asynccontextmanager
-async def working(engine: Engine) -> AsyncIterator[RunningPipelines]:
-    """Keep the wheel turning and the pipelines working; whoever enters ends them with `finish`."""
-    running = RunningPipelines(engine)
-    async with create_task_group() as tasks:
-        tasks.start_soon(engine.schedule.run)
-        for reaction, work in engine.pipelines:
-            work.on_low = partial(engine.reconcile.refill, reaction.name)
-            tasks.start_soon(running.run, work.run)
-        yield running
-        tasks.cancel_scope.cancel()
-
-
-async def work_until(
-    stop: Event, engine: Engine, background_tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]], *, grace_s: float
-) -> None:
-    """Work on what the background_tasks hear until `stop` is set; then hear no more, and end in order."""
-    async with working(engine) as running:
-        with CancelScope() as hearing:
-            async with create_task_group() as tasks:
-                for task in background_tasks:
-                    tasks.start_soon(task)
-                await stop.wait()
-                hearing.cancel()
-        await running.finish(grace_s)
+    async def _wait_ended(self) -> None:
+        for worker in self.workers:
+            await worker.ended.wait()

@@ -1,19 +1,17 @@
-"""One reaction's work, from ready to settled: ready → claim a batch → have each acted on → settle a batch.
+"""Takes ready signals in batches and claims their rows.
 
-Batches are natural. While a claim is on its way to the database, what becomes due meanwhile waits; when it returns,
-the next claim takes all of it. Settling likewise. One row at a time when idle, hundreds to a round trip under load,
-and no timer or tuning knob in between.
+Batches are natural. While a claim is on its way to the database, rows that become due wait; the next claim takes all
+of them. One row at a time when idle, hundreds in one round trip under load, and no timer or setting in between.
 
-How much is claimed follows how fast the work goes: as many as have places free, and four times as many as come to an
-end while a claim is on its way. Slow uploads are claimed one by one as places become free, and none ahead of others who
-may be free; quick ones hundreds at a time, once there is room for half a batch, and up to three batches ahead.
+How much is claimed follows the pace of the work: as many rows as there are free places, and four times as many as end
+while one claim is on its way. Slow uploads are claimed one by one as places become free, so that other reactors may
+take the rest. Quick ones are claimed by hundreds, once there is room for half a batch, up to three batches ahead.
 """
 
 import asyncio
 import math
-from collections import Counter, deque
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Generic
 
 from anyio import create_task_group
@@ -21,356 +19,277 @@ from anyio.lowlevel import cancel_shielded_checkpoint
 
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.events import DatabaseLost, Emit
-from reactor.core.model import Due, Outcome, Signal, Verdict
+from reactor.core.model import Due, Signal
+from reactor.engine.completer import BATCH, Completer
 from reactor.engine.leases import Leases
+from reactor.engine.requests import ReconcileRequests
 from reactor.engine.schedule import ReadyQueue, Schedule
-from reactor.reactions.base import A, Claimed, Reaction
-from reactor.runtime.auto_reset_event import Wakeup
+from reactor.reactions.base import A, AttemptReaction, DirectReaction, Reaction
 from reactor.runtime.clock import Clock
 
-BATCH = 500
-"""Most rows in one claim or one settlement: a statement of some 50 ms."""
-
-_MOST_UNSETTLED = 5 * BATCH
-"""Most rows in hand: one batch on its way from the database, one to it, and three being worked on meanwhile."""
+_MOST_CLAIMED = 5 * BATCH
+"""Most rows claimed and not settled: one batch on its way from the database, one to it, three being worked on."""
 
 _LOW = 5_000
-"""With fewer rows ready than this, more are fetched; a sweep brings them before these are worked off."""
-
-_GATHER_S = 0.02
-"""How long an outcome may wait for others to be settled with."""
-
-_MOST_BEHIND = 4
-"""How many batches may be settled and not cleaned up after, before the next has to wait."""
+"""With fewer ready signals than this, a sweep fetches more before these are used up."""
 
 _PAUSE_S = 0.5
-"""Before the database is asked again after it failed."""
-
-_FORGET_AFTER_S = 600.0
-"""How long after its lease an outcome is still offered to the database, whose fence decides whether it counts."""
+"""How long claims pause after the database failed."""
 
 
-class Worker(Generic[A]):
-    """Claims, acts on and settles the rows of one reaction."""
+class Worker:
+    """Claims the ready signals of one reaction. `DirectWorker` and `AttemptWorker` say what a claim is."""
 
     def __init__(
         self,
-        reaction: Reaction[A],
+        reaction: Reaction,
         ready: ReadyQueue,
         schedule: Schedule,
+        requests: ReconcileRequests,
         *,
         clock: Clock,
         emit: Emit,
-        concurrency: int,
-        per_tenant: int,
-        lease_s: float,
-        on_idle: Callable[[], None] = lambda: None,
+        idle: asyncio.Event,
     ) -> None:
-        """`on_idle` is called each time that nothing is left to do: none ready, claimed or unsettled."""
-        self._reaction = reaction
-        self._ready = ready
+        """`idle` is set whenever this worker has nothing ready, claimed or unsettled."""
+        self.reaction = reaction
+        self.ready = ready
         self._schedule = schedule
+        self._requests = requests
         self._clock = clock
         self._emit = emit
-        self._concurrency = concurrency
-        self._per_tenant = per_tenant
-        self._executor = reaction.executor
-        self._executor.attend(self._told)
-        self._claimed: dict[Signal, A] = {}
-        self._leases = Leases(
-            reaction, self._claimed, cut_short=self._cut_short, clock=clock, emit=emit, lease_s=lease_s
-        )
-        self._in_flight = 0
-        self._acting: dict[Signal, A] = {}
-        self._gone: set[Signal] | None = None
-        self._bug: Exception | None = None
-        self._broken = Wakeup()
-        self._ended: deque[tuple[A, Outcome]] = deque()
-        self._ended_lately = 0
+        self._idle = idle
         self._claiming = 0
-        self._claim_sent = 0.0
-        self._claim_s = 0.0
-        self._settled_batches = asyncio.Queue[list[A]](_MOST_BEHIND)
-        self._cleaning = 0
-        self._closing = False
-        self._settled = Wakeup()
-        self._is_gathering = False
-        self._begun = Wakeup()
-        self._on_idle = on_idle
-        self.spent = 0
-        """Attempts that were settled and counted: not those handed back."""
-        self.on_low: Callable[[], None] = lambda: None
-        """Called when few rows are ready: a backlog in the database may be fetched from."""
-
-    # Invariant: a signal that was claimed is in hand (waits for the executor, or is acting) or ended, and never both.
+        self._is_closing = False
+        self.ended = asyncio.Event()
+        """Set once the worker was closed and everything is settled."""
 
     @property
     def outstanding(self) -> int:
-        """Rows that are claimed, being claimed, or not settled yet, and those that left something behind."""
-        return len(self._claimed) + self._claiming + self._cleaning
+        """Rows that are being claimed, claimed, or settled and not cleaned up."""
+        return self._claiming
+
+    @property
+    def spent(self) -> int:
+        """Attempts that were settled and counted since the start."""
+        return 0
 
     @property
     def is_idle(self) -> bool:
-        return not self.outstanding and not len(self._ready.queue)
+        """Whether nothing is ready or outstanding."""
+        return not self.outstanding and not len(self.ready.queue)
 
     @property
     def is_low(self) -> bool:
         """Whether few rows are ready."""
-        return len(self._ready.queue) < _LOW
+        return len(self.ready.queue) < _LOW
 
-    def is_claimed(self, signal: Signal) -> bool:
-        """Return whether the row is being worked on here: hearing of it again changes nothing."""
-        return signal in self._claimed
+    def is_claimed(self, signal: Signal) -> bool:  # noqa: ARG002  # AttemptWorker's rows are
+        """Return whether this reactor holds the row."""
+        return False
 
     @contextmanager
     def track_released(self) -> Iterator[Container[Signal]]:
-        """Yield the rows that are let go of until the block ends: what was read of them meanwhile is out of date."""
-        self._gone = gone = set[Signal]()
+        """Yield the signals that are released until the block ends: what was read of them meanwhile is out of date."""
+        yield ()
+
+    async def run(self) -> None:
+        """Work until closed."""
+        await self._claim_until_closed()
+        self.ended.set()
+        self._idle.set()
+
+    def close(self) -> None:
+        """Claim no more."""
+        self._is_closing = True
+        self.ready.changed.set()
+
+    def abort(self) -> None:
+        """Interrupt what is being worked on; it is handed back."""
+
+    async def _claim_until_closed(self) -> None:
         try:
-            yield gone
-        finally:
-            self._gone = None
+            await self.reaction.prepare()
+        except DatabaseUnavailable as error:
+            self._emit(DatabaseLost(doing=f"prepare {self.reaction.name}", reason=str(error)))
+        ready = self.ready
+        while not self._is_closing:
+            batch = self._take()
+            if self.is_low and (batch or not len(ready.queue)):
+                self.request_refill()
+            if not batch:
+                if self.is_idle:
+                    self._idle.set()
+                await ready.changed.wait()
+                ready.changed.clear()
+                continue
+            self._claiming = len(batch)
+            try:
+                await self._claim(batch)
+            except DatabaseUnavailable as error:
+                self._emit(DatabaseLost(doing=f"claim {self.reaction.name}", reason=str(error)))
+                self._release_tenants(batch)
+                await self._clock.sleep(_PAUSE_S)  # other ready rows would fare no better
+                self._schedule.arm([Due(signal, self._clock.database_now()) for signal in batch])
+            self._claiming = 0
+            await cancel_shielded_checkpoint()  # let what was claimed begin first
+
+    def request_refill(self) -> None:
+        """Request a sweep, if the last one has left rows in the database, or to other reactors while few are ready."""
+        if self.ready.is_incomplete or (self.ready.first_yielded is not None and not self.ready.is_full):
+            self._requests.request_refill()
+
+    def _take(self) -> list[Signal]:
+        """Return the signals to claim now, removed from the ready queue."""
+        return self.ready.queue.take(BATCH)
+
+    async def _claim(self, batch: Sequence[Signal]) -> None:
+        """Claim these rows. Raises DatabaseUnavailable."""
+        raise NotImplementedError
+
+    def _release_tenants(self, signals: Sequence[Signal]) -> None:
+        for signal in signals:
+            self.ready.queue.release(signal.tenant)
+
+
+class DirectWorker(Worker):
+    """Works for a `DirectReaction`: the claim is the whole work."""
+
+    def __init__(
+        self,
+        reaction: DirectReaction,
+        ready: ReadyQueue,
+        schedule: Schedule,
+        requests: ReconcileRequests,
+        *,
+        clock: Clock,
+        emit: Emit,
+        idle: asyncio.Event,
+    ) -> None:
+        super().__init__(reaction, ready, schedule, requests, clock=clock, emit=emit, idle=idle)
+        self._act = reaction.act
+
+    async def _claim(self, batch: Sequence[Signal]) -> None:
+        self._schedule.arm(await self._act(batch))
+        self._release_tenants(batch)
+
+
+class AttemptWorker(Worker, Generic[A]):
+    """Works for an `AttemptReaction`: claims rows, hands them to the executor, and has them settled."""
+
+    def __init__(
+        self,
+        reaction: AttemptReaction[A],
+        ready: ReadyQueue,
+        schedule: Schedule,
+        requests: ReconcileRequests,
+        *,
+        clock: Clock,
+        emit: Emit,
+        idle: asyncio.Event,
+        concurrency: int,
+        per_tenant: int,
+        lease_s: float,
+    ) -> None:
+        """`concurrency` attempts at once, `per_tenant` of them for one tenant."""
+        super().__init__(reaction, ready, schedule, requests, clock=clock, emit=emit, idle=idle)
+        self._attempts = reaction
+        self._completer = Completer(reaction, ready, schedule, clock=clock, emit=emit)
+        self._leases = Leases(reaction, self._completer, clock=clock, emit=emit, lease_s=lease_s)
+        self._concurrency = concurrency
+        self._per_tenant = per_tenant
+        self._done_elsewhere = 0
+        self._ended_before = 0
+        self._claim_sent_at = 0.0
+        self._claim_took_s = 0.0
+
+    @property
+    def outstanding(self) -> int:
+        return self._claiming + self._completer.outstanding
+
+    @property
+    def spent(self) -> int:
+        return self._completer.spent
+
+    def is_claimed(self, signal: Signal) -> bool:
+        return signal in self._completer.claimed
+
+    def track_released(self) -> AbstractContextManager[Container[Signal]]:
+        return self._completer.track_released()
 
     async def run(self) -> None:
         """Work until closed and everything is settled."""
         async with create_task_group() as tasks:
-            tasks.start_soon(self._settle_all)
-            tasks.start_soon(self._clean_up_all)
-            tasks.start_soon(self._leases.extend_all)
-            tasks.start_soon(self._time_out_all)
-            tasks.start_soon(self._break_loudly)
-            await self._prepare()
-            await self._claim_all()
-            await self._until_settled()
+            tasks.start_soon(self._completer.collect_outcomes)
+            tasks.start_soon(self._completer.settle_outcomes)
+            tasks.start_soon(self._completer.clean_up_settled)
+            tasks.start_soon(self._leases.extend_leases)
+            tasks.start_soon(self._leases.end_late_attempts)
+            await self._claim_until_closed()
+            await self._completer.until_empty()
             tasks.cancel_scope.cancel()
+        self.ended.set()
+        self._idle.set()
 
     def close(self) -> None:
-        """Claim no more, hand back what wasn't begun; what is being acted on may finish."""
-        self._closing = True
-        self._hand_back_waiting()
-        self._ready.wakeup.set()
-        self._settled.set()
+        """Claim no more, hand back what has not begun; what is being acted on may finish."""
+        super().close()
+        self._completer.hand_back(self._attempts.executor.drain())
 
     def abort(self) -> None:
-        """Cut short what is still being acted on; it is handed back."""
-        for attempt in list(self._claimed.values()):
-            self._cut_short(attempt)
+        for attempt in list(self._completer.claimed.values()):
+            self._completer.cut_short(attempt)
 
-    # claim
+    # window
 
-    async def _prepare(self) -> None:
-        try:
-            await self._reaction.prepare()
-        except DatabaseUnavailable as error:  # claims don't need it
-            self._emit(DatabaseLost(doing=f"prepare {self._reaction.name}", reason=str(error)))
-
-    async def _claim_all(self) -> None:
-        while not self._closing:
-            room = self._room()
-            batch = self._take(room) if room else []
-            if self.is_low and (batch or not len(self._ready.queue)):
-                self.on_low()
-            if not batch:
-                self._tell_idle()
-                await self._ready.wakeup.wait()
-                continue
-            self._ended_lately = 0
-            self._claiming = len(batch)
-            self._claim_sent = self._clock.now()
-            await self._claim(batch)
-            self._claim_s = self._clock.now() - self._claim_sent
-            self._claiming = 0
-            await cancel_shielded_checkpoint()  # what was begun goes first
-
-    def _room(self) -> int:
-        """Return how many to claim now, and let each tenant have its share of that and no more."""
-        window = min(3 * BATCH, self._concurrency + int(4 * self._ended_in_a_claim()))
-        # Invariant: one tenant never holds the whole window while it is capped below the concurrency
-        self._ready.queue.per_tenant = math.ceil(window * min(1.0, self._per_tenant / self._concurrency))
-        unsettled = len(self._claimed)
-        room = max(0, min(BATCH, window - self._in_flight, _MOST_UNSETTLED - unsettled))
-        # what waits keeps everybody busy meanwhile: a round trip for a few more would cost as much as one for many
-        return 0 if self._executor.waiting >= self._concurrency and room < min(window, BATCH) / 2 else room
-
-    def _ended_in_a_claim(self) -> float:
-        """Return how many come to an end while a claim is on its way, by those that did since the last was sent."""
-        since_s = self._clock.now() - self._claim_sent
-        return self._ended_lately * (self._claim_s / since_s if since_s > self._claim_s else 1.0)
-
-    def _take(self, room: int) -> list[Signal]:
-        """Take what is ready. What is ours is left out, though its lease may have ended: it is being worked on here."""
-        while taken := self._ready.queue.take(room):
-            if self._claimed.keys().isdisjoint(taken):
+    def _take(self) -> list[Signal]:
+        """Take signals of rows that are not claimed here; a lease that has ended under a running attempt is."""
+        claimed = self._completer.claimed
+        while (room := self._room()) and (taken := self.ready.queue.take(room)):
+            if claimed.keys().isdisjoint(taken):
                 return taken
-            self._release(filter(self.is_claimed, taken))
-            if batch := [signal for signal in taken if not self.is_claimed(signal)]:
+            self._completer.release_tenants(signal for signal in taken if signal in claimed)
+            if batch := [signal for signal in taken if signal not in claimed]:
                 return batch
         return []
 
+    def _room(self) -> int:
+        """Return how many rows to claim now, and cap each tenant at its share of that window."""
+        window = min(3 * BATCH, self._concurrency + int(4 * self._ended_during_a_claim()))
+        # Invariant: one tenant never holds the whole window while it is capped below the concurrency
+        self.ready.queue.per_tenant = math.ceil(window * min(1.0, self._per_tenant / self._concurrency))
+        room = max(0, min(BATCH, window - self._completer.in_flight, _MOST_CLAIMED - len(self._completer.claimed)))
+        # enough waits for the executor: a round trip for a few more rows would cost as much as one for many
+        return 0 if self._attempts.executor.waiting >= self._concurrency and room < min(window, BATCH) / 2 else room
+
+    def _ended_during_a_claim(self) -> float:
+        """Return how many attempts end while a claim is on its way, from those that ended since the last was sent."""
+        ended = self._completer.ended_count - self._ended_before + self._done_elsewhere
+        since_s = self._clock.now() - self._claim_sent_at
+        return ended * (self._claim_took_s / since_s if since_s > self._claim_took_s else 1.0)
+
+    # claim and dispatch
+
     async def _claim(self, batch: Sequence[Signal]) -> None:
+        self._ended_before, self._done_elsewhere = self._completer.ended_count, 0
+        self._claim_sent_at = self._clock.now()
         try:
-            claimed = await self._reaction.claim(batch)
-        except DatabaseUnavailable as error:
-            self._emit(DatabaseLost(doing=f"claim {self._reaction.name}", reason=str(error)))
-            await self._clock.sleep(_PAUSE_S)  # what else is ready would fare no better
-            claimed = Claimed(later=[Due(signal, self._clock.database_now()) for signal in batch])
-        self._schedule.arm(claimed.later)
-        ours = {attempt.signal: attempt for attempt in claimed.attempts}
-        self._claimed |= ours
-        self._in_flight += len(ours)
-        self._hand_over(claimed.attempts)
-        # what others have done meanwhile is as good as done here: go on to more
-        self._ended_lately += len(batch) - len(ours) - len(claimed.later)
-        self._leases.hold()
+            result = await self._attempts.claim(batch)
+        finally:
+            self._claim_took_s = self._clock.now() - self._claim_sent_at
+        self._schedule.arm(result.later)
+        ours = {attempt.signal: attempt for attempt in result.attempts}
+        self._completer.claimed |= ours
+        self._completer.in_flight += len(ours)
+        self._dispatch(result.attempts)
         if len(ours) < len(batch):
-            self._release(signal for signal in batch if signal not in ours)
+            # rows that another reactor has finished count as progress: the next claim may be larger
+            self._done_elsewhere += len(batch) - len(ours) - len(result.later)
+            self._completer.release_tenants(signal for signal in batch if signal not in ours)
 
-    # act
-
-    def _hand_over(self, attempts: Sequence[A]) -> None:
-        """Let the executor begin what may begin; the rest goes back."""
-        admitted = () if self._closing else self._reaction.admit(attempts)
+    def _dispatch(self, attempts: Sequence[A]) -> None:
+        """Let the executor begin those that may begin; hand the others back."""
+        admitted = () if self._is_closing else self._attempts.admit(attempts)
         if admitted:
-            self._executor.submit(admitted)
-        self._hand_back(attempts[len(admitted) :])
-
-    def _told(self, begun: Sequence[A], ended: Sequence[A]) -> None:
-        """Take in how the executor gets on."""
-        try:
-            if begun:
-                self._reaction.begun(begun)
-                self._acting |= {attempt.signal: attempt for attempt in begun if not attempt.ended}
-            if ended:
-                for attempt in ended:
-                    self._acting.pop(attempt.signal, None)
-                self._end(ended, self._reaction.outcomes(ended))
-        except Exception as error:  # noqa: BLE001  # nobody awaits this call
-            self._bug = error
-            self._broken.set()
-        if self._reaction.is_held_up:
-            self._hand_back_waiting()
-        self._begun.set()
-
-    async def _break_loudly(self) -> None:
-        """End everything by what a reaction raised, though it promised not to: better than a row lost in silence."""
-        await self._broken.wait()
-        if self._bug is not None:
-            raise self._bug
-
-    def _hand_back_waiting(self) -> None:
-        self._hand_back(self._executor.take_back())
-
-    def _hand_back(self, attempts: Sequence[A]) -> None:
-        if attempts:
-            self._end(attempts, [self._reaction.hand_back(attempt) for attempt in attempts])
-
-    def _cut_short(self, attempt: A) -> None:
-        """Wait for the executor's work on it no longer, unless that has just ended."""
-        if self._executor.drop(attempt):
-            self._acting.pop(attempt.signal, None)
-            self._end([attempt], [self._reaction.cut_short(attempt)])
-
-    async def _time_out_all(self) -> None:
-        """Cut short what takes too long; sleep while nothing is acted on."""
-        while True:
-            ends_at = next((attempt.deadline for attempt in self._acting.values()), math.inf)
-            if ends_at == math.inf:
-                await self._begun.wait()
-                continue
-            await self._clock.sleep(max(0.0, ends_at - self._clock.now()))
-            for attempt in [a for a in self._acting.values() if a.deadline <= self._clock.now()]:
-                self._cut_short(attempt)
-
-    def _end(self, attempts: Sequence[A], outcomes: Sequence[Outcome]) -> None:
-        self._in_flight -= len(attempts)
-        self._ended_lately += len(attempts)
-        self._release(attempt.signal for attempt in attempts)
-        for attempt, outcome in zip(attempts, outcomes, strict=True):
-            attempt.is_over = True
-            if attempt.is_lost:
-                self._give_up(attempt)
-            else:
-                self._ended.append((attempt, outcome))
-        self._gather()
-        self._ready.wakeup.set()
-
-    def _release(self, signals: Iterable[Signal]) -> None:
-        """Let as many others of their tenants be taken."""
-        for tenant, count in Counter(signal.tenant for signal in signals).items():
-            self._ready.queue.release(tenant, count)
-
-    def _let_go(self, attempts: Sequence[A]) -> None:
-        """The rows are no longer ours."""
-        for attempt in attempts:
-            del self._claimed[attempt.signal]
-        if self._gone is not None:
-            self._gone.update(attempt.signal for attempt in attempts)
-        self._ready.wakeup.set()
-
-    def _give_up(self, attempt: A) -> None:
-        """The row may be another's, or nobody's: let it say. What was heard of it while it was ours went unheeded."""
-        self._let_go([attempt])
-        self._schedule.arm([Due(attempt.signal, self._clock.database_now())])
-
-    # settle
-
-    def _gather(self) -> None:
-        """Settle when half of what is in hand has ended, or a moment later; quick work ends by hundreds meanwhile."""
-        if 2 * len(self._ended) >= len(self._claimed):
-            self._settled.set()
-        elif not self._is_gathering:
-            self._is_gathering = True
-            asyncio.get_running_loop().call_later(_GATHER_S, self._gathered)
-
-    def _gathered(self) -> None:
-        self._is_gathering = False
-        self._settled.set()
-
-    async def _settle_all(self) -> None:
-        while True:
-            await self._settled.wait()
-            batch = [self._ended.popleft() for _ in range(min(BATCH, len(self._ended)))]
-            if not batch:
-                continue
-            try:
-                again = await self._reaction.settle(batch)
-            except DatabaseUnavailable as error:
-                self._emit(DatabaseLost(doing=f"settle {self._reaction.name}", reason=str(error)))
-                self._ended.extendleft(reversed(batch))
-                await self._clock.sleep(_PAUSE_S)
-                self._drop_lost()
-                self._settled.set()
-                continue
-            self.spent += sum(outcome.verdict is not Verdict.DEFERRED for _, outcome in batch)
-            self._let_go([attempt for attempt, _ in batch])
-            self._schedule.arm(again)
-            if self._ended:
-                self._gather()
-            self._cleaning += len(batch)
-            await self._settled_batches.put([attempt for attempt, _ in batch])
-
-    async def _clean_up_all(self) -> None:
-        while True:
-            settled = await self._settled_batches.get()
-            await self._reaction.clean_up(settled)
-            self._cleaning -= len(settled)
-            self._ready.wakeup.set()
-            self._tell_idle()
-
-    def _drop_lost(self) -> None:
-        """Forget outcomes whose lease ended long ago while the database was away: others may have the rows by now."""
-        too_old = self._clock.now() - _FORGET_AFTER_S
-        for _ in range(len(self._ended)):
-            attempt, outcome = self._ended.popleft()
-            if attempt.lease_until < too_old:
-                self._give_up(attempt)
-            else:
-                self._ended.append((attempt, outcome))
-
-    async def _until_settled(self) -> None:
-        while self._claimed or self._cleaning:
-            await self._ready.wakeup.wait()
-
-    def _tell_idle(self) -> None:
-        if self.is_idle:
-            self._on_idle()
+            self._attempts.executor.submit(admitted)
+        self._completer.hand_back(attempts[len(admitted) :])

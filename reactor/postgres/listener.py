@@ -1,15 +1,15 @@
-"""The connection that LISTENs: what arrives is handed on in the same turn of the loop, and silence is noticed.
+"""The connection that LISTENs: notifications are passed on in the turn of the loop in which they arrive.
 
-It is read by libpq itself, as the loop says that there is something: no task has to be woken first. psycopg's own
-`notifies()` would hold the connection meanwhile, and nothing else could be sent on it.
+libpq is read directly when the socket is readable, so that no task has to be woken first. psycopg's own `notifies()`
+would hold the connection meanwhile, and nothing else could be sent on it.
 
-What is sent is a bare Sync, the protocol's full stop. The server answers it at once, without beginning a transaction,
-so that a connection can be asked for a sign of life as often as one likes: it costs the database nothing.
+Silence is noticed: every few seconds a bare Sync message is sent, which the server answers at once and without a
+transaction, so it costs the database nothing.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -20,46 +20,48 @@ from psycopg import sql
 from reactor.core.errors import DatabaseUnavailable
 from reactor.postgres.connection import PATIENCE, abort, unavailable
 
-ASK_EVERY_S = 3.0
-"""How often the server is asked for a sign of life; the connection is given up when none has come by the next time."""
+SYNC_INTERVAL_S = 3.0
+"""How often the server is asked for an answer; the connection is given up when none has come by the next time."""
 
-_TURN_S = 0.002
-"""How long notifications are taken in before others get their turn."""
+_READ_FOR_S = 0.002
+"""How long notifications are read before other tasks run."""
+
+Handlers = Mapping[str, Callable[[str], None]]
+"""For each channel, the function that gets a notification's text."""
 
 
 class NotificationSource(Protocol):
-    """Whatever hears notifications, one connection after another."""
+    """Whatever receives notifications, one connection after another."""
 
-    async def hear(self, live: Callable[[], None], heard: Callable[[str, str], None]) -> None:
-        """Connect, LISTEN, call `live`, then call `heard(channel, payload)` for each notification, until it breaks.
+    async def listen(self, on_live: Callable[[], None], handlers: Handlers) -> None:
+        """Connect, LISTEN on the channels, call `on_live`, then the channel's handler for each notification.
 
-        Whatever commits after `live` is heard. Both are called between reads and must neither wait nor raise:
-        leaving the loop would lose the rest of what has arrived. Raises DatabaseUnavailable when the connection
-        can't be had, is lost, or is severed; never returns.
+        Everything that commits after `on_live` is received. Both are called between reads and must neither wait nor
+        raise, or the rest of a batch would be lost. Raises DatabaseUnavailable when the connection can't be opened, is
+        lost, or is aborted; never returns.
         """
 
     def abort(self) -> None:
-        """End the connection at once; `hear` raises."""
+        """End the connection at once; `listen` raises."""
 
 
 class Listener:
-    """A connection of its own that LISTENs and does nothing else. A `NotificationSource`."""
+    """A `NotificationSource` with a connection of its own that does nothing else."""
 
-    def __init__(self, conninfo: str, channels: Sequence[str]) -> None:
+    def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
-        self._channels = channels
         self._conn: psycopg.AsyncConnection[Any] | None = None
 
-    async def hear(self, live: Callable[[], None], heard: Callable[[str, str], None]) -> None:
-        """Hear on one connection; see `NotificationSource`."""
+    async def listen(self, on_live: Callable[[], None], handlers: Handlers) -> None:
+        """Listen on one connection; see `NotificationSource`."""
         try:
             with CancelScope(shield=True):
                 conn = self._conn = await psycopg.AsyncConnection.connect(
                     self._conninfo, autocommit=True, **(PATIENCE | {"application_name": "reactor-listen"})
                 )
-                await self._listen(conn)
-            reader = _Reader(conn, heard)
-            live()
+                await _start_listening(conn, handlers)
+            reader = _Reader(conn, handlers)
+            on_live()
             await reader.read()
         except psycopg.Error as error:
             raise unavailable(error) from error
@@ -69,44 +71,45 @@ class Listener:
                     await self._conn.close()
                 self._conn = None
 
-    async def _listen(self, conn: psycopg.AsyncConnection[Any]) -> None:
-        row = await (await conn.execute("select pg_is_in_recovery()")).fetchone()
-        if row is not None and row[0]:
-            raise DatabaseUnavailable("the server is a standby, which can't LISTEN: point the URL at the primary")
-        with suppress(psycopg.Error):  # a pooler in between may refuse them
-            # seen from the server: a reactor that stands still must not fill the notification queue
-            await conn.execute("set tcp_user_timeout = 10000; set tcp_keepalives_idle = 10")
-            await conn.execute("set idle_session_timeout = 0")
-        for channel in self._channels:
-            await conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
-
     def abort(self) -> None:
         if self._conn is not None:
             abort(self._conn)
 
 
-class _Reader:
-    """Takes in what arrives on a connection, until it breaks or falls silent."""
+async def _start_listening(conn: psycopg.AsyncConnection[Any], handlers: Handlers) -> None:
+    row = await (await conn.execute("select pg_is_in_recovery()")).fetchone()
+    if row is not None and row[0]:
+        raise DatabaseUnavailable("the server is a standby, which can't LISTEN: point the URL at the primary")
+    with suppress(psycopg.Error):  # a pooler in between may refuse these settings
+        # the server drops a reactor that stands still, before it fills the notification queue
+        await conn.execute("set tcp_user_timeout = 10000; set tcp_keepalives_idle = 10")
+        await conn.execute("set idle_session_timeout = 0")
+    for channel in handlers:
+        await conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
 
-    def __init__(self, conn: psycopg.AsyncConnection[Any], heard: Callable[[str, str], None]) -> None:
+
+class _Reader:
+    """Reads notifications from a connection until it breaks or the server falls silent."""
+
+    def __init__(self, conn: psycopg.AsyncConnection[Any], handlers: Handlers) -> None:
         self._conn = conn.pgconn
         self._encoding = conn.info.encoding
-        self._heard = heard
+        self._handlers = {channel.encode(): handler for channel, handler in handlers.items()}
         self._loop = asyncio.get_running_loop()
         self._broken: asyncio.Future[None] = self._loop.create_future()
-        self._is_alive = True
-        self._is_asked = False
+        self._has_received = True
+        self._awaits_sync = False
         self._is_reading = False
 
     async def read(self) -> None:
-        """Read until nothing can be heard any more. Raises psycopg.Error or DatabaseUnavailable; never returns."""
-        self._conn.enter_pipeline_mode()  # the only one in which a Sync is sent by itself
+        """Read until nothing can be received any more. Raises psycopg.Error or DatabaseUnavailable."""
+        self._conn.enter_pipeline_mode()  # only in this mode can a Sync be sent
         self._descriptor = self._conn.socket
-        self._loop.add_reader(self._descriptor, self._take_turn)
-        self._timer = self._loop.call_later(ASK_EVERY_S, self._ask)
+        self._loop.add_reader(self._descriptor, self._on_readable)
+        self._timer = self._loop.call_later(SYNC_INTERVAL_S, self._send_sync)
         self._is_reading = True
         try:
-            self._take_turn()  # what came together with the answer to LISTEN wakes nobody
+            self._on_readable()  # what arrived with the answer to LISTEN makes nothing readable
             await self._broken
         finally:
             self._stop_reading()
@@ -117,47 +120,47 @@ class _Reader:
             self._timer.cancel()
             self._loop.remove_reader(self._descriptor)
 
-    def _take_turn(self) -> None:
-        """Take in what has arrived. The rest of a flood has its turn after those whom it wakes."""
-        self._is_alive = True
+    def _on_readable(self) -> None:
+        """Read for a while. The rest of a flood is read after the tasks that it has woken have run."""
+        self._has_received = True
         began = time.monotonic()
         try:
-            while self._take_some() and time.monotonic() - began < _TURN_S:
+            while self._read_once() and time.monotonic() - began < _READ_FOR_S:
                 pass
-        except Exception as error:  # noqa: BLE001  # raised where it is awaited
+        except Exception as error:  # noqa: BLE001  # raised by `read`
             self._break(error)
 
-    def _take_some(self) -> bool:
-        """Hand on what libpq reads at once; return whether that was anything."""
+    def _read_once(self) -> bool:
+        """Pass on what libpq reads at once; return whether that was anything."""
         self._conn.consume_input()
-        some = False
+        has_read = False
         while (notification := self._conn.notifies()) is not None:
-            some = True
-            channel, payload = notification.relname, notification.extra
-            self._heard(channel.decode(self._encoding, "replace"), payload.decode(self._encoding, "replace"))
-        if self._is_asked and not self._conn.is_busy():
-            self._conn.get_result()  # the answer to our Sync; left there, it would stand before all that follows
-            self._is_asked = False
-        return some
+            has_read = True
+            if (handler := self._handlers.get(notification.relname)) is not None:
+                handler(notification.extra.decode(self._encoding, "replace"))
+        if self._awaits_sync and not self._conn.is_busy():
+            self._conn.get_result()  # take the answer to the Sync, or it would block what follows
+            self._awaits_sync = False
+        return has_read
 
-    def _ask(self) -> None:
-        """Ask for an answer, or give up when the last one is still owed and nothing else has come meanwhile.
+    def _send_sync(self) -> None:
+        """Ask for an answer, or give up when the last one is missing and nothing else was received since.
 
-        Whatever could be read by now has been: the loop reads before it looks at its timers.
+        The loop reads before it runs timers, so everything that has arrived was read.
         """
-        self._timer = self._loop.call_later(ASK_EVERY_S, self._ask)
-        if self._is_asked and not self._is_alive:
-            self._break(DatabaseUnavailable(f"the server has been silent for {ASK_EVERY_S:g} s"))
+        self._timer = self._loop.call_later(SYNC_INTERVAL_S, self._send_sync)
+        if self._awaits_sync and not self._has_received:
+            self._break(DatabaseUnavailable(f"the server has been silent for {SYNC_INTERVAL_S:g} s"))
             return
-        self._is_alive = False
-        if not self._is_asked:
-            self._is_asked = True
+        self._has_received = False
+        if not self._awaits_sync:
+            self._awaits_sync = True
             try:
                 self._conn.pipeline_sync()
             except psycopg.Error as error:
                 self._break(error)
 
     def _break(self, error: Exception) -> None:
-        self._stop_reading()  # at once: libpq has closed what broke, and the next socket to be opened has its number
+        self._stop_reading()  # at once: libpq has closed the socket, and the next one may get its number
         if not self._broken.done():
             self._broken.set_exception(error)

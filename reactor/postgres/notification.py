@@ -32,7 +32,7 @@ class Hint(NamedTuple):
     due_ms: int | None
     """When it is due; None: no deadline of its own."""
 
-    beat_ms: int | None
+    heartbeat_ms: int | None
     """Its last heartbeat, where the reactor's default heartbeat timeout counts from it; else None."""
 
 

@@ -1,4 +1,4 @@
-"""This reactor's sign of life in the database: one statement that says it lives, and may notify its own channel."""
+"""This reactor's row among the living instances: one statement reports it, and may notify a canary."""
 
 import math
 import socket
@@ -11,7 +11,7 @@ from reactor.postgres.connection import QueryRunner
 from reactor.runtime.clock import Clock
 
 PEERS_CHANNEL = "reactor_peers"
-"""Where the database tells that a reactor listens from now on, or no longer; the payload is its instance."""
+"""Notified when a reactor starts or stops to listen; the payload is its instance id."""
 
 
 class Peers(NamedTuple):
@@ -19,29 +19,34 @@ class Peers(NamedTuple):
 
     alive: frozenset[UUID]
     listening: frozenset[UUID]
-    """Those that hear notifications."""
+    """Those to which notifications arrive."""
 
 
 class Presence:
-    """Beats for one reactor, and measures the database's clock as it does."""
+    """Reports one reactor's presence, and measures the database's clock with each report."""
 
-    def __init__(self, database: QueryRunner, clock: Clock, *, version: str, silent_after_s: float) -> None:
+    def __init__(self, database: QueryRunner, clock: Clock, *, version: str, expires_s: float) -> None:
+        """`expires_s`: an instance that has not reported for so long counts as gone."""
         self._database = database
         self._clock = clock
         self._version = version
-        self._silent_after = timedelta(seconds=silent_after_s)
+        self._expires_after = timedelta(seconds=expires_s)
         self.instance: UUID = uuid4()
         self.channel = f"reactor_canary_{self.instance.hex[:16]}"
+        """The channel of this reactor's canary."""
         self.queue_usage = 0.0
-        """How full the server's notification queue was at the last beat, 0 to 1."""
+        """How full the server's notification queue was at the last report, 0 to 1."""
         self.answered_at = -math.inf
-        """When the database last answered a beat, by our clock."""
+        """Monotonic time of the database's last answer."""
 
     async def report(self, mode: str, *, with_canary: bool) -> Peers:
-        """Beat once and return who else is there. Raises DatabaseUnavailable."""
+        """Report that this reactor lives; return the others. Raises DatabaseUnavailable.
+
+        `mode` is 'starting', 'listening' or 'polling'. With a canary, the database notifies `channel`.
+        """
         sent = self._clock.now()
         canary = self.channel if with_canary else None
-        arguments = (self.instance, socket.gethostname(), self._version, mode, canary, self._silent_after)
+        arguments = (self.instance, socket.gethostname(), self._version, mode, canary, self._expires_after)
         [(now_at, queue_usage, instances, listening)] = await self._database.call(statements.REPORT_PRESENCE, arguments)
         self.answered_at = self._clock.now()
         self._clock.observe(sent, self.answered_at, now_at)
@@ -49,5 +54,5 @@ class Presence:
         return Peers(frozenset(instances), frozenset(listening))
 
     async def deregister(self) -> None:
-        """Say goodbye: the others hear of it at once. Raises DatabaseUnavailable."""
+        """Delete this reactor's row; the others are notified at once. Raises DatabaseUnavailable."""
         await self._database.call(statements.DEREGISTER_INSTANCE, (self.instance,))

@@ -5,13 +5,13 @@ from typing import Final, LiteralString
 CLAIM_UPLOADS: Final[LiteralString] = (
     "select state, id, due_at, claimed_at, created_at, attempt, max_retries, byte_size, bucket, object_path,"
     " content_hash, spool, temp_file_path, mime_type, traceparent, last_code, ordinal, waited_since, lost_at, source_id"
-    " from reactor.claim_uploads(%b::uuid[], %s::uuid, %s::interval)"
+    " from reactor.claim_uploads(%s::uuid[], %s::uuid, %s::interval)"
 )
 
 EXTEND_LEASES: Final[LiteralString] = "select * from reactor.extend_leases(%b::uuid[], %b::uuid[], %s::interval)"
 
 SETTLE_UPLOADS: Final[LiteralString] = (
-    "select * from reactor.settle_uploads(%b::uuid[], %b::uuid[], %b::text[], %b::float8[], %b::text[], %b::text[],"
+    "select * from reactor.settle_uploads(%s::uuid[], %s::uuid[], %b::text[], %b::float8[], %b::text[], %b::text[],"
     " %b::text[])"
 )
 

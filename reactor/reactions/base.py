@@ -1,14 +1,13 @@
-"""What a reaction is: the code that answers one kind of notification. The engine knows no more of it than this.
+"""What a reaction is: the code for one kind of row, as the engine sees it.
 
-A reaction claims rows in batches, has its executor act on what it claimed, and settles what came of it in batches.
-Where the claim is the whole effect (a stale run is failed by the claim itself), nothing is claimed, and the rest never
-comes up.
+Two kinds exist. A `DirectReaction` does its whole work in one statement: a stale run is failed by the statement that
+finds it stale. An `AttemptReaction` claims rows under a lease, has an executor work on them, and settles the outcomes.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 from uuid import UUID
 
 from attrs import define, field, frozen
@@ -16,143 +15,139 @@ from attrs import define, field, frozen
 from reactor.core.model import Due, Outcome, Signal
 from reactor.core.trace_context import TraceContext
 from reactor.postgres.notification import Hint
-from reactor.runtime.executor import Executor, Job, Told
+from reactor.runtime.executor import Executor, Job
 
 
 @define(kw_only=True, eq=False)
 class Attempt(Job):
-    """One claimed row on its way from claim to settlement. Each reaction adds what its rows hold."""
+    """One claimed row, from its claim to its settlement. Each reaction adds what its rows hold."""
 
     signal: Signal
 
+    tenant: int
+    """The signal's tenant; the executor shares its threads between tenants."""
+
     lease_until: float
-    """Monotonic seconds: when the lease may have ended, reckoned from before the claim was sent."""
+    """Monotonic seconds: the lease may have ended from here on, counted from before the claim was sent."""
 
     deadline: float = field(default=math.inf, init=False)
-    """Monotonic seconds: when the act is cut short. Set as it begins; of acts under way, the one begun first has the
-    earliest."""
+    """Monotonic seconds: the attempt is cut short from here on. Set when it begins."""
 
     is_over: bool = field(default=False, init=False)
-    """True once its outcome is known: it may have to be settled still."""
+    """True once it has an outcome, which may not be settled yet."""
 
     is_lost: bool = field(default=False, init=False)
-    """True once another reactor may have taken the row over; nothing of it may be settled any more."""
-
-    @property
-    def tenant(self) -> int:
-        return self.signal.tenant
+    """True once another reactor may have claimed the row; its outcome must not be settled any more."""
 
 
 A = TypeVar("A", bound=Attempt)
 
 
 @frozen(kw_only=True)
-class Claimed(Generic[A]):
-    """What a batch of signals came to."""
+class ClaimResult(Generic[A]):
+    """What a claim of a batch of signals returned."""
 
     attempts: Sequence[A] = ()
-    """To be acted on now."""
+    """Claimed rows, to work on now."""
 
     later: Sequence[Due] = ()
-    """To be looked at again."""
+    """Signals to schedule again."""
 
 
 @frozen(kw_only=True)
 class Sweep:
-    """What the database says needs attention."""
+    """The rows that need attention, as the database lists them."""
 
     rows: Iterable[tuple[Due, float]] = ()
-    """Made as they are asked for, for there may be many. Each with the moment (database seconds since 1970) since when
-    it could have been known.
-    """
+    """Each with the time of its last change (database seconds since 1970). Built lazily: there may be 50 000."""
 
     complete: bool = True
-    """False when there was more than one sweep may bring."""
+    """False when the database holds more due rows than one sweep may list."""
 
 
-class Nobody(Executor[Any]):
-    """The executor of a reaction that claims nothing that could be acted on."""
-
-    waiting = 0
-
-    def attend(self, told: Told) -> None:
-        """Nothing will be told."""
-
-    def submit(self, jobs: Iterable[Job]) -> None:
-        raise NotImplementedError("nobody acts on what this reaction claims")
-
-    def take_back(self) -> Sequence[Job]:
-        return ()
-
-    def drop(self, job: Job) -> bool:  # noqa: ARG002  # there is none
-        return False
-
-
-class Reaction(ABC, Generic[A]):
+class Reaction(ABC):
     """One kind of row that needs attention."""
 
     name: ClassVar[str]
-    """The word in signals, logs and metrics; also the module's name."""
+    """The name in signals, logs and metrics; also the module's name."""
 
     channel: ClassVar[str]
-    """The channel on which its rows are notified."""
-
-    executor: Executor[A] = Nobody()
-    """Who does the work of claimed rows."""
-
-    @property
-    def is_held_up(self) -> bool:
-        """Whether nothing may begin: what was claimed and not begun is to be handed back."""
-        return False
+    """The channel on which triggers notify its rows."""
 
     @abstractmethod
     def due_at(self, hint: Hint) -> float | None:
-        """Return when the hinted row is due (database seconds since 1970), None when it needs nothing any more."""
+        """Return when the hinted row is due (database seconds since 1970); None: it needs nothing any more."""
 
     async def prepare(self) -> None:
-        """Make ready before the first claim, so that it takes no longer than others. Raises DatabaseUnavailable."""
-
-    @abstractmethod
-    async def claim(self, signals: Sequence[Signal]) -> Claimed[A]:
-        """Claim the rows that are due. Raises DatabaseUnavailable; claiming the same rows again is harmless."""
+        """Warm up connection and statements, so that the first claim is fast. Raises DatabaseUnavailable."""
 
     @abstractmethod
     async def sweep(self, horizon_s: float) -> Sweep:
         """List the rows that are due within the horizon. Raises DatabaseUnavailable."""
 
     async def rescue(self) -> Sequence[TraceContext]:
-        """Bring back rows that nobody works on any more, before a sweep; return where they stand in their traces.
+        """Release rows whose worker is gone, before a sweep; return their places in their traces.
 
         Raises DatabaseUnavailable.
         """
         return ()
 
+
+class DirectReaction(Reaction):
+    """A reaction whose statement does the whole work."""
+
+    @abstractmethod
+    async def act(self, signals: Sequence[Signal]) -> Sequence[Due]:
+        """Do what is due for these rows; return the signals to schedule again. Raises DatabaseUnavailable.
+
+        Acting twice on the same rows is harmless.
+        """
+
+
+class AttemptReaction(Reaction, Generic[A]):
+    """A reaction that claims rows, has an executor work on them, and settles the outcomes."""
+
+    executor: Executor[A]
+    """Works on the claimed rows."""
+
+    attempt_timeout_s: float = math.inf
+    """The longest that one attempt may take."""
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether no attempt may begin: claimed rows that have not begun are handed back."""
+        return False
+
+    @abstractmethod
+    async def claim(self, signals: Sequence[Signal]) -> ClaimResult[A]:
+        """Claim the rows that are due. Raises DatabaseUnavailable; repeating it for the same rows is harmless."""
+
     def admit(self, attempts: Sequence[A]) -> Sequence[A]:
-        """Return the first of what was just claimed, as many as may begin; the others are handed back."""
+        """Return the leading attempts that may begin now; the others are handed back."""
         return attempts
 
-    def begun(self, attempts: Sequence[A]) -> None:
-        """Take in that the executor has begun."""
+    def started(self, attempts: Sequence[A]) -> None:
+        """Take notice that the executor has begun these."""
 
+    @abstractmethod
     def outcomes(self, attempts: Sequence[A]) -> Sequence[Outcome]:
-        """Say what the executor's work came to, one by one. Never raises: a failure is an outcome."""
-        raise NotImplementedError(f"{self.name} claims nothing that could be acted on")
+        """Return the outcome of each attempt that the executor has ended. Never raises: a failure is an outcome."""
 
+    @abstractmethod
     def hand_back(self, attempt: A) -> Outcome:
-        """Return the outcome of an attempt that was not begun, or not finished by no fault of its own."""
-        raise NotImplementedError(f"{self.name} claims nothing that could be handed back")
+        """Return the outcome of an attempt that did not begin, or was interrupted by this reactor: not counted."""
 
     def cut_short(self, attempt: A) -> Outcome:
-        """Return the outcome of an attempt that nobody waits for any more: its time is over, or ours."""
+        """Return the outcome of an attempt that is abandoned: its time is over, or the reactor stops."""
         return self.hand_back(attempt)
 
+    @abstractmethod
     async def settle(self, ended: Sequence[tuple[A, Outcome]]) -> Sequence[Due]:
-        """Commit the outcomes and return what is due again. Raises DatabaseUnavailable; may be repeated."""
-        raise NotImplementedError(f"{self.name} claims nothing that could be settled")
+        """Commit the outcomes; return the signals that are due again. Raises DatabaseUnavailable; may be repeated."""
 
     async def clean_up(self, settled: Sequence[A]) -> None:
-        """Remove what the settled leave behind that nobody needs any more; goes on beside the next settlement."""
+        """Remove what settled attempts leave behind. Runs beside the next settlement."""
 
+    @abstractmethod
     async def extend(self, held: Sequence[A]) -> set[UUID]:
-        """Extend the leases; return the row ids that are still ours. Raises DatabaseUnavailable."""
-        raise NotImplementedError(f"{self.name} claims nothing under a lease")
+        """Extend the leases; return the row ids that are still claimed here. Raises DatabaseUnavailable."""

@@ -1,7 +1,7 @@
 """Stale runs: fail each interpretation whose deadline has passed.
 
-The wheel holds each run's own deadline; nothing scans. When a timer fires, one statement fails those of the batch that
-are truly stale and tells when the others are due: a heartbeat that nobody heard of costs one look-up, no more.
+The wheel holds a deadline per run; nothing scans. When it fires, one statement fails those of the batch that are truly
+stale and returns the deadlines of the others. A heartbeat that was not notified costs one look-up.
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from reactor.core.events import Emit, RunExpired
 from reactor.core.model import Due, Signal
 from reactor.core.trace_context import context_of
 from reactor.postgres.notification import Hint
-from reactor.postgres.upload_queue import Runs
-from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
+from reactor.postgres.runs import Runs
+from reactor.reactions.base import DirectReaction, Sweep
 
 _SWEEP_LIMIT = 200_000
 
 
-class StaleRuns(Reaction[Attempt]):
-    """Fails stale runs; the claim is the whole effect."""
+class StaleRuns(DirectReaction):
+    """Fails stale runs."""
 
     name = "runs"
     channel = "reactor_runs"
@@ -29,11 +29,11 @@ class StaleRuns(Reaction[Attempt]):
 
     def due_at(self, hint: Hint) -> float | None:
         due = [] if hint.due_ms is None else [hint.due_ms / 1000]
-        if hint.beat_ms is not None:
-            due.append(hint.beat_ms / 1000 + self._heartbeat_timeout_s)
+        if hint.heartbeat_ms is not None:
+            due.append(hint.heartbeat_ms / 1000 + self._heartbeat_timeout_s)
         return min(due, default=None)
 
-    async def claim(self, signals: Sequence[Signal]) -> Claimed[Attempt]:
+    async def act(self, signals: Sequence[Signal]) -> Sequence[Due]:
         signal_of = {signal.row_id: signal for signal in signals}
         later = []
         for expiry in await self._runs.expire(list(signal_of)):
@@ -49,7 +49,7 @@ class StaleRuns(Reaction[Attempt]):
                         failed_at=expiry.failed_at or 0.0,
                     )
                 )
-        return Claimed(later=later)
+        return later
 
     async def sweep(self, horizon_s: float) -> Sweep:
         rows = await self._runs.sweep(horizon_s, _SWEEP_LIMIT)

@@ -1,66 +1,93 @@
-"""Failed uploads: put the spooled bytes into the object store again, until they are stored or beyond hope.
+"""Failed uploads: copy the spooled bytes into the object store, until they are stored or given up.
 
-An attempt opens the spooled file without following links, streams it once into the store, hashed and counted on the
-way, and comes to an outcome: stored, retry after a backoff, dead, or deferred (handed back unspent). An outage of the
-store is not a failure of an upload: once distinct uploads have failed alike the breaker opens, and the rest wait
-without their tries being counted.
+An attempt opens the spooled file, streams it once into the store, hashed and counted on the way, and ends in an
+outcome: stored, retry after a backoff, dead, or deferred (handed back unspent). An outage of the store is not a failure
+of an upload: the circuit breaker defers the others until the store answers again.
 """
 
-import random
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Protocol
 from uuid import UUID, uuid4
 
+from anyio import move_on_after
 from attrs import define, field
 from loguru import logger
 
-from reactor.core.backoff import Backoff
 from reactor.core.circuit_breaker import CircuitBreaker
-from reactor.core.errors import DatabaseUnavailable, ReactorError, StorageRejected, StorageUnavailable
+from reactor.core.errors import DatabaseUnavailable, ReactorError, StorageUnavailable
 from reactor.core.events import (
     AttemptSettled,
     AttemptsSettled,
     AttemptsStarted,
     AttemptStarted,
-    BreakerMoved,
     Emit,
     LeaseLost,
-    Rescued,
+    UploadDied,
     UploadsClaimed,
 )
 from reactor.core.model import Due, Outcome, Signal, Verdict
 from reactor.core.trace_context import TraceContext, Trail
 from reactor.postgres.notification import Hint
-from reactor.postgres.upload_queue import Rescue, Settled, Upload, UploadQueue
-from reactor.postgres.uuid_array import Uuids
-from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
+from reactor.postgres.upload_queue import Settled, Upload, UploadQueue
+from reactor.reactions.base import Attempt, AttemptReaction, ClaimResult, Sweep
+from reactor.reactions.upload_backlog import UploadBacklog
+from reactor.reactions.upload_failures import UploadFailures
 from reactor.runtime.clock import Clock
-from reactor.storage.transfer import Stored, Transfer
+from reactor.runtime.executor import Executor
+from reactor.storage.spool import Identity, Spool
+from reactor.storage.stores.base import ObjectStore
 
-_SWEEP_LIMIT = 50_000
-_SWEEP_PER_TENANT = 5_000
-_FIRST_SWEEP_SHARE = 10
-_RESCUE_BATCH = 500
-_LOOKS = 3
-"""How often the database's clock is looked at to begin with: timers are set by it, and a first answer is a slow one."""
+_CLOCK_READINGS = 3
+"""How often the database's clock is read before the first claim: timers depend on it, and first answers are slow."""
 
-_TOLD_AT_ONCE = 8
-"""Most settled attempts told of together: log lines and spans of them, some 0.2 ms for each, are made in one piece."""
+_EVENT_BATCH = 8
+"""Most settled attempts in one event: their log lines and spans take some 0.2 ms each and are made in one piece."""
 
-_MESSAGE_CHARS = 500
+_REMOVE_BATCH = 50
+"""Most spooled files that one call removes: short, so that puts run in between."""
+
+_REMOVE_WITHIN_S = 30.0
+"""How long the removal of a settlement's files may take: a disk that hangs must not block settlements."""
+
+
+class SpooledFiles(Protocol):
+    """The part of a spool that removes files; see `Spool.remove`."""
+
+    def remove(self, files: Iterable[tuple[str, str, Identity]]) -> list[str | None]: ...
+
+
+RunInThread = Callable[[Callable[[], list[str | None]]], Awaitable[list[str | None]]]
 
 
 @define(kw_only=True, eq=False)
 class UploadAttempt(Attempt):
-    """One attempt to store one upload."""
+    """One attempt to store one upload. Its result is the URL of the object and the identity of the spooled file."""
 
     upload: Upload
     trail: Trail
-    stored: Stored | None = field(default=None, init=False)
-    """What is settled as stored: the spooled file is to go."""
+    stored_file: Identity | None = field(default=None, init=False)
+    """The spooled file to remove, once the upload is settled as stored."""
 
 
-class FailedUploads(Reaction[UploadAttempt]):
+def put(spool: Spool, store: ObjectStore, attempt: UploadAttempt) -> tuple[str, Identity]:
+    """Copy one upload's bytes from the spool into the store; return the object's URL and the file's identity.
+
+    Blocks. Raises what `Spool.open` and `ObjectStore.put` raise.
+    """
+    upload = attempt.upload
+    with spool.open(
+        upload.spool,
+        upload.temp_file_path or "",
+        size_bytes=upload.byte_size,
+        sha256=upload.content_hash or "",
+        reader=attempt,
+    ) as body:
+        url = store.put(upload.bucket, upload.object_path, body, mime_type=upload.mime_type)
+        return url, body.identity
+
+
+class FailedUploads(AttemptReaction[UploadAttempt]):
     """Stores uploads whose first attempt failed."""
 
     name = "uploads"
@@ -70,26 +97,30 @@ class FailedUploads(Reaction[UploadAttempt]):
         self,
         queue: UploadQueue,
         *,
-        transfer: Transfer,
-        backoff: Backoff,
+        executor: Executor[UploadAttempt],
+        spool: SpooledFiles,
+        run_in_thread: RunInThread,
         breaker: CircuitBreaker,
+        failures: UploadFailures,
         clock: Clock,
         emit: Emit,
         attempt_timeout_s: float,
         lease_s: float,
     ) -> None:
+        """`executor` calls `put`; `run_in_thread` runs a call that removes files."""
+        self.executor = executor
+        self.attempt_timeout_s = attempt_timeout_s
         self._queue = queue
-        self._transfer = transfer
-        self.executor = transfer.executor
-        self._backoff = backoff
+        self._spool = spool
+        self._run_in_thread = run_in_thread
         self._breaker = breaker
+        self._failures = failures
         self._clock = clock
         self._emit = emit
-        self._attempt_timeout_s = attempt_timeout_s
         self._lease_s = lease_s
         self._unanswered: dict[int, UUID] = {}
-        """The token with which each row was claimed whose claim wasn't answered yet."""
-        self._has_swept = False
+        """The token of each row's last claim, while that claim has had no answer."""
+        self._backlog = UploadBacklog(queue, reaction_name=self.name, emit=emit)
 
     def due_at(self, hint: Hint) -> float | None:
         return None if hint.due_ms is None else hint.due_ms / 1000
@@ -97,59 +128,62 @@ class FailedUploads(Reaction[UploadAttempt]):
     # claim
 
     async def prepare(self) -> None:
-        await self._queue.claim(Uuids([]), uuid4())  # opens the connection, and has the statement planned
-        for _ in range(_LOOKS):
+        await self._queue.claim([], uuid4())  # opens the connection and plans the statement
+        for _ in range(_CLOCK_READINGS):
             asked = self._clock.now()
             database_now = await self._queue.now()
             self._clock.observe(asked, self._clock.now(), database_now)
 
-    async def claim(self, signals: Sequence[Signal]) -> Claimed[UploadAttempt]:
-        allowance = self._breaker.allowance(self._clock.now())
-        allowed, held_back = signals[:allowance], signals[len(signals) if allowance is None else allowance :]
-        later = [Due(signal, self._when_store_may_answer()) for signal in held_back]
-        if not allowed:
-            return Claimed(later=later)
-        signal_of = {signal.row: signal for signal in allowed}  # not by UUIDs, which Python hashes and compares slowly
+    async def claim(self, signals: Sequence[Signal]) -> ClaimResult[UploadAttempt]:
+        later: list[Due] = []
+        if not self._breaker.is_clear and (allowance := self._breaker.allowance(self._clock.now())) is not None:
+            retry_at = self._clock.now() + self._clock.offset_s + self._failures.pause_s()
+            later = [Due(signal, retry_at) for signal in signals[allowance:]]
+            signals = signals[:allowance]
+            if not signals:
+                return ClaimResult(later=later)
+        signal_of = {signal.row: signal for signal in signals}
         sent = self._clock.now()
         uploads: list[Upload] = []
-        by_token = self._by_token([signal.row for signal in allowed])
+        rows_by_token = self._rows_by_token(list(signal_of))
         try:
-            for token, rows in by_token.items():
+            for token, rows in rows_by_token.items():
                 asked = self._clock.now()
-                claimed = await self._queue.claim(Uuids(rows), token)
-                if len(rows) == 1:
-                    self._read_clock(asked, claimed.uploads)
+                claimed = await self._queue.claim(rows, token)
+                # the shortest call there is: its answer measures the database's clock best, unless it is a repetition
+                if len(rows) == 1 and claimed.uploads and claimed.uploads[0].waited_since is not None:
+                    self._clock.observe(asked, self._clock.now(), claimed.uploads[0].claimed_at)
                 if claimed.exhausted:
-                    await self._bury(claimed.exhausted)
+                    await self._backlog.bury(claimed.exhausted)
                 uploads += claimed.uploads
                 later += [Due(signal_of[row_id.int], due_at) for row_id, due_at in claimed.waiting]
         except DatabaseUnavailable:
-            for token, rows in by_token.items():
+            for token, rows in rows_by_token.items():
                 self._unanswered |= dict.fromkeys(rows, token)
             raise
         if self._unanswered:
-            for signal in allowed:
-                self._unanswered.pop(signal.row, None)
-        until = sent + self._lease_s
+            for row in signal_of:
+                self._unanswered.pop(row, None)
+        lease_until = sent + self._lease_s
         attempts = [
-            UploadAttempt(signal=signal_of[upload.id.int], upload=upload, trail=upload.trail(), lease_until=until)
+            UploadAttempt(
+                signal=(signal := signal_of[upload.id.int]),
+                tenant=signal.tenant,
+                upload=upload,
+                trail=upload.trail(),
+                lease_until=lease_until,
+            )
             for upload in uploads
         ]
         if attempts:
             self._emit(UploadsClaimed(trails=[attempt.trail for attempt in attempts]))
-        return Claimed(attempts=attempts, later=later)
+        return ClaimResult(attempts=attempts, later=later)
 
-    def _read_clock(self, asked: float, uploads: Sequence[Upload]) -> None:
-        """See what the database's clock says by a claim of one row, the quickest call there is; a long one misleads."""
-        # a claim that is repeated answers when it was made first
-        if uploads and uploads[0].waited_since is not None:
-            self._clock.observe(asked, self._clock.now(), uploads[0].claimed_at)
-
-    def _by_token(self, rows: list[int]) -> dict[UUID, list[int]]:
+    def _rows_by_token(self, rows: list[int]) -> dict[UUID, list[int]]:
         """Return the rows by the token to claim them with.
 
-        A claim that wasn't answered may have committed. Claimed again with its own token it is answered again, and
-        counted once; with a new one it would wait for its own lease to end, and an attempt be spent that nobody made.
+        A claim without an answer may have committed. With its own token it returns the same rows again and counts
+        once; with a new one it would wait for its own lease to expire, and an attempt would be lost.
         """
         fresh = uuid4()
         if not self._unanswered:
@@ -159,174 +193,103 @@ class FailedUploads(Reaction[UploadAttempt]):
             by_token.setdefault(self._unanswered.get(row, fresh), []).append(row)
         return by_token
 
-    def _when_store_may_answer(self) -> float:
-        """Return when the store is worth asking again, in database seconds since 1970."""
-        return self._clock.database_now() + self._pause_s()
-
-    def _pause_s(self) -> float:
-        retry_at = self._breaker.retry_at
-        # the probe is on its way (nothing to wait for but its answer): look again in a moment
-        return max(0.25, 0.0 if retry_at is None else retry_at - self._clock.now())
+    # rescue and sweep
 
     async def rescue(self) -> Sequence[TraceContext]:
-        rescued: list[TraceContext] = []
-        while True:
-            batch = await self._queue.rescue(None, _RESCUE_BATCH)
-            rescued += self._tell_rescued(batch)
-            if len(batch) < _RESCUE_BATCH:
-                return rescued
-
-    async def _bury(self, exhausted: Sequence[UUID]) -> None:
-        self._tell_rescued(await self._queue.rescue(exhausted, len(exhausted)))
-
-    def _tell_rescued(self, rescued: Sequence[Rescue]) -> Sequence[TraceContext]:
-        """Tell of each, and of all in figures; return where they stand in their traces."""
-        told = [rescue.told() for rescue in rescued]
-        for event in told:
-            self._emit(event)
-        if told:
-            counts = Counter(event.verdict for event in told)
-            self._emit(Rescued(retried=counts[Verdict.RETRY], buried=counts[Verdict.DEAD]))
-        return [event.trail.context for event in told]
+        return await self._backlog.rescue()
 
     async def sweep(self, horizon_s: float) -> Sweep:
-        # a short look at first: whoever starts before a large backlog is to begin with it before knowing it
-        share = 1 if self._has_swept else _FIRST_SWEEP_SHARE
-        per_tenant, limit = max(1, _SWEEP_PER_TENANT // share), max(1, _SWEEP_LIMIT // share)
-        rows = await self._queue.sweep(horizon_s, per_tenant, limit)
-        self._has_swept = True
-        fullest = max(Counter(tenant for _, tenant, _, _ in rows).values(), default=0)
-        return Sweep(
-            rows=((Due(Signal(self.name, row_id.int, tenant), due), changed) for row_id, tenant, due, changed in rows),
-            complete=fullest < per_tenant and len(rows) < limit,
-        )
+        return await self._backlog.sweep(horizon_s)
 
     # act
 
     @property
     def is_held_up(self) -> bool:
-        # while a probe is on its way nothing else has been claimed
-        return self._breaker.retry_at is not None
+        # while a probe is under way nothing else has been claimed
+        return not self._breaker.is_clear and self._breaker.retry_at is not None
 
     def admit(self, attempts: Sequence[UploadAttempt]) -> Sequence[UploadAttempt]:
+        if self._breaker.is_clear:
+            return attempts
         now = self._clock.now()
         admitted = attempts[: self._breaker.allowance(now)]
-        if self._breaker.is_open:
-            for attempt in admitted:
-                self._breaker.started(now, attempt.upload.id)
+        for attempt in admitted:
+            self._breaker.started(now, attempt.upload.id)
         return admitted
 
-    def begun(self, attempts: Sequence[UploadAttempt]) -> None:
-        at = self._clock.database_at
-        started: list[AttemptStarted] = []
+    def started(self, attempts: Sequence[UploadAttempt]) -> None:
+        offset_s = self._clock.offset_s
+        events: list[AttemptStarted] = []
         for attempt in attempts:
-            attempt.deadline = attempt.began + self._attempt_timeout_s
+            attempt.deadline = attempt.began + self.attempt_timeout_s
             upload = attempt.upload
-            started.append(AttemptStarted(upload.id, upload.attempt, max(0.0, at(attempt.began) - upload.due_at)))
-        self._emit(AttemptsStarted(attempts=started))
+            lag_s = max(0.0, attempt.began + offset_s - upload.due_at)
+            events.append(AttemptStarted(upload.id, upload.attempt, lag_s))
+        self._emit(AttemptsStarted(attempts=events))
 
     def outcomes(self, attempts: Sequence[UploadAttempt]) -> Sequence[Outcome]:
         outcomes: list[Outcome] = []
-        is_known_up = False  # a success right after another says nothing new
         for attempt in attempts:
             if attempt.error is None:
-                if not is_known_up:
-                    self._hear_success()
-                is_known_up = True
-                outcomes.append(Outcome(Verdict.STORED, storage_url=attempt.result.url))
+                if not self._breaker.is_clear:
+                    self._failures.store_answered()
+                url, _ = attempt.result
+                outcomes.append(Outcome(Verdict.STORED, storage_url=url))
             else:
-                is_known_up = False
                 outcomes.append(self._failure(attempt, attempt.error))
         return outcomes
 
     def _failure(self, attempt: UploadAttempt, error: BaseException) -> Outcome:
-        if isinstance(error, ReactorError):
-            return self._judge(attempt.upload, error)
-        # a bug of ours must not stop the others: this row fails, and we hear of it
-        logger.bind(**attempt.trail.fields).opt(exception=error).error("attempt {} broke", attempt.upload.attempt)
-        broke = StorageUnavailable("the reactor broke on this upload; its log says how")
-        return self._judge(attempt.upload, broke)
+        if not isinstance(error, ReactorError):
+            # a bug of the reactor must not stop other uploads: this one fails, and the log shows the bug
+            logger.bind(**attempt.trail.fields).opt(exception=error).error("attempt {} broke", attempt.upload.attempt)
+            error = StorageUnavailable("the reactor broke on this upload; its log says how")
+        return self._failures.outcome(attempt.upload, error)
 
     def cut_short(self, attempt: UploadAttempt) -> Outcome:
         attempt.ended = self._clock.now()
         if attempt.ended < attempt.deadline:
             return self.hand_back(attempt)
-        no_answer = StorageUnavailable(f"no answer within {self._attempt_timeout_s:g} s")
-        return self._judge(attempt.upload, no_answer)
-
-    def _judge(self, upload: Upload, error: ReactorError) -> Outcome:
-        """Say what a failure means: try again, give up, or blame the store and count nothing."""
-        # a store's own words: PostgreSQL takes no NUL, a terminal should get no escape sequences
-        message = "".join(char if char.isprintable() else " " for char in str(error)[:_MESSAGE_CHARS])
-        if isinstance(error, StorageUnavailable):
-            was_open = self._breaker.is_open
-            unspent = self._breaker.failed(self._clock.now(), upload.id, error.retry_after_s)
-            self._tell_breaker(was_open)
-            if unspent:
-                return Outcome(verdict=Verdict.DEFERRED, delay_s=self._pause_s(), code=error.code, message=message)
-            permanent = False
-        else:
-            # it answered, or the fault is in the file: either way nothing speaks against the store
-            if isinstance(error, StorageRejected):
-                self._hear_success()
-            else:
-                self._breaker.abandoned(self._clock.now(), upload.id)
-            permanent = not error.retryable and not (
-                isinstance(error, StorageRejected) and error.denied and upload.last_code != error.code
-            )
-        if permanent:
-            return Outcome(verdict=Verdict.DEAD, code=error.code, message=message)
-        if upload.attempt >= upload.max_retries:
-            message = f"gave up after {upload.attempt} attempts; the last: {error.code}: {message}"
-            return Outcome(verdict=Verdict.DEAD, code="STORAGE_UPLOAD_FAILED", message=message)
-        retry_after_s = error.retry_after_s if isinstance(error, StorageUnavailable) else None
-        delay_s = self._backoff.delay_s(upload.attempt, random.random(), retry_after_s)  # noqa: S311  # jitter
-        return Outcome(verdict=Verdict.RETRY, delay_s=delay_s, code=error.code, message=message)
-
-    def _hear_success(self) -> None:
-        was_open = self._breaker.is_open
-        self._breaker.succeeded(self._clock.now())
-        self._tell_breaker(was_open)
-
-    def _tell_breaker(self, was_open: bool) -> None:
-        if self._breaker.is_open != was_open:
-            self._emit(BreakerMoved(store=self._transfer.store_name, is_open=self._breaker.is_open))
+        no_answer = StorageUnavailable(f"no answer within {self.attempt_timeout_s:g} s")
+        return self._failures.outcome(attempt.upload, no_answer)
 
     def hand_back(self, attempt: UploadAttempt) -> Outcome:
         self._breaker.abandoned(self._clock.now(), attempt.upload.id)
-        delay_s = self._pause_s() if self._breaker.is_open else 0.0
-        return Outcome(verdict=Verdict.DEFERRED, delay_s=delay_s)
+        return Outcome(verdict=Verdict.DEFERRED, delay_s=self._failures.pause_s() if self._breaker.is_open else 0.0)
 
     # settle
 
     async def settle(self, ended: Sequence[tuple[UploadAttempt, Outcome]]) -> Sequence[Due]:
-        settling_at = self._clock.database_now()
+        settling_at = self._clock.now() + self._clock.offset_s
         settled = await self._queue.settle([(attempt.upload, outcome) for attempt, outcome in ended])
         if len(settled) < len(ended):
             settled |= await self._settled_before(ended, settled)
-        again: list[Due] = []
-        told: list[AttemptSettled] = []
-        at = self._clock.database_at
+        due_again: list[Due] = []
+        events: list[AttemptSettled] = []
+        offset_s = self._clock.offset_s
         for attempt, outcome in ended:
             if (found := settled.get(attempt.signal.row)) is None:
-                # taken over, cancelled, or failed by a call whose answer was lost: let the row say
-                again.append(Due(attempt.signal, self._clock.database_now()))
+                # taken over, cancelled, or settled by a call without an answer: the row decides
+                due_again.append(Due(attempt.signal, self._clock.database_now()))
                 self._emit(LeaseLost(upload_id=attempt.upload.id))
                 continue
             due_at, settled_at = found
             if due_at is not None:
-                again.append(Due(attempt.signal, due_at))
-            attempt.stored = attempt.result if outcome.verdict is Verdict.STORED else None
-            put = (at(attempt.began), at(attempt.ended)) if attempt.began else None
-            told.append(AttemptSettled(attempt.trail, outcome, put, settling_at, settled_at))
-        for first in range(0, len(told), _TOLD_AT_ONCE):
-            self._emit(AttemptsSettled(attempts=told[first : first + _TOLD_AT_ONCE]))
-        return again
+                due_again.append(Due(attempt.signal, due_at))
+            if outcome.verdict is Verdict.STORED:
+                _, attempt.stored_file = attempt.result
+            elif outcome.verdict is Verdict.DEAD:
+                self._emit(UploadDied(attempt.upload.id, settled_at, outcome.code, outcome.message))
+            put = (attempt.began + offset_s, attempt.ended + offset_s) if attempt.began else None
+            events.append(AttemptSettled(attempt.trail, outcome, put, settling_at, settled_at))
+        for first in range(0, len(events), _EVENT_BATCH):
+            self._emit(AttemptsSettled(attempts=events[first : first + _EVENT_BATCH]))
+        return due_again
 
     async def _settled_before(
         self, ended: Sequence[tuple[UploadAttempt, Outcome]], settled: Mapping[int, Settled]
     ) -> dict[int, Settled]:
-        """Return the stored that had left the queue by a call whose answer was lost."""
+        """Return the stored uploads that had left the queue by a call without an answer."""
         missing = [
             (attempt.upload, outcome.storage_url)
             for attempt, outcome in ended
@@ -338,9 +301,20 @@ class FailedUploads(Reaction[UploadAttempt]):
         return dict.fromkeys((row_id.int for row_id in confirmed), Settled(None, self._clock.database_now()))
 
     async def clean_up(self, settled: Sequence[UploadAttempt]) -> None:
-        files = [(attempt.upload, attempt.stored) for attempt in settled if attempt.stored]
-        for upload, reason in await self._transfer.remove(files) if files else ():
-            logger.bind(**upload.trail().fields).warning("the spooled file stays behind: {}", reason)
+        """Remove the spooled files of stored uploads."""
+        stored = [attempt for attempt in settled if attempt.stored_file is not None]
+        reasons: list[str | None] = []
+        with move_on_after(_REMOVE_WITHIN_S, shield=True):
+            for first in range(0, len(stored), _REMOVE_BATCH):
+                files = [
+                    (attempt.upload.spool, attempt.upload.temp_file_path or "", attempt.stored_file)
+                    for attempt in stored[first : first + _REMOVE_BATCH]
+                ]
+                reasons += await self._run_in_thread(partial(self._spool.remove, files))
+        reasons += [f"no answer within {_REMOVE_WITHIN_S:g} s"] * (len(stored) - len(reasons))
+        for attempt, reason in zip(stored, reasons, strict=True):
+            if reason is not None:
+                logger.bind(**attempt.trail.fields).warning("The spooled file stays behind: {}", reason)
 
     async def extend(self, held: Sequence[UploadAttempt]) -> set[UUID]:
         return await self._queue.extend([attempt.upload for attempt in held])

@@ -16,6 +16,7 @@ from reactor.core.events import (
     AttemptStarted,
     DatabaseLost,
     Notified,
+    Reconciled,
     Rescued,
     RunExpired,
     Swept,
@@ -25,12 +26,13 @@ from reactor.core.model import Due, Signal, Verdict
 from reactor.core.trace_context import TraceContext
 from reactor.engine import reconcile, worker
 from reactor.engine.reconcile import Reconcile
+from reactor.engine.requests import ReconcileRequests
 from reactor.engine.schedule import ReadyQueue, Schedule
-from reactor.engine.worker import Worker
+from reactor.engine.worker import DirectWorker
 from reactor.postgres.notification import Hint
 from reactor.postgres.usage import StorageUsage
-from reactor.reactions import uploads as failed_uploads
-from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
+from reactor.reactions import upload_backlog
+from reactor.reactions.base import DirectReaction, Sweep
 
 INTERVAL_S = 300.0
 
@@ -38,7 +40,7 @@ INTERVAL_S = 300.0
 # the loop, on a clock that stands still
 
 
-class Listed(Reaction[Attempt]):
+class Listed(DirectReaction):
     """A reaction whose sweeps bring what the test says."""
 
     name = "rows"
@@ -55,7 +57,7 @@ class Listed(Reaction[Attempt]):
     def due_at(self, hint: Hint) -> float | None:
         raise NotImplementedError
 
-    async def claim(self, signals: Sequence[Signal]) -> Claimed[Attempt]:
+    async def act(self, signals: Sequence[Signal]) -> Sequence[Due]:
         raise NotImplementedError
 
     async def rescue(self) -> Sequence[TraceContext]:
@@ -82,6 +84,25 @@ class FixedUsage(StorageUsage):
         return repaired
 
 
+class ClaimingWorker(DirectWorker):
+    """A worker that holds the rows in `claimed`, until the test releases them."""
+
+    claimed: set[Signal] = set()  # noqa: RUF012  # replaced by each test that uses it
+    released: set[Signal] = set()  # noqa: RUF012  # as above
+
+    def is_claimed(self, signal: Signal) -> bool:
+        return signal in self.claimed
+
+    @contextmanager
+    def track_released(self) -> Iterator[Container[Signal]]:
+        self.released = set()
+        yield self.released
+
+    def release(self, signal: Signal) -> None:
+        self.claimed = self.claimed - {signal}
+        self.released.add(signal)
+
+
 class Stage:
     """The loop and a schedule; nobody claims."""
 
@@ -91,27 +112,29 @@ class Stage:
         self.reaction = Listed()
         self.usage = FixedUsage()
         self.ready = ready = ReadyQueue()
-        self.schedule = Schedule(self.clock, {"rows": ready}, horizon_s=900.0, emit=self.recorder, capacity=capacity)
-        self.work = Worker(
+        self.requests = requests = ReconcileRequests()
+        self.schedule = Schedule(
+            self.clock, {"rows": ready}, requests, horizon_s=900.0, emit=self.recorder, capacity=capacity
+        )
+        self.worker = ClaimingWorker(
             self.reaction,
             ready,
             self.schedule,
+            requests,
             clock=self.clock,
             emit=self.recorder,
-            concurrency=1,
-            per_tenant=1,
-            lease_s=30.0,
+            idle=asyncio.Event(),
         )
         self.reconcile = Reconcile(
-            [(self.reaction, self.work)],
+            [self.worker],
             self.schedule,
+            requests,
             self.usage,
             clock=self.clock,
             emit=self.recorder,
             interval_s=INTERVAL_S,
             horizon_s=900.0,
         )
-        self.schedule.on_left = self.reconcile.look_later
 
     def list_row(self, *, due_s: float, changed_s: float) -> Signal:
         """Let the database have one more row; both in seconds from now."""
@@ -126,7 +149,7 @@ class Stage:
 
     async def missed(self) -> int:
         """Do a pass; return how many rows it says were missed."""
-        await self.reconcile.once()
+        await self.reconcile.run_pass()
         return (await self.recorder.wait_for(Swept)).missed
 
     @asynccontextmanager
@@ -145,8 +168,8 @@ def stage() -> Stage:
 
 async def test_a_pass_tells_what_it_mended_in_the_books(stage: Stage) -> None:
     stage.usage.repaired = {"reservations": 2, "months": 1}
-    await stage.reconcile.once()
-    await stage.reconcile.once()
+    await stage.reconcile.run_pass()
+    await stage.reconcile.run_pass()
     assert stage.recorder.events_of(UsageRepaired) == [
         UsageRepaired(kind="reservations", count=2),
         UsageRepaired(kind="months", count=1),
@@ -160,7 +183,7 @@ async def test_a_pass_at_start_then_each_interval_and_on_request(stage: Stage) -
         assert stage.reaction.sweeps == 1
         await stage.advance(0.01)
         assert stage.reaction.sweeps == 2
-        stage.reconcile.request()
+        stage.requests.request_pass()
         await idle_event()
         assert stage.reaction.sweeps == stage.reaction.rescues == 3
         await stage.advance(INTERVAL_S - 0.01)
@@ -170,7 +193,7 @@ async def test_a_pass_at_start_then_each_interval_and_on_request(stage: Stage) -
 async def test_requests_during_a_pass_are_one_more_pass(stage: Stage) -> None:
     async with stage.running():
         for _ in range(100):
-            stage.reconcile.request()
+            stage.requests.request_pass()
         await idle_event()
         assert stage.reaction.sweeps == 2
 
@@ -178,7 +201,7 @@ async def test_requests_during_a_pass_are_one_more_pass(stage: Stage) -> None:
 async def test_while_polling_the_passes_come_often(stage: Stage) -> None:
     async with stage.running():
         stage.reconcile.polling_interval_s = 2.0
-        stage.reconcile.request()
+        stage.requests.request_pass()
         await idle_event()
         for _ in range(5):
             await stage.advance(2.0)
@@ -189,17 +212,17 @@ async def test_a_pass_that_failed_is_tried_again_soon(stage: Stage) -> None:
     stage.reaction.down = True
     async with stage.running():
         assert (await stage.recorder.wait_for(DatabaseLost)).doing == "reconcile"
-        assert stage.reconcile.finished_at is None
+        assert stage.recorder.events_of(Reconciled) == []
         stage.reaction.down = False
         await stage.advance(1.0)
         assert stage.reaction.sweeps == 1
-        assert stage.reconcile.finished_at is not None
+        assert len(stage.recorder.events_of(Reconciled)) == 1
 
 
 async def test_a_request_while_a_pass_fails_is_not_lost(stage: Stage) -> None:
     async with stage.running():
         stage.reaction.down = True
-        stage.reconcile.request()
+        stage.requests.request_pass()
         await idle_event()
         stage.reaction.down = False
         await stage.advance(1.0)
@@ -210,7 +233,7 @@ async def test_a_pass_arms_what_is_unknown_and_leaves_alone_what_is_known(stage:
     known = stage.list_row(due_s=5.0, changed_s=0.0)
     stage.schedule.arm([Due(known, stage.clock.database_now() + 1.0)])
     unknown = stage.list_row(due_s=5.0, changed_s=0.0)
-    await stage.reconcile.once()
+    await stage.reconcile.run_pass()
     assert (await stage.recorder.wait_for(Swept)).found == 1
     assert stage.schedule.is_waiting(unknown)
     assert len(stage.schedule) == 2
@@ -218,7 +241,7 @@ async def test_a_pass_arms_what_is_unknown_and_leaves_alone_what_is_known(stage:
 
 
 async def test_what_no_notification_told_of_is_counted(stage: Stage) -> None:
-    stage.reconcile.trust(heard=True)
+    stage.reconcile.expect_notifications(arrive=True)
     await stage.advance(100.0)
     stage.list_row(due_s=-6.0, changed_s=-10.0)
     stage.list_row(due_s=-50.0, changed_s=-6.0)
@@ -231,24 +254,24 @@ async def test_what_could_not_have_been_told_of_is_not_counted(stage: Stage) -> 
     stage.list_row(due_s=-60.0, changed_s=-60.0)
     assert await stage.missed() == 0  # nothing was heard yet
 
-    stage.reconcile.trust(heard=True)
+    stage.reconcile.expect_notifications(arrive=True)
     stage.list_row(due_s=-60.0, changed_s=-60.0)  # older than the connection
     stage.list_row(due_s=-4.0, changed_s=-4.0)  # may be on its way still
     stage.list_row(due_s=60.0, changed_s=0.0)  # not due yet
     stage.list_row(due_s=-60.0, changed_s=0.0)  # due long ago, and put back just now
     assert await stage.missed() == 0
 
-    stage.reconcile.trust(heard=False)
+    stage.reconcile.expect_notifications(arrive=False)
     await stage.advance(100.0)
     stage.list_row(due_s=-10.0, changed_s=-10.0)
     assert await stage.missed() == 0  # the connection is lost
 
 
 async def test_a_backlog_that_a_sweep_left_behind_is_not_counted_as_missed(stage: Stage) -> None:
-    stage.reconcile.trust(heard=True)
+    stage.reconcile.expect_notifications(arrive=True)
     await stage.advance(100.0)
     stage.reaction.complete = False
-    await stage.reconcile.once()
+    await stage.reconcile.run_pass()
     stage.recorder.skip_recorded()
     assert stage.reconcile.has_more
     stage.list_row(due_s=-50.0, changed_s=-50.0)
@@ -256,12 +279,11 @@ async def test_a_backlog_that_a_sweep_left_behind_is_not_counted_as_missed(stage
 
 
 async def test_what_is_settled_while_the_rows_are_read_was_missed_by_nobody(stage: Stage) -> None:
-    stage.reconcile.trust(heard=True)
+    stage.reconcile.expect_notifications(arrive=True)
     await stage.advance(100.0)
     signal = stage.list_row(due_s=-50.0, changed_s=-50.0)
-    attempt = Attempt(signal=signal, lease_until=stage.clock.now() + 30.0)
-    stage.work._claimed[signal] = attempt
-    stage.reaction.while_read = lambda: stage.work._let_go([attempt])
+    stage.worker.claimed = {signal}
+    stage.reaction.while_read = lambda: stage.worker.release(signal)
     assert await stage.missed() == 0
     assert not stage.schedule.is_waiting(signal)
 
@@ -273,21 +295,21 @@ async def test_more_is_brought_as_soon_as_there_is_room(stage: Stage) -> None:
     stage.reaction.complete = False
     stage.list_row(due_s=0.0, changed_s=0.0)
     async with stage.running():
-        stage.reconcile.refill("rows")
+        stage.worker.request_refill()
         await idle_event()
         assert stage.reaction.sweeps == 2
         assert stage.reaction.rescues == 1
 
-        stage.reconcile.refill("rows")  # all that it lists is known: not again at once
+        stage.worker.request_refill()  # all that it lists is known: not again at once
         await idle_event()
         assert stage.reaction.sweeps == 2
         await stage.advance(1.0)
         stage.reaction.complete = True
-        stage.reconcile.refill("rows")
+        stage.worker.request_refill()
         await idle_event()
         assert stage.reaction.sweeps == 3
 
-        stage.reconcile.refill("rows")  # and never when the last sweep brought all
+        stage.worker.request_refill()  # and never when the last sweep brought all
         await stage.advance(5.0)
         assert stage.reaction.sweeps == 3
 
@@ -307,7 +329,7 @@ def drop(stage: Stage, gone: Sequence[Signal]) -> None:
 
 async def test_who_has_enough_to_do_leaves_to_others_what_is_theirs(stage: Stage) -> None:
     ours, others = seated(stage, 1_200)
-    await stage.reconcile.once()
+    await stage.reconcile.run_pass()
     assert (await stage.recorder.wait_for(Swept)).found == len(ours)
     assert [signal for signal in others if stage.schedule.is_waiting(signal)] == []
     assert all(stage.schedule.is_waiting(signal) for signal in ours)
@@ -315,7 +337,7 @@ async def test_who_has_enough_to_do_leaves_to_others_what_is_theirs(stage: Stage
 
 async def test_who_has_little_to_do_stands_in_for_others(stage: Stage) -> None:
     ours, others = seated(stage, 600)
-    await stage.reconcile.once()
+    await stage.reconcile.run_pass()
     assert (await stage.recorder.wait_for(Swept)).found == 600
     assert all(stage.schedule.is_waiting(signal) for signal in [*ours, *others])
 
@@ -324,19 +346,19 @@ async def test_what_was_left_is_looked_for_once_there_is_little_to_do(stage: Sta
     ours, others = seated(stage, 1_200)
     async with stage.running():
         assert stage.reaction.sweeps == 1
-        stage.reconcile.refill("rows")
+        stage.worker.request_refill()
         await idle_event()
         assert stage.reaction.sweeps == 1, "there is enough to do"
 
         stage.ready.queue.take(len(ours))
         drop(stage, [*ours, *others[50:]])
-        stage.reconcile.refill("rows")
+        stage.worker.request_refill()
         await idle_event()
         assert stage.reaction.sweeps == 2
         assert all(stage.schedule.is_waiting(signal) for signal in others[:50])
         assert not any(stage.schedule.is_waiting(signal) for signal in others[50:])
 
-        stage.reconcile.refill("rows")
+        stage.worker.request_refill()
         await stage.advance(2.0)
         assert stage.reaction.sweeps == 2, "nothing is left to others any more"
 
@@ -367,9 +389,10 @@ async def test_what_a_notification_left_is_looked_for_as_soon(stage: Stage) -> N
     async with stage.running():
         await stage.advance(100.0)
         overdue_at = stage.clock.database_now() - 1.0
-        stage.schedule.hear(Due(Signal("rows", uuid4().int, 1), overdue_at) for _ in range(1_200))
+        others = stage.schedule.arm_own([Due(Signal("rows", uuid4().int, 1), overdue_at) for _ in range(1_200)])
+        stage.schedule.yield_to_others(others)
         await idle_event()
-        assert "rows" in stage.schedule.left
+        assert stage.ready.first_yielded in [due.signal for due in others]
         assert stage.reaction.sweeps == 1
         await stage.advance(30.001)
         assert stage.reaction.sweeps == 2
@@ -385,7 +408,7 @@ async def test_a_sweep_that_fails_forgets_nothing_that_was_left(stage: Stage) ->
         stage.ready.queue.take(len(ours))
         drop(stage, ours)
         stage.reaction.while_read = fail
-        stage.reconcile.refill("rows")
+        stage.worker.request_refill()
         await idle_event()
         assert stage.reaction.sweeps == 2
         stage.reaction.while_read = lambda: None
@@ -394,7 +417,7 @@ async def test_a_sweep_that_fails_forgets_nothing_that_was_left(stage: Stage) ->
 
 
 async def test_what_was_left_to_others_was_missed_by_nobody(stage: Stage) -> None:
-    stage.reconcile.trust(heard=True)
+    stage.reconcile.expect_notifications(arrive=True)
     stage.clock.advance(60.0)
     seated(stage, 1_200)
     assert await stage.missed() == 1_200
@@ -405,7 +428,7 @@ async def test_what_the_wheel_has_no_room_for_is_brought_later() -> None:
     stage = Stage(capacity=2)
     for _ in range(3):
         stage.list_row(due_s=10.0, changed_s=0.0)
-    await stage.reconcile.once()
+    await stage.reconcile.run_pass()
     assert stage.reconcile.has_more
 
 
@@ -464,7 +487,7 @@ async def test_a_running_reactor_counts_what_it_was_not_told_of(
         uploads = app.queue_uploads(3)
         await recorder.wait_for_all(3, AttemptSettled, is_stored)
         assert sum(swept.missed for swept in recorder.events_of(Swept)) == 3
-        assert b'reactor_reconcile_missed_total{kind="uploads"} 3.0' in reactor.telemetry.prometheus()
+        assert b'reactor_reconcile_missed_total{kind="uploads"} 3.0' in await reactor.metrics()
     assert_all_stored(app, uploads)
 
 
@@ -503,9 +526,9 @@ async def test_a_dead_reactors_last_try_is_buried(app: App, recorder: Recorder) 
 
 @pytest.fixture
 def _small_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failed_uploads, "_SWEEP_PER_TENANT", 20)
-    monkeypatch.setattr(failed_uploads, "_SWEEP_LIMIT", 50)
-    monkeypatch.setattr(failed_uploads, "_RESCUE_BATCH", 7)
+    monkeypatch.setattr(upload_backlog, "_SWEEP_PER_TENANT", 20)
+    monkeypatch.setattr(upload_backlog, "_SWEEP_LIMIT", 50)
+    monkeypatch.setattr(upload_backlog, "_RESCUE_BATCH", 7)
     monkeypatch.setattr(worker, "_LOW", 10)
 
 
@@ -536,8 +559,8 @@ async def test_a_running_reactor_works_off_a_backlog_larger_than_a_sweep(app: Ap
 async def test_the_first_look_at_a_large_backlog_is_a_short_one(
     app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(failed_uploads, "_SWEEP_LIMIT", 500)
-    monkeypatch.setattr(failed_uploads, "_SWEEP_PER_TENANT", 500)
+    monkeypatch.setattr(upload_backlog, "_SWEEP_LIMIT", 500)
+    monkeypatch.setattr(upload_backlog, "_SWEEP_PER_TENANT", 500)
     app.disable_triggers()
     uploads = app.queue_uploads(60)
     async with app.running_reactor(recorder):

@@ -1,6 +1,7 @@
 """The schedule offers each signal at its tick and not before; the database keeps what it can't hold."""
 
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
@@ -12,13 +13,32 @@ from support.recorder import Recorder
 from reactor.core.events import TimerFired
 from reactor.core.model import Due, Signal
 from reactor.core.rendezvous import STEP_S
+from reactor.engine.requests import ReconcileRequests
 from reactor.engine.schedule import ReadyQueue, Schedule
+from reactor.postgres.notification import Hint
+from reactor.reactions.base import DirectReaction, Sweep
 
 HORIZON_S = 60.0
 
 
 def a_signal(reaction: str = "uploads", tenant: int = 1) -> Signal:
     return Signal(reaction, uuid4().int, tenant)
+
+
+class Hinted(DirectReaction):
+    """A reaction whose rows are due when their hints say so."""
+
+    name = "uploads"
+    channel = "reactor_uploads"
+
+    def due_at(self, hint: Hint) -> float | None:
+        return None if hint.due_ms is None else hint.due_ms / 1000
+
+    async def sweep(self, horizon_s: float) -> Sweep:
+        raise NotImplementedError
+
+    async def act(self, signals: Sequence[Signal]) -> Sequence[Due]:
+        raise NotImplementedError
 
 
 class Stage:
@@ -29,11 +49,24 @@ class Stage:
         self.recorder = Recorder()
         self.ready_queues = {"uploads": ReadyQueue(), "runs": ReadyQueue()}
         self.schedule = Schedule(
-            self.clock, self.ready_queues, horizon_s=HORIZON_S, emit=self.recorder, capacity=capacity
+            self.clock,
+            self.ready_queues,
+            ReconcileRequests(),
+            horizon_s=HORIZON_S,
+            emit=self.recorder,
+            capacity=capacity,
         )
+        self.reaction = Hinted()
 
     def arm(self, signal: Signal, in_s: float) -> None:
         self.schedule.arm([Due(signal, self.clock.database_now() + in_s)])
+
+    def notify(self, signals: Sequence[Signal], due_in_ms: int | None) -> None:
+        """Schedule what a trigger would notify of these rows."""
+        at_ms = round(1000 * self.clock.database_now())
+        for first in range(0, len(signals), 100):
+            rows = [[each.row_id.hex, each.tenant, due_in_ms] for each in signals[first : first + 100]]
+            self.schedule.schedule_notified(self.reaction, json.dumps({"v": 1, "at": at_ms, "rows": rows}))
 
     async def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -83,10 +116,10 @@ async def test_what_others_know_of_too_is_offered_when_it_is_this_reactors_turn(
     assert 0 < len(ours) < 100
     async with stage.running():
         now = stage.clock.database_now()
-        others = stage.schedule.share(Due(signal, now - 5.0) for signal in signals[::2])  # overdue
-        others += stage.schedule.share(Due(signal, now) for signal in signals[1::2])
+        others = [*stage.schedule.arm_own([Due(signal, now - 5.0) for signal in signals[::2]])]  # overdue
+        others += stage.schedule.arm_own([Due(signal, now) for signal in signals[1::2]])
         assert {signal for signal, _ in others} == set(signals) - set(ours)
-        stage.schedule.stand_in(others, now)
+        stage.schedule.take_over(others, now)
         await idle_event()
         assert set(stage.take()) == set(ours)
 
@@ -103,7 +136,7 @@ async def test_what_will_be_due_is_armed_for_a_little_after_its_turn(stage: Stag
     ours = [signal for signal in signals if not stage.schedule.rendezvous_order.delay_s(signal.row)]
     async with stage.running():
         due_at = stage.clock.database_now() + 5.0
-        assert stage.schedule.share(Due(signal, due_at) for signal in signals) == []
+        assert stage.schedule.arm_own([Due(signal, due_at) for signal in signals]) == []
         await stage.advance(5.001)
         assert set(stage.take()) == set(ours)
 
@@ -117,37 +150,36 @@ async def test_many_that_may_be_taken_are_enough(stage: Stage) -> None:
         for _ in range(499):
             stage.arm(a_signal(), -1.0)
         await idle_event()
-        assert not stage.schedule.has_enough("uploads")
+        assert not stage.ready_queues["uploads"].is_full
 
         stage.arm(a_signal(), -1.0)
         await idle_event()
-        assert stage.schedule.has_enough("uploads")
+        assert stage.ready_queues["uploads"].is_full
 
         ready.per_tenant = 1
         ready.take(1)
         stage.arm(a_signal(), -1.0)
         await idle_event()
-        assert not stage.schedule.has_enough("uploads"), "they wait for their own tenant, not for this reactor"
+        assert not stage.ready_queues["uploads"].is_full, "they wait for their own tenant, not for this reactor"
 
 
 async def test_what_is_heard_and_anothers_turn_is_left_to_it_only_by_who_has_enough(stage: Stage) -> None:
     stage.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
-    heard = [a_signal() for _ in range(100)]
-    others = {signal for signal in heard if stage.schedule.rendezvous_order.delay_s(signal.row)}
-    now = stage.clock.database_now()
+    notified = [a_signal() for _ in range(100)]
+    others = {signal for signal in notified if stage.schedule.rendezvous_order.delay_s(signal.row)}
     async with stage.running():
-        stage.schedule.hear(Due(signal, now) for signal in heard)
-        assert stage.schedule.left == {}
+        stage.notify(notified, 0)
+        assert stage.ready_queues["uploads"].first_yielded is None
         await stage.advance(STEP_S + 0.001)
-        assert set(stage.take()) == set(heard)
+        assert set(stage.take()) == set(notified)
 
         for _ in range(500):
             stage.arm(a_signal(), -1.0)
         await idle_event()
-        stage.schedule.hear(Due(signal, now) for signal in heard)
-        assert stage.schedule.left["uploads"] in others
+        stage.notify(notified, 0)
+        assert stage.ready_queues["uploads"].first_yielded in others
         await stage.advance(STEP_S + 0.001)
-        assert set(heard) - set(stage.take()) == others
+        assert set(notified) - set(stage.take()) == others
 
 
 async def test_what_only_this_reactor_knows_waits_for_nobody(stage: Stage) -> None:
@@ -166,8 +198,8 @@ async def test_an_offer_wakes_the_lane_it_is_for_and_no_other(stage: Stage) -> N
         stage.arm(run, 0.25)
         await stage.advance(0.25)
 
-        await stage.ready_queues["runs"].wakeup.wait()
-        assert not stage.ready_queues["uploads"].wakeup._is_set
+        assert stage.ready_queues["runs"].changed.is_set()
+        assert not stage.ready_queues["uploads"].changed.is_set()
         assert stage.take("runs") == [run]
         assert stage.take("uploads") == []
 
@@ -196,7 +228,7 @@ async def test_beyond_the_horizon_nothing_is_held(stage: Stage) -> None:
     stage.arm(outside, HORIZON_S + 0.5)
     assert stage.schedule.is_waiting(inside)
     assert not stage.schedule.is_waiting(outside)
-    assert not stage.schedule.overflowed
+    assert not stage.schedule.has_overflowed
 
 
 async def test_a_signal_that_moves_beyond_the_horizon_is_let_go(stage: Stage) -> None:
@@ -214,10 +246,10 @@ async def test_overflow_is_flagged_and_what_is_held_may_still_move() -> None:
     first, second, third = a_signal(), a_signal(), a_signal()
     stage.arm(first, 1.0)
     stage.arm(second, 1.0)
-    assert not stage.schedule.overflowed
+    assert not stage.schedule.has_overflowed
 
     stage.arm(third, 0.5)
-    assert stage.schedule.overflowed
+    assert stage.schedule.has_overflowed
     assert not stage.schedule.is_waiting(third)
 
     async with stage.running():
@@ -237,9 +269,7 @@ async def test_a_forgotten_signal_is_not_offered(stage: Stage) -> None:
         await idle_event()
         assert stage.schedule.is_waiting(ready)
 
-        stage.schedule.forget(waiting)
-        stage.schedule.forget(ready)
-        stage.schedule.forget(a_signal())
+        stage.notify([waiting, ready, a_signal()], None)
         assert not stage.schedule.is_waiting(waiting)
         assert not stage.schedule.is_waiting(ready)
 
@@ -259,7 +289,8 @@ async def test_a_flood_is_offered_whole_and_in_order_of_time(stage: Stage) -> No
         stage.clock.advance(5.0)
         offered: list[Signal] = []
         while len(offered) < len(early) + len(late):
-            await stage.ready_queues["uploads"].wakeup.wait()
+            await stage.ready_queues["uploads"].changed.wait()
+            stage.ready_queues["uploads"].changed.clear()
             offered += stage.take()
         assert set(offered[: len(early)]) == set(early)
         assert set(offered[len(early) :]) == set(late)

@@ -1,5 +1,6 @@
 """Worker claims in natural batches, within its caps, and loses nothing that it claimed, whatever fails."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -15,10 +16,11 @@ from support.task_executor import TaskExecutor
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.events import DatabaseLost, LeaseLost
 from reactor.core.model import Due, Outcome, Signal, Verdict
+from reactor.engine.requests import ReconcileRequests
 from reactor.engine.schedule import ReadyQueue, Schedule
-from reactor.engine.worker import Worker
+from reactor.engine.worker import AttemptWorker
 from reactor.postgres.notification import Hint
-from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
+from reactor.reactions.base import Attempt, AttemptReaction, ClaimResult, Sweep
 
 LEASE_S = 30.0
 STORED = Outcome(verdict=Verdict.STORED)
@@ -26,7 +28,7 @@ DEFERRED = Outcome(verdict=Verdict.DEFERRED)
 DOWN = DatabaseUnavailable("the test took it away")
 
 
-class Rows(Reaction[Attempt]):
+class Rows(AttemptReaction[Attempt]):
     """A reaction on rows in memory. Each of its calls can be held up, or made to fail, by the test."""
 
     name = "rows"
@@ -67,16 +69,16 @@ class Rows(Reaction[Attempt]):
     async def prepare(self) -> None:
         self._check("prepare")
 
-    async def claim(self, signals: Sequence[Signal]) -> Claimed[Attempt]:
+    async def claim(self, signals: Sequence[Signal]) -> ClaimResult[Attempt]:
         self.claims.append(list(signals))
         await self.may_claim.wait()
         for _ in range(self.round_trip):
             await checkpoint()
         self._check("claim")
         lease_until = self.clock.now() + LEASE_S
-        return Claimed(
+        return ClaimResult(
             attempts=[
-                Attempt(signal=signal, lease_until=lease_until)
+                Attempt(signal=signal, tenant=signal.tenant, lease_until=lease_until)
                 for signal in signals
                 if signal.row_id not in self.not_ours | self.taken_over
             ]
@@ -158,23 +160,21 @@ class Stage:
         self.recorder = Recorder()
         self.rows = Rows(self.clock, concurrency=concurrency, per_tenant=per_tenant)
         self.ready = ReadyQueue()
-        self.schedule = Schedule(self.clock, {"rows": self.ready}, horizon_s=900.0, emit=self.recorder)
-        self.idle = 0
-        self.ended = False
-        self.work = Worker(
+        requests = ReconcileRequests()
+        self.schedule = Schedule(self.clock, {"rows": self.ready}, requests, horizon_s=900.0, emit=self.recorder)
+        self.idle = asyncio.Event()
+        self.worker = AttemptWorker(
             self.rows,
             self.ready,
             self.schedule,
+            requests,
             clock=self.clock,
             emit=self.recorder,
             concurrency=concurrency,
             per_tenant=per_tenant,
             lease_s=LEASE_S,
-            on_idle=self._count_idle,
+            idle=self.idle,
         )
-
-    def _count_idle(self) -> None:
-        self.idle += 1
 
     async def arm(self, signals: Sequence[Signal]) -> None:
         self.schedule.arm(Due(signal, self.clock.database_now()) for signal in signals)
@@ -188,14 +188,10 @@ class Stage:
     async def running(self) -> AsyncIterator[None]:
         async with create_task_group() as tasks:
             tasks.start_soon(self.schedule.run)
-            tasks.start_soon(self._work)
+            tasks.start_soon(self.worker.run)
             await idle_event()
             yield
             tasks.cancel_scope.cancel()
-
-    async def _work(self) -> None:
-        await self.work.run()
-        self.ended = True
 
 
 def signals(count: int, tenant: int = 1) -> list[Signal]:
@@ -215,10 +211,10 @@ async def test_a_row_is_claimed_acted_on_and_settled(stage: Stage) -> None:
     async with stage.running():
         await stage.arm([row])
         assert stage.rows.settled == [(row, Verdict.STORED)]
-        assert stage.work.outstanding == 0
-        assert stage.work.is_idle
-        assert stage.idle > 0
-        assert stage.work.spent == 1
+        assert stage.worker.outstanding == 0
+        assert stage.worker.is_idle
+        assert stage.idle.is_set()
+        assert stage.worker.spent == 1
 
 
 async def test_of_slow_work_none_is_claimed_ahead_of_those_who_may_be_free(stage: Stage) -> None:
@@ -235,7 +231,7 @@ async def test_of_slow_work_none_is_claimed_ahead_of_those_who_may_be_free(stage
         slow.set()
         await idle_event()
         assert len(stage.rows.settled) == 4
-        assert stage.work.outstanding == 4
+        assert stage.worker.outstanding == 4
 
 
 async def test_what_becomes_due_during_a_claim_is_claimed_together() -> None:
@@ -279,7 +275,7 @@ async def test_a_failed_claim_is_tried_again(stage: Stage) -> None:
         await stage.arm(rows)
         lost = await stage.recorder.wait_for(DatabaseLost)
         assert lost.doing == "claim rows"
-        assert stage.work.outstanding == 3
+        assert stage.worker.outstanding == 3
 
         stage.rows.down = set()
         await stage.advance(0.5)
@@ -311,7 +307,7 @@ async def test_rows_that_others_took_are_let_go(stage: Stage) -> None:
     async with stage.running():
         await stage.arm([*ours, *theirs])
         assert set(stage.rows.verdicts(Verdict.STORED)) == set(ours)
-        assert stage.work.is_idle
+        assert stage.worker.is_idle
 
         more = signals(20)
         await stage.arm(more)  # and their places are free again
@@ -424,7 +420,7 @@ async def test_what_may_not_begin_goes_back(stage: Stage) -> None:
         await stage.arm([first, second, third])
         assert stage.rows.verdicts(Verdict.STORED) == [first]
         assert sorted(stage.rows.verdicts(Verdict.DEFERRED)) == sorted([second, third])
-        assert stage.work.is_idle
+        assert stage.worker.is_idle
 
 
 async def test_an_act_that_breaks_is_loud() -> None:
@@ -449,7 +445,7 @@ async def test_a_failed_settlement_keeps_the_outcomes_and_settles_later(stage: S
         await stage.arm(rows)
         assert (await stage.recorder.wait_for(DatabaseLost)).doing == "settle rows"
         assert stage.rows.settled == []
-        assert all(stage.work.is_claimed(row) for row in rows)
+        assert all(stage.worker.is_claimed(row) for row in rows)
         await stage.advance(0.5)
         assert stage.rows.settled == []
 
@@ -457,7 +453,7 @@ async def test_a_failed_settlement_keeps_the_outcomes_and_settles_later(stage: S
         await stage.advance(0.5)
         assert sorted(stage.rows.settled) == sorted((row, Verdict.STORED) for row in rows)
         assert len(stage.rows.claims) == 1
-        assert stage.work.is_idle
+        assert stage.worker.is_idle
 
 
 async def test_outcomes_that_nobody_can_want_any_more_are_let_go(stage: Stage) -> None:
@@ -471,8 +467,8 @@ async def test_outcomes_that_nobody_can_want_any_more_are_let_go(stage: Stage) -
         stage.rows.down = set()
         await stage.advance(1.0)
         assert stage.rows.settled == []
-        assert not any(stage.work.is_claimed(row) for row in rows)
-        assert stage.work.is_idle
+        assert not any(stage.worker.is_claimed(row) for row in rows)
+        assert stage.worker.is_idle
 
 
 async def test_no_more_is_claimed_than_can_be_settled(stage: Stage) -> None:
@@ -481,7 +477,7 @@ async def test_no_more_is_claimed_than_can_be_settled(stage: Stage) -> None:
     stage.rows.may_settle = Event()
     async with stage.running():
         await stage.arm(rows)
-        assert stage.work.outstanding <= 2_500
+        assert stage.worker.outstanding <= 2_500
         stage.rows.may_settle.set()
         await idle_event()
         assert len(stage.rows.settled) == len(rows)
@@ -514,7 +510,7 @@ async def test_a_row_that_comes_back_before_its_outcome_is_settled_waits_for_tha
         stage.rows.down = set()
         await stage.advance(0.5)
         assert stage.rows.settled == [(row, Verdict.STORED)]
-        assert stage.work.is_idle
+        assert stage.worker.is_idle
         await stage.arm([row])  # and its place is free again
         assert len(stage.rows.claims) == 2
 
@@ -528,7 +524,7 @@ async def test_a_lost_lease_cancels_the_act_and_settles_nothing(stage: Stage) ->
         await stage.advance(LEASE_S / 3)
         assert (await stage.recorder.wait_for(LeaseLost)).upload_id == lost.row_id
         assert stage.rows.cancelled == [lost]
-        assert not stage.work.is_claimed(lost)
+        assert not stage.worker.is_claimed(lost)
         await idle_event()
         assert stage.rows.claims[1:] == [[lost]]  # what has become of it, only the row can say
         stage.rows.may_act.set()
@@ -550,7 +546,7 @@ async def test_leases_are_given_up_when_the_database_stays_away(stage: Stage) ->
         await stage.advance(LEASE_S / 3)
         assert stage.rows.cancelled == [row]
         assert stage.rows.settled == []
-        assert stage.work.is_idle
+        assert stage.worker.is_idle
 
 
 async def test_a_row_that_is_being_acted_on_is_not_claimed_again(stage: Stage) -> None:
@@ -584,14 +580,14 @@ async def test_close_hands_back_what_was_not_begun_and_lets_the_rest_finish() ->
         assert acting == 2
         assert len(claimed) > acting
 
-        stage.work.close()
+        stage.worker.close()
         await idle_event()
         assert len(stage.rows.verdicts(Verdict.DEFERRED)) == len(claimed) - acting
-        assert not stage.ended
+        assert not stage.worker.ended.is_set()
 
         stage.rows.may_act.set()
         await idle_event()
-        assert stage.ended
+        assert stage.worker.ended.is_set()
         settled = [signal for signal, _ in stage.rows.settled]
         assert set(settled) == set(quick) | claimed
         assert len(settled) == len(set(settled))
@@ -602,13 +598,13 @@ async def test_abort_hands_back_what_is_being_acted_on(stage: Stage) -> None:
     stage.rows.may_act = Event()
     async with stage.running():
         await stage.arm(rows)
-        stage.work.close()
-        stage.work.abort()
+        stage.worker.close()
+        stage.worker.abort()
         await idle_event()
-        assert stage.ended
+        assert stage.worker.ended.is_set()
         assert set(stage.rows.cancelled) == set(rows)
         assert set(stage.rows.verdicts(Verdict.DEFERRED)) == set(rows)
-        assert stage.work.spent == 0
+        assert stage.worker.spent == 0
 
 
 async def test_what_a_claim_brings_after_close_goes_back(stage: Stage) -> None:
@@ -616,12 +612,12 @@ async def test_what_a_claim_brings_after_close_goes_back(stage: Stage) -> None:
     stage.rows.may_claim = Event()
     async with stage.running():
         await stage.arm(rows)
-        stage.work.close()
+        stage.worker.close()
         await idle_event()
-        assert not stage.ended
+        assert not stage.worker.ended.is_set()
         stage.rows.may_claim.set()
         await idle_event()
-        assert stage.ended
+        assert stage.worker.ended.is_set()
         assert set(stage.rows.verdicts(Verdict.DEFERRED)) == set(rows)
         assert stage.rows.most_in_all == 0
 
@@ -631,12 +627,12 @@ async def test_closing_while_the_database_is_away_waits_for_it(stage: Stage) -> 
     stage.rows.down = {"settle"}
     async with stage.running():
         await stage.arm([row])
-        stage.work.close()
+        stage.worker.close()
         await stage.advance(0.5)
-        assert not stage.ended
+        assert not stage.worker.ended.is_set()
         stage.rows.down = set()
         await stage.advance(0.5)
-        assert stage.ended
+        assert stage.worker.ended.is_set()
         assert stage.rows.settled == [(row, Verdict.STORED)]
 
 
@@ -657,4 +653,4 @@ async def test_nothing_is_lost_or_settled_twice_while_the_database_comes_and_goe
         stored = stage.rows.verdicts(Verdict.STORED)
         assert set(stored) == set(rows)
         assert len(stored) == len(rows)
-        assert stage.work.is_idle
+        assert stage.worker.is_idle

@@ -1,0 +1,66 @@
+"""The uploads that claims alone would miss: what a sweep lists, and what a rescue releases or buries."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+from reactor.core.events import Emit, Rescued, UploadDied
+from reactor.core.model import Due, Signal, Verdict
+from reactor.core.trace_context import TraceContext
+from reactor.postgres.upload_queue import Rescue, UploadQueue
+from reactor.reactions.base import Sweep
+
+_SWEEP_LIMIT: Final = 50_000
+_SWEEP_PER_TENANT: Final = 5_000
+_FIRST_SWEEP_SHARE: Final = 10
+"""The first sweep lists a tenth, so that work on a large backlog begins before all of it is read."""
+
+_RESCUE_BATCH: Final = 500
+
+
+class UploadBacklog:
+    """Sweeps and rescues upload_queue. Its methods raise DatabaseUnavailable."""
+
+    def __init__(self, queue: UploadQueue, *, reaction_name: str, emit: Emit) -> None:
+        self._queue = queue
+        self._reaction_name = reaction_name
+        self._emit = emit
+        self._has_swept = False
+
+    async def sweep(self, horizon_s: float) -> Sweep:
+        """List the uploads that are due within the horizon, fair by tenant."""
+        share = 1 if self._has_swept else _FIRST_SWEEP_SHARE
+        per_tenant, limit = _SWEEP_PER_TENANT // share, _SWEEP_LIMIT // share
+        rows = await self._queue.sweep(horizon_s, per_tenant, limit)
+        self._has_swept = True
+        most_of_a_tenant = max(Counter(tenant for _, tenant, _, _ in rows).values(), default=0)
+        name = self._reaction_name
+        return Sweep(
+            rows=((Due(Signal(name, row_id.int, tenant), due), changed) for row_id, tenant, due, changed in rows),
+            complete=most_of_a_tenant < per_tenant and len(rows) < limit,
+        )
+
+    async def rescue(self) -> Sequence[TraceContext]:
+        """Release every expired lease, bury every exhausted upload; return their places in their traces."""
+        rescued: list[TraceContext] = []
+        while True:
+            batch = await self._queue.rescue(None, _RESCUE_BATCH)
+            rescued += self._emit_rescued(batch)
+            if len(batch) < _RESCUE_BATCH:
+                return rescued
+
+    async def bury(self, exhausted: Sequence[UUID]) -> None:
+        """Mark these uploads as dead, which have used up their retries."""
+        self._emit_rescued(await self._queue.rescue(exhausted, len(exhausted)))
+
+    def _emit_rescued(self, rescued: Sequence[Rescue]) -> Sequence[TraceContext]:
+        events = [rescue.event() for rescue in rescued]
+        for event in events:
+            self._emit(event)
+            if event.verdict is Verdict.DEAD:
+                self._emit(UploadDied(event.trail.upload_id, event.rescued_at, event.code, "its retries are used up"))
+        if events:
+            counts = Counter(event.verdict for event in events)
+            self._emit(Rescued(retried=counts[Verdict.RETRY], buried=counts[Verdict.DEAD]))
+        return [event.trail.context for event in events]

@@ -1,0 +1,71 @@
+"""What a failed attempt means: try again, give up, or blame the store and count nothing."""
+
+import random
+
+from reactor.core.backoff import Backoff
+from reactor.core.circuit_breaker import CircuitBreaker
+from reactor.core.errors import ReactorError, StorageRejected, StorageUnavailable
+from reactor.core.events import BreakerMoved, Emit
+from reactor.core.model import Outcome, Verdict
+from reactor.postgres.upload_queue import Upload
+from reactor.runtime.clock import Clock
+
+_MESSAGE_CHARS = 500
+
+_PROBE_WAIT_S = 0.25
+"""How soon a deferred upload is looked at again while the probe's answer is awaited."""
+
+
+class UploadFailures:
+    """Judges failures, with the store's circuit breaker and the backoff."""
+
+    def __init__(self, breaker: CircuitBreaker, backoff: Backoff, *, store_name: str, clock: Clock, emit: Emit) -> None:
+        self._breaker = breaker
+        self._backoff = backoff
+        self._store_name = store_name
+        self._clock = clock
+        self._emit = emit
+
+    def outcome(self, upload: Upload, error: ReactorError) -> Outcome:
+        """Return the outcome of an attempt that failed with `error`."""
+        # a store's own text: PostgreSQL takes no NUL, and a terminal must get no escape sequences
+        message = "".join(char if char.isprintable() else " " for char in str(error)[:_MESSAGE_CHARS])
+        if isinstance(error, StorageUnavailable):
+            was_open = self._breaker.is_open
+            unspent = self._breaker.failed(self._clock.now(), upload.id, error.retry_after_s)
+            self._emit_breaker(was_open)
+            if unspent:
+                return Outcome(verdict=Verdict.DEFERRED, delay_s=self.pause_s(), code=error.code, message=message)
+            return self._retry_or_give_up(upload, error.code, message, error.retry_after_s)
+        # the store answered, or the fault lies in the file: neither counts against the store
+        if isinstance(error, StorageRejected):
+            self.store_answered()
+        else:
+            self._breaker.abandoned(self._clock.now(), upload.id)
+        # 401 and 403 get one more try, because credentials may be rotating
+        is_denied_first = isinstance(error, StorageRejected) and error.denied and upload.last_code != error.code
+        if not error.retryable and not is_denied_first:
+            return Outcome(verdict=Verdict.DEAD, code=error.code, message=message)
+        return self._retry_or_give_up(upload, error.code, message, None)
+
+    def _retry_or_give_up(self, upload: Upload, code: str, message: str, retry_after_s: float | None) -> Outcome:
+        if upload.attempt >= upload.max_retries:
+            message = f"gave up after {upload.attempt} attempts; the last: {code}: {message}"
+            return Outcome(verdict=Verdict.DEAD, code="STORAGE_UPLOAD_FAILED", message=message)
+        delay_s = self._backoff.delay_s(upload.attempt, random.random(), retry_after_s)  # noqa: S311  # jitter
+        return Outcome(verdict=Verdict.RETRY, delay_s=delay_s, code=code, message=message)
+
+    def store_answered(self) -> None:
+        """Take notice that the store stored an object, or refused one for good: it is up."""
+        was_open = self._breaker.is_open
+        self._breaker.succeeded(self._clock.now())
+        self._emit_breaker(was_open)
+
+    def pause_s(self) -> float:
+        """Return the seconds until the store is worth asking again."""
+        retry_at = self._breaker.retry_at
+        return max(_PROBE_WAIT_S, 0.0 if retry_at is None else retry_at - self._clock.now())
+
+    def _emit_breaker(self, was_open: bool) -> None:
+        if self._breaker.is_open != was_open:
+            self._emit(BreakerMoved(store=self._store_name, is_open=self._breaker.is_open))
