@@ -102,6 +102,11 @@ class Reactor:
         await self._has_started.wait()
         await self._running_parts().readiness.wait(ready=False)
 
+    @property
+    def emit(self) -> Emit:
+        """Where the reactor's events go: subscribers, log lines, metrics and spans."""
+        return self._running_parts().dispatcher
+
     async def reconcile(self) -> None:
         """Do a whole reconciliation pass; return once one that began after this call has ended."""
         await self._has_started.wait()

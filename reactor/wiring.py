@@ -134,9 +134,9 @@ def wire_listen(ports: Ports, engine: Engine, presence: Presence, *, emit: Emit)
             worker.reaction.channel: partial(engine.schedule.schedule_notified, worker.reaction)
             for worker in engine.workers
         },
-        engine.schedule,
-        engine.reconcile,
-        engine.requests,
+        schedule=engine.schedule,
+        reconcile=engine.reconcile,
+        requests=engine.requests,
         clock=ports.clock,
         emit=emit,
     )

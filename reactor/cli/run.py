@@ -67,16 +67,13 @@ def _database(settings: Settings) -> Iterator[Settings]:
 
 async def _react(settings: Settings) -> None:
     reactor = Reactor(settings)
-    was_ready = False
-
-    def tell_readiness() -> None:
-        nonlocal was_ready
-        is_ready = not reactor.not_ready()
-        if is_ready and not was_ready:
-            logger.info("ready; status at {}/api/status", reactor.http_url)
-        was_ready = is_ready
-
     async with anyio.create_task_group() as tasks:
+
+        async def log_readiness() -> None:
+            while True:
+                await reactor.wait_ready()
+                logger.info("ready; status at {}/api/status", reactor.http_url)
+                await reactor.wait_unready()
 
         async def stop_on_signal() -> None:
             with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -88,6 +85,7 @@ async def _react(settings: Settings) -> None:
                     reactor.stop()
 
         tasks.start_soon(stop_on_signal)
-        await reactor.run(ready=tell_readiness)
+        tasks.start_soon(log_readiness)
+        await reactor.run()
         tasks.cancel_scope.cancel()
     logger.info("stopped")

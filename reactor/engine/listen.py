@@ -27,8 +27,8 @@ from reactor.postgres.presence import PEERS_CHANNEL, Peers, Presence
 from reactor.runtime.clock import TICKS_PER_S, Clock
 
 PRESENCE_INTERVAL_S = 13.0
-"""Nine transactions a minute: a report of presence, and the receipt of its canary. A connection that answers and delivers
-nothing is noticed within this and CANARY_GRACE_S; one that doesn't answer is noticed sooner, by the listener."""
+"""Nine transactions a minute: a report of presence, and the receipt of its canary. A connection that answers and
+delivers nothing is noticed within this and CANARY_GRACE_S; one that doesn't answer sooner, by the listener."""
 
 PRESENCE_EXPIRES_S = PRESENCE_INTERVAL_S + 4.0
 """A reactor that has not reported its presence for so long counts as gone: it has missed one report. The others notice
@@ -53,10 +53,10 @@ class Listen:
         source: NotificationSource,
         presence: Presence,
         handlers: Mapping[str, Callable[[str], None]],
+        *,
         schedule: Schedule,
         reconcile: Reconcile,
         requests: ReconcileRequests,
-        *,
         clock: Clock,
         emit: Emit,
     ) -> None:

@@ -1,7 +1,7 @@
 """Whether the reactor can do its work now, and why not: what /readyz answers.
 
-Readiness says nothing about life. An outage of the database makes a reactor unready, and must never get it restarted: it
-reconnects, and a restart would lose what it holds in memory.
+Readiness says nothing about life. An outage of the database makes a reactor unready, and must never get it restarted:
+it reconnects, and a restart would lose what it holds in memory.
 """
 
 from collections.abc import Callable, Mapping

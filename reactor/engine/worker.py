@@ -10,8 +10,8 @@ take the rest. Quick ones are claimed by hundreds, once there is room for half a
 
 import asyncio
 import math
-from collections.abc import Container, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Container, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Generic
 
 from anyio import create_task_group
@@ -88,10 +88,9 @@ class Worker:
         """Return whether this reactor holds the row."""
         return False
 
-    @contextmanager
-    def track_released(self) -> Iterator[Container[Signal]]:
+    def track_released(self) -> AbstractContextManager[Container[Signal]]:
         """Yield the signals that are released until the block ends: what was read of them meanwhile is out of date."""
-        yield ()
+        return nullcontext(())
 
     async def run(self) -> None:
         """Work until closed."""

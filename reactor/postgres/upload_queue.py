@@ -209,4 +209,4 @@ class UploadQueue:
 
 def uuid_array(numbers: Iterable[int]) -> str:
     """Return UUIDs as PostgreSQL's array literal. psycopg takes eight times as long for a list of UUID objects."""
-    return "{" + ",".join(["%032x" % number for number in numbers]) + "}"
+    return "{" + ",".join([f"{number:032x}" for number in numbers]) + "}"

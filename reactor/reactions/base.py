@@ -78,7 +78,7 @@ class Reaction(ABC):
     def due_at(self, hint: Hint) -> float | None:
         """Return when the hinted row is due (database seconds since 1970); None: it needs nothing any more."""
 
-    async def prepare(self) -> None:
+    async def prepare(self) -> None:  # noqa: B027  # optional
         """Warm up connection and statements, so that the first claim is fast. Raises DatabaseUnavailable."""
 
     @abstractmethod

@@ -136,16 +136,12 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
 
     async def claim(self, signals: Sequence[Signal]) -> ClaimResult[UploadAttempt]:
         later: list[Due] = []
-        if not self._breaker.is_clear and (allowance := self._breaker.allowance(self._clock.now())) is not None:
-            retry_at = self._clock.now() + self._clock.offset_s + self._failures.pause_s()
-            later = [Due(signal, retry_at) for signal in signals[allowance:]]
-            signals = signals[:allowance]
-            if not signals:
-                return ClaimResult(later=later)
+        if not self._breaker.is_clear:
+            signals, later = self._hold_back(signals)
         signal_of = {signal.row: signal for signal in signals}
         sent = self._clock.now()
         uploads: list[Upload] = []
-        rows_by_token = self._rows_by_token(list(signal_of))
+        rows_by_token = self._rows_by_token(list(signal_of)) if signal_of else {}
         try:
             for token, rows in rows_by_token.items():
                 asked = self._clock.now()
@@ -161,9 +157,8 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
             for token, rows in rows_by_token.items():
                 self._unanswered |= dict.fromkeys(rows, token)
             raise
-        if self._unanswered:
-            for row in signal_of:
-                self._unanswered.pop(row, None)
+        for row in signal_of if self._unanswered else ():
+            self._unanswered.pop(row, None)
         lease_until = sent + self._lease_s
         attempts = [
             UploadAttempt(
@@ -178,6 +173,14 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         if attempts:
             self._emit(UploadsClaimed(trails=[attempt.trail for attempt in attempts]))
         return ClaimResult(attempts=attempts, later=later)
+
+    def _hold_back(self, signals: Sequence[Signal]) -> tuple[Sequence[Signal], list[Due]]:
+        """Return the signals that the breaker lets through, and the others with the time to look at them again."""
+        allowance = self._breaker.allowance(self._clock.now())
+        if allowance is None:
+            return signals, []
+        retry_at = self._clock.now() + self._clock.offset_s + self._failures.pause_s()
+        return signals[:allowance], [Due(signal, retry_at) for signal in signals[allowance:]]
 
     def _rows_by_token(self, rows: list[int]) -> dict[UUID, list[int]]:
         """Return the rows by the token to claim them with.
@@ -302,17 +305,17 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
 
     async def clean_up(self, settled: Sequence[UploadAttempt]) -> None:
         """Remove the spooled files of stored uploads."""
-        stored = [attempt for attempt in settled if attempt.stored_file is not None]
+        stored = [(attempt, file) for attempt in settled if (file := attempt.stored_file) is not None]
         reasons: list[str | None] = []
         with move_on_after(_REMOVE_WITHIN_S, shield=True):
             for first in range(0, len(stored), _REMOVE_BATCH):
                 files = [
-                    (attempt.upload.spool, attempt.upload.temp_file_path or "", attempt.stored_file)
-                    for attempt in stored[first : first + _REMOVE_BATCH]
+                    (attempt.upload.spool, attempt.upload.temp_file_path or "", file)
+                    for attempt, file in stored[first : first + _REMOVE_BATCH]
                 ]
                 reasons += await self._run_in_thread(partial(self._spool.remove, files))
         reasons += [f"no answer within {_REMOVE_WITHIN_S:g} s"] * (len(stored) - len(reasons))
-        for attempt, reason in zip(stored, reasons, strict=True):
+        for (attempt, _), reason in zip(stored, reasons, strict=True):
             if reason is not None:
                 logger.bind(**attempt.trail.fields).warning("The spooled file stays behind: {}", reason)
 

@@ -13,7 +13,7 @@ from loguru import logger
 from reactor.app import Reactor
 from reactor.cli.common import spare_the_collector
 from reactor.core.events import AttemptsSettled, Event, UploadsClaimed
-from reactor.postgres.upload_queue import Claimed, UploadQueue
+from reactor.postgres.upload_queue import ClaimedUploads, UploadQueue
 from reactor.storage.stores.base import ObjectStore
 
 from .alone import Figures, tell
@@ -25,7 +25,7 @@ def drain_all(url: str, spool: Path, store: ObjectStore, uploads: int) -> Figure
     began, ended, claims, settled = 0.0, 0.0, 0, 0
     claim = UploadQueue.claim
 
-    async def beginning(self: UploadQueue, ids: Sequence[UUID], token: UUID) -> Claimed:
+    async def beginning(self: UploadQueue, ids: Sequence[int], token: UUID) -> ClaimedUploads:
         nonlocal began
         if len(ids):  # the first asks for none: it has the statement planned
             began = began or time.monotonic()

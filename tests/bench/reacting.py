@@ -27,16 +27,10 @@ ENQUEUE = (
 @asynccontextmanager
 async def reacting(stage: Stage, url: str, hear: Callable[[Event], None]) -> AsyncIterator[str]:
     """Run a reactor until the block ends; yield the folder of its spool once it is ready."""
-    ready = asyncio.Event()
     with stage.spool() as spool:
         reactor = Reactor(settings(url, spool), store=NoStore(), listener=hear)
-
-        def look() -> None:
-            if not reactor.not_ready():
-                ready.set()
-
-        running = asyncio.create_task(reactor.run(ready=look))
-        readying = asyncio.create_task(ready.wait())
+        running = asyncio.create_task(reactor.run())
+        readying = asyncio.create_task(reactor.wait_ready())
         await asyncio.wait([running, readying], return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             readying.cancel()

@@ -19,7 +19,7 @@ from loguru import logger
 from reactor.app import Reactor
 from reactor.cli.common import spare_the_collector
 from reactor.core.events import AttemptsSettled, Event
-from reactor.postgres.upload_queue import Claimed, UploadQueue
+from reactor.postgres.upload_queue import ClaimedUploads, UploadQueue
 
 from .alone import tell
 from .stage import NoStore, settings
@@ -73,7 +73,7 @@ async def _run(url: str, spool: Path) -> None:
     counted = {"claims": 0, "empty": 0, "settled": 0}
     claim = UploadQueue.claim
 
-    async def counting(self: UploadQueue, ids: Sequence[UUID], token: UUID) -> Claimed:
+    async def counting(self: UploadQueue, ids: Sequence[int], token: UUID) -> ClaimedUploads:
         claimed = await claim(self, ids, token)
         counted["claims"] += 1
         counted["empty"] += not claimed.uploads

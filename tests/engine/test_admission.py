@@ -22,7 +22,7 @@ UNREACHED = DedicatedConnection("postgresql://localhost/nobody")
 def an_attempt() -> UploadAttempt:
     upload = an_upload()
     return UploadAttempt(
-        signal=Signal("uploads", upload.id.int, 1), upload=upload, trail=upload.trail(), lease_until=0.0
+        signal=Signal("uploads", upload.id.int, 1), tenant=1, upload=upload, trail=upload.trail(), lease_until=0.0
     )
 
 

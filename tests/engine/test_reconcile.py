@@ -1,7 +1,7 @@
 """A pass finds all that is due, whoever failed to tell of it; and says how much nobody told of."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Container, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from uuid import uuid4
 
 import pytest

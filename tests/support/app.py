@@ -3,14 +3,13 @@
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
 import psycopg
-from anyio import Event, create_task_group, fail_after
+from anyio import create_task_group, fail_after
 from anyio.abc import TaskGroup
 from attrs import evolve, frozen
 from psycopg.rows import dict_row
@@ -189,23 +188,11 @@ class App:
             reactor.stop()
 
     async def start(self, reactor: Reactor, recorder: Recorder, tasks: TaskGroup) -> None:
-        """Start a reactor, and return when it listens and no reconciliation is under way or asked for."""
-        caught_up = Event()
-        asked = False
-
-        def tell_pass() -> None:
-            assert reactor._engine is not None
-            # a pass that ends with none asked for began after the one below was
-            if asked and not reactor._engine.reconcile._whole_pass:
-                caught_up.set()
-
-        tasks.start_soon(partial(reactor.run, ready=tell_pass))
+        """Start a reactor, and return when it listens and no reconciliation runs or is requested."""
+        tasks.start_soon(reactor.run)
         await recorder.wait_for(Listening)
-        assert reactor._engine is not None
-        asked = True
-        reactor._engine.reconcile.request()
         with fail_after(PATIENCE_S):
-            await caught_up.wait()
+            await reactor.reconcile()
         recorder.skip_recorded()
 
     async def drain(
