@@ -1,4 +1,4 @@
-"""The spool and the object store as reactors meet them: files that are gone, puts that fail, hang or half succeed."""
+"""The simulated spool and object store: missing files, and puts that fail, hang or lose their answer."""
 
 import random
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from reactor.storage.transfer import Stored
 from simulation.checks import Checks
 from simulation.faults import Faults
 from simulation.loop import Node, VirtualLoop
-from simulation.server import NOBODY
+from simulation.server import NO_NODE
 
 BAD_BUCKET = "no-such-bucket"
 
@@ -29,13 +29,13 @@ class Storage:
     faults: Faults
     checks: Checks
     files: dict[str, str] = Factory(dict)
-    """The content's hash by the file's path."""
+    """Content hashes by file path."""
     objects: dict[tuple[str, str], str] = Factory(dict)
-    """The content's hash by bucket and key."""
+    """Content hashes by bucket and key."""
     is_down: bool = False
     puts: int = 0
     put_s: tuple[float, float] = (0.01, 0.2)
-    holds: set[UUID] = Factory(set)
+    hanging: set[UUID] = Factory(set)
     """Uploads whose next put hangs."""
 
     def happens(self, chance: float) -> bool:
@@ -43,7 +43,7 @@ class Storage:
 
 
 class SimulatedTransfer:
-    """One reactor's way from the spool to the store. A `Transfer`."""
+    """One reactor's transfer from spool to store. Implements `Transfer`."""
 
     store_name = "simulated"
 
@@ -55,12 +55,12 @@ class SimulatedTransfer:
     async def _put(self, put: UploadAttempt) -> Stored:
         upload, storage, faults = put.upload, self.storage, self.storage.faults
         storage.puts += 1
-        storage.checks.put_begins(self.node, upload)
+        storage.checks.on_put_started(self.node, upload)
         is_whole, found = False, storage.files.get(upload.temp_file_path or "", "")
         try:
             await sleep(0.001)
-            if upload.id in storage.holds:
-                storage.holds.remove(upload.id)
+            if upload.id in storage.hanging:
+                storage.hanging.remove(upload.id)
                 await sleep_forever()
             _check_file(upload, found)
             slow = storage.happens(faults.store_is_slow)
@@ -82,11 +82,11 @@ class SimulatedTransfer:
             await sleep(0.001)
         except BaseException:
             if is_whole and storage.rng.random() < 0.5:
-                # all was sent: the store takes it though nobody waits for its answer
-                storage.loop.call_later(storage.rng.uniform(0.0, 5.0), self._store, upload, found, context=NOBODY)
+                # all bytes were sent: the store keeps the object even if the reactor has given up
+                storage.loop.call_later(storage.rng.uniform(0.0, 5.0), self._store, upload, found, context=NO_NODE)
             raise
         finally:
-            storage.checks.put_ends(self.node, upload)
+            storage.checks.on_put_ended(self.node, upload)
         return Stored(f"simulated://{upload.bucket}/{upload.object_path}", (1, 1, 1))
 
     def _store(self, upload: Upload, content: str) -> None:
@@ -100,13 +100,13 @@ class SimulatedTransfer:
                 if storage.happens(storage.faults.file_stays):
                     left.append((upload, "Read-only file system"))
                     continue
-                storage.checks.removes(upload)
+                storage.checks.on_file_removed(upload)
                 storage.files.pop(upload.temp_file_path or "", None)
         return left
 
 
 def _check_file(upload: Upload, found: str) -> None:
-    """Refuse what the spool would refuse."""
+    """Raise what the spool would raise."""
     if not found:
         raise SpoolFileMissing("the spooled file can't be read")
     if found != upload.content_hash:
