@@ -1,6 +1,10 @@
 """The invariants of the simulation. Cheap ones are checked at each step, all of them at the end.
 
-The numbers are those of the invariants in tests/README.md.
+I1 no upload is lost; I2 effects happen exactly once; I3 a reactor that lost a lease stops; I4 a stored object is in the
+store before its row and its spooled file are deleted; I5 attempts are bounded and never early; I6 no user exceeds the
+limit; I7 reservations equal the pending bytes; I8 reconciliation finds what notifications missed; I9 each reconnection
+is followed by a sweep; I10 a healthy run is never failed; I11 a stale run always is; I12 a run that was failed is never
+completed; I19 no timer fires early; I20 a stopped reactor leaves nothing claimed.
 """
 
 from collections import defaultdict
