@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from anyio import CancelScope, Event, create_task_group, to_thread
 from attrs import frozen
@@ -21,7 +21,6 @@ from reactor.core.events import Emit
 from reactor.core.settings import Settings, is_loopback
 from reactor.engine.changes import Changes
 from reactor.engine.readiness import Readiness
-from reactor.engine.supervisor import Engine
 from reactor.postgres import statements
 from reactor.postgres.connection import ConnectionPool, DedicatedConnection
 from reactor.postgres.listener import Listener
@@ -39,6 +38,9 @@ from reactor.web.app import WebApp
 from reactor.web.recent import RecentActivity
 from reactor.web.server import WebServer
 from reactor.wiring import Ports, wire_engine, wire_listen, wire_presence
+
+if TYPE_CHECKING:
+    from reactor.engine.supervisor import Engine
 
 _CONNECTIONS = 3
 _DRAIN_HORIZON_S = 1.0

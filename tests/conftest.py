@@ -1,7 +1,7 @@
-"""The tests' PostgreSQL, a database for each test, the event loop; how many run at once, and in which order. No more.
+"""Fixtures for all tests: the PostgreSQL server, a database per test, app, recorder; and the order of test files.
 
-The server is the one that REACTOR_TEST_DATABASE_URL names (as superuser), else a container where an engine
-answers, else the embedded one. REACTOR_TEST_POSTGRES_BIN asks for the embedded one with other programs.
+The server is the one that REACTOR_TEST_DATABASE_URL names (as superuser), else a container if an engine is running,
+else the embedded one. REACTOR_TEST_POSTGRES_BIN selects the embedded one with other programs.
 """
 
 import os
@@ -32,7 +32,7 @@ from reactor.postgres.migrate import migrate
 
 FIRST_WITH_STRATEGY = 150000
 
-_ON_DISK = Path("/tmp")  # noqa: S108  # a folder of our own is made in it
+_ON_DISK = Path("/tmp")  # noqa: S108  # parent of a folder with a random name
 _IN_MEMORY = Path("/dev/shm")  # noqa: S108  # as above
 
 _TESTS = Path(__file__).parent
@@ -40,13 +40,13 @@ _LONGEST_FIRST = (
     "system", "web", "stress", "storage", "embedded", "postgres", "client", "simulation", "engine", "schema",
 )  # fmt: skip
 
-ROOM_IN_MEMORY_BYTES = 6 << 30
-"""For several servers at once, with up to a gigabyte of write-ahead log each."""
+NEEDED_IN_MEMORY_BYTES = 6 << 30
+"""Enough for several servers at once, with up to 1 GiB of write-ahead log each."""
 
 
 @cache
 def backend() -> str:
-    """Choose the server, once: 'given', 'docker' or 'embedded'."""
+    """Return where the server comes from: 'given', 'docker' or 'embedded'. Cached."""
     if os.environ.get("REACTOR_TEST_DATABASE_URL"):
         return "given"
     if not os.environ.get("REACTOR_TEST_POSTGRES_BIN") and docker_is_available():
@@ -71,19 +71,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Return what `-n auto` stands for: one more than there are cores, for tests wait for half of their time."""
+    """Return the number of workers for `-n auto`: one more than there are cores, as tests wait half of the time."""
     return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") or len(os.sched_getaffinity(0)) + 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the folders whose files take longest: what is left to the end, when others are idle, is short."""
-    place = {folder: number for number, folder in enumerate(_LONGEST_FIRST)}
-    items.sort(key=lambda item: place.get(item.path.relative_to(_TESTS).parts[0], len(place)))
+    """Start with the folders whose files take longest, so that no long file is left when the other workers are done."""
+    order = {folder: number for number, folder in enumerate(_LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.relative_to(_TESTS).parts[0], len(order)))
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """psycopg knows no other."""
+    """The only backend that psycopg supports."""
     return "asyncio"
 
 
@@ -99,27 +99,27 @@ def _reachable_folder(parent: Path = _ON_DISK) -> Iterator[Path]:
 
 @pytest.fixture
 def reachable_folder() -> Iterator[Path]:
-    """A folder that other accounts can pass through, which pytest's own tmp_path isn't."""
+    """A folder that other accounts can enter, unlike pytest's tmp_path."""
     with _reachable_folder() as folder:
         yield folder
 
 
 @pytest.fixture(scope="module")
 def reachable_module_folder() -> Iterator[Path]:
-    """The same, of a whole file of tests."""
+    """A folder that other accounts can enter, shared by the tests of a file."""
     with _reachable_folder() as folder:
         yield folder
 
 
-def _quickest_parent() -> Path:
-    """Return where a database for each test costs least: in memory, where there is plenty; a container has 64 MB."""
-    is_ours = _IN_MEMORY.is_dir() and os.access(_IN_MEMORY, os.W_OK)
-    return _IN_MEMORY if is_ours and shutil.disk_usage(_IN_MEMORY).free >= ROOM_IN_MEMORY_BYTES else _ON_DISK
+def _fastest_parent() -> Path:
+    """Return /dev/shm if it has enough free space, else /tmp. A container's /dev/shm has 64 MB by default."""
+    is_writable = _IN_MEMORY.is_dir() and os.access(_IN_MEMORY, os.W_OK)
+    return _IN_MEMORY if is_writable and shutil.disk_usage(_IN_MEMORY).free >= NEEDED_IN_MEMORY_BYTES else _ON_DISK
 
 
 @pytest.fixture(scope="session")
 def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """URL of a superuser's connection to the server."""
+    """URL of the server for a superuser."""
     if backend() == "given":
         yield os.environ["REACTOR_TEST_DATABASE_URL"]
     elif backend() == "docker":
@@ -131,7 +131,7 @@ def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
     else:
         programs = os.environ.get("REACTOR_TEST_POSTGRES_BIN")
         with (
-            _reachable_folder(_quickest_parent()) as folder,
+            _reachable_folder(_fastest_parent()) as folder,
             EmbeddedPostgres(
                 folder / "postgres", durable=False, bin_dir=Path(programs) if programs else None
             ) as server,
@@ -154,7 +154,7 @@ def _answers(url: str) -> bool:
 
 @contextmanager
 def _database(server_url: str, options: LiteralString = "", template: str = "template0") -> Iterator[str]:
-    """Create a database, yield its URL, and drop it whoever is connected."""
+    """Create a database, yield its URL, and drop it even if sessions are connected."""
     name = f"test_{secrets.token_hex(6)}"
     with psycopg.connect(server_url, autocommit=True) as conn:
         conn.execute(
@@ -169,7 +169,7 @@ def _database(server_url: str, options: LiteralString = "", template: str = "tem
 
 @pytest.fixture
 def database_url(server_url: str) -> Iterator[str]:
-    """URL of an empty database of the test's own."""
+    """URL of the test's own empty database."""
     with _database(server_url) as url:
         yield url
         assert_usage_matches_rows(url)
@@ -184,7 +184,7 @@ def _template_url(server_url: str) -> Iterator[str]:
 
 @pytest.fixture
 def migrated_url(server_url: str, _template_url: str) -> Iterator[str]:
-    """URL of a migrated database of the test's own. Whatever the test does, its books must balance at the end."""
+    """URL of the test's own migrated database. At the end its storage_usage must equal the sum of its rows."""
     with psycopg.connect(server_url) as conn:
         copied_as_files = conn.info.server_version >= FIRST_WITH_STRATEGY
     template = urlsplit(_template_url).path.lstrip("/")
@@ -195,13 +195,13 @@ def migrated_url(server_url: str, _template_url: str) -> Iterator[str]:
 
 @pytest.fixture
 def recorder() -> Recorder:
-    """Hears what a reactor does, and waits for it."""
+    """Records a reactor's events and waits for them."""
     return Recorder()
 
 
 @pytest.fixture
 def rows(migrated_url: str) -> Iterator[Rows]:
-    """One connection to the test's database; it waits 5 s for a lock at most."""
+    """One connection to the test's database; its lock_timeout is 5 s."""
     with rows_of(migrated_url) as rows:
         rows.run("set lock_timeout = '5s'")
         yield rows
@@ -209,7 +209,7 @@ def rows(migrated_url: str) -> Iterator[Rows]:
 
 @pytest.fixture
 def api(rows: Rows) -> Api:
-    """The SQL API, called over that connection."""
+    """The SQL API, called over the connection of `rows`."""
     return Api(rows)
 
 
@@ -222,12 +222,12 @@ def app(migrated_url: str, tmp_path: Path) -> Iterator[App]:
 
 @pytest.fixture
 def store(app: App) -> StubbornStore:
-    """The app's store, which fails or waits at the test's command."""
+    """The app's store, which the test can make fail or wait."""
     return StubbornStore(app.store)
 
 
 @pytest.fixture
 def collector() -> Iterator[Receiver]:
-    """An OTLP collector; its endpoint is not set as a variable."""
+    """An OTLP collector. The test sets the variable with its endpoint itself."""
     with receiving() as receiver:
         yield receiver

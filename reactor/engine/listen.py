@@ -12,7 +12,7 @@ server's notification queue is half full, because the triggers send nothing then
 import asyncio
 import random
 from collections.abc import Callable, Mapping
-from uuid import UUID
+from typing import TYPE_CHECKING
 
 from anyio import create_task_group
 
@@ -25,6 +25,9 @@ from reactor.engine.schedule import Schedule
 from reactor.postgres.listener import NotificationSource
 from reactor.postgres.presence import PEERS_CHANNEL, Peers, Presence
 from reactor.runtime.clock import TICKS_PER_S, Clock
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 PRESENCE_INTERVAL_S = 13.0
 """Nine transactions a minute: a report of presence, and the receipt of its canary. A connection that answers and

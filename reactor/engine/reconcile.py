@@ -8,6 +8,7 @@ counted as missed: a figure above zero says that notifications are being lost.
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from itertools import islice
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from anyio import Event
@@ -15,13 +16,15 @@ from anyio import Event
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.events import DatabaseLost, Emit, Reconciled, Swept, UsageRepaired
 from reactor.core.model import Due, Signal
-from reactor.core.trace_context import TraceContext
 from reactor.engine.changes import Changes
 from reactor.engine.requests import ReconcileRequests
 from reactor.engine.schedule import Schedule
 from reactor.engine.worker import Worker
 from reactor.postgres.usage import StorageUsage
 from reactor.runtime.clock import TICKS_PER_S, Clock
+
+if TYPE_CHECKING:
+    from reactor.core.trace_context import TraceContext
 
 _MISSED_AFTER_S = 5.0
 """How long overdue a row must be before it counts as missed: another reactor may be about to claim it."""
@@ -171,7 +174,8 @@ class Reconcile:
         began, name, ready = self._clock.now(), worker.reaction.name, worker.ready
         yielded_before, ready.first_yielded = ready.first_yielded, None
         self._check_yielded_at.pop(name, None)
-        was_incomplete = ready.is_incomplete or yielded_before is not None
+        # kept if the sweep fails: what was yielded or left in the database is still to be fetched
+        was_incomplete = ready.is_incomplete = ready.is_incomplete or yielded_before is not None
         self._schedule.has_overflowed = False
         sweep = await worker.reaction.sweep(self._horizon_s)
         rows, counts, others = iter(sweep.rows), Counter[str](), list[Due]()

@@ -50,30 +50,31 @@ class Listener:
 
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
-        self._conn: psycopg.AsyncConnection[Any] | None = None
+        self.connection: psycopg.AsyncConnection[Any] | None = None
+        """The open connection; None while there is none."""
 
     async def listen(self, on_live: Callable[[], None], handlers: Handlers) -> None:
         """Listen on one connection; see `NotificationSource`."""
         try:
             with CancelScope(shield=True):
-                conn = self._conn = await psycopg.AsyncConnection.connect(
+                conn = self.connection = await psycopg.AsyncConnection.connect(
                     self._conninfo, autocommit=True, **(PATIENCE | {"application_name": "reactor-listen"})
                 )
                 await _start_listening(conn, handlers)
-            reader = _Reader(conn, handlers)
+            reader = Reader(conn, handlers)
             on_live()
             await reader.read()
         except psycopg.Error as error:
             raise unavailable(error) from error
         finally:
-            if self._conn is not None:
+            if self.connection is not None:
                 with CancelScope(shield=True):
-                    await self._conn.close()
-                self._conn = None
+                    await self.connection.close()
+                self.connection = None
 
     def abort(self) -> None:
-        if self._conn is not None:
-            abort(self._conn)
+        if self.connection is not None:
+            abort(self.connection)
 
 
 async def _start_listening(conn: psycopg.AsyncConnection[Any], handlers: Handlers) -> None:
@@ -88,7 +89,7 @@ async def _start_listening(conn: psycopg.AsyncConnection[Any], handlers: Handler
         await conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
 
 
-class _Reader:
+class Reader:
     """Reads notifications from a connection until it breaks or the server falls silent."""
 
     def __init__(self, conn: psycopg.AsyncConnection[Any], handlers: Handlers) -> None:
@@ -98,7 +99,8 @@ class _Reader:
         self._loop = asyncio.get_running_loop()
         self._broken: asyncio.Future[None] = self._loop.create_future()
         self._has_received = True
-        self._awaits_sync = False
+        self.awaits_sync = False
+        """A Sync was sent and has no answer yet."""
         self._is_reading = False
 
     async def read(self) -> None:
@@ -106,7 +108,7 @@ class _Reader:
         self._conn.enter_pipeline_mode()  # only in this mode can a Sync be sent
         self._descriptor = self._conn.socket
         self._loop.add_reader(self._descriptor, self._on_readable)
-        self._timer = self._loop.call_later(SYNC_INTERVAL_S, self._send_sync)
+        self._timer = self._loop.call_later(SYNC_INTERVAL_S, self.send_sync)
         self._is_reading = True
         try:
             self._on_readable()  # what arrived with the answer to LISTEN makes nothing readable
@@ -125,12 +127,12 @@ class _Reader:
         self._has_received = True
         began = time.monotonic()
         try:
-            while self._read_once() and time.monotonic() - began < _READ_FOR_S:
+            while self.read_once() and time.monotonic() - began < _READ_FOR_S:
                 pass
         except Exception as error:  # noqa: BLE001  # raised by `read`
             self._break(error)
 
-    def _read_once(self) -> bool:
+    def read_once(self) -> bool:
         """Pass on what libpq reads at once; return whether that was anything."""
         self._conn.consume_input()
         has_read = False
@@ -138,23 +140,23 @@ class _Reader:
             has_read = True
             if (handler := self._handlers.get(notification.relname)) is not None:
                 handler(notification.extra.decode(self._encoding, "replace"))
-        if self._awaits_sync and not self._conn.is_busy():
+        if self.awaits_sync and not self._conn.is_busy():
             self._conn.get_result()  # take the answer to the Sync, or it would block what follows
-            self._awaits_sync = False
+            self.awaits_sync = False
         return has_read
 
-    def _send_sync(self) -> None:
+    def send_sync(self) -> None:
         """Ask for an answer, or give up when the last one is missing and nothing else was received since.
 
         The loop reads before it runs timers, so everything that has arrived was read.
         """
-        self._timer = self._loop.call_later(SYNC_INTERVAL_S, self._send_sync)
-        if self._awaits_sync and not self._has_received:
+        self._timer = self._loop.call_later(SYNC_INTERVAL_S, self.send_sync)
+        if self.awaits_sync and not self._has_received:
             self._break(DatabaseUnavailable(f"the server has been silent for {SYNC_INTERVAL_S:g} s"))
             return
         self._has_received = False
-        if not self._awaits_sync:
-            self._awaits_sync = True
+        if not self.awaits_sync:
+            self.awaits_sync = True
             try:
                 self._conn.pipeline_sync()
             except psycopg.Error as error:

@@ -1,6 +1,6 @@
-"""Blocking work as jobs, and the interface of what runs them: ThreadPool here, coroutines in the simulation."""
+"""Work that blocks, and whoever does it: how it is handed over, and how it is told what became of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from attrs import define, field
@@ -8,7 +8,7 @@ from attrs import define, field
 
 @define(kw_only=True, eq=False)
 class Job:
-    """One piece of blocking work, and its result. Times are monotonic seconds; 0.0 means not yet."""
+    """A piece of work that blocks, and what became of it. Times are monotonic seconds, 0.0 before they have come."""
 
     began: float = field(default=0.0, init=False)
     ended: float = field(default=0.0, init=False)
@@ -16,45 +16,43 @@ class Job:
     """What the work returned."""
 
     error: BaseException | None = field(default=None, init=False)
-    """What the work raised."""
+    """What it raised."""
 
     is_cancelled: bool = field(default=False, init=False)
-    """True once the job was abandoned. Work that has begun may read it, and stop."""
+    """True once nobody waits for it any more: work that has begun may look, and stop."""
+
+    is_told: bool = field(default=False, init=False)
+    """True once whoever waits for it knows that it has begun."""
 
     @property
     def tenant(self) -> int:
-        """The tenant in whose turn the job begins."""
+        """Whose turn it takes."""
         return 0
 
 
 J = TypeVar("J", bound=Job)
 
+Told = Callable[[Sequence[Any], Sequence[Any]], None]
+
 
 class Executor(Protocol[J]):
-    """Runs jobs: a limited number at once, a limited number of one tenant, round-robin between tenants.
+    """Whoever does the work of jobs: so many at once, so many of one tenant, one tenant after the other.
 
-    Call it from one event loop. Only `progress` waits, and only one task may wait in it.
+    All of it is called in the loop, and nothing waits.
     """
 
     @property
     def waiting(self) -> int:
-        """How many submitted jobs have not begun."""
+        """How many jobs were taken on and not begun, as far as that is known."""
+
+    def attend(self, told: Told) -> None:
+        """Call `told` in the loop with those that have begun and those that have ended: each first as begun."""
 
     def submit(self, jobs: Iterable[J]) -> None:
-        """Begin the jobs as soon as the limits allow."""
+        """Begin the jobs as soon as may be."""
 
-    async def progress(self) -> tuple[Sequence[J], Sequence[J]]:
-        """Wait until jobs began or ended; return (started, ended) since the last call.
+    def take_back(self) -> Sequence[J]:
+        """Return those that weren't begun; they won't be."""
 
-        Every job is reported as started in the same call or before it is reported as ended. An abandoned job is not
-        reported any more.
-        """
-
-    def drain(self) -> Sequence[J]:
-        """Take back the jobs that have not begun, and return them; they will not begin."""
-
-    def abandon(self, job: J) -> bool:
-        """Stop waiting for a job: it will not begin, or its result is ignored.
-
-        Return False when it has already ended: `progress` reports it.
-        """
+    def drop(self, job: J) -> bool:
+        """Wait no longer for a job: it isn't begun, or is abandoned. False when it has ended: that will be told."""

@@ -84,17 +84,16 @@ async def _run(url: str, spool: Path) -> None:
 
     UploadQueue.claim = counting  # type: ignore[method-assign]
     reactor = Reactor(settings(url, spool), store=NoStore(), listener=hear)
-    said = False
 
-    def ready() -> None:
-        nonlocal said
-        if not said and not reactor.not_ready():
-            said = True
-            tell({"ready_at": time.monotonic()})
+    async def report_ready() -> None:
+        await reactor.wait_ready()
+        tell({"ready_at": time.monotonic()})
 
     spare_the_collector()  # as `reactor run` does
     asyncio.get_running_loop().add_reader(sys.stdin, reactor.stop)  # its end makes it readable
-    await reactor.run(ready=ready)
+    reporting = asyncio.create_task(report_ready())
+    await reactor.run()
+    reporting.cancel()
     tell(counted)
 
 

@@ -1,1 +1,1 @@
-"""Real faults on real processes: what the reactor promises while its surroundings break."""
+"""Real faults on real processes: kills, restarts, network faults, pauses, failover. Run with `pytest -m chaos`."""

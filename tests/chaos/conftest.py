@@ -1,4 +1,4 @@
-"""A server for the tests of faults, one for all that don't harm it, and a world in it for each."""
+"""A PostgreSQL server shared by the chaos tests, and a harness with its own database for each test."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +18,12 @@ def chaos_server() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture
 def harness(chaos_server: EmbeddedPostgres, tmp_path: Path) -> Iterator[Harness]:
-    """A world on a server that others use as well: it may be restarted, and must be up at the end."""
-    with open_harness(tmp_path, chaos_server) as world:
-        yield world
+    """A harness on the shared server. A test may restart the server and must leave it running."""
+    with open_harness(tmp_path, chaos_server) as harness:
+        yield harness
 
 
 @pytest.fixture
 def reactors(harness: Harness) -> Iterator[Fleet]:
-    with fleet(harness) as ships:
-        yield ships
+    with fleet(harness) as reactors:
+        yield reactors

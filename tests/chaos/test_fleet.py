@@ -1,4 +1,4 @@
-"""Several reactors: rolled one after another under load, and behind a transaction pooler."""
+"""Several reactors: rolling restarts under load, and reactors behind a transaction pooler."""
 
 from pathlib import Path
 
@@ -35,21 +35,18 @@ def _roll(load_seconds: int, harness: Harness, reactors: Fleet, count: int) -> N
     assert findings.dead == 0
     assert findings.left_in_spool == []
     assert counts["failed"] == counts["unknown"] == 0
-    assert findings.takeovers_s == []  # nobody left a lease behind
+    assert findings.takeovers_s == []  # no reactor left a lease behind
 
 
-@pytest.mark.chaos
-def test_a_rolling_restart_under_load_loses_and_doubles_nothing(harness: Harness, reactors: Fleet) -> None:
+def test_a_rolling_restart_under_load_loses_and_repeats_nothing(harness: Harness, reactors: Fleet) -> None:
     _roll(1, harness, reactors, 2)
 
 
-@pytest.mark.chaos
-def test_rolling_restarts_again_and_again_lose_and_double_nothing(harness: Harness, reactors: Fleet) -> None:
+def test_repeated_rolling_restarts_lose_and_repeat_nothing(harness: Harness, reactors: Fleet) -> None:
     _roll(5, harness, reactors, 3)
 
 
-@pytest.mark.chaos
-def test_behind_a_transaction_pooler_it_polls_says_so_and_loses_nothing(
+def test_behind_a_transaction_pooler_a_reactor_warns_polls_and_loses_nothing(
     harness: Harness, reactors: Fleet, reachable_folder: Path
 ) -> None:
     load = harness.load()

@@ -1,4 +1,4 @@
-"""kill -9, at the points where it hurts most and at random: nothing is lost, nothing is done twice."""
+"""SIGKILL at critical points and at random: no upload is lost or stored twice."""
 
 import random
 import time
@@ -12,18 +12,18 @@ from support.chaos.load import loading
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 AT_ONCE = 16 * 4
-"""Most uploads that were settled and not yet removed from the spool when a reactor of 16 puts at once was killed."""
+"""Limit for uploads that were settled but still spooled when a reactor with 16 concurrent puts was killed."""
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_what_a_reactor_held_that_was_killed_there_is_done_once(point: str, harness: Harness, reactors: Fleet) -> None:
+def test_uploads_of_a_killed_reactor_are_stored_once(point: str, harness: Harness, reactors: Fleet) -> None:
     load = harness.load(pace_s=0.02)
-    dying = reactors.start_with_crash_point(point)
-    dying.wait_until_ready()
+    crashing = reactors.start_with_crash_point(point)
+    crashing.wait_until_ready()
     with loading(load, workers=0):
         if point == "reconnecting":
             assert harness.terminate_sessions("reactor-listen") == 1
-        assert dying.process.wait(60) == -9, dying.log
+        assert crashing.process.wait(60) == -9, crashing.log
     reactors.start().wait_until_ready()
     findings = harness.check(load)
     assert findings.stored
@@ -31,8 +31,7 @@ def test_what_a_reactor_held_that_was_killed_there_is_done_once(point: str, harn
     assert len(findings.left_in_spool) <= (AT_ONCE if point in {"settled", "reconnecting"} else 0)
 
 
-@pytest.mark.chaos
-def test_killed_at_random_again_and_again_two_reactors_lose_nothing(harness: Harness, reactors: Fleet) -> None:
+def test_thirty_kills_at_random_lose_nothing(harness: Harness, reactors: Fleet) -> None:
     chance = random.Random(5)
     load = harness.load()
     runs = [reactors.start(), reactors.start()]
@@ -49,33 +48,33 @@ def test_killed_at_random_again_and_again_two_reactors_lose_nothing(harness: Har
     assert counts["failed"] == counts["unknown"] == 0
 
 
-@pytest.mark.chaos
 @pytest.mark.parametrize("point", ["claimed", "mid-put", "put", "settled"])
-def test_killed_there_again_and_again_reactors_lose_nothing(point: str, harness: Harness, reactors: Fleet) -> None:
+def test_repeated_kills_at_one_point_lose_nothing(point: str, harness: Harness, reactors: Fleet) -> None:
     chance = random.Random(point)
     load = harness.load()
     with loading(load, uploaders=2, workers=1):
         for _ in range(8):
-            dying = reactors.start_with_crash_point(point, chance.randrange(1, 12))
-            assert dying.process.wait(60) == -9, dying.log
+            crashing = reactors.start_with_crash_point(point, chance.randrange(1, 12))
+            assert crashing.process.wait(60) == -9, crashing.log
     reactors.start()
     findings = harness.check(load)
     assert findings.dead == 0
-    assert len(findings.left_in_spool) <= 8 * AT_ONCE  # whatever it was killed at, others may have just been settled
+    assert len(findings.left_in_spool) <= 8 * AT_ONCE  # at any point, other uploads may have just been settled
 
 
-@pytest.mark.chaos
-def test_a_reactor_that_dies_costs_others_its_lease_and_five_seconds_at_most(harness: Harness, reactors: Fleet) -> None:
-    """The survivor never heard of the uploads: it must notice that the other is gone."""
+def test_uploads_of_a_killed_reactor_are_stored_within_its_lease_plus_five_seconds(
+    harness: Harness, reactors: Fleet
+) -> None:
+    """No trigger notifies the survivor of the uploads: it must detect that the other reactor is gone."""
     load = harness.load(pace_s=0.0)
     survivor = reactors.start(LEASE="30s")
     survivor.wait_until_ready()
     harness.drop_triggers()
     with loading(load, workers=0):
         load.wait_for(40)
-    dying = reactors.start_with_crash_point("mid-put", 5, LEASE="30s")
-    assert dying.process.wait(60) == -9
+    crashing = reactors.start_with_crash_point("mid-put", 5, LEASE="30s")
+    assert crashing.process.wait(60) == -9
     took_s = wait_until_drained(harness.url, within_s=60.0)
-    figure("a reactor killed, its uploads unknown to the others: all stored after, s", took_s)
+    figure("a reactor killed, its uploads not notified to others: all stored after, s", took_s)
     assert took_s <= 30.0 + 5.0
     harness.check(load)

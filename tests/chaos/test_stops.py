@@ -1,4 +1,4 @@
-"""Reactors that stand still, for longer than their leases: they are fenced, and nobody waits for them."""
+"""Reactors stopped by SIGSTOP for longer than their leases are fenced, and other reactors take over their uploads."""
 
 import os
 import signal
@@ -21,8 +21,8 @@ def objects_of(server: FaultServer) -> Objects:
     return lambda key: server.objects.get(f"/{BUCKET}/{key}")
 
 
-def test_who_stood_still_past_its_lease_changes_nothing(harness: Harness, reactors: Fleet) -> None:
-    """It is stopped as its PUT arrives; another stores the upload; then it goes on, and hears that it lost."""
+def test_a_reactor_stopped_past_its_lease_changes_nothing_when_it_resumes(harness: Harness, reactors: Fleet) -> None:
+    """It is stopped at its PUT, another reactor stores the upload, then it resumes and finds its lease lost."""
     arrived = threading.Event()
     load = harness.load()
 
@@ -53,7 +53,7 @@ def test_who_stood_still_past_its_lease_changes_nothing(harness: Harness, reacto
 
 
 def all_stopped(load: Load, harness: Harness, runs: list[Running], seconds: float) -> tuple[float, float]:
-    """Stop every reactor for a while under load; return the most of the queue that was used, and the longest call."""
+    """Stop all reactors for `seconds`; return the peak usage of the notification queue and the longest call in s."""
     for run in runs:
         run.process.send_signal(signal.SIGSTOP)
     began = time.monotonic()
@@ -68,9 +68,8 @@ def all_stopped(load: Load, harness: Harness, runs: list[Running], seconds: floa
     return fullest, max(op.took_s for op in load.history.operations if op.began >= began)
 
 
-@pytest.mark.chaos
 @pytest.mark.parametrize("seconds", [2.0, 60.0], ids=["short", "a minute"])
-def test_while_all_reactors_stand_still_no_write_of_the_apps_fails(
+def test_no_write_of_the_app_fails_while_all_reactors_are_stopped(
     seconds: float, harness: Harness, reactors: Fleet
 ) -> None:
     load = harness.load()

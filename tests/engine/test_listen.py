@@ -161,7 +161,7 @@ async def test_a_forgery_costs_a_look_up_and_work_goes_on(app: App, recorder: Re
         await stored(recorder, upload)
         assert len(recorder.events_of(AttemptStarted)) == 1
         assert recorder.events_of(NotificationRejected) == []
-        assert b"reactor_notifications_total" in reactor.telemetry.prometheus()
+        assert b"reactor_notifications_total" in await reactor.metrics()
     app.assert_stored(upload)
 
 
@@ -290,7 +290,7 @@ async def test_a_dead_peer_is_noticed_without_waiting_for_a_pulse(
     fault: Callable[[Proxy], None], app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listen, "PRESENCE_INTERVAL_S", 600.0)
-    monkeypatch.setattr(listener, "ASK_EVERY_S", 0.3)
+    monkeypatch.setattr(listener, "SYNC_INTERVAL_S", 0.3)
     async with proxied(app.url) as proxy, app.running_reactor(recorder, listen_url=proxy.url):
         recorder.skip_recorded()
         fault(proxy)

@@ -39,7 +39,7 @@ async def test_it_tells_of_a_database_that_does_not_answer_while_it_lives_on(
                 "select pg_terminate_backend(pid) from pg_stat_activity"
                 " where datname = current_database() and application_name = 'reactor'"
             )
-            await recorder.wait_for(DatabaseLost, lambda lost: lost.doing == "pulse")
+            await recorder.wait_for(DatabaseLost, lambda lost: lost.doing == "report presence")
             await until(lambda: any("hasn't answered for" in reason for reason in reactor.not_ready()))
             assert await answers(reactor, "/healthz") == 200
             assert await answers(reactor, "/readyz") == 503
@@ -55,7 +55,7 @@ async def answers(reactor: Reactor, path: str) -> int:
 async def test_one_failure_is_no_outage(app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listen, "PRESENCE_INTERVAL_S", 0.3)
     async with app.running_reactor(recorder) as reactor:
-        reactor._emit(DatabaseLost(doing="pulse", reason="once"))
+        reactor.emit(DatabaseLost(doing="report presence", reason="once"))
         assert reactor.not_ready() == []
         monkeypatch.setattr(readiness, "UNANSWERED_S", -1.0)
         await until(lambda: reactor.not_ready() == [])  # the next presence was answered
@@ -66,5 +66,5 @@ async def test_what_only_listens_elsewhere_says_nothing_of_the_database(
 ) -> None:
     monkeypatch.setattr(readiness, "UNANSWERED_S", -1.0)
     async with app.running_reactor(recorder) as reactor:
-        reactor._emit(DatabaseLost(doing="listen", reason="refused"))
+        reactor.emit(DatabaseLost(doing="listen", reason="refused"))
         assert reactor.not_ready() == []

@@ -1,5 +1,6 @@
 """A pass finds all that is due, whoever failed to tell of it; and says how much nobody told of."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Container, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from uuid import uuid4

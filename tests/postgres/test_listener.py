@@ -1,4 +1,4 @@
-"""The listening connection by itself: everything is heard, in order, and its end is noticed."""
+"""The listening connection: every notification is received, in order, and the connection's end is noticed."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -14,27 +14,27 @@ from reactor.core.errors import DatabaseUnavailable
 from reactor.postgres import listener
 from reactor.postgres.listener import Listener
 
-MANY = 20_000
-MANY_ASKED = 100
+NOTIFICATIONS = 20_000
+SYNCS = 100
 
 
-class Heard:
-    """What one listening connection heard, and why it ended."""
+class Received:
+    """What one listening connection received, and why it ended."""
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
         self.texts: list[str] = []
         self.reason = ""
         self.ended = Event()
-        self.also: Callable[[], None] = lambda: None
+        self.on_text: Callable[[], None] = lambda: None
         self._more = Event()
 
-    def take(self, _channel: str, text: str) -> None:
+    def add(self, text: str) -> None:
         self.texts.append(text)
-        self.also()
+        self.on_text()
         self._more.set()
 
-    async def count(self, count: int) -> None:
+    async def wait_for(self, count: int) -> None:
         with fail_after(30):
             while len(self.texts) < count:
                 await self._more.wait()
@@ -42,31 +42,31 @@ class Heard:
 
 
 @asynccontextmanager
-async def hearing(url: str) -> AsyncIterator[Heard]:
-    heard, live = Heard(Listener(url, ["odd Channel"])), Event()
+async def listening(url: str) -> AsyncIterator[Received]:
+    received, live = Received(Listener(url)), Event()
 
-    async def hear() -> None:
+    async def listen() -> None:
         try:
-            await heard.listener.hear(live.set, heard.take)
+            await received.listener.listen(live.set, {"odd Channel": received.add})
         except DatabaseUnavailable as error:
-            heard.reason = str(error)
-        heard.ended.set()
+            received.reason = str(error)
+        received.ended.set()
 
     async with create_task_group() as tasks:
-        tasks.start_soon(hear)
+        tasks.start_soon(listen)
         with fail_after(30):
             await live.wait()
-        yield heard
+        yield received
         tasks.cancel_scope.cancel()
 
 
 @asynccontextmanager
-async def speaking(url: str) -> AsyncIterator[psycopg.AsyncConnection]:
+async def notifying(url: str) -> AsyncIterator[psycopg.AsyncConnection]:
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as conn:
         yield conn
 
 
-async def test_a_flood_is_heard_whole_and_in_order_and_others_have_their_turns(database_url: str) -> None:
+async def test_a_flood_is_received_completely_and_in_order_while_other_tasks_run(database_url: str) -> None:
     turns, turns_at = 0, list[int]()
 
     async def count_turns() -> None:
@@ -75,49 +75,47 @@ async def test_a_flood_is_heard_whole_and_in_order_and_others_have_their_turns(d
             await checkpoint()
             turns += 1
 
-    async with hearing(database_url) as heard, speaking(database_url) as conn, create_task_group() as tasks:
+    async with listening(database_url) as received, notifying(database_url) as conn, create_task_group() as tasks:
         tasks.start_soon(count_turns)
-        heard.also = lambda: turns_at.append(turns)
-        await conn.execute(f"select pg_notify('odd Channel', n::text) from generate_series(1, {MANY}) as n")
-        await heard.count(MANY)
+        received.on_text = lambda: turns_at.append(turns)
+        await conn.execute(f"select pg_notify('odd Channel', n::text) from generate_series(1, {NOTIFICATIONS}) as n")
+        await received.wait_for(NOTIFICATIONS)
         tasks.cancel_scope.cancel()
     assert turns_at[0] < turns_at[-1]
-    assert heard.texts == [str(n) for n in range(1, MANY + 1)]
+    assert received.texts == [str(n) for n in range(1, NOTIFICATIONS + 1)]
 
 
-async def test_what_is_asked_of_a_quiet_server_is_no_transaction(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked, often = 0, Event()
-    take = listener._Reader._take_some
+async def test_a_sync_is_no_transaction(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent, all_sent = 0, Event()
+    read_once = listener.Reader.read_once
 
-    def ask_again(reader: listener._Reader) -> bool:
-        """Ask as soon as there is an answer."""
-        nonlocal asked
-        some = take(reader)
-        if not reader._is_asked and asked < MANY_ASKED:
-            asked += 1
-            reader._ask()
-        elif not reader._is_asked:
-            often.set()
-        return some
+    def sync_again(reader: listener.Reader) -> bool:
+        """Send the next Sync as soon as the last one is answered."""
+        nonlocal sent
+        has_read = read_once(reader)
+        if not reader.awaits_sync and sent < SYNCS:
+            sent += 1
+            reader.send_sync()
+        elif not reader.awaits_sync:
+            all_sent.set()
+        return has_read
 
-    monkeypatch.setattr(listener._Reader, "_take_some", ask_again)
-    async with speaking(database_url) as conn:
+    monkeypatch.setattr(listener.Reader, "read_once", sync_again)
+    async with notifying(database_url) as conn:
         before = await transactions(conn)
-        async with hearing(database_url) as heard:
+        async with listening(database_url) as received:
             with fail_after(30):
-                await often.wait()
-            await conn.execute("select pg_notify('odd Channel', 'still heard')")
-            await heard.count(1)
-            assert not heard.ended.is_set()
-        # a session's transactions are counted at the latest as it ends
+                await all_sent.wait()
+            await conn.execute("select pg_notify('odd Channel', 'after the syncs')")
+            await received.wait_for(1)
+            assert not received.ended.is_set()
+        # the server counts a session's transactions at its end at the latest
         await conn.execute(
             "select pg_terminate_backend(pid, 10000) from pg_stat_activity"
             " where application_name = 'reactor-listen' and datname = current_database()"
         )
-        assert await transactions(conn) - before < MANY_ASKED / 4
-    assert heard.texts == ["still heard"]
+        assert await transactions(conn) - before < SYNCS / 4
+    assert received.texts == ["after the syncs"]
 
 
 async def transactions(conn: psycopg.AsyncConnection) -> int:
@@ -131,72 +129,71 @@ async def transactions(conn: psycopg.AsyncConnection) -> int:
 
 
 async def test_an_ended_session_is_noticed_at_once(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, "ASK_EVERY_S", 600.0)
-    async with hearing(database_url) as heard, speaking(database_url) as conn:
+    monkeypatch.setattr(listener, "SYNC_INTERVAL_S", 600.0)
+    async with listening(database_url) as received, notifying(database_url) as conn:
         await conn.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'reactor-listen'"
         )
         with fail_after(30):
-            await heard.ended.wait()
-    assert heard.reason
+            await received.ended.wait()
+    assert received.reason
 
 
-async def test_a_connection_that_is_severed_ends(database_url: str) -> None:
-    listening, live = Listener(database_url, ["c"]), Event()
+async def test_an_aborted_connection_ends(database_url: str) -> None:
+    aborted, live = Listener(database_url), Event()
 
-    async def hear() -> None:
+    async def listen() -> None:
         with pytest.raises(DatabaseUnavailable):
-            await listening.hear(live.set, _never)
+            await aborted.listen(live.set, {"c": _fail})
 
     with fail_after(30):
         async with create_task_group() as tasks:
-            tasks.start_soon(hear)
+            tasks.start_soon(listen)
             await live.wait()
-            listening.abort()
+            aborted.abort()
 
 
-def _never(channel: str, text: str) -> None:
-    raise AssertionError(f"nobody said {text} on {channel}")
+def _fail(text: str) -> None:
+    raise AssertionError(f"{text} was never notified")
 
 
-async def test_silence_is_told_from_a_long_answer(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slow network answers late, again and again; one that lets nothing through doesn't."""
-    monkeypatch.setattr(listener, "ASK_EVERY_S", 0.5)
-    async with proxied(database_url) as proxy, hearing(proxy.url) as heard, speaking(database_url) as conn:
+async def test_a_slow_network_is_not_taken_for_a_silent_one(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "SYNC_INTERVAL_S", 0.5)
+    async with proxied(database_url) as proxy, listening(proxy.url) as received, notifying(database_url) as conn:
         proxy.delay_s = 0.1
         for n in range(3):
             await conn.execute("select pg_notify('odd Channel', 'late')")
-            await heard.count(n + 1)
-        assert not heard.ended.is_set()
+            await received.wait_for(n + 1)
+        assert not received.ended.is_set()
         proxy.blackhole()
         with fail_after(30):
-            await heard.ended.wait()
-    assert heard.reason == "the server has been silent for 0.5 s"
+            await received.ended.wait()
+    assert received.reason == "the server has been silent for 0.5 s"
 
 
-async def test_an_error_of_who_hears_reaches_who_waits(database_url: str) -> None:
+async def test_an_error_of_a_handler_is_raised_by_listen(database_url: str) -> None:
     live = Event()
 
-    def break_down(_channel: str, _text: str) -> None:
+    def fail(_text: str) -> None:
         raise ZeroDivisionError
 
-    async def speak() -> None:
+    async def notify() -> None:
         await live.wait()
-        async with speaking(database_url) as conn:
+        async with notifying(database_url) as conn:
             await conn.execute("select pg_notify('c', '')")
 
     with fail_after(30):
         async with create_task_group() as tasks:
-            tasks.start_soon(speak)
+            tasks.start_soon(notify)
             with pytest.raises(ZeroDivisionError):
-                await Listener(database_url, ["c"]).hear(live.set, break_down)
+                await Listener(database_url).listen(live.set, {"c": fail})
 
 
-async def test_what_broke_is_not_watched_once_its_descriptor_is_free(database_url: str) -> None:
-    """The next socket to be opened has its number: the loop would hold it to be the one that was closed."""
+async def test_a_broken_socket_is_not_watched_once_its_descriptor_is_free(database_url: str) -> None:
+    """The next socket that is opened gets the same descriptor, and the loop would take it for the closed one."""
     loop = asyncio.get_running_loop()
-    async with hearing(database_url) as heard, speaking(database_url) as conn:
-        watched = heard.listener._conn
+    async with listening(database_url) as received, notifying(database_url) as conn:
+        watched = received.listener.connection
         assert watched is not None
         descriptor = watched.fileno()
         await conn.execute(
@@ -206,4 +203,4 @@ async def test_what_broke_is_not_watched_once_its_descriptor_is_free(database_ur
             while not watched.closed:
                 await checkpoint()
         assert not loop.remove_reader(descriptor)
-        await heard.ended.wait()
+        await received.ended.wait()

@@ -9,7 +9,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from reactor.postgres import statements, upload_queue
+from reactor.postgres import runs, statements, upload_queue
 
 NAMES = sorted(name for name in vars(statements) if name.isupper())
 COUNT = 25
@@ -32,7 +32,7 @@ READS = {
     "SETTLE_UPLOADS": {"id": UUID, **get_type_hints(upload_queue.Settled)},
     "RESCUE_UPLOADS": get_type_hints(upload_queue.Rescue) | {"byte_size": Wide},
     "SWEEP_UPLOADS": SWEPT,
-    "EXPIRE_RUNS": get_type_hints(upload_queue.Expiry),
+    "EXPIRE_RUNS": get_type_hints(runs.Expiry),
     "SWEEP_RUNS": SWEPT,
 }
 """The columns that reactor/postgres/upload_queue.py makes values of."""

@@ -1,1 +1,1 @@
-"""A whole world in one thread: reactors, their database, their store, an app, and all that goes wrong between them."""
+"""A deterministic simulation in one thread: reactors, database, store, workload, and the faults between them."""

@@ -1,6 +1,10 @@
-"""What must hold, whatever happens: asked at each step where that is cheap, and of everything at the end.
+"""The invariants of the simulation. Cheap ones are checked at each step, all of them at the end.
 
-The numbers are those of the invariants in README.md.
+I1 no upload is lost; I2 effects happen exactly once; I3 a reactor that lost a lease stops; I4 a stored object is in the
+store before its row and its spooled file are deleted; I5 attempts are bounded and never early; I6 no user exceeds the
+limit; I7 reservations equal the pending bytes; I8 reconciliation finds what notifications missed; I9 each reconnection
+is followed by a sweep; I10 a healthy run is never failed; I11 a stale run always is; I12 a run that was failed is never
+completed; I19 no timer fires early; I20 a stopped reactor leaves nothing claimed.
 """
 
 from collections import defaultdict
@@ -16,74 +20,74 @@ from simulation.loop import Node, VirtualLoop
 from simulation.tables import STORAGE_LIMIT_BYTES, UploadRow, Usage
 
 _STOPS_WITHIN_S = 1.0
-"""How soon work on a row must stop, once its reactor was told that the row isn't its own."""
+"""How soon a put must stop after its reactor was answered that the lease is lost."""
 
 _NAMES = {statement: name for name, statement in vars(statements).items() if isinstance(statement, str)}
 
 
 class Checks:
-    """Watches, remembers, and collects what is wrong."""
+    """Observes calls, events and puts; keeps a trace and collects violations."""
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
         self.trace: list[str] = []
         self.violations: list[str] = []
-        self.is_calm = False
+        self.faults_stopped = False
         self.stored: set[UUID] = set()
-        """Uploads that were settled as stored."""
-        self.let_go: set[UUID] = set()
-        """Uploads whose rows the app or an operator took away."""
-        self.taken_away: set[UUID] = set()
-        """Uploads whose leases an operator ended."""
-        self.known: set[UUID] = set()
-        """Uploads that were ever queued."""
+        """Uploads settled as stored."""
+        self.removed: set[UUID] = set()
+        """Uploads whose rows the app or an operator removed."""
+        self.lease_ended: set[UUID] = set()
+        """Uploads whose lease an operator ended."""
+        self.queued: set[UUID] = set()
+        """Every upload that was queued."""
         self.attempted_at: dict[UUID, float] = {}
-        """When the last put of an upload began."""
+        """When the last put of each upload began."""
         self.live_at: dict[Node, float] = {}
-        """When a reactor's listening connection became live, the last time."""
+        """When each reactor's listening connection last became live."""
         self.swept_at: dict[tuple[Node, str], float] = {}
         self.closing_at: dict[Node, float] = {}
-        """When a reactor was told to stop."""
+        """When each reactor was asked to stop."""
         self.objects: Mapping[tuple[str, str], str] = {}
-        """What the store has, by bucket and key."""
+        """The store's objects, by bucket and key."""
         self._last_token: dict[UUID, UUID] = {}
         self._place: dict[UUID, tuple[str, str, str]] = {}
         self._putting: dict[UUID, dict[UUID, tuple[Node, bool]]] = defaultdict(dict)
-        self._told_lost: dict[tuple[Node, UUID, UUID], float] = {}
+        self._lease_lost_at: dict[tuple[Node, UUID, UUID], float] = {}
 
     def watch(self, db: Database) -> None:
         self.db = db
 
-    def tell(self, who: str, what: str) -> None:
-        self.trace.append(f"{self._loop.time():12.6f} {who:<10} {what}")
+    def log(self, source: str, message: str) -> None:
+        self.trace.append(f"{self._loop.time():12.6f} {source:<10} {message}")
 
-    def violated(self, what: str) -> None:
-        self.tell("VIOLATED", what)
+    def add_violation(self, what: str) -> None:
+        self.log("VIOLATED", what)
         self.violations.append(f"at {self._loop.time():.3f}: {what}")
 
-    def hear(self, node: Node, event: Event) -> None:
-        """Take in what a reactor tells."""
+    def on_event(self, node: Node, event: Event) -> None:
+        """Add a reactor's event to the trace."""
         if isinstance(event, TimerFired):
             if event.lag_s < 0:
-                self.violated(f"I19: a timer fired {-event.lag_s} s early")
+                self.add_violation(f"I19: a timer fired {-event.lag_s} s early")
             return
         row = getattr(event, "upload_id", None) or getattr(event, "run_id", "")
         more = getattr(event, "verdict", "") or getattr(event, "reason", "")
-        self.tell(node.name, f"{type(event).__name__} {str(row)[:8]} {more}".rstrip())
+        self.log(node.name, f"{type(event).__name__} {str(row)[:8]} {more}".rstrip())
 
     # calls
 
-    def sends(self, node: Node, statement: str) -> None:
-        self.tell(node.name, f"→ {_NAMES[statement]}")
+    def on_call(self, node: Node, statement: str) -> None:
+        self.log(node.name, f"→ {_NAMES[statement]}")
         if statement in {statements.SWEEP_UPLOADS, statements.SWEEP_RUNS}:
             self.swept_at[node, statement] = self._loop.time()
-        if statement == statements.CLAIM_UPLOADS and self.is_calm and node in self.closing_at:
+        if statement == statements.CLAIM_UPLOADS and self.faults_stopped and node in self.closing_at:
             late_s = self._loop.time() - self.closing_at[node]
             if late_s > _STOPS_WITHIN_S:
-                self.violated(f"I20: {node.name} claims {late_s:.1f} s after it was told to stop")
+                self.add_violation(f"I20: {node.name} claims {late_s:.1f} s after it was asked to stop")
 
-    def answers(self, node: Node, statement: str, parameters: Sequence[Any], rows: Sequence[Any]) -> None:
-        """The server has committed a call."""
+    def on_commit(self, node: Node, statement: str, parameters: Sequence[Any], rows: Sequence[Any]) -> None:
+        """Check a call that the server has just committed."""
         if statement == statements.CLAIM_UPLOADS:
             for row in rows:
                 if row.state == "claimed":
@@ -96,112 +100,112 @@ class Checks:
                 if upload in settled:
                     self._check_settled(node, upload, token, verdict)
 
-    def forgets(self, row: UploadRow) -> None:
-        """The server has crashed and forgotten a claim: the row is as it was before, and its token the last again."""
-        self.tell("database", f"forgets a claim of {str(row.id)[:8]}")
+    def on_claim_lost(self, row: UploadRow) -> None:
+        """Accept that a crash of the server undid a claim: the row and its token are as before."""
+        self.log("database", f"lost the claim of {str(row.id)[:8]}")
         if row.lease_token is not None:
             self._last_token[row.id] = row.lease_token
 
     def _check_claim(self, row: Any) -> None:
         if row.attempt > row.max_retries:
-            self.violated(f"I5: attempt {row.attempt} of {row.max_retries} of {row.id}")
+            self.add_violation(f"I5: attempt {row.attempt} of {row.max_retries} of {row.id}")
         is_new = row.waited_since is not None and row.lost_at is None
         if is_new and row.due_at > self.db.now() + 1e-6:
-            self.violated(f"I5: {row.id} was claimed {row.due_at - self.db.now():.3f} s before it was due")
+            self.add_violation(f"I5: {row.id} was claimed {row.due_at - self.db.now():.3f} s before it was due")
 
     def _check_settled(self, node: Node, upload: UUID, token: UUID, verdict: str) -> None:
-        self.tell("database", f"settled {str(upload)[:8]} {verdict} for {node.name}")
+        self.log("database", f"settled {str(upload)[:8]} {verdict} for {node.name}")
         if self._last_token[upload] != token:
-            self.violated(f"I3: {upload} was settled by a token that isn't its last")
+            self.add_violation(f"I3: {upload} was settled by a token that isn't its last")
         if verdict == "stored":
             if upload in self.stored:
-                self.violated(f"I2: {upload} was settled as stored twice")
+                self.add_violation(f"I2: {upload} was settled as stored twice")
             self.stored.add(upload)
             bucket, key, content = self._place[upload]
             if self.objects.get((bucket, key)) != content:
-                self.violated(f"I4: {upload} is settled as stored, and the store hasn't got it")
+                self.add_violation(f"I4: {upload} is settled as stored, but the store has no such object")
 
-    def is_told(self, node: Node, statement: str, parameters: Sequence[Any], rows: Sequence[Any]) -> None:
-        """A reactor has the answer to its call."""
+    def on_answer(self, node: Node, statement: str, parameters: Sequence[Any], rows: Sequence[Any]) -> None:
+        """Record which leases a reactor has just learned to be lost."""
         if statement == statements.EXTEND_LEASES:
             held = {row[0] for row in rows}
             for upload, token in zip(*parameters[:2], strict=True):
                 if upload not in held:
-                    self._told_lost.setdefault((node, upload, token), self._loop.time())
+                    self._lease_lost_at.setdefault((node, upload, token), self._loop.time())
 
     def after_commit(self) -> None:
-        for user, books in self.db.usage.items():
-            if books.total_bytes + books.reserved_bytes > STORAGE_LIMIT_BYTES:
-                self.violated(f"I6: user {user} is over the limit")
+        for user, usage in self.db.usage.items():
+            if usage.total_bytes + usage.reserved_bytes > STORAGE_LIMIT_BYTES:
+                self.add_violation(f"I6: user {user} is over the limit")
 
-    def is_live(self, node: Node) -> None:
+    def on_listener_live(self, node: Node) -> None:
         self.live_at[node] = self._loop.time()
 
-    def thawed(self, node: Node, seconds: float) -> None:
-        """Time that a reactor couldn't use isn't held against it."""
-        for key in [key for key in self._told_lost if key[0] is node]:
-            self._told_lost[key] += seconds
+    def on_thaw(self, node: Node, seconds: float) -> None:
+        """Extend a reactor's deadlines by the time it was frozen."""
+        for key in [key for key in self._lease_lost_at if key[0] is node]:
+            self._lease_lost_at[key] += seconds
 
     # the store
 
-    def put_begins(self, node: Node, upload: Upload) -> None:
+    def on_put_started(self, node: Node, upload: Upload) -> None:
         self.attempted_at[upload.id] = self._loop.time()
-        self._check_not_lost(node, upload, "begins")
+        self._check_lease_not_lost(node, upload, "begins")
         others = [
             other
-            for other, was_calm in self._putting[upload.id].values()
-            if was_calm and not (other.is_dead or other.is_frozen)
+            for other, faults_were_stopped in self._putting[upload.id].values()
+            if faults_were_stopped and not (other.is_dead or other.is_frozen)
         ]
-        if others and self.is_calm and upload.id not in self.taken_away:
-            self.violated(f"{upload.id} is put by {node.name} and {others[0].name} at once, though both are well")
-        self._putting[upload.id][upload.token] = (node, self.is_calm)
+        if others and self.faults_stopped and upload.id not in self.lease_ended:
+            self.add_violation(f"{upload.id} is put by {node.name} and {others[0].name} at once without a fault")
+        self._putting[upload.id][upload.token] = (node, self.faults_stopped)
 
-    def put_ends(self, node: Node, upload: Upload) -> None:
+    def on_put_ended(self, node: Node, upload: Upload) -> None:
         self._putting[upload.id].pop(upload.token, None)
-        self._check_not_lost(node, upload, "still goes on")
+        self._check_lease_not_lost(node, upload, "still goes on")
 
     def holder_of(self, upload: UUID) -> Node:
-        """Return the reactor that is putting an upload."""
+        """Return the reactor that puts an upload at the moment."""
         [(node, _)] = self._putting[upload].values()
         return node
 
     def is_put(self, upload: UUID) -> bool:
-        """Return whether some reactor that lives is putting an upload."""
+        """Return whether a live reactor puts an upload at the moment."""
         return any(not node.is_dead for node, _ in self._putting[upload].values())
 
-    def _check_not_lost(self, node: Node, upload: Upload, what: str) -> None:
-        told_at = self._told_lost.get((node, upload.id, upload.token))
-        if told_at is not None and self._loop.time() - told_at > _STOPS_WITHIN_S:
-            late_s = self._loop.time() - told_at
-            self.violated(f"I3: {node.name}'s put of {upload.id} {what} {late_s:.1f} s after its lease was lost")
+    def _check_lease_not_lost(self, node: Node, upload: Upload, what: str) -> None:
+        lost_at = self._lease_lost_at.get((node, upload.id, upload.token))
+        if lost_at is not None and self._loop.time() - lost_at > _STOPS_WITHIN_S:
+            late_s = self._loop.time() - lost_at
+            self.add_violation(f"I3: {node.name}'s put of {upload.id} {what} {late_s:.1f} s after its lease was lost")
 
-    def removes(self, upload: Upload) -> None:
+    def on_file_removed(self, upload: Upload) -> None:
         row = self.db.uploads.get(upload.id)
         if row is not None or self.db.sources[upload_source(self.db, upload)].storage_status != "uploaded":
-            self.violated(f"I4: the spooled file of {upload.id} is removed, and its settlement hasn't committed")
+            self.add_violation(f"I4: the spooled file of {upload.id} was removed before its settlement committed")
 
     # the end
 
-    def drained(self) -> list[str]:
-        """Return what is still owed."""
-        owed = [f"upload {r.id} {r.status}" for r in self.db.uploads.values() if r.status in {"failed", "uploading"}]
-        return owed + [f"run {run.id}" for run in self.db.runs.values() if run.status == "running"]
+    def unfinished(self) -> list[str]:
+        """Return a description of each upload and run that has not ended."""
+        uploads = [f"upload {r.id} {r.status}" for r in self.db.uploads.values() if r.status in {"failed", "uploading"}]
+        return uploads + [f"run {run.id}" for run in self.db.runs.values() if run.status == "running"]
 
-    def check_books(self) -> None:
+    def check_usage_and_losses(self) -> None:
         counted: dict[UUID, Usage] = {user: Usage() for user in self.db.usage}
         for source in self.db.sources.values():
-            books = counted[source.user_id]
-            books.total_bytes += source.byte_size if source.storage_status == "uploaded" else 0
-            books.reserved_bytes += source.byte_size if source.storage_status == "pending" else 0
-            books.total_sources += source.storage_status == "uploaded"
+            usage = counted[source.user_id]
+            usage.total_bytes += source.byte_size if source.storage_status == "uploaded" else 0
+            usage.reserved_bytes += source.byte_size if source.storage_status == "pending" else 0
+            usage.total_sources += source.storage_status == "uploaded"
         if counted != self.db.usage:
-            self.violated("I2, I7: the books aren't what the sources add up to")
-        lost = self.known - self.db.uploads.keys() - self.stored - self.let_go
+            self.add_violation("I2, I7: the usage differs from the sum of the sources")
+        lost = self.queued - self.db.uploads.keys() - self.stored - self.removed
         if lost:
-            self.violated(f"I1: {sorted(lost)} are nowhere")
+            self.add_violation(f"I1: {sorted(lost)} are lost")
 
 
 def upload_source(db: Database, upload: Upload) -> UUID:
-    """Return the source of an upload whose row may be gone: its content names it."""
+    """Return an upload's source, found by its content hash because the upload's row may be deleted."""
     [source] = [s.id for s in db.sources.values() if s.content_hash == upload.content_hash]
     return source

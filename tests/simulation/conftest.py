@@ -1,4 +1,4 @@
-"""How many seeds to run, and which one to replay."""
+"""Command-line options: how many seeds to run, and which one to replay."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The database in memory: what it does with runs and reactors, and which statement of the reactor's is which call."""
+"""The simulated database: runs, reactor instances, and the map from the reactor's SQL statements to calls."""
 
 from collections.abc import Collection, Sequence
 from datetime import timedelta
@@ -20,10 +20,10 @@ class PulseAnswer(NamedTuple):
 
 
 class Database(UploadCalls):
-    """Every call that the simulated world makes of PostgreSQL."""
+    """Every call to PostgreSQL that reactors and workload make."""
 
     def answer(self, statement: LiteralString, parameters: Sequence[Any]) -> list[Any]:
-        """Do what a statement of reactor/postgres/statements.py does, in one transaction."""
+        """Run a statement of reactor/postgres/statements.py as one transaction; return its rows."""
         calls: dict[str, Any] = {
             statements.CLAIM_UPLOADS: self.claim,
             statements.EXTEND_LEASES: self.extend,
@@ -41,7 +41,7 @@ class Database(UploadCalls):
         answers: list[Any] = calls[statement](*parameters)
         return answers
 
-    # runs, as the reactor sees them
+    # runs, called by the reactor
 
     def expire(self, ids: Collection[UUID], patience: timedelta | None) -> list[tuple[Any, ...]]:
         now, answers = self.now(), list[tuple[Any, ...]]()
@@ -70,7 +70,7 @@ class Database(UploadCalls):
         dues.sort(key=lambda found: found[0])
         return [(run.id, self.tenant_of(run.user_id), due_at, run.heartbeat_at) for due_at, run in dues[:limit]]
 
-    # runs, as their workers and operators see them
+    # runs, called by their workers and operators
 
     def begin(self, source_id: UUID, timeout_s: float, patience_s: float | None, traceparent: str, run_id: UUID) -> str:
         """Begin a run; return "ok" or the code of the refusal."""
@@ -97,7 +97,7 @@ class Database(UploadCalls):
         return "ok"
 
     def heartbeat(self, run_id: UUID) -> bool:
-        """Return whether the run is still its worker's."""
+        """Record a heartbeat. Returns False once the run has ended."""
         run = self._living(run_id)
         if run is None:
             return False
@@ -121,7 +121,7 @@ class Database(UploadCalls):
         return [run.id for run in runs]
 
     def _living(self, run_id: UUID) -> RunRow | None:
-        """Return the run if its worker may still speak for it; fail it if its own deadline has passed."""
+        """Fail the run if its deadline has passed. Returns it while it runs, else None."""
         self.expire([run_id], None)
         run = self.runs[run_id]
         return run if run.status == "running" else None

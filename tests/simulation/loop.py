@@ -1,8 +1,7 @@
-"""An event loop without a clock, sockets or threads: time jumps to the next timer, and chance decides who goes first.
+"""An event loop without clock, sockets or threads. Time jumps to the next timer; ready callbacks run in random order.
 
-Every task belongs to a node: a process of the simulated world, inherited by the tasks that it starts. A node can be
-frozen, as SIGSTOP does it, or killed, as SIGKILL does: what is ready in it waits, or never happens, and no `finally`
-runs.
+Every task belongs to a node, which is a simulated process; a task's children inherit it. A frozen node (SIGSTOP) keeps
+its ready callbacks until it resumes. A killed node (SIGKILL) never runs them, and no `finally` runs.
 """
 
 import asyncio
@@ -21,11 +20,11 @@ from anyio._backends import _asyncio as backend
 _NODE: contextvars.ContextVar["Node | None"] = contextvars.ContextVar("node", default=None)
 
 _TURNS_WITHOUT_TIME = 20_000
-"""Turns of the loop at one moment after which somebody must be waiting by spinning."""
+"""Turns of the loop at one moment after which a task is taken to be spinning."""
 
 
 class Node:
-    """A process: what runs in it can be stopped at any await."""
+    """A simulated process, which can be frozen or killed at any await."""
 
     def __init__(self, name: str, loop: "VirtualLoop") -> None:
         self.name = name
@@ -35,15 +34,15 @@ class Node:
         self._parked: list[asyncio.Handle] = []
 
     def start(self, main: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
-        """Run `main`, and all that it starts, as this node."""
+        """Run `main` and all tasks that it starts as this node."""
         context = contextvars.copy_context()
         context.run(_NODE.set, self)
         return self._loop.create_task(main(), context=context)
 
-    def holds(self, handle: asyncio.Handle) -> bool:
-        """Return whether a callback of this node can't run now; it is kept until it can."""
+    def parks(self, handle: asyncio.Handle) -> bool:
+        """Keep a callback and return True if this node is frozen or dead; else return False."""
         if self.is_frozen or self.is_dead:
-            # the dead's as well: a coroutine that is collected would run its `finally`
+            # also a dead node's: a coroutine that is garbage-collected would run its `finally`
             self._parked.append(handle)
             return True
         return False
@@ -52,22 +51,22 @@ class Node:
         self.is_frozen = True
 
     def thaw(self) -> None:
-        """Go on; what came due meanwhile is due now, all of it at once."""
+        """Resume: all callbacks that became ready meanwhile are ready now."""
         self.is_frozen = False
-        self._loop.put_back(self._parked)
+        self._loop.requeue_handles(self._parked)
         self._parked = []
 
     def kill(self) -> None:
         self.is_dead = True
 
-    def bury(self) -> None:
-        """Let what is left of it run to its end; for when the world is over."""
+    def finish(self) -> None:
+        """Let the remaining callbacks of a killed node run, after the simulation has ended."""
         self.is_dead = False
         self.thaw()
 
 
 class _Task(asyncio.Task[Any]):
-    """A task whose hash is the same in each run, for anyio keeps tasks in sets."""
+    """A task whose hash is the same in each run, because anyio keeps tasks in sets."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], number: int, **kwargs: Any) -> None:
         self._number = number
@@ -78,7 +77,7 @@ class _Task(asyncio.Task[Any]):
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """Runs one simulation; the same seed gives the same run."""
+    """The event loop of one simulation. The same seed gives the same run."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -89,21 +88,21 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._timer_numbers = count(1)
         self._tasks = count(1)
-        self.crashed: list[str] = []
-        """What tasks and callbacks died of that nobody looked at."""
-        self.set_exception_handler(self._crash)
+        self.unhandled_errors: list[str] = []
+        """Errors of tasks and callbacks that no one awaited."""
+        self.set_exception_handler(self._record_error)
         self.set_task_factory(self._make_task)
 
     def _make_task(self, _: asyncio.AbstractEventLoop, coroutine: Any, **kwargs: Any) -> asyncio.Task[Any]:
         return _Task(coroutine, next(self._tasks), loop=self, **kwargs)
 
-    def _crash(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        self.crashed.append(f"{context.get('message')}: {context.get('exception')!r}")
+    def _record_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.unhandled_errors.append(f"{context.get('message')}: {context.get('exception')!r}")
 
     def time(self) -> float:
         return self._now
 
-    def put_back(self, handles: list[asyncio.Handle]) -> None:
+    def requeue_handles(self, handles: list[asyncio.Handle]) -> None:
         self._ready.extend(handles)
 
     def call_at(  # type: ignore[override]
@@ -114,21 +113,21 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return timer
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """It is dropped as its time comes."""
+        """Do nothing: `_run_once` drops cancelled timers."""
 
     def _run_once(self) -> None:
-        """Let time pass to the next timer if nothing is ready; then run what is ready, in an order of chance."""
+        """Advance to the next timer if nothing is ready; then run all ready callbacks in random order."""
         timers, ready = self._timers, self._ready
         while timers and timers[0][2].cancelled():
             heapq.heappop(timers)
         if not ready and not self._stopping:  # type: ignore[attr-defined]
             if not timers:
-                raise AssertionError(f"at {self._now:.3f} everything waits for something that can't come")
+                raise AssertionError(f"at {self._now:.3f} all tasks wait and no timer is set: a deadlock")
             self._now = max(self._now, timers[0][0])
             self._turns = 0
         self._turns += 1
         if self._turns > _TURNS_WITHOUT_TIME:
-            raise AssertionError(f"at {self._now:.3f} somebody spins: {list(ready)[:5]}")
+            raise AssertionError(f"at {self._now:.3f} a task spins: {list(ready)[:5]}")
         while timers and timers[0][0] <= self._now:
             ready.append(heapq.heappop(timers)[2])
         handles = list(ready)
@@ -138,15 +137,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
         for handle in handles:
             if not handle.cancelled():
                 node = handle._context.get(_NODE)  # type: ignore[attr-defined]
-                if node is None or not node.holds(handle):
+                if node is None or not node.parks(handle):
                     handle._run()
 
     def _write_to_self(self) -> None:
-        """Nobody is ever asleep."""
+        """Do nothing: this loop never sleeps in a selector."""
 
 
 class _Scope(backend.CancelScope):
-    """A scope whose hash is the same in each run, for anyio keeps scopes in sets."""
+    """A scope whose hash is the same in each run, because anyio keeps scopes in sets."""
 
     __slots__ = ("_number",)
     _number: int
@@ -163,7 +162,7 @@ class _Scope(backend.CancelScope):
 
 @contextmanager
 def virtual_loop(seed: int) -> Iterator[VirtualLoop]:
-    """Make a loop; while it is used, anyio's scopes are numbered."""
+    """Yield a loop, with anyio's cancel scopes numbered; close it on leaving."""
     _Scope.numbers = count(1)
     loop = VirtualLoop(seed)
     with patch.object(backend, "CancelScope", _Scope):

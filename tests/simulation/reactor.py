@@ -1,7 +1,6 @@
-"""One simulated reactor: the flow and the reactions as they are in production, on ports of the simulated world."""
+"""One simulated reactor: the engine and the reactions of production, on simulated ports."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -10,35 +9,19 @@ from attrs import evolve
 
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.settings import Settings
-from reactor.engine.supervisor import work_until
 from reactor.runtime.clock import Clock
-from reactor.runtime.timer import Bell, loop_bell
-from reactor.wiring import Ports, listen_with, presence_of, wire
+from reactor.wiring import Ports, wire_engine, wire_listen, wire_presence
 from simulation.checks import Checks
-from simulation.loop import Node, VirtualLoop
-from simulation.server import Client, Server, SimulatedEar
-from simulation.store import SimulatedTransfer, Storage
+from simulation.loop import Node
+from simulation.server import Client, Server, SimulatedListener
+from simulation.store import SimulatedThreads, Storage
 
 SETTINGS = Settings(database_url="", store_url="s3://", spools={"default": Path("/spool")})
 RESTARTS_WITHIN_S = 5.0
 
 
-class VirtualClock(Clock):
-    """The loop's own time."""
-
-    def __init__(self, loop: VirtualLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def now(self) -> float:
-        return self._loop.time()
-
-    def bell(self, call: Callable[[], None]) -> AbstractContextManager[Bell]:
-        return loop_bell(call)
-
-
 class Process:
-    """A reactor's process and the service manager that starts it again."""
+    """A reactor's process, and the service manager that restarts it."""
 
     def __init__(self, name: str, server: Server, storage: Storage, checks: Checks, settings: Settings) -> None:
         self.name = name
@@ -60,67 +43,67 @@ class Process:
         self.node = Node(f"{self.name}.{self._starts}", self._server.loop)
         self.nodes.append(self.node)
         self.stop = Event()
-        self._checks.tell(self.node.name, "starts")
+        self._checks.log(self.node.name, "starts")
         self.task = self.node.start(partial(self._main, self.node, self.stop))
 
     async def _main(self, node: Node, stop: Event) -> None:
         try:
             while not stop.is_set():
-                # as `reactor run` ends when it can't start, and whoever supervises it starts it again
+                # `reactor run` exits when it can't connect at start, and its service manager restarts it
                 with suppress(DatabaseUnavailable):
                     await self._run(node, stop)
                     break
                 await sleep(RESTARTS_WITHIN_S)
-        except Exception as error:  # noqa: BLE001  # whatever it is, no reactor may end so
-            self._checks.violated(f"{node.name} broke: {_innermost(error)!r}")
-        self._checks.tell(node.name, "has ended")
+        except Exception as error:  # noqa: BLE001  # a reactor may not end with any error
+            self._checks.add_violation(f"{node.name} broke: {_innermost(error)!r}")
+        self._checks.log(node.name, "has ended")
 
     async def _run(self, node: Node, stop: Event) -> None:
-        client = Client(self._server, node)
+        client, settings = Client(self._server, node), self._settings
+        threads = SimulatedThreads(
+            self._storage, node, concurrency=settings.upload_concurrency, per_tenant=settings.uploads_per_user
+        )
         ports = Ports(
-            clock=VirtualClock(self._server.loop),
+            clock=Clock(now=self._server.loop.time),
             database=client,
             claims=client,
-            transfer=SimulatedTransfer(
-                self._storage,
-                node,
-                concurrency=self._settings.upload_concurrency,
-                per_tenant=self._settings.uploads_per_user,
-            ),
-            listener=partial(SimulatedEar, self._server, node),
+            source=SimulatedListener(self._server, node),
+            executor=threads.executor,
+            spool=threads,
+            run_in_thread=threads.run,
+            store_name="simulated",
         )
-        emit = partial(self._checks.hear, node)
-        engine = wire(ports, self._settings, horizon_s=self._settings.wheel_horizon_s, emit=emit)
-        presence = presence_of(ports, version="simulated")
+        emit = partial(self._checks.on_event, node)
+        engine = wire_engine(ports, settings, horizon_s=settings.wheel_horizon_s, emit=emit)
+        presence = wire_presence(ports, version="simulated")
         await presence.report("starting", with_canary=False)
-        listen = listen_with(ports, engine, presence, emit=emit)
-        background_tasks = [listen.run, engine.reconcile.run]
-        await work_until(stop, engine, background_tasks, grace_s=self._settings.shutdown_grace_s)
+        listen = wire_listen(ports, engine, presence, emit=emit)
+        await engine.run_until(stop, [listen.run, engine.reconcile.run], grace_s=settings.shutdown_grace_s)
         with suppress(DatabaseUnavailable):
             await presence.deregister()
 
-    # what happens to it
+    # faults
 
     def kill(self) -> None:
-        self._checks.tell(self.node.name, "is killed")
+        self._checks.log(self.node.name, "is killed")
         self.node.kill()
         for connection in list(self._server.listeners):
             if connection.node is self.node:
-                connection.break_off("connection reset by peer")
+                connection.disconnect("connection reset by peer")
 
     def freeze(self) -> None:
-        self._checks.tell(self.node.name, "is frozen")
+        self._checks.log(self.node.name, "is frozen")
         self._frozen_at = self._server.loop.time()
         self.node.freeze()
 
     def thaw(self) -> None:
         if self.node.is_frozen:
-            self._checks.tell(self.node.name, "goes on")
-            self._checks.thawed(self.node, self._server.loop.time() - self._frozen_at)
+            self._checks.log(self.node.name, "resumes")
+            self._checks.on_thaw(self.node, self._server.loop.time() - self._frozen_at)
             self.node.thaw()
 
     def ask_to_stop(self) -> None:
-        self._checks.tell(self.node.name, "is told to stop")
+        self._checks.log(self.node.name, "is asked to stop")
         self._checks.closing_at[self.node] = self._server.loop.time()
         self.stop.set()
 

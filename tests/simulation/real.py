@@ -1,7 +1,7 @@
-"""The real schema with its clock in the test's hands, and its notifications kept where they can be read.
+"""The real schema with a clock that the test sets and notifications stored in a table.
 
-The functions are those of schema/functions, word for word, but for two names: they ask the time of a function that
-answers what the test has set, and notify into a table. So the same calls at the same moments have one right answer.
+The functions are those of schema/functions with two names replaced: the clock functions and pg_notify. So the same
+calls at the same moments have one right answer, which the simulated database must give too.
 """
 
 import json
@@ -65,8 +65,8 @@ _TABLES = {
 }
 
 
-def take_the_clock(url: str) -> None:
-    """Prepare a migrated database."""
+def install_test_clock(url: str) -> None:
+    """Replace clock and notifications in a migrated database."""
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute(_STAND_INS)
         for (definition,) in conn.execute(_FUNCTIONS).fetchall():
@@ -80,7 +80,7 @@ def take_the_clock(url: str) -> None:
 
 
 class Real:
-    """One transaction that is rolled back at its end."""
+    """Calls to PostgreSQL in one transaction, which is rolled back at the end."""
 
     def __init__(self, conn: psycopg.Connection[Any]) -> None:
         self._conn = conn
@@ -99,7 +99,7 @@ class Real:
         return row[0]
 
     def sent(self) -> list[tuple[str, Any]]:
-        """Return what was notified since it was last asked."""
+        """Return the notifications since the last call, as channel and payload."""
         rows = self.rows("select n, channel, payload from simulation.sent where n > %s order by n", (self._read,))
         self._read = max((row.n for row in rows), default=self._read)
         return [(row.channel, json.loads(row.payload) if row.payload.startswith("{") else row.payload) for row in rows]

@@ -1,10 +1,11 @@
-"""The database server as reactors meet it: calls that arrive or don't, notifications that come, or twice, or never."""
+"""The simulated database server: calls that fail or lose their answer, notifications that are lost, late or doubled."""
 
+import asyncio
 import contextvars
 import json
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, LiteralString
 from uuid import UUID
 
@@ -14,7 +15,6 @@ from attrs import define, evolve
 
 from reactor.core.errors import DatabaseUnavailable
 from reactor.postgres import statements
-from reactor.runtime.auto_reset_event import Wakeup
 from simulation.checks import Checks
 from simulation.database import Database
 from simulation.faults import Faults
@@ -24,29 +24,29 @@ if TYPE_CHECKING:
     from simulation.tables import UploadRow
 
 EPOCH_S = 1_768_000_000.0
-"""January 2026: months don't turn over in a run."""
+"""January 2026, so that no billing month ends during a run."""
 
-NOBODY = contextvars.Context()
-"""Where the server's own work runs: no reactor's death or sleep holds it up."""
+NO_NODE = contextvars.Context()
+"""The context of the server's own callbacks: they belong to no reactor, so no killed or frozen reactor blocks them."""
 
 _FORGERIES = ("", "{", '{"v":2}', '{"v":1,"at":1,"rows":[]}', '{"v":1,"rescan":true}')
 
 
 _FLUSHED_WITHIN_S = 0.6
-"""PostgreSQL's promise for asynchronous commits: three times wal_writer_delay."""
+"""PostgreSQL flushes an asynchronous commit within three times wal_writer_delay."""
 
 _NEVER_FLUSH = frozenset(
     {statements.CLAIM_UPLOADS, statements.SWEEP_UPLOADS, statements.SWEEP_RUNS, statements.CONFIRM_STORED}
 )
-"""Claims don't wait for the disk, and the others write nothing."""
+"""Claims commit asynchronously; the others write nothing."""
 
 
 class _Lost(Exception):
-    """The connection broke; whether the statement was done, nobody knows."""
+    """The connection broke. The statement may have committed or not."""
 
 
 class Server:
-    """One PostgreSQL: its tables, its clock, and everybody's connections to it."""
+    """One PostgreSQL server: tables, clock and all connections."""
 
     def __init__(self, loop: VirtualLoop, rng: random.Random, faults: Faults, checks: Checks) -> None:
         self.loop = loop
@@ -55,13 +55,13 @@ class Server:
         self.checks = checks
         self.clock_ahead_s = 0.0
         self.is_up = True
-        self.is_mute = False
-        """True while triggers say nothing, as where somebody has dropped them."""
+        self.triggers_disabled = False
+        """True while triggers send nothing, as if they had been dropped."""
         self.listeners: list[Connection] = []
         self.next_call_fails: dict[str, str] = {}
-        """By statement: 'before' or 'after', for the next call of it alone."""
+        """By statement: the next call of it fails 'before' or 'after' its commit."""
         self._unflushed: list[tuple[float, UploadRow]] = []
-        """When each row was claimed that no later commit has made durable, and what it was before."""
+        """Claims that aren't flushed yet: when each was made, and a copy of the row before it."""
         self.db = Database(clock=self.clock, tenant_of=lambda user: user.int & 0x7FFFFFFF)
         checks.watch(self.db)
 
@@ -74,20 +74,20 @@ class Server:
         return self.rng.uniform(0.0002, 0.005)
 
     def happens(self, chance: float) -> bool:
-        # asked only where it may: else every fault would shift the chances of all others
+        # draw only for faults of the mixture, or adding a fault would change every seed's run
         return chance > 0 and self.rng.random() < chance
 
     # transactions
 
     def commit(self, transaction: Callable[[], Any], *, is_durable: bool = True) -> Any:
-        """Do something in the database and tell of it."""
+        """Run a transaction, deliver its notifications and return its result."""
         done = transaction()
         if is_durable:
             self._unflushed.clear()
         sent, self.db.sent[:] = list(self.db.sent), []
         for channel, payload in sent:
             is_hint = channel in {"reactor_uploads", "reactor_runs"}
-            if not (is_hint and self.is_mute):
+            if not (is_hint and self.triggers_disabled):
                 self._notify(channel, json.dumps(payload) if is_hint else str(payload))
         self.checks.after_commit()
         return done
@@ -102,10 +102,10 @@ class Server:
             if channel not in connection.channels:
                 continue
             if self.happens(faults.listener_dies):
-                connection.break_off("terminating connection due to administrator command")
+                connection.disconnect("terminating connection due to administrator command")
                 continue
             for copy in copies:
-                if connection.is_deaf or self.happens(faults.notification_lost):
+                if connection.is_silent or self.happens(faults.notification_lost):
                     continue
                 late_s = self.rng.uniform(0.0, 10.0) if self.happens(faults.notification_late) else 0.0
                 connection.receive_after(late_s + self.rng.uniform(0.0001, 0.001), channel, copy)
@@ -113,45 +113,45 @@ class Server:
     # faults
 
     def stop(self) -> None:
-        """Break all connections; what is on its way is lost."""
+        """Break all connections. Calls in flight are lost."""
         self.is_up = False
         for connection in list(self.listeners):
-            connection.break_off("terminating connection due to unexpected postmaster exit")
+            connection.disconnect("terminating connection due to unexpected postmaster exit")
 
     def restart(self) -> None:
-        """Stop, and start again after a while."""
+        """Stop, and start again after 0.5, 3 or 20 s."""
         if self.is_up:
-            self.checks.tell("database", "is down")
+            self.checks.log("database", "is down")
             self.stop()
-            self.loop.call_later(self.rng.choice([0.5, 3.0, 20.0]), self.start, context=NOBODY)
+            self.loop.call_later(self.rng.choice([0.5, 3.0, 20.0]), self.start, context=NO_NODE)
 
     def start(self) -> None:
         if not self.is_up:
             self.is_up = True
-            self.checks.tell("database", "is up")
+            self.checks.log("database", "is up")
 
-    def claims(self, ids: Sequence[UUID]) -> None:
-        """Remember what a claim is about to change, for a crash may come."""
+    def before_claim(self, ids: Sequence[UUID]) -> None:
+        """Copy the rows that a claim is about to change, in case a crash undoes it; draw whether one comes."""
         now = self.loop.time()
         self._unflushed += [(now, evolve(self.db.uploads[i])) for i in ids if i in self.db.uploads]
         if self.happens(self.faults.crashes_after_claim):
-            self.loop.call_later(self.rng.uniform(0.0, 0.3), self._crash, context=NOBODY)
+            self.loop.call_later(self.rng.uniform(0.0, 0.3), self._crash, context=NO_NODE)
 
     def _crash(self) -> None:
-        """Take the last commits that were not flushed along."""
-        if self.checks.is_calm:
+        """Undo the claims that weren't flushed, and restart."""
+        if self.checks.faults_stopped:
             return
         since = self.loop.time() - _FLUSHED_WITHIN_S
         for claimed_at, row in reversed(self._unflushed):
             if self.is_up and claimed_at >= since:
                 self.db.uploads[row.id] = row
-                self.checks.forgets(row)
+                self.checks.on_claim_lost(row)
         self._unflushed.clear()
         self.restart()
 
     def break_listeners(self) -> None:
         for connection in list(self.listeners):
-            connection.break_off("terminating connection due to administrator command")
+            connection.disconnect("terminating connection due to administrator command")
 
 
 @define
@@ -169,12 +169,12 @@ class Client:
                 except _Lost as error:
                     if last:
                         raise DatabaseUnavailable(str(error)) from error
-        raise AssertionError  # the last try returns or raises
+        raise AssertionError("unreachable: the last try returns or raises")
 
     async def _send(self, statement: LiteralString, parameters: Sequence[Any]) -> list[Any]:
         server = self.server
         loop, answer = server.loop, server.loop.create_future()
-        server.checks.sends(self.node, statement)
+        server.checks.on_call(self.node, statement)
 
         def reply(error: Exception | None, rows: Any = None) -> None:
             if answer.done():
@@ -199,84 +199,85 @@ class Client:
                     error = DatabaseUnavailable("the connection is lost")
                 elif server.happens(server.faults.call_fails_after):
                     error = _Lost("server closed the connection unexpectedly")
-            loop.call_later(server.latency_s(), reply, error, rows, context=NOBODY)
+            loop.call_later(server.latency_s(), reply, error, rows, context=NO_NODE)
 
-        loop.call_later(server.latency_s(), arrive, context=NOBODY)
+        loop.call_later(server.latency_s(), arrive, context=NO_NODE)
         answered: list[Any] = await answer
-        server.checks.is_told(self.node, statement, parameters, answered)
+        server.checks.on_answer(self.node, statement, parameters, answered)
         return answered
 
     def _answer(self, statement: LiteralString, parameters: Sequence[Any]) -> list[Any]:
         if statement == statements.CLAIM_UPLOADS:
-            self.server.claims(parameters[0])
+            self.server.before_claim(parameters[0])
         rows = self.server.db.answer(statement, parameters)
-        self.server.checks.answers(self.node, statement, parameters, rows)
+        self.server.checks.on_commit(self.node, statement, parameters, rows)
         return rows
 
 
 class Connection:
-    """One listening connection, from LISTEN to its end."""
+    """One listening connection, from LISTEN until it breaks."""
 
-    def __init__(self, server: Server, node: Node, channels: Sequence[str], *, is_deaf: bool) -> None:
+    def __init__(self, server: Server, node: Node, channels: Iterable[str], *, is_silent: bool) -> None:
         self.node = node
         self.channels = frozenset(channels)
-        self.is_deaf = is_deaf
+        self.is_silent = is_silent
         self.inbox: deque[tuple[str, str]] = deque()
         self.end: str | None = None
-        self.changed = Wakeup()
+        self.changed = asyncio.Event()
         self._server = server
 
     def receive_after(self, seconds: float, channel: str, text: str) -> None:
-        self._server.loop.call_later(seconds, self._receive, channel, text, context=NOBODY)
+        self._server.loop.call_later(seconds, self._receive, channel, text, context=NO_NODE)
 
     def _receive(self, channel: str, text: str) -> None:
         if self.end is None:
             self.inbox.append((channel, text))
             self.changed.set()
 
-    def break_off(self, reason: str) -> None:
-        """The server, or the network, has ended it."""
+    def disconnect(self, reason: str) -> None:
+        """End the connection, as the server or the network does."""
         if self in self._server.listeners:
             self._server.listeners.remove(self)
         self.end = reason
         self.changed.set()
 
 
-class SimulatedEar:
+class SimulatedListener:
     """One reactor's listening connections, one after another. A `NotificationSource`."""
 
-    def __init__(self, server: Server, node: Node, channels: Sequence[str]) -> None:
+    def __init__(self, server: Server, node: Node) -> None:
         self._server = server
         self._node = node
-        self._channels = channels
         self._connection: Connection | None = None
 
-    async def hear(self, live: Callable[[], None], heard: Callable[[str, str], None]) -> None:
+    async def listen(self, on_live: Callable[[], None], handlers: Mapping[str, Callable[[str], None]]) -> None:
         server = self._server
         with CancelScope(shield=True):
             await sleep(server.latency_s())
         if not server.is_up or server.happens(server.faults.listener_refused):
             raise DatabaseUnavailable("connection refused")
-        is_deaf = server.happens(server.faults.listener_deaf)
-        connection = self._connection = Connection(server, self._node, self._channels, is_deaf=is_deaf)
+        is_silent = server.happens(server.faults.listener_silent)
+        connection = self._connection = Connection(server, self._node, handlers, is_silent=is_silent)
         server.listeners.append(connection)
         try:
             with CancelScope(shield=True):
                 await sleep(server.latency_s())
-            server.checks.is_live(self._node)
-            live()
+            server.checks.on_listener_live(self._node)
+            on_live()
             while connection.end is None or connection.inbox:
                 while connection.inbox:
-                    heard(*connection.inbox.popleft())
+                    channel, text = connection.inbox.popleft()
+                    handlers[channel](text)
                     await cancel_shielded_checkpoint()
                 if connection.end is None:
                     await connection.changed.wait()
+                    connection.changed.clear()
             raise DatabaseUnavailable(connection.end)
         finally:
-            connection.break_off("closed")
+            connection.disconnect("closed")
             self._connection = None
 
     def abort(self) -> None:
         if self._connection is not None:
             self._connection.inbox.clear()
-            self._connection.break_off("severed")
+            self._connection.disconnect("aborted")

@@ -1,4 +1,4 @@
-"""`simulate(seed)`: one run from its first second to its last, and what was wrong in it."""
+"""`simulate(seed)` runs one simulation from start to end and returns its trace and violations."""
 
 import hashlib
 from unittest import mock
@@ -7,21 +7,21 @@ from attrs import frozen
 
 from reactor.engine import schedule
 from simulation.probes import probe
-from simulation.world import World, world
+from simulation.simulation import Simulation, seeded_simulation
 
 ENOUGH = 3
-"""Rows ready with which a reactor leaves others to the others: a world has dozens, not thousands."""
+"""How many ready rows make a reactor yield others. The real limit is thousands; a simulation has dozens of rows."""
 
 
 @frozen
 class Run:
-    """What came of a seed."""
+    """The result of one seed."""
 
     seed: int
     violations: list[str]
     trace: list[str]
     lasted_s: float
-    """By the simulated clock."""
+    """Simulated time."""
 
     @property
     def digest(self) -> str:
@@ -29,28 +29,28 @@ class Run:
 
 
 def simulate(seed: int) -> Run:
-    """Let one world suffer, drain, recover from single faults, and end."""
-    with world(seed) as made, mock.patch.object(schedule, "_ENOUGH", ENOUGH):
-        began = made.loop.time()
+    """Run one seed: mixed faults, drain, probes of single faults, shutdown."""
+    with seeded_simulation(seed) as sim, mock.patch.object(schedule, "_ENOUGH", ENOUGH):
+        began = sim.loop.time()
         try:
-            made.loop.run_until_complete(_live(made))
+            sim.loop.run_until_complete(_live(sim))
         except AssertionError as error:
-            made.checks.violated(str(error))
-        lasted_s = made.loop.time() - began
-        violations = list(made.checks.violations) + [f"nobody looked at: {crash}" for crash in made.loop.crashed]
+            sim.checks.add_violation(str(error))
+        lasted_s = sim.loop.time() - began
+        violations = sim.checks.violations + [f"unhandled error: {error}" for error in sim.loop.unhandled_errors]
         try:
-            made.loop.run_until_complete(made.bury())
+            sim.loop.run_until_complete(sim.finish())
         except AssertionError as error:
-            violations.append(f"afterwards: {error}")
-    return Run(seed, violations, made.checks.trace, lasted_s)
+            violations.append(f"after the end: {error}")
+    return Run(seed, violations, sim.checks.trace, lasted_s)
 
 
-async def _live(made: World) -> None:
-    made.start(made.rng.choice([1, 1, 2, 2, 3]))
-    await made.suffer(made.rng.choice([30.0, 60.0, 180.0]))
-    await made.calm()
-    if not made.checks.violations:
-        await probe(made)
-    if not made.checks.violations:
-        await made.stop()
-    made.checks.check_books()
+async def _live(sim: Simulation) -> None:
+    sim.start(sim.rng.choice([1, 1, 2, 2, 3]))
+    await sim.run_with_faults(sim.rng.choice([30.0, 60.0, 180.0]))
+    await sim.drain()
+    if not sim.checks.violations:
+        await probe(sim)
+    if not sim.checks.violations:
+        await sim.stop()
+    sim.checks.check_usage_and_losses()

@@ -1,7 +1,7 @@
-"""The spool and the object store as reactors meet them: files that are gone, puts that fail, hang or half succeed."""
+"""The simulated spool and object store: missing files, and puts that fail, hang or lose their answer."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from uuid import UUID
 
 from anyio import CancelScope, sleep, sleep_forever
@@ -11,11 +11,11 @@ from support.task_executor import TaskExecutor
 from reactor.core.errors import ContentMismatch, SpoolFileMissing, StorageRejected, StorageUnavailable
 from reactor.postgres.upload_queue import Upload
 from reactor.reactions.uploads import UploadAttempt
-from reactor.storage.transfer import Stored
+from reactor.storage.spool import Identity
 from simulation.checks import Checks
 from simulation.faults import Faults
 from simulation.loop import Node, VirtualLoop
-from simulation.server import NOBODY
+from simulation.server import NO_NODE
 
 BAD_BUCKET = "no-such-bucket"
 
@@ -29,38 +29,38 @@ class Storage:
     faults: Faults
     checks: Checks
     files: dict[str, str] = Factory(dict)
-    """The content's hash by the file's path."""
+    """Content hashes by file path."""
     objects: dict[tuple[str, str], str] = Factory(dict)
-    """The content's hash by bucket and key."""
+    """Content hashes by bucket and key."""
     is_down: bool = False
     puts: int = 0
     put_s: tuple[float, float] = (0.01, 0.2)
-    holds: set[UUID] = Factory(set)
+    hanging: set[UUID] = Factory(set)
     """Uploads whose next put hangs."""
 
     def happens(self, chance: float) -> bool:
         return chance > 0 and self.rng.random() < chance
 
 
-class SimulatedTransfer:
-    """One reactor's way from the spool to the store. A `Transfer`."""
-
-    store_name = "simulated"
+class SimulatedThreads:
+    """One reactor's threads: they put uploads into the store, and remove spooled files. Implements `SpooledFiles`."""
 
     def __init__(self, storage: Storage, node: Node, *, concurrency: int, per_tenant: int) -> None:
         self.storage = storage
         self.node = node
         self.executor = TaskExecutor(self._put, concurrency, per_tenant=per_tenant, now=storage.loop.time)
+        self._put_uploads: dict[int, Upload] = {}
+        """Uploads that were put, by id as a number, which is also the identity of the spooled file."""
 
-    async def _put(self, put: UploadAttempt) -> Stored:
-        upload, storage, faults = put.upload, self.storage, self.storage.faults
+    async def _put(self, attempt: UploadAttempt) -> tuple[str, Identity]:
+        upload, storage, faults = attempt.upload, self.storage, self.storage.faults
         storage.puts += 1
-        storage.checks.put_begins(self.node, upload)
+        storage.checks.on_put_started(self.node, upload)
         is_whole, found = False, storage.files.get(upload.temp_file_path or "", "")
         try:
             await sleep(0.001)
-            if upload.id in storage.holds:
-                storage.holds.remove(upload.id)
+            if upload.id in storage.hanging:
+                storage.hanging.remove(upload.id)
                 await sleep_forever()
             _check_file(upload, found)
             slow = storage.happens(faults.store_is_slow)
@@ -82,31 +82,36 @@ class SimulatedTransfer:
             await sleep(0.001)
         except BaseException:
             if is_whole and storage.rng.random() < 0.5:
-                # all was sent: the store takes it though nobody waits for its answer
-                storage.loop.call_later(storage.rng.uniform(0.0, 5.0), self._store, upload, found, context=NOBODY)
+                # all bytes were sent: the store keeps the object even if the reactor has given up
+                storage.loop.call_later(storage.rng.uniform(0.0, 5.0), self._store, upload, found, context=NO_NODE)
             raise
         finally:
-            storage.checks.put_ends(self.node, upload)
-        return Stored(f"simulated://{upload.bucket}/{upload.object_path}", (1, 1, 1))
+            storage.checks.on_put_ended(self.node, upload)
+        self._put_uploads[upload.id.int] = upload
+        return f"simulated://{upload.bucket}/{upload.object_path}", (upload.id.int, 0, 0)
 
     def _store(self, upload: Upload, content: str) -> None:
         self.storage.objects[upload.bucket, upload.object_path] = content
 
-    async def remove(self, stored: Sequence[tuple[Upload, Stored]]) -> Sequence[tuple[Upload, str]]:
-        storage, left = self.storage, []
+    async def run(self, call: Callable[[], list[str | None]]) -> list[str | None]:
+        """Run a call as a thread would: a moment later, and to its end once it was asked for."""
         with CancelScope(shield=True):
-            for upload, _ in stored:
-                await sleep(0.0005)
-                if storage.happens(storage.faults.file_stays):
-                    left.append((upload, "Read-only file system"))
-                    continue
-                storage.checks.removes(upload)
-                storage.files.pop(upload.temp_file_path or "", None)
-        return left
+            await sleep(0.0005)
+        return call()
+
+    def remove(self, files: Iterable[tuple[str, str, Identity]]) -> list[str | None]:
+        return [self._remove(path, self._put_uploads.pop(identity[0])) for _, path, identity in files]
+
+    def _remove(self, path: str, upload: Upload) -> str | None:
+        if self.storage.happens(self.storage.faults.file_stays):
+            return "Read-only file system"
+        self.storage.checks.on_file_removed(upload)
+        self.storage.files.pop(path, None)
+        return None
 
 
 def _check_file(upload: Upload, found: str) -> None:
-    """Refuse what the spool would refuse."""
+    """Raise what the spool would raise."""
     if not found:
         raise SpoolFileMissing("the spooled file can't be read")
     if found != upload.content_hash:

@@ -1,4 +1,4 @@
-"""The database's tables as dictionaries, with what its triggers do: keep the books, refuse what is over, notify.
+"""The simulated tables as dictionaries, with the effects of the triggers: usage, quota refusals, notifications.
 
 Times are seconds since 1970, to the microsecond. Every call is one transaction at one moment.
 """
@@ -14,14 +14,14 @@ DAY_S = 86_400.0
 STORAGE_LIMIT_BYTES = 1 << 30
 
 NEVER_S = 253_370_764_800.0
-"""The year 9999: what the schema takes for never."""
+"""The year 9999, which the schema uses as "never"."""
 
 _HINTS_IN_ONE = 100
 _RESCAN_ABOVE = 1000
 
 
 class QuotaExceeded(Exception):
-    """SQLSTATE RX101: the statement and what it did are undone."""
+    """SQLSTATE RX101. The statement is rolled back."""
 
 
 @define(kw_only=True)
@@ -58,7 +58,7 @@ class UploadRow:
     lease_token: UUID | None = None
     lease_expires_at: float | None = None
     errors: int = 0
-    """How many entries the column `errors` has."""
+    """Number of entries in the column `errors`."""
 
 
 @define(kw_only=True)
@@ -93,7 +93,7 @@ class Instance:
 
 @define(kw_only=True)
 class Tables:
-    """All rows, and the rules that hold whoever writes them."""
+    """All rows, and the triggers' rules, which apply to every writer."""
 
     clock: Callable[[], float]
     tenant_of: Callable[[UUID], int]
@@ -103,15 +103,15 @@ class Tables:
     usage: dict[UUID, Usage] = Factory(dict)
     instances: dict[UUID, Instance] = Factory(dict)
     sent: list[tuple[str, dict[str, Any] | str]] = Factory(list)
-    """Notifications of the transactions so far, channel and payload; whoever delivers them empties it."""
+    """Notifications not delivered yet, as channel and payload. The server empties it when it delivers them."""
 
     def now(self) -> float:
         return round(self.clock(), 6)
 
-    # sources and books
+    # sources and usage
 
     def write_source(self, source: Source, status: str, *, size: int | None = None, settles: bool = False) -> None:
-        """Change what a source counts for; refuse what is over the limit, unless what is stored is stored."""
+        """Write a source and its share of the usage. Raises QuotaExceeded unless `settles` is set."""
         size = source.byte_size if size is None else size
         is_new = source.id not in self.sources
         before = (0, 0, 0) if is_new else _entry(source.storage_status, source.byte_size)
@@ -136,7 +136,7 @@ class Tables:
         self._send("reactor_uploads", [self._hint(row.id, row.user_id, row.next_retry_at)])
 
     def tell_uploads_updated(self, changes: Iterable[tuple[str, float, UploadRow]]) -> None:
-        """Each with the status and next_retry_at that it had; one statement's."""
+        """Notify one statement's changes: each row with its former status and next_retry_at."""
         now = self.now()
         self._send(
             "reactor_uploads",
@@ -185,7 +185,7 @@ def _entry(status: str, size: int) -> tuple[int, int, int]:
 
 
 def deadline(run: RunRow, patience_s: float | None) -> float | None:
-    """Return when a run is stale; `patience_s` is for runs that name none."""
+    """Return when a run is stale; `patience_s` applies if its own heartbeat_timeout is None. None: never."""
     own = patience_s if run.heartbeat_timeout is None else run.heartbeat_timeout
     dues = [] if run.timeout_at is None else [run.timeout_at]
     if own is not None:

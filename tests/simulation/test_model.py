@@ -1,6 +1,6 @@
-"""The database of the simulation against PostgreSQL: the same calls, the same answers, the same rows, the same words.
+"""The simulated database compared with PostgreSQL: the same calls give the same answers, rows and notifications.
 
-A simulation proves as much as its parts are like the real ones.
+The simulation proves something only as long as its database behaves like the real one.
 """
 
 import math
@@ -28,7 +28,7 @@ from psycopg.rows import namedtuple_row
 from reactor.core.model import Verdict
 from reactor.postgres import statements
 from simulation.database import Database
-from simulation.real import Real, real, take_the_clock
+from simulation.real import Real, install_test_clock, real
 from simulation.server import EPOCH_S
 
 _USERS = [UUID(int=n) for n in (1, 2)]
@@ -36,7 +36,7 @@ _TRACEPARENT = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
 _PICKS = st.lists(st.integers(0, 8), min_size=1, max_size=6)
 _SECONDS = st.sampled_from([1.0, 5.0, 30.0, 60.0])
 _NOISE_S = 2e-5
-"""Both count in microseconds, one of them in binary fractions of a second."""
+"""Tolerance: PostgreSQL counts in microseconds, Python in binary fractions of a second."""
 
 
 class ModelAgainstPostgres(RuleBasedStateMachine):
@@ -67,13 +67,13 @@ class ModelAgainstPostgres(RuleBasedStateMachine):
     # both
 
     def both(self, statement: LiteralString, *parameters: Any) -> None:
-        """Ask both, as the reactor does, and compare what they answer and what they notify."""
+        """Run a statement on both and compare the rows that they return."""
         answered = self.real.rows(statement, parameters)
         modelled = self.model.answer(statement, parameters)
         assert_alike(in_order(answered), in_order(modelled))
 
     def pick(self, rows: dict[UUID, Any], picks: Sequence[int]) -> list[UUID]:
-        """Some that there are, each once, and at times one that there isn't."""
+        """Return some existing ids, each once, and at times one that doesn't exist."""
         ids = [*rows, UUID(int=99)]
         return list(dict.fromkeys(ids[n % len(ids)] for n in picks))
 
@@ -135,9 +135,9 @@ class ModelAgainstPostgres(RuleBasedStateMachine):
         seconds=_SECONDS,
     )
     def attempt(self, picks: list[int], token: int, verdicts: list[str], delay_s: float, seconds: float) -> None:
-        """What chance alone would seldom bring about: a whole attempt, from its claim to its settlement."""
+        """Make a whole attempt, from claim to settlement, which random single steps would rarely produce."""
         self.claim(picks, token, lease_s=5.0)
-        self.settle(picks, stranger=True, verdicts=verdicts, delay_s=delay_s)  # by the first token, whose it may be
+        self.settle(picks, stranger=True, verdicts=verdicts, delay_s=delay_s)  # by the first token, right or wrong
         self.time_passes(seconds)
         self.settle(picks, stranger=False, verdicts=verdicts, delay_s=delay_s)
 
@@ -223,7 +223,7 @@ class ModelAgainstPostgres(RuleBasedStateMachine):
         answered = self.model.begin(source, timeout_s, patience_s, _TRACEPARENT, run)
         assert answered == ("ok" if said["ok"] else said["code"])
         if answered == "ok" and not is_named:
-            # an app's own run may name no patience: the reactor's counts
+            # a run that an app inserts itself may have no heartbeat_timeout: the reactor's default applies
             self.real.rows("update public.interpretation_runs set heartbeat_timeout = null where id = %s", (run,))
             self.model.runs[run].heartbeat_timeout = None
             self.model.tell_run(self.model.runs[run])
@@ -269,7 +269,7 @@ def in_order(rows: Sequence[Any]) -> list[tuple[Any, ...]]:
 
 
 def hints_in(sent: Sequence[tuple[str, Any]]) -> list[tuple[Any, ...]]:
-    """Return each hint with its channel; moments are absolute."""
+    """Return one tuple per hint: channel, row, tenant, due time, and the payload's absolute time."""
     hints: list[tuple[Any, ...]] = []
     for channel, payload in sent:
         if isinstance(payload, str):
@@ -281,12 +281,12 @@ def hints_in(sent: Sequence[tuple[str, Any]]) -> list[tuple[Any, ...]]:
 
 
 def assert_alike(answered: Any, modelled: Any) -> None:
-    """Assert that two answers are the same but for the noise of fractions."""
+    """Assert that two answers are equal within the tolerance."""
     assert plain(answered) == plain(modelled)
 
 
 def plain(value: Any) -> Any:
-    """Return a value in which equal moments are equal."""
+    """Return a copy whose floats are rounded to the tolerance."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -296,7 +296,7 @@ def plain(value: Any) -> Any:
 
 @pytest.fixture
 def held_clock(migrated_url: str) -> Iterator[psycopg.Connection[Any]]:
-    take_the_clock(migrated_url)
+    install_test_clock(migrated_url)
     with psycopg.connect(migrated_url, autocommit=True, row_factory=namedtuple_row) as conn:
         yield conn
 

@@ -1,4 +1,4 @@
-"""What the database does with uploads, as plainly as it can be said; schema/functions says it for PostgreSQL."""
+"""The simulated database: uploads. A plain Python version of the functions in schema/functions."""
 
 from collections import namedtuple
 from collections.abc import Collection, Sequence
@@ -103,7 +103,7 @@ class UploadCalls(Tables):
         return [(row.id,) for row in held]
 
     def _held(self, upload: UUID, token: UUID) -> UploadRow | None:
-        """Return the row if it is that token's; nobody else may change it."""
+        """Return the row if `token` holds its lease, else None."""
         row = self.uploads.get(upload)
         return row if row is not None and row.status == "uploading" and row.lease_token == token else None
 
@@ -198,7 +198,7 @@ class UploadCalls(Tables):
     # the app
 
     def reserve(self, user: UUID, content_hash: str, size: int, new_id: UUID) -> UUID | None:
-        """Return the source of this content; None when it doesn't fit."""
+        """Return the source with this content. None: it would exceed the quota."""
         known = [s for s in self.sources.values() if (s.user_id, s.content_hash) == (user, content_hash)]
         source = (
             known[0]
@@ -222,7 +222,7 @@ class UploadCalls(Tables):
         max_retries: int,
         new_id: UUID,
     ) -> UUID | str:
-        """Return the queued upload's id, or a word for why there is none."""
+        """Return the queued upload's id, "uploaded" if the source is stored already, or an error code."""
         source, now = self.sources[source_id], self.now()
         if source.storage_status == "uploaded":
             return "uploaded"
@@ -255,7 +255,7 @@ class UploadCalls(Tables):
         return new_id
 
     def complete_upload(self, source_id: UUID, url: str) -> bool:
-        """The app's own attempt worked after all; False when it doesn't fit any more."""
+        """Record that the app's own attempt succeeded. Returns False if it would exceed the quota."""
         source = self.sources[source_id]
         if source.storage_status != "uploaded":
             try:

@@ -1,4 +1,4 @@
-"""Who writes to the database besides reactors: an app with its users, workers with their runs, an operator."""
+"""The workload: an app that fails uploads, workers that interpret, and an operator who intervenes."""
 
 import random
 from functools import partial
@@ -14,8 +14,8 @@ from simulation.store import BAD_BUCKET, Storage
 _SIZE_BYTES = 100
 
 
-class People:
-    """Everything that the simulated world does of its own accord. Their own calls never fail: it's their app."""
+class Workload:
+    """Clients of the database other than reactors. Their calls never fail, so that failures are the reactors'."""
 
     def __init__(self, server: Server, storage: Storage, checks: Checks, rng: random.Random, faults: Faults) -> None:
         self._server = server
@@ -24,13 +24,11 @@ class People:
         self._rng = rng
         self._faults = faults
         self._users = [uuid4() for _ in range(3)]
-        self._ready: list[UUID] = []
-        """Sources that are stored, to be interpreted."""
 
-    # what each can do
+    # single steps
 
-    def owe(self, *, poison: str = "", max_retries: int = 5) -> UUID:
-        """Spool a file and fail its upload, as an app does; return the queued upload."""
+    def queue_upload(self, *, poison: str = "", max_retries: int = 5) -> UUID:
+        """Spool a file and call fail_upload as an app does; return the queued upload."""
         db, content = self._server.db, uuid4().hex
         source, upload = uuid4(), uuid4()
         path = f"/spool/{content}"
@@ -43,12 +41,12 @@ class People:
             db.fail_upload(source, bucket, content, path, f"00-{content}-{content[:16]}-01", max_retries, upload)
 
         self._server.commit(write)
-        self._checks.known.add(upload)
-        self._checks.tell("app", f"owes {str(upload)[:8]} {poison}".rstrip())
+        self._checks.queued.add(upload)
+        self._checks.log("app", f"queues {str(upload)[:8]} {poison}".rstrip())
         return upload
 
     def begin_run(self, *, timeout_s: float, patience_s: float | None) -> UUID:
-        """Begin a run of a source that is stored."""
+        """Begin a run of a stored source."""
         db, run = self._server.db, uuid4()
 
         def write() -> None:
@@ -58,16 +56,16 @@ class People:
             assert db.begin(source, timeout_s, patience_s, f"00-{run.hex}-{run.hex[:16]}-01", run) == "ok"
 
         self._server.commit(write)
-        self._checks.tell("worker", f"begins {str(run)[:8]}")
+        self._checks.log("worker", f"begins {str(run)[:8]}")
         return run
 
-    # what they do of their own accord
+    # continuous work
 
-    async def live(self, seconds: float) -> None:
+    async def run(self, seconds: float) -> None:
         async with create_task_group() as tasks:
             tasks.start_soon(self._upload, seconds)
             tasks.start_soon(self._interpret, seconds)
-            tasks.start_soon(self._meddle, seconds)
+            tasks.start_soon(self._operate, seconds)
 
     async def _upload(self, seconds: float) -> None:
         until, rate = self._server.loop.time() + seconds, self._rng.uniform(3.0, 20.0)
@@ -75,62 +73,62 @@ class People:
             await sleep(self._rng.expovariate(1 / rate))
             for _ in range(self._rng.choice([1, 1, 1, 2, 8])):
                 poison = self._rng.choice(["missing", "changed", "bucket"])
-                upload = self.owe(
+                upload = self.queue_upload(
                     poison=poison if self._rng.random() < self._faults.poison else "",
                     max_retries=self._rng.choice([5, 5, 5, 1, 100]),
                 )
-                if self._rng.random() < self._faults.meddled:
+                if self._rng.random() < self._faults.operator_acts:
                     await sleep(self._rng.uniform(0.0, 10.0))
                     self._complete(upload)
 
     def _complete(self, upload: UUID) -> None:
-        """Succeed after all: the app's own attempt was only slow."""
+        """Complete a queued upload, as an app does whose own slow attempt succeeded."""
         row = self._server.db.uploads.get(upload)
         if row is not None:
             if row.status != "uploading":
-                self._checks.let_go.add(upload)
+                self._checks.removed.add(upload)
             self._server.commit(lambda: self._server.db.complete_upload(row.source_id, "simulated://by-the-app"))
-            self._checks.tell("app", f"completes {str(upload)[:8]}")
+            self._checks.log("app", f"completes {str(upload)[:8]}")
 
     async def _interpret(self, seconds: float) -> None:
         until, rate = self._server.loop.time() + seconds, self._rng.uniform(10.0, 40.0)
         async with create_task_group() as tasks:
             while self._server.loop.time() < until:
                 await sleep(self._rng.expovariate(1 / rate))
-                tasks.start_soon(self._work)
+                tasks.start_soon(self._run_interpretation)
 
-    async def _work(self) -> None:
-        """Work on one run: a heartbeat every few seconds, until done, dead, or told to stop."""
+    async def _run_interpretation(self) -> None:
+        """Work on one run: send heartbeats, then complete it or fall silent. Stop once the run is lost."""
         patience_s = self._rng.choice([None, 5.0, 20.0])
         run = self.begin_run(timeout_s=self._rng.choice([30.0, 120.0, 600.0]), patience_s=patience_s)
-        if self._rng.random() < 0.3:  # an app that names no patience in its row: the reactor's own counts
+        if self._rng.random() < 0.3:  # as an app that sets no heartbeat_timeout: the reactor's default applies
             self._server.db.runs[run].heartbeat_timeout = None
-        beats = self._rng.randrange(8)
-        for _ in range(beats):
+        heartbeats = self._rng.randrange(8)
+        for _ in range(heartbeats):
             await sleep(self._rng.uniform(0.1, 0.5) * (patience_s or 20.0))
             if not self._server.commit(lambda: self._server.db.heartbeat(run)):
-                return  # told that the run is lost: stop
+                return  # the run is lost
         row = self._server.db.runs[run]
         if self._rng.random() < 0.5:
             was_failed = row.status == "failed"
             if self._server.commit(lambda: self._server.db.complete_run(run)) and was_failed:
-                self._checks.violated(f"I12: run {run} was failed, and completed after that")
+                self._checks.add_violation(f"I12: run {run} was failed, and completed after that")
 
-    async def _meddle(self, seconds: float) -> None:
+    async def _operate(self, seconds: float) -> None:
         until, db = self._server.loop.time() + seconds, self._server.db
         while self._server.loop.time() < until:
             await sleep(self._rng.uniform(0.0, 2.0))
-            if self._rng.random() > self._faults.meddled:
+            if self._rng.random() > self._faults.operator_acts:
                 continue
-            some = self._rng.sample(sorted(db.uploads), min(2, len(db.uploads)))
+            uploads = self._rng.sample(sorted(db.uploads), min(2, len(db.uploads)))
             verb = self._rng.choice(["requeue", "requeue", "cancel", "purge", "fail"])
-            self._checks.tell("operator", f"{verb} {[str(i)[:8] for i in some]}")
+            self._checks.log("operator", f"{verb} {[str(i)[:8] for i in uploads]}")
             if verb == "requeue":
-                self._server.commit(partial(db.requeue, some))
+                self._server.commit(partial(db.requeue, uploads))
             elif verb == "cancel":
-                self._server.commit(partial(db.cancel, some))
+                self._server.commit(partial(db.cancel, uploads))
             elif verb == "purge":
-                self._purge(some)
+                self._purge(uploads)
             else:
                 running = [run.id for run in db.runs.values() if run.status == "running"]
                 self._server.commit(partial(db.fail_runs, running[:1]))
@@ -138,5 +136,5 @@ class People:
     def _purge(self, uploads: list[UUID]) -> None:
         paths = {i: self._server.db.uploads[i].temp_file_path for i in uploads}
         for upload in self._server.commit(lambda: self._server.db.purge(uploads)):
-            self._checks.let_go.add(upload)
+            self._checks.removed.add(upload)
             self._storage.files.pop(paths[upload] or "", None)

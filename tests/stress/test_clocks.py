@@ -1,4 +1,4 @@
-"""The host's clock is off by minutes or a day: the database's clock decides, so nothing is early and nothing late."""
+"""A host clock that is wrong by minutes or a day: the database's clock decides, so nothing is early or late."""
 
 import subprocess
 import sys
@@ -25,13 +25,13 @@ def test_retries_and_deadlines_are_on_time_by_the_databases_clock(app: App, tmp_
     env = settings_of(app) | {
         "LD_PRELOAD": str(LIBRARIES[0]),
         "FAKETIME": offset,
-        # the monotonic clock is the machine's own, as on a host whose wall clock alone is wrong
+        # leave the monotonic clock right, as on a host whose wall clock is wrong
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "DONT_FAKE_MONOTONIC": "1",
     }
     clock = [sys.executable, "-c", "import time; print(time.time())"]
     faked = subprocess.run(clock, env=env, capture_output=True, text=True, check=True)
-    assert abs(float(faked.stdout) - time.time()) > 200  # the lie is told
+    assert abs(float(faked.stdout) - time.time()) > 200  # libfaketime works here
 
     with running(env, cwd=tmp_path) as run:
         run.wait_until_ready()

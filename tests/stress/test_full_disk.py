@@ -1,5 +1,5 @@
-"""The store's disk is full: uploads wait and none is lost, no half of an object is left, and all are stored once there
-is room. A file that the store may never hold is given up with its reason."""
+"""A full disk of the store: uploads wait, no partial object is left, and all are stored once there is room. A file that
+the store can never hold is dead with a reason."""
 
 import os
 import subprocess
@@ -33,12 +33,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["/usr/bin/umount", "-l", str(disk)], check=True)
 
 
-async def test_uploads_wait_for_room_and_then_are_stored(app: App, recorder: Recorder, small_disk: Path) -> None:
+async def test_uploads_wait_for_disk_space_and_then_are_stored(app: App, recorder: Recorder, small_disk: Path) -> None:
     app.store = small_disk / "store"
     app.settings = evolve(app.settings, store_url=app.store.as_uri())
     make_ballast(small_disk)
     async with app.running_reactor(recorder):
-        uploads = app.queue_uploads(12, content=os.urandom(_MIB // 4))  # three MiB, into one
+        uploads = app.queue_uploads(12, content=os.urandom(_MIB // 4))  # 3 MiB into 1 MiB
         assert (await recorder.wait_for(BreakerMoved)).is_open
         await recorder.wait_for(AttemptSettled, lambda settled: settled.verdict is Verdict.RETRY)
         failed = recorder.events_of(AttemptSettled, lambda settled: settled.verdict is Verdict.RETRY)
@@ -65,9 +65,7 @@ def every_file(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_file_beyond_what_the_process_may_write_is_given_up_and_the_others_are_stored(
-    app: App, tmp_path: Path
-) -> None:
+def test_a_file_above_the_process_limit_is_dead_and_the_others_are_stored(app: App, tmp_path: Path) -> None:
     [large], small = app.queue_uploads(content=os.urandom(2 * _MIB)), app.queue_uploads(5)
     command = ("prlimit", f"--fsize={_MIB}", *REACTOR_RUN)
     with running(settings_of(app), cwd=tmp_path, command=command) as run:

@@ -1,5 +1,5 @@
-"""The server's notification queue is full, for another session listens and doesn't read: the app writes on, and all
-that it writes is found."""
+"""A full notification queue, caused by a session that listens and never reads: the app's writes still succeed, and
+polling finds all of them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +21,14 @@ def app(server_url: str, reachable_folder: Path, tmp_path: Path) -> Iterator[App
 
 
 @pytest.fixture(autouse=True)
-def _quick_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listen, "PRESENCE_INTERVAL_S", 0.5)
     monkeypatch.setattr(listen, "POLLING_INTERVAL_S", 0.3)
 
 
-async def test_the_app_writes_on_all_of_it_is_found_and_the_queue_heals(app: App, recorder: Recorder) -> None:
+async def test_with_a_full_queue_the_app_can_write_polling_finds_it_and_the_queue_recovers(
+    app: App, recorder: Recorder
+) -> None:
     async with app.running_reactor(recorder) as reactor:
         with stuck_listener(app.url):
             fill(app.url)
@@ -54,7 +56,7 @@ async def test_the_app_writes_on_all_of_it_is_found_and_the_queue_heals(app: App
     app.assert_usage_matches_rows()
 
 
-async def test_a_reactor_that_starts_while_it_is_full_works_all_the_same(app: App, recorder: Recorder) -> None:
+async def test_one_reconciliation_works_while_the_queue_is_full(app: App, recorder: Recorder) -> None:
     with stuck_listener(app.url):
         fill(app.url)
         uploads = app.queue_uploads(20)

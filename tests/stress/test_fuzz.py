@@ -1,5 +1,8 @@
-"""More than five hundred malformed inputs of every kind: each is answered, by one clear line and exit code 2, a dead
-row with a reason, or a rejected notification; never by a traceback, a hang, or a byte from outside the spool."""
+"""More than 500 malformed inputs: payloads, paths, settings, files, command lines.
+
+Each ends as a rejected notification, a dead row with a reason, or one clear line and exit code 2; never in a traceback,
+a hang, or a read outside the spool.
+"""
 
 import json
 import random
@@ -26,7 +29,7 @@ from reactor.postgres.notification import BadPayload, decode
 PAYLOADS, PATHS, VALUES, FILES, LINES = 200, 150, 150, 60, 60
 CONTENT = b"the same bytes inside and out" * 100
 
-CHANCE = random.Random(20_261)  # the same every time: a failure can be looked at
+CHANCE = random.Random(20_261)  # fixed seed: a failure can be repeated
 ODD = ["\0", "\x1b[31m", "\u202e", "\ufeff", "'", '"', "\\", "%", "$(id)", "`id`", "{{7*7}}", "\r\n", "\uff19",
        "é" * 40, "-1", "1e999", "nan", "inf", "0x10", "1_000", "null", "true", "[]", "{}", "../..", "/", "//", "~",
        "a" * 5000, "file:///etc/passwd", "http://[::1", "s3://a@b:c/", "postgresql://", "30 s", "5x", "1h-5m",
@@ -34,7 +37,7 @@ ODD = ["\0", "\x1b[31m", "\u202e", "\ufeff", "'", '"', "\\", "%", "$(id)", "`id`
 
 
 def distinct(count: int, make: Any) -> list[Any]:
-    """Make until there are so many different ones."""
+    """Call `make` until there are `count` different values; return them."""
     made: dict[str, Any] = {}
     while len(made) < count:
         value = make()
@@ -42,8 +45,8 @@ def distinct(count: int, make: Any) -> list[Any]:
     return list(made.values())
 
 
-def bent(text: str) -> str:
-    """Return the text with one to three pieces of it cut, doubled, or replaced by something odd."""
+def mutated(text: str) -> str:
+    """Return the text with one to three pieces removed, doubled, or replaced by odd text."""
     for _ in range(CHANCE.randint(1, 3)):
         at = CHANCE.randrange(len(text) + 1)
         to = min(len(text), at + CHANCE.randint(0, 6))
@@ -52,18 +55,18 @@ def bent(text: str) -> str:
 
 
 def a_bad_payload() -> str:
-    """Return a text that can be notified, nearly one of ours, and refused."""
+    """Return an invalid payload that resembles a valid one and that PostgreSQL accepts."""
     good = {"v": 1, "at": CHANCE.randrange(2**41), "rows": [[uuid4().hex, 7, CHANCE.randrange(10**6)]]}
     while True:
-        text = bent(json.dumps(good)).replace("\0", "")
+        text = mutated(json.dumps(good)).replace("\0", "")
         with suppress(BadPayload):
             decode(text)
-            continue  # still a good one
+            continue  # still valid
         if len(text.encode()) < 8000:
             return text
 
 
-async def test_payloads_are_refused_and_the_next_is_heard(app: App, recorder: Recorder) -> None:
+async def test_bad_payloads_are_rejected_and_the_next_valid_one_is_handled(app: App, recorder: Recorder) -> None:
     payloads = distinct(PAYLOADS, a_bad_payload)
     async with app.running_reactor(recorder):
         for number, text in enumerate(payloads):
@@ -82,7 +85,7 @@ def a_bad_path(spool: Path) -> str:
     return CHANCE.choice(roots) + "/".join(CHANCE.choices(pieces, k=CHANCE.randint(0, 6)))
 
 
-async def test_paths_are_dead_with_a_reason_and_read_nothing_outside(
+async def test_uploads_with_bad_paths_are_dead_with_a_reason_and_read_nothing_outside(
     app: App, recorder: Recorder, tmp_path: Path
 ) -> None:
     outside = tmp_path / "outside"
@@ -115,37 +118,37 @@ SETTINGS = [
 
 
 def a_bad_value() -> dict[str, str]:
-    """Return one variable that makes no settings."""
+    """Return one variable that makes the settings invalid."""
     while True:
         name = CHANCE.choice(SETTINGS)
         if CHANCE.random() < 0.1:
-            name = bent(name).replace("\0", "").replace("=", "")[:100]
-        value = bent(CHANCE.choice([*ODD, "30s", "16", "file:///tmp/x", "INFO"])).replace("\0", "")
+            name = mutated(name).replace("\0", "").replace("=", "")[:100]
+        value = mutated(CHANCE.choice([*ODD, "30s", "16", "file:///tmp/x", "INFO"])).replace("\0", "")
         try:
             load({f"REACTOR_{name}": value}, None)
         except ConfigInvalid:
             return {f"REACTOR_{name}": value}
 
 
-def assert_told(problems: Any) -> None:
-    """Assert that each problem is one printable line of a length that a person reads."""
+def assert_readable(problems: Any) -> None:
+    """Assert that there is a problem, and that each is one printable line of less than 500 characters."""
     assert problems
     for problem in problems:
         assert problem.isprintable(), problem
         assert len(problem) < 500, problem
 
 
-def test_settings_are_told_in_one_line_each() -> None:
+def test_bad_settings_are_reported_in_one_line_each() -> None:
     for value in distinct(VALUES, a_bad_value):
         with pytest.raises(ConfigInvalid) as refused:
             load(value, None)
-        assert_told(refused.value.problems)
+        assert_readable(refused.value.problems)
 
 
 def a_bad_file() -> bytes:
     good = 'lease = "30s"\nupload_concurrency = 16\nretry_jitter = 0.1\n[spools]\narchive = "/var/spool/archive"\n'
     while True:
-        content = bent(good).encode(errors="replace")
+        content = mutated(good).encode(errors="replace")
         if CHANCE.random() < 0.1:
             content += CHANCE.randbytes(20)
         path = Path("reactor.toml")
@@ -156,13 +159,13 @@ def a_bad_file() -> bytes:
             return content
 
 
-def test_files_are_told_in_one_line_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_files_are_reported_in_one_line_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for content in distinct(FILES, a_bad_file):
         Path("reactor.toml").write_bytes(content)
         with pytest.raises(ConfigInvalid) as refused:
             load({}, None)
-        assert_told(refused.value.problems)
+        assert_readable(refused.value.problems)
 
 
 WORDS = ["run", "migrate", "reconcile", "status", "uploads", "runs", "quota", "list", "show", "retry", "cancel",
@@ -171,7 +174,7 @@ WORDS = ["run", "migrate", "reconcile", "status", "uploads", "runs", "quota", "l
 
 
 def a_bad_line() -> list[str]:
-    """Return a command line that is wrong before any database is asked."""
+    """Return a command line that is refused before any database is asked."""
     while True:
         line = CHANCE.choices(WORDS, k=CHANCE.randint(1, 4))
         if CHANCE.random() < 0.5:
@@ -181,13 +184,13 @@ def a_bad_line() -> list[str]:
 
 
 def exit_of(line: list[str]) -> tuple[int, str]:
-    # settings that are wrong: a line that is right ends in 2 as well, and never reaches a server
+    # an invalid URL, so that a valid command line exits with 2 too and never reaches a server
     done = CliRunner().invoke(main, line, env={"REACTOR_DATABASE_URL": "nonsense"}, standalone_mode=True)
     assert done.exception is None or isinstance(done.exception, SystemExit), (line, done.exception)
     return done.exit_code, done.stderr
 
 
-def test_command_lines_exit_2_and_say_why() -> None:
+def test_bad_command_lines_exit_2_with_a_reason() -> None:
     for line in distinct(LINES, a_bad_line):
         code, words = exit_of(line)
         assert code == 2
@@ -195,8 +198,8 @@ def test_command_lines_exit_2_and_say_why() -> None:
         assert "Traceback" not in words
 
 
-def test_as_a_process_as_well(tmp_path: Path) -> None:
-    """A sample of it all, as a shell has it."""
+def test_bad_settings_of_a_process_exit_2_with_one_line(tmp_path: Path) -> None:
+    """A sample of the cases above in a real process."""
     for settings in distinct(3, a_bad_value):
         done = reactor("status", env=environment() | settings, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (2, "")
@@ -206,5 +209,5 @@ def test_as_a_process_as_well(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
-def test_that_is_more_than_five_hundred() -> None:
+def test_there_are_at_least_five_hundred_inputs() -> None:
     assert PAYLOADS + PATHS + VALUES + FILES + LINES >= 500

@@ -1,4 +1,4 @@
-"""Rows that nothing can be done with, one in twenty: each ends with its reason within its tries, and the good go on."""
+"""Poisoned rows, one in twenty: each is dead with a reason within its retries, and all good rows are stored."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,15 +57,15 @@ HARMLESS: dict[str, dict[str, Any]] = {
 GOOD = 20 * (len(POISON) + 2)
 
 
-class Breaking(StubbornStore):
-    """Has a bug with some objects: raises what no store should."""
+class BuggyStore(StubbornStore):
+    """Raises for some keys an exception that no store should raise."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self.breaks: dict[str, BaseException] = {}
+        self.bugs: dict[str, BaseException] = {}
 
     def put(self, bucket: str, key: str, body: Body, *, mime_type: str | None) -> str:
-        if error := self.breaks.get(key):
+        if error := self.bugs.get(key):
             raise error
         return super().put(bucket, key, body, mime_type=mime_type)
 
@@ -77,17 +77,15 @@ def app(migrated_url: str, tmp_path: Path) -> Iterator[App]:
         yield app
 
 
-async def test_one_poisoned_row_in_twenty_is_put_aside_with_a_reason_and_all_others_are_stored(
-    app: App, recorder: Recorder
-) -> None:
-    store = Breaking(app.store)
+async def test_poisoned_rows_are_dead_with_a_reason_and_all_others_are_stored(app: App, recorder: Recorder) -> None:
+    store = BuggyStore(app.store)
     async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():
             good = app.queue_uploads(GOOD)
             poisoned = {name: app.queue_uploads(**columns)[0] for name, columns in POISON.items()}
             harmless = {name: app.queue_uploads(**columns)[0] for name, columns in HARMLESS.items()}
             [bug], [recursion] = app.queue_uploads(max_retries=2), app.queue_uploads(max_retries=2)
-            store.breaks |= {bug.key: RuntimeError("a bug"), recursion.key: RecursionError("another")}
+            store.bugs |= {bug.key: RuntimeError("a bug"), recursion.key: RecursionError("another")}
             [never] = app.queue_uploads(next_retry_at="infinity")
         stored = {upload.id for upload in [*good, *harmless.values()]}
         while stored:
@@ -96,7 +94,7 @@ async def test_one_poisoned_row_in_twenty_is_put_aside_with_a_reason_and_all_oth
         await recorder.wait_for_all(
             2, AttemptSettled, lambda s: s.verdict is Verdict.DEAD and s.upload_id in (bug.id, recursion.id)
         )
-        await app.drain()  # another one, at the same time: buries what needs nobody's attempt
+        await app.drain()  # a concurrent reconciliation, which marks rows without retries left as dead
 
     for upload in good:
         app.assert_stored(upload)
@@ -119,7 +117,7 @@ async def test_one_poisoned_row_in_twenty_is_put_aside_with_a_reason_and_all_oth
     assert app.one("select count(*) from public.upload_queue where status = 'uploading'") == 0
 
 
-async def test_poisoned_runs_keep_no_other_from_being_failed(app: App, recorder: Recorder) -> None:
+async def test_poisoned_runs_do_not_prevent_others_from_being_failed(app: App, recorder: Recorder) -> None:
     times = ["-infinity", "infinity", "4714-11-24 00:00:00+00 BC", "294276-12-31 23:59:59+00", None]
     async with app.running_reactor(recorder):
         with app.conn.transaction():
@@ -135,9 +133,7 @@ async def test_poisoned_runs_keep_no_other_from_being_failed(app: App, recorder:
             expired.add((await recorder.wait_for(RunExpired)).run_id)
 
 
-async def test_what_a_store_says_is_kept_without_what_a_row_or_a_terminal_cannot_have(
-    app: App, recorder: Recorder
-) -> None:
+async def test_control_characters_are_removed_from_a_stores_message(app: App, recorder: Recorder) -> None:
     store = StubbornStore(app.store)
     async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():

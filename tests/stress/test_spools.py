@@ -1,8 +1,8 @@
-"""Spooled files that are gone, changed, or lead elsewhere: each upload is given up with its reason at its first try,
-those beside it are stored, and no byte outside the spool is ever read, changed or removed.
+"""Spooled files that are missing, changed, or links: each upload is dead with a reason after its first attempt, the
+others are stored, and no byte outside the spool is read, changed or removed.
 
-Two witnesses: the kernel, which tells of a file that is read by whatever name; and an audit hook in the reactor's
-own process, which hears what it asks the kernel for.
+Two independent checks: inotify reports any access to the file outside, under whatever name; and an audit hook in the
+reactor's process records every path that it opens or changes.
 """
 
 import os
@@ -25,8 +25,8 @@ from reactor.storage.stores.base import Body
 FORBIDDEN, MISSING, MISMATCH = "SPOOL_PATH_FORBIDDEN", "SPOOL_FILE_MISSING", "CONTENT_MISMATCH"
 CONTENT = b"what the row promises" * 500
 
-Trick = Callable[[Path, Path], None]
-"""Given the spooled file and a canary of the same bytes outside the spool, plays the trick."""
+Tamper = Callable[[Path, Path], None]
+"""Tampers with the spooled file; the second argument is a canary, a file of the same bytes outside the spool."""
 
 
 def _linked(spooled: Path, canary: Path) -> None:
@@ -82,7 +82,7 @@ def _emptied(spooled: Path, _canary: Path) -> None:
     spooled.write_bytes(b"")
 
 
-TRICKS: dict[str, tuple[Trick, str]] = {
+TAMPERING: dict[str, tuple[Tamper, str]] = {
     "gone": (lambda spooled, _canary: spooled.unlink(), MISSING),
     "a link out": (_linked, FORBIDDEN),
     "a relative link out": (_linked_relatively, FORBIDDEN),
@@ -102,27 +102,27 @@ PATHS = [
 ]  # fmt: skip
 
 
-class Ear:
-    """Hears every file that this process asks for, while it listens. A hook can't be taken off: there is one."""
+class FileAccessLog:
+    """Records every path that this process opens or changes. One per process, because audit hooks can't be removed."""
 
     def __init__(self) -> None:
-        self.listens = False
-        self.asked: list[str] = []
-        sys.addaudithook(self._hear)
+        self.is_recording = False
+        self.paths: list[str] = []
+        sys.addaudithook(self._record)
 
-    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self.listens and event in {"open", "os.remove", "os.rename", "os.link", "os.truncate", "os.chmod"}:
-            self.asked += [os.fsdecode(word) for word in arguments[:2] if isinstance(word, str | bytes)]
+    def _record(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.is_recording and event in {"open", "os.remove", "os.rename", "os.link", "os.truncate", "os.chmod"}:
+            self.paths += [os.fsdecode(word) for word in arguments[:2] if isinstance(word, str | bytes)]
 
 
 @pytest.fixture(scope="module")
-def ear() -> Ear:
-    return Ear()
+def access_log() -> FileAccessLog:
+    return FileAccessLog()
 
 
 @pytest.fixture
 def canary(tmp_path: Path) -> Path:
-    """A file outside the spool that holds what the rows promise."""
+    """A file outside the spool with the content that the rows name."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "canary").write_bytes(CONTENT)
     return tmp_path / "outside" / "canary"
@@ -132,33 +132,33 @@ def assert_unchanged(canary: Path) -> None:
     assert canary.read_bytes() == CONTENT
 
 
-async def test_every_trick_is_seen_through_at_the_first_try_and_good_rows_go_on(
-    app: App, recorder: Recorder, canary: Path, ear: Ear
+async def test_tampered_files_are_dead_after_the_first_attempt_and_good_rows_are_stored(
+    app: App, recorder: Recorder, canary: Path, access_log: FileAccessLog
 ) -> None:
     (app.spool / "out").symlink_to(canary.parent)
-    tricked: list[tuple[QueuedUpload, str]] = []
+    tampered: list[tuple[QueuedUpload, str]] = []
     far: dict[str, Any] = {"next_retry_at": "2100-01-01"}
-    for trick, code in TRICKS.values():
+    for tamper, code in TAMPERING.values():
         [upload] = app.queue_uploads(content=CONTENT, **far)
-        trick(app.spool / upload.key, canary)
-        tricked.append((upload, code))
+        tamper(app.spool / upload.key, canary)
+        tampered.append((upload, code))
     for path in PATHS:
         expected = MISSING if path.startswith(("%2e", "~")) else FORBIDDEN
-        tricked += [(upload, expected) for upload in app.queue_uploads(content=CONTENT, temp_file_path=path, **far)]
-    tricked += [(u, FORBIDDEN) for u in app.queue_uploads(content=CONTENT, temp_file_path=str(canary), **far)]
-    tricked += [(u, FORBIDDEN) for u in app.queue_uploads(content=CONTENT, spool="nobody-set-it", **far)]
+        tampered += [(upload, expected) for upload in app.queue_uploads(content=CONTENT, temp_file_path=path, **far)]
+    tampered += [(u, FORBIDDEN) for u in app.queue_uploads(content=CONTENT, temp_file_path=str(canary), **far)]
+    tampered += [(u, FORBIDDEN) for u in app.queue_uploads(content=CONTENT, spool="nobody-set-it", **far)]
     good = app.queue_uploads(20, content=CONTENT, **far)
 
     async with app.running_reactor(recorder):
         with untouched(canary):
-            ear.asked.clear()
-            ear.listens = True
+            access_log.paths.clear()
+            access_log.is_recording = True
             app.conn.execute("update public.upload_queue set next_retry_at = now()")
-            await recorder.wait_for_all(len(tricked) + len(good), AttemptSettled)
-            ear.listens = False
+            await recorder.wait_for_all(len(tampered) + len(good), AttemptSettled)
+            access_log.is_recording = False
     for upload in good:
         app.assert_stored(upload)
-    for upload, code in tricked:
+    for upload, code in tampered:
         row = app.row(upload)
         assert row is not None
         assert (row["status"], row["error_code"], row["retry_count"]) == ("dead", code, 1), row
@@ -166,32 +166,32 @@ async def test_every_trick_is_seen_through_at_the_first_try_and_good_rows_go_on(
         assert not app.stored_path(upload).exists()
         assert app.usage(upload) == (0, 0)
     assert_unchanged(canary)
-    asked = [path for path in ear.asked if "canary" in path or "passwd" in path or ".." in path]
-    assert asked == [], "it asked the kernel for a path that leads out"
+    outside = [path for path in access_log.paths if "canary" in path or "passwd" in path or ".." in path]
+    assert outside == [], "the reactor used a path that leads outside the spool"
 
 
-def test_the_witnesses_are_awake(canary: Path, tmp_path: Path, ear: Ear) -> None:
+def test_both_checks_detect_an_access(canary: Path, tmp_path: Path, access_log: FileAccessLog) -> None:
     (tmp_path / "link").symlink_to(canary)
-    ear.asked.clear()
-    ear.listens = True
+    access_log.paths.clear()
+    access_log.is_recording = True
     with pytest.raises(AssertionError), untouched(canary):
         (tmp_path / "link").read_bytes()
-    ear.listens = False
-    assert str(tmp_path / "link") in ear.asked
+    access_log.is_recording = False
+    assert str(tmp_path / "link") in access_log.paths
 
 
-class Swapping(StubbornStore):
-    """Plays a trick on the spooled file once it is open and before its first byte is read."""
+class TamperingStore(StubbornStore):
+    """Tampers with the spooled file after it was opened and before its first byte is read."""
 
     def __init__(self, app: App) -> None:
         super().__init__(app.store)
         self._spool = app.spool
-        self.tricks: dict[str, Trick] = {}
+        self.tampering: dict[str, Tamper] = {}
         self.canary = app.spool
 
     def put(self, bucket: str, key: str, body: Body, *, mime_type: str | None) -> str:
-        if trick := self.tricks.pop(key, None):
-            trick(self._spool / key, self.canary)
+        if tamper := self.tampering.pop(key, None):
+            tamper(self._spool / key, self.canary)
         return super().put(bucket, key, body, mime_type=mime_type)
 
 
@@ -201,15 +201,15 @@ def _replaced(spooled: Path, _canary: Path) -> None:
     other.replace(spooled)
 
 
-async def test_what_takes_the_name_between_open_and_read_is_neither_read_nor_removed(
+async def test_a_file_that_replaces_the_spooled_one_after_open_is_neither_read_nor_removed(
     app: App, recorder: Recorder, canary: Path
 ) -> None:
-    store = Swapping(app)
+    store = TamperingStore(app)
     store.canary = canary
     async with app.running_reactor(recorder, store=store):
         with untouched(canary), app.conn.transaction():
             [replaced], [linked] = app.queue_uploads(content=CONTENT), app.queue_uploads(content=CONTENT)
-            store.tricks |= {replaced.key: _replaced, linked.key: _linked}
+            store.tampering |= {replaced.key: _replaced, linked.key: _linked}
         with untouched(canary):
             for settled in await recorder.wait_for_all(2, AttemptSettled):
                 assert settled.verdict is Verdict.STORED
@@ -220,15 +220,15 @@ async def test_what_takes_the_name_between_open_and_read_is_neither_read_nor_rem
     assert_unchanged(canary)
 
 
-@pytest.mark.parametrize("trick", [_truncated, _grown, _flipped], ids=["truncated", "grown", "a bit flipped"])
-async def test_what_changes_between_open_and_read_stores_nothing(
-    app: App, recorder: Recorder, canary: Path, trick: Trick
+@pytest.mark.parametrize("tamper", [_truncated, _grown, _flipped], ids=["truncated", "grown", "a bit flipped"])
+async def test_a_file_that_changes_between_open_and_read_is_not_stored(
+    app: App, recorder: Recorder, canary: Path, tamper: Tamper
 ) -> None:
-    store = Swapping(app)
+    store = TamperingStore(app)
     async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():
             [upload] = app.queue_uploads(content=CONTENT)
-            store.tricks[upload.key] = trick
+            store.tampering[upload.key] = tamper
         settled = await recorder.wait_for(AttemptSettled)
     assert (settled.verdict, settled.code) == (Verdict.DEAD, MISMATCH)
     assert not app.stored_path(upload).exists()

@@ -1,4 +1,4 @@
-"""A store on a bad day, through a whole reactor: the right verdict, the books, and nothing twice."""
+"""Errors of the store, through a whole reactor: the right verdict, the right usage, and nothing counted twice."""
 
 from collections.abc import Iterator
 
@@ -22,7 +22,7 @@ from support.servers.fault_server import (
 from reactor.core.events import AttemptSettled, BreakerMoved
 from reactor.core.model import Verdict
 
-SECRET = "no-server-has-this-one"  # noqa: S105 - as it says
+SECRET = "no-server-has-this-one"  # noqa: S105  # made up
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def puts(server: FaultServer, upload: QueuedUpload) -> int:
 
 
 def assert_stored_once(app: App, server: FaultServer, upload: QueuedUpload) -> None:
-    """Assert that the store has the object, and that it counts once."""
+    """Assert that the store has the object and that its bytes are counted once."""
     assert server.objects[f"/{BUCKET}/{upload.key}"] == upload.content
     assert app.row(upload) is None
     assert app.source(upload)["storage_url"] == f"s3://{BUCKET}/{upload.key}"
@@ -46,7 +46,7 @@ def assert_stored_once(app: App, server: FaultServer, upload: QueuedUpload) -> N
 
 
 def once(fault: Fault) -> Fault:
-    """Fail the first put of each object, and store it when it is put again."""
+    """Return a fault for the first put of each object; later puts succeed."""
     seen: set[str] = set()
 
     def faulty(request: Request) -> None:
@@ -75,7 +75,7 @@ PASSING: dict[str, Fault] = {
 
 
 @pytest.mark.parametrize("name", PASSING)
-async def test_what_passes_is_tried_again_and_counts_once(
+async def test_a_passing_error_is_retried_and_the_upload_is_counted_once(
     app: App, server: FaultServer, recorder: Recorder, name: str
 ) -> None:
     async with app.running_reactor(recorder, store_url="s3://", attempt_timeout_s=2.0):
@@ -104,7 +104,7 @@ FINAL: dict[str, tuple[Fault, int]] = {
 
 
 @pytest.mark.parametrize(("fault", "tries"), FINAL.values(), ids=FINAL.keys())
-async def test_what_stays_is_given_up_and_its_bytes_given_back(
+async def test_a_permanent_error_makes_the_upload_dead_and_releases_its_reservation(
     app: App, server: FaultServer, recorder: Recorder, fault: Fault, tries: int
 ) -> None:
     async with app.running_reactor(recorder, store_url="s3://"):
@@ -121,7 +121,7 @@ async def test_what_stays_is_given_up_and_its_bytes_given_back(
     assert app.is_spooled(upload)
 
 
-async def test_an_outage_spends_two_tries_at_most_and_all_is_stored_once_after_it(
+async def test_an_outage_spends_at_most_two_attempts_and_all_uploads_are_stored_once_after_it(
     app: App, server: FaultServer, recorder: Recorder
 ) -> None:
     async with app.running_reactor(recorder, store_url="s3://") as reactor:
@@ -129,11 +129,11 @@ async def test_an_outage_spends_two_tries_at_most_and_all_is_stored_once_after_i
         uploads = app.queue_uploads(60)
         opened = await recorder.wait_for(BreakerMoved)
         assert opened.is_open
-        # who was asking already, and whoever asks again, gets the same answer; what is handed back untried has no code
+        # puts in flight when the breaker opened, and its probes, fail with a code; uploads never tried have none
         await recorder.wait_for_all(
             3, AttemptSettled, lambda settled: settled.verdict is Verdict.DEFERRED and settled.code is not None
         )
-        assert b"reactor_breaker_open" in reactor.telemetry.prometheus()
+        assert b"reactor_breaker_open" in await reactor.metrics()
         assert app.one("select max(retry_count) from public.upload_queue") <= 2
         assert app.one("select count(*) from public.upload_queue where status = 'dead'") == 0
         server.fault = stores
@@ -145,7 +145,7 @@ async def test_an_outage_spends_two_tries_at_most_and_all_is_stored_once_after_i
     app.assert_usage_matches_rows()
 
 
-async def test_one_upload_that_breaks_the_store_stops_no_other(
+async def test_one_upload_that_the_store_fails_on_stops_no_other(
     app: App, server: FaultServer, recorder: Recorder
 ) -> None:
     async with app.running_reactor(recorder, store_url="s3://"):

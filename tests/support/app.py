@@ -1,4 +1,4 @@
-"""The app that the reactor works for: spools files, queues uploads, begins runs, looks at what came of it."""
+"""The app in front of a reactor: it spools files, queues uploads, begins runs and reads the resulting rows."""
 
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 @frozen(kw_only=True)
 class QueuedUpload:
-    """One upload that the app failed to make."""
+    """An upload whose first attempt, the app's own, has failed."""
 
     id: UUID
     source: UUID
@@ -37,7 +37,7 @@ class QueuedUpload:
 
 
 class App:
-    """An app's spool, its store and its connection to the database."""
+    """An app with its spool, its store and a connection to the database."""
 
     def __init__(self, url: str, home: Path, conn: psycopg.Connection[Row]) -> None:
         self.url = url
@@ -58,7 +58,7 @@ class App:
             http_port=0,
         )
 
-    # what an app does
+    # writing
 
     def queue_uploads(
         self,
@@ -69,7 +69,7 @@ class App:
         spooled: bool = True,
         **columns: Any,
     ) -> list[QueuedUpload]:
-        """Spool files and queue their uploads, in one transaction; `columns` are upload_queue's own."""
+        """Spool files and queue their uploads in one transaction; `columns` override columns of upload_queue."""
         uploads = [self._new_upload(user or uuid4(), content) for _ in range(count)]
         for upload in uploads if spooled else ():
             (self.spool / upload.key).write_bytes(upload.content)
@@ -82,7 +82,7 @@ class App:
         return QueuedUpload(id=uuid4(), source=uuid4(), user=user, key=secrets.token_hex(8), content=content)
 
     def insert_uploads(self, uploads: Sequence[QueuedUpload], **columns: Any) -> None:
-        """Record that these are uploads: their sources pending, their uploads failed, in two statements."""
+        """Insert pending sources and failed uploads, one statement each, in one transaction."""
         rows = [
             {
                 "id": upload.id,
@@ -101,7 +101,7 @@ class App:
             {
                 "id": upload.source,
                 "user_id": upload.user,
-                "content_hash": secrets.token_hex(32),  # two files of one user may be alike here
+                "content_hash": secrets.token_hex(32),  # random, so that one user can have two equal files
                 "storage_status": "pending",
                 "byte_size": len(upload.content),
             }
@@ -118,7 +118,7 @@ class App:
         self.conn.execute(statement.encode(), [row[name] for row in rows for name in names])
 
     def begin_run(self, **columns: Any) -> UUID:
-        """Begin an interpretation of a source of its own."""
+        """Insert a running interpretation with a source of its own; return the run's id."""
         run, source, user = uuid4(), uuid4(), uuid4()
         content_hash = secrets.token_hex(32)
         self._insert("public.sources", [{"id": source, "user_id": user, "content_hash": content_hash}])
@@ -126,19 +126,19 @@ class App:
         self._insert("public.interpretation_runs", [row])
         return run
 
-    # what it sees
+    # reading
 
     def all(self, statement: LiteralString, *parameters: Any) -> list[Row]:
         return self.conn.execute(statement, parameters).fetchall()
 
     def one(self, statement: LiteralString, *parameters: Any) -> Any:
-        """Return the only value of a statement's only row."""
+        """Return the only value of the only row."""
         [row] = self.all(statement, *parameters)
         [value] = row.values()
         return value
 
     def row(self, upload: QueuedUpload) -> Row | None:
-        """Return an upload's row; None when it is gone."""
+        """Return an upload's row; None if it was deleted."""
         rows = self.all("select * from public.upload_queue where id = %s", upload.id)
         return rows[0] if rows else None
 
@@ -162,7 +162,7 @@ class App:
         return (self.spool / upload.key).exists()
 
     def assert_stored(self, upload: QueuedUpload) -> None:
-        """Assert that an upload ended well, everywhere, and that nothing of it is left."""
+        """Assert that an upload is stored: right object, right source, and neither row nor spooled file left."""
         assert self.stored_path(upload).read_bytes() == upload.content
         assert self.row(upload) is None
         source = self.source(upload)
@@ -171,7 +171,7 @@ class App:
         assert not self.is_spooled(upload)
 
     def assert_usage_matches_rows(self) -> None:
-        """Assert that every user's figures are what their sources add up to."""
+        """Assert that each user's storage_usage equals the sum of their sources."""
         assert wrong_usage(self.conn) == []
 
     # the reactor
@@ -180,7 +180,7 @@ class App:
     async def running_reactor(
         self, recorder: Recorder, *, store: ObjectStore | None = None, **settings: Any
     ) -> AsyncIterator[Reactor]:
-        """Run a reactor in this process; enter when it listens and has caught up, stop it on leaving."""
+        """Run a reactor in this process. Yields once it listens and has caught up; stops it on leaving."""
         reactor = Reactor(evolve(self.settings, **settings), store=store, listener=recorder)
         async with create_task_group() as tasks:
             await self.start(reactor, recorder, tasks)
@@ -198,11 +198,11 @@ class App:
     async def drain(
         self, recorder: Recorder | None = None, *, store: ObjectStore | None = None, **settings: Any
     ) -> None:
-        """Do one reconciliation to completion."""
+        """Run one reconciliation to completion, as `reactor reconcile` does."""
         await Reactor(evolve(self.settings, **settings), store=store, listener=recorder).drain()
 
     def disable_triggers(self) -> None:
-        """Say nothing of uploads and runs from now on."""
+        """Disable the triggers that notify of uploads and runs."""
         for table in ("upload_queue", "interpretation_runs"):
             for trigger in ("inserted", "updated"):
                 self.conn.execute(f"alter table public.{table} disable trigger reactor_notify_{trigger}".encode())
@@ -210,6 +210,6 @@ class App:
 
 @contextmanager
 def open_app(url: str, home: Path) -> Iterator[App]:
-    """Open an app's side of a migrated database."""
+    """Connect an app to a migrated database; `home` gets its spool and its store."""
     with psycopg.connect(url, autocommit=True, row_factory=dict_row) as conn:
         yield App(url, home, conn)

@@ -1,4 +1,4 @@
-"""The AWS_* variables that lead to a test's own server, and to nothing that the host knows."""
+"""AWS_* variables that point to a test's own S3 server and ignore the host's configuration."""
 
 import os
 
@@ -6,6 +6,7 @@ import pytest
 
 
 def environment(endpoint: str, *, access_key: str, secret_key: str) -> dict[str, str]:
+    """Return the variables for this endpoint."""
     return {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": access_key,
@@ -20,7 +21,7 @@ def environment(endpoint: str, *, access_key: str, secret_key: str) -> dict[str,
 
 
 def use(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set these variables, and no others that boto3 listens to."""
+    """Set these variables, and unset all other AWS_* variables."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in variables.items():

@@ -1,4 +1,4 @@
-"""Is there a container engine? The command alone is no answer: pytest-docker fails where only that is installed."""
+"""Detection of a container engine. A `docker` command without a running engine isn't enough for pytest-docker."""
 
 import subprocess
 from functools import cache
@@ -6,10 +6,10 @@ from functools import cache
 
 @cache
 def docker_is_available() -> bool:
-    """Ask the engine, and for the compose plugin; once."""
+    """Return whether a container engine and the compose plugin answer. Cached."""
     try:
-        for question in (["docker", "info"], ["docker", "compose", "version"]):
-            subprocess.run(question, capture_output=True, timeout=5, check=True)
+        for command in (["docker", "info"], ["docker", "compose", "version"]):
+            subprocess.run(command, capture_output=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
         return False
     return True

@@ -1,4 +1,4 @@
-"""What lies under deploy/, read."""
+"""Readers for the files under deploy/."""
 
 import re
 import shutil
@@ -18,18 +18,18 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 
 def document(path: Path) -> dict[str, Any]:
-    """Return the only one."""
+    """Return the only document of a YAML file."""
     [only] = documents(path)
     return only
 
 
 def variables(text: str) -> set[str]:
-    """Return the REACTOR_ variables that a text speaks of, but for those of the tests."""
+    """Return the REACTOR_ variables that a text mentions, except the tests' own."""
     return {name for name in re.findall(r"REACTOR_[A-Z_]*[A-Z]", text) if not name.startswith("REACTOR_TEST_")}
 
 
 def tool(name: str, package: str) -> str:
-    """Return the path of a program, or skip the test, saying what would bring it."""
+    """Return the path of a program; skip the test and name the Debian package if it isn't installed."""
     found = shutil.which(name)
     if found is None:
         pytest.skip(f"{name} isn't installed (Debian: {package})")

@@ -30,7 +30,7 @@ async def exported_metrics(app: App, recorder: Recorder) -> dict[str, set[str]]:
     refuse_an_upload(app)
     async with app.running_reactor(recorder) as reactor:
         for kind in get_args(Event):
-            reactor.telemetry(sample(kind))
+            reactor.emit(sample(kind))
         text = await to_thread.run_sync(_scrape, reactor.http_url)
     found: dict[str, set[str]] = defaultdict(set)
     for family in text_string_to_metric_families(text):

@@ -1,4 +1,4 @@
-"""The tests' ear: hears every event, and lets a test wait for the one that it needs instead of for time."""
+"""A recorder of a reactor's events. Tests wait for events instead of sleeping."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,13 +13,13 @@ E = TypeVar("E")
 BATCHES = (AttemptsStarted, AttemptsSettled)
 
 PATIENCE_S = 20.0
-"""How long an event that will come may take on a busy machine. A test that passes never waits this long."""
+"""Limit for an event to arrive on a busy machine. A test that passes never waits this long."""
 
 _SHOWN = 12
 
 
 class Recorder:
-    """An `emit` that keeps what it hears, in order: of a batch, each attempt."""
+    """An `emit` that keeps all events in order. A batch is kept as its single attempts."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
@@ -27,17 +27,17 @@ class Recorder:
         self._changed = Flag()
 
     def __call__(self, event: Event) -> None:
-        some = event.attempts if isinstance(event, BATCHES) else [event]
-        self.events += some
-        self._unread += some
+        events = event.attempts if isinstance(event, BATCHES) else [event]
+        self.events += events
+        self._unread += events
         self._changed.set()
 
     def events_of(self, kind: type[E], predicate: Callable[[E], bool] = lambda _event: True) -> list[E]:
-        """Return the events of this kind so far, read or not."""
+        """Return all recorded events of this kind, whether waited for or not."""
         return [event for event in self.events if isinstance(event, kind) and predicate(event)]
 
     def skip_recorded(self) -> None:
-        """Take what was heard so far as read: only what happens from now on is waited for."""
+        """Make `wait_for` ignore the events recorded so far."""
         self._unread.clear()
 
     async def wait_for(
@@ -47,7 +47,7 @@ class Recorder:
         *,
         within_s: float = PATIENCE_S,
     ) -> E:
-        """Return the next event of this kind; each is given out once. Fails when none comes in time."""
+        """Return the next event of this kind; each event is returned once. Fails after `within_s`."""
         try:
             with fail_after(within_s):
                 while True:

@@ -1,4 +1,4 @@
-"""Rows to test the schema with, made and read through plain SQL, and an ear for what the triggers say of them."""
+"""Rows for tests of the schema, written and read through plain SQL, and a log of the notifications they cause."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ _PATIENCE_S = 15.0
 
 
 class Rows:
-    """One autocommit connection, and words for what tests do with it."""
+    """One autocommit connection with short methods for what tests of the schema do."""
 
     def __init__(self, conn: psycopg.Connection[Any]) -> None:
         self.conn = conn
@@ -28,12 +28,12 @@ class Rows:
         return self.conn.execute(query, parameters).fetchall()
 
     def one(self, query: LiteralString | sql.Composed, parameters: Sequence[Any] = ()) -> Any:
-        """Return the only row that the query answers."""
+        """Return the only row of a query's result."""
         (row,) = self.all(query, parameters)
         return row
 
     def run(self, query: LiteralString | sql.Composed, parameters: Sequence[Any] = ()) -> int:
-        """Run a statement and return how many rows it touched."""
+        """Run a statement and return how many rows it affected."""
         return self.conn.execute(query, parameters).rowcount
 
     def at(self, seconds_from_now: float) -> datetime:
@@ -60,7 +60,7 @@ class Rows:
         return self.insert("sources", **values | columns)
 
     def upload(self, user: UUID | None = None, *, source: UUID | None = None, **columns: Any) -> UUID:
-        """Queue an upload, of a pending source unless one is given; due since a second unless said otherwise."""
+        """Queue an upload; by default of a new pending source, due since a second."""
         user = user or uuid4()
         size = columns.pop("size", 10)
         values = {
@@ -86,13 +86,13 @@ class Rows:
         return [row.id for row in made]
 
     def start_run(self, user: UUID | None = None, *, source: UUID | None = None, **columns: Any) -> UUID:
-        """Insert a run, running unless said otherwise."""
+        """Insert a run, by default a running one."""
         user = user or uuid4()
         values = {"user_id": user, "source_id": source or self.source(user), "status": "running"}
         return self.insert("interpretation_runs", **values | columns)
 
     def lift_quotas(self) -> None:
-        """Let everybody have as much as they like."""
+        """Remove the limits of all plans."""
         self.run("update public.quota_plans set storage_limit_bytes = null, interpretation_limit_month = null")
 
     def upload_row(self, upload: UUID) -> Any:
@@ -105,14 +105,14 @@ class Rows:
         return self.one("select * from public.interpretation_runs where id = %s", (run,))
 
     def usage(self, user: UUID) -> tuple[int, int, int]:
-        """Return the user's books: total bytes, reserved bytes, stored sources."""
+        """Return the user's total bytes, reserved bytes and number of stored sources."""
         row = self.one(
             "select total_bytes, reserved_bytes, total_sources from public.storage_usage where user_id = %s", (user,)
         )
         return row.total_bytes, row.reserved_bytes, row.total_sources
 
     def claim(self, ids: Sequence[UUID], token: UUID | None = None, *, lease_s: float = 30) -> dict[UUID, Any]:
-        """Claim, as the reactor does; what came back, by id."""
+        """Claim as the reactor does; return the rows by id."""
         arguments = (list(ids), token or uuid4(), timedelta(seconds=lease_s))
         answered = self.all(statements.CLAIM_UPLOADS, arguments)
         assert len({row.id for row in answered}) == len(answered)
@@ -127,14 +127,14 @@ class Rows:
         message: str | None = None,
         url: str | None = None,
     ) -> dict[UUID, float | None]:
-        """Settle (upload, token, verdict) of one batch, as the reactor does; when each is due again, by id."""
+        """Settle a batch of (upload, token, verdict) as the reactor does; return when each is due again, by id."""
         count = len(attempts)
         ids, tokens, verdicts = (list(column) for column in zip(*attempts, strict=True))
         arguments = (ids, tokens, verdicts, [delay_s] * count, [code] * count, [message] * count, [url] * count)
         return {row.id: row.due_at for row in self.all(statements.SETTLE_UPLOADS, arguments)}
 
     def confirm(self, settled: Sequence[tuple[UUID, UUID, str]]) -> set[UUID]:
-        """Ask which of (upload, source, URL) had left the queue as stored."""
+        """Return the uploads among these (upload, source, URL) that have left the queue as stored."""
         ids, sources, urls = (list(column) for column in zip(*settled, strict=True))
         return {row[0] for row in self.all(statements.CONFIRM_STORED, (ids, sources, urls))}
 
@@ -156,18 +156,18 @@ class Rows:
         while not self.one(
             "select exists (select from pg_locks where pid = %s and not granted) as waits", (conn.info.backend_pid,)
         ).waits:
-            assert time.monotonic() < deadline, "nobody came to wait for a lock"
+            assert time.monotonic() < deadline, "no connection waits for a lock"
 
 
 @contextmanager
 def rows_of(url: str) -> Iterator[Rows]:
-    """Open a connection of one's own."""
+    """Open a connection to this database."""
     with psycopg.connect(url, autocommit=True, row_factory=namedtuple_row) as conn:
         yield Rows(conn)
 
 
 class NotificationLog:
-    """A connection that listens to both channels and knows when it has heard all there is."""
+    """A connection that listens to both channels and can tell when all notifications have arrived."""
 
     def __init__(self, conn: psycopg.Connection[Any], url: str) -> None:
         self._conn = conn
@@ -176,9 +176,9 @@ class NotificationLog:
             conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
 
     def payloads(self, channel: str) -> list[str]:
-        """Return the payloads of what has been committed so far and wasn't returned yet, of both channels cleared.
+        """Return the payloads of this channel that were committed since the last call; drop the other channel's.
 
-        Notifications arrive in the order of commits: when a last one of ours comes back, all the others have.
+        Notifications arrive in the order of commits, so a marker that is notified last arrives after all others.
         """
         with psycopg.connect(self._url, autocommit=True) as conn:
             conn.execute("select pg_notify('test_is_all', '')")
@@ -188,7 +188,7 @@ class NotificationLog:
                 return received
             if notification.channel == channel:
                 received.append(notification.payload)
-        raise AssertionError("the last notification never came back")
+        raise AssertionError("the marker notification did not arrive")
 
     def uploads(self) -> list[Payload]:
         return [decode(text) for text in self.payloads("reactor_uploads")]

@@ -1,4 +1,4 @@
-"""A server whose notification queue is small enough to be filled, and who fills it."""
+"""A PostgreSQL server with a small notification queue, and a way to fill it."""
 
 import os
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ _FIRST_WITH_THE_SETTING = 170000
 
 @contextmanager
 def small_queue(server_url: str, folder: Path) -> Iterator[str]:
-    """Start a migrated server whose queue holds half a megabyte, where `server_url`'s version knows how; its URL."""
+    """Start a migrated server with a queue of 512 KiB and yield its URL; skip if this version has no such setting."""
     with psycopg.connect(server_url) as conn:
         if conn.info.server_version < _FIRST_WITH_THE_SETTING:
-            pytest.skip("max_notify_queue_pages came with PostgreSQL 17; the queue is 8 GB before")
+            pytest.skip("max_notify_queue_pages needs PostgreSQL 17; older versions have a fixed queue of 8 GB")
     programs = os.environ.get("REACTOR_TEST_POSTGRES_BIN")
     with EmbeddedPostgres(
         folder / "postgres",
@@ -34,7 +34,7 @@ def small_queue(server_url: str, folder: Path) -> Iterator[str]:
 
 @contextmanager
 def stuck_listener(url: str) -> Iterator[psycopg.Connection[Any]]:
-    """Listen, and stay in a transaction: nothing is delivered, and the queue only grows."""
+    """Listen and keep a transaction open, so that PostgreSQL can't free any part of the queue."""
     with psycopg.connect(url) as stuck:
         stuck.execute("listen reactor_uploads")
         stuck.commit()
@@ -43,7 +43,7 @@ def stuck_listener(url: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 def fill(url: str) -> None:
-    """Notify, one commit for each notification, until the queue takes no more."""
+    """Send notifications, each in its own commit, until the queue is full."""
     with (
         psycopg.connect(url, autocommit=True) as conn,
         pytest.raises(psycopg.errors.ProgramLimitExceeded),

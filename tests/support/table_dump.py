@@ -1,4 +1,4 @@
-"""All rows of all tables, to say that nothing changed."""
+"""A dump of all rows of all tables, to assert that nothing changed."""
 
 from psycopg import sql
 
@@ -8,7 +8,7 @@ Dump = dict[str, list[str]]
 
 
 def tables(rows: Rows) -> list[tuple[str, str, str]]:
-    """Return schema, name and kind of everything in schemas public and reactor that has rows."""
+    """Return schema, name and kind of all tables and views in the schemas public and reactor."""
     found = rows.all(
         "select c.relnamespace::regnamespace::text as schema, c.relname as name, c.relkind::text as kind"
         "  from pg_class as c where c.relkind in ('r', 'p', 'v', 'm', 'f')"
@@ -18,7 +18,7 @@ def tables(rows: Rows) -> list[tuple[str, str, str]]:
 
 
 def dump(rows: Rows) -> Dump:
-    """Return every row of every table as text, with the transaction that wrote it: also a rewritten one is another."""
+    """Return every row of every table as text with its xmin, so that rewriting an equal row shows too."""
     return {
         f"{schema}.{name}": [
             row.text

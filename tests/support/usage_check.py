@@ -1,4 +1,4 @@
-"""What the books must say, counted from the rows in words of the tests' own: after any test, they say it."""
+"""The usage of each user counted from sources and runs, to compare with storage_usage after every test."""
 
 from typing import Any
 
@@ -34,12 +34,12 @@ _WRONG = """
 
 
 def wrong_usage(conn: psycopg.Connection[Any]) -> list[Any]:
-    """Return a row for each user whose books aren't what their sources and runs add up to."""
+    """Return a row for each user whose storage_usage differs from their sources and runs."""
     return conn.execute(_WRONG.encode()).fetchall()
 
 
 def assert_usage_matches_rows(url: str) -> None:
-    """Assert that every user's books say what the rows do, in a database that has books."""
+    """Assert that storage_usage equals the rows' sums. Does nothing in a database that isn't migrated."""
     with psycopg.connect(url) as conn:
         if conn.execute("select to_regclass('reactor.deleted_interpretation')").fetchone() != (None,):
-            assert wrong_usage(conn) == [], "the books aren't what the rows add up to"
+            assert wrong_usage(conn) == [], "storage_usage differs from the sum of the rows"

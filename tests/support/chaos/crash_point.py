@@ -1,16 +1,19 @@
-"""A reactor that is killed at a named point, by itself, as `kill -9` would: `python dying.py POINT NUMBER`.
+"""A reactor that kills itself with SIGKILL at a named point: `python crash_point.py POINT NUMBER`.
 
-It is the reactor as shipped, with a listener and a store before its own, and the environment's settings. The points,
-of which the NUMBERth counts: `claimed` (the claim has committed, nothing was done), `mid-put` (half of the bytes are
-with the store), `put` (the store has it all, the database doesn't know), `settled` (the row is gone, the spooled file
-still there), `reconnecting` (the listening connection was just lost).
+It is the shipped reactor with the environment's settings, an extra event handler and a wrapped store. It dies when it
+reaches POINT for the NUMBERth time:
+
+    claimed        the claim has committed, no upload has started
+    mid-put        the store has received half of the bytes
+    put            the store has all bytes, the upload isn't settled
+    settled        the row is deleted, the spooled file is not
+    reconnecting   the listening connection was just lost
 """
 
 import os
 import signal
 import sys
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import anyio
@@ -30,24 +33,24 @@ EVENT_OF: dict[str, type[Any]] = {
 POINTS = ("claimed", "mid-put", "put", "settled", "reconnecting")
 
 
-class Trap:
-    """Kills this process the NUMBERth time that it is sprung."""
+class KillSwitch:
+    """Kills this process at the NUMBERth call of `count_down`."""
 
     def __init__(self, number: int) -> None:
         self._left = number
 
-    def spring(self) -> None:
+    def count_down(self) -> None:
         self._left -= 1
         if self._left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 class _HalfRead:
-    """A body that springs a trap before its last bytes are read."""
+    """A body that calls `count_down` before its second half is read."""
 
-    def __init__(self, body: Body, spring: Callable[[], None]) -> None:
+    def __init__(self, body: Body, count_down: Callable[[], None]) -> None:
         self._body = body
-        self._spring = spring
+        self._count_down = count_down
         self._read = 0
 
     @property
@@ -61,29 +64,29 @@ class _HalfRead:
     def read(self, size: int = -1, /) -> bytes:
         half = max(1, self.size_bytes // 2)
         if self._read >= half:
-            self._spring()
+            self._count_down()
         chunk = self._body.read(min(half, size) if size > 0 else half)
         self._read += len(chunk)
         return chunk
 
 
-class _Trapped:
-    """A store that springs a trap in the midst of a put, or after it."""
+class _CrashingStore:
+    """A store that triggers the kill switch during or after a put."""
 
-    def __init__(self, store: ObjectStore, point: str, trap: Trap) -> None:
+    def __init__(self, store: ObjectStore, point: str, switch: KillSwitch) -> None:
         self._store = store
         self._point = point
-        self._trap = trap
+        self._switch = switch
 
     @property
     def name(self) -> str:
         return self._store.name
 
     def put(self, bucket: str, key: str, body: Body, *, mime_type: str | None) -> str:
-        through = _HalfRead(body, self._trap.spring) if self._point == "mid-put" else body
+        through = _HalfRead(body, self._switch.count_down) if self._point == "mid-put" else body
         url = self._store.put(bucket, key, through, mime_type=mime_type)
         if self._point == "put":
-            self._trap.spring()
+            self._switch.count_down()
         return url
 
     def check(self) -> None:
@@ -93,34 +96,35 @@ class _Trapped:
         self._store.close()
 
 
-def dying_reactor(settings: Settings, point: str, number: int) -> Reactor:
-    """Make a reactor that is killed at the point."""
-    trap = Trap(number)
+def crashing_reactor(settings: Settings, point: str, number: int) -> Reactor:
+    """Return a reactor that kills this process at the point."""
+    switch = KillSwitch(number)
     event = EVENT_OF.get(point)
 
-    def listen(heard: Event) -> None:
-        if event is not None and isinstance(heard, event):
-            trap.spring()  # the reactor tells of a settlement before it removes the files
+    def on_event(happened: Event) -> None:
+        if event is not None and isinstance(happened, event):
+            switch.count_down()  # the reactor emits a settlement before it removes the spooled files
 
     store = open_store(settings.store_url, concurrency=settings.upload_concurrency)
-    return Reactor(settings, store=_Trapped(store, point, trap), listener=listen)
+    return Reactor(settings, store=_CrashingStore(store, point, switch), listener=on_event)
 
 
 async def _run(point: str, number: int) -> None:
-    reactor = dying_reactor(configuration.load(os.environ, None), point, number)
+    reactor = crashing_reactor(configuration.load(os.environ, None), point, number)
     with anyio.open_signal_receiver(signal.SIGTERM) as signals:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(partial(reactor.run, ready=lambda: _tell(reactor)))
+            tasks.start_soon(reactor.run)
+            tasks.start_soon(_print_ready, reactor)
             async for _ in signals:
                 reactor.stop()
                 return
 
 
-def _tell(reactor: Reactor) -> None:
-    """Say as `reactor run` does where it listens, once it is ready."""
-    if not reactor.not_ready():
-        sys.stderr.write(f"ready; status at {reactor.http_url}/api/status\n")
-        sys.stderr.flush()
+async def _print_ready(reactor: Reactor) -> None:
+    """Print the address as `reactor run` does, once the reactor is ready."""
+    await reactor.wait_ready()
+    sys.stderr.write(f"ready; status at {reactor.http_url}/api/status\n")
+    sys.stderr.flush()
 
 
 if __name__ == "__main__":

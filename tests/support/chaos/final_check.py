@@ -1,11 +1,12 @@
-"""What must be true when the faults are over, asked of the database, the store and the spool.
+"""The invariants after the faults are over, checked in the database, the store and the spool.
 
-The checker is a black box's: it knows what the app was told (load.py), what the witness saw (witness.py), and what is
-there now. It trusts no figure of the reactor's own. The numbers are those of the invariants:
+It is a black-box check: it uses the answers that the app got (load.py), the audit (db_audit.py) and the final state,
+and none of the reactor's own figures. The invariants by number:
 
-I1 no upload is lost; I2 effects exactly once; I3 a lease that holds isn't taken; I4 stored means stored, byte by byte;
-I5 attempts bounded and never early; I6 nobody over the limit; I7 reservations are what is pending; I10 a healthy run is
-never failed; I11 a stale one always is; I12 what has ended stays as it is; I20 nothing stays claimed.
+I1 no upload is lost; I2 effects happen exactly once; I3 a valid lease is not taken over; I4 a stored object has all its
+bytes; I5 attempts are bounded and never early; I6 no user exceeds the limit; I7 reservations equal the pending bytes;
+I10 a healthy run is never failed; I11 a stale run always is; I12 a run that has ended does not change; I15 the spool
+has only the app's files; I20 nothing stays claimed.
 """
 
 import time
@@ -23,27 +24,27 @@ from support.usage_check import wrong_usage
 _LOOK_EVERY_S = 0.05
 
 Objects = Callable[[str], bytes | None]
-"""Returns what the store has under a key; None: nothing."""
+"""Returns the store's object under a key; None if there is none."""
 
 _Conn = psycopg.Connection[dict[str, Any]]
 
 
 @define
 class Findings:
-    """What was found. `problems` is empty when every invariant holds."""
+    """The result. `problems` is empty if every invariant holds."""
 
     problems: list[str] = field(factory=list)
     stored: int = 0
     dead: int = 0
     left_in_spool: list[str] = field(factory=list)
-    """Spooled files of stored uploads that nobody removed: whoever owed it that was killed."""
+    """Spooled files of stored uploads, left by reactors that were killed before they could remove them."""
 
     takeovers_s: list[float] = field(factory=list)
     expiries_s: list[float] = field(factory=list)
 
 
 def folder_objects(store: Path) -> Objects:
-    """Read objects out of a LocalStore's folder."""
+    """Return a reader of the objects in a LocalStore's folder."""
 
     def read(key: str) -> bytes | None:
         path = store / BUCKET / key
@@ -53,7 +54,7 @@ def folder_objects(store: Path) -> Objects:
 
 
 def wait_until_drained(url: str, *, within_s: float) -> float:
-    """Wait until nothing is owed and nothing is held, and return how long that took. Fails when it takes longer."""
+    """Wait until no upload is waiting or claimed; return how many seconds that took. Fails after `within_s`."""
     began = time.monotonic()
     statement = "select count(*) as n from public.upload_queue where status in ('failed', 'uploading')"
     while True:
@@ -64,11 +65,11 @@ def wait_until_drained(url: str, *, within_s: float) -> float:
             if not left:
                 return took_s
             rows = conn.execute("select * from public.upload_queue where status <> 'dead' limit 5").fetchall()
-        raise AssertionError(f"{left} uploads are still owed after {took_s:.1f} s: {rows}")
+        raise AssertionError(f"{left} uploads are left after {took_s:.1f} s: {rows}")
 
 
 def check(url: str, spool: Path, objects: Objects, history: History, *, within_s: float = 30.0) -> Findings:
-    """Wait until everything is drained, and look at everything."""
+    """Wait until everything is drained, then check every invariant."""
     wait_until_drained(url, within_s=within_s)
     findings = Findings()
     with connection_to(url) as conn:
@@ -92,22 +93,22 @@ def _check_intent(
     stored = objects(intent.name)
     source = sources.get(intent.source)
     if source is None:
-        findings.problems.append(f"I1 a source is gone: {intent.source}")
+        findings.problems.append(f"I1 a source is lost: {intent.source}")
     elif intent.queue_id in dead:
         findings.dead += 1
         if source["storage_status"] != "failed":
-            findings.problems.append(f"I1 dead, and its source is {source['storage_status']}: {intent.source}")
+            findings.problems.append(f"I1 dead, but its source is {source['storage_status']}: {intent.source}")
     elif source["storage_status"] != "uploaded":
-        findings.problems.append(f"I1 out of the queue, and its source is {source['storage_status']}: {intent.source}")
+        findings.problems.append(f"I1 not in the queue, but its source is {source['storage_status']}: {intent.source}")
     elif stored != intent.content:
-        was = "nothing" if stored is None else f"{len(stored)} bytes"
-        findings.problems.append(f"I4 uploaded, and the store has {was} of {len(intent.content)}: {intent.name}")
+        size = "nothing" if stored is None else f"{len(stored)} bytes"
+        findings.problems.append(f"I4 uploaded, but the store has {size} of {len(intent.content)}: {intent.name}")
     else:
         findings.stored += 1
 
 
 def _check_books(conn: _Conn, findings: Findings) -> None:
-    findings.problems += [f"I2/I7 the books are wrong: {row}" for row in wrong_usage(conn)]
+    findings.problems += [f"I2/I7 wrong usage: {row}" for row in wrong_usage(conn)]
     over = conn.execute(
         "select * from public.storage_usage where total_bytes + reserved_bytes > storage_limit_bytes"
     ).fetchall()
@@ -117,15 +118,15 @@ def _check_books(conn: _Conn, findings: Findings) -> None:
     )
     findings.problems += [f"I2 two sources of one object: {row}" for row in twice]
     held = conn.execute("select * from public.upload_queue where lease_token is not null").fetchall()
-    findings.problems += [f"I20 still held: {row}" for row in held]
+    findings.problems += [f"I20 still claimed: {row}" for row in held]
 
 
 def _check_runs(conn: _Conn, history: History, findings: Findings, within_s: float) -> None:
-    """Each run that began has ended, as its worker was told; the abandoned by their deadline."""
+    """Check that each run ended as its worker was answered, and that abandoned runs were failed."""
     give_up = time.monotonic() + within_s
     while conn.execute("select from public.interpretation_runs where status = 'running'").fetchall():
         if time.monotonic() > give_up:
-            findings.problems.append("I11 a run that nobody cares for is still running")
+            findings.problems.append("I11 an abandoned run is still running")
             break
         time.sleep(_LOOK_EVERY_S)
     rows = {row["id"]: row for row in conn.execute("select * from public.interpretation_runs")}
@@ -133,15 +134,15 @@ def _check_runs(conn: _Conn, history: History, findings: Findings, within_s: flo
         row = rows.get(run.id)
         if row is None:
             if run.began:
-                findings.problems.append(f"I12 a run is gone: {run.id}")
+                findings.problems.append(f"I12 a run is lost: {run.id}")
         elif run.completed and row["status"] != "completed":
-            findings.problems.append(f"I12 completed, and now it is {row['status']}: {run.id}")
+            findings.problems.append(f"I12 completed, but now it is {row['status']}: {run.id}")
         elif (run.lost or run.abandoned) and row["status"] != "failed":
-            findings.problems.append(f"I12 lost ({run.lost}), and it is {row['status']}: {run.id}")
+            findings.problems.append(f"I12 lost ({run.lost}), but it is {row['status']}: {run.id}")
 
 
 def _check_spool(spool: Path, stored: set[str], dead: Mapping[Any, Any], findings: Findings) -> None:
-    """A dead upload's file is there; a stored one's goes a moment after its row."""
+    """Check that dead uploads kept their files; wait up to 5 s for the removal of stored uploads' files."""
     kept = {row["temp_file_path"] for row in dead.values()}
     give_up = time.monotonic() + 5.0
     while True:
@@ -150,5 +151,5 @@ def _check_spool(spool: Path, stored: set[str], dead: Mapping[Any, Any], finding
         if not findings.left_in_spool or time.monotonic() > give_up:
             break
         time.sleep(_LOOK_EVERY_S)
-    findings.problems += [f"I1 a dead upload's file is gone: {name}" for name in kept - there]
-    findings.problems += [f"I15 a file that nobody spooled: {name}" for name in there - kept - stored]
+    findings.problems += [f"I1 a dead upload's file is missing: {name}" for name in kept - there]
+    findings.problems += [f"I15 a file that the app didn't spool: {name}" for name in there - kept - stored]

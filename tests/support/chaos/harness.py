@@ -1,4 +1,4 @@
-"""A world for reactors to fail in: a database of its own, a spool, a store, an app under load, a checker."""
+"""The harness of chaos tests: an audited database, a spool, a store, reactor processes, and the final check."""
 
 import os
 import secrets
@@ -28,7 +28,7 @@ CRASH_POINT = Path(__file__).with_name("crash_point.py")
 
 
 class Harness:
-    """What reactors are put through."""
+    """The surroundings of the reactors, and the faults of the database."""
 
     def __init__(self, server: EmbeddedPostgres, url: str, home: Path) -> None:
         self.server = server
@@ -39,7 +39,7 @@ class Harness:
             folder.mkdir()
 
     def env(self, **settings: str) -> dict[str, str]:
-        """Return the environment of a reactor that works here."""
+        """Return the environment of a reactor process in this harness."""
         return environment(
             **{
                 "DATABASE_URL": self.url,
@@ -55,14 +55,14 @@ class Harness:
         )
 
     def load(self, url: str | None = None, **options: Any) -> Load:
-        """Make an app; `url` is where it connects to."""
+        """Make an app that connects to `url`, by default directly to the database."""
         load = Load(url or self.url, self.spool, **options)
         with connection_to(self.url) as conn:
             load.prepare(conn)
         return load
 
     def check(self, load: Load, *, objects: Objects | None = None, within_s: float = 90.0) -> Findings:
-        """Look at everything; it must have been drained in time, and nothing may be wrong."""
+        """Wait until all work is drained, and assert that every invariant holds."""
         read = objects or folder_objects(self.store)
         findings = check(self.url, self.spool, read, load.history, within_s=within_s)
         assert findings.problems == []
@@ -79,25 +79,25 @@ class Harness:
         """Wait until one more upload is stored than now."""
         before, give_up = self.stored(), time.monotonic() + within_s
         while self.stored() <= before:
-            assert time.monotonic() < give_up, "nothing is stored any more"
+            assert time.monotonic() < give_up, f"no upload was stored within {within_s} s"
             time.sleep(0.02)
 
     def drop_triggers(self) -> None:
-        """Drop what notifies: from now on only reconciliation finds anything."""
+        """Drop the notifying triggers, so that only reconciliation finds work."""
         with connection_to(self.url) as conn:
             for table in ("upload_queue", "interpretation_runs"):
                 for trigger in ("inserted", "updated"):
                     conn.execute(f"drop trigger reactor_notify_{trigger} on public.{table}".encode())
 
     def terminate_sessions(self, names: str = "reactor%") -> int:
-        """Terminate the backends of these applications, and return how many there were."""
-        return self._end_sessions(names, None)
+        """Terminate all sessions whose application name is like `names`; return how many there were."""
+        return self._terminate_sessions(names, None)
 
     def terminate_one_session(self, names: str = "reactor%") -> int:
-        """Terminate one of them, whichever."""
-        return self._end_sessions(names, 1)
+        """Terminate one such session at random; return how many (0 or 1)."""
+        return self._terminate_sessions(names, 1)
 
-    def _end_sessions(self, names: str, most: int | None) -> int:
+    def _terminate_sessions(self, names: str, most: int | None) -> int:
         with connection_to(self.url) as conn:
             return len(
                 conn.execute(
@@ -110,29 +110,29 @@ class Harness:
 
 
 def figure(what: str, *values: float | str) -> None:
-    """Print a figure that a test saw; `pytest -s` shows it, and so does REACTOR_TEST_FIGURES=file."""
+    """Print a measured figure for `pytest -s`, and append it to the file that REACTOR_TEST_FIGURES names."""
     line = f"{what}: {', '.join(value if isinstance(value, str) else f'{value:.3g}' for value in values)}"
-    print(f"\n{line}")  # noqa: T201  # for whoever asked
+    print(f"\n{line}")  # noqa: T201  # shown by pytest -s
     if file := os.environ.get("REACTOR_TEST_FIGURES"):
         with Path(file).open("a") as figures:
             figures.write(line + "\n")
 
 
 class Fleet:
-    """Real reactor processes, each started anew when a test wishes."""
+    """The reactor processes that a test has started."""
 
     def __init__(self, harness: Harness) -> None:
         self._harness = harness
         self.all: list[Running] = []
 
     def start(self, variables: Mapping[str, str] | None = None, **settings: str) -> Running:
-        """Start a reactor without waiting for it; `variables` are others than the reactor's own."""
+        """Start a reactor without waiting for it; `variables` are variables without the prefix REACTOR_."""
         run = start(self._harness.env(**settings) | dict(variables or {}), cwd=self._harness.home)
         self.all.append(run)
         return run
 
     def start_with_crash_point(self, point: str, number: int = 1, **settings: str) -> Running:
-        """Start a reactor that is killed at a named point (dying.py)."""
+        """Start a reactor that kills itself at a named point (crash_point.py)."""
         command = (sys.executable, str(CRASH_POINT), point, str(number))
         run = start(self._path(settings), cwd=self._harness.home, command=command)
         self.all.append(run)
@@ -149,31 +149,33 @@ class Fleet:
             run.join()
 
     def assert_sound(self) -> None:
-        """Assert that each of them runs or ended as it was told to, and that none was surprised.
+        """Assert that each reactor still runs or ended as expected, and that none logged a traceback.
 
-        One that was told to stop before it could hear it ends with the signal, and one that found no database at its
-        start with 1 and a word about it: whoever supervises it starts it again.
+        Expected: exit code 0; SIGKILL; SIGTERM, if it came before the handler was installed; exit code 1 with
+        DATABASE_UNAVAILABLE, if the database was down at the start.
         """
         for run in self.all:
             code = run.process.poll()
-            told = code in (None, 0, -signal.SIGKILL, -signal.SIGTERM)
-            assert told or (code == 1 and "DATABASE_UNAVAILABLE" in run.log), f"ended with {code}:\n{run.log[-5_000:]}"
+            is_expected = code in (None, 0, -signal.SIGKILL, -signal.SIGTERM)
+            assert is_expected or (code == 1 and "DATABASE_UNAVAILABLE" in run.log), (
+                f"ended with {code}:\n{run.log[-5_000:]}"
+            )
             assert "Traceback" not in run.log, run.log[run.log.index("Traceback") - 500 :][:5_000]
 
 
 @contextmanager
 def fleet(harness: Harness) -> Iterator[Fleet]:
-    """Whatever is left of the reactors on leaving is killed."""
-    ships = Fleet(harness)
+    """Yield a fleet; kill its remaining processes on leaving."""
+    reactors = Fleet(harness)
     try:
-        yield ships
+        yield reactors
     finally:
-        ships.end()
+        reactors.end()
 
 
 @contextmanager
 def open_harness(home: Path, server: EmbeddedPostgres | None = None) -> Iterator[Harness]:
-    """Make a world, on this server or on one that lives no longer than it."""
+    """Yield a harness on this server, or on a server of its own."""
     with ExitStack() as stack:
         server = server or stack.enter_context(own_server())
         url = stack.enter_context(audited_database(server.url))
@@ -182,7 +184,7 @@ def open_harness(home: Path, server: EmbeddedPostgres | None = None) -> Iterator
 
 @contextmanager
 def audited_database(server_url: str) -> Iterator[str]:
-    """Make a migrated database with a witness in it, and yield its URL; drop it at the end if the server lives."""
+    """Create a migrated database with audit triggers and yield its URL; drop it at the end unless the test failed."""
     name = f"chaos_{secrets.token_hex(6)}"
     with psycopg.connect(server_url, autocommit=True) as conn:
         conn.execute(sql.SQL("create database {} template template0").format(sql.Identifier(name)))

@@ -1,9 +1,8 @@
-"""An app under load, and its history: it reserves, spools, fails uploads and runs interpretations, whatever happens.
+"""An app under load and its history: threads that reserve, spool and fail uploads, and run interpretations.
 
-As in Jepsen's histories, an operation ends in one of three ways. What was answered is known: `ok`, or `refused` by a
-rule. What can't have happened is `failed`: no connection was to be had. What broke after it was sent is `unknown`, and
-may have happened or not: the app repeats it, in the same words, until it knows. Every function of the contract bears
-that.
+As in Jepsen's histories, every call has an outcome: `ok`, or `refused` by a rule; `failed` if it can't have had an
+effect, because no connection was made; `unknown` if the connection broke after it was sent. The app repeats a failed or
+unknown call with the same arguments until it is answered, because every function of the API is idempotent.
 """
 
 import random
@@ -24,10 +23,10 @@ from reactor.postgres import statements
 
 BUCKET = "files"
 HOT_LIMIT_BYTES = 400_000
-"""What a hot user may store: so little that reservations are refused all the time."""
+"""The first user's storage limit, so low that reservations are refused all the time."""
 
 _UNDONE = {"40001", "40P01", "54000", "55P03"}
-"""SQLSTATEs that say that nothing has happened: a deadlock, a full notification queue, a lock that wasn't to be had."""
+"""SQLSTATEs of calls without effect: serialization failure, deadlock, full notification queue, lock timeout."""
 
 _GIVE_UP_S = 60.0
 _AGAIN_S = 0.02
@@ -35,7 +34,7 @@ _AGAIN_S = 0.02
 
 @frozen
 class Operation:
-    """One call of the app's, and how it ended."""
+    """One call and its outcome."""
 
     name: str
     outcome: str
@@ -48,7 +47,7 @@ class Operation:
 
 @define(eq=False)
 class Intent:
-    """One upload that the app owes, and how much of it is acknowledged."""
+    """One upload that the app attempts, and what the database has acknowledged."""
 
     user: UUID
     content: bytes
@@ -56,15 +55,15 @@ class Intent:
     source: UUID | None = None
     queue_id: UUID | None = None
     acknowledged: bool = False
-    """True once fail_upload was answered: from here on it is the reactor's."""
+    """True once fail_upload was answered: from here on the reactor must store it."""
 
     cancelled: bool = False
-    """True for what was refused, which owes nobody anything."""
+    """True if the reservation was refused, or the content is stored already."""
 
 
 @define(eq=False)
 class Run:
-    """One interpretation, and what its worker knows of it."""
+    """One interpretation, and the answers that its worker got."""
 
     id: UUID
     began: bool = False
@@ -73,12 +72,12 @@ class Run:
     """The code with which a heartbeat or the completion was refused."""
 
     abandoned: bool = False
-    """True when its worker stopped without a word."""
+    """True if its worker fell silent."""
 
 
 @define(eq=False)
 class History:
-    """Everything that the app did and owes."""
+    """All calls, uploads and runs of the app."""
 
     operations: list[Operation] = field(factory=list)
     intents: list[Intent] = field(factory=list)
@@ -86,7 +85,7 @@ class History:
     errors: list[BaseException] = field(factory=list)
 
     def counts(self) -> Counter[str]:
-        """Return how many operations ended in each way."""
+        """Return the number of operations by outcome."""
         return Counter(operation.outcome for operation in list(self.operations))
 
     def acknowledged(self) -> list[Intent]:
@@ -97,7 +96,7 @@ class History:
 
 
 class _Session:
-    """One connection of the app's, made anew whenever it broke."""
+    """One connection of the app, reopened whenever it breaks."""
 
     def __init__(self, url: str, history: History) -> None:
         self._url = url
@@ -110,7 +109,7 @@ class _Session:
             conn.close()
 
     def ask(self, statement: LiteralString, arguments: Sequence[Any]) -> Any:
-        """Call a function, repeated until it answers, and return the answer. Raises TimeoutError after a minute."""
+        """Call a function, repeatedly until it answers, and return the answer. Raises TimeoutError after 60 s."""
         give_up = time.monotonic() + _GIVE_UP_S
         while True:
             outcome, value = self._once(statement, arguments)
@@ -139,17 +138,17 @@ class _Session:
             outcome, reason, value = ("failed" if undone else "unknown"), str(error), str(error)
             self.close()
         except psycopg.errors.ReadOnlySqlTransaction as error:
-            outcome, reason, value = "failed", str(error), str(error)  # a standby's answer: look for the primary again
+            outcome, reason, value = "failed", str(error), str(error)  # this is a standby: reconnect to the primary
             self.close()
         self._history.operations.append(Operation(name, outcome, began, time.monotonic() - began, reason))
         return outcome, value
 
 
 class Load:
-    """Threads that act as the app until told to stop."""
+    """Threads that act as the app until `stop`."""
 
     def __init__(self, url: str, spool: Path, *, users: int = 6, seed: int = 0, pace_s: float = 0.01) -> None:
-        """`pace_s` is how long each thread rests between two operations."""
+        """`pace_s` is the pause of each thread between two operations."""
         self.history = History()
         self.users = [uuid4() for _ in range(users)]
         self._url = url
@@ -160,7 +159,7 @@ class Load:
         self._threads: list[threading.Thread] = []
 
     def prepare(self, conn: psycopg.Connection[Any]) -> None:
-        """Lift the plans' limits, but for the first user, who runs into one all the time."""
+        """Lift the plans' limits, except for the first user, whose limit is HOT_LIMIT_BYTES."""
         conn.execute("update public.quota_plans set storage_limit_bytes = null, interpretation_limit_month = null")
         conn.execute(
             "insert into public.storage_usage (user_id, storage_limit_bytes) values (%s, %s)",
@@ -168,7 +167,7 @@ class Load:
         )
 
     def start(self, *, uploaders: int = 2, workers: int = 1) -> None:
-        """Begin to upload, and to interpret."""
+        """Start threads that upload and threads that interpret."""
         for number in range(uploaders + workers):
             act = self._upload if number < uploaders else self._interpret
             thread = threading.Thread(target=self._guard, args=(act, random.Random(f"{self._seed}-{number}")))
@@ -176,7 +175,7 @@ class Load:
             thread.start()
 
     def stop(self) -> None:
-        """Stop when each operation has been answered. Raises what broke a thread."""
+        """Stop after the current operations. Raises the first error of a thread."""
         self._stop.set()
         for thread in self._threads:
             thread.join(_GIVE_UP_S + 30)
@@ -185,7 +184,7 @@ class Load:
             raise error
 
     def wait_for(self, uploads: int) -> None:
-        """Wait until as many uploads more are the reactor's."""
+        """Wait until this many more uploads are acknowledged."""
         enough = len(self.history.acknowledged()) + uploads
         give_up = time.monotonic() + _GIVE_UP_S
         while len(self.history.acknowledged()) < enough and not self.history.errors:
@@ -198,13 +197,13 @@ class Load:
             while not self._stop.is_set():
                 act(session, chance)
                 self._stop.wait(self._pace_s)
-        except BaseException as error:  # noqa: BLE001  # a thread's error is the test's: `stop` raises it
+        except BaseException as error:  # noqa: BLE001  # `stop` raises it in the test's thread
             self.history.errors.append(error)
         finally:
             session.close()
 
     def _upload(self, session: _Session, chance: random.Random) -> None:
-        """Reserve, spool, and fail one upload, as an app does whose own attempt failed."""
+        """Reserve and spool one upload and call fail_upload, as an app does whose own attempt failed."""
         user = chance.choice(self.users)
         content = chance.randbytes(chance.choice((16, 1_000, 20_000, 200_000)))
         if user == self.users[0]:
@@ -233,7 +232,7 @@ class Load:
         intent.acknowledged = True
 
     def _interpret(self, session: _Session, chance: random.Random) -> None:
-        """Begin a run of a stored source of its own, keep its heart beating for a while, and complete or abandon it."""
+        """Begin a run of a new stored source, send heartbeats for a while, then complete or abandon it."""
         source = self._stored_source(session, chance)
         run = Run(uuid4())
         self.history.runs.append(run)
@@ -249,7 +248,7 @@ class Load:
             run.abandoned = True
             return
         answer = session.ask(statements.COMPLETE_INTERPRETATION, (run.id,))
-        # the answer may come to a repetition: what the first sending did isn't undone
+        # the answer may be to a repeated call, after the first one took effect
         run.completed, run.lost = answer["ok"], answer.get("code") or ""
 
     def _stored_source(self, session: _Session, chance: random.Random) -> UUID:
@@ -263,7 +262,7 @@ class Load:
 
 @contextmanager
 def loading(load: Load, *, uploaders: int = 2, workers: int = 1) -> Iterator[History]:
-    """Keep the app busy within the block."""
+    """Run the app within the block."""
     load.start(uploaders=uploaders, workers=workers)
     try:
         yield load.history

@@ -1,1 +1,1 @@
-"""Real servers for tests, each started and stopped by the test that needs it."""
+"""Servers that tests start and stop: PostgreSQL, PgBouncer, a proxy, object stores, OTLP collectors."""

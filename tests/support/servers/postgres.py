@@ -1,6 +1,7 @@
-"""A PostgreSQL server of a test's own, to be stopped, killed and promoted without harm to the other tests.
+"""A PostgreSQL server of a test's own, which the test can stop or kill, and a standby that it can promote.
 
-Durable, unlike the tests' common one: what these tests ask is whether an acknowledged commit is still there.
+The server is durable, unlike the one that all tests share, because these tests check that no acknowledged commit is
+lost.
 """
 
 import os
@@ -24,7 +25,7 @@ _LOOK_EVERY_S = 0.05
 
 
 def programs() -> Path | None:
-    """Return the folder of programs that was asked for; None: the wheel's."""
+    """Return the folder of PostgreSQL programs from REACTOR_TEST_POSTGRES_BIN; None for the wheel's programs."""
     given = os.environ.get("REACTOR_TEST_POSTGRES_BIN")
     return Path(given) if given else None
 
@@ -42,7 +43,7 @@ def own_server(**options: str) -> Iterator[EmbeddedPostgres]:
 
 
 class Standby:
-    """A streaming replica of a server, made by pg_basebackup, that can be promoted."""
+    """A streaming replica of a server, made by pg_basebackup."""
 
     def __init__(self, primary: EmbeddedPostgres) -> None:
         self._primary = primary
@@ -53,7 +54,7 @@ class Standby:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Copy the primary, follow it, and return once the copy answers."""
+        """Copy the primary and start to follow it. Returns once the standby answers."""
         self._data.mkdir(mode=0o700)
         if self._account is not None:
             os.chown(self._data, self._account.uid, self._account.gid)
@@ -75,7 +76,7 @@ class Standby:
             time.sleep(_LOOK_EVERY_S)
 
     def promote(self) -> None:
-        """Make it a primary, and return when it is one."""
+        """Promote the standby. Returns once it is a primary."""
         self._run("pg_ctl", "promote", "-w", "-D", self._data)
 
     def stop(self) -> None:
@@ -116,7 +117,7 @@ class Standby:
 
 @contextmanager
 def standby_of(primary: EmbeddedPostgres) -> Iterator[Standby]:
-    """Make a replica of a running server; whatever is left of it on leaving is stopped."""
+    """Yield a standby of a running server; stop it on leaving."""
     standby = Standby(primary)
     try:
         standby.start()

@@ -1,7 +1,7 @@
-"""A proxy before PostgreSQL that can be what networks are: deaf to notifications, silent, slow, or suddenly gone.
+"""A proxy in front of PostgreSQL that imitates network faults: resets, silence, delay, lost notifications.
 
-A fault strikes the connections that there are; new ones work, as after a middlebox forgot them or a server was
-replaced. A delay and the deafness, which is a transaction pooler's, strike all.
+`freeze`, `blackhole`, `reset` and `half_close` affect the present connections; later ones work, as after a middlebox
+has dropped its state. `delay_s` and `swallows_notifications` (a transaction pooler's behaviour) affect all.
 """
 
 import asyncio
@@ -17,32 +17,32 @@ _NOTIFICATION = b"A"
 
 
 class _Connection:
-    """One client's way to the server and back."""
+    """One client's connection and its connection to the server."""
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self.client = client
         self.server = server
         self.flows = asyncio.Event()
-        """Cleared while nothing is read from either side: their buffers fill, and nobody acknowledges in the end."""
+        """Cleared while neither side is read, so that the peers' send buffers fill."""
         self.flows.set()
         self.is_blackhole = False
-        """True: all is read and acknowledged, and dropped."""
+        """True: all data is read, and so acknowledged by TCP, and dropped."""
 
 
 class Proxy:
-    """Passes bytes on, both ways, between clients and the server."""
+    """Forwards bytes between clients and the server."""
 
     def __init__(self, server_url: str) -> None:
         self._server = urlsplit(server_url)
         self.url = ""
         self.swallows_notifications = False
         self.delay_s = 0.0
-        """How long each piece that is passed on takes, either way."""
+        """Delay of each message, in both directions."""
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """Break what is left, and wait until nothing is."""
+        """Reset the remaining connections and wait until they have ended."""
         for connection in self._connections:
             connection.flows.set()
         self.reset()
@@ -50,21 +50,21 @@ class Proxy:
 
     @property
     def connections(self) -> int:
-        """How many there are."""
+        """The number of open connections."""
         return len(self._connections)
 
     def freeze(self) -> None:
-        """Read nothing any more, and close nothing: as a peer that stands still."""
+        """Stop reading without closing anything, as a stopped peer."""
         for connection in self._connections:
             connection.flows.clear()
 
     def blackhole(self) -> None:
-        """Read, and drop it: as a middlebox that forgot the connection and still acknowledges."""
+        """Read and drop all data, as a middlebox that acknowledges but doesn't forward."""
         for connection in self._connections:
             connection.is_blackhole = True
 
     def reset(self) -> None:
-        """Break every connection by RST, on both sides."""
+        """Reset every connection on both sides with a TCP RST."""
         for connection in list(self._connections):
             for writer in (connection.client, connection.server):
                 if not writer.is_closing():
@@ -73,7 +73,7 @@ class Proxy:
                 writer.transport.abort()
 
     def half_close(self) -> None:
-        """Tell clients that the server will say no more, and go on listening to them."""
+        """Close the direction from server to clients, and keep reading from the clients."""
         for connection in self._connections:
             if not connection.client.is_closing():
                 connection.client.write_eof()
@@ -106,7 +106,7 @@ class Proxy:
         connection.server.close()
 
     async def _to_client(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
-        """Pass the server's messages on one by one: a kind, a length, the rest."""
+        """Forward the server's messages one by one; each has a type byte, a length and a body."""
         with suppress(OSError, asyncio.IncompleteReadError):
             while True:
                 await connection.flows.wait()
@@ -127,7 +127,7 @@ class Proxy:
 
 @asynccontextmanager
 async def proxied(server_url: str) -> AsyncIterator[Proxy]:
-    """Stand before a server; `proxy.url` leads through."""
+    """Run a proxy in front of a server; clients connect to `proxy.url`."""
     proxy = Proxy(server_url)
     listening = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
@@ -143,7 +143,7 @@ async def proxied(server_url: str) -> AsyncIterator[Proxy]:
 
 @contextmanager
 def proxied_in_thread(server_url: str) -> Iterator[tuple[Proxy, Callable[[Callable[[], None]], None]]]:
-    """The same for tests without a loop: yields the proxy, and what runs one of its methods in its own thread."""
+    """Run a proxy in a thread, for tests without an event loop; yield it and a caller that runs functions there."""
     with (
         start_blocking_portal("asyncio") as portal,
         portal.wrap_async_context_manager(proxied(server_url)) as proxy,

@@ -1,7 +1,6 @@
-"""One run: a world suffers for some minutes, then nothing goes wrong any more, and everything must drain.
+"""One simulation: minutes of mixed faults, then none, and everything must drain within a computed limit.
 
-After that single faults follow, each with the time that the reactors may take to get over it, and at last all are
-told to stop. Whatever happened, the checks must hold.
+After that come probes of single faults, and at last all reactors are asked to stop. The checks must hold throughout.
 """
 
 import asyncio
@@ -24,17 +23,17 @@ from simulation.loop import VirtualLoop, virtual_loop
 from simulation.reactor import RESTARTS_WITHIN_S, SETTINGS, Process
 from simulation.server import Server
 from simulation.store import Storage
-from simulation.workload import People
+from simulation.workload import Workload
 
 _SLOP_S = 30.0
-"""Round trips, slow puts that are still on their way, a call that takes its time."""
+"""Allowance for round trips, slow puts in flight and slow calls."""
 
 _END_WITHIN_S = 40.0
 _LONGEST_STEP_S = 30.0
 
 
-class World:
-    """Everything there is."""
+class Simulation:
+    """All parts of one run, and the phases that it goes through."""
 
     def __init__(self, loop: VirtualLoop, seed: int) -> None:
         self.rng = random.Random(seed)
@@ -44,7 +43,7 @@ class World:
         self.server = Server(loop, self.rng, self.faults, self.checks)
         self.storage = Storage(loop, self.rng, self.faults, self.checks)
         self.checks.objects = self.storage.objects
-        self.people = People(self.server, self.storage, self.checks, self.rng, self.faults)
+        self.workload = Workload(self.server, self.storage, self.checks, self.rng, self.faults)
         self.settings = self._drawn_settings()
         self.processes: list[Process] = []
 
@@ -69,32 +68,32 @@ class World:
                 Process(f"reactor-{number + 1}", self.server, self.storage, self.checks, self.settings)
             )
 
-    # suffering
+    # phases
 
-    async def suffer(self, seconds: float) -> None:
-        """Let people live while everything that this seed's mixture holds goes wrong."""
-        self.checks.tell("world", f"{self.faults}")
-        self.server.is_mute = self.rng.random() < 0.1
+    async def run_with_faults(self, seconds: float) -> None:
+        """Run the workload while the faults of this seed's mixture occur."""
+        self.checks.log("simulation", f"{self.faults}")
+        self.server.triggers_disabled = self.rng.random() < 0.1
         async with create_task_group() as tasks:
-            tasks.start_soon(self.people.live, seconds)
-            tasks.start_soon(self._torment, seconds)
+            tasks.start_soon(self.workload.run, seconds)
+            tasks.start_soon(self._inject_faults, seconds)
 
-    async def _torment(self, seconds: float) -> None:
+    async def _inject_faults(self, seconds: float) -> None:
         until, faults = self.loop.time() + seconds, self.faults
         async with create_task_group() as tasks:
             while self.loop.time() < until:
                 await sleep(self.rng.uniform(0.5, 1.5))
                 for process in self.processes:
-                    self._harass(process, tasks)
+                    self._inject_process_fault(process, tasks)
                 if self.rng.random() < faults.server_restarted:
                     self.server.restart()
                 if self.rng.random() < faults.store_down:
-                    tasks.start_soon(self._close_store)
+                    tasks.start_soon(self._take_store_down)
                 if self.rng.random() < faults.clock_stepped:
                     self.server.clock_ahead_s += self.rng.choice([-1, 1]) * self.rng.uniform(0, _LONGEST_STEP_S)
-                    self.checks.tell("database", f"'s clock is {self.server.clock_ahead_s:.1f} s ahead")
+                    self.checks.log("database", f"clock is {self.server.clock_ahead_s:.1f} s ahead")
 
-    def _harass(self, process: Process, tasks: TaskGroup) -> None:
+    def _inject_process_fault(self, process: Process, tasks: TaskGroup) -> None:
         if not process.is_running:
             if self.rng.random() < 1 / RESTARTS_WITHIN_S:
                 process.start()
@@ -111,67 +110,65 @@ class World:
         await sleep(self.rng.choice([0.5, 2.0, 1.5 * self.settings.lease_s, 60.0]))
         process.thaw()
 
-    async def _close_store(self) -> None:
+    async def _take_store_down(self) -> None:
         if not self.storage.is_down:
-            self.checks.tell("store", "is down")
+            self.checks.log("store", "is down")
             self.storage.is_down = True
             await sleep(self.rng.choice([2.0, 30.0, 90.0]))
             self.storage.is_down = False
-            self.checks.tell("store", "is up")
+            self.checks.log("store", "is up")
 
-    # and then
-
-    async def calm(self) -> None:
-        """Let nothing go wrong any more, and demand that everything drains."""
-        self.faults.calm()
+    async def drain(self) -> None:
+        """Stop all faults, and require that everything drains within the limit."""
+        self.faults.clear()
         self.server.start()
-        self.server.break_listeners()  # what is deaf would be found out; how soon is asked by itself
-        self.server.is_mute = False
+        self.server.break_listeners()  # replace silent connections; the tests of the canary measure its delay
+        self.server.triggers_disabled = False
         for process in self.processes:
             process.thaw()
-        self.checks.tell("world", "is calm")
-        bound_s = self.drains_within_s()
+        self.checks.log("simulation", "faults have stopped")
+        bound_s = self.drain_limit_s()
         began = self.loop.time()
-        while self.loop.time() - began < (bound_s if self.checks.drained() else _SLOP_S):
-            for process in self.processes:  # who was being stopped when it became calm as well
+        while self.loop.time() - began < (bound_s if self.checks.unfinished() else _SLOP_S):
+            for process in self.processes:  # including those that were shutting down when the faults stopped
                 if not process.is_running:
                     process.start()
             await sleep(1.0)
-        for owed in self.checks.drained():
-            self.checks.violated(f"after {bound_s:.0f} s of calm there is still: {owed}")
+        for item in self.checks.unfinished():
+            self.checks.add_violation(f"unfinished {bound_s:.0f} s after the last fault: {item}")
         await sleep(_SLOP_S)
-        self.checks.is_calm = True
+        self.checks.faults_stopped = True
 
-    def drains_within_s(self) -> float:
-        """Return how long what is owed may take from the end of the last fault on."""
+    def drain_limit_s(self) -> float:
+        """Return how long after the last fault everything may take to drain."""
         settings = self.settings
         longest_wait_s = max(1.1 * settings.retry_max_s, 60.0) + _LONGEST_STEP_S
         held_s = settings.lease_s + settings.attempt_timeout_s + settings.shutdown_grace_s
-        # a row that only a sweep can find, and a worker that falls silent
+        # a row that only a sweep finds, plus the longest timeout of a run whose worker falls silent
         return longest_wait_s + held_s + settings.reconcile_interval_s + 600.0 + _SLOP_S
 
     async def stop(self) -> None:
-        """Tell all reactors to stop, and demand that they leave nothing behind."""
+        """Ask all reactors to stop, and require that they end in time and hold no lease."""
         for process in self.processes:
             process.ask_to_stop()
         began = self.loop.time()
         while any(process.is_running for process in self.processes):
             await sleep(0.5)
             if self.loop.time() - began > self.settings.shutdown_grace_s + _END_WITHIN_S:
-                self.checks.violated("I20: a reactor doesn't end")
+                self.checks.add_violation("I20: a reactor doesn't end")
                 return
         held = [row.id for row in self.server.db.uploads.values() if row.status == "uploading"]
         if held:
-            self.checks.violated(f"I20: {held} are still leased, though all reactors have ended")
+            self.checks.add_violation(f"I20: {held} are still leased, though all reactors have ended")
 
-    async def bury(self) -> None:
-        """Let what is left of every process end, so that the next world begins with none of it."""
+    async def finish(self) -> None:
+        """End all remaining tasks, so that the next simulation starts clean."""
         self.server.is_up = True
-        self.faults.calm()
+        self.faults.clear()
         self.server.start()
         for process in self.processes:
             for node in process.nodes:
-                node.bury()
+                node.finish()
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -179,16 +176,16 @@ class World:
 
 
 @contextmanager
-def world(seed: int) -> Iterator[World]:
-    """Make a world in which everything that is left to chance follows from the seed."""
+def seeded_simulation(seed: int) -> Iterator[Simulation]:
+    """Yield a simulation in which all randomness follows from the seed."""
     state = random.getstate()
     random.seed(seed)
     chance = random.Random(f"bytes {seed}")
     logger.disable("reactor")
-    gc.disable()  # most of what a run makes lives as long as it does
+    gc.disable()  # most objects of a run live until its end
     try:
         with patch.object(os, "urandom", chance.randbytes), virtual_loop(seed) as loop:
-            yield World(loop, seed)
+            yield Simulation(loop, seed)
     finally:
         gc.enable()
         logger.enable("reactor")

@@ -1,5 +1,6 @@
 """What was claimed before the store went down: how much of it may still begin."""
 
+from functools import partial
 from pathlib import Path
 
 from support.manual_clock import ManualClock
@@ -11,10 +12,11 @@ from reactor.core.circuit_breaker import CircuitBreaker
 from reactor.core.model import Signal, Verdict
 from reactor.postgres.connection import DedicatedConnection
 from reactor.postgres.upload_queue import UploadQueue
-from reactor.reactions.uploads import FailedUploads, UploadAttempt
+from reactor.reactions.upload_failures import UploadFailures
+from reactor.reactions.uploads import FailedUploads, UploadAttempt, put
+from reactor.runtime.thread_pool import ThreadPool
 from reactor.storage.spool import Spool
 from reactor.storage.stores.local import LocalStore
-from reactor.storage.transfer import SpoolToStore
 
 UNREACHED = DedicatedConnection("postgresql://localhost/nobody")
 
@@ -29,13 +31,16 @@ def an_attempt() -> UploadAttempt:
 async def test_none_begins_while_the_store_is_down_and_one_at_a_time_asks_whether_it_is_back(tmp_path: Path) -> None:
     clock, breaker = ManualClock(), CircuitBreaker(threshold=2, first_pause_s=1.0)
     (tmp_path / "store").mkdir()
+    spool, store = Spool({"default": laid_out(tmp_path)}), LocalStore(tmp_path / "store")
+    pool = ThreadPool[UploadAttempt](partial(put, spool, store), 1, name="test")
+    backoff = Backoff(base_s=1.0, factor=2.0, max_s=60.0, jitter=0.0)
     reaction = FailedUploads(
         UploadQueue(UNREACHED, claims=UNREACHED, lease_s=30.0),
-        transfer=SpoolToStore(
-            Spool({"default": laid_out(tmp_path)}), LocalStore(tmp_path / "store"), concurrency=1, per_tenant=1
-        ),
-        backoff=Backoff(base_s=1.0, factor=2.0, max_s=60.0, jitter=0.0),
+        executor=pool,
+        spool=spool,
+        run_in_thread=pool.run,
         breaker=breaker,
+        failures=UploadFailures(breaker, backoff, store_name="store", clock=clock, emit=Recorder()),
         clock=clock,
         emit=Recorder(),
         attempt_timeout_s=300.0,
