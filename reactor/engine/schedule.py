@@ -147,12 +147,12 @@ class Schedule:
 
     async def run(self) -> None:
         """Offer each signal at its tick and not before; sleeps until the next one is due or something changes."""
-        with self._clock.bell(self._changed.set) as bell:
+        with self._clock.timer(self._changed.set) as timer:
             while True:
                 now = self._clock.tick()
                 offered = self._turn(now)
                 # when more are due, let the others run and go on
-                bell.ring_at(now if offered == _POP_AT_ONCE else self._wheel.next_due())
+                timer.set(now if offered == _POP_AT_ONCE else self._wheel.next_due())
                 await self._changed.wait()
 
     def _offer(self, signal: Signal) -> None:

@@ -75,7 +75,6 @@ class Worker(Generic[A]):
         self._concurrency = concurrency
         self._per_tenant = per_tenant
         self._executor = reaction.executor
-        self._executor.attend(self._told)
         self._claimed: dict[Signal, A] = {}
         self._leases = Leases(
             reaction, self._claimed, cut_short=self._cut_short, clock=clock, emit=emit, lease_s=lease_s
@@ -83,8 +82,6 @@ class Worker(Generic[A]):
         self._in_flight = 0
         self._acting: dict[Signal, A] = {}
         self._gone: set[Signal] | None = None
-        self._bug: Exception | None = None
-        self._broken = Wakeup()
         self._ended: deque[tuple[A, Outcome]] = deque()
         self._ended_lately = 0
         self._claiming = 0
@@ -138,7 +135,7 @@ class Worker(Generic[A]):
             tasks.start_soon(self._clean_up_all)
             tasks.start_soon(self._leases.extend_all)
             tasks.start_soon(self._time_out_all)
-            tasks.start_soon(self._break_loudly)
+            tasks.start_soon(self._follow_progress)
             await self._prepare()
             await self._claim_all()
             await self._until_settled()
@@ -234,31 +231,23 @@ class Worker(Generic[A]):
             self._executor.submit(admitted)
         self._hand_back(attempts[len(admitted) :])
 
-    def _told(self, begun: Sequence[A], ended: Sequence[A]) -> None:
-        """Take in how the executor gets on."""
-        try:
-            if begun:
-                self._reaction.begun(begun)
-                self._acting |= {attempt.signal: attempt for attempt in begun if not attempt.ended}
+    async def _follow_progress(self) -> None:
+        """Record which attempts have begun and ended. What a reaction raises here ends the reactor: no row is lost."""
+        while True:
+            started, ended = await self._executor.progress()
+            if started:
+                self._reaction.begun(started)
+                self._acting |= {attempt.signal: attempt for attempt in started if not attempt.ended}
             if ended:
                 for attempt in ended:
                     self._acting.pop(attempt.signal, None)
                 self._end(ended, self._reaction.outcomes(ended))
-        except Exception as error:  # noqa: BLE001  # nobody awaits this call
-            self._bug = error
-            self._broken.set()
-        if self._reaction.is_held_up:
-            self._hand_back_waiting()
-        self._begun.set()
-
-    async def _break_loudly(self) -> None:
-        """End everything by what a reaction raised, though it promised not to: better than a row lost in silence."""
-        await self._broken.wait()
-        if self._bug is not None:
-            raise self._bug
+            if self._reaction.is_held_up:
+                self._hand_back_waiting()
+            self._begun.set()
 
     def _hand_back_waiting(self) -> None:
-        self._hand_back(self._executor.take_back())
+        self._hand_back(self._executor.drain())
 
     def _hand_back(self, attempts: Sequence[A]) -> None:
         if attempts:
@@ -266,7 +255,7 @@ class Worker(Generic[A]):
 
     def _cut_short(self, attempt: A) -> None:
         """Wait for the executor's work on it no longer, unless that has just ended."""
-        if self._executor.drop(attempt):
+        if self._executor.abandon(attempt):
             self._acting.pop(attempt.signal, None)
             self._end([attempt], [self._reaction.cut_short(attempt)])
 

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 from uuid import UUID
 
+from anyio import sleep_forever
 from attrs import define, field, frozen
 
 from reactor.core.model import Due, Outcome, Signal
 from reactor.core.trace_context import TraceContext
 from reactor.postgres.notification import Hint
-from reactor.runtime.executor import Executor, Job, Told
+from reactor.runtime.executor import Executor, Job
 
 
 @define(kw_only=True, eq=False)
@@ -75,16 +76,17 @@ class Nobody(Executor[Any]):
 
     waiting = 0
 
-    def attend(self, told: Told) -> None:
-        """Nothing will be told."""
-
     def submit(self, jobs: Iterable[Job]) -> None:
         raise NotImplementedError("nobody acts on what this reaction claims")
 
-    def take_back(self) -> Sequence[Job]:
+    async def progress(self) -> tuple[Sequence[Any], Sequence[Any]]:
+        await sleep_forever()
+        return (), ()
+
+    def drain(self) -> Sequence[Job]:
         return ()
 
-    def drop(self, job: Job) -> bool:  # noqa: ARG002  # there is none
+    def abandon(self, job: Job) -> bool:  # noqa: ARG002  # there is none
         return False
 
 

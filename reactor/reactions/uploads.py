@@ -35,7 +35,7 @@ from reactor.postgres.upload_queue import Rescue, Settled, Upload, UploadQueue
 from reactor.postgres.uuid_array import Uuids
 from reactor.reactions.base import Attempt, Claimed, Reaction, Sweep
 from reactor.runtime.clock import Clock
-from reactor.storage.transfer import Stored, Transfer
+from reactor.storage.transfer import StoredObject, Transfer
 
 _SWEEP_LIMIT = 50_000
 _SWEEP_PER_TENANT = 5_000
@@ -56,7 +56,7 @@ class UploadAttempt(Attempt):
 
     upload: Upload
     trail: Trail
-    stored: Stored | None = field(default=None, init=False)
+    stored: StoredObject | None = field(default=None, init=False)
     """What is settled as stored: the spooled file is to go."""
 
 

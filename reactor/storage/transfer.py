@@ -1,4 +1,4 @@
-"""From the spool into the store: one file at a time to a worker thread, so that neither ever holds up the loop."""
+"""Puts spooled files into the store and removes them, in threads, so that slow disks and stores don't block the loop."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,33 +9,34 @@ from anyio import CancelScope
 
 from reactor.postgres.upload_queue import Upload
 from reactor.runtime.executor import Executor
-from reactor.runtime.thread_pool import Hands
-from reactor.storage.spool import Cancellable, Identity, Spool
+from reactor.runtime.thread_pool import ThreadPool
+from reactor.storage.spool import Spool
+from reactor.storage.spooled_file import Cancellable, Identity
 from reactor.storage.stores.base import ObjectStore
 
-_AT_ONCE = 50
-"""Most files that are removed in one piece of work: short, so that puts go on between."""
+_REMOVE_BATCH = 50
+"""Files that are removed in one call of the thread pool: short, so that puts run in between."""
 
 _REMOVE_WITHIN_S = 30.0
 """How long the removal of a settlement's files may take."""
 
 
-class Stored(NamedTuple):
-    """A spooled file that is in the store."""
+class StoredObject(NamedTuple):
+    """A spooled file that is now in the store."""
 
     url: str
     identity: Identity
-    """What is removed must still be that file."""
+    """The file is removed only if it still has this identity."""
 
 
 class Put(Cancellable, Protocol):
-    """A job whose work is to put an upload; its result is a Stored."""
+    """A job that puts an upload into the store; its result is a StoredObject."""
 
     upload: Upload
 
 
 class Transfer(Protocol):
-    """Whatever brings an upload's bytes from where the app left them to where they belong."""
+    """Brings the bytes of uploads from where the app left them to the store."""
 
     @property
     def store_name(self) -> str:
@@ -43,22 +44,25 @@ class Transfer(Protocol):
 
     @property
     def executor(self) -> Executor[Any]:
-        """Who puts: streams the spooled file into the store. What Spool.open and ObjectStore.put raise is the error.
+        """The executor of puts. A job's error is what Spool.open or ObjectStore.put raised.
 
-        Once a put is dropped nothing more is read; one that had read everything may still arrive.
+        An abandoned put reads no more of its file; if it has read all, its object may still arrive.
         """
 
-    async def remove(self, stored: Sequence[tuple[Upload, Stored]]) -> Sequence[tuple[Upload, str]]:
-        """Remove the spooled files of uploads whose settlement has committed, at least one; say which stay, and why."""
+    async def remove(self, stored: Sequence[tuple[Upload, StoredObject]]) -> Sequence[tuple[Upload, str]]:
+        """Remove the spooled files of at least one upload whose settlement has committed.
+
+        Return the uploads whose files stay, each with the reason.
+        """
 
 
 class SpoolToStore:
-    """The `Transfer` of a spool in this machine's folders and a store that blocks."""
+    """The `Transfer` from folders of this machine to a store that blocks."""
 
     def __init__(self, spool: Spool, store: ObjectStore, *, concurrency: int, per_tenant: int) -> None:
         self._spool = spool
         self._store = store
-        self._hands: Hands[Any] = Hands(self._put, concurrency, per_tenant=per_tenant, name="reactor-put")
+        self._threads: ThreadPool[Any] = ThreadPool(self._put, concurrency, per_tenant=per_tenant, name="reactor-put")
 
     @property
     def store_name(self) -> str:
@@ -66,9 +70,9 @@ class SpoolToStore:
 
     @property
     def executor(self) -> Executor[Any]:
-        return self._hands
+        return self._threads
 
-    def _put(self, put: Put) -> Stored:
+    def _put(self, put: Put) -> StoredObject:
         upload = put.upload
         with self._spool.open(
             upload.spool,
@@ -78,12 +82,12 @@ class SpoolToStore:
             reader=put,
         ) as body:
             url = self._store.put(upload.bucket, upload.object_path, body, mime_type=upload.mime_type)
-            return Stored(url, body.identity)
+            return StoredObject(url, body.identity)
 
-    async def remove(self, stored: Sequence[tuple[Upload, Stored]]) -> Sequence[tuple[Upload, str]]:
-        batches = [stored[first : first + _AT_ONCE] for first in range(0, len(stored), _AT_ONCE)]
+    async def remove(self, stored: Sequence[tuple[Upload, StoredObject]]) -> Sequence[tuple[Upload, str]]:
+        batches = [stored[first : first + _REMOVE_BATCH] for first in range(0, len(stored), _REMOVE_BATCH)]
         removals = [
-            asyncio.ensure_future(self._hands.aside(partial(self._remove, batch), len(batch))) for batch in batches
+            asyncio.ensure_future(self._threads.run(partial(self._remove, batch), len(batch))) for batch in batches
         ]
         with CancelScope(shield=True):
             await asyncio.wait(removals, timeout=_REMOVE_WITHIN_S)
@@ -92,12 +96,12 @@ class SpoolToStore:
             if removal.done():
                 reasons = removal.result()
             else:
-                removal.cancel()  # a disk that hangs must hold up neither settlements nor the end
+                removal.cancel()  # a disk that hangs must delay neither settlements nor the shutdown
                 reasons = [f"no answer within {_REMOVE_WITHIN_S:g} s"] * len(batch)
             left += [(upload, reason) for (upload, _), reason in zip(batch, reasons, strict=True) if reason]
         return left
 
-    def _remove(self, stored: Sequence[tuple[Upload, Stored]]) -> list[str | None]:
+    def _remove(self, stored: Sequence[tuple[Upload, StoredObject]]) -> list[str | None]:
         return self._spool.remove(
             (upload.spool, upload.temp_file_path or "", identity) for upload, (_, identity) in stored
         )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from support.manual_clock import ManualClock
 from support.recorder import Recorder
-from support.spooled import an_upload, laid_out
+from support.spooled import make_spool, make_upload
 
 from reactor.core.backoff import Backoff
 from reactor.core.circuit_breaker import Breaker
@@ -20,7 +20,7 @@ UNREACHED = DedicatedConnection("postgresql://localhost/nobody")
 
 
 def an_attempt() -> UploadAttempt:
-    upload = an_upload()
+    upload = make_upload()
     return UploadAttempt(
         signal=Signal("uploads", upload.id.int, 1), upload=upload, trail=upload.trail(), lease_until=0.0
     )
@@ -32,7 +32,7 @@ async def test_none_begins_while_the_store_is_down_and_one_at_a_time_asks_whethe
     reaction = FailedUploads(
         UploadQueue(UNREACHED, claims=UNREACHED, lease_s=30.0),
         transfer=SpoolToStore(
-            Spool({"default": laid_out(tmp_path)}), LocalStore(tmp_path / "store"), concurrency=1, per_tenant=1
+            Spool({"default": make_spool(tmp_path)}), LocalStore(tmp_path / "store"), concurrency=1, per_tenant=1
         ),
         backoff=Backoff(base_s=1.0, factor=2.0, max_s=60.0, jitter=0.0),
         breaker=breaker,

@@ -1,7 +1,6 @@
 """One simulated reactor: the flow and the reactions as they are in production, on ports of the simulated world."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -12,29 +11,14 @@ from reactor.core.errors import DatabaseUnavailable
 from reactor.core.settings import Settings
 from reactor.engine.supervisor import work_until
 from reactor.runtime.clock import Clock
-from reactor.runtime.timer import Bell, loop_bell
 from reactor.wiring import Ports, listen_with, presence_of, wire
 from simulation.checks import Checks
-from simulation.loop import Node, VirtualLoop
+from simulation.loop import Node
 from simulation.server import Client, Server, SimulatedEar
 from simulation.store import SimulatedTransfer, Storage
 
 SETTINGS = Settings(database_url="", store_url="s3://", spools={"default": Path("/spool")})
 RESTARTS_WITHIN_S = 5.0
-
-
-class VirtualClock(Clock):
-    """The loop's own time."""
-
-    def __init__(self, loop: VirtualLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def now(self) -> float:
-        return self._loop.time()
-
-    def bell(self, call: Callable[[], None]) -> AbstractContextManager[Bell]:
-        return loop_bell(call)
 
 
 class Process:
@@ -78,7 +62,7 @@ class Process:
     async def _run(self, node: Node, stop: Event) -> None:
         client = Client(self._server, node)
         ports = Ports(
-            clock=VirtualClock(self._server.loop),
+            clock=Clock(self._server.loop.time),
             database=client,
             claims=client,
             transfer=SimulatedTransfer(

@@ -11,7 +11,7 @@ from support.task_executor import TaskExecutor
 from reactor.core.errors import ContentMismatch, SpoolFileMissing, StorageRejected, StorageUnavailable
 from reactor.postgres.upload_queue import Upload
 from reactor.reactions.uploads import UploadAttempt
-from reactor.storage.transfer import Stored
+from reactor.storage.transfer import StoredObject
 from simulation.checks import Checks
 from simulation.faults import Faults
 from simulation.loop import Node, VirtualLoop
@@ -52,7 +52,7 @@ class SimulatedTransfer:
         self.node = node
         self.executor = TaskExecutor(self._put, concurrency, per_tenant=per_tenant, now=storage.loop.time)
 
-    async def _put(self, put: UploadAttempt) -> Stored:
+    async def _put(self, put: UploadAttempt) -> StoredObject:
         upload, storage, faults = put.upload, self.storage, self.storage.faults
         storage.puts += 1
         storage.checks.put_begins(self.node, upload)
@@ -87,12 +87,12 @@ class SimulatedTransfer:
             raise
         finally:
             storage.checks.put_ends(self.node, upload)
-        return Stored(f"simulated://{upload.bucket}/{upload.object_path}", (1, 1, 1))
+        return StoredObject(f"simulated://{upload.bucket}/{upload.object_path}", (1, 1, 1))
 
     def _store(self, upload: Upload, content: str) -> None:
         self.storage.objects[upload.bucket, upload.object_path] = content
 
-    async def remove(self, stored: Sequence[tuple[Upload, Stored]]) -> Sequence[tuple[Upload, str]]:
+    async def remove(self, stored: Sequence[tuple[Upload, StoredObject]]) -> Sequence[tuple[Upload, str]]:
         storage, left = self.storage, []
         with CancelScope(shield=True):
             for upload, _ in stored:

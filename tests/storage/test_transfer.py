@@ -1,32 +1,33 @@
-"""From the spool into the store: what a spool that hangs may hold up."""
+"""A spool that hangs delays neither puts nor settlements."""
 
 import asyncio
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from attrs import define
-from support.spooled import an_upload, laid_out
+from support.spooled import make_spool, make_upload
 
 from reactor.postgres.upload_queue import Upload
 from reactor.runtime.executor import Executor, Job
-from reactor.storage.spool import Identity, Spool
+from reactor.storage.spool import Spool
+from reactor.storage.spooled_file import Identity
 from reactor.storage.stores.local import LocalStore
-from reactor.storage.transfer import SpoolToStore, Stored
+from reactor.storage.transfer import SpoolToStore, StoredObject
 
-PATIENCE_S = 20.0
+WITHIN_S = 20.0
 
 
-class Hanging(Spool):
-    """A spool on a disk that answers no removal until it is told to. No real disk here can be made to."""
+class HangingSpool(Spool):
+    """A spool on a disk that removes nothing until `answers` is set. No real disk here can hang at a test's command."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__({"default": folder})
         self.answers = threading.Event()
 
     def remove(self, files: Iterable[tuple[str, str, Identity]]) -> list[str | None]:
-        assert self.answers.wait(PATIENCE_S)
+        assert self.answers.wait(WITHIN_S)
         return super().remove(files)
 
 
@@ -35,40 +36,27 @@ class Put(Job):
     upload: Upload
 
 
-class Told:
-    """Who has an executor put, one upload after the other."""
-
-    def __init__(self, executor: Executor[Put]) -> None:
-        self._executor = executor
-        self._heard = asyncio.Event()
-        executor.attend(self._hear)
-
-    def _hear(self, _begun: Sequence[Put], ended: Sequence[Put]) -> None:
-        if ended:
-            self._heard.set()
-
-    async def put(self, upload: Upload) -> Stored:
-        self._heard.clear()
-        put = Put(upload=upload)
-        self._executor.submit([put])
-        await self._heard.wait()
-        assert put.error is None
-        stored: Stored = put.result
-        return stored
+async def put(executor: Executor[Put], upload: Upload) -> StoredObject:
+    job = Put(upload=upload)
+    executor.submit([job])
+    while not job.ended:
+        await executor.progress()
+    assert job.error is None
+    stored: StoredObject = job.result
+    return stored
 
 
-async def test_a_removal_that_hangs_is_given_up_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_removal_that_hangs_is_given_up_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reactor.storage.transfer._REMOVE_WITHIN_S", 0.05)
-    spool = Hanging(laid_out(tmp_path))
+    spool = HangingSpool(make_spool(tmp_path))
     (root := tmp_path / "store").mkdir()
     transfer = SpoolToStore(spool, LocalStore(root), concurrency=1, per_tenant=1)
-    upload = an_upload()
-    told = Told(transfer.executor)
-    stored = await told.put(upload)
+    upload = make_upload()
+    stored = await put(transfer.executor, upload)
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(WITHIN_S):
             assert await transfer.remove([(upload, stored)]) == [(upload, "no answer within 0.05 s")]
-            assert await told.put(upload) == stored  # its thread is nobody's any more
+            assert await put(transfer.executor, upload) == stored  # the hanging call's place is free again
     finally:
         spool.answers.set()
     monkeypatch.undo()
