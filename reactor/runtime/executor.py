@@ -1,6 +1,6 @@
-"""Work that blocks, and whoever does it: how it is handed over, and how it is told what became of it."""
+"""Blocking work as jobs, and the interface of what runs them: ThreadPool here, coroutines in the simulation."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from attrs import define, field
@@ -8,7 +8,7 @@ from attrs import define, field
 
 @define(kw_only=True, eq=False)
 class Job:
-    """A piece of work that blocks, and what became of it. Times are monotonic seconds, 0.0 before they have come."""
+    """One piece of blocking work, and its result. Times are monotonic seconds; 0.0 means not yet."""
 
     began: float = field(default=0.0, init=False)
     ended: float = field(default=0.0, init=False)
@@ -16,43 +16,45 @@ class Job:
     """What the work returned."""
 
     error: BaseException | None = field(default=None, init=False)
-    """What it raised."""
+    """What the work raised."""
 
     is_cancelled: bool = field(default=False, init=False)
-    """True once nobody waits for it any more: work that has begun may look, and stop."""
-
-    is_told: bool = field(default=False, init=False)
-    """True once whoever waits for it knows that it has begun."""
+    """True once the job was abandoned. Work that has begun may read it, and stop."""
 
     @property
     def tenant(self) -> int:
-        """Whose turn it takes."""
+        """The tenant in whose turn the job begins."""
         return 0
 
 
 J = TypeVar("J", bound=Job)
 
-Told = Callable[[Sequence[Any], Sequence[Any]], None]
-
 
 class Executor(Protocol[J]):
-    """Whoever does the work of jobs: so many at once, so many of one tenant, one tenant after the other.
+    """Runs jobs: a limited number at once, a limited number of one tenant, round-robin between tenants.
 
-    All of it is called in the loop, and nothing waits.
+    Call it from one event loop. Only `progress` waits, and only one task may wait in it.
     """
 
     @property
     def waiting(self) -> int:
-        """How many jobs were taken on and not begun, as far as that is known."""
-
-    def attend(self, told: Told) -> None:
-        """Call `told` in the loop with those that have begun and those that have ended: each first as begun."""
+        """How many submitted jobs have not begun."""
 
     def submit(self, jobs: Iterable[J]) -> None:
-        """Begin the jobs as soon as may be."""
+        """Begin the jobs as soon as the limits allow."""
 
-    def take_back(self) -> Sequence[J]:
-        """Return those that weren't begun; they won't be."""
+    async def progress(self) -> tuple[Sequence[J], Sequence[J]]:
+        """Wait until jobs began or ended; return (started, ended) since the last call.
 
-    def drop(self, job: J) -> bool:
-        """Wait no longer for a job: it isn't begun, or is abandoned. False when it has ended: that will be told."""
+        Every job is reported as started in the same call or before it is reported as ended. An abandoned job is not
+        reported any more.
+        """
+
+    def drain(self) -> Sequence[J]:
+        """Take back the jobs that have not begun, and return them; they will not begin."""
+
+    def abandon(self, job: J) -> bool:
+        """Stop waiting for a job: it will not begin, or its result is ignored.
+
+        Return False when it has already ended: `progress` reports it.
+        """

@@ -1,16 +1,16 @@
-"""Threads for work that blocks, made for much that is short: what comes in together is done together.
+"""Daemon threads that run blocking jobs, for many short jobs as well as for few long ones.
 
-A thread to each piece of work costs more than a short piece does: one is to be woken, and the loop again as it ends.
-So all work that there is waits where the threads are. A thread goes on from one piece to the next for as long as there
-is any, and the loop is told at once of all that has begun and ended meanwhile; it looks each moment as well, so that
-nothing that has ended waits behind what blocks. Only where work waits for work that takes long another thread is woken:
-a slow store has all the threads it may have within a few moments, a quick one keeps one of them busy. More would only
-wait for the interpreter, at every system call. How many it takes is remembered, and half of it forgotten by each look
-that finds work short, or none waiting.
+A thread per job costs more than a short job: the system wakes the thread, and the thread wakes the event loop. So a
+thread goes on from one job to the next while jobs wait, and the event loop collects what began and ended once a
+millisecond, or when a thread runs out of jobs. Short jobs are fastest in one thread, because more threads only compete
+for the interpreter. So the pool begins with one thread, and adds threads while jobs wait and the average job is slow.
+
+Why not concurrent.futures.ThreadPoolExecutor: see reactor/README.md, decision "A thread pool of our own".
 """
 
 import asyncio
-import math
+import contextlib
+import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -20,299 +20,272 @@ from typing import Any, Generic, TypeVar
 from attrs import define
 
 from reactor.core.fair_queue import FairQueue
-from reactor.runtime.executor import J, Job, Told
+from reactor.runtime.executor import J, Job
 
-_PATIENCE_S = 0.001
-"""How long work may wait before the loop looks why, and how long the loop makes way for work that seems long."""
+_INTERVAL_S = 0.001
+"""How often the event loop collects what began and ended, and adjusts the number of threads, while jobs wait."""
 
-_WAY_S = 0.003
-"""How long the loop makes way for short work: longer is slower for whoever waits for the loop, and no quicker."""
+_SLOW_S = 0.001
+"""Threads are added while the average job takes longer than this."""
 
-_SHORT_S = 0.00025
-"""What takes no longer is quicker done by one thread than by two, which would wait for each other."""
-
-_SURE = 4
-"""So many looks in a row must find work slow: a thread may be without a processor for a moment."""
+_SLOW_INTERVALS = 4
+"""Threads are added after this many slow intervals in a row: a thread may lack a processor for a moment."""
 
 _IDLE_S = 10.0
-"""After how long without work a thread ends."""
+"""A thread without a job ends after this time."""
 
 
 T = TypeVar("T")
 
 
 @define(kw_only=True, eq=False)
-class _Errand(Job):
-    """Work that somebody waits for in a coroutine."""
+class _Call(Job):
+    """Work that a coroutine waits for."""
 
     work: Callable[[], Any]
     parts: int
+    loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
 
 
-class Hands(Generic[J]):
-    """Threads, made as they are needed: at most `count` of them do the work of jobs, `per_tenant` that of one tenant.
-
-    An `Executor`, all of it called in one loop.
-    """
+class ThreadPool(Generic[J]):
+    """An `Executor` that runs `work(job)` in at most `count` threads at once, `per_tenant` of one tenant."""
 
     def __init__(self, work: Callable[[J], Any], count: int, *, per_tenant: int | None = None, name: str) -> None:
-        self._do = work
+        self._work = work
         self._count = count
         self._name = name
-        self._told: Told = _tell_nobody
         self._loop: asyncio.AbstractEventLoop
-        self._ended: deque[J | _Errand] = deque()
-        self._is_called = False
-        self._is_watched = False
-        self._quickest_s = math.inf
-        self._slow_looks = 0
+        self._progressed = asyncio.Event()
+        self._is_watching = False
+        self._watched_at = 0.0
+        self._slow_intervals = 0
+        self._is_notified = False
 
-        # Invariant: these are changed under the lock alone. A thread is at work, asleep, or at work that was dropped.
-        # What is picked is running already: a thread is on its way to it.
-        # Invariant: no more than `_limit` begin anything, and that is at most one more than `_count`.
+        # Invariant: the fields below change under the lock only.
         self._lock = threading.Lock()
-        self._limit = 1
         self._waiting = FairQueue[J](per_tenant)
-        self._errands: deque[_Errand] = deque()
-        self._running: dict[J | _Errand, None] = {}
-        self._picked: deque[J | _Errand] = deque()
-        self._at_work = 0
-        self._asleep = 0
-        self._calls = threading.Semaphore(0)
-        self._is_awaited = False
-        self._rest = threading.Lock()
-        self._rest.acquire()
+        self._calls: deque[_Call] = deque()
+        self._started: list[J] = []
+        self._ended: list[J] = []
+
+        # Invariant: a job is running from the moment it is assigned to a thread until it ends or is abandoned.
+        self._running: set[J | _Call] = set()
+
+        # Invariant: at most `_limit` threads are busy. `_limit` <= `_count` + 1, and the last one takes only calls.
+        self._limit = 1
+        self._busy = 0
+        self._idle = 0
+        self._parts_ended = 0
+        self._assigned: queue.SimpleQueue[J | _Call] = queue.SimpleQueue()
 
     @property
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def attend(self, told: Told) -> None:
-        self._told = told
-
     def submit(self, jobs: Iterable[J]) -> None:
         with self._lock:
             for job in jobs:
                 self._waiting.put(job)
-            self._begin()
-        self._tell()  # of what a thread that had nothing to do begins
+            self._assign()
+        self._watch()
 
-    def take_back(self) -> Sequence[J]:
+    async def progress(self) -> tuple[Sequence[J], Sequence[J]]:
+        while True:
+            await self._progressed.wait()
+            self._progressed.clear()  # first: a thread may set it again from now on
+            with self._lock:
+                started, ended = self._started, self._ended
+                self._started, self._ended = [], []
+            started = [job for job in started if not job.is_cancelled]
+            if started or ended:
+                return started, ended
+
+    def drain(self) -> Sequence[J]:
         with self._lock:
             return self._waiting.clear()
 
-    def drop(self, job: J | _Errand) -> bool:
-        with self._lock:
-            if job in self._running:
-                self._leave(job)
-                self._at_work -= 1
-                self._wake()
-                self._loop.call_soon(self._tell)
-            elif not self._withdraw(job):
-                return False
-        job.is_cancelled = True
-        return True
+    def abandon(self, job: J) -> bool:
+        return self._abandon(job, self._waiting.discard)
 
-    async def aside(self, work: Callable[[], T], parts: int = 1) -> T:
-        """Do work of some short parts in a thread, and return what it returns.
+    async def run(self, call: Callable[[], T], parts: int = 1) -> T:
+        """Run `call` in a thread before all waiting jobs, and return its result.
 
-        Cancelled, it isn't begun; if it was, it is abandoned. It goes before all jobs, and has a thread more than they
-        may have where they are all slow.
+        `parts` is the number of short operations in the call. One thread more than jobs may use is available to calls.
+        When cancelled, a call that has not begun never begins, and the result of any other is ignored.
         """
-        errand = _Errand(work=work, parts=parts, future=asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        waiting = _Call(work=call, parts=parts, loop=loop, future=loop.create_future())
         with self._lock:
-            self._errands.append(errand)
-            self._begin()
+            self._calls.append(waiting)
+            self._assign()
+        self._watch()
         try:
-            result: T = await errand.future
+            result: T = await waiting.future
         except asyncio.CancelledError:
-            self.drop(errand)
+            self._abandon(waiting, self._discard_call)
             raise
         return result
 
-    def _begin(self) -> None:
-        """See to it that what was just taken on is begun, and be there when it ends."""
-        self._loop = asyncio.get_running_loop()
-        self._wake()
-        if not self._is_watched:
-            self._is_watched = True
-            self._loop.call_later(_PATIENCE_S, self._look)
+    # the event loop
 
-    # the loop
-
-    def _look(self) -> None:
-        """Double the threads when work has waited for long work; look again for as long as any waits."""
+    def _abandon(self, job: Any, discard: Callable[[Any], bool]) -> bool:
         with self._lock:
-            self._is_watched = bool(len(self._waiting) or self._errands)
-            may_more = self._may_go_on(self._at_work + 1)
-        is_short = may_more and self._give_way(_PATIENCE_S if self._slow_looks else _WAY_S) <= _SHORT_S
-        self._slow_looks = self._slow_looks + 1 if may_more and not is_short else 0
-        with self._lock:
-            if self._slow_looks >= _SURE:
-                self._limit = min(2 * self._limit, self._count + 1)
-                self._wake()
-            elif is_short or not self._is_watched:
-                self._limit = max(1, self._limit // 2)
-        if is_short:
-            self._loop.call_soon(self._look)
-        elif self._is_watched:
-            self._loop.call_later(_PATIENCE_S, self._look)
-        self._tell()  # last: who sees no work waiting any more calls by itself
+            if job in self._running:
+                self._stop_running(job)
+                self._busy -= 1
+                self._assign()  # the abandoned thread doesn't count any more: another one takes its place
+            elif not discard(job):
+                return False
+            job.is_cancelled = True
+        self._progressed.set()
+        return True
 
-    def _give_way(self, within_s: float) -> float:
-        """Leave the interpreter to the threads for a moment, or until one has nothing left to do.
+    def _discard_call(self, call: _Call) -> bool:
+        was_waiting = call in self._calls
+        if was_waiting:
+            self._calls.remove(call)
+        return was_waiting
 
-        Return how long the quickest part of any work took meanwhile: only so does it tell of the work. Both at once
-        would be slower, too: who wants the interpreter is woken at each system call of the other.
-        """
-        with self._lock:
-            self._quickest_s = math.inf
-            self._is_awaited = True
-        if not self._rest.acquire(timeout=within_s):
-            with self._lock:
-                if not self._is_awaited:
-                    self._rest.acquire()  # let go of as we gave up waiting
-                self._is_awaited = False
-        return self._quickest_s
-
-    def _wake(self) -> None:
-        """Have more threads begin what waits, as many as there may be."""
-        while (job := self._take(self._at_work + 1)) is not None:
-            self._picked.append(job)
-            self._at_work += 1
-            if self._asleep:
-                self._asleep -= 1
-                self._calls.release()
+    def _assign(self) -> None:
+        """Assign waiting jobs to idle or new threads, within the limits."""
+        while (job := self._take(self._busy + 1)) is not None:
+            self._busy += 1
+            self._assigned.put(job)
+            if self._idle:
+                self._idle -= 1
             else:
-                # a daemon: a put that hangs must not keep the process from ending
-                threading.Thread(target=self._work, name=self._name, daemon=True).start()
+                # a daemon: a job that hangs must not keep the process from ending
+                threading.Thread(target=self._run_thread, name=self._name, daemon=True).start()
 
-    def _may_go_on(self, at_work: int) -> bool:
-        """Return whether there is work for so many threads, were it slow."""
-        return (at_work <= self._count + 1 and bool(self._errands)) or (
-            at_work <= self._count and self._waiting.takeable
-        )
+    def _watch(self) -> None:
+        """Report what has just begun, and collect once an interval while jobs wait."""
+        self._loop = asyncio.get_running_loop()
+        self._progressed.set()
+        if not self._is_watching:
+            self._is_watching = True
+            self._watched_at = monotonic()
+            self._parts_ended = 0
+            self._loop.call_later(_INTERVAL_S, self._collect)
 
-    def _withdraw(self, job: J | _Errand) -> bool:
-        """Let it wait no longer; return whether it did."""
-        if isinstance(job, _Errand):
-            waited = job in self._errands
-            if waited:
-                self._errands.remove(job)
-            return waited
-        return self._waiting.discard(job)
-
-    def _leave(self, job: J | _Errand) -> None:
-        """It isn't being worked on any more, as far as we care."""
-        del self._running[job]
-        if not isinstance(job, _Errand):
-            self._waiting.release(job.tenant)
-
-    def _tell(self) -> None:
-        """Tell of all that has begun and ended since it was last told of."""
-        self._is_called = False  # first: what ends from now on is told of by another call
-        ended: list[J] = []
-        while self._ended:
-            job = self._ended.popleft()
-            if not isinstance(job, _Errand):
-                ended.append(job)
-            elif not job.future.done():
-                _resolve(job)
+    def _collect(self) -> None:
+        now = monotonic()
         with self._lock:
-            running = [job for job in self._running if not isinstance(job, _Errand)]
-        begun = [job for job in (*ended, *running) if not job.is_told]
-        for job in begun:
-            job.is_told = True
-        if begun or ended:
-            self._told(begun, ended)
+            self._adjust_limit(now - self._watched_at)
+            self._parts_ended = 0
+            self._is_watching = bool(len(self._waiting) or self._calls)
+            if self._started or self._ended:
+                self._progressed.set()
+        self._watched_at = now
+        if self._is_watching:
+            self._loop.call_later(_INTERVAL_S, self._collect)
+
+    def _adjust_limit(self, interval_s: float) -> None:
+        """Double the threads when jobs wait for slow jobs; halve them when jobs are short, or none waits."""
+        is_slow = interval_s * self._busy > _SLOW_S * self._parts_ended
+        if is_slow and self._could_assign(self._busy + 1):
+            self._slow_intervals += 1
+            if self._slow_intervals >= _SLOW_INTERVALS:
+                self._limit = min(2 * self._limit, self._count + 1)
+                self._assign()
+            return
+        self._slow_intervals = 0
+        if not is_slow or not (len(self._waiting) or self._calls):
+            self._limit = max(1, self._limit // 2)
+
+    def _could_assign(self, busy: int) -> bool:
+        """Return whether a job waits for which `busy` threads would be allowed if `_limit` were higher."""
+        return (busy <= self._count + 1 and bool(self._calls)) or (busy <= self._count and self._waiting.takeable)
 
     # the threads
 
-    def _work(self) -> None:
-        job = self._pick_up()
+    def _run_thread(self) -> None:
+        job = self._assigned_job()
         while job is not None:
             result, error = None, None
             try:
-                result = job.work() if isinstance(job, _Errand) else self._do(job)
-            except BaseException as caught:  # noqa: BLE001  # whoever waits for it hears of it
-                error = caught
-            with self._lock:  # once, for the loop may want it too
-                if not self._finish(job, result, error):
-                    return  # it was dropped; another thread has taken this one's place
-                job = result = error = None  # nothing of it outlives it while the thread sleeps
-                job = self._next()
+                result = job.work() if isinstance(job, _Call) else self._work(job)
+            except BaseException as raised:  # noqa: BLE001  # reported with the job
+                error = raised
+            ended = job
+            with self._lock:  # once per job: the event loop competes for it
+                if job not in self._running:
+                    return  # abandoned: another thread has taken this one's place
+                self._end(job, result, error)
+                job = self._next_job()
+            self._notify(ended, is_idle=job is None)
+            del ended, result, error  # an idle thread keeps no job alive
             if job is None:
-                self._call()
-                job = self._sleep()
+                job = self._assigned_job()
 
-    def _pick_up(self) -> J | _Errand | None:
-        """Return what this thread was woken for; None when that was dropped, and its place is another's."""
-        with self._lock:
-            job = self._picked.popleft()
-            return job if job in self._running else None
-
-    def _finish(self, job: J | _Errand, result: Any, error: BaseException | None) -> bool:
-        """Take in what came of a job; return whether anybody still waited for it."""
-        if job not in self._running:
-            return False
-        self._leave(job)
-        job.result, job.error, job.ended = result, error, monotonic()
-        parts = job.parts if isinstance(job, _Errand) else 1
-        self._quickest_s = min(self._quickest_s, (job.ended - job.began) / parts)
-        self._ended.append(job)
-        return True
-
-    def _next(self) -> J | _Errand | None:
-        """Return more work, that is now begun; None when there is none, and the thread is to sleep."""
-        job = self._take(self._at_work)
-        if job is None:
-            self._at_work -= 1
-            self._asleep += 1
-            if self._is_awaited:
-                self._is_awaited = False
-                self._rest.release()
-        return job
-
-    def _sleep(self) -> J | _Errand | None:
-        """Return what this thread is woken for; None when it is to end."""
-        if not self._calls.acquire(timeout=_IDLE_S):
-            with self._lock:
-                if not self._calls.acquire(blocking=False):  # called as it gave up waiting
-                    self._asleep -= 1
-                    return None
-        return self._pick_up()
-
-    def _take(self, at_work: int) -> J | _Errand | None:
-        """Return work that is now begun, if so many threads may be at work and any waits."""
-        job: J | _Errand | None = None
-        if self._errands and at_work <= self._limit:
-            job = self._errands.popleft()
-        elif at_work <= min(self._limit, self._count) and (taken := self._waiting.take(1)):
-            job = taken[0]
-        if job is not None:
-            job.began = monotonic()  # before the loop can see that it runs
-            self._running[job] = None
-        return job
-
-    def _call(self) -> None:
-        """Have the loop told, unless it is going to be."""
-        if self._is_called:
-            return
-        self._is_called = True
+    def _assigned_job(self) -> J | _Call | None:
+        """Wait for a job; return None when this thread is to end."""
         try:
-            self._loop.call_soon_threadsafe(self._tell)
-        except RuntimeError:  # the loop is closed: nobody waits any more
-            self._ended.clear()
-            self._is_called = False
+            job = self._assigned.get(timeout=_IDLE_S)
+        except queue.Empty:
+            with self._lock:
+                try:
+                    job = self._assigned.get_nowait()  # assigned since the timeout
+                except queue.Empty:
+                    self._idle -= 1
+                    return None
+        with self._lock:
+            return job if job in self._running else None  # None: abandoned, and the place taken by another thread
+
+    def _end(self, job: J | _Call, result: Any, error: BaseException | None) -> None:
+        self._stop_running(job)
+        job.result, job.error, job.ended = result, error, monotonic()
+        self._parts_ended += job.parts if isinstance(job, _Call) else 1
+        if not isinstance(job, _Call):
+            self._ended.append(job)
+
+    def _next_job(self) -> J | _Call | None:
+        """Return another job, now running; None when there is none and the thread becomes idle."""
+        job = self._take(self._busy)
+        if job is None:
+            self._busy -= 1
+            self._idle += 1
+        return job
+
+    def _notify(self, ended: J | _Call, *, is_idle: bool) -> None:
+        """Wake the event loop if a call has ended, or if this thread has become idle: nothing else may collect then."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nothing waits any more
+            if isinstance(ended, _Call):
+                ended.loop.call_soon_threadsafe(_resolve, ended)
+            elif is_idle and not self._is_notified:
+                self._is_notified = True
+                self._loop.call_soon_threadsafe(self._notified)
+
+    def _notified(self) -> None:
+        self._is_notified = False  # first: what ends from now on needs another wake-up
+        self._progressed.set()
+
+    # under the lock
+
+    def _take(self, busy: int) -> J | _Call | None:
+        """Return a waiting job, now running, if `busy` threads are allowed for it."""
+        job: J | _Call
+        if self._calls and busy <= self._limit:
+            job = self._calls.popleft()
+        elif busy <= min(self._limit, self._count) and (taken := self._waiting.take(1)):
+            [job] = taken
+            self._started.append(job)
+        else:
+            return None
+        job.began = monotonic()
+        self._running.add(job)
+        return job
+
+    def _stop_running(self, job: J | _Call) -> None:
+        self._running.remove(job)
+        if not isinstance(job, _Call):
+            self._waiting.release(job.tenant)
 
 
-def _resolve(errand: _Errand) -> None:
-    if errand.error is None:
-        errand.future.set_result(errand.result)
+def _resolve(call: _Call) -> None:
+    if call.future.done():
+        return
+    if call.error is None:
+        call.future.set_result(call.result)
     else:
-        errand.future.set_exception(errand.error)
-
-
-def _tell_nobody(begun: Sequence[Job], ended: Sequence[Job]) -> None:
-    """Nobody attends yet."""
+        call.future.set_exception(call.error)

@@ -1,11 +1,11 @@
-"""Walk from a folder to what lies below it, and never anywhere else.
+"""Open folders below a root folder, and never anything outside it.
 
-A path is checked as words first (`names`), then walked one folder at a time, each opened relative to the one
-before and never through a link (`descend`). So nothing that is moved or replaced while we walk can lead out:
-there is no moment between looking and opening.
+`names` checks the text of a path. `descend` then opens one folder after the other, each relative to the one before and
+never through a link. So no folder that is moved or replaced meanwhile leads out: nothing is checked first and opened
+later.
 
-Functions raise ValueError for words that no path below a folder has, and OSError as the system gives it. What
-that means for an upload is the caller's business.
+Functions raise ValueError for a text that is no path below a folder, and OSError from the system. The caller decides
+what an error means for an upload.
 """
 
 import os
@@ -17,8 +17,8 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 def names(path: str) -> list[str]:
     """Split a relative path into its names.
 
-    Raises ValueError when one is empty, "." or "..", or can't be a file's name at all. The message never
-    contains the path.
+    Raises ValueError when one is empty, "." or "..", or no file can have it as a name. The message never contains the
+    path.
     """
     parts = path.split("/")
     if path.startswith("/"):
@@ -38,15 +38,15 @@ def names(path: str) -> list[str]:
 
 
 def open_root(folder: str | os.PathLike[str]) -> int:
-    """Open the folder that a setting names. Links on the way to it are the operator's and are followed."""
+    """Open the folder that a setting names. Links on the way to it belong to the operator and are followed."""
     return os.open(folder, _FOLDER & ~os.O_NOFOLLOW)
 
 
 def descend(root: int, folders: Iterable[str], *, create: bool = False) -> int:
-    """Return a descriptor of the folder that lies below `root` under these names; `root` is used up, also by an error.
+    """Return a descriptor of the folder below `root` under these names. Closes `root`, also when this raises.
 
-    A link, or anything else that is no folder, raises NotADirectoryError. With `create`, folders that are
-    missing are made, and are on disk before this returns.
+    Raises NotADirectoryError for a link, or anything else that is no folder. With `create`, missing folders are created
+    and forced to disk.
     """
     folder = root
     try:

@@ -1,4 +1,4 @@
-"""A folder, tried: what the system lets this process do in it."""
+"""A trial of what this process may do in a folder, for the doctor."""
 
 import os
 import secrets
@@ -12,26 +12,26 @@ _CONTENT = b"reactor doctor"
 
 
 def probe(folder: Path) -> int:
-    """List the folder, write a small file, read it back, remove it; return the free bytes of its disk.
+    """List the folder; write, read back and remove a small file; return the free bytes of its disk.
 
-    The file's name begins with a dot and says whose it is, so that nobody takes it for an upload. Raises
-    ConfigInvalid saying which of these can't be done, and why.
+    The file's name begins with a dot and names the reactor, so that it isn't mistaken for an upload. Raises
+    ConfigInvalid that says which step failed, and why.
     """
-    doing = "opened"
+    step = "opened"
     try:
         root = confined_path.open_root(folder)
         try:
-            doing = "listed"
+            step = "listed"
             with os.scandir(root) as entries:
                 next(entries, None)
-            doing = "written to"
+            step = "written to"
             is_same = _write_and_remove(root)
-            doing = "asked for its free space"
+            step = "asked for its free space"
             figures = os.fstatvfs(root)
         finally:
             os.close(root)
     except OSError as error:
-        raise ConfigInvalid(f"{folder} can't be {doing} ({error.strerror})") from error
+        raise ConfigInvalid(f"{folder} can't be {step} ({error.strerror})") from error
     if not is_same:
         raise ConfigInvalid(f"{folder} gave back other bytes than were written")
     return figures.f_bavail * figures.f_frsize

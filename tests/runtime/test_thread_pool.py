@@ -1,8 +1,11 @@
-"""Work that blocks is done in threads: together when it is short, side by side when it isn't, and none is lost."""
+"""Blocking jobs run in threads: short ones one after another, slow ones side by side, and none is lost."""
 
 import asyncio
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -12,13 +15,13 @@ from anyio import create_task_group, move_on_after
 from attrs import define
 
 from reactor.runtime.executor import Job
-from reactor.runtime.thread_pool import Hands
+from reactor.runtime.thread_pool import ThreadPool
 
-PATIENCE_S = 20.0
+WITHIN_S = 20.0
 
 
 class Gate:
-    """Work that waits until it is let go, and tells how many wait."""
+    """Work that blocks until the gate is opened, and counts the threads that have entered."""
 
     def __init__(self) -> None:
         self._open = threading.Event()
@@ -26,12 +29,12 @@ class Gate:
 
     def __call__(self) -> str:
         self._entered.release()
-        assert self._open.wait(PATIENCE_S)
+        assert self._open.wait(WITHIN_S)
         return threading.current_thread().name
 
-    def until_entered(self, count: int) -> None:
+    def wait_until_entered(self, count: int) -> None:
         for _ in range(count):
-            assert self._entered.acquire(timeout=PATIENCE_S)
+            assert self._entered.acquire(timeout=WITHIN_S)
 
     @property
     def is_entered(self) -> bool:
@@ -42,8 +45,8 @@ class Gate:
 
 
 @define(kw_only=True, eq=False)
-class Piece(Job):
-    """A piece of work of one tenant."""
+class WorkJob(Job):
+    """A job of one tenant that calls `work`."""
 
     work: Callable[[], Any]
     of: int = 1
@@ -54,289 +57,316 @@ class Piece(Job):
 
 
 class Harness:
-    """Hands, and all that they told."""
+    """A thread pool, and all that it has reported."""
 
     def __init__(self, count: int, *, per_tenant: int | None = None, name: str = "test") -> None:
-        self.hands = Hands[Piece](lambda piece: piece.work(), count, per_tenant=per_tenant, name=name)
-        self.hands.attend(self._hear)
-        self.begun: list[Piece] = []
-        self.ended: list[Piece] = []
-        self._heard = asyncio.Event()
+        self.pool = ThreadPool[WorkJob](lambda job: job.work(), count, per_tenant=per_tenant, name=name)
+        self.started: list[WorkJob] = []
+        self.ended: list[WorkJob] = []
 
-    def _hear(self, begun: Sequence[Piece], ended: Sequence[Piece]) -> None:
-        assert all(piece.began > 0.0 for piece in begun)
-        self.begun += begun
-        assert set(ended) <= set(self.begun)
+    def submit(self, *works: Callable[[], Any], of: int = 1) -> list[WorkJob]:
+        jobs = [WorkJob(work=work, of=of) for work in works]
+        self.pool.submit(jobs)
+        return jobs
+
+    async def wait_until_ended(self, jobs: Sequence[WorkJob]) -> None:
+        async with asyncio.timeout(WITHIN_S):
+            while not set(jobs) <= set(self.ended):
+                await self._progress()
+
+    async def wait_until_started(self, jobs: Sequence[WorkJob]) -> None:
+        async with asyncio.timeout(WITHIN_S):
+            while not set(jobs) <= set(self.started):
+                await self._progress()
+
+    async def _progress(self) -> None:
+        started, ended = await self.pool.progress()
+        assert all(job.began > 0.0 for job in started)
+        self.started += started
+        assert set(ended) <= set(self.started)
         self.ended += ended
-        self._heard.set()
-
-    def submit(self, *works: Callable[[], Any], of: int = 1) -> list[Piece]:
-        pieces = [Piece(work=work, of=of) for work in works]
-        self.hands.submit(pieces)
-        return pieces
-
-    async def until(self, pieces: Sequence[Piece], *, begun: bool = False) -> None:
-        """Wait until it was told that they have ended, or begun."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not set(pieces) <= set(self.begun if begun else self.ended):
-                self._heard.clear()
-                await self._heard.wait()
 
 
-def nothing() -> None:
+@asynccontextmanager
+async def blocked(harness: Harness, gate: Gate, count: int) -> AsyncIterator[list[WorkJob]]:
+    """Occupy `count` threads until the block ends; then open the gate and wait for their jobs."""
+    jobs = harness.submit(*[gate] * count)
+    await asyncio.to_thread(gate.wait_until_entered, count)
+    yield jobs
+    gate.open()
+    await harness.wait_until_ended(jobs)
+
+
+def do_nothing() -> None:
     pass
 
 
-async def test_it_tells_what_the_work_returned_and_what_it_raised() -> None:
+def raise_key_error() -> None:
+    raise KeyError("why")
+
+
+def threads_named(name: str) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == name]
+
+
+async def test_a_job_holds_what_its_work_returned_or_raised() -> None:
     harness = Harness(2)
-
-    def breaks() -> None:
-        raise KeyError("why")
-
-    pieces = harness.submit(lambda: 7, breaks, lambda: 8)
-    await harness.until(pieces)
-    assert [piece.result for piece in pieces] == [7, None, 8]
-    assert [repr(piece.error) for piece in pieces] == ["None", "KeyError('why')", "None"]
-    assert all(0.0 < piece.began <= piece.ended for piece in pieces)
-    assert harness.hands.waiting == 0
+    jobs = harness.submit(lambda: 7, raise_key_error, lambda: 8)
+    await harness.wait_until_ended(jobs)
+    assert [job.result for job in jobs] == [7, None, 8]
+    assert [repr(job.error) for job in jobs] == ["None", "KeyError('why')", "None"]
+    assert all(0.0 < job.began <= job.ended for job in jobs)
+    assert harness.pool.waiting == 0
 
 
-async def test_every_piece_of_many_short_ones_is_done_and_told_once() -> None:
+async def test_each_of_many_short_jobs_is_done_once_and_reported_once() -> None:
     harness, done = Harness(4), list[int]()
+    numbers = range(5_000)
+    jobs = [
+        job
+        for first in range(0, len(numbers), 50)
+        for job in harness.submit(*[partial(done.append, number) for number in numbers[first : first + 50]])
+    ]
+    await harness.wait_until_ended(jobs)
+    assert sorted(done) == list(numbers)
+    assert len(harness.started) == len(harness.ended) == len(numbers)
 
-    def work(number: int) -> Callable[[], None]:
-        return lambda: done.append(number)
 
-    pieces = [piece for first in range(0, 5_000, 50) for piece in harness.submit(*map(work, range(first, first + 50)))]
-    await harness.until(pieces)
-    assert sorted(done) == list(range(5_000))
-    assert len(harness.begun) == len(harness.ended) == 5_000
-
-
-async def test_what_begins_is_told_while_it_goes_on() -> None:
+async def test_a_job_that_began_is_reported_while_it_runs() -> None:
     harness, gate = Harness(2), Gate()
     first = harness.submit(gate)
-    await harness.until(first, begun=True)
+    await harness.wait_until_started(first)
     assert harness.ended == []
-    second = harness.submit(nothing, gate)  # its thread has seen no sleep in between
-    await asyncio.to_thread(gate.until_entered, 2)
-    await harness.until(second, begun=True)
+    second = harness.submit(do_nothing, gate)  # one thread does both, and is never idle in between
+    await asyncio.to_thread(gate.wait_until_entered, 2)
+    await harness.wait_until_started(second)
     gate.open()
-    await harness.until([*first, *second])
+    await harness.wait_until_ended([*first, *second])
 
 
-async def test_short_work_is_told_of_though_its_thread_went_on_to_work_that_blocks() -> None:
+async def test_short_jobs_are_reported_although_their_thread_went_on_to_a_job_that_blocks() -> None:
     harness = Harness(1)
     for _ in range(20):
         gate = Gate()
-        *short, blocked = harness.submit(*[nothing] * 100, gate)
-        await harness.until(short)
+        *short, blocking = harness.submit(*[do_nothing] * 100, gate)
+        await harness.wait_until_ended(short)
         gate.open()
-        await harness.until([blocked])
+        await harness.wait_until_ended([blocking])
 
 
-async def test_short_work_goes_on_beside_work_that_blocks() -> None:
+async def test_short_jobs_run_beside_a_job_that_blocks() -> None:
     harness = Harness(2)
     for _ in range(3):
         gate = Gate()
-        blocked, *short = harness.submit(gate, *[nothing] * 200)
-        await harness.until(short)
+        blocking, *short = harness.submit(gate, *[do_nothing] * 200)
+        await harness.wait_until_ended(short)
         gate.open()
-        await harness.until([blocked])
+        await harness.wait_until_ended([blocking])
 
 
-async def test_work_that_blocks_is_done_side_by_side_up_to_the_count() -> None:
+async def test_jobs_that_block_run_side_by_side_up_to_the_count() -> None:
     harness, gate = Harness(3), Gate()
-    pieces = harness.submit(*[gate] * 5)
-    await asyncio.to_thread(gate.until_entered, 3)
+    jobs = harness.submit(*[gate] * 5)
+    await asyncio.to_thread(gate.wait_until_entered, 3)
     assert not gate.is_entered  # the fourth has no thread
-    assert harness.hands.waiting == 2
+    assert harness.pool.waiting == 2
     gate.open()
-    await harness.until(pieces)
+    await harness.wait_until_ended(jobs)
 
 
-async def test_no_tenant_has_more_threads_than_its_share_and_others_pass_its_line() -> None:
-    harness, gate, other = Harness(4, per_tenant=2), Gate(), Gate()
-    flood = harness.submit(*[gate] * 6, of=1)
-    await asyncio.to_thread(gate.until_entered, 2)
-    late = harness.submit(*[other] * 3, of=2)
-    await asyncio.to_thread(other.until_entered, 2)
+async def test_a_tenant_has_no_more_threads_than_its_share_and_others_pass_its_waiting_jobs() -> None:
+    harness, gate, other_gate = Harness(4, per_tenant=2), Gate(), Gate()
+    first = harness.submit(*[gate] * 6, of=1)
+    await asyncio.to_thread(gate.wait_until_entered, 2)
+    second = harness.submit(*[other_gate] * 3, of=2)
+    await asyncio.to_thread(other_gate.wait_until_entered, 2)
     assert not gate.is_entered
-    assert not other.is_entered
-    other.open()
-    await harness.until(late)
+    assert not other_gate.is_entered
+    other_gate.open()
+    await harness.wait_until_ended(second)
     gate.open()
-    await harness.until(flood)
+    await harness.wait_until_ended(first)
 
 
-async def test_work_aside_returns_what_it_returns_and_raises_what_it_raises() -> None:
-    hands = Harness(1).hands
-
-    def breaks() -> None:
-        raise KeyError("why")
-
-    assert await hands.aside(lambda: 7) == 7
+async def test_a_call_returns_its_result_and_raises_its_error() -> None:
+    pool = Harness(1).pool
+    assert await pool.run(lambda: 7) == 7
     with pytest.raises(KeyError, match="why"):
-        await hands.aside(breaks)
+        await pool.run(raise_key_error)
 
 
-async def test_work_aside_is_done_though_all_threads_are_held_up_and_leaves_no_thread_more() -> None:
+async def test_a_call_runs_although_jobs_block_all_threads_and_gives_jobs_no_thread_more() -> None:
     harness, gate = Harness(2), Gate()
-    pieces = harness.submit(*[gate] * 4)
-    await asyncio.to_thread(gate.until_entered, 2)
+    jobs = harness.submit(*[gate] * 4)
+    await asyncio.to_thread(gate.wait_until_entered, 2)
     for number in range(3):
-        assert await harness.hands.aside(lambda number=number: number) == number  # type: ignore[misc]
-    assert not gate.is_entered  # the third has no thread, though one is there
+        assert await harness.pool.run(lambda number=number: number) == number  # type: ignore[misc]
+    assert not gate.is_entered  # the third job has no thread, although the calls' thread is idle
     gate.open()
-    await harness.until(pieces)
+    await harness.wait_until_ended(jobs)
 
 
-async def test_work_aside_goes_before_what_waits() -> None:
-    harness, gate, done = Harness(1), Gate(), list[str]()
-    holding = harness.submit(gate)
-    await asyncio.to_thread(gate.until_entered, 1)
-    waiting = harness.submit(*[lambda: done.append("waited")] * 3)
-    await harness.hands.aside(lambda: done.append("aside"))
-    gate.open()
-    await harness.until([*holding, *waiting])
-    assert done == ["aside", "waited", "waited", "waited"]
+async def test_a_call_runs_before_waiting_jobs() -> None:
+    harness, done = Harness(1), list[str]()
+    async with blocked(harness, Gate(), 1):
+        waiting = harness.submit(*[lambda: done.append("job")] * 3)
+        await harness.pool.run(lambda: done.append("call"))
+    await harness.wait_until_ended(waiting)
+    assert done == ["call", "job", "job", "job"]
 
 
-async def test_short_work_has_one_thread_however_much_of_it_waits() -> None:
+async def test_short_jobs_use_one_thread_however_many_wait() -> None:
     harness = Harness(16, name="test-short")
-    await harness.until(harness.submit(*[nothing] * 5_000))
-    threads = [thread for thread in threading.enumerate() if thread.name == "test-short"]
-    assert len(threads) < 4  # one, and what a moment without the processor may have added
+    await harness.wait_until_ended(harness.submit(*[do_nothing] * 5_000))
+    assert len(threads_named("test-short")) < 4  # one, and those of a moment without the processor
 
 
-async def test_long_work_of_many_short_parts_is_short() -> None:
-    """A settlement's files are removed many at a time: that says nothing of the store."""
+async def test_a_slow_call_of_many_short_parts_adds_no_threads() -> None:
+    """The files of a settlement are removed many in a call: its duration says nothing about the store."""
     harness = Harness(16, name="test-parts")
 
-    def remove_ten() -> None:
+    def spin_for_a_millisecond() -> None:
         until = monotonic() + 0.001
         while monotonic() < until:
             pass
 
     async with create_task_group() as tasks:
         for _ in range(200):
-            tasks.start_soon(harness.hands.aside, remove_ten, 10)
-    await harness.until(harness.submit(*[nothing] * 1_000))
-    threads = [thread for thread in threading.enumerate() if thread.name == "test-parts"]
-    assert len(threads) < 4  # one, and what a moment without the processor may have added
+            tasks.start_soon(harness.pool.run, spin_for_a_millisecond, 10)
+    await harness.wait_until_ended(harness.submit(*[do_nothing] * 1_000))
+    assert len(threads_named("test-parts")) < 4  # one, and those of a moment without the processor
 
 
-async def test_a_slow_store_finds_half_of_its_threads_again() -> None:
-    harness, first, again = Harness(8), Gate(), Gate()
-    pieces = harness.submit(*[first] * 8)
-    await asyncio.to_thread(first.until_entered, 8)
-    first.open()
-    await harness.until(pieces)
-    pieces = harness.submit(*[again] * 8)
-    again.until_entered(4)  # while the loop, which would look how long work takes, stands still
-    again.open()
-    await harness.until(pieces)
+async def test_a_slow_store_gets_half_of_its_threads_at_once_the_next_time() -> None:
+    harness, gate, next_gate = Harness(8), Gate(), Gate()
+    jobs = harness.submit(*[gate] * 8)
+    await asyncio.to_thread(gate.wait_until_entered, 8)
+    gate.open()
+    await harness.wait_until_ended(jobs)
+    jobs = harness.submit(*[next_gate] * 8)
+    next_gate.wait_until_entered(4)  # blocks the event loop, which would add threads
+    next_gate.open()
+    await harness.wait_until_ended(jobs)
 
 
-async def test_dropped_work_takes_no_place_of_others_and_is_told_of_no_more() -> None:
-    """A store that hangs must not use up the threads: whoever gave up on it has given its thread up as well."""
+async def test_abandoned_jobs_free_their_threads_places_and_are_not_reported_any_more() -> None:
+    """A store that hangs must not use up the threads."""
     harness, hanging = Harness(2, per_tenant=2), Gate()
-    dropped = harness.submit(hanging, hanging)
-    await asyncio.to_thread(hanging.until_entered, 2)
-    assert all(harness.hands.drop(piece) for piece in dropped)
-    assert all(piece.is_cancelled for piece in dropped)
-    gate = Gate()
-    pieces = harness.submit(gate, gate)
-    await asyncio.to_thread(gate.until_entered, 2)
-    gate.open()
-    await harness.until(pieces)
+    abandoned = harness.submit(hanging, hanging)
+    await asyncio.to_thread(hanging.wait_until_entered, 2)
+    assert all(harness.pool.abandon(job) for job in abandoned)
+    assert all(job.is_cancelled for job in abandoned)
+    async with blocked(harness, Gate(), 2):
+        pass
     hanging.open()
-    await harness.until(harness.submit(nothing))
-    assert not set(dropped) & set(harness.ended)
-    assert [piece.result for piece in dropped] == [None, None]
+    await harness.wait_until_ended(harness.submit(do_nothing))
+    assert not set(abandoned) & set(harness.ended)
+    assert [job.result for job in abandoned] == [None, None]
 
 
-async def test_work_that_is_dropped_before_its_thread_has_come_is_left_alone() -> None:
-    harness, done, dropped = Harness(2), set[int](), set[int]()
-    for number in range(100):
-        await harness.until(harness.submit(nothing))  # a thread is there, and asleep
-        [piece] = harness.submit(partial(done.add, number))
-        if harness.hands.drop(piece):
-            dropped.add(number)
-    await harness.until(harness.submit(nothing))
-    assert len(done & dropped) < len(dropped) / 2  # the thread may be there at once
-
-
-async def test_work_that_waits_begins_in_place_of_what_is_dropped() -> None:
+async def test_a_job_that_is_abandoned_before_it_was_reported_as_started_is_never_reported() -> None:
     harness, hanging = Harness(1), Gate()
-    [dropped] = harness.submit(hanging)
-    await asyncio.to_thread(hanging.until_entered, 1)
-    waiting = harness.submit(nothing)
-    assert harness.hands.drop(dropped)
-    await harness.until(waiting)
+    [abandoned] = harness.submit(hanging)
+    await asyncio.to_thread(hanging.wait_until_entered, 1)
+    assert harness.pool.abandon(abandoned)
+    await harness.wait_until_ended(harness.submit(do_nothing))
+    hanging.open()
+    assert abandoned not in harness.started
+
+
+async def test_a_job_that_is_abandoned_before_its_thread_has_it_does_not_run() -> None:
+    harness, done, abandoned = Harness(2), set[int](), set[int]()
+    for number in range(100):
+        await harness.wait_until_ended(harness.submit(do_nothing))  # a thread exists, and is idle
+        [job] = harness.submit(partial(done.add, number))
+        if harness.pool.abandon(job):
+            abandoned.add(number)
+    await harness.wait_until_ended(harness.submit(do_nothing))
+    assert len(done & abandoned) < len(abandoned) / 2  # the thread may have had it at once
+
+
+async def test_a_waiting_job_begins_in_place_of_an_abandoned_one() -> None:
+    harness, hanging = Harness(1), Gate()
+    [abandoned] = harness.submit(hanging)
+    await asyncio.to_thread(hanging.wait_until_entered, 1)
+    waiting = harness.submit(do_nothing)
+    assert harness.pool.abandon(abandoned)
+    await harness.wait_until_ended(waiting)
     hanging.open()
 
 
-async def test_work_that_is_taken_back_or_dropped_before_its_turn_is_never_begun() -> None:
-    harness, gate, begun = Harness(1), Gate(), list[str]()
-    holding = harness.submit(gate)
-    await asyncio.to_thread(gate.until_entered, 1)
-    one, *others = harness.submit(*[lambda: begun.append("late")] * 4)
-    assert harness.hands.drop(one)
-    assert not harness.hands.drop(one)
-    assert list(harness.hands.take_back()) == others
-    assert list(harness.hands.take_back()) == []
-    gate.open()
-    await harness.until(holding)
-    await harness.until(harness.submit(nothing))
-    assert begun == []
+async def test_a_job_that_is_drained_or_abandoned_before_it_began_never_begins() -> None:
+    harness, done = Harness(1), list[str]()
+    async with blocked(harness, Gate(), 1):
+        first, *others = harness.submit(*[lambda: done.append("late")] * 4)
+        assert harness.pool.abandon(first)
+        assert not harness.pool.abandon(first)
+        assert list(harness.pool.drain()) == others
+        assert list(harness.pool.drain()) == []
+    await harness.wait_until_ended(harness.submit(do_nothing))
+    assert done == []
 
 
-async def test_work_aside_that_was_cancelled_before_its_turn_is_never_begun() -> None:
-    hands, gate, begun = Harness(1).hands, Gate(), list[str]()
+async def test_a_call_that_was_cancelled_before_it_began_never_begins() -> None:
+    pool, gate, done = Harness(1).pool, Gate(), list[str]()
     async with create_task_group() as tasks:
-        tasks.start_soon(hands.aside, gate)
-        tasks.start_soon(hands.aside, gate)
-        await asyncio.to_thread(gate.until_entered, 1)
+        tasks.start_soon(pool.run, gate)
+        tasks.start_soon(pool.run, gate)
+        await asyncio.to_thread(gate.wait_until_entered, 1)
         with move_on_after(0.01) as scope:
-            await hands.aside(lambda: begun.append("late"))
+            await pool.run(lambda: done.append("late"))
         gate.open()
     assert scope.cancelled_caught
-    await hands.aside(nothing)
-    assert begun == []
+    await pool.run(do_nothing)
+    assert done == []
 
 
-async def test_work_that_has_ended_can_not_be_dropped_and_is_told_of() -> None:
+async def test_a_job_that_has_ended_cannot_be_abandoned_and_is_reported() -> None:
     harness, gate = Harness(1), Gate()
     gate.open()
-    [piece] = harness.submit(gate)
-    while not piece.ended:  # the loop isn't given the time to be told
+    [job] = harness.submit(gate)
+    while not job.ended:  # blocks the event loop, so that nothing is reported yet
         pass
-    assert not harness.hands.drop(piece)
+    assert not harness.pool.abandon(job)
     assert harness.ended == []
-    await harness.until([piece])
+    await harness.wait_until_ended([job])
 
 
-async def test_a_thread_that_has_ended_for_want_of_work_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_thread_that_ended_because_it_was_idle_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reactor.runtime.thread_pool._IDLE_S", 0.001)
     harness = Harness(2, name="test-idle")
     for number in range(50):
-        await harness.until(harness.submit(nothing))
+        await harness.wait_until_ended(harness.submit(do_nothing))
         if number % 10 == 0:
-            await asyncio.to_thread(_until_none_is_left, "test-idle")
+            await asyncio.to_thread(_wait_until_none_is_left, "test-idle")
 
 
-def _until_none_is_left(name: str) -> None:
-    for thread in threading.enumerate():
-        if thread.name == name:
-            thread.join(PATIENCE_S)
-            assert not thread.is_alive()
+def _wait_until_none_is_left(name: str) -> None:
+    for thread in threads_named(name):
+        thread.join(WITHIN_S)
+        assert not thread.is_alive()
 
 
-async def test_work_aside_can_be_cancelled_from_a_task_group() -> None:
-    hands, gate = Harness(1).hands, Gate()
+async def test_a_running_call_can_be_cancelled_by_its_task_group() -> None:
+    pool, gate = Harness(1).pool, Gate()
     async with create_task_group() as tasks:
-        tasks.start_soon(hands.aside, gate)
-        await asyncio.to_thread(gate.until_entered, 1)
+        tasks.start_soon(pool.run, gate)
+        await asyncio.to_thread(gate.wait_until_entered, 1)
         tasks.cancel_scope.cancel()
     gate.open()
+
+
+def test_a_job_that_hangs_does_not_keep_the_process_from_ending() -> None:
+    program = """
+import asyncio, threading
+from reactor.runtime.executor import Job
+from reactor.runtime.thread_pool import ThreadPool
+
+async def main():
+    pool = ThreadPool(lambda job: threading.Event().wait(), 1, name="hanging")
+    pool.submit([Job()])
+    await pool.progress()
+
+asyncio.run(main())
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=WITHIN_S)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.spooled import CONTENT, laid_out, opened, unprivileged
+from support.spooled import CONTENT, make_spool, open_spooled, unprivileged
 
 from reactor.core.errors import ReactorError, SpoolFileMissing, SpoolPathForbidden, StorageUnavailable
 from reactor.storage.spool import Spool
@@ -17,7 +17,7 @@ from reactor.storage.spool import Spool
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return laid_out(tmp_path)
+    return make_spool(tmp_path)
 
 
 @pytest.fixture
@@ -32,13 +32,13 @@ class TestRefusedPaths:
         (tmp_path / "shortcut").symlink_to(folder)
         spool = Spool({"default": tmp_path / "shortcut"})
         for path in ("a/b/c", f"{tmp_path}/shortcut/a/b/c", f"{folder}/a/b/c"):
-            with opened(spool, path) as body:
+            with open_spooled(spool, path) as body:
                 assert body.read() == CONTENT
 
     @pytest.mark.parametrize("name", [".x", "...", "a b", "über.pdf", "back\\slash", "new\nline", "-rf", "a" * 255])
     def test_a_name_may_look_odd(self, folder: Path, spool: Spool, name: str) -> None:
         (folder / name).write_bytes(CONTENT)
-        with opened(spool, name) as body:
+        with open_spooled(spool, name) as body:
             assert body.read() == CONTENT
 
     @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ class TestRefusedPaths:
     )  # fmt: skip
     def test_words_that_lead_out_are_refused(self, spool: Spool, path: str) -> None:
         with pytest.raises(SpoolPathForbidden):
-            opened(spool, path)
+            open_spooled(spool, path)
 
     def test_a_neighbour_with_the_spools_name_as_prefix_is_outside(self, folder: Path, spool: Spool) -> None:
         neighbour = folder.with_name("spool-of-others")
@@ -56,17 +56,17 @@ class TestRefusedPaths:
         (neighbour / "upload").write_bytes(CONTENT)
         for path in (f"{neighbour}/upload", f"{folder}/../{neighbour.name}/upload", f"{folder}//upload"):
             with pytest.raises(SpoolPathForbidden):
-                opened(spool, path)
+                open_spooled(spool, path)
 
     def test_an_unknown_spool_is_refused_with_the_fix(self, spool: Spool) -> None:
         with pytest.raises(SpoolPathForbidden, match="REACTOR_SPOOLS"):
-            opened(spool, name="other")
+            open_spooled(spool, name="other")
 
     @pytest.mark.parametrize("target", ["../canary", "upload", "missing", "/etc/passwd", "loop"])
     def test_a_link_is_refused_wherever_it_leads(self, folder: Path, spool: Spool, target: str) -> None:
         (folder / "loop").symlink_to(target)
         with pytest.raises(SpoolPathForbidden):
-            opened(spool, "loop")
+            open_spooled(spool, "loop")
 
     def test_a_linked_folder_is_refused(self, folder: Path, spool: Spool) -> None:
         (folder / "inside").mkdir()
@@ -75,42 +75,42 @@ class TestRefusedPaths:
         (folder / "in").symlink_to("inside")
         for path in ("out/canary", "in/upload", "out/spool/upload"):
             with pytest.raises(SpoolPathForbidden):
-                opened(spool, path)
+                open_spooled(spool, path)
 
     def test_a_hard_link_is_refused(self, tmp_path: Path, folder: Path, spool: Spool) -> None:
         os.link(tmp_path / "canary", folder / "linked")
         with pytest.raises(SpoolPathForbidden, match="hard link"):
-            opened(spool, "linked")
+            open_spooled(spool, "linked")
 
     def test_a_fifo_is_refused_and_nobody_waits_for_a_writer(self, folder: Path, spool: Spool) -> None:
         os.mkfifo(folder / "fifo")
         with pytest.raises(SpoolPathForbidden):
-            opened(spool, "fifo")
+            open_spooled(spool, "fifo")
 
     def test_a_socket_is_refused(self, folder: Path, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(folder)  # the path of a socket may have 107 bytes at most
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind("socket")
             with pytest.raises(SpoolPathForbidden):
-                opened(spool, "socket")
+                open_spooled(spool, "socket")
 
     def test_a_device_is_refused(self) -> None:
         with pytest.raises(SpoolPathForbidden):
-            opened(Spool({"default": Path("/dev")}), "null", size_bytes=0)
+            open_spooled(Spool({"default": Path("/dev")}), "null", size_bytes=0)
 
     def test_a_folder_is_refused(self, folder: Path, spool: Spool) -> None:
         (folder / "a").mkdir()
         with pytest.raises(SpoolPathForbidden):
-            opened(spool, "a")
+            open_spooled(spool, "a")
 
     def test_a_file_used_as_a_folder_is_refused(self, spool: Spool) -> None:
         with pytest.raises(SpoolPathForbidden):
-            opened(spool, "upload/upload")
+            open_spooled(spool, "upload/upload")
 
     @pytest.mark.parametrize("path", ["missing", "missing/upload", "a" * 256, "/".join(["a" * 200] * 30)])
     def test_a_file_that_is_not_there_is_missing(self, spool: Spool, path: str) -> None:
         with pytest.raises(SpoolFileMissing):
-            opened(spool, path)
+            open_spooled(spool, path)
 
     def test_an_unreadable_file_is_missing(self) -> None:
         with tempfile.TemporaryDirectory() as name:
@@ -119,19 +119,19 @@ class TestRefusedPaths:
             (folder / "upload").write_bytes(CONTENT)
             (folder / "upload").chmod(0)
             with unprivileged(), pytest.raises(SpoolFileMissing, match=os.strerror(errno.EACCES)):
-                opened(Spool({"default": folder}))
+                open_spooled(Spool({"default": folder}))
 
     def test_an_unmounted_spool_is_an_outage_and_not_a_missing_file(self, folder: Path, spool: Spool) -> None:
         folder.rename(folder.with_name("gone"))
         with pytest.raises(StorageUnavailable):
-            opened(spool)
+            open_spooled(spool)
 
     @pytest.mark.parametrize("path", ["secret", "../secret", "s\0ecret", "secret-link", "secret-file", "/secret"])
     def test_messages_never_carry_the_path(self, folder: Path, spool: Spool, path: str) -> None:
         (folder / "secret-link").symlink_to("secret")
         (folder / "secret-file").write_bytes(b"secret")
         with pytest.raises(ReactorError) as caught:
-            opened(spool, path)
+            open_spooled(spool, path)
         text = f"{caught.value} {caught.value!r} {caught.value.__cause__}"
         assert "secret" not in text
         assert str(folder) not in text
@@ -160,7 +160,7 @@ class TestNoTextLeadsOut:
         if absolute:
             path = data.draw(st.sampled_from([str(folder), str(tmp_path), "/", ""])) + "/" + path
         try:
-            body = opened(Spool({"default": folder}), path)
+            body = open_spooled(Spool({"default": folder}), path)
         except (SpoolPathForbidden, SpoolFileMissing):
             pass
         else:

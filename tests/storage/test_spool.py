@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from support.spooled import CONTENT, laid_out, opened, sha256, unprivileged
+from support.spooled import CONTENT, make_spool, open_spooled, sha256, unprivileged
 
 from reactor.core.errors import (
     ConfigInvalid,
@@ -20,7 +20,7 @@ from reactor.storage.spool import Spool
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return laid_out(tmp_path)
+    return make_spool(tmp_path)
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def spool(folder: Path) -> Spool:
 
 class TestReading:
     def test_it_gives_the_bytes_and_their_digest(self, spool: Spool) -> None:
-        with opened(spool) as body:
+        with open_spooled(spool) as body:
             assert body.digest is None
             assert body.read() == CONTENT
             assert body.read(1) == b""
@@ -39,38 +39,38 @@ class TestReading:
 
     def test_any_chunk_size_gives_the_same_bytes(self, spool: Spool) -> None:
         for size in (1, 7, len(CONTENT) - 1, len(CONTENT), len(CONTENT) + 1):
-            with opened(spool) as body:
+            with open_spooled(spool) as body:
                 assert b"".join(iter(lambda: body.read(size), b"")) == CONTENT  # noqa: B023 - called at once
 
     def test_an_empty_file_is_a_file(self, folder: Path, spool: Spool) -> None:
         (folder / "empty").touch()
-        with opened(spool, "empty", size_bytes=0, digest=sha256(b"")) as body:
+        with open_spooled(spool, "empty", size_bytes=0, digest=sha256(b"")) as body:
             assert body.read(10) == b""
             assert body.digest == sha256(b"")
 
     def test_an_empty_file_with_another_digest_is_a_mismatch(self, folder: Path, spool: Spool) -> None:
         (folder / "empty").touch()
         with pytest.raises(ContentMismatch):
-            opened(spool, "empty", size_bytes=0)
+            open_spooled(spool, "empty", size_bytes=0)
 
     def test_without_a_recorded_digest_the_size_alone_is_held(self, spool: Spool) -> None:
-        with opened(spool, digest=None) as body:
+        with open_spooled(spool, digest=None) as body:
             assert body.read() == CONTENT
             assert body.digest == sha256(CONTENT)
 
     def test_going_back_to_the_start_starts_the_hash_again(self, spool: Spool) -> None:
-        with opened(spool) as body:
+        with open_spooled(spool) as body:
             body.read(1000)
             assert body.seek(0) == body.tell() == 0
             assert body.read() == CONTENT
 
     def test_going_anywhere_else_is_refused(self, spool: Spool) -> None:
-        with opened(spool) as body, pytest.raises(OSError, match="start to end"):
+        with open_spooled(spool) as body, pytest.raises(OSError, match="start to end"):
             body.seek(0, os.SEEK_END)
 
     def test_a_cancelled_attempt_stops_at_the_next_read(self, spool: Spool) -> None:
         reader = Job()
-        with opened(spool, reader=reader) as body:
+        with open_spooled(spool, reader=reader) as body:
             body.read(10)
             reader.is_cancelled = True
             with pytest.raises(StorageUnavailable, match="the attempt was cancelled"):
@@ -80,11 +80,11 @@ class TestReading:
         (folder / "link").symlink_to(folder / "upload")
         (folder / "a" / "b").mkdir(parents=True)
         before = self.descriptors()
-        with opened(spool):
+        with open_spooled(spool):
             pass
         for path, size in (("link", 1), ("upload", 1), ("a/b", 1), ("a/b/c", 1), ("a/b/c/d", 1), ("../x", 1)):
             with pytest.raises(ReactorError):
-                opened(spool, path, size_bytes=size)
+                open_spooled(spool, path, size_bytes=size)
         assert self.descriptors() == before
 
     @staticmethod
@@ -92,7 +92,7 @@ class TestReading:
         return len(list(Path("/proc/self/fd").iterdir()))
 
     def test_a_read_after_closing_reads_nothing(self, spool: Spool) -> None:
-        body = opened(spool)
+        body = open_spooled(spool)
         body.close()
         body.close()
         with pytest.raises(SpoolFileMissing):
@@ -105,12 +105,12 @@ class TestContent:
     def test_another_size_is_refused_at_once(self, spool: Spool) -> None:
         for size in (0, len(CONTENT) - 1, len(CONTENT) + 1, 2**62):
             with pytest.raises(ContentMismatch, match="size"):
-                opened(spool, size_bytes=size)
+                open_spooled(spool, size_bytes=size)
 
     @pytest.mark.parametrize("digest", ["", "abc", sha256(CONTENT).upper(), "sha256:" + sha256(CONTENT)])
     def test_a_digest_that_is_none_matches_nothing(self, spool: Spool, digest: str) -> None:
         with pytest.raises(ContentMismatch):
-            opened(spool, digest=digest)
+            open_spooled(spool, digest=digest)
 
     @pytest.mark.parametrize("chunk", [1, 100, len(CONTENT), -1])
     def test_a_flipped_bit_holds_back_the_last_bytes(self, folder: Path, spool: Spool, chunk: int) -> None:
@@ -118,7 +118,7 @@ class TestContent:
         assert self.bytes_given_out(spool, chunk) < len(CONTENT)
 
     def test_a_file_that_grows_is_a_mismatch(self, folder: Path, spool: Spool) -> None:
-        with opened(spool) as body:
+        with open_spooled(spool) as body:
             body.read(100)
             with (folder / "upload").open("ab") as file:
                 file.write(b"!")
@@ -126,14 +126,14 @@ class TestContent:
                 body.read()
 
     def test_a_file_that_shrinks_is_a_mismatch(self, folder: Path, spool: Spool) -> None:
-        with opened(spool) as body:
+        with open_spooled(spool) as body:
             body.read(100)
             os.truncate(folder / "upload", 200)
             with pytest.raises(ContentMismatch, match="shorter"):
                 body.read()
 
     def test_a_file_replaced_after_opening_is_not_read(self, folder: Path, spool: Spool) -> None:
-        with opened(spool) as body:
+        with open_spooled(spool) as body:
             (folder / "other").write_bytes(b"other bytes")
             (folder / "other").replace(folder / "upload")
             assert body.read() == CONTENT
@@ -141,7 +141,7 @@ class TestContent:
     @staticmethod
     def bytes_given_out(spool: Spool, chunk: int) -> int:
         given = 0
-        with opened(spool) as body, pytest.raises(ContentMismatch, match="SHA-256"):
+        with open_spooled(spool) as body, pytest.raises(ContentMismatch, match="SHA-256"):
             while True:  # the mismatch ends it
                 given += len(body.read(chunk))
         return given
@@ -152,7 +152,7 @@ REPLACED = "it was replaced, or written to, since it was read"
 
 class TestRemoving:
     def test_it_removes_the_file_that_it_opened(self, folder: Path, spool: Spool) -> None:
-        with opened(spool) as body:
+        with open_spooled(spool) as body:
             assert spool.remove([("default", "upload", body.identity)]) == [None]
             assert not (folder / "upload").exists()
             assert spool.remove([("default", "upload", body.identity)]) == [None]  # nothing is left to do
@@ -166,7 +166,7 @@ class TestRemoving:
         files = []
         for name, path in paths:
             ((other if name == "other" else folder) / path).write_bytes(CONTENT)
-            with opened(spool, path, name=name) as body:
+            with open_spooled(spool, path, name=name) as body:
                 files.append((name, path, body.identity))
         (other / "stays").write_bytes(CONTENT)
         descriptors = Path("/proc/self/fd")
@@ -177,21 +177,21 @@ class TestRemoving:
         assert left == {"upload", "canary", "stays"}
 
     def test_a_file_that_took_the_name_stays(self, folder: Path, spool: Spool) -> None:
-        with opened(spool) as body:
+        with open_spooled(spool) as body:
             (folder / "other").write_bytes(CONTENT)
             (folder / "other").replace(folder / "upload")
             assert spool.remove([("default", "upload", body.identity)]) == [REPLACED]
         assert (folder / "upload").read_bytes() == CONTENT
 
     def test_a_file_that_was_written_anew_stays(self, folder: Path, spool: Spool) -> None:
-        with opened(spool) as body:
+        with open_spooled(spool) as body:
             identity = body.identity
         (folder / "upload").write_bytes(b"those of the next upload")
         assert spool.remove([("default", "upload", identity)]) == [REPLACED]
         assert (folder / "upload").read_bytes() == b"those of the next upload"
 
     def test_a_link_that_took_the_name_stays_with_its_target(self, tmp_path: Path, spool: Spool) -> None:
-        with opened(spool) as body:
+        with open_spooled(spool) as body:
             moved = (tmp_path / "spool" / "upload").rename(tmp_path / "moved")
             (tmp_path / "spool" / "upload").symlink_to(moved)
             assert spool.remove([("default", "upload", body.identity)]) == [REPLACED]
@@ -202,7 +202,7 @@ class TestRemoving:
     ) -> None:
         (folder / "a").mkdir()
         (folder / "a" / "upload").write_bytes(CONTENT)
-        with opened(spool, "a/upload") as body:
+        with open_spooled(spool, "a/upload") as body:
             moved = (folder / "a").rename(tmp_path / "a")
             (folder / "a").symlink_to(moved)
             [reason] = spool.remove([("default", "a/upload", body.identity)])
@@ -222,9 +222,9 @@ class TestRemoving:
     def test_a_path_that_cannot_be_opened_removes_nothing(
         self, folder: Path, spool: Spool, name: str, path: str, reason: str
     ) -> None:
-        with opened(spool) as body:
+        with open_spooled(spool) as body:
             (folder / "next").write_bytes(CONTENT)
-            with opened(spool, "next") as other:
+            with open_spooled(spool, "next") as other:
                 found = spool.remove([(name, path, body.identity), ("default", "next", other.identity)])
         assert found[0] is not None
         assert reason in found[0]
@@ -234,8 +234,8 @@ class TestRemoving:
         assert (folder.parent / "canary").exists()
 
     def test_what_may_not_be_removed_says_why(self, reachable_folder: Path) -> None:
-        spool = Spool({"default": laid_out(reachable_folder)})
-        with opened(spool) as body, unprivileged():
+        spool = Spool({"default": make_spool(reachable_folder)})
+        with open_spooled(spool) as body, unprivileged():
             assert spool.remove([("default", "upload", body.identity)]) == ["Permission denied"]
         assert (reachable_folder / "spool" / "upload").exists()
 

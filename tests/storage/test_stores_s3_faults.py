@@ -20,7 +20,7 @@ from support.servers.fault_server import (
     retries_at,
     stalls,
 )
-from support.spooled import CONTENT, body_of, opened, sha256
+from support.spooled import CONTENT, body_of, open_spooled, sha256
 
 from reactor.core.errors import (
     ContentMismatch,
@@ -257,7 +257,7 @@ class TestTheBodysOwnWord:
         canceller = threading.Thread(target=cancel)
         canceller.start()
         with (
-            opened(spool, size_bytes=64 * 1024 * 1024, digest=None, reader=reader) as body,
+            open_spooled(spool, size_bytes=64 * 1024 * 1024, digest=None, reader=reader) as body,
             pytest.raises(StorageUnavailable, match="the attempt was cancelled"),
         ):
             store.put("bucket", "key", body, mime_type=None)
@@ -266,7 +266,7 @@ class TestTheBodysOwnWord:
 
     def test_a_row_without_a_digest_is_stored(self, store: S3Store, tmp_path: Path) -> None:
         (tmp_path / "upload").write_bytes(CONTENT)
-        with opened(Spool({"default": tmp_path}), digest=None) as body:
+        with open_spooled(Spool({"default": tmp_path}), digest=None) as body:
             store.put("bucket", "key", body, mime_type=None)
             assert body.digest == hashlib.sha256(CONTENT).hexdigest()
 

@@ -1,4 +1,4 @@
-"""A clock that stands still until the test moves it on, and a way to see that all has been done by it."""
+"""A clock that stands still until the test advances it, and a way to wait until every other task waits."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -7,39 +7,36 @@ from contextlib import AbstractContextManager, contextmanager
 from anyio import CancelScope, sleep_forever
 from attrs import define
 
-from reactor.runtime.clock import TICKS_PER_S, Bell, Clock
+from reactor.runtime.clock import TICKS_PER_S, Clock, Timer
 
 _US_PER_S = 1_000_000
 _US_PER_TICK = _US_PER_S // TICKS_PER_S
-_TURNS = 5
-"""Turns of the loop in which nobody may do anything: a cancellation takes two to arrive."""
+_IDLE_CYCLES = 5
+"""Cycles of the event loop in which no other task may run: a cancellation takes two to arrive."""
 
 DATABASE_AHEAD_S = 1_000_000.0
-"""The database's clock by this one: never equal, so that a mix-up shows."""
+"""Offset of the database's clock: far from zero, so that a test fails when code mixes up the two clocks."""
 
 
 @define(eq=False)
-class _Bell(Bell):
+class _ManualTimer(Timer):
     clock: "ManualClock"
     call: Callable[[], None]
     tick: int | None = None
 
-    def ring_at(self, tick: int | None) -> None:
+    def set(self, tick: int | None) -> None:
         self.tick = tick
-        self.clock.ring()
+        self.clock.call_due()
 
 
 class ManualClock(Clock):
-    """Time in whole microseconds, moved by `advance` alone."""
+    """Time in whole microseconds; only `advance` changes it."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._now_us = 1_000 * _US_PER_S
-        self._bells: list[_Bell] = []
+        super().__init__(lambda: self._now_us / _US_PER_S)
+        self._timers: list[_ManualTimer] = []
         self.observe(self.now(), self.now(), self.now() + DATABASE_AHEAD_S)
-
-    def now(self) -> float:
-        return self._now_us / _US_PER_S
 
     def tick(self) -> int:
         return self._now_us // _US_PER_TICK
@@ -50,50 +47,50 @@ class ManualClock(Clock):
     @contextmanager
     def _alarm(self, tick: int) -> Iterator[CancelScope]:
         with CancelScope() as scope:
-            with self.bell(scope.cancel) as bell:
-                bell.ring_at(tick)
+            with self.timer(scope.cancel) as timer:
+                timer.set(tick)
                 yield scope
 
-    def bell(self, call: Callable[[], None]) -> AbstractContextManager[Bell]:
-        return self._bell(call)
+    def timer(self, call: Callable[[], None]) -> AbstractContextManager[Timer]:
+        return self._timer(call)
 
     @contextmanager
-    def _bell(self, call: Callable[[], None]) -> Iterator[Bell]:
-        bell = _Bell(self, call)
-        self._bells.append(bell)
+    def _timer(self, call: Callable[[], None]) -> Iterator[Timer]:
+        timer = _ManualTimer(self, call)
+        self._timers.append(timer)
         try:
-            yield bell
+            yield timer
         finally:
-            self._bells.remove(bell)
+            self._timers.remove(timer)
 
     async def sleep(self, seconds: float) -> None:
         with self.alarm(self.tick() + round(seconds * TICKS_PER_S)):
             await sleep_forever()
 
     def advance(self, seconds: float) -> None:
-        """Let time pass at once; whoever waits for a moment that has come is woken."""
+        """Advance the time at once, and call the timers that are due."""
         self._now_us += round(seconds * _US_PER_S)
-        self.ring()
+        self.call_due()
 
     @property
     def awaited(self) -> list[int]:
-        """The ticks that somebody waits for."""
-        return [bell.tick for bell in self._bells if bell.tick is not None]
+        """The ticks of all timers that are set."""
+        return [timer.tick for timer in self._timers if timer.tick is not None]
 
-    def ring(self) -> None:
-        """Ring what is due."""
-        for bell in [bell for bell in self._bells if bell.tick is not None and bell.tick <= self.tick()]:
-            bell.tick = None
-            bell.call()
+    def call_due(self) -> None:
+        """Call the timers that are due."""
+        for timer in [timer for timer in self._timers if timer.tick is not None and timer.tick <= self.tick()]:
+            timer.tick = None
+            timer.call()
 
 
 async def idle_event() -> None:
-    """Return when every other task waits for something that hasn't come.
+    """Return when every other task waits for an event that has not happened.
 
-    What anyio's wait_all_tasks_blocked promises, by turns of the loop and not by tenths of a second.
+    anyio's wait_all_tasks_blocked promises the same, but polls every tenth of a second.
     """
-    this, turns = asyncio.current_task(), 0
-    while turns < _TURNS:
+    this, cycles = asyncio.current_task(), 0
+    while cycles < _IDLE_CYCLES:
         await asyncio.sleep(0)
         waiters = [getattr(task, "_fut_waiter", None) for task in asyncio.all_tasks() if task is not this]
-        turns = 0 if any(waiter is None or waiter.done() for waiter in waiters) else turns + 1
+        cycles = 0 if any(waiter is None or waiter.done() for waiter in waiters) else cycles + 1

@@ -1,4 +1,4 @@
-"""A spool with one file in it, and the file opened: what tests of the spool and of the stores begin with."""
+"""A spool with one file, its upload, and the file opened: for tests of the spool and of the stores."""
 
 import hashlib
 import os
@@ -10,18 +10,19 @@ from uuid import uuid4
 
 from reactor.postgres.upload_queue import Upload
 from reactor.runtime.executor import Job
-from reactor.storage.spool import Spool, SpooledFile
+from reactor.storage.spool import Spool
+from reactor.storage.spooled_file import SpooledFile
 
 CONTENT = bytes(range(256)) * 40
-NOBODY = 65534
+UNPRIVILEGED_UID = 65534
 
 
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def laid_out(outside: Path) -> Path:
-    """Make a spool with one file in it, and a canary of the same bytes beside the spool."""
+def make_spool(outside: Path) -> Path:
+    """Make a spool with one file, and a canary with the same bytes outside the spool; return the spool's folder."""
     folder = outside / "spool"
     folder.mkdir()
     (folder / "upload").write_bytes(CONTENT)
@@ -29,8 +30,8 @@ def laid_out(outside: Path) -> Path:
     return folder
 
 
-def an_upload() -> Upload:
-    """Return the one file's upload, just claimed for the first time."""
+def make_upload() -> Upload:
+    """Return the upload of the spool's one file, claimed for the first time."""
     return Upload(
         token=uuid4(),
         id=uuid4(),
@@ -55,7 +56,7 @@ def an_upload() -> Upload:
     )
 
 
-def opened(
+def open_spooled(
     spool: Spool,
     path: str = "upload",
     *,
@@ -64,15 +65,15 @@ def opened(
     digest: str | None = sha256(CONTENT),
     reader: Job | None = None,
 ) -> SpooledFile:
-    """Open a file that holds CONTENT, unless told otherwise."""
+    """Open a spooled file as an attempt does; by default one that contains CONTENT."""
     return spool.open(name, path, size_bytes=size_bytes, sha256=digest, reader=reader or Job())
 
 
 def body_of(content: bytes, *, digest: str | None = None, reader: Job | None = None) -> SpooledFile:
-    """Spool these bytes and open them; `digest` to promise other bytes than they are."""
+    """Spool these bytes and open them; `digest` is the recorded SHA-256 if it isn't theirs."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "upload").write_bytes(content)
-        return opened(
+        return open_spooled(
             Spool({"default": Path(folder)}),
             size_bytes=len(content),
             digest=digest or sha256(content),
@@ -82,11 +83,11 @@ def body_of(content: bytes, *, digest: str | None = None, reader: Job | None = N
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """Act as a user to whom file modes apply; root ignores them."""
+    """Run the block as a user without privileges; root ignores the modes of files."""
     if os.geteuid() != 0:
         yield
         return
-    os.seteuid(NOBODY)
+    os.seteuid(UNPRIVILEGED_UID)
     try:
         yield
     finally:
