@@ -1,4 +1,4 @@
-"""What settings may be written like, and what is said when they are wrong."""
+"""How settings are written in the environment and the file, and the messages for wrong ones."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from reactor.configuration import _READERS, load
+from reactor.configuration import NAMES, load
 from reactor.core.errors import ConfigInvalid
 
 WriteToml = Callable[[str], Path]
@@ -31,25 +31,25 @@ def toml(tmp_path: Path) -> WriteToml:
     return write
 
 
-def told(environ: dict[str, str], config: Path | None = None) -> tuple[str, ...]:
-    """Return the problems with these settings; there must be some."""
+def problems_of(environ: dict[str, str], config: Path | None = None) -> tuple[str, ...]:
+    """Return the problems with these settings; at least one."""
     with pytest.raises(ConfigInvalid) as refusal:
         load(environ, config)
     assert all("\n" not in problem for problem in refusal.value.problems)
     return refusal.value.problems
 
 
-def test_nothing_set_is_the_embedded_database_with_store_and_spool_in_the_data_folder(here: Path) -> None:
-    it = load({}, None)
+def test_with_no_settings_the_database_is_embedded_and_store_and_spool_are_in_the_data_folder(here: Path) -> None:
+    settings = load({}, None)
 
-    assert it.database_url is None
-    assert it.data_dir == here / "reactor-data"
-    assert it.store_url == (here / "reactor-data" / "store").as_uri()
-    assert it.spools == {"default": here / "reactor-data" / "spool"}
+    assert settings.database_url is None
+    assert settings.data_dir == here / "reactor-data"
+    assert settings.store_url == (here / "reactor-data" / "store").as_uri()
+    assert settings.spools == {"default": here / "reactor-data" / "spool"}
 
 
 def test_variables_are_read_with_their_units() -> None:
-    it = load(
+    settings = load(
         {
             "REACTOR_RETRY_BASE": "1h30m",
             "REACTOR_RETRY_MAX": "2h",
@@ -65,22 +65,32 @@ def test_variables_are_read_with_their_units() -> None:
         None,
     )
 
-    assert (it.retry_base_s, it.retry_max_s, it.retry_factor, it.lease_s) == (5400, 7200, 1.5, 45)
-    assert (it.upload_concurrency, it.http_port, it.log_level, it.log_format) == (4, 0, "DEBUG", "json")
-    assert it.store_url == "s3://"
+    assert (settings.retry_base_s, settings.retry_max_s, settings.retry_factor, settings.lease_s) == (
+        5400,
+        7200,
+        1.5,
+        45,
+    )
+    assert (settings.upload_concurrency, settings.http_port, settings.log_level, settings.log_format) == (
+        4,
+        0,
+        "DEBUG",
+        "json",
+    )
+    assert settings.store_url == "s3://"
 
 
-def test_an_empty_variable_is_an_unset_one() -> None:
+def test_an_empty_variable_counts_as_not_set() -> None:
     assert load({"REACTOR_LEASE": "", "REACTOR_HTTP_TOKEN": "  ", "DATABASE_URL": ""}, None) == load({}, None)
 
 
 def test_a_file_is_read_with_numbers_and_durations(toml: WriteToml) -> None:
-    it = load({}, toml('retry_base = "45s"\nlease = 20\nretry_jitter = 0\nhttp_port = 80\nlog_level = "info"'))
+    settings = load({}, toml('retry_base = "45s"\nlease = 20\nretry_jitter = 0\nhttp_port = 80\nlog_level = "info"'))
 
-    assert (it.retry_base_s, it.lease_s, it.retry_jitter, it.http_port) == (45, 20, 0, 80)
+    assert (settings.retry_base_s, settings.lease_s, settings.retry_jitter, settings.http_port) == (45, 20, 0, 80)
 
 
-def test_the_environment_comes_before_the_file(toml: WriteToml) -> None:
+def test_the_environment_wins_over_the_file(toml: WriteToml) -> None:
     assert load({"REACTOR_LEASE": "10s"}, toml('lease = "20s"')).lease_s == 10
 
 
@@ -91,7 +101,7 @@ def test_reactor_toml_in_the_working_directory_is_read_unless_another_is_named(h
     assert load({}, toml("")).lease_s == 30
 
 
-def test_the_database_is_named_by_the_first_that_is_set(toml: WriteToml) -> None:
+def test_the_first_source_that_is_set_names_the_database(toml: WriteToml) -> None:
     file = toml('database_url = "host=file"')
     environ = {"DATABASE_URL": "postgresql://general", "PGHOST": "libpq"}
 
@@ -103,7 +113,7 @@ def test_the_database_is_named_by_the_first_that_is_set(toml: WriteToml) -> None
     assert load({"PGSSLMODE": "require"}, None).database_url is None
 
 
-def test_spools_are_named_in_the_environment_or_in_a_table(here: Path, toml: WriteToml) -> None:
+def test_spools_are_read_from_the_environment_or_a_table(here: Path, toml: WriteToml) -> None:
     environ = {"REACTOR_SPOOL_DIR": "/a", "REACTOR_SPOOLS": "fast=/b, big = here"}
     file = toml('spool_dir = "/x"\n[spools]\nslow = "/y"')
 
@@ -112,16 +122,16 @@ def test_spools_are_named_in_the_environment_or_in_a_table(here: Path, toml: Wri
 
 
 @pytest.mark.parametrize("text", ["nofolder", "a=", "=/b", "a=/b,a=/c", "default=/b"])
-def test_spools_that_are_no_pairs_are_refused(text: str) -> None:
-    [problem] = told({"REACTOR_SPOOLS": text})
+def test_spools_that_are_not_pairs_are_refused(text: str) -> None:
+    [problem] = problems_of({"REACTOR_SPOOLS": text})
 
     assert problem.startswith("REACTOR_SPOOLS must be name=/folder pairs")
 
 
-def test_every_problem_is_told_at_once_naming_variable_or_key_and_file(toml: WriteToml) -> None:
+def test_all_problems_are_reported_at_once_with_variable_or_key_and_file(toml: WriteToml) -> None:
     file = toml('lease = "soon"\nhttp_port = true')
 
-    assert told({"REACTOR_RETRY_BASE": "-1", "REACTOR_RETRY_JITTER": "2", "REACTOR_SPOLS": "x"}, file) == (
+    assert problems_of({"REACTOR_RETRY_BASE": "-1", "REACTOR_RETRY_JITTER": "2", "REACTOR_SPOLS": "x"}, file) == (
         "REACTOR_SPOLS is not a setting: did you mean REACTOR_SPOOLS?",
         "REACTOR_RETRY_BASE must be a duration like 30s, 0.5s, 5m, 1h30m, or plain seconds, not '-1'",
         f"lease in {file} must be a duration like 30s, 0.5s, 5m, 1h30m, or plain seconds, not 'soon'",
@@ -147,17 +157,17 @@ def test_every_problem_is_told_at_once_naming_variable_or_key_and_file(toml: Wri
         ("DATABASE_URL", "postgresql+asyncpg://host/db"),
     ],
 )
-def test_a_wrong_value_is_told_in_one_short_line_that_names_its_variable(variable: str, text: str) -> None:
-    [problem] = told({variable: text})
+def test_a_wrong_value_is_reported_in_one_short_line_that_names_its_variable(variable: str, text: str) -> None:
+    [problem] = problems_of({variable: text})
 
     assert problem.startswith(f"{variable} must be ")
     assert len(problem) < 250
 
 
-def test_an_unknown_key_of_the_file_is_told_with_the_nearest_known(toml: WriteToml) -> None:
+def test_an_unknown_key_of_the_file_is_reported_with_the_nearest_known_one(toml: WriteToml) -> None:
     file = toml("retry_bse = 1\nzzz = 2\nREACTOR_LEASE = 3")
 
-    assert told({}, file) == (
+    assert problems_of({}, file) == (
         f"retry_bse in {file} is not a setting: did you mean retry_base?",
         f"zzz in {file} is not a setting: remove it",
         f"REACTOR_LEASE in {file} is not a setting: did you mean lease?",
@@ -174,17 +184,17 @@ def test_an_unknown_key_of_the_file_is_told_with_the_nearest_known(toml: WriteTo
         ("REACTOR_PORT_8321_TCP_ADDR", "10.0.0.7"),
     ],
 )
-def test_variables_of_the_tests_and_of_kubernetes_are_left_alone(variable: str, text: str) -> None:
+def test_variables_of_the_tests_and_of_kubernetes_are_ignored(variable: str, text: str) -> None:
     assert load({variable: text}, None) == load({}, None)
 
 
-def test_a_variable_in_lower_case_is_told_how_to_write() -> None:
-    assert told({"REACTOR_lease": "1"}) == ("REACTOR_lease is not a setting: did you mean REACTOR_LEASE?",)
-    assert told({"REACTOR_PORT": "80"}) == ("REACTOR_PORT is not a setting: did you mean REACTOR_HTTP_PORT?",)
+def test_a_variable_in_lower_case_is_reported_with_its_spelling() -> None:
+    assert problems_of({"REACTOR_lease": "1"}) == ("REACTOR_lease is not a setting: did you mean REACTOR_LEASE?",)
+    assert problems_of({"REACTOR_PORT": "80"}) == ("REACTOR_PORT is not a setting: did you mean REACTOR_HTTP_PORT?",)
 
 
 def test_other_machines_need_a_token() -> None:
-    [problem] = told({"REACTOR_HTTP_HOST": "0.0.0.0"})  # noqa: S104 - refused
+    [problem] = problems_of({"REACTOR_HTTP_HOST": "0.0.0.0"})  # noqa: S104 - refused
 
     assert problem == (
         "REACTOR_HTTP_HOST opens the HTTP server to other machines: set REACTOR_HTTP_TOKEN, or use 127.0.0.1"
@@ -206,10 +216,10 @@ def test_other_machines_need_a_token() -> None:
     ],
 )
 def test_no_secret_is_in_a_message(variable: str, text: str) -> None:
-    assert "hunter2" not in str(told({variable: text, "REACTOR_LEASE": "x"}))
+    assert "hunter2" not in str(problems_of({variable: text, "REACTOR_LEASE": "x"}))
 
 
-def test_no_secret_hides_in_the_cause_of_a_refusal() -> None:
+def test_no_secret_is_in_the_cause_of_an_error() -> None:
     with pytest.raises(ConfigInvalid) as refusal:
         load({"REACTOR_DATABASE_URL": "hunter2"}, None)
 
@@ -217,25 +227,25 @@ def test_no_secret_hides_in_the_cause_of_a_refusal() -> None:
 
 
 @pytest.mark.parametrize("text", ["lease = ", "= 1", "[spools", 'lease = "20s"\nlease = "30s"'])
-def test_wrong_toml_is_one_line(toml: WriteToml, text: str) -> None:
-    [problem] = told({}, file := toml(text))
+def test_invalid_toml_is_reported_in_one_line(toml: WriteToml, text: str) -> None:
+    [problem] = problems_of({}, file := toml(text))
 
     assert problem.startswith(f"{file} isn't valid TOML: ")
 
 
-def test_a_file_that_cannot_be_read_is_one_line(here: Path) -> None:
+def test_an_unreadable_file_is_reported_in_one_line(here: Path) -> None:
     (here / "binary.toml").write_bytes(b"\xff\xfe")
 
-    assert told({}, here / "missing.toml") == (f"{here}/missing.toml can't be read: No such file or directory",)
-    assert told({}, here) == (f"{here} can't be read: Is a directory",)
-    assert told({}, here / "binary.toml") == (f"{here}/binary.toml isn't UTF-8 text",)
+    assert problems_of({}, here / "missing.toml") == (f"{here}/missing.toml can't be read: No such file or directory",)
+    assert problems_of({}, here) == (f"{here} can't be read: Is a directory",)
+    assert problems_of({}, here / "binary.toml") == (f"{here}/binary.toml isn't UTF-8 text",)
 
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)
 
 
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.dictionaries(st.sampled_from(sorted(_READERS)), TEXTS, max_size=4))
-def test_any_text_is_settings_or_problems_and_never_a_third_thing(texts: dict[str, str]) -> None:
+@given(st.dictionaries(st.sampled_from(sorted(NAMES)), TEXTS, max_size=4))
+def test_any_text_gives_settings_or_a_config_error(texts: dict[str, str]) -> None:
     with suppress(ConfigInvalid):
         load({f"REACTOR_{key.upper()}": text for key, text in texts.items()}, None)

@@ -6,7 +6,7 @@ from uuid import UUID
 import click
 
 from reactor.cli.common import as_json, change, database_url, load_settings, print_json, print_table, show
-from reactor.core.lifecycle import STAYS
+from reactor.core.operations import WHY_UNCHANGED
 from reactor.postgres.admin import inspecting
 
 _COLUMNS = ("id", "status", "source_id", "started_at", "heartbeat_at", "timeout_at", "error_code")
@@ -60,5 +60,5 @@ def fail(ctx: click.Context, ids: Sequence[UUID], message: str) -> None:
             ids,
             lambda ids: inspector.fail_runs(ids, message),
             done="failed",
-            refused=STAYS["fail"],
+            refused=WHY_UNCHANGED["fail"],
         )

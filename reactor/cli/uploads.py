@@ -10,7 +10,7 @@ import click
 from reactor.cli.common import as_json, change, database_url, load_settings, print_json, print_table, show
 from reactor.core.error_codes import CATALOGUE
 from reactor.core.errors import ReactorError
-from reactor.core.lifecycle import STAYS
+from reactor.core.operations import WHY_UNCHANGED
 from reactor.postgres.admin import Inspector, Row, inspecting
 from reactor.storage.spool import Spool
 
@@ -73,7 +73,7 @@ def retry(ctx: click.Context, ids: Sequence[UUID]) -> None:
                 why[row["id"]] = f"stays as it is: {row['code']}: {CATALOGUE[row['code']].message}"
         return [row["id"] for row in answered if not row["code"]]
 
-    _change(ctx, ids, requeue, done="is due", refused=STAYS["retry"], why=why)
+    _change(ctx, ids, requeue, done="is due", refused=WHY_UNCHANGED["retry"], why=why)
 
 
 @uploads.command("cancel")
@@ -81,7 +81,7 @@ def retry(ctx: click.Context, ids: Sequence[UUID]) -> None:
 @click.pass_context
 def cancel(ctx: click.Context, ids: Sequence[UUID]) -> None:
     """Stop trying: gives the reserved bytes back, keeps the row and the spooled file until purged."""
-    _change(ctx, ids, Inspector.cancel, done="cancelled", refused=STAYS["cancel"])
+    _change(ctx, ids, Inspector.cancel, done="cancelled", refused=WHY_UNCHANGED["cancel"])
 
 
 @uploads.command("purge")
@@ -99,7 +99,7 @@ def purge(ctx: click.Context, ids: Sequence[UUID]) -> None:
                 _remove(spool, row)
             return [row["id"] for row in rows]
 
-        change(ids, forget, done="purged", refused=STAYS["purge"])
+        change(ids, forget, done="purged", refused=WHY_UNCHANGED["purge"])
 
 
 def _remove(spool: Spool, row: Row) -> None:

@@ -1,1 +1,1 @@
-"""What is true: values, rules and structures that touch nothing outside and never wait."""
+"""Values, rules and data structures without I/O, clock or randomness."""

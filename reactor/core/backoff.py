@@ -1,8 +1,7 @@
-"""How long a failed upload waits: exponential backoff with jitter, which listens to the store.
+"""The delay before the next attempt of a failed upload: exponential backoff with jitter, or the store's Retry-After.
 
-The jitter comes after the cap and not before it. When a store is down for long, all its uploads end up at the
-cap; capped last, half of them would wait exactly `max_s` and come back in one wave. So the longest wait is
-`max_s * (1 + jitter)`.
+Jitter is applied after the cap. In a long outage all uploads reach the cap; with jitter before the cap, half of
+them would wait exactly `max_s` and return together. So the longest delay is `max_s * (1 + jitter)`.
 """
 
 import math
@@ -10,8 +9,19 @@ from typing import Final
 
 from attrs import Attribute, field, frozen
 
-DAY_S: Final = 86_400.0
-"""A store's Retry-After counts up to here: a date far ahead is a mistake, and must not bury the upload."""
+RETRY_AFTER_MAX_S: Final = 3_600.0
+"""The longest Retry-After that is honoured, by the backoff of an upload and by the circuit breaker of its store.
+
+Stores ask for seconds or minutes, and for an hour at most where a quota is hourly. A longer value is a mistake (a
+wrong clock, a maintenance page's date): it must neither hold an upload back nor leave a store unprobed for a day.
+"""
+
+
+def honoured_retry_after_s(retry_after_s: float | None) -> float:
+    """Return the seconds of a store's Retry-After that count, up to RETRY_AFTER_MAX_S; 0 for None, NaN or below 0."""
+    if retry_after_s is None or not retry_after_s > 0:
+        return 0.0
+    return min(retry_after_s, RETRY_AFTER_MAX_S)
 
 
 def _check(holds: bool, name: str, rule: str, value: float) -> None:
@@ -24,36 +34,36 @@ class Backoff:
     """Seconds to wait after each failed attempt.
 
     Source: exponential backoff with a cap, as in M. Brooker, "Exponential Backoff and Jitter", AWS
-    Architecture Blog, 2015; but with proportional jitter, so that operators can foresee a retry within a few
+    Architecture Blog, 2015; but with proportional jitter, so that operators can predict a retry within a few
     per cent.
     """
 
     base_s: float = field()
-    """The first wait, more than 0."""
+    """The first delay, more than 0."""
 
     factor: float = field()
-    """How much longer each wait is than the one before, at least 1."""
+    """The ratio of each delay to the one before, at least 1."""
 
     max_s: float = field()
-    """Where the growth stops, at least `base_s`."""
+    """The cap of a delay before jitter, at least `base_s`."""
 
     jitter: float = field()
-    """The part of a wait by which it may be shorter or longer, 0 <= jitter < 1."""
+    """The fraction by which a delay may be shorter or longer, 0 <= jitter < 1."""
 
     @base_s.validator
-    def _base_is_positive(self, _: "Attribute[float]", value: float) -> None:
+    def _validate_base_s(self, _: "Attribute[float]", value: float) -> None:
         _check(value > 0, "base_s", "more than 0", value)
 
     @factor.validator
-    def _factor_never_shrinks(self, _: "Attribute[float]", value: float) -> None:
+    def _validate_factor(self, _: "Attribute[float]", value: float) -> None:
         _check(value >= 1, "factor", "at least 1", value)
 
     @max_s.validator
-    def _max_is_not_below_base(self, _: "Attribute[float]", value: float) -> None:
+    def _validate_max_s(self, _: "Attribute[float]", value: float) -> None:
         _check(value >= self.base_s, "max_s", "at least base_s", value)
 
     @jitter.validator
-    def _jitter_leaves_something(self, _: "Attribute[float]", value: float) -> None:
+    def _validate_jitter(self, _: "Attribute[float]", value: float) -> None:
         _check(0 <= value < 1, "jitter", "at least 0 and below 1", value)
 
     def delay_s(self, retry: int, u: float, retry_after_s: float | None = None) -> float:
@@ -61,18 +71,16 @@ class Backoff:
 
             min(max_s, base_s * factor ** (retry - 1)) * (1 + jitter * (2 * u - 1)),  0 <= u < 1
 
-        A longer `retry_after_s`, the store's own wish, wins; up to a day, and not at all if it isn't a
-        number. Raises ValueError when `retry` or `u` is out of range.
+        A longer `retry_after_s`, the store's Retry-After, wins, up to RETRY_AFTER_MAX_S. Raises ValueError when
+        `retry` or `u` is out of range.
         """
         if retry < 1:
             raise ValueError(f"retry must be at least 1, not {retry}")
         if not 0 <= u < 1:
             raise ValueError(f"u must be at least 0 and below 1, not {u}")
         try:
-            grown_s = self.base_s * self.factor ** (retry - 1)
-        except OverflowError:  # the cap is long since reached
-            grown_s = self.max_s
-        delay_s = min(grown_s, self.max_s) * (1 + self.jitter * (2 * u - 1))
-        if retry_after_s is None or math.isnan(retry_after_s):
-            return delay_s
-        return max(delay_s, min(retry_after_s, DAY_S))
+            uncapped_s = self.base_s * self.factor ** (retry - 1)
+        except OverflowError:  # far above the cap
+            uncapped_s = self.max_s
+        delay_s = min(uncapped_s, self.max_s) * (1 + self.jitter * (2 * u - 1))
+        return max(delay_s, honoured_retry_after_s(retry_after_s))

@@ -1,37 +1,34 @@
-"""A circuit breaker for one store: an outage isn't a failure of an upload.
+"""A circuit breaker for one store, so that an outage doesn't use up the retries of every upload.
 
-When a store is down for everyone, every upload would spend its retries on it and die. So failures that speak
-of the store (refused, timed out, 503) are counted by the row they hit, and when enough different rows have
-failed with no success in between, it's the store: nothing more starts, what still fails is given back
-unspent, and one upload at a time asks whether the store is back.
+The breaker counts the different rows that failed because of the store (refused, timed out, 503) since the last
+success. At `threshold` rows it opens: no upload starts, later failures are handed back unspent, and one upload
+at a time probes the store. It counts rows and not failures, because one upload to which the store always
+answers 500 must not stop the others.
 
-    state     what happens                        then       and
+    state     event                               next       and
     closed    failure of a `threshold`-th row     open       counted; pause = first pause
               any other failure                   closed     counted
-              success                             closed     all rows forgotten
-    open      a start, once the pause is over     probing    that row is the probe
-              failure (late: begun before)        open       unspent
+              success                             closed     failed rows cleared
+    open      a start after the pause             probing    that row is the probe
+              failure (late: started before)      open       unspent
               success (late)                      closed
     probing   the probe fails                     open       unspent; pause doubled, up to the longest
-              the probe is abandoned              open       the next probe may go at once
+              the probe is abandoned              open       the next probe may start at once
               failure of another row (late)       probing    unspent
               any success                         closed
 
-Why different rows: one upload that makes the store answer 500 whenever it comes must not stop the others.
-A store's Retry-After makes a pause longer, never shorter, and by no more than ten minutes.
+A store's Retry-After makes a pause longer, never shorter, up to RETRY_AFTER_MAX_S (reactor/core/backoff.py).
 
-The breaker owns no clock. `now` is monotonic seconds, the same clock for every call.
+The breaker owns no clock. `now` is monotonic seconds, from the same clock in every call.
 """
 
-from typing import Final
 from uuid import UUID
 
-RETRY_AFTER_MAX_S: Final = 600.0
-"""How much of a store's Retry-After is honoured: a store that is back must not stay unasked for a day."""
+from reactor.core.backoff import honoured_retry_after_s
 
 
 class CircuitBreaker:
-    """Says how many uploads may start, told how the earlier ones went.
+    """Decides how many uploads may start, from the results of the earlier ones.
 
     `threshold` is the number of different rows, at least 1, whose failure opens it; pauses are in seconds,
     0 < first_pause_s <= max_pause_s.
@@ -46,10 +43,21 @@ class CircuitBreaker:
         self._first_pause_s = first_pause_s
         self._max_pause_s = max_pause_s
 
-        # Invariant: closed, these are the rows that failed since the last success, fewer than the threshold.
+        self.is_open = False
+        """Whether the store counts as down: open or probing. Read only."""
+
+        # Invariant: is_clear exactly when closed and no row is in _failed.
+        self.is_clear = True
+        """Whether it is closed and counts no failure. Read only.
+
+        While True, `allowance` is None, and `started`, `succeeded` and `abandoned` change nothing: a caller may
+        skip these calls.
+        """
+
+        # Invariant: while closed, the rows that failed since the last success, fewer than the threshold; else empty.
         self._failed: set[UUID] = set()
 
-        # Invariant: open or probing, and only then, there is a time until which nothing starts.
+        # Invariant: a time before which nothing starts exactly when is_open.
         self._paused_until: float | None = None
         self._pause_s = first_pause_s
 
@@ -57,16 +65,8 @@ class CircuitBreaker:
         self._probe: UUID | None = None
 
     @property
-    def is_open(self) -> bool:
-        """Whether the store counts as down: open or probing."""
-        return self._paused_until is not None
-
-    @property
     def retry_at(self) -> float | None:
-        """The time at which a probe may go; None when there is nothing to wait for but a result.
-
-        That is: while closed, and while a probe is out.
-        """
+        """The time at which a probe may start; None while closed, and while a probe is in flight."""
         return None if self._probe is not None else self._paused_until
 
     def allowance(self, now: float) -> int | None:
@@ -76,52 +76,48 @@ class CircuitBreaker:
         return int(self._probe is None and now >= self._paused_until)
 
     def started(self, now: float, row_id: UUID) -> None:
-        """Say that the attempt of `row_id` begins. If a probe is what `allowance` allows, this is it.
+        """Record that the attempt of `row_id` starts. It becomes the probe if `allowance` is 1.
 
-        One that begins although nothing may, because it was claimed before the breaker opened, is a late one.
+        An attempt that was claimed before the breaker opened may start while `allowance` is 0; it is a late one.
         """
         if self.allowance(now) == 1:
             self._probe = row_id
 
-    def succeeded(self, now: float) -> None:  # noqa: ARG002 - every result is told the same way
-        """Say that the store answered: it stored an object, or refused one for good. It is up."""
+    def succeeded(self, now: float) -> None:  # noqa: ARG002 - all results have the same signature
+        """Record that the store answered: it stored an object, or refused one for good. Closes the breaker."""
         self._failed.clear()
         self._paused_until = None
         self._pause_s = self._first_pause_s
         self._probe = None
+        self.is_open, self.is_clear = False, True
 
     def failed(self, now: float, row_id: UUID, retry_after_s: float | None = None) -> bool:
-        """Say that the attempt of `row_id` failed for a reason that lies with the store.
+        """Record that the attempt of `row_id` failed because of the store; return whether to hand it back unspent.
 
-        Return whose failure it is: True when it's the outage's, so that the attempt is to be given back
-        unspent; False when it's the upload's own, and counts. `retry_after_s` is the store's Retry-After.
+        True when the breaker was open: the failure belongs to the outage. False when it was closed: the attempt
+        counts. `retry_after_s` is the store's Retry-After.
         """
         if self._paused_until is None:
+            self.is_clear = False
             self._failed.add(row_id)
             if len(self._failed) == self._threshold:
                 self._failed.clear()
-                self._pause_until(now + max(self._pause_s, _honoured_s(retry_after_s)))
+                self.is_open = True
+                self._pause_until(now + max(self._pause_s, honoured_retry_after_s(retry_after_s)))
             return False
         if row_id == self._probe:
             self._probe = None
             self._pause_s = min(2 * self._pause_s, self._max_pause_s)
-            self._pause_until(now + max(self._pause_s, _honoured_s(retry_after_s)))
+            self._pause_until(now + max(self._pause_s, honoured_retry_after_s(retry_after_s)))
         else:
-            self._pause_until(now + _honoured_s(retry_after_s))
+            self._pause_until(now + honoured_retry_after_s(retry_after_s))
         return True
 
-    def abandoned(self, now: float, row_id: UUID) -> None:  # noqa: ARG002 - every result is told the same way
-        """Say that the attempt of `row_id` ended and tells nothing of the store: shutdown, a lost lease."""
+    def abandoned(self, now: float, row_id: UUID) -> None:  # noqa: ARG002 - all results have the same signature
+        """Record that the attempt of `row_id` ended without a result from the store: shutdown, a lost lease."""
         if row_id == self._probe:
             self._probe = None
 
-    def _pause_until(self, then: float) -> None:
-        # The latest wish stands: a late failure that knows less must not cut a Retry-After short.
-        self._paused_until = then if self._paused_until is None else max(self._paused_until, then)
-
-
-def _honoured_s(retry_after_s: float | None) -> float:
-    """Return the seconds of a store's Retry-After that are honoured; 0 for none, and for what isn't one."""
-    if retry_after_s is None or not retry_after_s > 0:
-        return 0.0
-    return min(retry_after_s, RETRY_AFTER_MAX_S)
+    def _pause_until(self, until: float) -> None:
+        # the latest time wins: a late failure with a shorter Retry-After must not shorten the pause
+        self._paused_until = until if self._paused_until is None else max(self._paused_until, until)

@@ -1,11 +1,11 @@
-"""Durations as people write them: `30s`, `0.5s`, `5m`, `1h30m`, `250ms`, `2d`, or plain seconds."""
+"""Parses and formats durations: `30s`, `0.5s`, `5m`, `1h30m`, `250ms`, `2d`, or plain seconds."""
 
 import math
 import re
 from typing import Final
 
 _SECONDS: Final = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-"""Units from the longest to the shortest; a duration names each at most once, in this order."""
+"""Seconds per unit, longest first. A duration has each unit at most once, in this order."""
 
 _NUMBER: Final = r"[0-9]+(?:\.[0-9]+)?"
 _PARTS: Final = re.compile("".join(rf"(?:({_NUMBER}){unit})?" for unit in _SECONDS))
@@ -13,10 +13,7 @@ _PLAIN: Final = re.compile(_NUMBER)
 
 
 def parse_duration_s(text: str) -> float:
-    """Return the seconds that `text` says; at least 0, and finite.
-
-    Raises ValueError, with one sentence, for anything else.
-    """
+    """Return the seconds in `text`, at least 0 and finite. Raises ValueError with a one-line message."""
     compact = text.strip()
     if _PLAIN.fullmatch(compact):
         seconds = float(compact)
@@ -31,16 +28,16 @@ def parse_duration_s(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Return `seconds` in the short form that `parse_duration_s` reads, rounded to a millisecond.
+    """Return `seconds` in the form that `parse_duration_s` reads, rounded to a millisecond.
 
-    Raises ValueError when `seconds` is negative or not finite.
+    Raises ValueError if `seconds` is negative or not finite.
     """
     if not (math.isfinite(seconds) and seconds >= 0):
         raise ValueError(f"{seconds} is not a duration")
-    left_ms = round(seconds * 1000)
+    remaining_ms = round(seconds * 1000)
     parts = []
     for unit, unit_s in _SECONDS.items():
-        count, left_ms = divmod(left_ms, round(unit_s * 1000))
+        count, remaining_ms = divmod(remaining_ms, round(unit_s * 1000))
         if count:
             parts.append(f"{count}{unit}")
     return "".join(parts) or "0s"

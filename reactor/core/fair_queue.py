@@ -1,9 +1,8 @@
-"""Which of the ready signals go next: one of each tenant in turn, and never too many of one at once.
+"""Round-robin by tenant over signals that are ready, with a cap per tenant.
 
-A tenant with a million uploads and a tenant with one take turns, so the one waits for as many signals as
-there are other tenants, and not for a million. A tenant with as many signals in hand as the cap allows is
-*parked*: it leaves the ring of turns until one of them is released, so nobody has to step over it. Every call
-takes amortised O(1) for each signal it concerns, however many tenants wait or are parked.
+A tenant with one signal waits for as many signals as there are other tenants, however many each of them has. A tenant
+that has reached its cap of taken signals is *parked*: it leaves the ring until one is released. Every call takes
+amortised O(1) per signal, however many tenants wait or are parked.
 """
 
 import math
@@ -13,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class OfTenant(Hashable, Protocol):
-    """Whatever waits: a signal, or the attempt that came of it."""
+    """A queue item: a signal, or an attempt."""
 
     @property
     def tenant(self) -> int: ...
@@ -25,28 +24,26 @@ T = TypeVar("T", bound=OfTenant)
 class FairQueue(Generic[T]):
     """Ready signals, taken round-robin by tenant.
 
-    `per_tenant` is how many signals of one tenant may be taken and not yet released, at least 1; None means
-    any number.
+    `per_tenant` is the cap of signals that one tenant may have taken and not released, at least 1; None means no cap.
     """
 
     def __init__(self, per_tenant: int | None = None) -> None:
         self._per_tenant = _checked(per_tenant)
 
-        # A line is no dict: that searches for its first key once others are gone.
-        # Invariant: a tenant has a line exactly when it has signals waiting, and it stands in the ring or is
-        # parked, never both.
-        # Invariant: a tenant is parked exactly when it has waiting signals and is at its cap.
+        # OrderedDict, because finding the first key of a dict takes O(removed keys)
+        # Invariant: a tenant with waiting signals has one line, in the ring or parked; other tenants have none.
+        # Invariant: a tenant is parked exactly when it has waiting signals and has reached its cap.
         self._ring: OrderedDict[int, OrderedDict[T, None]] = OrderedDict()
         self._parked: dict[int, OrderedDict[T, None]] = {}
 
-        # Invariant: no tenant has more signals taken and not yet released than the highest cap they were taken under.
+        # Invariant: no tenant has more signals taken and not yet released than the highest cap while they were taken.
         self._taken: dict[int, int] = {}
 
-        # Invariant: this is the number of signals in all lines.
+        # Invariant: the number of signals in all lines.
         self._waiting = 0
 
     def __len__(self) -> int:
-        """Return how many signals wait; those that were taken don't count."""
+        """Return the number of waiting signals, without those that were taken."""
         return self._waiting
 
     def __contains__(self, signal: T) -> bool:
@@ -55,7 +52,7 @@ class FairQueue(Generic[T]):
 
     @property
     def per_tenant(self) -> int | None:
-        """The cap. It may be changed at any time; what was taken under another one stays taken."""
+        """The cap. It may change at any time; signals that were taken stay taken."""
         return self._per_tenant
 
     @per_tenant.setter
@@ -67,19 +64,19 @@ class FairQueue(Generic[T]):
         self._ring.clear()
         self._parked.clear()
         for tenant, line in lines:
-            self._seat(tenant, line)
+            self._enqueue(tenant, line)
 
     @property
     def takeable(self) -> bool:
-        """Whether `take` would return something."""
+        """Whether `take` would return a signal."""
         return bool(self._ring)
 
     def put(self, signal: T) -> bool:
-        """Let `signal` wait behind the others of its tenant; return False if it waits already."""
+        """Add `signal` behind the others of its tenant; return False if it already waits."""
         tenant = signal.tenant
         line = self._line(tenant)
         if line is None:
-            line = self._seat(tenant, OrderedDict())
+            line = self._enqueue(tenant, OrderedDict())
         elif signal in line:
             return False
         line[signal] = None
@@ -87,7 +84,7 @@ class FairQueue(Generic[T]):
         return True
 
     def discard(self, signal: T) -> bool:
-        """Let `signal` wait no longer; return whether it did."""
+        """Remove a waiting signal; return whether it waited."""
         tenant = signal.tenant
         line = self._line(tenant)
         if line is None or signal not in line:
@@ -100,15 +97,15 @@ class FairQueue(Generic[T]):
         return True
 
     def clear(self) -> list[T]:
-        """Let nothing wait any more, and return what did, tenant by tenant."""
-        waited = [signal for lines in (self._ring, self._parked) for line in lines.values() for signal in line]
+        """Remove and return all waiting signals, tenant by tenant."""
+        signals = [signal for lines in (self._ring, self._parked) for line in lines.values() for signal in line]
         self._ring.clear()
         self._parked.clear()
         self._waiting = 0
-        return waited
+        return signals
 
     def take(self, limit: int) -> list[T]:
-        """Return up to `limit` signals, one of each tenant in turn; each counts until it is released."""
+        """Take up to `limit` signals, round-robin by tenant. Each counts towards its tenant's cap until released."""
         signals: list[T] = []
         ring, counts = self._ring, self._taken
         cap = math.inf if self._per_tenant is None else self._per_tenant
@@ -117,15 +114,15 @@ class FairQueue(Generic[T]):
             signal, _ = line.popitem(last=False)
             signals.append(signal)
             counts[tenant] = taken = counts.get(tenant, 0) + 1
-            if line:  # as _seat does, without a call for each
+            if line:  # as _enqueue does, without a call per signal
                 (ring if taken < cap else self._parked)[tenant] = line
         self._waiting -= len(signals)
         return signals
 
     def release(self, tenant: int, n: int = 1) -> None:
-        """Say that `n` of the tenant's taken signals are done with.
+        """Release `n` of the tenant's taken signals.
 
-        Raises ValueError when it hasn't that many taken: a slot given back twice would break the cap unseen.
+        Raises ValueError if it has fewer taken: a second release of the same signal would break the cap unnoticed.
         """
         taken = self._taken.get(tenant, 0)
         if not 0 <= n <= taken:
@@ -135,13 +132,13 @@ class FairQueue(Generic[T]):
         elif taken:
             del self._taken[tenant]
         if n and (line := self._parked.pop(tenant, None)) is not None:
-            self._seat(tenant, line)
+            self._enqueue(tenant, line)
 
     def _line(self, tenant: int) -> OrderedDict[T, None] | None:
         return self._ring.get(tenant) or self._parked.get(tenant)
 
-    def _seat(self, tenant: int, line: OrderedDict[T, None]) -> OrderedDict[T, None]:
-        """Put the tenant, which stands nowhere, at the end of the ring, or park it if it is at its cap."""
+    def _enqueue(self, tenant: int, line: OrderedDict[T, None]) -> OrderedDict[T, None]:
+        """Add a tenant without a line to the end of the ring, or park it if it has reached its cap."""
         at_cap = self._per_tenant is not None and self._taken.get(tenant, 0) >= self._per_tenant
         (self._parked if at_cap else self._ring)[tenant] = line
         return line

@@ -1,4 +1,4 @@
-"""Values that travel through the reactor. A signal is a hint; the row is the truth."""
+"""Values that pass through the reactor. A signal is a hint; the row decides."""
 
 from enum import StrEnum
 from typing import NamedTuple
@@ -6,21 +6,21 @@ from uuid import UUID
 
 
 class Signal(NamedTuple):
-    """Says that one row may need attention. Names the row and carries no state.
+    """A hint that one row may need attention. It names the row and carries no state.
 
-    Source: a notification of schema/functions/notify_*.sql, a sweep, or the reactor's own retry. A named tuple
-    and not an attrs class: the wheel holds up to a million of them as dictionary keys.
+    Source: a notification (schema/functions/notify_*.sql), a sweep, or the reactor's own retry. A named tuple and
+    not an attrs class, because the wheel holds up to a million of them as dictionary keys.
     """
 
     reaction: str
-    """Which reaction answers it: the name of a module under reactions/."""
+    """The name of the reaction that handles it: a module under reactions/."""
 
     row: int
-    """Primary key of the row in the table which that reaction watches: the UUID as a number, which takes half its room
-    and is hashed and compared by the interpreter itself."""
+    """Primary key of the row in the reaction's table: the UUID as an int, which takes half the memory and is faster
+    to hash and compare."""
 
     tenant: int
-    """Hash of the row's user: enough to share fairly, and tells nobody who it is."""
+    """Hash of the row's user: enough for fairness, without revealing the user."""
 
     @property
     def row_id(self) -> UUID:
@@ -28,30 +28,30 @@ class Signal(NamedTuple):
 
 
 class Due(NamedTuple):
-    """A signal, and when its row is due, in seconds since 1970 by the database's clock."""
+    """A signal and the time at which its row is due, in Unix seconds of the database's clock."""
 
     signal: Signal
     due_at: float
 
 
 class Verdict(StrEnum):
-    """How an attempt ended; the words of the span attribute upload.outcome."""
+    """How an attempt ended; the values of the span attribute upload.outcome."""
 
     STORED = "stored"
-    """The object is in the store; the row goes."""
+    """The object is in the store; the row is deleted."""
 
     RETRY = "retry"
-    """A transient failure with tries left; the row waits."""
+    """A transient failure with retries left; the row waits."""
 
     DEAD = "dead"
-    """A permanent failure, or the last try; the row stays for an operator."""
+    """A permanent failure, or the last retry; the row stays for an operator."""
 
     DEFERRED = "deferred"
-    """Handed back unspent: the attempt isn't counted."""
+    """Handed back unspent: the attempt doesn't count."""
 
 
 class Outcome(NamedTuple):
-    """How one attempt ended, as it will be settled."""
+    """How one attempt ended, for its settlement."""
 
     verdict: Verdict
 
@@ -59,10 +59,10 @@ class Outcome(NamedTuple):
     """Seconds from the settlement until the row is due again; for RETRY and DEFERRED."""
 
     code: str | None = None
-    """Public error code of the failure; None when stored."""
+    """Public error code of the failure; None if stored."""
 
     message: str | None = None
-    """The failure in one line, without secrets, contents or spool paths; None when stored."""
+    """The failure in one line, without secrets, contents or spool paths; None if stored."""
 
     storage_url: str | None = None
-    """Where the object is; only when stored."""
+    """URL of the stored object; None unless stored."""

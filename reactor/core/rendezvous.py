@@ -1,8 +1,8 @@
-"""Whose turn a row is, where several reactors know of it: an order that all agree on without a word, another by row.
+"""The order in which reactors try a notified row: rendezvous hashing, computed by each reactor alone.
 
-Every reactor that listens ranks itself by the same arithmetic (rendezvous hashing). The first goes at once, the second
-a little later, and so on: so a row is claimed once, and the next in line looks only when the one before it may have
-failed to. Nobody leads, and nothing is decided by it but when to look: the row's lock decides.
+Every listening reactor ranks all of them for a row by the same arithmetic. The first claims at once, the second after
+STEP_S, and so on. So a row is usually claimed once, and the next reactor tries it only when the one before it may
+have failed. The order decides only when a reactor tries; the row's lock decides who gets it.
 
 Source: D. Thaler and C. Ravishankar, "A Name-Based Mapping Scheme for Rendezvous", 1996.
 """
@@ -11,31 +11,31 @@ from collections.abc import Iterable
 from uuid import UUID
 
 STEP_S = 0.25
-"""How long each waits for the one before it: well above what a claim takes under load."""
+"""The delay between two ranks: well above the time of a claim under load."""
 
 LAST_RANK = 4
-"""From here on all wait alike: the last of many still comes within a second."""
+"""Higher ranks wait as long as this one, so that any reactor tries within a second."""
 
 _SHARES = 4093
-"""Into how many shares rows fall by their ids; a prime, for then each bit of an id counts. All rows of a share have one
-order, reckoned once: a sweep asks of 50 000 rows."""
+"""The number of shares that rows are divided into by id, each with one order, computed once: a sweep asks for 50 000
+rows. A prime, so that every bit of an id counts."""
 
 _MASK = (1 << 64) - 1
 _ODD = 0x9E37_79B9_7F4A_7C15
-"""2^64 divided by the golden ratio: multiplication by it spreads close numbers far."""
+"""2^64 divided by the golden ratio: multiplying by it spreads close numbers far apart."""
 
 
 class RendezvousOrder:
-    """One reactor's place in the order."""
+    """One reactor's rank among all, row by row."""
 
     def __init__(self) -> None:
         self._members: tuple[int, ...] = ()
         self._delays_s: dict[int, float] = {}
         self.is_alone = True
-        """Whether no other listens: every turn is this one's."""
+        """Whether no other reactor listens; then it ranks first for every row."""
 
     def set_members(self, me: UUID, others: Iterable[UUID]) -> None:
-        """Say who this reactor is, and which others listen."""
+        """Set this reactor's id, and the ids of the others that listen."""
         members = (me.int & _MASK, *sorted(other.int & _MASK for other in others))
         if members != self._members:
             self._members = members
@@ -43,17 +43,17 @@ class RendezvousOrder:
             self._delays_s.clear()
 
     def delay_s(self, row: int) -> float:
-        """Return for how long this reactor leaves the row to others: 0 when it is the first, or alone."""
+        """Return the seconds that this reactor yields the row to others: 0 when it ranks first or is alone."""
         if self.is_alone:
             return 0.0
         share = row % _SHARES
         delay_s = self._delays_s.get(share)
         if delay_s is None:
-            mine, *others = (_weight(instance, share) for instance in self._members)
+            mine, *others = (_weight(member, share) for member in self._members)
             delay_s = self._delays_s[share] = STEP_S * min(sum(other > mine for other in others), LAST_RANK)
         return delay_s
 
 
-def _weight(reactor: int, share: int) -> int:
-    product = (reactor ^ share) * _ODD & _MASK
+def _weight(member: int, share: int) -> int:
+    product = (member ^ share) * _ODD & _MASK
     return (product ^ product >> 32) * _ODD & _MASK

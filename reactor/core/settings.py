@@ -1,14 +1,14 @@
-"""What can be set, within which bounds. Every rule on settings is in this file, with the field it binds.
+"""The settings and their rules. Each rule stands with the field that it binds.
 
-Where a setting comes from is not known here: reactor/configuration.py reads the environment and the file, and
-asks `problems` with the names people wrote, so that a message names REACTOR_LEASE and not lease_s.
+reactor/configuration.py reads the environment and the file, and passes `problems` the public names, so that a message
+says REACTOR_LEASE and not lease_s.
 """
 
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
 from attrs import field, fields, frozen
 
@@ -18,10 +18,15 @@ YEAR_S: Final = 365 * 86_400.0
 LOG_LEVELS: Final = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
 LOG_FORMATS: Final = ("text", "json")
 
+Seconds: TypeAlias = Annotated[float, "seconds"]
+ConnectionString: TypeAlias = Annotated[str, "libpq connection string"]
+UpperCase: TypeAlias = Annotated[str, "upper case"]
+LowerCase: TypeAlias = Annotated[str, "lower case"]
+
 
 @frozen
 class Rule:
-    """What a value must be, in words and as a test."""
+    """A condition on a value, in words and as a predicate."""
 
     words: str
     """Completes "must be …"."""
@@ -37,7 +42,7 @@ def _within(words: str, low: float, high: float) -> dict[str, Rule]:
     return _must_be(words, lambda value: low <= value <= high)
 
 
-_WAIT: Final = _must_be("a duration of more than 0, at most 365d", lambda seconds: 0 < seconds <= YEAR_S)
+_POSITIVE: Final = _must_be("a duration of more than 0, at most 365d", lambda seconds: 0 < seconds <= YEAR_S)
 
 
 def _is_store(url: str) -> bool:
@@ -53,76 +58,77 @@ def _is_token(token: str) -> bool:
     return bool(token) and token.isascii() and token.isprintable() and " " not in token
 
 
-def _is_web(url: str) -> bool:
+def _is_http_url(url: str) -> bool:
     return url.startswith(("http://", "https://"))
 
 
-def _sealed(spools: Mapping[str, Path]) -> Mapping[str, Path]:
+def _read_only(spools: Mapping[str, Path]) -> Mapping[str, Path]:
     return MappingProxyType(dict(spools))
 
 
 @frozen(kw_only=True)
 class Settings:
-    """The reactor's settings, checked at birth. Raises ConfigInvalid with every problem at once.
+    """The reactor's settings, checked when created. Raises ConfigInvalid with every problem at once.
 
-    Durations are in seconds, more than 0 and at most a year unless said otherwise.
+    Durations are in seconds, more than 0 and at most a year unless a field says otherwise.
     """
 
-    database_url: str | None = field(default=None, repr=False)
-    """REACTOR_DATABASE_URL, default None: the embedded server. A libpq URL or key=value string; "" leaves all
-    to libpq's PG* variables."""
+    database_url: ConnectionString | None = field(default=None, repr=False)
+    """REACTOR_DATABASE_URL, default None: the embedded server. A libpq URL or key=value string; "" means libpq's
+    PG* variables."""
 
-    listen_url: str | None = field(default=None, repr=False)
-    """REACTOR_LISTEN_URL, default None: database_url. A direct connection, where that is a pooler."""
+    listen_url: ConnectionString | None = field(default=None, repr=False)
+    """REACTOR_LISTEN_URL, default None: database_url. A direct connection, if database_url is a pooler."""
 
     store_url: str = field(metadata=_must_be("file:///folder or s3:// (buckets come from the rows)", _is_store))
-    """REACTOR_STORE_URL, default the folder `store` in data_dir. Where objects are kept."""
+    """REACTOR_STORE_URL, default the folder `store` in data_dir. The object store."""
 
     spools: Mapping[str, Path] = field(
-        converter=_sealed, metadata=_must_be("words and absolute folders, one of them default", _are_spools)
+        converter=_read_only, metadata=_must_be("words and absolute folders, one of them default", _are_spools)
     )
-    """REACTOR_SPOOL_DIR is `default`, else the folder `spool` in data_dir. REACTOR_SPOOLS names more."""
+    """Folders by name. REACTOR_SPOOL_DIR sets `default`, else it is the folder `spool` in data_dir; REACTOR_SPOOLS sets
+    the others."""
 
     upload_concurrency: int = field(default=16, metadata=_within("a whole number from 1 to 1024", 1, 1024))
-    """REACTOR_UPLOAD_CONCURRENCY, default 16. Uploads at once."""
+    """REACTOR_UPLOAD_CONCURRENCY, default 16. The most uploads in flight."""
 
     uploads_per_user: int = field(default=8, metadata=_within("a whole number from 1 to 1024", 1, 1024))
-    """REACTOR_UPLOADS_PER_USER, default 8. Uploads of one user at once."""
+    """REACTOR_UPLOADS_PER_USER, default 8. The most uploads of one user in flight."""
 
-    retry_base_s: float = field(default=30.0, metadata=_WAIT)
-    """REACTOR_RETRY_BASE, default 30s. The wait after the first failed retry."""
+    retry_base_s: Seconds = field(default=30.0, metadata=_POSITIVE)
+    """REACTOR_RETRY_BASE, default 30s. The delay after the first failed retry."""
 
     retry_factor: float = field(default=2.0, metadata=_within("a number from 1 to 100", 1, 100))
-    """REACTOR_RETRY_FACTOR, default 2. How much longer each wait is than the one before."""
+    """REACTOR_RETRY_FACTOR, default 2. The ratio of each delay to the one before."""
 
-    retry_max_s: float = field(default=600.0, metadata=_WAIT)
-    """REACTOR_RETRY_MAX, default 10m. Where the waits stop growing; at least retry_base_s."""
+    retry_max_s: Seconds = field(default=600.0, metadata=_POSITIVE)
+    """REACTOR_RETRY_MAX, default 10m. The cap of a delay; at least retry_base_s."""
 
     retry_jitter: float = field(
         default=0.1, metadata=_must_be("a number from 0 to below 1", lambda jitter: 0 <= jitter < 1)
     )
-    """REACTOR_RETRY_JITTER, default 0.1. The part of a wait by which it may be shorter or longer."""
+    """REACTOR_RETRY_JITTER, default 0.1. The fraction by which a delay may be shorter or longer."""
 
-    attempt_timeout_s: float = field(default=300.0, metadata=_WAIT)
-    """REACTOR_ATTEMPT_TIMEOUT, default 5m. How long one attempt may take."""
+    attempt_timeout_s: Seconds = field(default=300.0, metadata=_POSITIVE)
+    """REACTOR_ATTEMPT_TIMEOUT, default 5m. The longest time of one attempt."""
 
-    lease_s: float = field(default=30.0, metadata=_within("a duration from 1s to 1d", 1, 86_400))
-    """REACTOR_LEASE, default 30s, from 1s to 1d. How long a silent reactor keeps an upload to itself."""
+    lease_s: Seconds = field(default=30.0, metadata=_within("a duration from 1s to 1d", 1, 86_400))
+    """REACTOR_LEASE, default 30s, from 1s to 1d. Until a dead reactor's uploads are taken over."""
 
-    heartbeat_timeout_s: float = field(default=60.0, metadata=_WAIT)
-    """REACTOR_HEARTBEAT_TIMEOUT, default 1m. The silence after which a run that names none is stale."""
+    heartbeat_timeout_s: Seconds = field(default=60.0, metadata=_POSITIVE)
+    """REACTOR_HEARTBEAT_TIMEOUT, default 1m. The heartbeat timeout of a run that has none of its own."""
 
-    reconcile_interval_s: float = field(default=300.0, metadata=_WAIT)
-    """REACTOR_RECONCILE_INTERVAL, default 5m. Time between two looks for what was missed."""
+    reconcile_interval_s: Seconds = field(default=300.0, metadata=_POSITIVE)
+    """REACTOR_RECONCILE_INTERVAL, default 5m. The time between two reconciliations."""
 
-    wheel_horizon_s: float = field(default=900.0, metadata=_WAIT)
-    """REACTOR_WHEEL_HORIZON, default 15m. How far ahead timers are held in memory."""
+    wheel_horizon_s: Seconds = field(default=900.0, metadata=_POSITIVE)
+    """REACTOR_WHEEL_HORIZON, default 15m. Rows due later than this get no timer; the database holds them."""
 
-    shutdown_grace_s: float = field(default=30.0, metadata=_within("a duration from 0s to 1d", 0, 86_400))
-    """REACTOR_SHUTDOWN_GRACE, default 30s, from 0s to 1d. Time to finish what is in flight after SIGTERM."""
+    shutdown_grace_s: Seconds = field(default=30.0, metadata=_within("a duration from 0s to 1d", 0, 86_400))
+    """REACTOR_SHUTDOWN_GRACE, default 30s, from 0s to 1d. The time to finish uploads in flight after SIGTERM."""
 
     http_host: str = field(default="127.0.0.1", metadata=_must_be("a host name or an address", bool))
-    """REACTOR_HTTP_HOST, default 127.0.0.1. Where HTTP is served; beyond this machine only with a token."""
+    """REACTOR_HTTP_HOST, default 127.0.0.1. The HTTP server's address; needs a token unless it is loopback."""
 
     http_port: int = field(default=8321, metadata=_within("a port from 0 (any free one) to 65535", 0, 65_535))
     """REACTOR_HTTP_PORT, default 8321. The HTTP server's port; 0 takes any free one."""
@@ -130,22 +136,22 @@ class Settings:
     http_token: str | None = field(
         default=None, repr=False, metadata=_must_be("printable ASCII without spaces", _is_token)
     )
-    """REACTOR_HTTP_TOKEN, default None: nobody may. What a caller presents to change anything."""
+    """REACTOR_HTTP_TOKEN, default None: all changes over HTTP are refused. The token that authorises them."""
 
-    log_level: str = field(
+    log_level: UpperCase = field(
         default="INFO", metadata=_must_be(f"one of {', '.join(LOG_LEVELS)}", LOG_LEVELS.__contains__)
     )
-    """REACTOR_LOG_LEVEL, default INFO. The least severe level that is logged."""
+    """REACTOR_LOG_LEVEL, default INFO. The lowest level that is logged."""
 
-    log_format: str = field(default="text", metadata=_must_be("text or json", LOG_FORMATS.__contains__))
-    """REACTOR_LOG_FORMAT, default text. Lines for people, or one JSON object a line."""
+    log_format: LowerCase = field(default="text", metadata=_must_be("text or json", LOG_FORMATS.__contains__))
+    """REACTOR_LOG_FORMAT, default text. Readable lines, or one JSON object per line."""
 
-    trace_url: str | None = field(default=None, metadata=_must_be("an http:// or https:// URL", _is_web))
-    """REACTOR_TRACE_URL, default None: no links. Where Jaeger's page is."""
+    trace_url: str | None = field(default=None, metadata=_must_be("an http:// or https:// URL", _is_http_url))
+    """REACTOR_TRACE_URL, default None: no links. The URL of Jaeger's page."""
 
     data_dir: Path = field(default=Path("reactor-data"))
-    """REACTOR_DATA_DIR, default reactor-data. Where `reactor run` without a database keeps its server, store
-    and spool."""
+    """REACTOR_DATA_DIR, default reactor-data. The folder of server, store and spool when `reactor run` has no
+    database."""
 
     def __attrs_post_init__(self) -> None:
         values = {attribute.name: getattr(self, attribute.name) for attribute in fields(Settings)}
@@ -158,10 +164,10 @@ def problems(
     named: Callable[[str], str] = str,
     shown: Callable[[str], str] = lambda _: "",
 ) -> list[str]:
-    """Return a line for each of `values`, by field name, that breaks a rule, alone or with another.
+    """Return a line for each of `values`, by field name, that breaks a rule, alone or together with another.
 
-    `named` turns a field's name into what the reader knows it by, `shown` into ", not …" with the value. By
-    default no value is shown: only who read it knows whether it is a secret.
+    `named` returns the name that messages show for a field, `shown` returns ", not …" with its value. The default
+    shows no value, because it may be a secret.
     """
     rules: dict[str, Rule] = {
         attribute.name: attribute.metadata["rule"]
@@ -185,7 +191,7 @@ def problems(
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host, by name or address, is this machine for itself alone."""
+    """Return whether a host name or address is reachable from this machine only."""
     try:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -1,6 +1,6 @@
-"""Where the keys of a timer wheel stand until their tick: by block, in no order, or in order in the present block.
+"""Where a timer wheel keeps its keys until they are due: unordered in later blocks, sorted in the current one.
 
-An entry is a hint; the dictionary of due ticks, which the wheel owns and `due_of` asks, is the truth. See wheel.py.
+An entry is a hint. The wheel's dictionary of due ticks, passed as `due_of`, is the truth. See timer_wheel.py.
 """
 
 from bisect import bisect_right
@@ -12,20 +12,21 @@ K = TypeVar("K", bound=Hashable)
 DueOf: TypeAlias = Callable[[K], int | None]
 
 BITS: Final = 12
-"""A block is `1 << BITS` ticks."""
+"""A block is `1 << BITS` ticks. Smaller blocks make more slots compete for the CPU cache; larger ones take longer
+to sort."""
 
-_LISTS: Final = 2_500
-"""Lists that are made at once and kept when empty: as many as a horizon of fifteen minutes has blocks, and some."""
+_SPARE_LISTS: Final = 2_500
+"""Lists created at the start and reused by slots: slightly more than the blocks of fifteen minutes."""
 
-_FEW: Final = 64
-"""Numbers of slots that are gone: so many may always stay."""
+_UNUSED_NUMBERS_MAX: Final = 64
+"""The heap may hold this many numbers of removed slots, and more only in proportion to its slots."""
 
-_RATHER_SORT: Final = 32
-"""Of so many keys in order, one that joins them is moved to its place; if more join, all are sorted."""
+_INSERT_RATIO: Final = 32
+"""New keys are inserted one by one if there are this many times as many sorted ones; otherwise all are sorted."""
 
 
-class Blocks(Generic[K]):
-    """Slots by number: slot `number` has an entry for each key that is due in that block."""
+class LaterBlocks(Generic[K]):
+    """Slots by block number: slot `number` has an entry for each key that is due in that block."""
 
     __slots__ = ("_numbers", "_spare", "slots", "stale")
 
@@ -36,10 +37,10 @@ class Blocks(Generic[K]):
         # Invariant: each key due in a block has one entry in its slot that isn't counted here; all others are.
         self.stale: dict[int, int] = {}
 
-        # Invariant: a heap with the number of each slot; of those no longer there, at most about as many again.
+        # Invariant: a heap with the number of each slot, and at most about as many numbers of removed slots.
         self._numbers: list[int] = []
 
-        self._spare: list[list[K]] = [[] for _ in range(_LISTS)]
+        self._spare: list[list[K]] = [[] for _ in range(_SPARE_LISTS)]
 
     def add(self, key: K, number: int) -> None:
         """Add an entry for `key` to a slot."""
@@ -50,15 +51,15 @@ class Blocks(Generic[K]):
         slot.append(key)
 
     def first(self) -> int | None:
-        """Return the number of the earliest slot."""
+        """Return the number of the earliest slot; None if there is none."""
         while self._numbers:
             if (number := self._numbers[0]) in self.slots:
                 return number
             heappop(self._numbers)
         return None
 
-    def leave(self, number: int, due_of: DueOf[K]) -> bool:
-        """Count one more entry as stale; return True if there were too many, and were dropped."""
+    def mark_stale(self, number: int, due_of: DueOf[K]) -> bool:
+        """Count one more stale entry; if they are the majority, drop them and return True."""
         stale = self.stale[number] = self.stale.get(number, 0) + 1
         if 2 * stale <= len(self.slots[number]):
             return False
@@ -66,53 +67,53 @@ class Blocks(Generic[K]):
             self.slots[number][:] = live
             del self.stale[number]
         else:
-            self._close(number)
+            self._remove(number)
         return True
 
     def take(self, number: int, due_of: DueOf[K]) -> list[K]:
-        """Take all keys that are due in a block."""
+        """Remove a slot and return the keys that are due in its block."""
         keys = self._live(number, due_of) if number in self.stale else self.slots[number][:]
-        self._close(number)
+        self._remove(number)
         return keys
 
     def _live(self, number: int, due_of: DueOf[K]) -> list[K]:
-        # a key that was moved away and back has two entries, of which either will do
+        # dict.fromkeys: a key that was moved away and back has two entries
         return [
             *dict.fromkeys(
                 key for key in self.slots[number] if (due := due_of(key)) is not None and due >> BITS == number
             )
         ]
 
-    def _close(self, number: int) -> None:
+    def _remove(self, number: int) -> None:
         self.stale.pop(number, None)
         slot = self.slots.pop(number)
         slot.clear()
-        if len(self._spare) < _LISTS:
+        if len(self._spare) < _SPARE_LISTS:
             self._spare.append(slot)
-        if len(self._numbers) > 2 * len(self.slots) + _FEW:
-            self.slots = dict(self.slots)  # it shrinks only by being copied
+        if len(self._numbers) > 2 * len(self.slots) + _UNUSED_NUMBERS_MAX:
+            self.slots = dict(self.slots)  # a dict shrinks only when it is copied
             self._numbers = [*self.slots]
             heapify(self._numbers)
 
 
-class Present(Generic[K]):
-    """The keys due in the present block, and their ticks, side by side."""
+class CurrentBlock(Generic[K]):
+    """The keys due in the current block and their ticks, in two parallel lists."""
 
-    __slots__ = ("_next", "_ordered", "keys", "stale", "ticks")
+    __slots__ = ("_next", "_sorted", "keys", "stale", "ticks")
 
     def __init__(self, keys: list[K], ticks: list[int]) -> None:
         self.keys = keys
         self.ticks = ticks
 
-        # Invariant: what stands before `_next` is gone; from there to `_ordered`, ticks ascend.
+        # Invariant: entries before `_next` were taken; from `_next` to `_sorted`, ticks ascend.
         self._next = 0
-        self._ordered = 0
+        self._sorted = 0
 
-        # Invariant: each key due in the block has one entry that isn't counted here; all others to come are.
+        # Invariant: from `_next` on, each key due in the block has one entry that isn't counted here; all others are.
         self.stale = 0
 
     def __len__(self) -> int:
-        """Return how many entries are to come, live or stale."""
+        """Return the number of entries that weren't taken, live or stale."""
         return len(self.keys) - self._next
 
     def add(self, key: K, tick: int) -> None:
@@ -121,9 +122,9 @@ class Present(Generic[K]):
         self.ticks.append(tick)
 
     def first(self, due_of: DueOf[K]) -> int | None:
-        """Return the earliest tick at which a key is due."""
-        if self._ordered < len(self.keys):
-            self._order()
+        """Return the earliest tick at which a key is due; None if there is none."""
+        if self._sorted < len(self.keys):
+            self._sort()
         while self._next < len(self.keys):
             if due_of(self.keys[self._next]) == (tick := self.ticks[self._next]):
                 return tick
@@ -132,9 +133,9 @@ class Present(Generic[K]):
         return None
 
     def take(self, until: int, limit: int | None, due_of: DueOf[K]) -> list[K]:
-        """Take the keys due at tick `until` or before; when limited, so many entries at most, stale ones too."""
-        if self._ordered < len(self.keys):
-            self._order()
+        """Take the keys due by tick `until`. `limit` bounds the entries taken, including stale ones."""
+        if self._sorted < len(self.keys):
+            self._sort()
         begin, end = self._next, bisect_right(self.ticks, until, self._next)
         if limit is not None:
             end = min(end, begin + limit)
@@ -145,24 +146,24 @@ class Present(Generic[K]):
             self.stale -= end - begin - len(keys)
         self._next = end
         if 2 * end >= len(self.keys):
-            self._let_go()
+            self._drop_taken()
         return keys
 
-    def leave(self, due_of: DueOf[K]) -> bool:
-        """Count one more entry as stale; return True if there were too many, and were dropped."""
+    def mark_stale(self, due_of: DueOf[K]) -> bool:
+        """Count one more stale entry; if they are the majority, drop them and return True."""
         self.stale += 1
         if 2 * self.stale <= len(self):
             return False
-        self._let_go()
+        self._drop_taken()
         live = {key: tick for key, tick in zip(self.keys, self.ticks, strict=True) if due_of(key) == tick}
         self.keys, self.ticks = [*live], [*live.values()]
-        self._ordered = self.stale = 0
+        self._sorted = self.stale = 0
         return True
 
-    def _order(self) -> None:
-        """Move what was added, at least one, to its place."""
-        added = len(self.keys) - self._ordered
-        if added * _RATHER_SORT < self._ordered - self._next:
+    def _sort(self) -> None:
+        """Move the entries that were added since the last sort, at least one, to their places."""
+        added = len(self.keys) - self._sorted
+        if added * _INSERT_RATIO < self._sorted - self._next:
             keys, ticks = self.keys[-added:], self.ticks[-added:]
             del self.keys[-added:], self.ticks[-added:]
             for key, tick in zip(keys, ticks, strict=True):
@@ -170,15 +171,15 @@ class Present(Generic[K]):
                 self.keys.insert(place, key)
                 self.ticks.insert(place, tick)
         else:
-            self._let_go()
-            # not the keys by their ticks: that would hash each key once more
+            self._drop_taken()
+            # sorted by position, not by looking up each key's tick: that would hash every key again
             order = sorted(range(len(self.ticks)), key=self.ticks.__getitem__)
             self.keys = [*map(self.keys.__getitem__, order)]
             self.ticks.sort()
-        self._ordered = len(self.keys)
+        self._sorted = len(self.keys)
 
-    def _let_go(self) -> None:
-        """Drop what is gone. O(entries to come)."""
+    def _drop_taken(self) -> None:
+        """Delete the entries that were taken. O(remaining entries)."""
         del self.keys[: self._next], self.ticks[: self._next]
-        self._ordered -= self._next
+        self._sorted -= self._next
         self._next = 0

@@ -1,27 +1,15 @@
-"""A tickless timer wheel over integer ticks. It owns no clock: the caller brings the time.
+"""A tickless timer wheel over integer ticks. It owns no clock: the caller passes the time.
 
-The wheel has a slot for each *block* of 4 096 ticks. A key waits in its block's slot, in no order; as the present
-enters the block, its keys are sorted by their ticks and given out from the front. So a key is handled twice in its
-life, however far away it is due, and the sorting is the interpreter's own, of lists that fit the cache. A heap of a
-million moves each key up and down twenty levels, and misses the cache on most. With a tick of 0.1 ms, of 1 000 000
-timers over ten minutes some 680 are sorted at a time, mostly within 2.5 ms. (Why not a second wheel of blocks of
-blocks, as is usual: its slots are large, and the million would move from one of them at once. Why 4 096: with smaller
-blocks more slots compete for the cache, with larger ones the present block does, and they are a longer pause.)
+Time is divided into *blocks* of 4 096 ticks. A key due in a later block waits in that block's slot, unordered. When
+the wheel enters a block, it sorts the block's keys by tick and gives them out from the front. So each key is handled
+twice, however far ahead it is due, and a heap of block numbers finds the next block without stepping over empty ones.
 
-Slots are made where keys are, at whatever distance, and a heap of their numbers tells the earliest: there is
-nothing to step over while nothing is due. The heap costs O(log slots), but once a slot, not once a timer: fifteen
-minutes are 2 200 slots, shared by all timers. Only one that is alone in its block pays for it by itself, with some
-200 bytes and a dozen comparisons. Keys armed for the present block join those sorted before the next is asked for:
-a few by bisection, many by sorting again, which is cheap where most is in order.
+The dictionary of due ticks is the truth; an entry in a slot is only a hint. Cancelling or moving a key leaves its
+old entry behind as *stale*. Each slot counts its stale entries and drops them when they outnumber the live ones. So
+`arm` and `cancel` never search, and every slot that exists has a live key.
 
-The dictionary of due ticks is the truth; an entry elsewhere is a hint. Cancelling or moving a key leaves its entry
-where it was, *stale*. Each slot counts those and drops them once they outnumber the live ones, in a walk that the
-cancellations before it have paid for. So `cancel` and `arm` never search, no walk is longer than a slot, and a
-slot that is there has a key to wake for.
-
-A timer costs a place in the dictionary, a pointer in a slot and, unless the caller shares it, an int: some 100
-bytes. None of these is an object that Python's garbage collector tracks, and the slots' lists are used again:
-neither arming nor popping starts a collection, nor gives one more objects to walk.
+A timer takes about 100 bytes: a place in the dictionary, a pointer in a slot and, unless the caller shares it, an int.
+None of these is tracked by the garbage collector, and slots reuse their lists, so timers never cause a collection.
 """
 
 import sys
@@ -29,24 +17,24 @@ from collections.abc import Hashable
 from itertools import islice
 from typing import Final, Generic, TypeVar
 
-from reactor.core.timer_slots import BITS, Blocks, Present
+from reactor.core.timer_slots import BITS, CurrentBlock, LaterBlocks
 
 K = TypeVar("K", bound=Hashable)
 
-_FEW: Final = 64
-"""Keys for which the dictionary is never worth making smaller."""
+_KEYS_MIN: Final = 64
+"""With fewer keys than this, the dictionary is small enough not to be copied."""
 
-_WASTEFUL_BYTES: Final = 1024
-"""A key's share of the dictionary above which it is made anew; one that has only grown takes at most 120."""
+_BYTES_PER_KEY_MAX: Final = 1024
+"""The dictionary is copied when it takes more per key. One that has only grown takes at most 120."""
 
 
 class TimerWheel(Generic[K]):
-    """Keys, each armed for one tick, given back once that tick has come.
+    """Keys, each armed for one tick and returned by `pop` when that tick has come.
 
-    `now` is the tick at which the wheel starts; it must be at least 0.
+    `now` is the tick at which the wheel starts, at least 0.
     """
 
-    __slots__ = ("_blocks", "_now", "_present", "due_ticks")
+    __slots__ = ("_current", "_later", "_now", "due_ticks")
 
     def __init__(self, now: int = 0) -> None:
         if now < 0:
@@ -55,10 +43,11 @@ class TimerWheel(Generic[K]):
         # Invariant: no armed key is due before now.
         self._now = now
         self.due_ticks: dict[K, int] = {}
+        """The armed keys and the tick at which each is due. Read only."""
 
-        # Invariant: a key is in `_blocks` exactly when it is due in a later block than now.
-        self._blocks: Blocks[K] = Blocks()
-        self._present: Present[K] = Present([], [])
+        # Invariant: a key is in `_later` exactly when it is due in a later block than now.
+        self._later: LaterBlocks[K] = LaterBlocks()
+        self._current: CurrentBlock[K] = CurrentBlock([], [])
 
     def __len__(self) -> int:
         return len(self.due_ticks)
@@ -68,29 +57,28 @@ class TimerWheel(Generic[K]):
 
     @property
     def now(self) -> int:
-        """The tick that the wheel has reached: whatever was due before it has been given back."""
+        """The tick that the wheel has reached. All keys due before it have been popped."""
         return self._now
 
     def due_of(self, key: K) -> int | None:
-        """Return the tick at which `key` is due, None if it isn't armed."""
+        """Return the tick at which `key` is due; None if it isn't armed."""
         return self.due_ticks.get(key)
 
-    def sample(self, at_most: int) -> tuple[list[int], int]:
-        """Return due ticks of evenly chosen keys, some `at_most` of them, and for how many keys each stands."""
-        step = len(self.due_ticks) // at_most + 1
+    def sample(self, size: int) -> tuple[list[int], int]:
+        """Return the due ticks of about `size` evenly chosen keys, and the number of keys that each stands for."""
+        step = len(self.due_ticks) // size + 1
         return list(islice(self.due_ticks.values(), None, None, step)), step
 
     def arm(self, key: K, due: int) -> None:
-        """Make `key` due at tick `due`, moving it if it is armed already.
+        """Make `key` due at tick `due`, moving it if it is already armed.
 
-        Any int will do. A tick that has passed is moved up to `now`: the key is due at once, behind those
-        that have been waiting.
+        Any int is allowed. A tick in the past counts as `now`, behind the keys that are already due.
         """
         due = max(due, self._now)
         armed = len(self.due_ticks)
         before = self.due_ticks.setdefault(key, due)  # one look-up in the common case: hashing a key may be slow
-        moves = len(self.due_ticks) == armed
-        if moves:
+        is_move = len(self.due_ticks) == armed
+        if is_move:
             if before == due:
                 return
             self.due_ticks[key] = due
@@ -98,35 +86,35 @@ class TimerWheel(Generic[K]):
                 return
         block = due >> BITS
         if block > self._now >> BITS:
-            self._blocks.add(key, block)
+            self._later.add(key, block)
         else:
-            self._present.add(key, due)
-        if moves:
-            # last: where an older entry says the very tick that the key moves back to, one of the two must go
-            self._leave(before)
+            self._current.add(key, due)
+        if is_move:
+            # last: an older entry may already have the new tick, and then one of the two must count as stale
+            self._mark_stale(before)
 
     def cancel(self, key: K) -> bool:
         """Disarm `key`; return whether it was armed."""
         due = self.due_ticks.pop(key, None)
         if due is None:
             return False
-        if self._leave(due):
+        if self._mark_stale(due):
             self._shrink()
         return True
 
     def pop(self, now: int, limit: int | None = None) -> list[K]:
-        """Advance to tick `now` and return the keys due by then, in order of their due ticks, disarmed.
+        """Advance to tick `now`; disarm the keys due by then and return them in order of their due ticks.
 
-        At most `limit` of them, when given; the wheel then stays at the tick of the last one, and the next
-        call returns the rest. Keys of one tick come in no promised order. A `now` that has passed gives [].
+        With `limit`, return at most that many: the wheel stays at the tick of the last one, and the next call
+        returns the rest. The order within a tick is not defined. A `now` in the past returns [].
         """
         popped: list[K] = []
         if now < self._now:
             return popped
-        while self._reach(now):
+        while self._advance(now):
             if len(popped) == limit:
                 return popped
-            keys = self._present.take(now, None if limit is None else limit - len(popped), self.due_ticks.get)
+            keys = self._current.take(now, None if limit is None else limit - len(popped), self.due_ticks.get)
             self._now = self.due_ticks[keys[-1]]
             for key in keys:
                 del self.due_ticks[key]
@@ -136,37 +124,37 @@ class TimerWheel(Generic[K]):
         return popped
 
     def next_due(self) -> int | None:
-        """Return a tick to `pop` at, never later than the earliest due tick; None if nothing is armed.
+        """Return a tick to `pop` at, never later than the earliest due tick; None if no key is armed.
 
-        Exact in the present block; beyond it, the start of the earliest block. Whoever sleeps until then and
-        pops gets nothing at most once, as the block's keys are put in order.
+        It is exact in the current block; otherwise it is the start of the next block with a key. So a caller that
+        sleeps until this tick and pops gets [] at most once before a key.
         """
-        if (tick := self._present.first(self.due_ticks.get)) is not None:
+        if (tick := self._current.first(self.due_ticks.get)) is not None:
             return tick
-        block = self._blocks.first()
+        block = self._later.first()
         return None if block is None else block << BITS
 
-    def _reach(self, now: int) -> bool:
-        """Enter the block of the earliest key that is due at `now` or before; return whether there is one."""
-        while (tick := self._present.first(self.due_ticks.get)) is None:
-            block = self._blocks.first()
+    def _advance(self, now: int) -> bool:
+        """Enter the block of the earliest key if that key is due by `now`; return whether it is."""
+        while (tick := self._current.first(self.due_ticks.get)) is None:
+            block = self._later.first()
             if block is None or block << BITS > now:
                 return False
             self._now = block << BITS
-            keys = self._blocks.take(block, self.due_ticks.get)
-            self._present = Present(keys, [*map(self.due_ticks.__getitem__, keys)])
+            keys = self._later.take(block, self.due_ticks.get)
+            self._current = CurrentBlock(keys, [*map(self.due_ticks.__getitem__, keys)])
         return tick <= now
 
-    def _leave(self, due: int) -> bool:
-        """Let the entry at tick `due` be stale; return whether such entries were dropped."""
+    def _mark_stale(self, due: int) -> bool:
+        """Count the entry at tick `due` as stale; return whether stale entries were dropped."""
         if due >> BITS > self._now >> BITS:
-            return self._blocks.leave(due >> BITS, self.due_ticks.get)
-        return self._present.leave(self.due_ticks.get)
+            return self._later.mark_stale(due >> BITS, self.due_ticks.get)
+        return self._current.mark_stale(self.due_ticks.get)
 
     def _shrink(self) -> None:
-        """Make the dictionary anew if much was removed: it shrinks only by being copied.
+        """Copy the dictionary if most of it is unused: a dict releases memory only when it is copied.
 
-        After a million timers that takes some 20 ms, once; to grow for so many takes Python longer.
+        After a million timers this takes about 20 ms, once.
         """
-        if sys.getsizeof(self.due_ticks) > _WASTEFUL_BYTES * (len(self.due_ticks) + _FEW):
+        if sys.getsizeof(self.due_ticks) > _BYTES_PER_KEY_MAX * (len(self.due_ticks) + _KEYS_MIN):
             self.due_ticks = dict(self.due_ticks)

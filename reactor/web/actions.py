@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 
 from reactor.core.error_codes import CATALOGUE
 from reactor.core.errors import ReactorError
-from reactor.core.lifecycle import STAYS
+from reactor.core.operations import WHY_UNCHANGED
 from reactor.postgres import statements
 from reactor.postgres.connection import QueryRunner
 from reactor.storage.spool import Spool
@@ -67,7 +67,7 @@ class Actions:
         notes = [note for file in outcome["files"] if (note := await to_thread.run_sync(self._discard, file))]
         changed = [UUID(text) for text in outcome["changed"]]
         kept = {UUID(text): f"stays as it is: {CATALOGUE[code].message}" for text, code in outcome["kept"].items()}
-        left = {row_id: kept.get(row_id, STAYS[action]) for row_id in ids if row_id not in set(changed)}
+        left = {row_id: kept.get(row_id, WHY_UNCHANGED[action]) for row_id in ids if row_id not in set(changed)}
         return Done(changed=changed, left=left, notes=notes)
 
     async def reconcile(self, operator: Operator) -> None:

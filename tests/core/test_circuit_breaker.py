@@ -1,4 +1,4 @@
-"""What the circuit breaker promises: its table of moves, and that an outage costs little."""
+"""The circuit breaker: its table of states, and a bound on the retries that an outage costs."""
 
 import math
 from uuid import UUID
@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from reactor.core.circuit_breaker import RETRY_AFTER_MAX_S, CircuitBreaker
+from reactor.core.backoff import RETRY_AFTER_MAX_S
+from reactor.core.circuit_breaker import CircuitBreaker
 
 ROWS = [UUID(int=number) for number in range(20)]
 
@@ -24,7 +25,7 @@ def opened(at: float = 100.0, retry_after_s: float | None = None) -> CircuitBrea
 
 
 def probing(at: float = 101.0) -> CircuitBreaker:
-    """Return a breaker whose probe, row 5, left at time `at`."""
+    """Return a breaker whose probe, row 5, started at time `at`."""
     breaker = opened()
     breaker.started(at, ROWS[5])
     return breaker
@@ -36,6 +37,21 @@ def test_closed_any_number_may_start() -> None:
     assert breaker.allowance(0) is None
     assert breaker.retry_at is None
     assert not breaker.is_open
+    assert breaker.is_clear
+
+
+def test_it_is_clear_while_closed_without_a_failure() -> None:
+    breaker = CircuitBreaker(threshold=2)
+    clear = []
+    for row in ROWS[:2]:
+        breaker.failed(100, row)
+        clear.append(breaker.is_clear)
+    breaker.started(101, ROWS[2])
+    clear.append(breaker.is_clear)
+    breaker.succeeded(102)
+
+    assert clear == [False, False, False]
+    assert breaker.is_clear
 
 
 def test_failures_of_enough_different_rows_open_it() -> None:
@@ -47,14 +63,14 @@ def test_failures_of_enough_different_rows_open_it() -> None:
     assert breaker.allowance(101) == 1
 
 
-def test_one_row_that_fails_for_ever_does_not_open_it() -> None:
+def test_one_row_that_always_fails_does_not_open_it() -> None:
     breaker = CircuitBreaker()
 
     assert not any(breaker.failed(now, ROWS[0]) for now in range(100))
     assert not breaker.is_open
 
 
-def test_a_success_forgets_the_failures_before_it() -> None:
+def test_a_success_clears_the_failures_before_it() -> None:
     breaker = CircuitBreaker()
     for row in ROWS[:4]:
         breaker.failed(0, row)
@@ -81,7 +97,7 @@ def test_a_probe_that_succeeds_closes_it() -> None:
     assert not breaker.is_open
 
 
-def test_a_probe_that_fails_is_unspent_and_doubles_the_pause_up_to_the_longest() -> None:
+def test_a_failed_probe_is_unspent_and_doubles_the_pause_up_to_the_longest() -> None:
     breaker = opened(at=0)
     pauses = []
     for row in ROWS[5:11]:
@@ -95,7 +111,7 @@ def test_a_probe_that_fails_is_unspent_and_doubles_the_pause_up_to_the_longest()
     assert pauses == [2, 4, 8, 10, 10, 10]
 
 
-def test_after_a_success_the_pause_begins_small_again() -> None:
+def test_a_success_resets_the_pause() -> None:
     breaker = probing(at=101)
     breaker.failed(101, ROWS[5])
     breaker.started(103, ROWS[6])
@@ -106,14 +122,14 @@ def test_after_a_success_the_pause_begins_small_again() -> None:
     assert breaker.retry_at == 201
 
 
-def test_an_abandoned_probe_lets_the_next_go_at_once() -> None:
+def test_after_an_abandoned_probe_the_next_may_start_at_once() -> None:
     breaker = probing(at=101)
     breaker.abandoned(102, ROWS[5])
 
     assert breaker.allowance(102) == 1
 
 
-def test_abandoning_another_attempt_leaves_the_probe_alone() -> None:
+def test_abandoning_another_attempt_keeps_the_probe() -> None:
     breaker = probing()
     breaker.abandoned(102, ROWS[0])
 
@@ -127,7 +143,7 @@ def test_a_late_failure_is_unspent_and_changes_no_pause() -> None:
     assert breaker.retry_at == 101
 
 
-def test_a_late_failure_while_a_probe_is_out_does_not_stand_for_the_probe() -> None:
+def test_a_late_failure_during_a_probe_does_not_count_as_the_probes_result() -> None:
     breaker = probing()
 
     assert breaker.failed(102, ROWS[9])
@@ -143,7 +159,7 @@ def test_a_late_success_closes_it() -> None:
     assert breaker.allowance(100.5) is None
 
 
-def test_an_attempt_that_starts_while_nothing_may_is_no_probe() -> None:
+def test_an_attempt_that_starts_during_the_pause_is_not_the_probe() -> None:
     breaker = opened(at=100)
     breaker.started(100.5, ROWS[7])
 
@@ -153,19 +169,33 @@ def test_an_attempt_that_starts_while_nothing_may_is_no_probe() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "pause_s"),
+    ("retry_after_s", "pause_s"),
     [(30.0, 30), (0.1, 1), (-5.0, 1), (math.nan, 1), (math.inf, RETRY_AFTER_MAX_S)],
 )
-def test_a_longer_retry_after_wins_up_to_ten_minutes(wish: float, pause_s: float) -> None:
-    assert opened(at=100, retry_after_s=wish).retry_at == 100 + pause_s
+def test_a_longer_retry_after_wins_up_to_an_hour(retry_after_s: float, pause_s: float) -> None:
+    assert opened(at=100, retry_after_s=retry_after_s).retry_at == 100 + pause_s
 
 
-def test_a_retry_after_of_a_late_failure_is_honoured_and_never_cut_short() -> None:
+def test_a_late_failures_retry_after_extends_the_pause_and_never_shortens_it() -> None:
     breaker = opened(at=100, retry_after_s=20)
     breaker.failed(101, ROWS[8], retry_after_s=60)
     breaker.failed(102, ROWS[9], retry_after_s=3)
 
     assert breaker.retry_at == 161
+
+
+def test_a_failed_probes_retry_after_wins_over_the_doubled_pause() -> None:
+    breaker = probing(at=101)
+    breaker.failed(102, ROWS[5], retry_after_s=60)
+
+    assert breaker.retry_at == 162
+
+
+def test_one_failure_opens_a_breaker_with_threshold_1_and_its_pause_may_be_constant() -> None:
+    breaker = CircuitBreaker(threshold=1, first_pause_s=5, max_pause_s=5)
+    breaker.failed(100, ROWS[0])
+
+    assert breaker.retry_at == 105
 
 
 @pytest.mark.parametrize("arguments", [(0, 1, 10), (5, 0, 10), (5, 11, 10), (5, math.nan, 10)])
@@ -175,13 +205,13 @@ def test_arguments_out_of_range_are_refused(arguments: tuple[int, float, float])
 
 
 class Outages(RuleBasedStateMachine):
-    """A store that goes and comes back, and a caller that starts what it may and tells how it went."""
+    """A store with outages, and a caller that starts what the breaker allows and reports each result."""
 
     def __init__(self) -> None:
         super().__init__()
         self.breaker = CircuitBreaker(threshold=3)
         self.now = 0.0
-        self.flying: list[UUID] = []
+        self.in_flight: list[UUID] = []
         self.charged: list[UUID] = []
         self.probes: set[UUID] = set()
 
@@ -192,40 +222,40 @@ class Outages(RuleBasedStateMachine):
     @rule(row=st.sampled_from(ROWS))
     def start(self, row: UUID) -> None:
         allowed = self.breaker.allowance(self.now)
-        if allowed == 0 or row in self.flying:
+        if allowed == 0 or row in self.in_flight:
             return
-        self.flying.append(row)
+        self.in_flight.append(row)
         self.breaker.started(self.now, row)
         if allowed == 1:
             self.probes.add(row)
 
-    @precondition(lambda self: self.flying)
+    @precondition(lambda self: self.in_flight)
     @rule(data=st.data(), retry_after_s=st.none() | st.floats())
     def fail(self, data: st.DataObject, retry_after_s: float | None) -> None:
-        row = self.land(data)
+        row = self.end(data)
         was_open = self.breaker.is_open
         unspent = self.breaker.failed(self.now, row, retry_after_s)
         assert unspent == was_open
         if not unspent:
             self.charged.append(row)
 
-    @precondition(lambda self: self.flying)
+    @precondition(lambda self: self.in_flight)
     @rule(data=st.data())
     def succeed(self, data: st.DataObject) -> None:
-        self.land(data)
+        self.end(data)
         self.breaker.succeeded(self.now)
         self.charged.clear()
         self.probes.clear()
         assert self.breaker.allowance(self.now) is None
 
-    @precondition(lambda self: self.flying)
+    @precondition(lambda self: self.in_flight)
     @rule(data=st.data())
     def abandon(self, data: st.DataObject) -> None:
-        self.breaker.abandoned(self.now, self.land(data))
+        self.breaker.abandoned(self.now, self.end(data))
 
-    def land(self, data: st.DataObject) -> UUID:
-        row = data.draw(st.sampled_from(self.flying))
-        self.flying.remove(row)
+    def end(self, data: st.DataObject) -> UUID:
+        row = data.draw(st.sampled_from(self.in_flight))
+        self.in_flight.remove(row)
         self.probes.discard(row)
         return row
 
@@ -238,8 +268,11 @@ class Outages(RuleBasedStateMachine):
         assert len(self.probes) <= 1
 
     @invariant()
-    def nobody_waits_for_ever(self) -> None:
-        """Open without a probe, there is a time, not far off, at which one may go."""
+    def it_is_clear_exactly_while_no_failure_counts(self) -> None:
+        assert self.breaker.is_clear == (not self.charged)
+
+    @invariant()
+    def an_open_breaker_without_a_probe_allows_one_within_the_longest_retry_after(self) -> None:
         if self.breaker.is_open and not self.probes:
             then = self.breaker.retry_at
             assert then is not None

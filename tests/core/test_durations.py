@@ -1,4 +1,4 @@
-"""What durations may look like."""
+"""Parsing and formatting durations."""
 
 import math
 
@@ -26,7 +26,7 @@ from reactor.core.durations import format_duration, parse_duration_s
         (" 30s ", 30),
     ],
 )
-def test_a_duration_is_read_as_people_write_it(text: str, seconds: float) -> None:
+def test_durations_are_parsed(text: str, seconds: float) -> None:
     assert parse_duration_s(text) == pytest.approx(seconds)
 
 
@@ -51,7 +51,7 @@ def test_a_duration_is_read_as_people_write_it(text: str, seconds: float) -> Non
         "\u0663s",
     ],
 )
-def test_anything_else_is_refused_in_one_sentence(text: str) -> None:
+def test_other_text_is_refused_with_a_one_line_message(text: str) -> None:
     with pytest.raises(ValueError, match="duration") as refusal:
         parse_duration_s(text)
 
@@ -70,30 +70,30 @@ def test_anything_else_is_refused_in_one_sentence(text: str) -> None:
         (0.0001, "0s"),
     ],
 )
-def test_a_duration_is_written_short(seconds: float, text: str) -> None:
+def test_durations_are_formatted(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
 @given(st.integers(0, 10**12))
-def test_what_is_written_is_read_back_to_the_millisecond(milliseconds: int) -> None:
+def test_a_formatted_duration_is_parsed_back_to_the_millisecond(milliseconds: int) -> None:
     seconds = milliseconds / 1000
 
     assert parse_duration_s(format_duration(seconds)) == pytest.approx(seconds, abs=1e-4)
 
 
-def test_a_duration_beyond_every_number_is_refused() -> None:
+def test_a_duration_that_overflows_is_refused() -> None:
     with pytest.raises(ValueError, match="too long"):
         parse_duration_s("9" * 400)
 
 
 @pytest.mark.parametrize("seconds", [-1, math.nan, math.inf])
-def test_what_is_no_duration_is_not_written(seconds: float) -> None:
+def test_a_number_that_is_no_duration_is_not_formatted(seconds: float) -> None:
     with pytest.raises(ValueError, match="not a duration"):
         format_duration(seconds)
 
 
 @given(st.text())
-def test_any_text_is_a_finite_duration_or_a_value_error(text: str) -> None:
+def test_any_text_gives_a_finite_duration_or_a_value_error(text: str) -> None:
     try:
         seconds = parse_duration_s(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the fair queue promises, by example and against a list."""
+"""The fair queue, by examples and against a model of lists."""
 
 import pytest
 from hypothesis import settings
@@ -23,7 +23,7 @@ def test_tenants_take_turns() -> None:
     assert [taken.tenant for taken in queue.take(5)] == [1, 2, 3, 1, 1]
 
 
-def test_turns_go_on_where_the_last_call_ended() -> None:
+def test_the_round_continues_where_the_last_call_ended() -> None:
     queue = FairQueue[Signal](None)
     for number in range(2):
         for tenant in (1, 2, 3):
@@ -41,7 +41,7 @@ def test_a_tenant_with_one_signal_does_not_wait_for_one_with_thousands() -> None
     assert signal(2, 0) in queue.take(2)
 
 
-def test_signals_of_one_tenant_come_first_come_first_served() -> None:
+def test_signals_of_one_tenant_are_taken_in_order() -> None:
     queue = FairQueue[Signal](None)
     for number in range(5):
         queue.put(signal(1, number))
@@ -49,7 +49,7 @@ def test_signals_of_one_tenant_come_first_come_first_served() -> None:
     assert queue.take(5) == [signal(1, number) for number in range(5)]
 
 
-def test_a_signal_waits_once_however_often_it_is_put() -> None:
+def test_a_signal_that_waits_is_not_added_again() -> None:
     queue = FairQueue[Signal](None)
 
     assert queue.put(signal(1, 0))
@@ -85,7 +85,7 @@ def test_a_discarded_signal_is_not_taken() -> None:
 
 
 @pytest.mark.parametrize("n", [-1, 2])
-def test_what_was_not_taken_cannot_be_released(n: int) -> None:
+def test_releasing_more_than_was_taken_is_refused(n: int) -> None:
     queue = FairQueue[Signal](None)
     queue.put(signal(1, 0))
     queue.take(1)
@@ -100,21 +100,21 @@ def test_a_cap_is_at_least_one() -> None:
 
 
 class FairAgainstList(RuleBasedStateMachine):
-    """Against a list of what waits, and a list of tenants in the order of their turns."""
+    """Against a list of the waiting signals and a list of the tenants in the ring."""
 
     @initialize(cap=st.none() | st.integers(1, 3))
     def begin(self, cap: int | None) -> None:
         self.queue = FairQueue[Signal](cap)
         self.cap = 10**9 if cap is None else cap
         self.waiting: list[Signal] = []
-        self.turns: list[int] = []
+        self.ring: list[int] = []
         self.taken: list[int] = []
 
-    def settle_turns(self) -> None:
-        """Who may take stands in the turns; who may not doesn't; whoever comes new stands last."""
+    def update_ring(self) -> None:
+        """Keep the tenants below their cap in the ring, with new ones at its end."""
         able = {it.tenant for it in self.waiting if self.taken.count(it.tenant) < self.cap}
-        self.turns = [tenant for tenant in self.turns if tenant in able]
-        self.turns += sorted(able - set(self.turns))
+        self.ring = [tenant for tenant in self.ring if tenant in able]
+        self.ring += sorted(able - set(self.ring))
 
     @rule(tenant=st.integers(0, 4), number=st.integers(0, 5))
     def put(self, tenant: int, number: int) -> None:
@@ -122,25 +122,25 @@ class FairAgainstList(RuleBasedStateMachine):
         assert self.queue.put(it) == (it not in self.waiting)
         if it not in self.waiting:
             self.waiting.append(it)
-        self.settle_turns()
+        self.update_ring()
 
     @rule(tenant=st.integers(0, 4), number=st.integers(0, 5))
     def discard(self, tenant: int, number: int) -> None:
         it = signal(tenant, number)
         assert self.queue.discard(it) == (it in self.waiting)
         self.waiting = [other for other in self.waiting if other != it]
-        self.settle_turns()
+        self.update_ring()
 
     @rule(limit=st.integers(0, 8))
     def take(self, limit: int) -> None:
         expected: list[Signal] = []
-        while self.turns and len(expected) < limit:
-            tenant = self.turns.pop(0)
+        while self.ring and len(expected) < limit:
+            tenant = self.ring.pop(0)
             it = next(it for it in self.waiting if it.tenant == tenant)
             self.waiting.remove(it)
             self.taken.append(tenant)
             expected.append(it)
-            self.settle_turns()
+            self.update_ring()
         assert self.queue.take(limit) == expected
 
     @rule(data=st.data())
@@ -151,19 +151,19 @@ class FairAgainstList(RuleBasedStateMachine):
             self.queue.release(tenant, n)
             for _ in range(n):
                 self.taken.remove(tenant)
-            self.settle_turns()
+            self.update_ring()
 
     @invariant()
-    def it_says_what_waits_and_whether_any_can_be_taken(self) -> None:
+    def len_and_takeable_match_the_model(self) -> None:
         assert len(self.queue) == len(self.waiting)
-        assert self.queue.takeable == bool(self.turns)
+        assert self.queue.takeable == bool(self.ring)
 
     @invariant()
     def no_tenant_has_more_taken_than_the_cap(self) -> None:
         assert all(count <= self.cap for count in self.queue._taken.values())
 
     @invariant()
-    def a_tenant_is_parked_exactly_when_it_waits_and_is_at_its_cap(self) -> None:
+    def a_tenant_is_parked_exactly_when_it_waits_and_has_reached_its_cap(self) -> None:
         at_cap = {it.tenant for it in self.waiting if self.taken.count(it.tenant) >= self.cap}
         assert set(self.queue._parked) == at_cap
         assert not at_cap & set(self.queue._ring)

@@ -1,4 +1,4 @@
-"""What the settings promise."""
+"""The rules on settings, and their defaults."""
 
 import math
 from pathlib import Path
@@ -16,14 +16,14 @@ def settings(**changes: Any) -> Settings:
     return Settings(**({"store_url": "s3://", "spools": {"default": Path("/spool")}} | changes))
 
 
-def test_the_defaults_hold_their_own_rules() -> None:
+def test_the_defaults_follow_the_rules() -> None:
     assert settings().upload_concurrency == 16
 
 
-def test_the_retry_defaults_make_a_backoff() -> None:
-    it = settings()
+def test_the_retry_defaults_are_valid_for_a_backoff() -> None:
+    made = settings()
 
-    assert Backoff(it.retry_base_s, it.retry_factor, it.retry_max_s, it.retry_jitter).delay_s(3, u=0.5) == 120
+    assert Backoff(made.retry_base_s, made.retry_factor, made.retry_max_s, made.retry_jitter).delay_s(3, u=0.5) == 120
 
 
 @pytest.mark.parametrize(
@@ -62,21 +62,21 @@ def test_the_retry_defaults_make_a_backoff() -> None:
     ],
     ids=str,
 )
-def test_a_value_out_of_bounds_is_refused_by_name(changes: dict[str, Any]) -> None:
+def test_a_value_out_of_range_is_refused_with_its_name(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigInvalid) as refusal:
         settings(**changes)
 
     assert [problem.split()[0] for problem in refusal.value.problems] == list(changes)
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     with pytest.raises(ConfigInvalid) as refusal:
         settings(http_port=-1, lease_s=0, log_level="LOUD")
 
     assert len(refusal.value.problems) == 3
 
 
-def test_the_longest_wait_is_no_shorter_than_the_first() -> None:
+def test_the_cap_of_the_delay_is_at_least_the_first_delay() -> None:
     assert problems({"retry_base_s": 60.0, "retry_max_s": 30.0}) == ["retry_max_s must be at least retry_base_s"]
 
 
@@ -89,27 +89,27 @@ def test_other_machines_need_a_token(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
-def test_this_machine_needs_none(host: str) -> None:
+def test_loopback_needs_no_token(host: str) -> None:
     assert settings(http_host=host).http_token is None
 
 
-def test_a_url_to_listen_on_needs_a_database() -> None:
+def test_a_listen_url_needs_a_database_url() -> None:
     with pytest.raises(ConfigInvalid, match="listen_url needs database_url"):
         settings(listen_url="postgresql://direct")
 
 
-def test_secrets_are_not_shown() -> None:
-    it = settings(database_url="postgresql://u:pass@h/d", listen_url="postgresql://u:pass@l/d", http_token="pass")
+def test_repr_shows_no_secrets() -> None:
+    made = settings(database_url="postgresql://u:pass@h/d", listen_url="postgresql://u:pass@l/d", http_token="pass")
 
-    assert "pass" not in repr(it)
+    assert "pass" not in repr(made)
 
 
-def test_spools_cannot_change_later() -> None:
+def test_spools_are_immutable() -> None:
     given = {"default": Path("/spool")}
-    it = settings(spools=given)
+    made = settings(spools=given)
     given["other"] = Path("/other")
 
-    assert dict(it.spools) == {"default": Path("/spool")}
+    assert dict(made.spools) == {"default": Path("/spool")}
 
 
 def test_every_field_names_its_variable() -> None:

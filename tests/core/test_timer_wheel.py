@@ -1,4 +1,4 @@
-"""What the timer wheel promises, by example. tests/core/test_timer_wheel_model.py tries everything else."""
+"""The timer wheel by examples; tests/core/test_timer_wheel_model.py compares it with a dictionary."""
 
 import gc
 import sys
@@ -12,29 +12,27 @@ from reactor.core.timer_wheel import TimerWheel
 
 FIFTEEN_MINUTES = 900_000
 TEN_YEARS = 10 * 365 * 24 * 3600 * 1000
-
-
 BLOCK = 1 << BITS
 
 
 class Key:
-    """A key that can be watched."""
+    """A key that can have weak references."""
 
 
 def entries(wheel: TimerWheel[int]) -> int:
     """Count entries, live or stale."""
-    return sum(map(len, wheel._blocks.slots.values())) + len(wheel._present)
+    return sum(map(len, wheel._later.slots.values())) + len(wheel._current)
 
 
 def footprint(wheel: TimerWheel[Any]) -> int:
-    """Count the bytes of all that grows with what the wheel holds; spare lists are bounded, and empty."""
-    blocks, present = wheel._blocks, wheel._present
-    grows = [wheel._due, blocks.slots, blocks.stale, blocks._numbers, present.keys, present.ticks]
-    return sum(map(sys.getsizeof, [*grows, *blocks.slots.values()]))
+    """Return the bytes of all containers that grow with the number of timers; the spare lists are bounded and empty."""
+    later, current = wheel._later, wheel._current
+    grows = [wheel.due_ticks, later.slots, later.stale, later._numbers, current.keys, current.ticks]
+    return sum(map(sys.getsizeof, [*grows, *later.slots.values()]))
 
 
 def drive(wheel: TimerWheel[str]) -> list[tuple[int, list[str]]]:
-    """Sleep until `next_due` and pop, until nothing is armed; return what came when."""
+    """Pop at each `next_due` until nothing is armed; return each tick with its keys."""
     seen = []
     while (tick := wheel.next_due()) is not None:
         seen.append((tick, wheel.pop(tick)))
@@ -52,7 +50,7 @@ def test_a_key_is_popped_at_its_tick_and_not_before() -> None:
 
 @pytest.mark.parametrize("ahead", [0, 1, BLOCK - 1, BLOCK, 2**20 - 1, 2**20, FIFTEEN_MINUTES, TEN_YEARS, 10**100])
 @pytest.mark.parametrize("start", [0, BLOCK - 1, 5_000_000])
-def test_any_distance_is_kept_to_the_tick(start: int, ahead: int) -> None:
+def test_a_key_at_any_distance_is_popped_at_its_exact_tick(start: int, ahead: int) -> None:
     wheel: TimerWheel[str] = TimerWheel(start)
     wheel.arm("a", start + ahead)
 
@@ -60,7 +58,7 @@ def test_any_distance_is_kept_to_the_tick(start: int, ahead: int) -> None:
     assert wheel.pop(start + ahead) == ["a"]
 
 
-def test_keys_come_in_order_of_their_due_ticks() -> None:
+def test_keys_are_popped_in_order_of_their_due_ticks() -> None:
     wheel: TimerWheel[int] = TimerWheel()
     ticks = [due * 7919 % 3_000_017 for due in range(5000)]
     for due in ticks:
@@ -69,7 +67,7 @@ def test_keys_come_in_order_of_their_due_ticks() -> None:
     assert wheel.pop(3_000_017) == sorted(ticks)
 
 
-def test_a_tick_that_has_passed_is_due_at_once() -> None:
+def test_a_key_armed_for_the_past_is_due_at_once() -> None:
     wheel: TimerWheel[str] = TimerWheel(1000)
     wheel.arm("late", 10)
     wheel.arm("negative", -10)
@@ -79,7 +77,7 @@ def test_a_tick_that_has_passed_is_due_at_once() -> None:
     assert wheel.pop(1000) == ["late", "negative"]
 
 
-def test_keys_that_are_due_at_once_come_first_come_first_served() -> None:
+def test_keys_that_are_due_at_once_are_popped_in_the_order_of_arming() -> None:
     wheel: TimerWheel[int] = TimerWheel(1000)
     for key in range(10):
         wheel.arm(key, 0)
@@ -109,8 +107,8 @@ def test_a_key_moved_away_and_back_is_popped_once() -> None:
     assert sorted(wheel.pop(3 * BLOCK)) == ["a", "b"]
 
 
-def test_a_key_moved_back_within_the_present_block_is_popped_once() -> None:
-    """The entry that it left there may be all that is dropped, or be taken for the new one; never both."""
+def test_a_key_moved_back_within_the_current_block_is_popped_once() -> None:
+    """Its old entry there may be dropped, or serve as the new one; it must not do both."""
     for others in range(8):
         wheel: TimerWheel[int] = TimerWheel()
         for key in range(1, others + 1):
@@ -135,7 +133,7 @@ def test_a_cancelled_key_is_never_popped_and_can_be_armed_again() -> None:
     assert wheel.pop(30) == ["a"]
 
 
-def test_a_cancelled_key_between_others_is_passed_over() -> None:
+def test_a_cancelled_key_between_others_is_skipped() -> None:
     wheel: TimerWheel[str] = TimerWheel()
     for due, key in enumerate("abcd", start=5):
         wheel.arm(key, due)
@@ -145,7 +143,7 @@ def test_a_cancelled_key_between_others_is_passed_over() -> None:
     assert wheel.pop(10) == ["d"]
 
 
-def test_what_a_limit_leaves_is_popped_by_the_next_call() -> None:
+def test_keys_beyond_the_limit_are_popped_by_the_next_call() -> None:
     wheel: TimerWheel[str] = TimerWheel()
     for key, due in (("a", 5), ("b", 5), ("c", 2000)):
         wheel.arm(key, due)
@@ -158,7 +156,7 @@ def test_what_a_limit_leaves_is_popped_by_the_next_call() -> None:
     assert wheel.now == 3000
 
 
-def test_cancelled_keys_that_a_limit_leaves_are_never_woken_for() -> None:
+def test_next_due_ignores_cancelled_keys_beyond_a_limit() -> None:
     wheel: TimerWheel[int] = TimerWheel()
     for key in range(4):
         wheel.arm(key, 10)
@@ -169,14 +167,14 @@ def test_cancelled_keys_that_a_limit_leaves_are_never_woken_for() -> None:
     assert wheel.next_due() is None
 
 
-def test_a_sleeper_wakes_for_nothing_at_most_once() -> None:
+def test_a_caller_wakes_without_a_key_at_most_once() -> None:
     wheel: TimerWheel[str] = TimerWheel()
     wheel.arm("a", FIFTEEN_MINUTES + 1)
 
     assert drive(wheel) == [(FIFTEEN_MINUTES // BLOCK * BLOCK, []), (FIFTEEN_MINUTES + 1, ["a"])]
 
 
-def test_cancelled_keys_are_never_woken_for() -> None:
+def test_next_due_ignores_cancelled_keys() -> None:
     wheel: TimerWheel[int] = TimerWheel()
     for key in range(500):
         wheel.arm(key, key + 1)
@@ -187,7 +185,7 @@ def test_cancelled_keys_are_never_woken_for() -> None:
     assert wheel.next_due() == 505
 
 
-def test_a_time_that_has_passed_changes_nothing() -> None:
+def test_popping_at_a_past_tick_changes_nothing() -> None:
     wheel: TimerWheel[str] = TimerWheel(100)
     wheel.arm("a", 100)
 
@@ -196,25 +194,25 @@ def test_a_time_that_has_passed_changes_nothing() -> None:
     assert wheel.pop(100) == ["a"]
 
 
-def test_a_wheel_starts_at_zero_or_later() -> None:
+def test_a_negative_start_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 0"):
         TimerWheel(-1)
 
 
-def test_moving_leaves_no_more_entries_than_there_are_keys() -> None:
+def test_moving_keys_leaves_no_more_stale_entries_than_keys() -> None:
     wheel: TimerWheel[int] = TimerWheel()
     for key in range(100):
         wheel.arm(key, TEN_YEARS)
 
     for step in range(20_000):
         wheel.arm(0, TEN_YEARS + step % 2 * BLOCK)
-        wheel.arm(1, step % 100)  # in the present block too
+        wheel.arm(1, step % 100)  # in the current block too
         assert entries(wheel) <= 2 * len(wheel)
 
     assert set(wheel.pop(2 * TEN_YEARS)) == set(range(100))
 
 
-def test_cancelling_lets_go_of_the_keys_and_of_all_room_they_took() -> None:
+def test_cancelling_releases_the_keys_and_their_memory() -> None:
     wheel: TimerWheel[object] = TimerWheel()
     keys = [Key() for _ in range(20_000)]
     alive = WeakSet(keys)
@@ -229,7 +227,7 @@ def test_cancelling_lets_go_of_the_keys_and_of_all_room_they_took() -> None:
     assert footprint(wheel) < full / 10
 
 
-def test_popping_gives_the_room_back_too() -> None:
+def test_popping_releases_the_memory_too() -> None:
     wheel: TimerWheel[int] = TimerWheel()
     for key in range(20_000):
         wheel.arm(key, key)
@@ -239,7 +237,7 @@ def test_popping_gives_the_room_back_too() -> None:
     assert footprint(wheel) < full / 10
 
 
-def test_slots_that_come_and_go_leave_nothing_behind() -> None:
+def test_removed_slots_release_their_memory() -> None:
     wheel: TimerWheel[int] = TimerWheel()
     for block in range(20_000):
         wheel.arm(0, TEN_YEARS + block * BLOCK)
@@ -248,18 +246,18 @@ def test_slots_that_come_and_go_leave_nothing_behind() -> None:
 
 
 def test_a_pop_moves_keys_of_one_block_at_a_time() -> None:
-    """Else a timer beyond some distance would wait, now and then, for all others to be moved."""
+    """Otherwise one pop would sometimes have to move all timers beyond some distance."""
     wheel: TimerWheel[int] = TimerWheel()
     for key in range(100):
         wheel.arm(key, TEN_YEARS + key * BLOCK)
 
     wheel.pop(TEN_YEARS)
 
-    assert len(wheel._present) <= 1
-    assert len(wheel._blocks.slots) >= 98
+    assert len(wheel._current) <= 1
+    assert len(wheel._later.slots) >= 98
 
 
-def test_keys_armed_for_the_present_block_join_those_in_order() -> None:
+def test_keys_armed_for_the_current_block_are_sorted_in() -> None:
     wheel: TimerWheel[int] = TimerWheel()
     for key in range(500):
         wheel.arm(key, 2 * key)
@@ -274,8 +272,8 @@ def test_keys_armed_for_the_present_block_join_those_in_order() -> None:
     assert [wheel.pop(tick) for tick in (599, 600, 601)] == [[*range(52, 300)], [300, 600], [601]]
 
 
-def test_arming_and_popping_make_no_object_that_the_collector_tracks() -> None:
-    """Else a million timers would be a million objects to walk, in a pause of a quarter second."""
+def test_arming_and_popping_create_no_object_that_the_garbage_collector_tracks() -> None:
+    """Otherwise a collection would visit a million timers, in a pause of a quarter of a second."""
     wheel: TimerWheel[int] = TimerWheel()
     wheel.arm(-1, FIFTEEN_MINUTES)
     gc.collect()

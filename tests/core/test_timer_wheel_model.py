@@ -1,4 +1,4 @@
-"""The wheel against the obviously right thing: a dictionary, sorted when asked."""
+"""The wheel against a model that is obviously right: a dictionary of due ticks."""
 
 from collections import Counter
 
@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from reactor.core.timer_slots import _FEW, BITS
+from reactor.core.timer_slots import _UNUSED_NUMBERS_MAX, BITS
 from reactor.core.timer_wheel import TimerWheel
 
 BLOCK = 1 << BITS
@@ -48,13 +48,13 @@ class WheelAgainstDict(RuleBasedStateMachine):
         assert self.wheel.now == self.clock
 
     @rule(step=TICKS, limit=st.integers(0, 5))
-    def pop_some(self, step: int, limit: int) -> None:
+    def pop_with_limit(self, step: int, limit: int) -> None:
         self.clock += step
         count = sum(due <= self.clock for due in self.model.values())
         self.check(self.wheel.pop(self.clock, limit), min(limit, count))
 
     @rule()
-    def sleep_until_something_is_due(self) -> None:
+    def sleep_until_a_key_is_due(self) -> None:
         for _ in range(2):
             tick = self.wheel.next_due()
             if tick is None:
@@ -64,10 +64,10 @@ class WheelAgainstDict(RuleBasedStateMachine):
             if popped := self.wheel.pop(self.clock):
                 self.check(popped, len(popped))
                 return
-        raise AssertionError("woke for nothing more than once")
+        raise AssertionError("woke without a key more than once")
 
     def check(self, popped: list[int], count: int) -> None:
-        """Keys due by now, each once, in order of their due ticks."""
+        """Check that the popped keys are due, each once, in order of their due ticks."""
         dues = [self.model.pop(key) for key in popped]
         assert len(popped) == count
         assert dues == sorted(dues)
@@ -75,12 +75,12 @@ class WheelAgainstDict(RuleBasedStateMachine):
         assert not dues or all(due >= dues[-1] for due in self.model.values())
 
     @invariant()
-    def it_holds_what_the_model_holds(self) -> None:
+    def it_holds_the_keys_of_the_model(self) -> None:
         assert len(self.wheel) == len(self.model)
         assert all(self.wheel.due_of(key) == self.model.get(key) for key in range(13))
         assert all((key in self.wheel) == (key in self.model) for key in range(13))
 
-    @rule()  # no invariant: asking drops what is left of slots that are gone, and some should live on
+    @rule()  # not an invariant: the call removes unused heap numbers, and some should stay
     def next_due_is_never_later_than_the_earliest(self) -> None:
         tick = self.wheel.next_due()
         earliest = min(self.model.values(), default=None)
@@ -93,42 +93,42 @@ class WheelAgainstDict(RuleBasedStateMachine):
 
     @invariant()
     def no_armed_key_is_due_before_now(self) -> None:
-        assert all(due >= self.wheel.now for due in self.wheel._due.values())
+        assert all(due >= self.wheel.now for due in self.wheel.due_ticks.values())
 
     @invariant()
     def each_armed_key_has_one_entry_where_it_belongs_that_is_not_counted_as_stale(self) -> None:
-        blocks, present = self.wheel._blocks, self.wheel._present
-        to_come = [*zip(present.keys, present.ticks, strict=True)][len(present.keys) - len(present) :]
+        later, current = self.wheel._later, self.wheel._current
+        remaining = [*zip(current.keys, current.ticks, strict=True)][len(current.keys) - len(current) :]
         live: Counter[int] = Counter()
-        here = 0
-        for key, due in self.wheel._due.items():
+        in_current = 0
+        for key, due in self.wheel.due_ticks.items():
             if due >> BITS > self.wheel.now >> BITS:
-                assert key in blocks.slots[due >> BITS]
+                assert key in later.slots[due >> BITS]
                 live[due >> BITS] += 1
             else:
-                assert (key, due) in to_come
-                here += 1
-        assert live == {number: len(slot) - blocks.stale.get(number, 0) for number, slot in blocks.slots.items()}
-        assert here == len(present) - present.stale
+                assert (key, due) in remaining
+                in_current += 1
+        assert live == {number: len(slot) - later.stale.get(number, 0) for number, slot in later.slots.items()}
+        assert in_current == len(current) - current.stale
 
     @invariant()
     def in_no_slot_do_stale_entries_outnumber_live_ones(self) -> None:
-        blocks = self.wheel._blocks
-        assert blocks.stale.keys() <= blocks.slots.keys()
-        assert all(2 * blocks.stale.get(number, 0) <= len(slot) > 0 for number, slot in blocks.slots.items())
+        later = self.wheel._later
+        assert later.stale.keys() <= later.slots.keys()
+        assert all(2 * later.stale.get(number, 0) <= len(slot) > 0 for number, slot in later.slots.items())
 
     @invariant()
-    def ticks_ascend_as_far_as_they_are_said_to(self) -> None:
-        present = self.wheel._present
-        ordered = present.ticks[present._next : present._ordered]
-        assert ordered == sorted(ordered)
+    def ticks_ascend_up_to_the_sorted_mark(self) -> None:
+        current = self.wheel._current
+        ticks = current.ticks[current._next : current._sorted]
+        assert ticks == sorted(ticks)
 
     @invariant()
-    def the_heap_has_each_slots_number_and_not_many_others(self) -> None:
-        numbers, slots = self.wheel._blocks._numbers, self.wheel._blocks.slots
+    def the_heap_has_the_number_of_each_slot_and_few_others(self) -> None:
+        numbers, slots = self.wheel._later._numbers, self.wheel._later.slots
         assert set(numbers) >= slots.keys()
         assert all(numbers[(child - 1) // 2] <= numbers[child] for child in range(1, len(numbers)))
-        assert len(numbers) <= 2 * (len(slots) + 1) + _FEW
+        assert len(numbers) <= 2 * (len(slots) + 1) + _UNUSED_NUMBERS_MAX
 
 
 TestWheelAgainstDict = WheelAgainstDict.TestCase

@@ -1,21 +1,60 @@
-"""The tables of moves against the database: a pair that is in them is made, one that isn't changes nothing."""
+"""The tables of tests/schema/state_machine.py: consistent in themselves, and what the database does."""
 
 from collections.abc import Callable, Iterator
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from schema.state_machine import RUN_TRANSITIONS, UPLOAD_TRANSITIONS, RunState, RunVerb, UploadState, UploadVerb
 from support.rows import Rows
 
-from reactor.core.lifecycle import RUN_MOVES, UPLOAD_MOVES, RunState, RunVerb, UploadState, UploadVerb
+from reactor.core.model import Verdict
 from reactor.postgres import statements
 
+GONE = {UploadState.STORED, UploadState.PURGED}
+ENDED = {RunState.COMPLETED, RunState.FAILED}
 _VERDICTS = {
-    UploadVerb.STORE: "stored",
-    UploadVerb.RETRY: "retry",
-    UploadVerb.DEFER: "deferred",
-    UploadVerb.BURY: "dead",
+    UploadVerb.STORE: Verdict.STORED,
+    UploadVerb.RETRY: Verdict.RETRY,
+    UploadVerb.DEFER: Verdict.DEFERRED,
+    UploadVerb.BURY: Verdict.DEAD,
 }
+
+
+def test_every_verb_has_a_transition() -> None:
+    assert {verb for _, verb in UPLOAD_TRANSITIONS} == set(UploadVerb)
+    assert {verb for _, verb in RUN_TRANSITIONS} == set(RunVerb)
+
+
+def test_deleted_uploads_and_ended_runs_have_no_transitions() -> None:
+    assert {state for state, _ in UPLOAD_TRANSITIONS} == set(UploadState) - GONE
+    assert {state for state, _ in RUN_TRANSITIONS} == set(RunState) - ENDED
+
+
+def test_every_existing_upload_can_still_be_stored() -> None:
+    """No upload row is ever lost: STORED is reachable from every state but PURGED."""
+    leads_to_stored = {UploadState.STORED}
+    while more := {state for (state, _), to in UPLOAD_TRANSITIONS.items() if to in leads_to_stored} - leads_to_stored:
+        leads_to_stored |= more
+
+    assert leads_to_stored == set(UploadState) - {UploadState.PURGED}
+
+
+def test_only_a_claimed_upload_is_settled() -> None:
+    settlements = {UploadVerb.STORE, UploadVerb.RETRY, UploadVerb.DEFER, UploadVerb.BURY, UploadVerb.RESCUE}
+
+    assert {state for state, verb in UPLOAD_TRANSITIONS if verb in settlements} == {UploadState.UPLOADING}
+
+
+def test_each_verdict_has_its_transition_from_uploading() -> None:
+    assert set(_VERDICTS.values()) == set(Verdict)
+    assert all((UploadState.UPLOADING, verb) in UPLOAD_TRANSITIONS for verb in _VERDICTS)
+
+
+def test_only_dead_and_cancelled_uploads_are_purged() -> None:
+    purged = {state for state, verb in UPLOAD_TRANSITIONS if verb is UploadVerb.PURGE}
+
+    assert purged == {UploadState.DEAD, UploadState.CANCELLED}
 
 
 @pytest.fixture
@@ -25,7 +64,7 @@ def rows(migrated_url: str) -> Iterator[Rows]:
 
 
 class Upload:
-    """One upload brought into a state, to which anything may be done."""
+    """One upload in a given state, to which any verb can be applied."""
 
     def __init__(self, rows: Rows, state: UploadState) -> None:
         self._rows = rows
@@ -57,7 +96,15 @@ class Upload:
     def do(self, verb: UploadVerb) -> None:
         ids = [self._id]
         if verb in _VERDICTS:
-            arguments = (ids, [self._token], [_VERDICTS[verb]], [0.0], ["STORAGE_REJECTED"], ["no"], ["file:///b/o"])
+            arguments = (
+                ids,
+                [self._token],
+                [_VERDICTS[verb].value],
+                [0.0],
+                ["STORAGE_REJECTED"],
+                ["no"],
+                ["file:///b/o"],
+            )
             self._rows.all(statements.SETTLE_UPLOADS, arguments)
         elif verb is UploadVerb.CLAIM:
             self._rows.all(statements.CLAIM_UPLOADS, (ids, self._token, "1 minute"))
@@ -76,11 +123,11 @@ class Upload:
 
 
 @pytest.mark.parametrize("state", UploadState)
-def test_an_upload_makes_the_moves_of_the_table_and_no_others(rows: Rows, state: UploadState) -> None:
+def test_an_upload_makes_the_transitions_of_the_table_and_no_others(rows: Rows, state: UploadState) -> None:
     for verb in UploadVerb:
         upload = Upload(rows, state)
         upload.do(verb)
-        assert upload.state is UPLOAD_MOVES.get((state, verb), state), verb
+        assert upload.state is UPLOAD_TRANSITIONS.get((state, verb), state), verb
         rows.run("delete from public.sources")
 
 
@@ -94,7 +141,7 @@ def _expire(rows: Rows, run: UUID) -> None:
 
 @pytest.mark.parametrize("state", RunState)
 @pytest.mark.parametrize(("verb", "do"), [(RunVerb.FAIL, _fail), (RunVerb.EXPIRE, _expire)])
-def test_a_run_makes_the_moves_of_the_table_and_no_others(
+def test_a_run_makes_the_transitions_of_the_table_and_no_others(
     rows: Rows, state: RunState, verb: RunVerb, do: Callable[[Rows, UUID], None]
 ) -> None:
     user = uuid4()
@@ -103,4 +150,4 @@ def test_a_run_makes_the_moves_of_the_table_and_no_others(
     )
     do(rows, run)
     ended = rows.one("select status from public.interpretation_runs where id = %s", (run,))
-    assert ended.status == RUN_MOVES.get((state, verb), state)
+    assert ended.status == RUN_TRANSITIONS.get((state, verb), state)

@@ -1,0 +1,125 @@
+"""The states of uploads and runs and all transitions between them: the model that the schema is tested against.
+
+The functions in schema/functions/ make these transitions and no others: tests/schema/test_state_machine.py tries
+every pair of state and verb against the database. A pair that is missing here must change nothing.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+
+class UploadState(StrEnum):
+    """`upload_queue.status`, and two states of a row that no longer exists."""
+
+    FAILED = "failed"
+    """Waits for its next attempt at next_retry_at."""
+
+    UPLOADING = "uploading"
+    """Claimed: one reactor holds the lease."""
+
+    DEAD = "dead"
+    """Out of retries, or failed for good; stays with its errors until an operator acts."""
+
+    CANCELLED = "cancelled"
+    """Cancelled by an operator."""
+
+    STORED = "stored"
+    """Row deleted; the store has the object and the source is `uploaded`."""
+
+    PURGED = "purged"
+    """Row deleted by an operator or at the end of its retention, without being stored."""
+
+
+class UploadVerb(StrEnum):
+    """An event in the life of an upload."""
+
+    CLAIM = "claim"
+    """A reactor takes the lease; the attempt counts."""
+
+    STORE = "store"
+    """The attempt succeeded."""
+
+    RETRY = "retry"
+    """The attempt failed and retries are left."""
+
+    DEFER = "defer"
+    """The attempt is handed back unspent: shutdown, or the store is down."""
+
+    BURY = "bury"
+    """The attempt failed for good, or was the last retry."""
+
+    RESCUE = "rescue"
+    """The lease expired; the attempt still counts."""
+
+    CANCEL = "cancel"
+    """An operator cancels the upload."""
+
+    REQUEUE = "requeue"
+    """An operator makes it due now; a dead or cancelled upload gets all its retries again."""
+
+    PURGE = "purge"
+    """The row and its spooled file are deleted."""
+
+
+class RunState(StrEnum):
+    """`interpretation_runs.status`."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class RunVerb(StrEnum):
+    """An event in the life of a run."""
+
+    BEGIN = "begin"
+    """A worker starts it; the quota counts it."""
+
+    COMPLETE = "complete"
+    """Its worker finished it."""
+
+    FAIL = "fail"
+    """Its worker or an operator fails it."""
+
+    EXPIRE = "expire"
+    """Its deadline passed, or its heartbeats stopped."""
+
+
+UPLOAD_TRANSITIONS: Final[Mapping[tuple[UploadState, UploadVerb], UploadState]] = MappingProxyType(
+    {
+        (UploadState.FAILED, UploadVerb.CLAIM): UploadState.UPLOADING,
+        (UploadState.UPLOADING, UploadVerb.CLAIM): UploadState.UPLOADING,
+        (UploadState.UPLOADING, UploadVerb.STORE): UploadState.STORED,
+        (UploadState.UPLOADING, UploadVerb.RETRY): UploadState.FAILED,
+        (UploadState.UPLOADING, UploadVerb.DEFER): UploadState.FAILED,
+        (UploadState.UPLOADING, UploadVerb.BURY): UploadState.DEAD,
+        (UploadState.UPLOADING, UploadVerb.RESCUE): UploadState.FAILED,
+        (UploadState.FAILED, UploadVerb.CANCEL): UploadState.CANCELLED,
+        (UploadState.UPLOADING, UploadVerb.CANCEL): UploadState.CANCELLED,
+        (UploadState.DEAD, UploadVerb.CANCEL): UploadState.CANCELLED,
+        (UploadState.FAILED, UploadVerb.REQUEUE): UploadState.FAILED,
+        (UploadState.DEAD, UploadVerb.REQUEUE): UploadState.FAILED,
+        (UploadState.CANCELLED, UploadVerb.REQUEUE): UploadState.FAILED,
+        (UploadState.DEAD, UploadVerb.PURGE): UploadState.PURGED,
+        (UploadState.CANCELLED, UploadVerb.PURGE): UploadState.PURGED,
+    }
+)
+"""All transitions of an upload with retries left. Without any left, RESCUE leads to DEAD.
+
+CANCEL while uploading revokes the lease: its reactor can no longer change the row. CLAIM while uploading takes over
+an expired lease.
+"""
+
+RUN_TRANSITIONS: Final[Mapping[tuple[RunState, RunVerb], RunState]] = MappingProxyType(
+    {
+        (RunState.PENDING, RunVerb.BEGIN): RunState.RUNNING,
+        (RunState.PENDING, RunVerb.FAIL): RunState.FAILED,
+        (RunState.RUNNING, RunVerb.COMPLETE): RunState.COMPLETED,
+        (RunState.RUNNING, RunVerb.FAIL): RunState.FAILED,
+        (RunState.RUNNING, RunVerb.EXPIRE): RunState.FAILED,
+    }
+)
+"""All transitions of a run. A completed or failed run never changes again."""
