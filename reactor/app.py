@@ -5,7 +5,7 @@ await Reactor(settings).run()
 """
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from reactor import __version__
 from reactor.core.errors import ConfigInvalid, DatabaseUnavailable, StorageUnavailable
 from reactor.core.events import Emit, ListenerLost, Listening, Polling
 from reactor.core.events import Event as Happening
-from reactor.core.settings import Settings
+from reactor.core.settings import Settings, is_loopback
 from reactor.engine.readiness import Readiness
 from reactor.engine.reconcile import Changes
 from reactor.engine.supervisor import Engine, work_until, working
@@ -32,8 +32,9 @@ from reactor.storage.stores import open_store
 from reactor.storage.stores.base import ObjectStore
 from reactor.storage.transfer import SpoolToStore
 from reactor.telemetry.dispatcher import Telemetry
-from reactor.web.app import Page
-from reactor.web.server import Http
+from reactor.web.app import WebApp
+from reactor.web.recent import RecentActivity
+from reactor.web.server import WebServer
 from reactor.wiring import Ports, listen_with, presence_of, wire
 
 _ON_READINESS = (Listening, ListenerLost, Polling)
@@ -54,7 +55,8 @@ class Reactor:
         self._engine: Engine | None = None
         self._figures: StatusQuery | None = None
         self._readiness: Readiness | None = None
-        self._page: Page | None = None
+        self._web_app: WebApp | None = None
+        self._subscriptions: Mapping[type[Happening], Callable[[Any], None]] = {}
         self._ready: Callable[[], None] = lambda: None
         self.http_url = ""
         """Where the HTTP server listens; empty before it does."""
@@ -81,30 +83,50 @@ class Reactor:
         Raises ConfigInvalid and DatabaseUnavailable when it can't start.
         """
         async with self._opened() as opened, AsyncExitStack() as stack:
-            looks = DedicatedConnection(self.settings.database_url or "")
-            stack.push_async_callback(looks.close)
-            page = self._page = self._open_page(opened, looks)
-            http = self._http(page)
-            socket = stack.enter_context(http.bind())  # closed however this ends
-            self.http_url = http.url
-            page.tell_port(http.url)
+            summary_connection = DedicatedConnection(self.settings.database_url or "")
+            stack.push_async_callback(summary_connection.close)
+            listening = stack.enter_context(WebServer.bind(self.settings.http_host, self.settings.http_port))
+            recent = RecentActivity(opened.clock)
+            self._subscriptions = recent.subscriptions()
             engine = self._engine = self._wire(opened, self.settings.wheel_horizon_s)
-            page.attach(spread=engine.schedule.spread, reconcile=engine.reconcile.request)
+            web_app = self._web_app = WebApp(
+                self.settings,
+                clock=opened.clock,
+                database=opened.database,
+                summary_connection=summary_connection,
+                spool_free_bytes=self.telemetry.metrics.spool_free_bytes,
+                not_ready=self.not_ready,
+                timers_by_due=lambda width_s, count, sample: engine.schedule.spread(width_s, count, sample=sample),
+                request_reconcile=engine.reconcile.request,
+                port=listening.getsockname()[1],
+                recent=recent,
+            )
+            web_server = WebServer(
+                listening,
+                is_private=is_loopback(self.settings.http_host),
+                not_ready=self.not_ready,
+                metrics=self._metrics,
+                status=self.status,
+                routes=web_app.routes,
+                guard=web_app.guard,
+                error_handlers=web_app.error_handlers,
+            )
+            self.http_url = web_server.url
             presence = presence_of(opened, version=__version__)
             await presence.report("starting", with_canary=False)
             listen = listen_with(opened, engine, presence, emit=self._emit)
             self._readiness = Readiness(listen, engine.reconcile, presence, engine.clock)
             self._ready = engine.reconcile.on_pass = ready
-            background_tasks = [listen.run, engine.reconcile.run, page.run]
+            background_tasks = [listen.run, engine.reconcile.run, web_app.run]
             if self.telemetry.pushes and self._figures is not None:
                 background_tasks.append(self._figures.keep_fresh)
             async with create_task_group() as tasks:
-                tasks.start_soon(http.serve, socket)
+                tasks.start_soon(web_server.serve)
                 await work_until(self._stop, engine, background_tasks, grace_s=self.settings.shutdown_grace_s)
                 with suppress(DatabaseUnavailable):  # the others will see it by themselves
                     await presence.deregister()
-                page.close()
-                http.close()
+                web_app.close()
+                web_server.close()
 
     async def drain(self) -> None:
         """Do one reconciliation to completion, and return when nothing that was due is left undone.
@@ -187,50 +209,29 @@ class Reactor:
             opened.database,
             opened.clock,
             heartbeat_timeout_s=self.settings.heartbeat_timeout_s,
-            hear=self._hear_status,
+            on_result=self._hear_status,
         )
         engine = wire(opened, self.settings, horizon_s=horizon_s, emit=self._emit)
         self.telemetry.metrics.timers = lambda: len(engine.schedule)
         return engine
 
-    def _open_page(self, opened: Ports, looks: DedicatedConnection) -> Page:
-        return Page(
-            self.settings,
-            clock=opened.clock,
-            database=opened.database,
-            looks=looks,
-            spool_free_bytes=self.telemetry.metrics.spool_free_bytes,
-            not_ready=self.not_ready,
-        )
-
     # what it tells
 
     def _hear_status(self, figures: dict[str, Any]) -> None:
         self.telemetry.metrics.hear_status(figures)
-        if self._page is not None:
-            self._page.live.remember(figures)
+        if self._web_app is not None:
+            self._web_app.live.record_status(figures)
 
     def _emit(self, event: Happening) -> None:
         self.telemetry(event)
         if self._readiness is not None:
             self._readiness.hear(event)
-        if self._page is not None:
-            self._page.memory.hear(event)
+        if (handler := self._subscriptions.get(type(event))) is not None:
+            handler(event)
         for listener in self._listeners:
             listener(event)
         if isinstance(event, _ON_READINESS):
             self._ready()
-
-    def _http(self, page: Page) -> Http:
-        return Http(
-            self.settings.http_host,
-            self.settings.http_port,
-            not_ready=self.not_ready,
-            metrics=self._metrics,
-            status=self.status,
-            pages=page.routes,
-            guard=page.guard,
-        )
 
     async def _metrics(self) -> bytes:
         """Return the metrics; the database's figures in them may be some seconds old (see StatusQuery), or missing."""

@@ -28,7 +28,7 @@ from reactor.core.error_codes import CATALOGUE
 from reactor.core.errors import StorageRejected, StorageUnavailable
 from reactor.core.events import AttemptSettled, Reconciled, RunExpired
 from reactor.core.settings import Settings
-from reactor.web.routes import Site
+from reactor.web.routes import Routes
 
 SURFACE = Path(__file__).with_name("surface.txt")
 UPLOAD, SOURCE, RUN, USER = (UUID(int=number) for number in range(1, 5))
@@ -193,6 +193,6 @@ def test_the_addresses_of_the_page_are_unchanged() -> None:
 
 def addresses() -> Iterator[str]:
     nothing: Any = None  # what answers isn't asked here
-    for route in Site(nothing, nothing, nothing, nothing, nothing).routes():
+    for route in Routes(nothing, nothing, nothing, nothing, nothing).routes():
         assert isinstance(route, Route)
         yield f"{' '.join(sorted((route.methods or set()) - {'HEAD'}))} {route.path}"
