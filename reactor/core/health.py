@@ -145,12 +145,13 @@ def _of_work(database: Mapping[str, Any]) -> list[str]:
     uploads, runs, cap = database["uploads"], database["runs"], int(database["cap"])
     overdue_s = float(uploads["oldest_due_age_s"])
     if overdue_s > OVERDUE_FROM_S:
-        found.append(f"{_uploads_are(int(uploads['due']), cap)} overdue, the oldest for {duration_text(overdue_s)}.")
+        found.append(f"{_uploads_for('overdue', int(uploads['due']), cap, overdue_s)}.")
     if expired := int(uploads["leases_expired"]):
-        found.append(f"{_uploads_are(expired, cap)} abandoned in an attempt: no reactor has taken over yet.")
+        subject = "1 upload is" if expired == 1 else f"{count_text(expired, cap).capitalize()} uploads are"
+        found.append(f"{subject} abandoned in an attempt: no reactor has taken over yet.")
     if dead := int(uploads["dead"]):
-        age, them = duration_text(uploads["dead_for_s"]), "it" if dead == 1 else "them"
-        found.append(f"{_uploads_are(dead, cap)} dead, the oldest for {age}: retry, cancel or purge {them}.")
+        which = _uploads_for("dead", dead, cap, uploads["dead_for_s"])
+        found.append(f"{which}: retry, cancel or purge {'it' if dead == 1 else 'them'}.")
     if stale := int(runs["stale"]):
         subject = "1 run is" if stale == 1 else f"{count_text(stale, cap).capitalize()} runs are"
         found.append(f"{subject} stale: no reactor has failed {'it' if stale == 1 else 'them'} yet.")
@@ -160,5 +161,8 @@ def _of_work(database: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _uploads_are(count: int, cap: int) -> str:
-    return "1 upload is" if count == 1 else f"{count_text(count, cap).capitalize()} uploads are"
+def _uploads_for(state: str, count: int, cap: int, oldest_s: float | str | None) -> str:
+    age = duration_text(oldest_s)
+    if count == 1:
+        return f"1 upload has been {state} for {age}"
+    return f"{count_text(count, cap).capitalize()} uploads are {state}, the oldest for {age}"

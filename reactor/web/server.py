@@ -3,8 +3,7 @@
 A web page can make a browser on this machine send requests here and, by DNS rebinding, read the answers. On a loopback
 address the server therefore answers only a Host header that names this machine. Probes and metrics are answered under
 every Host: port-forwards, sidecars and service discovery use many names, and these answers contain no user's data. On
-other addresses the names are not known in advance; there core/settings.py requires a token at start, and every other
-request must present it.
+other addresses the host names are not fixed; there core/settings.py requires a token, and all other reads need it.
 """
 
 import asyncio

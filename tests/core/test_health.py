@@ -49,11 +49,11 @@ def test_each_trouble_of_a_reactor_is_one_sentence(changed: dict[str, Any], sent
 @pytest.mark.parametrize(
     ("uploads", "sentence"),
     [
-        ({"due": 1, "oldest_due_age_s": 61.2}, "1 upload is overdue, the oldest for 1m1s."),
+        ({"due": 1, "oldest_due_age_s": 61.2}, "1 upload has been overdue for 1m1s."),
         ({"due": 101, "oldest_due_age_s": 90_061}, "More than 100 uploads are overdue, the oldest for 1d1h."),
         ({"leases_expired": 1}, "1 upload is abandoned in an attempt: no reactor has taken over yet."),
         ({"leases_expired": 2}, "2 uploads are abandoned in an attempt: no reactor has taken over yet."),
-        ({"dead": 1, "dead_for_s": 5}, "1 upload is dead, the oldest for 5s: retry, cancel or purge it."),
+        ({"dead": 1, "dead_for_s": 5}, "1 upload has been dead for 5s: retry, cancel or purge it."),
         ({"dead": 7, "dead_for_s": 5}, "7 uploads are dead, the oldest for 5s: retry, cancel or purge them."),
     ],
 )

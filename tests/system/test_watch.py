@@ -167,7 +167,7 @@ def test_what_the_page_shows_is_shown_here_and_what_a_reactor_alone_knows_too(ap
         stuck = app.begin_run(timeout_at="2100-01-01", heartbeat_at="2100-01-01")
         port = str(urlsplit(run.url).port)
         with watching(app, HTTP_PORT=port, HTTP_TOKEN="a-token") as watch:
-            watch.out.wait_for("1 upload is dead, the oldest for ")
+            watch.out.wait_for("1 upload has been dead for ")
             for words in (
                 f"{dead.id} SPOOL_FILE_MISSING: ",
                 "runs running        1",

@@ -103,7 +103,7 @@ def test_every_section_updates_and_a_dead_upload_appears_without_a_reload(browse
         [dead] = app.owe(spooled=False)
         # without a reload
         expect(page.get_by_role("heading", level=1)).to_have_text("One thing is wrong.")
-        expect(page.locator("#state")).to_contain_text(re.compile(r"1 upload is dead, the oldest for \d+s"))
+        expect(page.locator("#state")).to_contain_text(re.compile(r"1 upload has been dead for \d+s"))
         expect(page.locator("#announcement")).to_have_text("One thing is wrong.")
         expect(page.locator("#dead")).to_contain_text(str(dead.id)[:8])
         expect(page.locator("#dead")).to_contain_text("SPOOL_FILE_MISSING")
