@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from reactor.cli.live_api import ask
-from reactor.core.health import TIMES_LEFT, Process, about, headline, span, troubles
+from reactor.core.health import TIME_LEFT_LABELS, Process, count_text, duration_text, headline, troubles
 from reactor.core.settings import Settings
 
 _HISTORY = 60
@@ -35,11 +35,11 @@ class LiveView:
         for each in found:
             table.add_row("", _plain(each))
         age_s = float(uploads["oldest_due_age_s"])
-        since = f" (the oldest for {span(age_s)})" if age_s else ""
-        table.add_row("uploads waiting", about(int(uploads["failed"]), cap) + course(self._waiting))
-        table.add_row("  of them due", about(int(uploads["due"]), cap) + since + course(self._due))
+        since = f" (the oldest for {duration_text(age_s)})" if age_s else ""
+        table.add_row("uploads waiting", count_text(int(uploads["failed"]), cap) + course(self._waiting))
+        table.add_row("  of them due", count_text(int(uploads["due"]), cap) + since + course(self._due))
         for name in ("uploading", "dead", "cancelled"):
-            table.add_row(name, about(int(uploads[name]), cap))
+            table.add_row(name, count_text(int(uploads[name]), cap))
         if uploads["about_all"] > cap:
             table.add_row("in all", f"about {uploads['about_all']:,} (PostgreSQL's estimate)")
         for each in seen["dead"]:
@@ -54,7 +54,7 @@ class LiveView:
         reactors = seen["reactors"]
         table.add_row("reactors", str(len(reactors)) if reactors else "none has left a sign of life")
         for each in reactors:
-            words = f"{each['mode']}, seen {span(each['seen_s_ago'])} ago, version {each['version']}"
+            words = f"{each['mode']}, seen {duration_text(each['seen_s_ago'])} ago, version {each['version']}"
             table.add_row(f"  {_plain(each['host'])}", _plain(words))
         table.add_row("notification queue", f"{float(seen['notification_queue_usage']):.2%} full")
         return table
@@ -90,17 +90,17 @@ def _add_own(table: Table, facts: Mapping[str, Any]) -> None:
         words = f"{1000 * reaction['p50']:,.1f} ms, 95 of 100 within {1000 * reaction['p95']:,.1f} ms"
         table.add_row("reaction", f"half within {words} ({reaction['count']:,} attempts)")
     spread: Sequence[int] = wheel["about"]
-    table.add_row("timer wheel", f"{sum(spread):,} within {span(wheel['span_s'])}{course(spread)}")
+    table.add_row("timer wheel", f"{sum(spread):,} within {duration_text(wheel['span_s'])}{course(spread)}")
     if reconcile["ago_s"] is not None:
         missed = ", ".join(f"{count:,} {kind}" for kind, count in reconcile["missed"].items()) or "nothing missed"
-        table.add_row("reconciled", f"{span(reconcile['ago_s'])} ago, {missed}")
+        table.add_row("reconciled", f"{duration_text(reconcile['ago_s'])} ago, {missed}")
 
 
 def _add_runs(table: Table, runs: Mapping[str, Any], cap: int) -> None:
-    table.add_row("runs running", about(int(runs["running"]), cap))
+    table.add_row("runs running", count_text(int(runs["running"]), cap))
     if runs["stale"]:
         table.add_row("  stale", f"{runs['stale']}: no reactor has failed them yet")
-    for name, words in TIMES_LEFT.items():
+    for name, words in TIME_LEFT_LABELS.items():
         if runs[name]:
             table.add_row(f"  {words} left", f"{runs[name]:,}")
 

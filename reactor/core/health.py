@@ -1,7 +1,7 @@
-"""How the reactor and its queue are, in words: all well, or what is wrong and since when.
+"""Health of the reactor and its queue in sentences: all is well, or what is wrong and since when.
 
-One place for the words, whoever shows them: the live page and `reactor status --watch`. What the database says is
-reactor.live_summary()'s object; what a reactor knows of itself is a `Process`, None where nobody could be asked.
+The live page and `reactor status --watch` show the same sentences. The database's part is the object that
+reactor.live_summary() returns; a reactor's own part is a `Process`, None where no reactor could be asked.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,27 +12,27 @@ from attrs import frozen
 
 from reactor.core.durations import format_duration
 
-LATE_AFTER_S: Final = 60.0
-"""How long an upload may be due before that is said: a full round of attempts takes less."""
+OVERDUE_FROM_S: Final = 60.0
+"""How long an upload is due before it is reported: a full round of attempts takes less."""
 
 LAG_FROM_S: Final = 1.0
-"""How late timers may fire before that is said."""
+"""How late timers fire before it is reported."""
 
-ROOM_FROM_BYTES: Final = 1 << 30
-"""How much room a spool should have left."""
+FREE_BELOW_BYTES: Final = 1 << 30
+"""A spool with less free space than this is reported."""
 
-SILENT_AFTER_S: Final = 30.0
-"""How long ago a reactor may have been seen last."""
+SEEN_WITHIN_S: Final = 30.0
+"""A reactor that reported its presence within this time is running."""
 
 QUEUE_FULL_FROM: Final = 0.5
-"""How full the server's notification queue must be for the triggers to say nothing, and for no presence to be sent:
+"""How full the server's notification queue is when the triggers stop sending notifications:
 schema/functions/send_hints.sql and report_presence.sql."""
 
 NOT_LISTENING: Final = "not listening"
 POLLED: Final = "polling: notifications don't arrive"
-"""Reasons of not being ready that a `Process` tells by its mode already."""
+"""Readiness reasons that `Process.mode` already contains."""
 
-TIMES_LEFT: Final[Mapping[str, str]] = MappingProxyType(
+TIME_LEFT_LABELS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "within_1m": "up to 1 min",
         "within_5m": "up to 5 min",
@@ -41,7 +41,7 @@ TIMES_LEFT: Final[Mapping[str, str]] = MappingProxyType(
         "unbounded": "no limit",
     }
 )
-"""What a run has left, in words, by reactor.live_summary()'s name for it."""
+"""How much time a run has left, in words, by reactor.live_summary()'s key."""
 
 _HOUR_S: Final = 3_600
 _DAY_S: Final = 86_400
@@ -49,46 +49,49 @@ _DAY_S: Final = 86_400
 
 @frozen(kw_only=True)
 class Process:
-    """What one reactor knows of itself."""
+    """The state of one reactor."""
 
     mode: str
     """'starting', 'listening' or 'polling'."""
 
     mode_for_s: float
-    """For how long it has been so."""
+    """How long it has been in this mode."""
 
     not_ready: Sequence[str]
-    """Why it isn't ready, a line each."""
+    """Why it is not ready, one line each."""
 
     open_stores: Mapping[str, float]
-    """For how many seconds the breaker of each store has been open, by the store's name."""
+    """How many seconds each open circuit breaker has been open, by store."""
 
     lag_s: float
-    """How late timers fired, 95 of 100, in the last minutes."""
+    """How late timers fired in the last minutes, 95th percentile."""
 
     spool_free_bytes: int | None
-    """Room in the fullest spool; None when it can't be told."""
+    """Free space of the fullest spool; None when unknown."""
 
 
-def about(count: int, cap: int) -> str:
-    """Return a figure that nobody counted beyond `cap`."""
+def count_text(count: int, cap: int) -> str:
+    """Return a count for people. A count above `cap` was not counted further: "more than" the cap."""
     return f"more than {cap:,}" if count > cap else f"{count:,}"
 
 
-def span(seconds: float | str | None) -> str:
-    """Return a duration for people: seconds below an hour, minutes below a day, hours beyond."""
+def duration_text(seconds: float | str | None) -> str:
+    """Return a duration for people: to the second below an hour, to the minute below a day, else to the hour."""
     total = max(0, int(float(seconds or 0)))
     unit = 1 if total < _HOUR_S else 60 if total < _DAY_S else _HOUR_S
     return format_duration(total - total % unit)
 
 
 def troubles(database: Mapping[str, Any] | None, process: Process | None) -> list[str]:
-    """Return what is wrong, a sentence each, the gravest first; empty when all is well."""
+    """Return what is wrong, one sentence each, the gravest first; empty when all is well.
+
+    database: reactor.live_summary(), None when the database does not answer.
+    """
     found: list[str] = []
     if process is not None:
         found += _of_process(process)
     if database is None:
-        found.append("The database doesn't answer: what is shown below may be old.")
+        found.append("The database does not answer: the figures below may be old.")
         return found
     found += _of_reactors(database["reactors"], is_one_here=process is not None)
     found += _of_work(database)
@@ -104,57 +107,62 @@ def headline(found: Sequence[str]) -> str:
 
 def _of_process(process: Process) -> list[str]:
     found = []
-    since = span(process.mode_for_s)
+    since = duration_text(process.mode_for_s)
     if process.mode == "polling":
-        found.append(f"Notifications haven't arrived for {since}: the database is polled every 2 s instead.")
+        found.append(f"Notifications have not arrived for {since}: the reactor polls the database every 2 s.")
     elif process.mode != "listening":
-        found.append(f"Not listening for {since}: failed uploads are found by reconciliation alone.")
+        found.append(f"The reactor has not listened for {since}: only reconciliation finds failed uploads.")
     found += [f"Not ready: {reason}." for reason in process.not_ready if reason not in {NOT_LISTENING, POLLED}]
     found += [
-        f"The store {store} has been down for everyone for {span(open_for_s)}: uploads wait, no tries are spent."
+        f"The store {store} has been down for {duration_text(open_for_s)}: its uploads wait and keep their retries."
         for store, open_for_s in process.open_stores.items()
     ]
     if process.lag_s >= LAG_FROM_S:
-        found.append(f"Timers fire {process.lag_s:.1f} s late: this process has too much to do, or too little CPU.")
-    if process.spool_free_bytes is not None and process.spool_free_bytes < ROOM_FROM_BYTES:
-        left = f"{process.spool_free_bytes / (1 << 20):,.0f} MiB"
-        found.append(f"A spool has {left} left: new failed uploads may be lost.")
+        found.append(f"Timers fire {process.lag_s:.1f} s late: this process has too much work or too little CPU.")
+    if process.spool_free_bytes is not None and process.spool_free_bytes < FREE_BELOW_BYTES:
+        free = f"{process.spool_free_bytes / (1 << 20):,.0f} MiB"
+        found.append(f"A spool has only {free} free: new failed uploads may be lost.")
     return found
 
 
 def _of_reactors(reactors: Sequence[Mapping[str, Any]], *, is_one_here: bool) -> list[str]:
-    alive = [each for each in reactors if float(each["seen_s_ago"]) <= SILENT_AFTER_S]
-    if not alive:
-        if is_one_here:
-            return []  # its own state tells why
-        seen = min((float(each["seen_s_ago"]) for each in reactors), default=None)
-        return ["No reactor runs." if seen is None else f"No reactor has been seen for {span(seen)}."]
-    deaf = [each for each in alive if each["mode"] == "polling"]
-    if deaf and not is_one_here:
-        return [f"{len(deaf)} of {len(alive)} reactors hear no notifications, and poll instead."]
+    if is_one_here:
+        return []  # its own state says more
+    running = [each for each in reactors if float(each["seen_s_ago"]) <= SEEN_WITHIN_S]
+    if not running:
+        seen_s_ago = min((float(each["seen_s_ago"]) for each in reactors), default=None)
+        if seen_s_ago is None:
+            return ["No reactor is running."]
+        return [f"No reactor has reported for {duration_text(seen_s_ago)}."]
+    if polling := sum(each["mode"] == "polling" for each in running):
+        verbs = "receives no notifications and polls" if polling == 1 else "receive no notifications and poll"
+        return [f"{polling} of {len(running)} reactors {verbs} the database."]
     return []
 
 
 def _of_work(database: Mapping[str, Any]) -> list[str]:
     found = []
     uploads, runs, cap = database["uploads"], database["runs"], int(database["cap"])
-    age_s = float(uploads["oldest_due_age_s"])
-    if age_s > LATE_AFTER_S:
-        due = int(uploads["due"])
-        words = "An upload is" if due == 1 else f"{about(due, cap).capitalize()} uploads are"
-        found.append(f"{words} overdue, the oldest for {span(age_s)}.")
-    if uploads["leases_expired"]:
-        words = about(int(uploads["leases_expired"]), cap).capitalize()
-        found.append(f"{words} abandoned in mid-attempt: no reactor has taken over yet.")
-    if uploads["dead"]:
-        dead = int(uploads["dead"])
-        words = "One upload has" if dead == 1 else f"{about(dead, cap).capitalize()} uploads have"
-        since = span(uploads["dead_for_s"])
-        found.append(f"{words} been given up, {'' if dead == 1 else 'the first '}{since} ago: retry, cancel or purge.")
+    overdue_s = float(uploads["oldest_due_age_s"])
+    if overdue_s > OVERDUE_FROM_S:
+        found.append(f"{_uploads_for('overdue', int(uploads['due']), cap, overdue_s)}.")
+    if expired := int(uploads["leases_expired"]):
+        subject = "1 upload is" if expired == 1 else f"{count_text(expired, cap).capitalize()} uploads are"
+        found.append(f"{subject} abandoned in an attempt: no reactor has taken over yet.")
+    if dead := int(uploads["dead"]):
+        which = _uploads_for("dead", dead, cap, uploads["dead_for_s"])
+        found.append(f"{which}: retry, cancel or purge {'it' if dead == 1 else 'them'}.")
     if stale := int(runs["stale"]):
-        words = "One run is" if stale == 1 else f"{about(stale, cap).capitalize()} runs are"
-        found.append(f"{words} stale: no reactor has failed {'it' if stale == 1 else 'them'} yet.")
+        subject = "1 run is" if stale == 1 else f"{count_text(stale, cap).capitalize()} runs are"
+        found.append(f"{subject} stale: no reactor has failed {'it' if stale == 1 else 'them'} yet.")
     usage = float(database["notification_queue_usage"])
     if usage >= QUEUE_FULL_FROM:
-        found.append(f"The notification queue is {usage:.0%} full: a session that listens doesn't read.")
+        found.append(f"The notification queue is {usage:.0%} full: a listening session does not read it.")
     return found
+
+
+def _uploads_for(state: str, count: int, cap: int, oldest_s: float | str | None) -> str:
+    age = duration_text(oldest_s)
+    if count == 1:
+        return f"1 upload has been {state} for {age}"
+    return f"{count_text(count, cap).capitalize()} uploads are {state}, the oldest for {age}"

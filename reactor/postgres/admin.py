@@ -1,4 +1,4 @@
-"""What operators look at and do by hand: lists, one item's life, retry, cancel, purge, fail, plans. For commands."""
+"""What the commands read and change: lists, details, retry, cancel, purge, fail, quotas. Synchronous."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -67,34 +67,34 @@ _DUE: LiteralString = """
 Row = dict[str, Any]
 
 LIVE_SUMMARY_CAP = 10_000
-"""How far a live view counts anything."""
+"""Up to which count reactor.live_summary() counts."""
 
 FULLEST_USERS = 20
 """How many users `reactor status --json` shows."""
 
-_RECOUNTED_AT_ONCE = 200
+_USERS_PER_TRANSACTION = 200
 
 
 class Inspector:
-    """One connection for one command."""
+    """The queries of one command, on its own connection."""
 
     def __init__(self, conn: psycopg.Connection[Row]) -> None:
         self._conn = conn
 
     def status(self, heartbeat_timeout_s: float) -> Row:
-        """Return what reactor.status() says."""
+        """Return reactor.status()."""
         (row,) = self._all(statements.STATUS, (timedelta(seconds=heartbeat_timeout_s),))
         answer: Row = row["status"]
         return answer
 
     def live_summary(self, heartbeat_timeout_s: float) -> Row:
-        """Return what reactor.live_summary() says: the same however long the queue is."""
+        """Return reactor.live_summary(); its cost does not depend on the length of the queue."""
         (row,) = self._all(statements.LIVE_SUMMARY, (timedelta(seconds=heartbeat_timeout_s), LIVE_SUMMARY_CAP))
         answer: Row = row["live_summary"]
         return answer
 
     def due(self, heartbeat_timeout_s: float) -> Row:
-        """Count what a reconciliation would find to do now."""
+        """Count what a reconciliation would work on now."""
         (row,) = self._all(_DUE, (timedelta(seconds=heartbeat_timeout_s),))
         return row
 
@@ -103,58 +103,58 @@ class Inspector:
         return self._all(_UPLOADS, {"status": status, "user": user, "limit": limit})
 
     def upload(self, upload_id: UUID) -> Row:
-        """Return one upload with all that is known of it. Raises NotFound."""
-        return self._named(self._one(_UPLOAD, (upload_id,)), "upload", upload_id)
+        """Return one upload with all columns. Raises NotFound."""
+        return self._found(self._one(_UPLOAD, (upload_id,)), "upload", upload_id)
 
     def runs(self, *, status: str | None, user: UUID | None, limit: int) -> list[Row]:
         """List runs, the newest first."""
         return self._all(_RUNS, {"status": status, "user": user, "limit": limit})
 
     def run(self, run_id: UUID) -> Row:
-        """Return one run with all that is known of it. Raises NotFound."""
-        return self._named(self._one(_RUN, (run_id,)), "run", run_id)
+        """Return one run with all columns. Raises NotFound."""
+        return self._found(self._one(_RUN, (run_id,)), "run", run_id)
 
     def requeue(self, ids: Sequence[UUID]) -> list[Row]:
-        """Put dead, cancelled or waiting uploads back, due at once.
+        """Make dead, cancelled or waiting uploads due now.
 
-        Returns those that were in such a state: id, and code, which is None or why it had to stay (the user's quota).
+        Returns a row for each upload in such a state: id, and code, which is None or the quota's refusal.
         """
         return self._all("select * from reactor.requeue_uploads(%s)", (list(ids),))
 
     def cancel(self, ids: Sequence[UUID]) -> list[UUID]:
-        """Stop trying; return the ids that were cancelled."""
+        """Cancel uploads; return the ids of those that were cancelled."""
         return [row["id"] for row in self._all("select * from reactor.cancel_uploads(%s) as id", (list(ids),))]
 
     def purge(self, ids: Sequence[UUID]) -> list[Row]:
-        """Forget dead or cancelled uploads; return their id, spool and temp_file_path."""
+        """Delete the rows of dead or cancelled uploads; return their id, spool and temp_file_path."""
         return self._all("select * from reactor.purge_uploads(%s)", (list(ids),))
 
     def fail_runs(self, ids: Sequence[UUID], message: str) -> list[UUID]:
-        """Fail running or pending runs; return the ids that were."""
+        """Fail running or pending runs; return the ids of those that were failed."""
         return [row["id"] for row in self._all("select * from reactor.fail_runs(%s, %s) as id", (list(ids), message))]
 
     def usage(self, user: UUID) -> Row:
-        """Return what a user may use and uses. Raises what get_usage refuses."""
+        """Return a user's limits and usage. Raises the refusals of get_usage."""
         return self._answer("select public.get_usage(%s) as answer", (user,))
 
     def set_plan(self, user: UUID, plan: str) -> Row:
-        """Put a user on a plan and return their usage. Raises InvalidArgument for one that isn't there."""
+        """Set a user's plan and return their usage. Raises InvalidArgument when there is no such plan."""
         return self._answer("select public.set_plan(%s, %s) as answer", (user, plan))
 
     def recalculate(self, user: UUID) -> Row:
-        """Rebuild a user's books and return their usage; `changed` says whether they had been wrong."""
+        """Recalculate a user's usage and return it; `changed` says whether it was wrong before."""
         return self._answer("select public.recalculate_usage(%s) as answer", (user,))
 
     def recalculate_all(self) -> int:
-        """Rebuild everybody's books, some users to a transaction; return how many had been wrong."""
+        """Recalculate every user's usage, 200 users per transaction; return how many were wrong before."""
         changed, last = 0, None
-        while rows := self._all("select * from reactor.recount_users(%s::uuid, %s)", (last, _RECOUNTED_AT_ONCE)):
+        while rows := self._all("select * from reactor.recount_users(%s::uuid, %s)", (last, _USERS_PER_TRANSACTION)):
             (row,) = rows
             changed, last = changed + row["changed"], row["last_user"]
         return changed
 
     def fullest_users(self) -> list[Row]:
-        """Return the usage of those users who are closest to a limit."""
+        """Return the usage of the users closest to a limit."""
         (row,) = self._all(statements.FULLEST_USERS, (FULLEST_USERS,))
         users: list[Row] = row["fullest_users"]
         return users
@@ -170,15 +170,17 @@ class Inspector:
         return self._conn.execute(statement, parameters).fetchone()
 
     @staticmethod
-    def _named(row: Row | None, kind: str, row_id: UUID) -> Row:
+    def _found(row: Row | None, kind: str, row_id: UUID) -> Row:
         if row is None:
-            raise NotFound(f"there is no {kind} {row_id}; a stored upload's row is gone, its source says where it is")
+            raise NotFound(
+                f"there is no {kind} {row_id}; a stored upload has no row any more, its source has the address"
+            )
         return row
 
 
-class _AnyTime(TimestamptzLoader):
-    """Loads what Python's calendar lacks (infinity, the year 290000) as PostgreSQL writes it: one row that an app gave
-    such a time must not hide all others of a list."""
+class _LenientTimestampLoader(TimestamptzLoader):
+    """Loads a time outside of Python's calendar (infinity, the year 290000) as text. Apps may write such times, and one
+    of them must not make a whole list fail."""
 
     def load(self, data: Buffer) -> Any:
         try:
@@ -187,8 +189,8 @@ class _AnyTime(TimestamptzLoader):
             return bytes(data).decode()
 
 
-class _AnySpan(IntervalLoader):
-    """The same of intervals: a patience of as many years."""
+class _LenientIntervalLoader(IntervalLoader):
+    """Loads an interval that is too long for Python as text."""
 
     def load(self, data: Buffer) -> Any:
         try:
@@ -199,11 +201,11 @@ class _AnySpan(IntervalLoader):
 
 @contextmanager
 def inspecting(conninfo: str) -> Iterator[Inspector]:
-    """Open a connection for one command. Raises DatabaseUnavailable, also for a database that isn't migrated."""
+    """Open a connection for one command. Raises DatabaseUnavailable, also when the database is not migrated."""
     with connected(conninfo, application_name="reactor-cli") as conn:
-        conn.row_factory = dict_row  # type: ignore[assignment]  # the type follows from here on
-        conn.adapters.register_loader("timestamptz", _AnyTime)
-        conn.adapters.register_loader("interval", _AnySpan)
+        conn.row_factory = dict_row  # type: ignore[assignment]  # a connection's row type can't change
+        conn.adapters.register_loader("timestamptz", _LenientTimestampLoader)
+        conn.adapters.register_loader("interval", _LenientIntervalLoader)
         try:
             yield Inspector(conn)  # type: ignore[arg-type]
         except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName) as e:

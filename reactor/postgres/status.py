@@ -1,7 +1,7 @@
-"""What reactor.status() says of the database, asked for no more often than needed: it counts what waits.
+"""Reads reactor.status() no more often than needed: it counts every waiting upload.
 
-However long that is, asking for metrics costs the database no more than a fiftieth of one connection's time, until
-an answer takes longer than a second: no figure is ever older than a minute.
+However long the queue is, scrapes cost the database at most a fiftieth of one connection's time, until one answer takes
+longer than about a second: no figure is ever older than a minute.
 """
 
 from collections.abc import Callable
@@ -16,53 +16,54 @@ from reactor.runtime.clock import Clock
 
 _SCRAPED_AGE_S = 5.0
 _PUSHED_AGE_S = 15.0
-_REST = 50.0
-"""How many times as long as an answer took it serves, at least."""
-_OLDEST_S = 60.0
+_AGE_PER_DURATION = 50.0
+"""An answer is reused for at least this many times as long as its query took."""
+_MAX_AGE_S = 60.0
 
 Figures = dict[str, Any]
 
 
 class StatusQuery:
-    """Asks for the figures, and tells who wants to know."""
+    """Reads the figures, and passes each result on."""
 
     def __init__(
-        self, database: QueryRunner, clock: Clock, *, heartbeat_timeout_s: float, hear: Callable[[Figures], None]
+        self, database: QueryRunner, clock: Clock, *, heartbeat_timeout_s: float, on_result: Callable[[Figures], None]
     ) -> None:
+        """`on_result` gets the figures of every query; an empty dict when the database does not answer `refresh`."""
         self._database = database
         self._clock = clock
         self._heartbeat_timeout = timedelta(seconds=heartbeat_timeout_s)
-        self._hear = hear
+        self._on_result = on_result
         self._asked_at = float("-inf")
         self._took_s = 0.0
 
     async def ask(self) -> Figures:
-        """Return the figures as they are now. Raises DatabaseUnavailable."""
-        began = self._clock.now()
+        """Return the current figures. Raises DatabaseUnavailable."""
+        began_at = self._clock.now()
         rows = await self._database.call(statements.STATUS, (self._heartbeat_timeout,))
         figures: Figures = rows[0][0]
         self._asked_at = self._clock.now()
-        self._took_s = self._asked_at - began
-        self._hear(figures)
+        self._took_s = self._asked_at - began_at
+        self._on_result(figures)
         return figures
 
     async def ask_with_users(self) -> Figures:
-        """Return the figures, and with them the users who are closest to a limit. Raises DatabaseUnavailable."""
+        """Return the current figures, and under `users` the users closest to a limit. Raises DatabaseUnavailable."""
         figures = await self.ask()
         [(users,)] = await self._database.call(statements.FULLEST_USERS, (FULLEST_USERS,))
         return figures | {"users": users}
 
     async def refresh(self, *, older_than_s: float = _SCRAPED_AGE_S) -> None:
-        """Ask, unless the last answer serves for a while yet. When the database doesn't answer there are no figures."""
-        enough_s = max(older_than_s, min(_REST * self._took_s, _OLDEST_S))
-        if self._clock.now() - self._asked_at > enough_s:
+        """Query again if the last answer is older than this, and than its cost allows."""
+        max_age_s = max(older_than_s, min(_AGE_PER_DURATION * self._took_s, _MAX_AGE_S))
+        if self._clock.now() - self._asked_at > max_age_s:
             try:
                 await self.ask()
             except DatabaseUnavailable:
-                self._hear({})
+                self._on_result({})
 
     async def keep_fresh(self) -> None:
-        """Ask now and then, for metrics that are pushed: nobody asks for those. Never returns."""
+        """Refresh every 15 s, for metrics that are pushed and never scraped. Never returns."""
         while True:
             await self.refresh()
             await self._clock.sleep(_PUSHED_AGE_S)

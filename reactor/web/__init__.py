@@ -1,1 +1,1 @@
-"""The operator page: what is wrong, since when, and how to mend it. Looks cheaply; changes nothing without a token."""
+"""The operator page: what is wrong, since when, and how to repair it. Reading is cheap; changes need the token."""

@@ -1,4 +1,4 @@
-"""What an operator does to rows: each a call of reactor.operate(), which writes it down in the same transaction."""
+"""What an operator does to rows. Each action calls reactor.operate(), which logs it in the same transaction."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final, LiteralString
@@ -16,11 +16,13 @@ from reactor.postgres import statements
 from reactor.postgres.connection import QueryRunner
 from reactor.storage.spool import Spool
 from reactor.web.auth import Operator
-from reactor.web.filters import FIRST, Filter, Place
+from reactor.web.filters import LOWEST, Cursor, Filter
 
-AT_ONCE: Final = 500
-AT_MOST: Final = 10_000
-"""How many uploads one "retry all" puts back; the others are told of, and it may be repeated."""
+BATCH_ROWS: Final = 500
+"""How many rows one call of reactor.operate() changes at most."""
+
+MAX_RETRIED: Final = 10_000
+"""How many uploads one "retry all" retries; the result counts the rest."""
 
 _MATCHING: Final[LiteralString] = """
     select q.id, q.updated_at, to_jsonb(q.updated_at) #>> '{}' as moment
@@ -36,74 +38,76 @@ _COUNT: Final[LiteralString] = f"select count(*)::int as count from ({_MATCHING}
 
 _NOW: Final[LiteralString] = "select to_jsonb(clock_timestamp()) #>> '{}' as now_at"
 
-_EVER: Final = "infinity"
-
-RETRIABLE: Final = ("dead", "cancelled")
-"""The states out of which a whole filter may be put back; what waits is tried by itself."""
+RETRIABLE_STATUSES: Final = ("dead", "cancelled")
+"""Statuses that "retry all" accepts; the reactor retries waiting uploads without an operator."""
 
 
 @frozen(kw_only=True)
-class Done:
-    """What an action came to."""
+class ActionResult:
+    """What an action changed."""
 
     changed: list[UUID]
-    left: dict[UUID, str]
-    """Why each of the others stayed as it was."""
+    unchanged: dict[UUID, str]
+    """Why each other row did not change."""
 
     notes: list[str]
 
 
 class Actions:
-    """What may be done, by whoever has shown that they may."""
+    """The changes that an authorised operator can make."""
 
-    def __init__(self, database: QueryRunner, *, spool: Spool, reconcile: Callable[[], None]) -> None:
+    def __init__(self, database: QueryRunner, *, spool: Spool, request_reconcile: Callable[[], None]) -> None:
         self._database = database
         self._spool = spool
-        self._reconcile = reconcile
+        self._request_reconcile = request_reconcile
 
-    async def do(self, action: str, ids: Sequence[UUID], operator: Operator, *, message: str | None = None) -> Done:
-        """Do something to these rows."""
+    async def apply(
+        self, action: str, ids: Sequence[UUID], operator: Operator, *, message: str | None = None
+    ) -> ActionResult:
+        """Apply 'retry', 'cancel', 'purge' or 'fail' to the rows. `message` is a failed run's error message."""
         outcome = await self._operate(operator, action, ids, message=message)
         notes = [note for file in outcome["files"] if (note := await to_thread.run_sync(self._discard, file))]
         changed = [UUID(text) for text in outcome["changed"]]
         kept = {UUID(text): f"stays as it is: {CATALOGUE[code].message}" for text, code in outcome["kept"].items()}
-        left = {row_id: kept.get(row_id, WHY_UNCHANGED[action]) for row_id in ids if row_id not in set(changed)}
-        return Done(changed=changed, left=left, notes=notes)
+        unchanged = {row_id: kept.get(row_id, WHY_UNCHANGED[action]) for row_id in ids if row_id not in set(changed)}
+        return ActionResult(changed=changed, unchanged=unchanged, notes=notes)
 
     async def reconcile(self, operator: Operator) -> None:
-        """Begin a whole pass now."""
+        """Start a reconciliation now."""
         await self._operate(operator, "reconcile", ())
-        self._reconcile()
+        self._request_reconcile()
 
     async def count(self, wanted: Filter) -> int:
-        """Count what a filter chooses, no further than a little above `AT_MOST`."""
-        [(count,)] = await self._database.call(_COUNT, _arguments(wanted, FIRST, _EVER, AT_MOST + 1))
+        """Count the uploads that match, up to MAX_RETRIED + 1."""
+        parameters = _parameters(wanted, LOWEST, until="infinity", limit=MAX_RETRIED + 1)
+        [(count,)] = await self._database.call(_COUNT, parameters)
         return int(count)
 
-    async def retry_all(self, wanted: Filter, operator: Operator) -> Done:
-        """Put back what a filter chooses, in batches, the longest dead first; what dies meanwhile is left alone."""
+    async def retry_all(self, wanted: Filter, operator: Operator) -> ActionResult:
+        """Retry the uploads that match, in batches, the longest dead first; none that died after the start."""
         [(until,)] = await self._database.call(_NOW)
-        place = FIRST
+        after = LOWEST
         changed: list[UUID] = []
-        left: dict[UUID, str] = {}
+        unchanged: dict[UUID, str] = {}
         seen = 0
-        while seen < AT_MOST:
-            limit = min(AT_ONCE, AT_MOST - seen)
-            batch = await self._database.call(_MATCHING, _arguments(wanted, place, until, limit))
+        while seen < MAX_RETRIED:
+            limit = min(BATCH_ROWS, MAX_RETRIED - seen)
+            batch = await self._database.call(_MATCHING, _parameters(wanted, after, until=until, limit=limit))
             if not batch:
                 break
             seen += len(batch)
             last_id, _, moment = batch[-1]
-            place = Place(moment, last_id)
+            after = Cursor(moment, last_id)
             outcome = await self._operate(operator, "retry", [row[0] for row in batch], wanted=wanted)
             changed += [UUID(text) for text in outcome["changed"]]
-            left |= {UUID(text): CATALOGUE[code].message for text, code in outcome["kept"].items()}
-        [(more,)] = await self._database.call(_COUNT, _arguments(wanted, place, until, AT_MOST + 1))
+            unchanged |= {UUID(text): CATALOGUE[code].message for text, code in outcome["kept"].items()}
+        parameters = _parameters(wanted, after, until=until, limit=MAX_RETRIED + 1)
+        [(remaining,)] = await self._database.call(_COUNT, parameters)
         notes = []
-        if more:
-            words = f"more than {AT_MOST:,}" if more > AT_MOST else f"{more:,}"
-            notes.append(f"{words} remain: one action puts back {AT_MOST:,} at most, do it again")
-        return Done(changed=changed, left=left, notes=notes)
+        if remaining:
+            count = f"more than {MAX_RETRIED:,}" if remaining > MAX_RETRIED else f"{remaining:,}"
+            notes.append(f"{count} remain: one action retries at most {MAX_RETRIED:,}; repeat it")
+        return ActionResult(changed=changed, unchanged=unchanged, notes=notes)
 
     async def _operate(
         self,
@@ -115,14 +119,14 @@ class Actions:
         message: str | None = None,
     ) -> dict[str, Any]:
         record = None if wanted is None else Jsonb(wanted.record())
-        arguments = (uuid4(), operator.actor, operator.remote_address, action, list(ids), record, message)
-        [(outcome,)] = await self._database.call(statements.OPERATE, arguments)
+        parameters = (uuid4(), operator.actor, operator.remote_address, action, list(ids), record, message)
+        [(outcome,)] = await self._database.call(statements.OPERATE, parameters)
         logger.info("{} by {} from {}: {} of {}", action, operator.actor, operator.remote_address,
                     len(outcome["changed"]), len(ids))  # fmt: skip
         return dict(outcome)
 
     def _discard(self, file: tuple[str, str, str | None]) -> str | None:
-        """Remove a purged upload's spooled file; return what is to be said of it."""
+        """Delete a purged upload's spooled file. Return a note when there was none, or when it can't be deleted."""
         row_id, spool, path = file
         try:
             removed = self._spool.discard(spool, path or "")
@@ -131,6 +135,6 @@ class Actions:
         return None if removed else f"{row_id} had no spooled file any more"
 
 
-def _arguments(wanted: Filter, place: Place, until: str, limit: int) -> tuple[Any, ...]:
-    passes = (wanted.status, wanted.user, wanted.user, wanted.code, wanted.code)
-    return (*passes, place.moment, place.row_id, until, limit)
+def _parameters(wanted: Filter, after: Cursor, *, until: str, limit: int) -> tuple[Any, ...]:
+    matches = (wanted.status, wanted.user, wanted.user, wanted.code, wanted.code)
+    return (*matches, after.moment, after.row_id, until, limit)

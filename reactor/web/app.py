@@ -1,9 +1,8 @@
-"""The page of one reactor, put together."""
+"""The operator page of one reactor: wires its parts together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from anyio import to_thread
 
@@ -17,20 +16,20 @@ from reactor.storage.spool import Spool
 from reactor.web import rendering
 from reactor.web.actions import Actions
 from reactor.web.auth import Sessions
-from reactor.web.detail import Items
-from reactor.web.listings import Lists
-from reactor.web.live import Live
-from reactor.web.recent import Memory
-from reactor.web.routes import Site
+from reactor.web.detail import Details
+from reactor.web.listings import Listings
+from reactor.web.live import LiveView
+from reactor.web.recent import RecentActivity
+from reactor.web.routes import Routes
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
     from starlette.routing import BaseRoute
 
+    from reactor.web.server import ErrorHandler, Guard
 
-class Page:
-    """Everything behind the page's addresses."""
+
+class WebApp:
+    """The page's routes, and the task that keeps open pages fresh."""
 
     def __init__(
         self,
@@ -38,64 +37,57 @@ class Page:
         *,
         clock: Clock,
         database: QueryRunner,
-        looks: QueryRunner,
+        summary_connection: QueryRunner,
         spool_free_bytes: Callable[[], int],
         not_ready: Callable[[], list[str]],
+        timers_by_due: Callable[[float, int, int], list[int]],
+        request_reconcile: Callable[[], None],
+        port: int,
+        recent: RecentActivity,
     ) -> None:
-        """`looks` is a connection that does nothing but look: whoever reads stands in nobody's way."""
-        self._spread: Callable[..., list[int]] = lambda _width_s, count, **_: [0] * count
-        self._reconcile: Callable[[], None] = lambda: None
+        """Wire the page.
+
+        summary_connection: runs the page's reads, so that they never wait for the reactor's own statements.
+        timers_by_due: see LiveView. port: where the web server listens; it names the session cookie.
+        """
+        self._recent = recent
         self._not_ready = not_ready
         self._spool_free_bytes = spool_free_bytes
-        self._looks = looks
+        self._summary_connection = summary_connection
         self._heartbeat_timeout = timedelta(seconds=settings.heartbeat_timeout_s)
-        self.memory = Memory(clock, on_change=self._show_change)
-        self.live = Live(
-            self.memory,
+        self.live = LiveView(
+            recent,
             clock=clock,
-            look=self._look,
+            read_summary=self._read_summary,
             process=self._process,
-            spread=lambda width_s, count, sample: self._spread(width_s, count, sample=sample),
+            timers_by_due=timers_by_due,
             horizon_s=settings.wheel_horizon_s,
-            draw=rendering.panels,
+            render=rendering.panels,
         )
-        self._sessions = Sessions(settings.http_token, is_private=is_loopback(settings.http_host))
-        site = Site(
+        routes = Routes(
             self.live,
-            Lists(looks),
-            Items(looks, heartbeat_timeout_s=settings.heartbeat_timeout_s, trace_url=settings.trace_url),
-            Actions(database, spool=Spool(settings.spools), reconcile=self._begin_reconciliation),
-            self._sessions,
+            Listings(summary_connection),
+            Details(summary_connection, heartbeat_timeout_s=settings.heartbeat_timeout_s, trace_url=settings.trace_url),
+            Actions(database, spool=Spool(settings.spools), request_reconcile=request_reconcile),
+            Sessions(settings.http_token, is_private=is_loopback(settings.http_host), port=port),
         )
-        self.routes: Sequence[BaseRoute] = site.routes()
-        self.guard: Callable[[Request], Response | None] = site.guard
-
-    def attach(self, *, spread: Callable[..., list[int]], reconcile: Callable[[], None]) -> None:
-        """Say what tells of the wheel what is due when, and what begins a whole pass."""
-        self._spread, self._reconcile = spread, reconcile
-
-    def tell_port(self, url: str) -> None:
-        """Say where the page is: browsers tell cookies apart by host alone, and a machine may have several reactors."""
-        self._sessions.cookie = f"reactor_session_{urlsplit(url).port}"
+        self.routes: Sequence[BaseRoute] = routes.routes()
+        self.guard: Guard = routes.guard
+        self.error_handlers: Mapping[type[Exception], ErrorHandler] = routes.error_handlers()
 
     async def run(self) -> None:
-        """Keep open pages fresh; never returns."""
+        """Keep open pages fresh. Never returns."""
         await to_thread.run_sync(rendering.warm)
         await self.live.run()
 
     def close(self) -> None:
-        """End what pages are open, so that nothing waits for them."""
+        """End the streams of open pages, so that the server's shutdown does not wait for them."""
         self.live.close()
 
-    async def _look(self) -> dict[str, Any]:
-        [(seen,)] = await self._looks.call(statements.LIVE_SUMMARY, (self._heartbeat_timeout, LIVE_SUMMARY_CAP))
-        return dict(seen)
+    async def _read_summary(self) -> dict[str, Any]:
+        parameters = (self._heartbeat_timeout, LIVE_SUMMARY_CAP)
+        [(summary,)] = await self._summary_connection.call(statements.LIVE_SUMMARY, parameters)
+        return dict(summary)
 
     def _process(self) -> Process:
-        return self.memory.process(not_ready=self._not_ready(), spool_free_bytes=self._spool_free_bytes())
-
-    def _begin_reconciliation(self) -> None:
-        self._reconcile()
-
-    def _show_change(self) -> None:
-        self.live.stir()
+        return self._recent.process(not_ready=self._not_ready(), spool_free_bytes=self._spool_free_bytes())

@@ -1,4 +1,4 @@
-"""One row's life: what is known of it, and a timeline of its waits and attempts."""
+"""The page of one upload or run: its columns, and a timeline of its waits and attempts."""
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -8,16 +8,16 @@ from uuid import UUID
 from attrs import frozen
 
 from reactor.core.error_codes import CATALOGUE
-from reactor.core.health import span
+from reactor.core.health import duration_text
 from reactor.core.trace_context import context_of
 from reactor.postgres.connection import QueryRunner
-from reactor.web.http_errors import missing
+from reactor.web.http_errors import not_found
 
 WIDTH: Final = 720
-_LEAST: Final = 4.0
-"""How wide the shortest step is drawn: an attempt takes milliseconds of a life of hours."""
+_MIN_WIDTH: Final = 4.0
+"""Width of the shortest step: an attempt of milliseconds must stay visible in a timeline of hours."""
 
-_ERRORS: Final = 200
+_MAX_ATTEMPTS: Final = 200
 """How many attempts are shown, the last ones."""
 
 _UPLOAD: Final[LiteralString] = """
@@ -43,173 +43,177 @@ _RUN: Final[LiteralString] = """
 
 
 @frozen(kw_only=True)
-class Step:
-    """One piece of a life."""
+class TimelineStep:
+    """One step in a row's life."""
 
     kind: str
-    """'wait', 'attempt', 'ahead' (a wait that isn't over) or 'end'."""
+    """'start', 'wait', 'attempt', 'running', 'ahead' (a wait that has not ended) or 'end'."""
 
-    words: str
+    text: str
     began: datetime | None = None
     ended: datetime | None = None
     code: str | None = None
     message: str | None = None
-    next_step: str | None = None
+    advice: str | None = None
+    """What the catalogue of error codes says to do next."""
 
     @property
-    def lasted(self) -> str:
-        """Return how long it took, in words; nothing where that isn't known."""
+    def duration(self) -> str:
+        """Return how long the step took, for people; empty when unknown."""
         if self.began is None or self.ended is None:
             return ""
         seconds = (self.ended - self.began).total_seconds()
-        return f"{max(0, round(1000 * seconds))}ms" if seconds < 1 else span(seconds)
+        return f"{max(0, round(1000 * seconds))}ms" if seconds < 1 else duration_text(seconds)
 
 
 @frozen(kw_only=True)
-class Piece:
-    """A step as it is drawn."""
+class TimelineBar:
+    """Where a step is drawn."""
 
     x: float
     width: float
-    step: Step
+    step: TimelineStep
 
 
 @frozen(kw_only=True)
-class Item:
+class Detail:
     """One row, as its page shows it."""
 
     row: dict[str, Any]
-    steps: list[Step]
-    pieces: list[Piece]
+    steps: list[TimelineStep]
+    bars: list[TimelineBar]
     trace_id: str
     trace_url: str | None
 
 
-class Items:
-    """Rows by id."""
+class Details:
+    """Reads uploads and runs by id."""
 
     def __init__(self, database: QueryRunner, *, heartbeat_timeout_s: float, trace_url: str | None) -> None:
         self._database = database
         self._heartbeat_timeout_s = heartbeat_timeout_s
         self._trace_url = trace_url
 
-    async def upload(self, upload_id: UUID) -> Item:
-        """Return an upload. Raises Refusal when there is none."""
-        found = await self._database.call(_UPLOAD, (upload_id,))
-        if not found:
-            where = "a stored one's row is gone, its source says where it is"
-            raise missing(f"there is no upload {upload_id} in the queue: {where}")
-        [(row, errors, now)] = found
-        return self._item(row, upload_id, list(_upload_steps(row, errors[-_ERRORS:], now)))
+    async def upload(self, upload_id: UUID) -> Detail:
+        """Return an upload. Raises HttpError when there is none."""
+        rows = await self._database.call(_UPLOAD, (upload_id,))
+        if not rows:
+            advice = "if it was stored, its row was removed and its source has the address"
+            raise not_found(f"there is no upload {upload_id} in the queue: {advice}")
+        [(row, errors, now)] = rows
+        return self._detail(row, upload_id, list(upload_timeline(row, errors[-_MAX_ATTEMPTS:], now)))
 
-    async def run(self, run_id: UUID) -> Item:
-        """Return a run. Raises Refusal when there is none."""
-        found = await self._database.call(_RUN, (self._heartbeat_timeout_s, run_id))
-        if not found:
-            raise missing(f"there is no run {run_id}")
-        [(row, _, now)] = found
-        return self._item(row, run_id, list(_run_steps(row, now)))
+    async def run(self, run_id: UUID) -> Detail:
+        """Return a run. Raises HttpError when there is none."""
+        rows = await self._database.call(_RUN, (self._heartbeat_timeout_s, run_id))
+        if not rows:
+            raise not_found(f"there is no run {run_id}")
+        [(row, _, now)] = rows
+        return self._detail(row, run_id, list(run_timeline(row, now)))
 
-    def _item(self, row: dict[str, Any], row_id: UUID, steps: list[Step]) -> Item:
+    def _detail(self, row: dict[str, Any], row_id: UUID, steps: list[TimelineStep]) -> Detail:
         trace_id = context_of(row.pop("traceparent"), row_id).trace_hex
-        return Item(
+        return Detail(
             row=row,
             steps=steps,
-            pieces=_pieces(steps),
+            bars=timeline_bars(steps),
             trace_id=trace_id,
             trace_url=f"{self._trace_url.rstrip('/')}/trace/{trace_id}" if self._trace_url else None,
         )
 
 
-def _upload_steps(row: Mapping[str, Any], errors: list[Any], now: datetime) -> Iterator[Step]:
-    since = _moment(row["created_at"])
-    yield Step(kind="start", words="queued: the app's own attempt had failed", ended=since)
+def upload_timeline(row: Mapping[str, Any], errors: list[Any], now: datetime) -> Iterator[TimelineStep]:
+    """Yield an upload's steps in order. `errors` is the column upload_queue.errors: apps may write anything there."""
+    since = _parse_time(row["created_at"])
+    yield TimelineStep(kind="start", text="queued after the app's own attempt failed", ended=since)
     for entry in errors:
         if not isinstance(entry, dict):
-            continue  # an app may write anything
-        began, ended = _moment(entry.get("began")), _moment(entry.get("at"))
+            continue
+        began, ended = _parse_time(entry.get("began")), _parse_time(entry.get("at"))
         if began is not None:
-            yield Step(kind="wait", words="waited", began=since, ended=began)
-        code, message = _text(entry.get("code")), _text(entry.get("message"))
-        words = f"attempt {_text(entry.get('attempt')) or '?'} failed"
-        # an attempt of an older version's has no beginning: it ended, and that is all that is known
-        yield Step(
+            yield TimelineStep(kind="wait", text="waited", began=since, ended=began)
+        code = _text(entry.get("code"))
+        yield TimelineStep(
             kind="attempt",
-            words=words,
-            began=began or ended,
+            text=f"attempt {_text(entry.get('attempt')) or '?'} failed",
+            began=began or ended,  # older rows have no beginning
             ended=ended,
             code=code,
-            message=message,
-            next_step=_next(code),
+            message=_text(entry.get("message")),
+            advice=_advice(code),
         )
         since = ended or since
-    changed, due = _moment(row["updated_at"]), _moment(row["next_retry_at"])
+    changed, due = _parse_time(row["updated_at"]), _parse_time(row["next_retry_at"])
     match row["status"]:
         case "uploading":
-            yield Step(kind="wait", words="waited", began=since, ended=changed)
-            yield Step(kind="running", words=f"attempt {row['retry_count']} is under way", began=changed, ended=now)
+            text = f"attempt {row['retry_count']} is running"
+            yield TimelineStep(kind="wait", text="waited", began=since, ended=changed)
+            yield TimelineStep(kind="running", text=text, began=changed, ended=now)
         case "failed" if due is not None and due > now:
-            words = f"waits; attempt {row['retry_count'] + 1} is due"
-            yield Step(kind="ahead", words=words, began=since, ended=due)
+            text = f"waiting; attempt {row['retry_count'] + 1} is due"
+            yield TimelineStep(kind="ahead", text=text, began=since, ended=due)
         case "failed":
-            words = f"attempt {row['retry_count'] + 1} has been due since then"
-            yield Step(kind="ahead", words=words, began=since, ended=due or now)
+            text = f"attempt {row['retry_count'] + 1} has been due since then"
+            yield TimelineStep(kind="ahead", text=text, began=since, ended=due or now)
         case "dead":
-            yield _end("given up", changed, row)
+            yield _failed_end("dead", changed, row)
         case _:
-            yield Step(kind="end", words="cancelled by an operator", ended=changed)
+            yield TimelineStep(kind="end", text="cancelled by an operator", ended=changed)
 
 
-def _run_steps(row: Mapping[str, Any], now: datetime) -> Iterator[Step]:
-    began = _moment(row["started_at"]) or _moment(row["created_at"])
-    beat, ended, due = _moment(row["heartbeat_at"]), _moment(row["completed_at"]), _moment(row["due_at"])
-    yield Step(kind="start", words="began", ended=began)
-    if beat is not None and (began is None or beat >= began):
-        yield Step(kind="running", words="its worker lived: the last heartbeat", began=began, ended=beat)
-    last = beat or began
+def run_timeline(row: Mapping[str, Any], now: datetime) -> Iterator[TimelineStep]:
+    """Yield a run's steps in order."""
+    began = _parse_time(row["started_at"]) or _parse_time(row["created_at"])
+    heartbeat, ended = _parse_time(row["heartbeat_at"]), _parse_time(row["completed_at"])
+    due = _parse_time(row["due_at"])
+    yield TimelineStep(kind="start", text="started", ended=began)
+    if heartbeat is not None and (began is None or heartbeat >= began):
+        text = "its worker was alive until the last heartbeat"
+        yield TimelineStep(kind="running", text=text, began=began, ended=heartbeat)
+    last = heartbeat or began
     match row["status"]:
         case "running" | "pending":
-            yield Step(kind="ahead", words="its deadline, unless a heartbeat comes first", began=last, ended=due or now)
+            text = "its deadline, unless a heartbeat arrives first"
+            yield TimelineStep(kind="ahead", text=text, began=last, ended=due or now)
         case "failed":
-            yield Step(kind="wait", words="until it was failed", began=last, ended=ended)
-            yield _end("failed", ended, row)
+            yield TimelineStep(kind="wait", text="waited until it was failed", began=last, ended=ended)
+            yield _failed_end("failed", ended, row)
         case _:
-            yield Step(kind="running", words="until it was completed", began=last, ended=ended)
-            yield Step(kind="end", words=str(row["status"]), ended=ended)
+            yield TimelineStep(kind="running", text="ran until it was completed", began=last, ended=ended)
+            yield TimelineStep(kind="end", text=str(row["status"]), ended=ended)
 
 
-def _next(code: str | None) -> str | None:
-    """Return what the catalogue says can be done now."""
-    known = CATALOGUE.get(code or "")
-    return None if known is None else known.next_step
+def _advice(code: str | None) -> str | None:
+    entry = CATALOGUE.get(code or "")
+    return None if entry is None else entry.next_step
 
 
-def _end(words: str, at: datetime | None, row: Mapping[str, Any]) -> Step:
-    code = row["error_code"]
-    return Step(kind="end", words=words, ended=at, code=code, message=row["error_message"], next_step=_next(code))
+def _failed_end(text: str, at: datetime | None, row: Mapping[str, Any]) -> TimelineStep:
+    code, message = row["error_code"], row["error_message"]
+    return TimelineStep(kind="end", text=text, ended=at, code=code, message=message, advice=_advice(code))
 
 
-def _pieces(steps: list[Step]) -> list[Piece]:
-    """Lay the steps that last side by side: to scale, but none too narrow to be seen."""
-    lasting = [step for step in steps if step.began is not None and step.ended is not None and step.ended >= step.began]
-    lengths = [(step.ended - step.began).total_seconds() for step in lasting if step.began and step.ended]
-    least = min(_LEAST, WIDTH / max(1, len(lasting)))
-    scale = (WIDTH - least * len(lasting)) / (sum(lengths) or 1.0)
-    pieces, x = [], 0.0
-    for step, length in zip(lasting, lengths, strict=True):
-        width = least + length * scale
-        pieces.append(Piece(x=round(x, 1), width=round(max(1.0, width - 1), 1), step=step))
+def timeline_bars(steps: list[TimelineStep]) -> list[TimelineBar]:
+    """Lay the steps that have a duration side by side over WIDTH: to scale above a minimum width."""
+    timed = [step for step in steps if step.began is not None and step.ended is not None and step.ended >= step.began]
+    lengths_s = [(step.ended - step.began).total_seconds() for step in timed if step.began and step.ended]
+    min_width = min(_MIN_WIDTH, WIDTH / max(1, len(timed)))
+    scale = (WIDTH - min_width * len(timed)) / (sum(lengths_s) or 1.0)
+    bars, x = [], 0.0
+    for step, length_s in zip(timed, lengths_s, strict=True):
+        width = min_width + length_s * scale
+        bars.append(TimelineBar(x=round(x, 1), width=round(max(1.0, width - 1), 1), step=step))
         x += width
-    return pieces
+    return bars
 
 
-def _moment(value: object) -> datetime | None:
-    """Read a time as PostgreSQL's JSON has it; None for what Python's calendar lacks, or what is no time at all."""
+def _parse_time(value: object) -> datetime | None:
+    """Parse a time of PostgreSQL's JSON; None for any other value, and for times outside of Python's calendar."""
     try:
-        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+        time = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
         return None
-    return moment if moment is None or moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return time if time is None or time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 def _text(value: object) -> str | None:

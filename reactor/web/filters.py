@@ -1,4 +1,4 @@
-"""What a list is asked for: which rows, and from where on. Everything in an address may be wrong, and is said so."""
+"""Parses which rows a list shows and where it starts. Raises HttpError for invalid values, which anyone may send."""
 
 import base64
 import binascii
@@ -11,15 +11,15 @@ from uuid import UUID
 
 from attrs import asdict, frozen
 
-from reactor.web.http_errors import bad, missing
+from reactor.web.http_errors import bad_request, not_found
 
-UPLOADS: Final = ("dead", "failed", "uploading", "cancelled")
-RUNS: Final = ("running", "failed", "completed", "pending")
+UPLOAD_STATUSES: Final = ("dead", "failed", "uploading", "cancelled")
+RUN_STATUSES: Final = ("running", "failed", "completed", "pending")
 
 _CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _YEAR: Final = re.compile(r"(\d{4,6})(-.*)")
 _LAST_YEAR: Final = 290_000
-_SHOWN: Final = 40
+_MAX_QUOTED_CHARS: Final = 40
 
 
 @frozen(kw_only=True)
@@ -30,93 +30,95 @@ class Filter:
     user: UUID | None = None
     code: str | None = None
 
-    def query(self, **more: str | None) -> str:
-        """Return it as an address has it, without what isn't set."""
-        words = {"status": self.status, "user": self.user, "code": self.code} | more
-        return urlencode({name: str(value) for name, value in words.items() if value})
+    def query(self, **extra: str | None) -> str:
+        """Return the filter as the query of an address, without empty values."""
+        values = {"status": self.status, "user": self.user, "code": self.code} | extra
+        return urlencode({name: str(value) for name, value in values.items() if value})
 
     def record(self) -> dict[str, Any]:
-        """Return it as the audit log has it."""
+        """Return the filter for the audit log, without empty values."""
         return {name: str(value) for name, value in asdict(self).items() if value}
 
 
-def filter_of(query: Mapping[str, str], statuses: tuple[str, ...]) -> Filter:
-    """Read a filter. Raises Refusal."""
+def parse_filter(query: Mapping[str, str], statuses: tuple[str, ...]) -> Filter:
+    """Parse a filter; the status defaults to the first of `statuses`. Raises HttpError."""
     status = query.get("status") or statuses[0]
     if status not in statuses:
-        raise bad(f"status must be one of {', '.join(statuses)}, not {shown(status)}")
+        raise bad_request(f"status must be one of {', '.join(statuses)}, not {quoted(status)}")
     user, code = (query.get("user") or "").strip(), (query.get("code") or "").strip()
     if code and not _CODE.fullmatch(code):
-        raise bad(f"code must be an error code such as STORAGE_REJECTED, not {shown(code)}")
-    user_id = _uuid(user, "user must be a user's id (a UUID)") if user else None
+        raise bad_request(f"code must be an error code such as STORAGE_REJECTED, not {quoted(code)}")
+    user_id = _parse_uuid(user, "user must be a user's id (a UUID)") if user else None
     return Filter(status=status, user=user_id, code=code or None)
 
 
-def row_id(text: str, kind: str) -> UUID:
-    """Read the id of a row in a path. Raises Refusal."""
+def parse_path_id(text: str, kind: str) -> UUID:
+    """Parse a row's id in a path. Raises HttpError."""
     try:
         return UUID(text)
     except ValueError:
-        raise missing(f"{shown(text)} is no id of {kind}: ids are UUIDs") from None
+        raise not_found(f"{quoted(text)} is not the id of {kind}: ids are UUIDs") from None
 
 
-def ids_of(texts: list[str], *, at_most: int) -> list[UUID]:
-    """Read the ids that a form names. Raises Refusal."""
+def parse_form_ids(texts: list[str], *, limit: int) -> list[UUID]:
+    """Parse the ids of a form, without duplicates. Raises HttpError."""
     if not texts:
-        raise bad("ids must name at least one row")
-    if len(texts) > at_most:
-        raise bad(f"ids must name at most {at_most} rows at once")
-    return list(dict.fromkeys(_uuid(text, "ids must be UUIDs") for text in texts))
+        raise bad_request("ids must name at least one row")
+    if len(texts) > limit:
+        raise bad_request(f"ids must name at most {limit} rows at once")
+    return list(dict.fromkeys(_parse_uuid(text, "ids must be UUIDs") for text in texts))
 
 
-def _uuid(text: str, rule: str) -> UUID:
+def _parse_uuid(text: str, rule: str) -> UUID:
     try:
         return UUID(text)
     except ValueError:
-        raise bad(f"{rule}, not {shown(text)}") from None
+        raise bad_request(f"{rule}, not {quoted(text)}") from None
 
 
 @frozen
-class Place:
-    """A place in a list's order: the moment that it is ordered by, as PostgreSQL's JSON writes it, and an id."""
+class Cursor:
+    """A position in a list: the time that orders the list, as PostgreSQL's JSON writes it, and a row's id."""
 
     moment: str
     row_id: UUID
 
-    def cursor(self) -> str:
-        """Return it as one opaque word."""
+    def encode(self) -> str:
+        """Return the cursor as one opaque word for an address."""
         return base64.urlsafe_b64encode(f"{self.moment} {self.row_id.hex}".encode()).decode().rstrip("=")
 
 
-FIRST: Final = Place("-infinity", UUID(int=0))
-LAST: Final = Place("infinity", UUID(int=(1 << 128) - 1))
+LOWEST: Final = Cursor("-infinity", UUID(int=0))
+HIGHEST: Final = Cursor("infinity", UUID(int=(1 << 128) - 1))
 
 
-def place_of(cursor: str | None, otherwise: Place) -> Place:
-    """Read a cursor. Raises Refusal for one that isn't ours."""
-    if not cursor:
-        return otherwise
+def parse_cursor(text: str | None, default: Cursor) -> Cursor:
+    """Parse what `Cursor.encode` returned; an empty text gives `default`. Raises HttpError."""
+    if not text:
+        return default
     try:
-        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
-        moment, _, hexed = text.partition(" ")
+        decoded = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode("ascii")
+        moment, _, row_id = decoded.partition(" ")
         _check_moment(moment)
-        return Place(moment, UUID(hexed))
-    except (ValueError, binascii.Error):  # UnicodeDecodeError is one
-        raise bad("after isn't a place in this list: start again from its first page") from None
+        return Cursor(moment, UUID(row_id))
+    except (ValueError, binascii.Error):  # UnicodeDecodeError is a ValueError
+        raise bad_request("after is not a position in this list: start again from its first page") from None
 
 
 def _check_moment(text: str) -> None:
-    """Raise ValueError unless PostgreSQL can read the moment: calendars of Python's end in the year 9999."""
+    """Raise ValueError unless PostgreSQL can read the time. Python's own calendar ends in the year 9999."""
     if text in {"infinity", "-infinity"}:
         return
-    found = _YEAR.fullmatch(text)
-    if found is None or not 1 <= int(found[1]) <= _LAST_YEAR:
+    match = _YEAR.fullmatch(text)
+    if match is None or not 1 <= int(match[1]) <= _LAST_YEAR:
         raise ValueError(text)
-    leap = "2000" if int(found[1]) % 4 == 0 else "2001"
-    datetime.fromisoformat(leap + found[2])  # the rest of it
+    year = "2000" if int(match[1]) % 4 == 0 else "2001"  # a leap year or not, as the original
+    datetime.fromisoformat(year + match[2])
 
 
-def shown(text: str) -> str:
-    """Return what was sent, quoted, short and harmless in any text."""
-    clean = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[:_SHOWN])
-    return f"'{clean}{'…' if len(text) > _SHOWN else ''}'"
+def quoted(text: str) -> str:
+    """Return text from a request in quotes: short, and with printable characters only."""
+    printable = "".join(
+        char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[:_MAX_QUOTED_CHARS]
+    )
+    return f"'{printable}{'…' if len(text) > _MAX_QUOTED_CHARS else ''}'"

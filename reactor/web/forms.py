@@ -1,4 +1,4 @@
-"""What browsers and programs post: small forms, sent without delay, of this site."""
+"""Reads posted forms: bounded in size, fields and time."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -7,51 +7,51 @@ from urllib.parse import parse_qsl, urlsplit
 from anyio import move_on_after
 from starlette.requests import ClientDisconnect, Request
 
-from reactor.web.http_errors import Refusal, bad
+from reactor.web.http_errors import HttpError, bad_request
 
-BODY_BYTES: Final = 64 * 1024
-BODY_WITHIN_S: Final = 10.0
-_FIELDS: Final = 600
-_FORM: Final = "application/x-www-form-urlencoded"
-_CLOSING: Final = {"Connection": "close"}
+MAX_BODY_BYTES: Final = 64 * 1024
+BODY_TIMEOUT_S: Final = 10.0
+_MAX_FIELDS: Final = 600
+_CONTENT_TYPE: Final = "application/x-www-form-urlencoded"
+_CLOSE: Final = {"Connection": "close"}
 
 
 class Form(dict[str, str]):
-    """What was posted: the last value of each name, and all of `ids`."""
+    """A posted form: the last value of each name, and every value of `ids`."""
 
     ids: list[str]
 
 
-def back_of(form: Mapping[str, str]) -> str:
-    """Return where the form was, on this site and nowhere else."""
+def return_path(form: Mapping[str, str]) -> str:
+    """Return the form's `back` path if it stays on this site, else "/"."""
     back = form.get("back", "/")
     parts = urlsplit(back) if back.isascii() and back.isprintable() and "\\" not in back else None
-    is_ours = parts is not None and not parts.scheme and not parts.netloc and back.startswith("/") and back[1:2] != "/"
-    return back if is_ours else "/"
+    is_own = parts is not None and not parts.scheme and not parts.netloc and back.startswith("/") and back[1:2] != "/"
+    return back if is_own else "/"
 
 
 async def read(request: Request) -> Form:
-    """Read a form: a small one, sent without delay. Raises Refusal."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in {"", _FORM}:
-        raise Refusal(415, "INVALID_ARGUMENT", f"send a form, as {_FORM}")
+    """Read the request's form. Raises HttpError."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type not in {"", _CONTENT_TYPE}:
+        raise HttpError(415, "INVALID_ARGUMENT", f"send a form, as {_CONTENT_TYPE}")
     body = bytearray()
-    with move_on_after(BODY_WITHIN_S) as patience:
+    with move_on_after(BODY_TIMEOUT_S) as timeout:
         try:
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > BODY_BYTES:
-                    words = f"send at most {BODY_BYTES // 1024} KiB"
-                    raise Refusal(413, "INVALID_ARGUMENT", words, headers=_CLOSING)
-        except ClientDisconnect as gone:
-            raise bad("the form ended too soon") from gone
-    if patience.cancelled_caught:
-        words = f"the form wasn't all there within {BODY_WITHIN_S:.0f} s"
-        raise Refusal(408, "INVALID_ARGUMENT", words, headers=_CLOSING)
+                if len(body) > MAX_BODY_BYTES:
+                    message = f"send at most {MAX_BODY_BYTES // 1024} KiB"
+                    raise HttpError(413, "INVALID_ARGUMENT", message, headers=_CLOSE)
+        except ClientDisconnect as disconnect:
+            raise bad_request("the connection ended before the form was complete") from disconnect
+    if timeout.cancelled_caught:
+        message = f"the form was not complete within {BODY_TIMEOUT_S:.0f} s"
+        raise HttpError(408, "INVALID_ARGUMENT", message, headers=_CLOSE)
     try:
-        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_FIELDS)
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
     except ValueError:
-        raise bad(f"send a form in UTF-8, of at most {_FIELDS} fields") from None
+        raise bad_request(f"send a form in UTF-8, of at most {_MAX_FIELDS} fields") from None
     form = Form(pairs)
     form.ids = [value for name, value in pairs if name == "ids"]
     return form

@@ -1,40 +1,48 @@
-"""What the page answers when it won't: a status, a public code, and a sentence that says what to do."""
+"""Errors that the web server answers: an HTTP status, a public error code, and a sentence that says what to do."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 
-class Refusal(Exception):
-    """An answer other than the one that was asked for."""
+class HttpError(HTTPException):
+    """An answer other than the requested one. Raised anywhere under a route; an exception handler renders it."""
 
-    def __init__(
-        self, status: int, code: str, message: str, *, headers: Mapping[str, str] = MappingProxyType({})
-    ) -> None:
-        super().__init__(message)
-        self.status = status
+    def __init__(self, status_code: int, code: str, message: str, *, headers: Mapping[str, str] | None = None) -> None:
+        """`code` is a name of reactor/core/error_codes.py."""
+        super().__init__(status_code, detail=message, headers=headers)
         self.code = code
-        self.headers = headers
 
 
-def bad(message: str) -> Refusal:
-    """Return the answer to an argument that isn't valid."""
-    return Refusal(400, "INVALID_ARGUMENT", message)
+def bad_request(message: str) -> HttpError:
+    """Return the error for an invalid argument."""
+    return HttpError(400, "INVALID_ARGUMENT", message)
 
 
-def missing(message: str) -> Refusal:
-    """Return the answer to what isn't there."""
-    return Refusal(404, "NOT_FOUND", message)
+def not_found(message: str) -> HttpError:
+    """Return the error for a row that does not exist."""
+    return HttpError(404, "NOT_FOUND", message)
 
 
-def forbidden(message: str, *, status: int = 403) -> Refusal:
-    """Return the answer to who may not."""
-    return Refusal(status, "NOT_ALLOWED", message)
+def forbidden(message: str) -> HttpError:
+    """Return the error for a request that is refused from every sender."""
+    return HttpError(403, "NOT_ALLOWED", message)
 
 
-def is_program(request: Request) -> bool:
-    """Whether the answer is read by a program, which wants JSON."""
+def unauthorised(message: str) -> HttpError:
+    """Return the error for a request without a valid token or session."""
+    return HttpError(401, "NOT_ALLOWED", message)
+
+
+def error_json(status_code: int, error: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Return an error as JSON. `error` is a public error code, or "internal error"."""
+    return JSONResponse({"error": error, "message": message}, status_code=status_code, headers=headers)
+
+
+def wants_json(request: Request) -> bool:
+    """Return whether a program sent the request, so that errors are answered as JSON."""
     accepted = request.headers.get("accept", "")
     return (
         request.url.path.startswith(("/api/", "/live"))

@@ -1,10 +1,10 @@
-"""The live view: one look at the database every few seconds, however many pages are open; none while there are none.
+"""The live view: reads the database once every few seconds, however many pages are open, and never while none is.
 
-What this reactor knows itself comes from its memory, at no cost; the database is asked one question. The answer is
-drawn once and sent to every page, as pieces of HTML by the id of the section that each fills: a page that has just
-connected gets all of them, the others what has changed.
+This reactor's own activity is in memory; the rest is one query. The view is rendered once and sent to every page, as
+HTML fragments by section id. A page that has just connected gets all fragments, the others those that changed.
 """
 
+import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,177 +17,188 @@ from attrs import asdict
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.health import Process, headline, troubles
 from reactor.postgres.admin import LIVE_SUMMARY_CAP
-from reactor.runtime.auto_reset_event import Wakeup
 from reactor.runtime.clock import TICKS_PER_S, Clock
 from reactor.web import charts
-from reactor.web.recent import BIN_S, BINS, Memory, quantile
+from reactor.web.recent import BUCKET_S, BUCKETS, RecentActivity, quantile
 
-EVERY_S = 3.0
-"""Twenty transactions a minute, of the thirty that open pages may cost."""
+REFRESH_S = 3.0
+"""Twenty transactions a minute; open pages may cost thirty."""
 
-STREAMS = 32
+MAX_STREAMS = 32
 """How many pages may be open at once."""
 
 _FRESH_S = 2.0
-_BEAT_S = 5.0
-_GATHER_S = 0.1
-"""How long a change waits for others to be shown with."""
+_KEEPALIVE_S = 5.0
+_COALESCE_S = 0.1
+"""How long a change waits for others, to be rendered with them."""
 
-_HISTORY_S = BIN_S * BINS
-_HISTORY = round(_HISTORY_S / EVERY_S)
+_HISTORY_S = BUCKET_S * BUCKETS
+_HISTORY_POINTS = round(_HISTORY_S / REFRESH_S)
 _WHEEL_BARS = 45
 _WHEEL_SAMPLE = 10_000
+_TIMERS_COUNTED_PER_S = 50_000
 _SHOWN_DEATHS = 5
 
-View = dict[str, Any]
+Values = dict[str, Any]
+"""What the templates of the live page show."""
+
 Fragments = dict[str, str]
+"""HTML by section id."""
 
 
-class Live:
-    """Looks, draws, and sends."""
+class LiveView:
+    """Reads, renders and streams the live page."""
 
     def __init__(
         self,
-        memory: Memory,
+        recent: RecentActivity,
         *,
         clock: Clock,
-        look: Callable[[], Awaitable[dict[str, Any]]],
+        read_summary: Callable[[], Awaitable[Values]],
         process: Callable[[], Process],
-        spread: Callable[[float, int, int], list[int]],
+        timers_by_due: Callable[[float, int, int], list[int]],
         horizon_s: float,
-        draw: Callable[[View], Fragments],
+        render: Callable[[Values], Fragments],
     ) -> None:
-        """`look` asks the database, `spread(width_s, count, sample)` tells what of the wheel is due when."""
-        self._memory = memory
+        """Create a view without open pages.
+
+        read_summary: returns reactor.live_summary(). timers_by_due(width_s, count, sample): returns how many timers
+        fire in each of `count` spans, estimated from about `sample` timers.
+        """
+        self._recent = recent
         self._clock = clock
-        self._look = look
+        self._read_summary = read_summary
         self._process = process
-        self._spread = spread
+        self._timers_by_due = timers_by_due
         self._horizon_s = horizon_s
-        self._draw = draw
-        self._database: dict[str, Any] | None = None
-        self._looked_at = float("-inf")
-        self._is_old = False
-        self._looking = Lock()
-        self._history: deque[tuple[float, int, int]] = deque(maxlen=_HISTORY)
+        self._render = render
+        self._summary: Values | None = None
+        self._read_at = float("-inf")
+        self._is_outdated = False
+        self._reading = Lock()
+        self._history: deque[tuple[float, int, int]] = deque(maxlen=_HISTORY_POINTS)
         self._wheel: tuple[float, list[int]] = (float("-inf"), [])
-        self._wake = Wakeup()
-        self._streams: set[Wakeup] = set()
+        self._changed = recent.changed
+        self._streams: set[asyncio.Event] = set()
         self._closed = False
         self._version = 0
         self._fragments: Fragments = {}
         self._delta = b""
 
-    # look
+    # read
 
-    async def view(self) -> View:
-        """Return what a page shows, a few seconds old at most."""
-        await self._look_again(_FRESH_S)
-        return self._view()
+    async def values(self) -> Values:
+        """Return what a page shows, at most two seconds old."""
+        await self._refresh(_FRESH_S)
+        return self._values()
 
-    def remember(self, figures: dict[str, Any]) -> None:
-        """Take in what somebody else has asked of the database: scrapes fill the history while no page is open."""
+    def record_status(self, figures: Values) -> None:
+        """Add figures of reactor.status() or live_summary() to the charts: scrapes fill them while no page is open."""
         if uploads := figures.get("uploads"):
             self._history.append((self._clock.now(), int(uploads["due"]), int(uploads["failed"])))
 
-    def stir(self, *, look: bool = False) -> None:
-        """Show what has changed now. `look`: in the database, too."""
-        self._is_old |= look
-        self._wake.set()
+    def request_update(self) -> None:
+        """Read the database again and update open pages now."""
+        self._is_outdated = True
+        self._changed.set()
 
     async def run(self) -> None:
-        """Keep the open pages fresh; never returns."""
+        """Keep open pages fresh. Never returns."""
         while True:
             while not self._streams:
-                await self._wake.wait()
-            await self._look_again(EVERY_S - _GATHER_S)
+                await self._wait_for_change()
+            await self._refresh(REFRESH_S - _COALESCE_S)
             self._publish()
-            await self._clock.sleep(_GATHER_S)
-            with self._clock.alarm(round((self._looked_at + EVERY_S) * TICKS_PER_S)):
-                await self._wake.wait()
+            await self._clock.sleep(_COALESCE_S)
+            with self._clock.alarm(round((self._read_at + REFRESH_S) * TICKS_PER_S)):
+                await self._wait_for_change()
 
-    async def _look_again(self, older_than_s: float) -> None:
-        async with self._looking:
-            if not self._is_old and self._clock.now() - self._looked_at < older_than_s:
+    async def _wait_for_change(self) -> None:
+        await self._changed.wait()
+        self._changed.clear()
+
+    async def _refresh(self, max_age_s: float) -> None:
+        async with self._reading:
+            if not self._is_outdated and self._clock.now() - self._read_at < max_age_s:
                 return
-            self._is_old = False
-            self._looked_at = self._clock.now()
+            self._is_outdated = False
+            self._read_at = self._clock.now()
             try:
-                self._database = await self._look()
+                self._summary = await self._read_summary()
             except DatabaseUnavailable:
-                self._database = None
+                self._summary = None
             else:
-                self.remember(self._database)
+                self.record_status(self._summary)
 
-    # draw
+    # render
 
-    def facts(self) -> View:
-        """Return the figures behind the page, for programs."""
+    def facts(self) -> Values:
+        """Return the figures behind the page, as GET /api/live answers them."""
         process = self._process()
-        found = troubles(self._database, process)
+        found = troubles(self._summary, process)
         now = self._clock.now()
-        reconciled = self._memory.reconciled
+        reconciled = self._recent.reconciled
         return {
             "well": not found,
             "headline": headline(found),
             "troubles": found,
-            "database": self._database,
+            "database": self._summary,
             "process": asdict(process),
             "reaction_s": {
-                "p50": self._memory.reactions.quantile(0.5),
-                "p95": self._memory.reactions.quantile(0.95),
-                "count": sum(each.count for each in self._memory.reactions.bins()),
+                "p50": self._recent.reactions.quantile(0.5),
+                "p95": self._recent.reactions.quantile(0.95),
+                "count": sum(bucket.count for bucket in self._recent.reactions.buckets()),
             },
             "reconcile": {
                 "ago_s": None if reconciled is None else now - reconciled.at,
                 "missed": {} if reconciled is None else reconciled.missed,
-                "missed_since_start": dict(+self._memory.missed),
+                "missed_since_start": dict(+self._recent.missed),
             },
-            "wheel": {"span_s": self._horizon_s, "about": self._wheel_now()},
+            "wheel": {"span_s": self._horizon_s, "about": self._timer_counts()},
         }
 
-    def _view(self) -> View:
+    def _values(self) -> Values:
         now = self._clock.now()
         history = list(self._history)
-        lags = [(each.began_at, each.kept) for each in self._memory.reactions.bins()]
+        reactions = [(bucket.began_at, bucket.samples) for bucket in self._recent.reactions.buckets()]
         facts = self.facts()
         return facts | {
             "at": datetime.now(UTC),
             "cap": LIVE_SUMMARY_CAP,
             "deaths": self._deaths(),
-            "queue_chart": charts.chart(
+            "queue_chart": charts.line_chart(
                 [
                     ("waiting", [(at, waiting) for at, _, waiting in history]),
                     ("due", [(at, due) for at, due, _ in history]),
                 ],
-                span_s=_HISTORY_S, now=now, gap_s=4 * EVERY_S,
+                span_s=_HISTORY_S, now=now, gap_s=4 * REFRESH_S,
             ),
-            "reaction_chart": charts.chart(
+            "reaction_chart": charts.line_chart(
                 [
-                    (name, [(at, 1000 * (quantile(kept, share) or 0.0)) for at, kept in lags])
+                    (name, [(at, 1000 * (quantile(samples, share) or 0.0)) for at, samples in reactions])
                     for name, share in (("p95", 0.95), ("p50", 0.5))
                 ],
-                span_s=_HISTORY_S, now=now, gap_s=2.5 * BIN_S,
+                span_s=_HISTORY_S, now=now, gap_s=2.5 * BUCKET_S,
             ),
-            "wheel_bars": charts.bars(facts["wheel"]["about"]),
+            "wheel_bars": charts.histogram(facts["wheel"]["about"]),
             "timers": sum(facts["wheel"]["about"]),
             "is_estimate": sum(facts["wheel"]["about"]) > _WHEEL_SAMPLE,
         }  # fmt: skip
 
-    def _wheel_now(self) -> list[int]:
-        """Return what is due when; of a large wheel now and then only, for that walks all of it."""
-        made_at, counts = self._wheel
-        if self._clock.now() - made_at >= max(1.0, sum(counts) / 50_000):
-            counts = self._spread(self._horizon_s / _WHEEL_BARS, _WHEEL_BARS, _WHEEL_SAMPLE)
+    def _timer_counts(self) -> list[int]:
+        """Return how many timers fire in each span; counted less often the larger the wheel, because it walks it."""
+        counted_at, counts = self._wheel
+        if self._clock.now() - counted_at >= max(1.0, sum(counts) / _TIMERS_COUNTED_PER_S):
+            counts = self._timers_by_due(self._horizon_s / _WHEEL_BARS, _WHEEL_BARS, _WHEEL_SAMPLE)
             self._wheel = (self._clock.now(), counts)
         return counts
 
-    def _deaths(self) -> list[dict[str, Any]]:
-        """Return the newest dead uploads: as the database said, and what has died here since."""
-        known = list(self._database["dead"]) if self._database else []
-        ids = {each["id"] for each in known}
-        asked_at = float(self._database["now"]) if self._database else 0.0
-        new = [
+    def _deaths(self) -> list[Values]:
+        """Return the newest dead uploads: those that the database returned, and those that died here since."""
+        listed = list(self._summary["dead"]) if self._summary else []
+        listed_ids = {death["id"] for death in listed}
+        listed_at = float(self._summary["now"]) if self._summary else 0.0
+        newer = [
             {
                 "id": str(death.id),
                 "updated_at": datetime.fromtimestamp(death.at, UTC).isoformat(),
@@ -195,58 +206,58 @@ class Live:
                 "error_message": death.message,
                 "object_path": None,
             }
-            for death in reversed(self._memory.deaths)
-            if death.at > asked_at and str(death.id) not in ids
+            for death in reversed(self._recent.deaths)
+            if death.at > listed_at and str(death.id) not in listed_ids
         ]
-        return [*new, *known][:_SHOWN_DEATHS]
+        return [*newer, *listed][:_SHOWN_DEATHS]
 
     def _publish(self) -> None:
-        fragments = self._draw(self._view())
+        fragments = self._render(self._values())
         changed = {name: html for name, html in fragments.items() if self._fragments.get(name) != html}
         self._fragments = fragments
         if changed:
             self._version += 1
             self._delta = _message(changed)
-            for stream in self._streams:
-                stream.set()
+            for published in self._streams:
+                published.set()
 
     # send
 
     @property
     def is_full(self) -> bool:
-        """Whether no further page may be open."""
-        return len(self._streams) >= STREAMS
+        """Return whether no further page may be open."""
+        return len(self._streams) >= MAX_STREAMS
 
     def close(self) -> None:
         """End all streams."""
         self._closed = True
-        for stream in self._streams:
-            stream.set()
+        for published in self._streams:
+            published.set()
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """Yield server-sent events until the page goes away, or `close`. A slow page misses what it can't take."""
-        woken = Wakeup()
-        self._streams.add(woken)
+        """Yield server-sent events until the page disconnects, or `close`. A slow page skips versions."""
+        published = asyncio.Event()
+        self._streams.add(published)
         try:
             yield b"retry: 2000\n\n"
-            await self._look_again(_FRESH_S)
+            await self._refresh(_FRESH_S)
             self._publish()
-            self._wake.set()
-            seen = self._version
+            self._changed.set()
+            sent_version = self._version
             yield _message(self._fragments)
             while not self._closed:
-                came = False
-                with self._clock.alarm(self._clock.tick() + round(_BEAT_S * TICKS_PER_S)):
-                    await woken.wait()
-                    came = True
-                if not came:
-                    yield b"event: beat\ndata: 0\n\n"
-                elif seen < self._version:
-                    message = self._delta if seen == self._version - 1 else _message(self._fragments)
-                    seen = self._version
+                with self._clock.alarm(self._clock.tick() + round(_KEEPALIVE_S * TICKS_PER_S)):
+                    await published.wait()
+                if not published.is_set():
+                    yield b"event: keepalive\ndata: 0\n\n"
+                    continue
+                published.clear()
+                if sent_version < self._version:
+                    message = self._delta if sent_version == self._version - 1 else _message(self._fragments)
+                    sent_version = self._version
                     yield message
         finally:
-            self._streams.discard(woken)
+            self._streams.discard(published)
 
 
 def _message(fragments: Fragments) -> bytes:

@@ -1,7 +1,7 @@
-"""Templates, and what keeps them safe: whatever comes out of a row, an address or an error is hostile text.
+"""Renders the templates. Every value from a row, an address or an error is untrusted text.
 
-It is escaped, made of printable characters only (no terminal's or bidirectional controls, no line ends) and cut; and so
-is every value that a template writes, not those alone that somebody has thought of.
+The environment escapes each value, replaces unprintable characters (terminal and bidirectional controls, line ends) and
+cuts long text. It does so for every value that a template writes, so that no template can forget one.
 """
 
 from datetime import UTC, datetime
@@ -13,93 +13,94 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from reactor.core.health import TIMES_LEFT, about, span
+from reactor.core.health import TIME_LEFT_LABELS, count_text, duration_text
 
 _NOTHING: Final = "\N{EN DASH}"
-_LONGEST: Final = 400
-"""How many characters of any one value are shown."""
+_MAX_CHARS: Final = 400
 
 PANELS: Final = ("state", "queue", "reaction", "wheel", "dead", "runs", "quotas", "reactors", "reconcile")
-"""The sections of the live page, in order; each is drawn by panels/<name>.html."""
+"""The sections of the live page, in order; panels/<name>.html renders each."""
 
-STATIC: Final = {"page.css": "text/css; charset=utf-8", "page.js": "text/javascript; charset=utf-8"}
+STATIC_FILES: Final = {"page.css": "text/css; charset=utf-8", "page.js": "text/javascript; charset=utf-8"}
+"""Media type by file name."""
 
 
-def clean(value: object) -> object:
+def safe_value(value: object) -> object:
     """Return a value as a template may write it."""
     if value is None:
         return _NOTHING
     if isinstance(value, Markup | int | float):
         return value
     if isinstance(value, datetime):
-        return moment(value)
+        return utc_time(value)
     text = str(value)
-    short = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    short = text if len(text) <= _MAX_CHARS else text[: _MAX_CHARS - 1] + "…"
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in short)
 
 
-def moment(value: datetime | str | None) -> str:
-    """Return a time in UTC, to the second; as it is where Python's calendar lacks it."""
+def utc_time(value: datetime | str | None) -> str:
+    """Return a time in UTC, to the second. A time outside of Python's calendar stays as it is; None is a dash."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
-            return str(clean(value))
+            return str(safe_value(value))
     return _NOTHING if value is None else value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def size(value: int | str | None) -> str:
-    """Return a number of bytes for people."""
-    figure = float(value or 0)
+    """Return a number of bytes in binary units, for people."""
+    number = float(value or 0)
     for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if figure < 1024:  # noqa: PLR2004  # binary units
-            return f"{figure:,.0f} {unit}" if unit == "bytes" else f"{figure:,.1f} {unit}"
-        figure /= 1024
-    return f"{figure:,.1f} TiB"
+        if number < 1024:  # noqa: PLR2004 - binary units
+            return f"{number:,.0f} {unit}" if unit == "bytes" else f"{number:,.1f} {unit}"
+        number /= 1024
+    return f"{number:,.1f} TiB"
 
 
-def milliseconds(value: float | None) -> str:
-    """Return seconds as milliseconds; a dash where there is no figure."""
-    return _NOTHING if value is None else f"{1000 * value:,.1f} ms" if value < 1 else span(value)
+def milliseconds(value_s: float | None) -> str:
+    """Return seconds as milliseconds below one second; None is a dash."""
+    return _NOTHING if value_s is None else f"{1000 * value_s:,.1f} ms" if value_s < 1 else duration_text(value_s)
 
 
 @cache
 def static(name: str) -> tuple[bytes, str]:
-    """Return a static file, and a word that changes with it."""
+    """Return a static file's content and a hash of it."""
     content = files("reactor.web").joinpath("static", name).read_bytes()
     return content, sha256(content).hexdigest()[:12]
 
 
 def _environment() -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader("reactor.web"),
         autoescape=True,
-        finalize=clean,
+        finalize=safe_value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         auto_reload=False,
     )
-    made.filters |= {"about": about, "span": span, "moment": moment, "size": size, "ms": milliseconds}
-    made.globals["version_of"] = lambda name: static(name)[1]
-    made.globals |= {"PANELS": PANELS, "TIMES_LEFT": TIMES_LEFT}
-    return made
+    for text_filter in (count_text, duration_text, utc_time, size, milliseconds):
+        environment.filters[text_filter.__name__] = text_filter
+    environment.globals["version_of"] = lambda name: static(name)[1]
+    environment.globals |= {"PANELS": PANELS, "TIME_LEFT_LABELS": TIME_LEFT_LABELS}
+    return environment
 
 
-_TEMPLATES: Final = _environment()
+_ENVIRONMENT: Final = _environment()
 
 
 def warm() -> None:
-    """Compile every template, so that the first page needn't wait for it. Takes a tenth of a second."""
-    for name in _TEMPLATES.list_templates(extensions=["html"]):
-        _TEMPLATES.get_template(name)
+    """Compile every template, so that the first page does not wait a tenth of a second for it."""
+    for name in _ENVIRONMENT.list_templates(extensions=["html"]):
+        _ENVIRONMENT.get_template(name)
 
 
 def render(template: str, **values: Any) -> str:
-    """Draw a template."""
-    return _TEMPLATES.get_template(template).render(**values)
+    """Return a rendered template."""
+    return _ENVIRONMENT.get_template(template).render(**values)
 
 
-def panels(view: dict[str, Any]) -> dict[str, str]:
-    """Draw the live sections, by name."""
-    return {name: render(f"panels/{name}.html", **view) for name in PANELS}
+def panels(values: dict[str, Any]) -> dict[str, str]:
+    """Return the HTML of each live section, by name."""
+    return {name: render(f"panels/{name}.html", **values) for name in PANELS}

@@ -1,10 +1,9 @@
-"""The reactor's own small web server: does it live, is it ready, what does it measure, what does it see.
+"""The reactor's web server: probes, metrics, status, and the operator page.
 
-A page on the web can make a browser on this machine send requests here, and by DNS rebinding even read the answers.
-So on a loopback address only a Host that means this machine is answered. Probes and metrics are answered to any: they
-are asked under many names (port-forwards, sidecars, service discovery) and tell nothing of anybody. On another address
-names can't be known; there a token is required at start (core/settings.py), and with each request that reads more than
-those. Whoever connects and doesn't finish a request is let go.
+A web page can make a browser on this machine send requests here and, by DNS rebinding, read the answers. On a loopback
+address the server therefore answers only a Host header that names this machine. Probes and metrics are answered under
+every Host: port-forwards, sidecars and service discovery use many names, and these answers contain no user's data. On
+other addresses the host names are not fixed; there core/settings.py requires a token, and all other reads need it.
 """
 
 import asyncio
@@ -22,184 +21,178 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from reactor.core.errors import ConfigInvalid, DatabaseUnavailable
 from reactor.core.settings import is_loopback
+from reactor.web.http_errors import HttpError, error_json, unauthorised
 
-_OPEN = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Answered under any Host."""
+_ANY_HOST_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+_PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
+_REQUEST_HEAD_TIMEOUT_S = 10.0
+_METHOD_NOT_ALLOWED: Final = 405
 
-_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
-
-
-_HEAD_WITHIN_S = 10.0
-"""How long a request's head may take to come."""
-
-_HEADERS: Final = {
+_SECURITY_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
-    # not no-referrer: a browser would then say of our own forms, too, that they come from nowhere
+    # not no-referrer: browsers would then send "Origin: null" with the page's own forms
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-"""What every answer tells a browser."""
 
-Guard = Callable[[Request], Response | None]
-"""Returns what is answered to who may not read; None to who may."""
+Guard = Callable[[Request], None]
+"""Raises HttpError when the request may not read."""
+
+ErrorHandler = Callable[[Request, Any], Awaitable[Response]]
 
 
-class _Patient(H11Protocol):
-    """One connection, which is closed when a request's head doesn't come to its end. uvicorn itself waits for ever."""
+class _HeadTimeoutProtocol(H11Protocol):
+    """One connection. Closes it when no complete request head arrives in time; uvicorn has no such timeout."""
 
-    _deadline: TimerHandle | None = None
+    _timeout: TimerHandle | None = None
 
-    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # uvicorn's own signature
         super().connection_made(transport)
-        self._watch()
+        self._update_timeout()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        self._watch()
+        self._update_timeout()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._rest()
+        self._cancel_timeout()
         super().connection_lost(exc)
 
-    def _watch(self) -> None:
-        # IDLE is h11's word for: no whole head yet. uvicorn's patience with idle connections begins after an answer
+    def _update_timeout(self) -> None:
+        # h11 is IDLE until the head is complete. uvicorn's keep-alive timeout starts only after the first answer
         if self.conn.their_state is not h11.IDLE:
-            self._rest()
-        elif self._deadline is None:
-            self._deadline = self.loop.call_later(_HEAD_WITHIN_S, self.transport.close)
+            self._cancel_timeout()
+        elif self._timeout is None:
+            self._timeout = self.loop.call_later(_REQUEST_HEAD_TIMEOUT_S, self.transport.close)
 
-    def _rest(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-
-class _Headed:
-    """Adds what every answer tells a browser."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def headed(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                ours = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
-                message["headers"] = [*message["headers"], *ours]
-            await send(message)
-
-        await self._app(scope, receive, headed)
+    def _cancel_timeout(self) -> None:
+        if self._timeout is not None:
+            self._timeout.cancel()
+            self._timeout = None
 
 
-class _Server(uvicorn.Server):
-    """Leaves signals to whoever runs it."""
+class _UvicornServer(uvicorn.Server):
+    """A uvicorn server that installs no signal handlers; the command does."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-class _SameMachine:
-    """Refuses requests that name another host than this one."""
+class _LocalHostMiddleware:
+    """Refuses a Host header that does not name this machine.
+
+    Not Starlette's TrustedHostMiddleware: its list of names can't express "every loopback address", and it has no
+    exceptions by path.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer: ASGIApp = self._app
-        if scope["type"] == "http" and scope["path"] not in _OPEN:
+        app: ASGIApp = self._app
+        if scope["type"] == "http" and scope["path"] not in _ANY_HOST_PATHS:
             host = Request(scope).headers.get("host")
-            if host is not None and not _means_this_machine(host):
-                answer = _error(403, "NOT_ALLOWED", "this is answered on this machine alone: send Host: localhost")
-        await answer(scope, receive, send)
+            if host is not None and not _names_this_machine(host):
+                app = error_json(403, "NOT_ALLOWED", "only this machine may ask: send Host: localhost")
+        await app(scope, receive, send)
 
 
-def _means_this_machine(host: str) -> bool:
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-    name = name.lower().rstrip(".")
-    return is_loopback(name) or name.endswith(".localhost")  # RFC 6761: localhost and all below it are loopback
+def _names_this_machine(host: str) -> bool:
+    name, _, port = host.rpartition(":")
+    name = (name if port.isdigit() else host).lower().rstrip(".")
+    return is_loopback(name) or name.endswith(".localhost")  # RFC 6761: localhost and every name below it
 
 
-class Http:
-    """Serves GET /healthz, /readyz, /metrics and /api/status, and the pages that it is given."""
+class WebServer:
+    """Serves GET /healthz, /readyz, /metrics and /api/status, and the routes of the operator page."""
 
     def __init__(
         self,
-        host: str,
-        port: int,
+        listening: socket.socket,
         *,
+        is_private: bool,
         not_ready: Callable[[], list[str]],
         metrics: Callable[[], Awaitable[bytes]],
         status: Callable[[], Awaitable[dict[str, Any]]],
-        pages: Sequence[BaseRoute] = (),
+        routes: Sequence[BaseRoute] = (),
         guard: Guard | None = None,
+        error_handlers: Mapping[type[Exception], ErrorHandler] | None = None,
     ) -> None:
-        """`guard` says who may read; without one everybody on this machine may, and nobody from elsewhere."""
-        self._address = (host, port)
-        self._pages = pages
-        self._guard = guard or (_let_in if is_loopback(host) else _turn_away)
+        """Serve on `listening`, a socket from `bind`.
+
+        is_private: the configured host is a loopback address. guard: decides who may read /api/status; the default
+        lets everyone read on a private address and refuses everyone elsewhere. error_handlers: add to the JSON ones.
+        """
+        self._listening = listening
+        self._is_private = is_private
         self._not_ready = not_ready
         self._metrics = metrics
         self._status = status
-        self._server: _Server | None = None
-        self.url = ""
-
-    def bind(self) -> socket.socket:
-        """Take the address. Raises ConfigInvalid when it can't be had."""
-        try:
-            family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
-            listening = socket.create_server(self._address, family=family)
-        except OSError as error:
-            raise ConfigInvalid(
-                f"REACTOR_HTTP_PORT: can't listen on {self._address[0]}:{self._address[1]} ({error.strerror}); "
-                "choose another, or 0 for any free one"
-            ) from error
+        self._routes = routes
+        self._guard = guard or (_allow if is_private else _refuse)
+        self._error_handlers = error_handlers or {}
+        self._server: _UvicornServer | None = None
         host, port = listening.getsockname()[:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        return listening
 
-    async def serve(self, listening: socket.socket) -> None:
-        """Serve until `close`, which ends what is under way. Cancelled, it is left at once and listens no more."""
+    @staticmethod
+    def bind(host: str, port: int) -> socket.socket:
+        """Return a socket that listens on the address; port 0 takes a free one. Raises ConfigInvalid."""
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            return socket.create_server((host, port), family=family)
+        except OSError as error:
+            raise ConfigInvalid(
+                f"REACTOR_HTTP_PORT: can't listen on {host}:{port} ({error.strerror}); "
+                "choose another, or 0 for any free one"
+            ) from error
+
+    async def serve(self) -> None:
+        """Serve until `close`, then end open requests within a second. When cancelled, close everything at once."""
         app = Starlette(
             routes=[
                 Route("/healthz", self._get_health),
                 Route("/readyz", self._get_ready),
                 Route("/metrics", self._get_metrics),
                 Route("/api/status", self._get_status),
-                *self._pages,
+                *self._routes,
             ],
-            middleware=[Middleware(_Headed), *([Middleware(_SameMachine)] if is_loopback(self._address[0]) else [])],
-            exception_handlers={HTTPException: _refuse, Exception: _fail},
+            middleware=[Middleware(_LocalHostMiddleware)] if self._is_private else [],
+            exception_handlers={**_JSON_ERROR_HANDLERS, **self._error_handlers},
         )
-        app.router.redirect_slashes = False  # a redirect would repeat whatever Host was sent
+        app.router.redirect_slashes = False  # a redirect would repeat a forged Host header
         config = uvicorn.Config(
             app,
             log_config=None,
             access_log=False,
+            headers=list(_SECURITY_HEADERS.items()),
             server_header=False,
-            proxy_headers=False,  # the audit log names addresses that are seen, not what a header says
-            http=_Patient,
+            proxy_headers=False,  # the audit log records the peer's address, not what a header claims
+            http=_HeadTimeoutProtocol,
             lifespan="off",
             timeout_graceful_shutdown=1,
         )
-        self._server = _Server(config)
+        self._server = _UvicornServer(config)
         try:
-            await self._server.serve(sockets=[listening])
+            await self._server.serve(sockets=[self._listening])
         finally:
-            if listening.fileno() >= 0:  # cancelled, uvicorn leaves everything as it stands
-                asyncio.get_running_loop().remove_reader(listening)
-                listening.close()
+            if self._listening.fileno() >= 0:  # cancelled: uvicorn leaves the socket and its connections open
+                asyncio.get_running_loop().remove_reader(self._listening)
+                self._listening.close()
                 for connection in list(self._server.server_state.connections):
                     connection.shutdown()
 
     def close(self) -> None:
+        """End `serve`."""
         if self._server is not None:
             self._server.should_exit = True
 
@@ -214,36 +207,41 @@ class Http:
         return Response(await self._metrics(), media_type=_PROMETHEUS)
 
     async def _get_status(self, request: Request) -> Response:
-        if (refusal := self._guard(request)) is not None:
-            return refusal
-        try:
-            return JSONResponse(await self._status())
-        except DatabaseUnavailable as error:
-            return _error(503, error.code, str(error))
+        self._guard(request)
+        return JSONResponse(await self._status())
 
 
-def _let_in(_request: Request) -> Response | None:
-    return None
+def _allow(_request: Request) -> None:
+    pass
 
 
-def _turn_away(_request: Request) -> Response | None:
-    return _error(401, "NOT_ALLOWED", "reading from other machines needs a token, and none is set")
+def _refuse(_request: Request) -> None:
+    raise unauthorised("reading from other machines needs a token, and none is set")
 
 
-def _error(status: int, error: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """`error` is a code of the catalogue; what is a failure of ours has none."""
-    return JSONResponse({"error": error, "message": message}, status_code=status, headers=headers)
+async def _answer_http_error(_request: Request, error: HttpError) -> Response:
+    return error_json(error.status_code, error.code, error.detail, error.headers)
 
 
-async def _refuse(request: Request, refusal: Exception) -> Response:
-    """Answer for Starlette, which knows what isn't there and what isn't answered to a method."""
-    if not isinstance(refusal, HTTPException):
-        raise refusal
-    if refusal.status_code == 405:  # noqa: PLR2004 - method not allowed
-        return _error(405, "INVALID_ARGUMENT", f"{request.method} isn't answered here", refusal.headers)
-    return _error(refusal.status_code, "NOT_FOUND", "there is nothing here", refusal.headers)
+async def _answer_http_exception(request: Request, error: HTTPException) -> Response:
+    """Answer Starlette's own errors: an unknown address, or a method that it does not accept."""
+    if error.status_code == _METHOD_NOT_ALLOWED:
+        return error_json(405, "INVALID_ARGUMENT", f"{request.method} is not allowed here", error.headers)
+    return error_json(error.status_code, "NOT_FOUND", "there is nothing here", error.headers)
 
 
-async def _fail(_request: Request, _failure: Exception) -> Response:
-    """Say no more to the asker than that it failed; uvicorn logs the error itself."""
-    return _error(500, "internal error", "the reactor failed to answer; its log says why")
+async def _answer_database_unavailable(_request: Request, error: DatabaseUnavailable) -> Response:
+    return error_json(503, error.code, str(error))
+
+
+async def _answer_failure(_request: Request, _failure: Exception) -> Response:
+    """Answer without details; uvicorn logs the exception."""
+    return error_json(500, "internal error", "the reactor failed to answer; its log has the reason")
+
+
+_JSON_ERROR_HANDLERS: Final[dict[type[Exception], ErrorHandler]] = {
+    HTTPException: _answer_http_exception,
+    HttpError: _answer_http_error,
+    DatabaseUnavailable: _answer_database_unavailable,
+    Exception: _answer_failure,
+}

@@ -1,4 +1,4 @@
-"""Somebody who looks at the reactor's pages without a browser: follows nothing by itself, and keeps cookies if told."""
+"""A client of the reactor's pages without a browser: it follows no redirects, and keeps only the cookie of a log-in."""
 
 import re
 import socket
@@ -12,12 +12,12 @@ from anyio import to_thread
 from attrs import define, field, frozen
 
 TOKEN = "a-token-of-the-tests"  # noqa: S105 - a throw-away server's
-_PATIENCE_S = 20.0
+_TIMEOUT_S = 20.0
 
 
 @frozen(kw_only=True)
 class Answer:
-    """What came back."""
+    """A response."""
 
     status: int
     headers: dict[str, str]
@@ -27,7 +27,7 @@ class Answer:
 
 @define
 class Visitor:
-    """Asks one server."""
+    """Sends requests to one server."""
 
     url: str
     cookie: str = ""
@@ -43,16 +43,16 @@ class Visitor:
     async def send(
         self, method: str, path: str, body: str | bytes | None = None, *, headers: dict[str, str] | None = None
     ) -> Answer:
-        named = {name.replace("_", "-"): value for name, value in (headers or {}).items()}
+        sent_headers = {name.replace("_", "-"): value for name, value in (headers or {}).items()}
         if body is not None:
-            named.setdefault("Content-Type", "application/x-www-form-urlencoded")
+            sent_headers.setdefault("Content-Type", "application/x-www-form-urlencoded")
         if self.cookie:
-            named["Cookie"] = self.cookie
-        return await to_thread.run_sync(self._send, method, path, body, self.headers | named)
+            sent_headers["Cookie"] = self.cookie
+        return await to_thread.run_sync(self._send, method, path, body, self.headers | sent_headers)
 
     def _send(self, method: str, path: str, body: str | bytes | None, headers: dict[str, str]) -> Answer:
         parts = urlsplit(self.url)
-        connection = HTTPConnection(parts.hostname or "", parts.port, timeout=_PATIENCE_S)
+        connection = HTTPConnection(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
         try:
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
@@ -63,34 +63,34 @@ class Visitor:
             connection.close()
 
     async def log_in(self, *, actor: str = "ana", token: str = TOKEN) -> Answer:
-        """Log in, and keep the cookie."""
+        """Log in and keep the cookie."""
         answer = await self.post("/login", {"actor": actor, "token": token})
         if answer.cookies:
             self.cookie = answer.cookies[0].partition(";")[0]
         return answer
 
     async def csrf(self) -> str:
-        """Return the word that the forms of this log-in carry."""
-        found = re.search(r'name="csrf" value="([^"]+)"', (await self.get("/audit")).text)
-        assert found is not None
-        return found[1]
+        """Return the CSRF value in the forms of this log-in."""
+        match = re.search(r'name="csrf" value="([^"]+)"', (await self.get("/audit")).text)
+        assert match is not None
+        return match[1]
 
     async def act(self, action: str, **form: Any) -> Answer:
-        """Post an action's form as the page has it."""
+        """Post an action's form, as the page does."""
         return await self.post(f"/do/{action}", {"csrf": await self.csrf()} | form)
 
 
 def program(url: str) -> Visitor:
-    """Return a visitor that presents the token with every request."""
+    """Return a visitor that sends the token with every request."""
     return Visitor(url, headers={"Authorization": f"Bearer {TOKEN}"})
 
 
 @contextmanager
 def stream_of(url: str, *, cookie: str = "") -> Iterator[Iterator[bytes]]:
-    """Open the live stream, and yield its lines as they come; blocking."""
+    """Open the live stream and yield its lines. Blocks."""
     parts = urlsplit(url)
-    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=_PATIENCE_S) as conn:
-        also = f"Cookie: {cookie}\r\n" if cookie else ""
-        conn.sendall(f"GET /live HTTP/1.1\r\nHost: localhost\r\n{also}\r\n".encode())
+    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=_TIMEOUT_S) as conn:
+        cookie_header = f"Cookie: {cookie}\r\n" if cookie else ""
+        conn.sendall(f"GET /live HTTP/1.1\r\nHost: localhost\r\n{cookie_header}\r\n".encode())
         with conn.makefile("rb") as lines:
             yield iter(lines)

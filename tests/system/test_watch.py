@@ -167,7 +167,7 @@ def test_what_the_page_shows_is_shown_here_and_what_a_reactor_alone_knows_too(ap
         stuck = app.begin_run(timeout_at="2100-01-01", heartbeat_at="2100-01-01")
         port = str(urlsplit(run.url).port)
         with watching(app, HTTP_PORT=port, HTTP_TOKEN="a-token") as watch:
-            watch.out.wait_for("One upload has been given up, ")
+            watch.out.wait_for("1 upload has been dead for ")
             for words in (
                 f"{dead.id} SPOOL_FILE_MISSING: ",
                 "runs running        1",
@@ -186,7 +186,7 @@ def test_what_the_page_shows_is_shown_here_and_what_a_reactor_alone_knows_too(ap
 def test_without_a_reactor_that_is_said(app: App) -> None:
     with watching(app) as watch:
         watch.out.wait_for("One thing is wrong.")
-        watch.out.wait_for("No reactor runs.")
+        watch.out.wait_for("No reactor is running.")
         assert watch.told(signal.SIGINT) == 0
     assert "timer wheel" not in watch.out.text
 

@@ -1,4 +1,4 @@
-"""What an operator does from the page: with the token alone, by forms of their own log-in, and written down."""
+"""What an operator does from the page: only with the token, only with forms of their own log-in, and always audited."""
 
 import json
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ from support.visitor import TOKEN, Visitor, program
 
 from reactor.core.events import AttemptSettled, Reconciled
 from reactor.core.model import Verdict
-from reactor.web.auth import FAILURES
+from reactor.web.auth import MAX_FAILURES
 
 LATER = "2100-01-01"
 ACTIONS = ("retry", "cancel", "purge", "fail", "retry-all", "reconcile")
@@ -30,10 +30,10 @@ def audit(app: App) -> list[dict[str, Any]]:
     return app.all("select * from reactor.audit_log order by at, id")
 
 
-# what is done
+# actions
 
 
-async def test_a_dead_upload_that_is_retried_is_stored_and_it_is_written_down(app: App, recorder: Recorder) -> None:
+async def test_a_retried_dead_upload_is_stored_and_the_retry_is_audited(app: App, recorder: Recorder) -> None:
     async with visiting(app, recorder) as visitor:
         [upload] = app.queue_uploads(spooled=False)
         await recorder.wait_for(AttemptSettled, lambda event: event.verdict is Verdict.DEAD)
@@ -54,17 +54,17 @@ async def test_a_dead_upload_that_is_retried_is_stored_and_it_is_written_down(ap
     assert str(upload.id) in log
 
 
-async def test_cancel_and_purge_do_what_the_commands_do(app: App, recorder: Recorder) -> None:
+async def test_cancel_and_purge_work_like_the_commands(app: App, recorder: Recorder) -> None:
     [upload] = app.queue_uploads(next_retry_at=LATER)
     async with visiting(app, recorder) as visitor:
-        ask = program(visitor.url)
+        client = program(visitor.url)
         ident = str(upload.id)
-        early = json.loads((await ask.post("/do/purge", {"ids": ident})).text)
+        early = json.loads((await client.post("/do/purge", {"ids": ident})).text)
         assert early == {"changed": [], "left": {ident: "is not dead or cancelled: cancel it first"}, "notes": []}
-        assert json.loads((await ask.post("/do/cancel", {"ids": ident})).text)["changed"] == [ident]
+        assert json.loads((await client.post("/do/cancel", {"ids": ident})).text)["changed"] == [ident]
         assert app.usage(upload) == (0, 0)
         assert app.is_spooled(upload)
-        purged = await ask.post("/do/purge", {"ids": ident}, X_Operator="nightly")
+        purged = await client.post("/do/purge", {"ids": ident}, X_Operator="nightly")
         assert json.loads(purged.text)["changed"] == [ident]
     assert app.row(upload) is None
     assert not app.is_spooled(upload)
@@ -77,7 +77,7 @@ async def test_cancel_and_purge_do_what_the_commands_do(app: App, recorder: Reco
 
 
 @pytest.mark.parametrize("path", ["../precious", "/etc/hostname"])
-async def test_purging_touches_nothing_outside_the_spool(app: App, recorder: Recorder, path: str) -> None:
+async def test_a_purge_deletes_nothing_outside_the_spool(app: App, recorder: Recorder, path: str) -> None:
     precious = app.spool.parent / "precious"
     precious.write_bytes(b"precious")
     [upload] = app.queue_uploads(status="dead", temp_file_path=path)
@@ -89,7 +89,7 @@ async def test_purging_touches_nothing_outside_the_spool(app: App, recorder: Rec
     assert precious.read_bytes() == b"precious"
 
 
-async def test_a_run_is_failed_by_hand_and_says_why(app: App, recorder: Recorder) -> None:
+async def test_an_operator_fails_a_run_with_a_message(app: App, recorder: Recorder) -> None:
     run, ended = app.begin_run(timeout_at=LATER), app.begin_run(status="completed")
     async with visiting(app, recorder) as visitor:
         await visitor.log_in()
@@ -104,19 +104,19 @@ async def test_a_run_is_failed_by_hand_and_says_why(app: App, recorder: Recorder
     assert audit(app)[0]["ids"] == [run, ended]
 
 
-async def test_a_reconciliation_is_begun_by_hand(app: App, recorder: Recorder) -> None:
+async def test_an_operator_starts_a_reconciliation(app: App, recorder: Recorder) -> None:
     app.disable_triggers()
     async with visiting(app, recorder) as visitor:
         [upload] = app.queue_uploads()
         answer = await program(visitor.url).post("/do/reconcile", {})
-        assert json.loads(answer.text)["notes"] == ["a reconciliation has begun"]
+        assert json.loads(answer.text)["notes"] == ["a reconciliation has started"]
         await recorder.wait_for(Reconciled)
         await recorder.wait_for(AttemptSettled, lambda event: event.verdict is Verdict.STORED)
     app.assert_stored(upload)
     assert [row["action"] for row in audit(app)] == ["reconcile"]
 
 
-async def test_all_that_match_are_retried_after_their_count_was_shown(app: App, recorder: Recorder) -> None:
+async def test_retry_all_first_shows_the_count_of_matches(app: App, recorder: Recorder) -> None:
     spooled = app.queue_uploads(7, status="dead", error_code="STORAGE_REJECTED")
     [other] = app.queue_uploads(status="dead", error_code="CONTENT_MISMATCH")
     async with visiting(app, recorder) as visitor:
@@ -138,28 +138,30 @@ async def test_all_that_match_are_retried_after_their_count_was_shown(app: App, 
     assert set(written["ids"]) == {upload.id for upload in spooled}
 
 
-async def test_more_than_one_action_may_do_are_done_in_batches_and_the_rest_is_told(
+async def test_retry_all_works_in_batches_up_to_a_limit_and_counts_the_rest(
     app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What stays as it was, for want of quota, is passed over and not tried again and again."""
-    monkeypatch.setattr("reactor.web.actions.AT_ONCE", 4)
-    monkeypatch.setattr("reactor.web.actions.AT_MOST", 10)
-    poor = uuid4()
-    [kept] = app.queue_uploads(user=poor, status="dead", updated_at="2026-01-01")
-    app.all("select public.set_plan(%s, 'free')", poor)
+    """It skips an upload that its user's quota refuses, and retries it no second time."""
+    monkeypatch.setattr("reactor.web.actions.BATCH_ROWS", 4)
+    monkeypatch.setattr("reactor.web.actions.MAX_RETRIED", 10)
+    user_without_quota = uuid4()
+    [kept] = app.queue_uploads(user=user_without_quota, status="dead", updated_at="2026-01-01")
+    app.all("select public.set_plan(%s, 'free')", user_without_quota)
     app.conn.execute("update public.sources set storage_status = 'failed' where id = %s", (kept.source,))
-    app.conn.execute("update public.storage_usage set storage_limit_bytes = 0 where user_id = %s", (poor,))
+    app.conn.execute(
+        "update public.storage_usage set storage_limit_bytes = 0 where user_id = %s", (user_without_quota,)
+    )
     app.queue_uploads(11, status="dead", updated_at="2026-01-02")
     async with visiting(app, recorder) as visitor:
         done = json.loads((await program(visitor.url).post("/do/retry-all", {"status": "dead"})).text)
         await recorder.wait_for_all(9, AttemptSettled)
     assert len(done["changed"]) == 9
     assert done["left"] == {str(kept.id): "The upload doesn't fit into the plan's storage."}
-    assert done["notes"] == ["2 remain: one action puts back 10 at most, do it again"]
+    assert done["notes"] == ["2 remain: one action retries at most 10; repeat it"]
     assert [(len(row["ids"]), row["changed"]) for row in audit(app)] == [(4, 3), (4, 4), (2, 2)]
 
 
-async def test_what_is_done_and_what_is_written_down_stand_or_fall_together(app: App, recorder: Recorder) -> None:
+async def test_an_action_that_cannot_be_audited_changes_nothing(app: App, recorder: Recorder) -> None:
     [upload] = app.queue_uploads(status="dead")
     async with visiting(app, recorder) as visitor:
         app.conn.execute("alter table reactor.audit_log add constraint full_for_now check (false) not valid")
@@ -171,8 +173,8 @@ async def test_what_is_done_and_what_is_written_down_stand_or_fall_together(app:
     assert row["status"] == "dead"
 
 
-def test_an_action_that_is_asked_for_twice_is_done_once(app: App) -> None:
-    """An answer may be lost on its way, and the call repeated."""
+def test_an_action_that_is_sent_twice_is_done_once(app: App) -> None:
+    """The connection may lose an answer, and the caller repeat the call."""
     [upload] = app.queue_uploads(status="dead")
     request = uuid4()
     arguments = (request, "ana", "here", "cancel", [upload.id])
@@ -181,10 +183,10 @@ def test_an_action_that_is_asked_for_twice_is_done_once(app: App) -> None:
     assert len(audit(app)) == 1
 
 
-# who may
+# authorisation
 
 
-async def test_a_stranger_changes_nothing(app: App, recorder: Recorder) -> None:
+async def test_without_the_token_a_request_changes_nothing(app: App, recorder: Recorder) -> None:
     [upload] = app.queue_uploads(status="dead")
     form = {"ids": str(upload.id), "status": "dead"}
     async with visiting(app, recorder) as visitor:
@@ -195,8 +197,8 @@ async def test_a_stranger_changes_nothing(app: App, recorder: Recorder) -> None:
             got = await program(visitor.url).get(f"/do/{action}?ids={upload.id}")
             assert [answer.status for answer in (unknown, forgery, got)] == [401, 401, 405], action
         guess = await visitor.post("/do/retry", form, Authorization="Bearer guess")
-        bent = await program(visitor.url).post("/do/retry", form, Host="evil.example")
-        assert bent.status == (await visitor.get("/", Host="evil.example")).status == 403
+        wrong_host = await program(visitor.url).post("/do/retry", form, Host="evil.example")
+        assert wrong_host.status == (await visitor.get("/", Host="evil.example")).status == 403
         seen = await visitor.get("/uploads?status=dead")
     assert guess.status == 401
     assert str(upload.id) in seen.text
@@ -207,11 +209,11 @@ async def test_a_stranger_changes_nothing(app: App, recorder: Recorder) -> None:
     assert audit(app) == []
 
 
-async def test_without_a_token_set_nobody_changes_anything(app: App, recorder: Recorder) -> None:
+async def test_without_a_configured_token_every_change_is_refused(app: App, recorder: Recorder) -> None:
     async with visiting(app, recorder, http_token=None) as visitor:
         for action in ACTIONS:
-            for ask in (visitor, program(visitor.url)):
-                answer = await ask.post(f"/do/{action}", {"ids": str(uuid4())}, Accept="application/json")
+            for client in (visitor, program(visitor.url)):
+                answer = await client.post(f"/do/{action}", {"ids": str(uuid4())}, Accept="application/json")
                 assert (answer.status, json.loads(answer.text)["error"]) == (403, "NOT_ALLOWED")
                 assert "REACTOR_HTTP_TOKEN" in answer.text
         login = await visitor.log_in(token="")
@@ -220,7 +222,9 @@ async def test_without_a_token_set_nobody_changes_anything(app: App, recorder: R
     assert audit(app) == []
 
 
-async def test_a_session_is_for_this_site_alone_and_its_cookie_is_no_token(app: App, recorder: Recorder) -> None:
+async def test_a_session_cookie_is_sent_only_to_this_site_and_does_not_contain_the_token(
+    app: App, recorder: Recorder
+) -> None:
     async with visiting(app, recorder) as visitor:
         answer = await visitor.log_in()
         [cookie] = answer.cookies
@@ -236,7 +240,7 @@ async def test_a_session_is_for_this_site_alone_and_its_cookie_is_no_token(app: 
     assert after.status == 401
 
 
-OTHERS = [
+OTHER_SITES = [
     {"Origin": "https://evil.example"},
     {"Origin": "null"},
     {"Origin": "http://localhost.evil.example"},
@@ -245,32 +249,32 @@ OTHERS = [
 ]
 
 
-async def test_another_sites_page_can_neither_act_nor_log_in(app: App, recorder: Recorder) -> None:
+async def test_a_page_of_another_site_can_neither_act_nor_log_in(app: App, recorder: Recorder) -> None:
     async with visiting(app, recorder) as visitor:
         await visitor.log_in()
         form = {"csrf": await visitor.csrf()}
-        for theirs in OTHERS:
-            assert (await visitor.post("/do/reconcile", form, **theirs)).status == 403
-            assert (await program(visitor.url).post("/do/reconcile", {}, **theirs)).status == 403
-            assert (await visitor.post("/login", {"actor": "x", "token": TOKEN}, **theirs)).status == 403
+        for headers in OTHER_SITES:
+            assert (await visitor.post("/do/reconcile", form, **headers)).status == 403
+            assert (await program(visitor.url).post("/do/reconcile", {}, **headers)).status == 403
+            assert (await visitor.post("/login", {"actor": "x", "token": TOKEN}, **headers)).status == 403
         assert audit(app) == []
-        ours = {"Origin": visitor.url, "Sec-Fetch-Site": "same-origin"}
-        assert (await visitor.post("/do/reconcile", form, **ours)).status == 303
+        own_headers = {"Origin": visitor.url, "Sec-Fetch-Site": "same-origin"}
+        assert (await visitor.post("/do/reconcile", form, **own_headers)).status == 303
     assert len(audit(app)) == 1
 
 
-async def test_a_form_without_the_log_ins_own_word_does_nothing(app: App, recorder: Recorder) -> None:
+async def test_a_form_without_the_sessions_csrf_value_changes_nothing(app: App, recorder: Recorder) -> None:
     async with visiting(app, recorder) as visitor:
         await visitor.log_in()
         for csrf in ("", "guess", "\N{PILE OF POO}", "x" * 1000):
             answer = await visitor.post("/do/reconcile", {"csrf": csrf})
             assert answer.status == 403
-            assert "load the page again" in answer.text
+            assert "reload the page" in answer.text
     assert audit(app) == []
 
 
 @pytest.mark.parametrize("with_form", [True, False])
-async def test_the_token_may_be_guessed_a_few_times_a_minute(app: App, recorder: Recorder, with_form: bool) -> None:
+async def test_wrong_tokens_are_limited_to_a_few_per_minute(app: App, recorder: Recorder, with_form: bool) -> None:
     async with visiting(app, recorder) as visitor:
 
         async def present(token: str) -> int:
@@ -278,7 +282,7 @@ async def test_the_token_may_be_guessed_a_few_times_a_minute(app: App, recorder:
                 return (await visitor.log_in(token=token)).status
             return (await visitor.post("/do/reconcile", {}, Authorization=f"Bearer {token}")).status
 
-        guesses = [await present(f"guess {n}") for n in range(FAILURES)]
+        guesses = [await present(f"guess {n}") for n in range(MAX_FAILURES)]
         late = await present(TOKEN)
         elsewhere = await visitor.post("/login", {"actor": "x", "token": TOKEN}, X_Forwarded_For="10.0.0.9")
     assert set(guesses) == {401}
@@ -286,7 +290,7 @@ async def test_the_token_may_be_guessed_a_few_times_a_minute(app: App, recorder:
     assert (elsewhere.status, int(elsewhere.headers["retry-after"]) <= 60) == (429, True)
 
 
-async def test_where_others_can_reach_it_reading_needs_the_token_too(app: App, recorder: Recorder) -> None:
+async def test_on_a_public_address_reading_needs_the_token(app: App, recorder: Recorder) -> None:
     async with visiting(app, recorder, http_host="0.0.0.0") as visitor:  # noqa: S104 - what a container sets
         visitor.url = visitor.url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - the same
         [upload] = app.queue_uploads(next_retry_at=LATER)
@@ -324,41 +328,50 @@ BAD = [
 ]
 
 
-async def test_bad_forms_get_a_clear_word_and_never_a_500(app: App, recorder: Recorder) -> None:
+async def test_bad_forms_are_refused_with_a_reason(app: App, recorder: Recorder) -> None:
     async with visiting(app, recorder) as visitor:
-        ask = program(visitor.url)
-        for action, body, status, words in BAD:
-            answer = await ask.send("POST", f"/do/{action}", body)
+        client = program(visitor.url)
+        for action, body, status, text in BAD:
+            answer = await client.send("POST", f"/do/{action}", body)
             assert answer.status == status, answer.text
-            assert words in answer.text
-        answer = await ask.send("POST", "/do/retry", b"{}", headers={"Content-Type": "application/json"})
+            assert text in answer.text
+        answer = await client.send("POST", "/do/retry", b"{}", headers={"Content-Type": "application/json"})
         assert answer.status == 415
-        named = await ask.post("/do/reconcile", {}, X_Operator="x" * 81)
-        assert named.status == 400
+        long_name = await client.post("/do/reconcile", {}, X_Operator="x" * 81)
+        assert long_name.status == 400
         for actor in ("", " ", "x" * 81, "two\nlines", "\u202eana", "nul\x00"):
             answer = await visitor.log_in(actor=actor)
             assert (answer.status, answer.cookies) == (400, [])
-            assert "say who you are" in answer.text
+            assert "give your name" in answer.text
     assert audit(app) == []
 
 
-ELSEWHERE = ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:x", "", "/\r\nX: y", "x", "/\t/e"]
+OTHER_PLACES = [
+    "//evil.example",
+    "https://evil.example",
+    "/\\evil.example",
+    "javascript:x",
+    "",
+    "/\r\nX: y",
+    "x",
+    "/\t/e",
+]
 
 
-async def test_an_action_leads_back_to_this_site_and_to_no_other(app: App, recorder: Recorder) -> None:
+async def test_an_action_redirects_only_within_this_site(app: App, recorder: Recorder) -> None:
     async with visiting(app, recorder) as visitor:
         await visitor.log_in()
-        for back in ELSEWHERE:
+        for back in OTHER_PLACES:
             answer = await visitor.act("reconcile", back=back)
             assert (answer.status, answer.headers["location"]) == (303, "/")
         answer = await visitor.act("reconcile", back="/runs?status=failed")
         assert answer.headers["location"] == "/runs?status=failed"
 
 
-async def test_a_form_that_does_not_come_is_not_waited_for(
+async def test_an_incomplete_form_is_refused_after_a_timeout(
     app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reactor.web.forms.BODY_WITHIN_S", 0.2)
+    monkeypatch.setattr("reactor.web.forms.BODY_TIMEOUT_S", 0.2)
     async with visiting(app, recorder) as visitor:
         headers = {"Content-Length": "100"}
         answer = await program(visitor.url).send("POST", "/do/retry", b"ids=", headers=headers)

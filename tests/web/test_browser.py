@@ -1,7 +1,7 @@
-"""The page in a real browser: each section lives, each action works from the keyboard, a lost connection comes back.
+"""The page in a real browser: sections update, every action works, and a lost connection is restored.
 
-Chromium is the system's own, found by its name; without it, or without playwright, these are skipped. To take the
-README's pictures: REACTOR_TEST_PICTURES=1 pytest tests/web/test_browser.py
+Uses the system's `chromium`; without it, or without playwright, these tests are skipped. To take the README's pictures:
+ REACTOR_TEST_PICTURES=1 pytest tests/web/test_browser.py
 """
 
 import os
@@ -30,7 +30,7 @@ pytestmark = [
 expect = sync_api.expect
 
 PICTURES = Path(__file__).parent.parent / "pictures"
-PATIENCE_MS = 30_000
+TIMEOUT_MS = 30_000
 LATER = "2100-01-01"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
          "--disable-sync", "--no-first-run", "--disable-dev-shm-usage"]  # fmt: skip
@@ -38,7 +38,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    expect.set_options(timeout=PATIENCE_MS)
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=60_000)
         yield browser
@@ -54,22 +54,24 @@ def reacting(app: App, **settings: str) -> Iterator[Running]:
 
 @contextmanager
 def page_of(browser: Any, url: str, **options: Any) -> Iterator[Any]:
-    """Open a page as a new visitor, and see that nothing of it was refused by its own rules or failed."""
+    """Open a page as a new visitor. Fails on script errors, policy violations, and requests to other sites."""
     context = browser.new_context(viewport={"width": 1180, "height": 900}, **options)
-    context.set_default_timeout(PATIENCE_MS)
+    context.set_default_timeout(TIMEOUT_MS)
     page = context.new_page()
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda said: complaints.append(said.text) if "Content Security" in said.text else None)
-    page.on("dialog", lambda dialog: complaints.append(dialog.message))
-    elsewhere: list[str] = []
-    ours = (urlsplit(url)._replace(path="/").geturl(), "data:")
-    page.on("request", lambda request: None if request.url.startswith(ours) else elsewhere.append(request.url))
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda line: errors.append(line.text) if "Content Security" in line.text else None)
+    page.on("dialog", lambda dialog: errors.append(dialog.message))
+    other_requests: list[str] = []
+    own_addresses = (urlsplit(url)._replace(path="/").geturl(), "data:")
+    page.on(
+        "request", lambda request: None if request.url.startswith(own_addresses) else other_requests.append(request.url)
+    )
     page.goto(url)
     try:
         yield page
-        assert complaints == []
-        assert elsewhere == []
+        assert errors == []
+        assert other_requests == []
     finally:
         context.close()
 
@@ -88,7 +90,7 @@ def picture(page: Any, name: str, *, height: int) -> None:
         page.screenshot(path=PICTURES / f"{name}.png")
 
 
-def test_every_section_is_live_and_a_death_shows_up_by_itself(browser: Any, app: App) -> None:
+def test_every_section_updates_and_a_dead_upload_appears_without_a_reload(browser: Any, app: App) -> None:
     app.queue_uploads(4, next_retry_at=LATER)
     user = app.queue_uploads(next_retry_at=LATER)[0].user
     app.all("select public.reserve_upload(%s, %s, %s)", user, "ab" * 32, 1 << 40)
@@ -99,10 +101,10 @@ def test_every_section_is_live_and_a_death_shows_up_by_itself(browser: Any, app:
         app.queue_uploads(next_retry_at=app.one("select now() + interval '10 minutes'"))
         app.queue_uploads(3)
         [dead] = app.queue_uploads(spooled=False)
-        # not loaded again: all of this comes by itself
+        # without a reload
         expect(page.get_by_role("heading", level=1)).to_have_text("One thing is wrong.")
-        expect(page.locator("#state")).to_contain_text(re.compile(r"One upload has been given up, \d+s ago"))
-        expect(page.locator("#said")).to_have_text("One thing is wrong.")
+        expect(page.locator("#state")).to_contain_text(re.compile(r"1 upload has been dead for \d+s"))
+        expect(page.locator("#announcement")).to_have_text("One thing is wrong.")
         expect(page.locator("#dead")).to_contain_text(str(dead.id)[:8])
         expect(page.locator("#dead")).to_contain_text("SPOOL_FILE_MISSING")
         expect(page.locator("#queue")).to_contain_text(re.compile(r"dead\s*1"))
@@ -112,7 +114,7 @@ def test_every_section_is_live_and_a_death_shows_up_by_itself(browser: Any, app:
         expect(page.locator("#runs")).to_contain_text(str(running_run)[:8])
         expect(page.locator("#quotas")).to_contain_text("storage, plan free: 1 in the last hour")
         expect(page.locator("#reactors")).to_contain_text("listening, seen")
-        expect(page.locator("#reconcile")).to_contain_text("nothing that notifications had missed")
+        expect(page.locator("#reconcile")).to_contain_text("nothing that notifications missed")
         if os.environ.get("REACTOR_TEST_PICTURES"):
             fill_picture(app, page)
             picture(page, "page", height=880)
@@ -121,14 +123,14 @@ def test_every_section_is_live_and_a_death_shows_up_by_itself(browser: Any, app:
 
 
 def fill_picture(app: App, page: Any) -> None:
-    """Let there be something to see: a minute of a working day."""
+    """Queue and store uploads for 40 seconds, so that the picture's charts have lines."""
     for _ in range(20):
         app.queue_uploads(3)
         app.queue_uploads(2, next_retry_at=app.one("select now() + random() * interval '14 minutes'"))
         page.wait_for_timeout(2_000)
 
 
-def test_from_log_in_to_log_out_every_action_works_and_is_written_down(browser: Any, app: App) -> None:
+def test_every_action_between_log_in_and_log_out_works_and_is_audited(browser: Any, app: App) -> None:
     with reacting(app, TRACE_URL="http://jaeger.example:16686") as run, page_of(browser, run.url) as page:
         [upload] = app.queue_uploads(spooled=False)
         page.locator("#dead").get_by_role("link", name=str(upload.id)[:8]).click()
@@ -140,11 +142,11 @@ def test_from_log_in_to_log_out_every_action_works_and_is_written_down(browser: 
         expect(link).to_have_attribute("href", f"http://jaeger.example:16686/trace/{trace}")
         log_in(page)
 
-        # retry one: it is stored, and gone from the page
+        # retry one: it is stored, and leaves the page
         (app.spool / upload.key).write_bytes(upload.content)
         page.goto(f"{run.url}/uploads/{upload.id}")
         page.get_by_role("button", name="Retry").click()
-        wait_until(lambda: app.row(upload) is None and not app.is_spooled(upload))  # the file goes last
+        wait_until(lambda: app.row(upload) is None and not app.is_spooled(upload))  # the file is deleted last
         app.assert_stored(upload)
         page.goto(run.url)
         expect(page.locator("#dead")).to_contain_text("None.")
@@ -153,7 +155,7 @@ def test_from_log_in_to_log_out_every_action_works_and_is_written_down(browser: 
         cancel_and_purge(page, run, app)
         fail_a_run(page, run, app)
 
-        # retry all that match, once their count was seen
+        # retry all that match, after their count
         several = app.queue_uploads(3, status="dead", error_code="STORAGE_REJECTED")
         page.goto(f"{run.url}/uploads?status=dead")
         page.get_by_label("Error code").fill("STORAGE_REJECTED")
@@ -167,7 +169,7 @@ def test_from_log_in_to_log_out_every_action_works_and_is_written_down(browser: 
         # reconcile now
         page.goto(run.url)
         page.get_by_role("button", name="Reconcile now").click()
-        expect(page.locator(".notice")).to_contain_text("a reconciliation has begun")
+        expect(page.locator(".notice")).to_contain_text("a reconciliation has started")
 
         page.get_by_role("link", name="Audit log").click()
         for action in ("retry", "cancel", "purge", "fail", "reconcile"):
@@ -202,7 +204,7 @@ def fail_a_run(page: Any, run: Running, app: App) -> None:
     assert app.run(stuck)["error_message"] == "its worker is stuck"
 
 
-def test_a_life_of_several_attempts_is_drawn(browser: Any, app: App) -> None:
+def test_a_timeline_of_several_attempts_is_drawn(browser: Any, app: App) -> None:
     settings = {
         "RETRY_BASE": "2s",
         "RETRY_FACTOR": "30",
@@ -220,24 +222,24 @@ def test_a_life_of_several_attempts_is_drawn(browser: Any, app: App) -> None:
             expect(page.locator("figure svg rect.attempt")).to_have_count(2)
             expect(page.locator("figure svg rect.ahead")).to_have_count(1)
             expect(page.locator(".steps")).to_contain_text("attempt 2 failed")
-            expect(page.locator(".steps")).to_contain_text("waits; attempt 3 is due")
+            expect(page.locator(".steps")).to_contain_text("waiting; attempt 3 is due")
             expect(page.locator(".steps")).to_contain_text("STORAGE_UNAVAILABLE")
             picture(page, "upload", height=900)
 
 
-def test_a_lost_connection_is_said_and_one_that_comes_back_too(browser: Any, app: App) -> None:
+def test_the_page_shows_a_lost_connection_until_it_is_restored(browser: Any, app: App) -> None:
     with reacting(app) as run, Relay(run.url) as relay, page_of(browser, relay.url) as page:
         expect(page.get_by_role("heading", level=1)).to_have_text("All is well.")
         expect(page.locator("#connection")).to_be_hidden()
         relay.cut()
         expect(page.locator("#connection")).to_contain_text(re.compile(r"Connection lost since \d"))
         app.queue_uploads(spooled=False)
-        relay.repair()
+        relay.restore()
         expect(page.locator("#connection")).to_be_hidden()
         expect(page.get_by_role("heading", level=1)).to_have_text("One thing is wrong.")
 
 
-def test_a_stranger_reads_on_this_machine_and_sees_nothing_to_press(browser: Any, app: App) -> None:
+def test_without_a_log_in_a_local_visitor_reads_and_has_no_buttons(browser: Any, app: App) -> None:
     [upload] = app.queue_uploads(status="dead")
     with reacting(app) as run, page_of(browser, run.url) as page:
         for path in ("/", "/uploads?status=dead", f"/uploads/{upload.id}", "/audit"):
@@ -248,10 +250,10 @@ def test_a_stranger_reads_on_this_machine_and_sees_nothing_to_press(browser: Any
         page.get_by_label("Your name, for the audit log").fill("Mallory")
         page.get_by_label("Token").fill("a guess")
         page.get_by_role("button", name="Log in").click()
-        expect(page.get_by_role("main")).to_contain_text("that isn't the token")
+        expect(page.get_by_role("main")).to_contain_text("the token is wrong")
 
 
-def test_without_javascript_everything_can_be_read_and_done(browser: Any, app: App) -> None:
+def test_everything_works_without_javascript(browser: Any, app: App) -> None:
     [upload] = app.queue_uploads(status="dead")
     with reacting(app) as run, page_of(browser, run.url, java_script_enabled=False) as page:
         expect(page.get_by_role("heading", level=1)).to_have_text("One thing is wrong.")
@@ -263,7 +265,9 @@ def test_without_javascript_everything_can_be_read_and_done(browser: Any, app: A
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_a_phone_nothing_is_cut_off_and_all_can_be_reached_by_keyboard(browser: Any, app: App, scheme: str) -> None:
+def test_a_phone_shows_the_full_width_and_the_keyboard_reaches_every_link(
+    browser: Any, app: App, scheme: str
+) -> None:
     app.queue_uploads(3, status="dead", error_code="STORAGE_REJECTED", error_message="x" * 300)
     options = {"color_scheme": scheme}
     with reacting(app) as run, page_of(browser, run.url, **options) as page:
@@ -284,21 +288,21 @@ def test_on_a_phone_nothing_is_cut_off_and_all_can_be_reached_by_keyboard(browse
         assert colour == {"light": "rgb(246, 248, 250)", "dark": "rgb(13, 17, 23)"}[scheme]
 
 
-def wait_until(holds: Any) -> None:
-    """Wait for what the database says."""
-    give_up = time.monotonic() + PATIENCE_MS / 1000
-    while not holds():
-        assert time.monotonic() < give_up
+def wait_until(condition: Any) -> None:
+    """Poll the database until the condition holds."""
+    deadline = time.monotonic() + TIMEOUT_MS / 1000
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
 class Relay:
-    """A way to a server that can be cut and mended."""
+    """A TCP proxy to a server, whose connections can be cut and restored."""
 
     def __init__(self, url: str) -> None:
-        self._there = (urlsplit(url).hostname or "", urlsplit(url).port or 0)
-        self._door = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._door.getsockname()[1]}"
+        self._target = (urlsplit(url).hostname or "", urlsplit(url).port or 0)
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
         self._is_cut = False
         self._pairs: list[socket.socket] = []
         self._lock = threading.Lock()
@@ -309,58 +313,58 @@ class Relay:
 
     def __exit__(self, *_: object) -> None:
         self.cut()
-        self._door.close()
+        self._listening.close()
 
     def cut(self) -> None:
-        """End every connection, and take no further one."""
+        """End every connection and refuse new ones."""
         with self._lock:
             self._is_cut = True
             ended, self._pairs = self._pairs, []
-        for end in ended:
-            _shut(end)
+        for connection in ended:
+            _shut(connection)
 
-    def repair(self) -> None:
+    def restore(self) -> None:
         with self._lock:
             self._is_cut = False
 
     def _accept(self) -> None:
         while True:
             try:
-                near, _ = self._door.accept()
-            except OSError:  # closed: the test is over
+                near, _ = self._listening.accept()
+            except OSError:  # closed: the test has ended
                 return
             with self._lock:
                 if self._is_cut:
                     near.close()
                     continue
-                far = socket.create_connection(self._there)
+                far = socket.create_connection(self._target)
                 self._pairs += [near, far]
             threading.Thread(target=_join, args=(near, far), daemon=True).start()
 
 
 def _join(near: socket.socket, far: socket.socket) -> None:
-    """Carry both ways until either side ends."""
-    back = threading.Thread(target=_carry, args=(far, near), daemon=True)
-    back.start()
-    _carry(near, far)
-    back.join()
+    """Copy both ways until either side ends."""
+    reverse = threading.Thread(target=_copy, args=(far, near), daemon=True)
+    reverse.start()
+    _copy(near, far)
+    reverse.join()
     near.close()
     far.close()
 
 
-def _carry(one: socket.socket, other: socket.socket) -> None:
+def _copy(source: socket.socket, target: socket.socket) -> None:
     try:
-        while chunk := one.recv(65_536):
-            other.sendall(chunk)
+        while chunk := source.recv(65_536):
+            target.sendall(chunk)
     except OSError:  # cut
         pass
     finally:
-        _shut(one)
-        _shut(other)
+        _shut(source)
+        _shut(target)
 
 
-def _shut(end: socket.socket) -> None:
+def _shut(connection: socket.socket) -> None:
     try:
-        end.shutdown(socket.SHUT_RDWR)
-    except OSError:  # it has ended already
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:  # already ended
         return

@@ -1,4 +1,4 @@
-"""The live view: what happens is on every open page within a second, and costs next to nothing."""
+"""The live view shows changes on every open page within a second, and costs almost nothing."""
 
 import json
 import os
@@ -16,64 +16,64 @@ from support.recorder import Recorder
 from support.visitor import TOKEN, Visitor, program, stream_of
 
 from reactor.core.events import AttemptSettled, BreakerMoved
-from reactor.web.live import STREAMS
+from reactor.web.live import MAX_STREAMS
 
-PATIENCE_S = 20.0
+TIMEOUT_S = 20.0
 
 
 class Watcher:
-    """An open page: reads its stream in a thread of its own, and keeps what each section shows."""
+    """An open page. Reads its stream in a thread and keeps each section's HTML."""
 
     def __init__(self, url: str) -> None:
         self.sections: dict[str, str] = {}
         self.ended_at: float | None = None
-        self.beats = 0
-        self._grown = threading.Condition()
+        self._updated = threading.Condition()
         self._thread = threading.Thread(target=self._read, args=(url,), daemon=True)
         self._thread.start()
 
     def _read(self, url: str) -> None:
         with stream_of(url) as lines:
             for line in lines:
-                with self._grown:
+                with self._updated:
                     if line.startswith(b"data: {"):
                         self.sections |= json.loads(line[6:])
-                    self.beats += line.startswith(b"event: beat")
-                    self._grown.notify_all()
-        with self._grown:
+                    self._updated.notify_all()
+        with self._updated:
             self.ended_at = time.monotonic()
-            self._grown.notify_all()
+            self._updated.notify_all()
 
-    def wait_for(self, section: str, words: str) -> float:
-        """Return when a section had these words in it."""
-        with self._grown:
-            shown = self._grown.wait_for(lambda: words in self.sections.get(section, ""), PATIENCE_S)
-        assert shown, f"no {words!r} in {self.sections.get(section)}"
+    def wait_for(self, section: str, text: str) -> float:
+        """Wait until a section contains the text; return the monotonic time."""
+        with self._updated:
+            shown = self._updated.wait_for(lambda: text in self.sections.get(section, ""), TIMEOUT_S)
+        assert shown, f"no {text!r} in {self.sections.get(section)}"
         return time.monotonic()
 
     def wait_for_end(self) -> float:
-        with self._grown:
-            assert self._grown.wait_for(lambda: self.ended_at is not None, PATIENCE_S)
+        with self._updated:
+            assert self._updated.wait_for(lambda: self.ended_at is not None, TIMEOUT_S)
         assert self.ended_at is not None
         return self.ended_at
 
 
-async def test_a_death_is_on_every_open_page_at_once_and_a_rescue_too(app: App, recorder: Recorder) -> None:
+async def test_every_open_page_shows_a_dead_upload_within_a_second_and_its_retry(
+    app: App, recorder: Recorder
+) -> None:
     async with app.running_reactor(recorder, http_token=TOKEN) as reactor:
         watchers = [Watcher(reactor.http_url) for _ in range(3)]
         for watcher in watchers:
             await to_thread.run_sync(watcher.wait_for, "state", "All is well.")
-        late_s = []
+        delays_s = []
         dead = []
         for _ in range(3):
             [upload] = app.queue_uploads(spooled=False)
             settled = await recorder.wait_for(AttemptSettled)
-            died = time.monotonic()
-            shown = [await to_thread.run_sync(w.wait_for, "dead", upload.id.hex[:8]) for w in watchers]
+            died_at = time.monotonic()
+            shown_at = [await to_thread.run_sync(w.wait_for, "dead", upload.id.hex[:8]) for w in watchers]
             assert settled.code == "SPOOL_FILE_MISSING"
-            late_s.append(max(shown) - died)
+            delays_s.append(max(shown_at) - died_at)
             dead.append(upload)
-        assert min(late_s) <= 1.0  # the others may have been late for the machine's reasons
+        assert min(delays_s) <= 1.0  # the machine may delay the others
 
         for upload in dead:
             (app.spool / upload.key).write_bytes(upload.content)
@@ -85,7 +85,7 @@ async def test_a_death_is_on_every_open_page_at_once_and_a_rescue_too(app: App, 
         app.assert_stored(upload)
 
 
-async def test_each_section_is_there_and_shows_what_it_is_for(app: App, recorder: Recorder) -> None:
+async def test_each_section_shows_its_content(app: App, recorder: Recorder) -> None:
     user = app.queue_uploads(3, next_retry_at="2100-01-01")[0].user
     app.all("select public.reserve_upload(%s, %s, %s)", user, "ab" * 32, 1 << 40)
     run = app.begin_run(timeout_at="2100-01-01", heartbeat_at="2100-01-01")
@@ -94,7 +94,7 @@ async def test_each_section_is_there_and_shows_what_it_is_for(app: App, recorder
         [soon] = app.queue_uploads(next_retry_at=app.one("select now() + interval '5 minutes'"))
         app.queue_uploads()
         await recorder.wait_for(AttemptSettled)
-        for section, words in (
+        for section, text in (
             ("queue", '<dt><a href="/uploads?status=failed">waiting</a></dt><dd>4</dd>'),
             ("queue", '<polyline class="waiting"'),
             ("reaction", "<dt>attempts</dt><dd>1</dd>"),
@@ -102,67 +102,66 @@ async def test_each_section_is_there_and_shows_what_it_is_for(app: App, recorder
             ("runs", f'<a href="/runs/{run}">'),
             ("quotas", "storage, plan <bdi>free</bdi>: 1 in the last hour"),
             ("reactors", "listening, seen"),
-            ("reconcile", "It found nothing that notifications had missed."),
+            ("reconcile", "It found nothing that notifications missed."),
         ):
-            await to_thread.run_sync(watcher.wait_for, section, words)
+            await to_thread.run_sync(watcher.wait_for, section, text)
         assert app.row(soon) is not None
 
 
-async def test_what_this_reactor_alone_knows_is_in_the_state(app: App, recorder: Recorder) -> None:
+async def test_the_state_includes_what_only_this_reactor_measures(app: App, recorder: Recorder) -> None:
     async with app.running_reactor(recorder) as reactor:
         watcher = Watcher(reactor.http_url)
         await to_thread.run_sync(watcher.wait_for, "state", "All is well.")
         reactor._emit(BreakerMoved(store="files", is_open=True))
         reactor._emit(BreakerMoved(store="<b>other</b>", is_open=True))
         await to_thread.run_sync(watcher.wait_for, "state", "2 things are wrong.")
-        assert "The store files has been down for everyone for" in watcher.sections["state"]
+        assert "The store files has been down for" in watcher.sections["state"]
         assert "&lt;b&gt;other" in watcher.sections["state"]
 
 
-async def test_ten_pages_cost_no_more_looks_than_one(app: App, recorder: Recorder) -> None:
+async def test_ten_pages_cost_no_more_queries_than_one(app: App, recorder: Recorder) -> None:
     async with app.running_reactor(recorder) as reactor:
-        assert reactor._page is not None
-        looks: list[float] = []
-        look = reactor._page.live._look
+        assert reactor._web_app is not None
+        read_at: list[float] = []
+        read_summary = reactor._web_app.live._read_summary
 
         async def counted() -> dict[str, Any]:
-            looks.append(time.monotonic())
-            return await look()
+            read_at.append(time.monotonic())
+            return await read_summary()
 
-        reactor._page.live._look = counted
+        reactor._web_app.live._read_summary = counted
         watchers = [Watcher(reactor.http_url) for _ in range(10)]
         for watcher in watchers:
             await to_thread.run_sync(watcher.wait_for, "reactors", "listening")
-        assert len(looks) == 1
-        # the database answers anew every three seconds, and then for all of them
+        assert len(read_at) == 1
+        # the database is read every three seconds, for all pages at once
         app.queue_uploads(next_retry_at="2100-01-01")
         for watcher in watchers:
             await to_thread.run_sync(watcher.wait_for, "queue", "waiting</a></dt><dd>1</dd>")
-        assert len(looks) <= 3
+        assert len(read_at) <= 3
 
 
-async def test_pages_are_so_many_and_the_next_is_told_so(app: App, recorder: Recorder) -> None:
+async def test_a_page_above_the_limit_is_refused(app: App, recorder: Recorder) -> None:
     async with app.running_reactor(recorder) as reactor:
         with ExitStack() as stack:
-            for _ in range(STREAMS):
+            for _ in range(MAX_STREAMS):
                 lines = stack.enter_context(stream_of(reactor.http_url))
                 await to_thread.run_sync(next, lines)
             answer = await Visitor(reactor.http_url).get("/live")
-            # it may still answer what is asked by others
             assert (await Visitor(reactor.http_url).get("/healthz")).status == 200
         assert (answer.status, json.loads(answer.text)["message"]) == (503, "too many pages are open: close one")
 
 
-def test_open_pages_do_not_keep_a_reactor_from_stopping(app: App) -> None:
+def test_open_pages_do_not_delay_a_shutdown(app: App) -> None:
     with running(settings_of(app), cwd=app.spool) as run:
         run.wait_until_ready()
         watchers = [Watcher(run.url) for _ in range(5)]
         for watcher in watchers:
             watcher.wait_for("state", "All is well.")
         run.terminate()
-        told = time.monotonic()
+        terminated_at = time.monotonic()
         assert run.ended() == 0
-        assert time.monotonic() - told <= 5.0  # of the 30 s that what is in flight may take
+        assert time.monotonic() - terminated_at <= 5.0  # of 30 s of grace
         for watcher in watchers:
             watcher.wait_for_end()
 
@@ -170,7 +169,7 @@ def test_open_pages_do_not_keep_a_reactor_from_stopping(app: App) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_ten_open_pages_cost_little(app: App, server_url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Above what the reactor costs by itself: a minute with pages, and one without, over a queue of a million."""
+    """The difference between a minute with and one without pages, over a queue of a million."""
     fill(app, 1_000_000)
     with running(settings_of(app), cwd=app.spool) as run:
         run.wait_until_ready()
@@ -179,13 +178,13 @@ def test_ten_open_pages_cost_little(app: App, server_url: str, capsys: pytest.Ca
             began = time.monotonic()
             assert run.get(path)[0] == 200
             answered_ms.append(1000 * (time.monotonic() - began))
-        time.sleep(40)  # until what a million rows are swept for has been
-        idle = measured(app, run.process.pid)
+        time.sleep(40)  # until the first sweeps of a million rows have ended
+        idle = minute_of(app, run.process.pid)
         watchers = [Watcher(run.url) for _ in range(10)]
         for watcher in watchers:
             watcher.wait_for("queue", "more than 10,000")
-        busy = measured(app, run.process.pid)
-    app.conn.execute("truncate public.sources, public.storage_usage cascade")  # no books were kept of all these
+        busy = minute_of(app, run.process.pid)
+    app.conn.execute("truncate public.sources, public.storage_usage cascade")  # their usage was never tracked
     transactions, reactor_s, database_s = (b - i for b, i in zip(busy, idle, strict=True))
     with capsys.disabled():
         print(  # noqa: T201 - figures are for people
@@ -199,8 +198,8 @@ def test_ten_open_pages_cost_little(app: App, server_url: str, capsys: pytest.Ca
     assert (reactor_s + database_s) / 60 <= 0.02
 
 
-def measured(app: App, pid: int) -> tuple[float, float, float]:
-    """Return what a minute costs: transactions, CPU seconds of the reactor and of its connections' processes."""
+def minute_of(app: App, pid: int) -> tuple[float, float, float]:
+    """Return a minute's transactions, CPU seconds of the reactor, and CPU seconds of its connections' processes."""
 
     def now() -> tuple[float, float, float]:
         backends = app.all(
@@ -210,7 +209,7 @@ def measured(app: App, pid: int) -> tuple[float, float, float]:
         return float(count), cpu_s(pid), sum(cpu_s(row["pid"]) for row in backends)
 
     before = now()
-    time.sleep(60)  # what is measured is a rate
+    time.sleep(60)  # a rate is measured
     after = now()
     return after[0] - before[0], after[1] - before[1], after[2] - before[2]
 
@@ -221,7 +220,7 @@ def cpu_s(pid: int) -> float:
 
 
 def fill(app: App, count: int) -> None:
-    """Queue many uploads of many users: most wait for long, some are due soon, some are dead."""
+    """Queue many uploads of many users: most wait for long, some are dead."""
     with app.conn.transaction():
         app.conn.execute("set local session_replication_role = replica")
         app.conn.execute(

@@ -1,4 +1,4 @@
-"""The page's parts by themselves: cursors, sessions, memory, pictures, lives."""
+"""Parts of the page without a server: cursors, sessions, recent activity, charts, timelines."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -14,6 +14,7 @@ from reactor.core.events import (
     AttemptsStarted,
     AttemptStarted,
     BreakerMoved,
+    Event,
     Listening,
     Polling,
     Reconciled,
@@ -21,26 +22,26 @@ from reactor.core.events import (
     UsageRepaired,
 )
 from reactor.web import charts
-from reactor.web.auth import FAILURES, FAILURES_WITHIN_S, LIFETIME_S, SESSIONS, Sessions
-from reactor.web.detail import WIDTH, Step, _pieces, _upload_steps
-from reactor.web.filters import FIRST, LAST, Place, place_of
-from reactor.web.http_errors import Refusal
-from reactor.web.recent import BIN_S, BINS, Memory
+from reactor.web.auth import FAILURE_WINDOW_S, MAX_FAILURES, MAX_SESSIONS, SESSION_LIFETIME_S, Sessions
+from reactor.web.detail import WIDTH, TimelineStep, timeline_bars, upload_timeline
+from reactor.web.filters import HIGHEST, LOWEST, Cursor, parse_cursor
+from reactor.web.http_errors import HttpError
+from reactor.web.recent import BUCKET_S, BUCKETS, RecentActivity
 
 
 @given(st.text(max_size=80))
 @example("")
-@example(Place("2026-02-30T00:00:00+00:00", UUID(int=1)).cursor())
-@example(Place("'; drop table x; --", UUID(int=1)).cursor())
-def test_any_text_is_a_place_or_is_refused(text: str) -> None:
+@example(Cursor("2026-02-30T00:00:00+00:00", UUID(int=1)).encode())
+@example(Cursor("'; drop table x; --", UUID(int=1)).encode())
+def test_any_text_is_a_cursor_or_is_refused(text: str) -> None:
     try:
-        place = place_of(text, FIRST)
-    except Refusal as refused:
-        refusal = refused
+        cursor = parse_cursor(text, LOWEST)
+    except HttpError as raised:
+        error = raised
     else:
-        assert place == FIRST or place.cursor() == text.rstrip("=")
+        assert cursor == LOWEST or cursor.encode() == text.rstrip("=")
         return
-    assert (refusal.status, refusal.code) == (400, "INVALID_ARGUMENT")
+    assert (error.status_code, error.code) == (400, "INVALID_ARGUMENT")
 
 
 @given(
@@ -50,9 +51,9 @@ def test_any_text_is_a_place_or_is_refused(text: str) -> None:
     ),
     st.uuids(),
 )
-def test_a_place_that_was_given_out_is_read_again(moment: str, row_id: UUID) -> None:
-    place = Place(moment, row_id)
-    assert place_of(place.cursor(), LAST) == place
+def test_an_encoded_cursor_is_parsed_to_the_same(moment: str, row_id: UUID) -> None:
+    cursor = Cursor(moment, row_id)
+    assert parse_cursor(cursor.encode(), HIGHEST) == cursor
 
 
 class _Time:
@@ -62,116 +63,130 @@ class _Time:
         return self.now
 
 
-def asked_with(cookie: str) -> Request:
+def request_with(cookie: str) -> Request:
     return Request({"type": "http", "headers": [(b"cookie", cookie.encode())]})
 
 
-def test_a_session_ends_by_time_and_the_oldest_gives_way() -> None:
+def test_a_session_ends_after_its_lifetime_or_as_the_oldest_of_too_many() -> None:
     time = _Time()
-    sessions = Sessions("token", is_private=False, now=time)
-    first = sessions.begin("ana")
-    found = sessions.find(asked_with(f"{sessions.cookie}={first}"))
+    sessions = Sessions("token", is_private=False, port=1, now=time)
+    first = sessions.start("ana")
+    found = sessions.find(request_with(f"{sessions.cookie_name}={first}"))
     assert found is not None
     assert found.actor == "ana"
-    time.now += LIFETIME_S
-    assert sessions.find(asked_with(f"{sessions.cookie}={first}")) is None
-    values = [sessions.begin(f"{n}") for n in range(SESSIONS + 1)]
-    assert sessions.find(asked_with(f"{sessions.cookie}={values[0]}")) is None
-    assert sessions.find(asked_with(f"{sessions.cookie}={values[1]}")) is not None
+    time.now += SESSION_LIFETIME_S
+    assert sessions.find(request_with(f"{sessions.cookie_name}={first}")) is None
+    values = [sessions.start(f"{n}") for n in range(MAX_SESSIONS + 1)]
+    assert sessions.find(request_with(f"{sessions.cookie_name}={values[0]}")) is None
+    assert sessions.find(request_with(f"{sessions.cookie_name}={values[1]}")) is not None
 
 
-def test_guesses_are_forgotten_in_time_and_counted_by_address() -> None:
+def test_wrong_tokens_are_counted_by_address_for_a_minute() -> None:
     time = _Time()
-    sessions = Sessions("token", is_private=True, now=time)
-    for _ in range(FAILURES):
-        with pytest.raises(Refusal, match="isn't the token"):
-            sessions.check("guess", "here")
-    with pytest.raises(Refusal, match="wait 60 s"):
-        sessions.check("token", "here")
-    sessions.check("token", "there")
-    time.now += FAILURES_WITHIN_S
-    sessions.check("token", "here")
+    sessions = Sessions("token", is_private=True, port=1, now=time)
+    for _ in range(MAX_FAILURES):
+        with pytest.raises(HttpError, match="the token is wrong"):
+            sessions.check_token("guess", "here")
+    with pytest.raises(HttpError, match="wait 60 s"):
+        sessions.check_token("token", "here")
+    sessions.check_token("token", "there")
+    time.now += FAILURE_WINDOW_S
+    sessions.check_token("token", "here")
 
 
-def test_without_a_token_nothing_is_it() -> None:
-    with pytest.raises(Refusal):
-        Sessions(None, is_private=True).check("", "here")
+def test_without_a_configured_token_every_token_is_wrong() -> None:
+    with pytest.raises(HttpError, match="the token is wrong"):
+        Sessions(None, is_private=True, port=1).check_token("", "here")
 
 
 def started(lag_s: float) -> AttemptsStarted:
     return AttemptsStarted(attempts=[AttemptStarted(upload_id=uuid4(), attempt=1, lag_s=lag_s)])
 
 
-def test_what_happens_is_remembered_and_bounded() -> None:
-    clock = ManualClock()
-    changes: list[None] = []
-    memory = Memory(clock, on_change=lambda: changes.append(None))
-    for lag_s in (0.001, 0.002, 0.003, 0.1):
-        memory.hear(started(lag_s))
-    assert (memory.reactions.quantile(0.5), memory.reactions.quantile(0.95)) == (0.003, 0.1)
-    for _ in range(10_000):
-        memory.hear(started(0.001))
-    [only] = memory.reactions.bins()
-    assert only.count == 10_004
-    assert len(only.kept) < 1_000
-    clock.advance(BIN_S * BINS + 1)
-    assert memory.reactions.quantile(0.5) is None
+def emit(recent: RecentActivity, event: Event) -> None:
+    """Pass an event to its subscription, as the reactor does."""
+    recent.subscriptions()[type(event)](event)
 
-    memory.hear(Listening())
-    memory.hear(BreakerMoved(store="files", is_open=True))
+
+def test_reaction_times_are_sampled_in_bounded_memory() -> None:
+    clock = ManualClock()
+    recent = RecentActivity(clock)
+    for lag_s in (0.001, 0.002, 0.003, 0.1):
+        emit(recent, started(lag_s))
+    assert (recent.reactions.quantile(0.5), recent.reactions.quantile(0.95)) == (0.003, 0.1)
+    for _ in range(10_000):
+        emit(recent, started(0.001))
+    [only] = recent.reactions.buckets()
+    assert only.count == 10_004
+    assert len(only.samples) < 1_000
+    clock.advance(BUCKET_S * BUCKETS + 1)
+    assert recent.reactions.quantile(0.5) is None
+
+
+def test_a_new_mode_or_a_moved_breaker_is_a_change() -> None:
+    clock = ManualClock()
+    recent = RecentActivity(clock)
+
+    def changes(event: Event) -> bool:
+        recent.changed.clear()
+        emit(recent, event)
+        return recent.changed.is_set()
+
+    assert changes(Listening())
+    assert changes(BreakerMoved(store="files", is_open=True))
     clock.advance(5.0)
-    process = memory.process(not_ready=[], spool_free_bytes=None)
+    process = recent.process(not_ready=[], spool_free_bytes=None)
     assert process.mode == "listening"
     assert process.open_stores["files"] == pytest.approx(5.0)
-    memory.hear(Polling(interval_s=2.0, reason="deaf"))
-    memory.hear(BreakerMoved(store="files", is_open=False))
-    assert memory.process(not_ready=[], spool_free_bytes=None).open_stores == {}
-    assert len(changes) == 4
+    assert changes(Polling(interval_s=2.0, reason="no notifications"))
+    assert not changes(Polling(interval_s=2.0, reason="no notifications"))
+    assert changes(BreakerMoved(store="files", is_open=False))
+    assert recent.process(not_ready=[], spool_free_bytes=None).open_stores == {}
 
 
-def test_what_a_pass_found_that_notifications_missed_is_of_that_pass() -> None:
-    memory = Memory(ManualClock(), on_change=lambda: None)
+def test_missed_rows_are_counted_per_reconciliation_and_since_the_start() -> None:
+    recent = RecentActivity(ManualClock())
     done = Reconciled(pass_id=uuid4(), began_at=0.0, ended_at=1.0, changed=0, links=())
-    memory.hear(Swept(reaction="uploads", found=5, missed=2, duration_s=0.1))
-    memory.hear(UsageRepaired(kind="reservations", count=1))
-    memory.hear(UsageRepaired(kind="months", count=9))
-    memory.hear(done)
-    assert memory.reconciled is not None
-    assert memory.reconciled.missed == {"uploads": 2, "reservations": 1}
-    memory.hear(Swept(reaction="uploads", found=0, missed=0, duration_s=0.1))
-    memory.hear(done)
-    assert memory.reconciled.missed == {}
-    assert memory.missed == {"uploads": 2, "reservations": 1}
+    emit(recent, Swept(reaction="uploads", found=5, missed=2, duration_s=0.1))
+    emit(recent, UsageRepaired(kind="reservations", count=1))
+    emit(recent, UsageRepaired(kind="months", count=9))
+    emit(recent, done)
+    assert recent.reconciled is not None
+    assert recent.reconciled.missed == {"uploads": 2, "reservations": 1}
+    emit(recent, Swept(reaction="uploads", found=0, missed=0, duration_s=0.1))
+    emit(recent, done)
+    assert recent.reconciled.missed == {}
+    assert recent.missed == {"uploads": 2, "reservations": 1}
 
 
 @given(st.lists(st.integers(0, 10**9), max_size=100))
-def test_bars_stay_inside_their_picture_and_something_is_never_drawn_as_nothing(counts: list[int]) -> None:
-    drawn = charts.bars(counts)
+def test_bars_stay_inside_their_picture_and_only_zero_is_invisible(counts: list[int]) -> None:
+    drawn = charts.histogram(counts)
     assert [bar.count for bar in drawn] == counts
     for bar in drawn:
         assert 0 <= bar.y <= bar.y + bar.height <= charts.HEIGHT + 0.01
         assert (bar.height > 0) == (bar.count > 0)
 
 
-def test_a_line_has_gaps_where_nobody_looked_and_forgets_what_is_old() -> None:
+def test_a_line_has_gaps_without_values_and_drops_old_points() -> None:
     points = [(0.0, 9.0), (90.0, 5.0), (93.0, 10.0), (140.0, 0.0)]
-    drawn = charts.chart([("due", points)], span_s=60.0, now=150.0, gap_s=12.0)
-    [line] = drawn.lines
-    assert [len(piece.split()) for piece in line.pieces] == [2, 2]
-    assert line.pieces[0] == "0.0,30.0 15.0,0.0"
-    assert drawn.most == 10.0
+    drawn = charts.line_chart([("due", points)], span_s=60.0, now=150.0, gap_s=12.0)
+    [series] = drawn.series
+    assert [len(segment.split()) for segment in series.segments] == [2, 2]
+    assert series.segments[0] == "0.0,30.0 15.0,0.0"
+    assert drawn.maximum == 10.0
 
 
 @given(st.lists(st.floats(0, 1e6), max_size=300))
-def test_a_life_fills_its_bar_and_no_step_is_too_narrow_to_be_seen(lengths: list[float]) -> None:
+def test_a_timeline_fills_its_width_and_every_step_is_visible(lengths: list[float]) -> None:
     at = datetime(2026, 1, 1, tzinfo=UTC)
-    steps = [Step(kind="wait", words="", began=at, ended=at + timedelta(seconds=length)) for length in lengths]
-    pieces = _pieces(steps)
-    assert len(pieces) == len(steps)
-    assert all(piece.width >= 1 and piece.x + piece.width <= WIDTH + 1 for piece in pieces)
+    steps = [TimelineStep(kind="wait", text="", began=at, ended=at + timedelta(seconds=length)) for length in lengths]
+    bars = timeline_bars(steps)
+    assert len(bars) == len(steps)
+    assert all(bar.width >= 1 and bar.x + bar.width <= WIDTH + 1 for bar in bars)
 
 
-def test_a_life_is_told_in_order_also_where_an_older_version_wrote_less() -> None:
+def test_a_timeline_is_in_order_even_if_an_attempt_has_no_beginning() -> None:
     at = datetime(2026, 1, 1, tzinfo=UTC)
 
     def after(seconds: float) -> str:
@@ -183,16 +198,16 @@ def test_a_life_is_told_in_order_also_where_an_older_version_wrote_less() -> Non
         {"at": after(10), "attempt": 1, "code": "STORAGE_UNAVAILABLE", "message": "503"},
         {"at": after(90), "began": after(70), "attempt": 2, "code": "UNHEARD_OF", "message": "?"},
     ]
-    steps = list(_upload_steps(row, errors, at + timedelta(seconds=100)))
-    assert [(step.kind, step.lasted) for step in steps] == [
+    steps = list(upload_timeline(row, errors, at + timedelta(seconds=100)))
+    assert [(step.kind, step.duration) for step in steps] == [
         ("start", ""),
         ("attempt", "0ms"),
         ("wait", "1m"),
         ("attempt", "20s"),
         ("ahead", "1m50s"),
     ]
-    assert steps[1].next_step == "Nothing: it is tried again with backoff."
-    assert steps[3].next_step is None
-    overdue = list(_upload_steps(row, errors, at + timedelta(seconds=300)))[-1]
-    assert overdue.words == "attempt 3 has been due since then"
-    assert evolve(overdue, words="").kind == "ahead"
+    assert steps[1].advice == "Nothing: it is tried again with backoff."
+    assert steps[3].advice is None
+    overdue = list(upload_timeline(row, errors, at + timedelta(seconds=300)))[-1]
+    assert overdue.text == "attempt 3 has been due since then"
+    assert evolve(overdue, text="").kind == "ahead"

@@ -1,4 +1,4 @@
-"""What the page tells without a browser: state, lists, one row's life; whatever rows and addresses hold."""
+"""The pages as a program reads them: state, lists and details, also with hostile rows and addresses."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from support.recorder import Recorder
 from support.visitor import Answer, Visitor, program
 
 from reactor.core.events import AttemptSettled
-from reactor.web.listings import PAGE
+from reactor.web.listings import PAGE_ROWS
 
 LATER = "2100-01-01"
 HOSTILE = [
@@ -37,7 +37,7 @@ async def visiting(app: App, recorder: Recorder, **settings: Any) -> AsyncIterat
 
 
 class _Elements(HTMLParser):
-    """The elements of a page, and nothing of what is only text."""
+    """The elements of a page without its text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,40 +57,40 @@ def ids_in(answer: Answer, kind: str) -> list[UUID]:
     return [UUID(text) for text in re.findall(rf'<td><a href="/{kind}/([0-9a-f-]{{36}})"', answer.text)]
 
 
-async def test_all_is_well_is_said_first_and_so_is_what_is_not(app: App, recorder: Recorder) -> None:
+async def test_the_page_first_says_whether_all_is_well(app: App, recorder: Recorder) -> None:
     async with visiting(app, recorder) as visitor:
         well = (await visitor.get("/")).text
         app.queue_uploads(2, spooled=False)
         await recorder.wait_for_all(2, AttemptSettled)
-        # that they died is known here at once, what the database counts within a few seconds: ask it now
+        # the page shows both deaths at once, but reads the database's count only every few seconds: ask until it has
         facts = json.loads((await program(visitor.url).get("/api/live")).text)
         while facts["database"]["uploads"]["dead"] < 2:
             facts = json.loads((await visitor.get("/api/live")).text)
         unwell = (await visitor.get("/")).text
     assert '<h1 class="well">All is well.</h1>' in well
     assert "One thing is wrong." in unwell
-    assert re.search(r"2 uploads have been given up, the first \d+s ago: retry, cancel or purge\.", unwell)
+    assert re.search(r"2 uploads are dead, the oldest for \d+s: retry, cancel or purge them\.", unwell)
     assert unwell.count("SPOOL_FILE_MISSING") == 2
 
 
-async def test_the_whole_page_is_small_and_asks_nobody_else_for_anything(app: App, recorder: Recorder) -> None:
+async def test_the_whole_page_is_small_and_loads_nothing_from_elsewhere(app: App, recorder: Recorder) -> None:
     app.queue_uploads(300, next_retry_at=LATER)
     for _ in range(20):
         app.begin_run(timeout_at=LATER, heartbeat_timeout="1 year", heartbeat_at="now")
     async with visiting(app, recorder) as visitor:
         page = await visitor.get("/")
-        named = [attributes.get("href") or attributes.get("src") for tag, attributes in elements(page)
+        addresses = [attributes.get("href") or attributes.get("src") for tag, attributes in elements(page)
                  if tag in {"link", "script", "img"}]  # fmt: skip
-        parts = [await visitor.get(name) for name in named if name and name.startswith("/static/")]
+        parts = [await visitor.get(name) for name in addresses if name and name.startswith("/static/")]
     assert len(parts) == 2
     assert sum(len(answer.text.encode()) for answer in (page, *parts)) <= 60_000
-    assert [name for name in named if not (name or "").startswith(("/static/", "data:,"))] == []
+    assert [name for name in addresses if not (name or "").startswith(("/static/", "data:,"))] == []
     for part in parts:
         assert not re.search(r"https?://|@import|eval\(", part.text)
 
 
-async def test_no_page_has_a_script_or_a_style_of_its_own(app: App, recorder: Recorder) -> None:
-    """The browser was told to run none."""
+async def test_no_page_has_an_inline_script_or_style(app: App, recorder: Recorder) -> None:
+    """The Content-Security-Policy forbids both."""
     [upload], run = app.queue_uploads(next_retry_at=LATER), app.begin_run(timeout_at=LATER)
     async with visiting(app, recorder) as visitor:
         for path in ("/", "/uploads", "/runs", "/audit", "/login", f"/uploads/{upload.id}", f"/runs/{run}"):
@@ -103,10 +103,10 @@ async def test_no_page_has_a_script_or_a_style_of_its_own(app: App, recorder: Re
                 assert not [name for name in attributes if name.startswith("on") or name == "style"]
 
 
-async def test_lists_are_walked_page_by_page_and_show_each_row_once(app: App, recorder: Recorder) -> None:
-    dead = {upload.id for upload in app.queue_uploads(PAGE * 2 + 7, status="dead")}
-    waiting = {upload.id for upload in app.queue_uploads(PAGE + 1, next_retry_at=LATER)}
-    runs = {app.begin_run(timeout_at=LATER, created_at=f"2026-01-{1 + n % 3:02}") for n in range(PAGE + 3)}
+async def test_the_pages_of_a_list_show_each_row_once(app: App, recorder: Recorder) -> None:
+    dead = {upload.id for upload in app.queue_uploads(PAGE_ROWS * 2 + 7, status="dead")}
+    waiting = {upload.id for upload in app.queue_uploads(PAGE_ROWS + 1, next_retry_at=LATER)}
+    runs = {app.begin_run(timeout_at=LATER, created_at=f"2026-01-{1 + n % 3:02}") for n in range(PAGE_ROWS + 3)}
     async with visiting(app, recorder) as visitor:
         for path, expected, pages in (
             ("/uploads?status=dead", dead, 3),
@@ -114,12 +114,12 @@ async def test_lists_are_walked_page_by_page_and_show_each_row_once(app: App, re
             ("/runs?status=running", runs, 2),
         ):
             seen: list[UUID] = []
-            following, count = path, 0
-            while following:
-                answer = await visitor.get(following)
+            next_path, count = path, 0
+            while next_path:
+                answer = await visitor.get(next_path)
                 seen += ids_in(answer, path[1:].partition("?")[0])
                 found = re.search(r'rel="next" href="([^"]+)"', answer.text)
-                following, count = found[1].replace("&amp;", "&") if found else "", count + 1
+                next_path, count = found[1].replace("&amp;", "&") if found else "", count + 1
             assert (len(seen), set(seen), count) == (len(expected), expected, pages)
 
 
@@ -140,22 +140,22 @@ async def test_lists_are_filtered_by_status_user_and_code(app: App, recorder: Re
         assert ids_in(await visitor.get("/runs?status=failed&code=OTHER"), "runs") == []
 
 
-async def test_a_filter_that_nothing_passes_looks_at_so_many_rows_and_says_how_to_go_on(
+async def test_a_rare_filter_scans_a_limited_number_of_rows_and_links_to_the_next(
     app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reactor.web.listings.LOOK", 60)
+    monkeypatch.setattr("reactor.web.listings.MAX_SCANNED_ROWS", 60)
     [wanted] = app.queue_uploads(status="dead", updated_at="2026-01-01", error_code="STORAGE_REJECTED")
     app.queue_uploads(100, status="dead", updated_at="2026-01-02")
     async with visiting(app, recorder) as visitor:
         first = await visitor.get("/uploads?status=dead&code=STORAGE_REJECTED")
-        assert "Looked at 60 uploads, 0 of them match so far." in first.text
-        following = re.search(r'rel="next" href="([^"]+)"', first.text)
-        assert following is not None
-        second = await visitor.get(following[1].replace("&amp;", "&"))
+        assert "Scanned 60 uploads: 0 match." in first.text
+        next_link = re.search(r'rel="next" href="([^"]+)"', first.text)
+        assert next_link is not None
+        second = await visitor.get(next_link[1].replace("&amp;", "&"))
     assert ids_in(second, "uploads") == [wanted.id]
 
 
-async def test_a_life_is_told_with_each_errors_code_message_and_next_step(app: App, recorder: Recorder) -> None:
+async def test_an_uploads_timeline_shows_each_error_with_its_next_step(app: App, recorder: Recorder) -> None:
     trace = "0123456789abcdef0123456789abcdef"
     async with visiting(app, recorder, trace_url="http://jaeger:16686/") as visitor:
         [upload] = app.queue_uploads(spooled=False, traceparent=f"00-{trace}-0123456789abcdef-01")
@@ -170,7 +170,7 @@ async def test_a_life_is_told_with_each_errors_code_message_and_next_step(app: A
     assert kinds == ["wait", "attempt"]
 
 
-async def test_without_a_place_for_traces_the_trace_is_named_and_not_linked(app: App, recorder: Recorder) -> None:
+async def test_without_a_trace_url_the_trace_id_is_not_a_link(app: App, recorder: Recorder) -> None:
     run = app.begin_run(timeout_at=LATER)
     async with visiting(app, recorder) as visitor:
         text = (await visitor.get(f"/runs/{run}")).text
@@ -178,7 +178,7 @@ async def test_without_a_place_for_traces_the_trace_is_named_and_not_linked(app:
     assert "Jaeger" not in text
 
 
-async def test_what_rows_say_is_text_and_never_more(app: App, recorder: Recorder) -> None:
+async def test_values_of_rows_are_shown_as_text(app: App, recorder: Recorder) -> None:
     pages = ["/", "/uploads?status=dead", "/runs?status=failed"]
     for text in HOSTILE:
         errors = [{"at": text, "began": 7, "attempt": text, "code": text, "message": text}, text, None, 5]
@@ -206,7 +206,7 @@ async def test_what_rows_say_is_text_and_never_more(app: App, recorder: Recorder
                 assert not (attributes.get("href") or "").startswith("javascript:")
 
 
-async def test_whatever_an_app_wrote_its_pages_are_shown(app: App, recorder: Recorder) -> None:
+async def test_pages_are_shown_for_any_values_of_rows(app: App, recorder: Recorder) -> None:
     pages = ["/", "/uploads?status=failed", "/uploads", "/runs"]
     for errors in ("{}", "null", '"text"', "[[]]", '[{"at": "infinity", "attempt": {}}]'):
         [upload] = app.queue_uploads(status="dead", errors=errors, created_at="-infinity", updated_at="infinity")
@@ -226,13 +226,13 @@ BAD = [
     ("/uploads?user=%F0%9F%92%A9", 400, "a user&#39;s id"),
     ("/uploads?code=<b>", 400, "an error code such as"),
     ("/uploads?code=" + "x" * 65, 400, "an error code such as"),
-    ("/uploads?after=zzz", 400, "a place in this list"),
-    ("/uploads?after=" + "A" * 5000, 400, "a place in this list"),
-    ("/uploads?after=MjAyNi0xMy00NSAw", 400, "a place in this list"),
-    ("/uploads?after=%FF%FE", 400, "a place in this list"),
-    ("/runs?after=-infinity", 400, "a place in this list"),
+    ("/uploads?after=zzz", 400, "a position in this list"),
+    ("/uploads?after=" + "A" * 5000, 400, "a position in this list"),
+    ("/uploads?after=MjAyNi0xMy00NSAw", 400, "a position in this list"),
+    ("/uploads?after=%FF%FE", 400, "a position in this list"),
+    ("/runs?after=-infinity", 400, "a position in this list"),
     ("/runs?status=dead", 400, "status must be one of"),
-    ("/audit?after=%27;--", 400, "a place in this list"),
+    ("/audit?after=%27;--", 400, "a position in this list"),
     ("/uploads/retry?status=failed", 400, "status must be one of"),
     ("/uploads/x", 404, "ids are UUIDs"),
     ("/uploads/%3Cscript%3E", 404, "ids are UUIDs"),
@@ -242,18 +242,20 @@ BAD = [
 ]
 
 
-async def test_bad_addresses_get_a_clear_word_and_never_a_500(app: App, recorder: Recorder) -> None:
+async def test_bad_addresses_are_refused_with_a_reason(app: App, recorder: Recorder) -> None:
     async with visiting(app, recorder) as visitor:
-        for path, status, words in BAD:
+        for path, status, text in BAD:
             answer = await visitor.get(path.replace("<", "%3C").replace(">", "%3E"))
             assert answer.status == status, path
-            assert words in answer.text, path
+            assert text in answer.text, path
             assert "<script>" not in answer.text
-        told = await visitor.get("/uploads?status=zap", Accept="application/json")
-    assert (told.status, json.loads(told.text)["error"]) == (400, "INVALID_ARGUMENT")
+        refused = await visitor.get("/uploads?status=zap", Accept="application/json")
+    assert (refused.status, json.loads(refused.text)["error"]) == (400, "INVALID_ARGUMENT")
 
 
-async def test_a_database_that_is_away_is_said_on_the_page(app: App, recorder: Recorder, server_url: str) -> None:
+async def test_the_page_says_that_the_database_does_not_answer(
+    app: App, recorder: Recorder, server_url: str
+) -> None:
     name = psycopg.conninfo.conninfo_to_dict(app.url)["dbname"]
     async with visiting(app, recorder) as visitor:
         with psycopg.connect(server_url, autocommit=True) as conn:
@@ -268,6 +270,6 @@ async def test_a_database_that_is_away_is_said_on_the_page(app: App, recorder: R
             finally:
                 conn.execute(f'alter database "{name}" allow_connections true'.encode())
     assert page.status == 200
-    assert "The database doesn&#39;t answer: what is shown below may be old." in page.text
+    assert "The database does not answer: the figures below may be old." in page.text
     assert listed.status == 503
     assert "DATABASE_UNAVAILABLE" in listed.text

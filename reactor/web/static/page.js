@@ -1,26 +1,26 @@
-// Makes the page live: each event brings sections by id, as the server has drawn and escaped them. Without this the page
-// can be read all the same.
+// Keeps the page live. Each event brings sections by id, which the server has rendered and escaped. Without this script
+// the page can still be read.
 "use strict";
 (() => {
   const address = document.body.dataset.live;
   if (!address) return;
-  const SILENCE_MS = 12000; // two beats and a half
-  const AGAIN_MS = 3000;
+  const SILENCE_MS = 12000; // more than two keepalives
+  const RETRY_MS = 3000;
   const banner = document.getElementById("connection");
   let source = null;
-  let heardAt = Date.now();
+  let receivedAt = Date.now();
   let lostSince = null;
 
-  function lose() {
+  function showLost() {
     if (lostSince !== null) return;
-    lostSince = new Date(heardAt);
-    banner.textContent = `Connection lost since ${lostSince.toLocaleTimeString()}: what is shown is as old. Trying again.`;
+    lostSince = new Date(receivedAt);
+    banner.textContent = `Connection lost since ${lostSince.toLocaleTimeString()}: the figures are from then. Reconnecting.`;
     banner.hidden = false;
     document.body.classList.add("lost");
   }
 
-  function hear() {
-    heardAt = Date.now();
+  function showConnected() {
+    receivedAt = Date.now();
     if (lostSince === null) return;
     lostSince = null;
     banner.hidden = true;
@@ -28,8 +28,8 @@
     document.body.classList.remove("lost");
   }
 
-  function put(section, html) {
-    // whoever is on a link with the keyboard stays on it
+  function replace(section, html) {
+    // keep the keyboard focus on the same link
     const focused = section.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
     section.innerHTML = html;
     if (focused) {
@@ -42,38 +42,38 @@
     }
   }
 
-  // read out when it changes, and not with every second that goes by
-  function say() {
-    const said = document.getElementById("said");
+  // screen readers read this out when it changes, and not with each second that a figure changes
+  function announce() {
+    const announcement = document.getElementById("announcement");
     const headline = document.querySelector("#state h1").textContent;
-    if (said.textContent !== headline) said.textContent = headline;
+    if (announcement.textContent !== headline) announcement.textContent = headline;
   }
 
   function connect() {
     source = new EventSource(address);
     source.addEventListener("panels", (event) => {
-      hear();
+      showConnected();
       for (const [id, html] of Object.entries(JSON.parse(event.data))) {
         const section = document.getElementById(id);
-        if (section) put(section, html);
+        if (section) replace(section, html);
       }
-      say();
+      announce();
     });
-    source.addEventListener("beat", hear);
+    source.addEventListener("keepalive", showConnected);
     source.addEventListener("error", () => {
-      lose();
-      // a browser gives up for good on an answer that isn't a stream
-      if (source.readyState === EventSource.CLOSED) setTimeout(connect, AGAIN_MS);
+      showLost();
+      // browsers do not reconnect after an answer that is not a stream
+      if (source.readyState === EventSource.CLOSED) setTimeout(connect, RETRY_MS);
     });
   }
 
   setInterval(() => {
-    if (Date.now() - heardAt > SILENCE_MS && source.readyState === EventSource.OPEN) {
-      lose();
+    if (Date.now() - receivedAt > SILENCE_MS && source.readyState === EventSource.OPEN) {
+      showLost();
       source.close();
       connect();
     }
-  }, AGAIN_MS);
+  }, RETRY_MS);
   addEventListener("pagehide", () => source.close());
   connect();
 })();
