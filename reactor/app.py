@@ -31,7 +31,7 @@ from reactor.storage.spool import Spool
 from reactor.storage.stores import open_store
 from reactor.storage.stores.base import ObjectStore
 from reactor.storage.transfer import SpoolToStore
-from reactor.telemetry.dispatcher import Telemetry
+from reactor.telemetry.dispatcher import Dispatcher
 from reactor.web.app import Page
 from reactor.web.server import Http
 from reactor.wiring import Ports, listen_with, presence_of, wire
@@ -47,11 +47,19 @@ class Reactor:
     def __init__(self, settings: Settings, *, store: ObjectStore | None = None, listener: Emit | None = None) -> None:
         """`store` takes the place of the one that the settings name; `listener` hears every event as well."""
         self.settings = settings
-        self.telemetry = Telemetry(__version__, os.environ)
+        self.telemetry = Dispatcher(
+            __version__,
+            os.environ,
+            timers=lambda: 0 if self._engine is None else len(self._engine.schedule),
+            spool_free_bytes=lambda: 0 if self._spool is None else self._spool.free_bytes(),
+            status=lambda: self._status,
+        )
         self._store = store
         self._listeners = [] if listener is None else [listener]
         self._stop = Event()
         self._engine: Engine | None = None
+        self._spool: Spool | None = None
+        self._status: dict[str, Any] = {}
         self._figures: StatusQuery | None = None
         self._readiness: Readiness | None = None
         self._page: Page | None = None
@@ -147,9 +155,8 @@ class Reactor:
         """Open and check what the settings name, all of it before any work is begun."""
         if self.settings.database_url is None:
             raise ConfigInvalid("REACTOR_DATABASE_URL isn't set: set it to the database's URL")
-        spool = Spool(self.settings.spools)
+        spool = self._spool = Spool(self.settings.spools)
         spool.check()
-        self.telemetry.metrics.spool_free_bytes = spool.free_bytes
         store = self._store or open_store(self.settings.store_url, concurrency=self.settings.upload_concurrency)
         try:
             await to_thread.run_sync(store.check)
@@ -189,9 +196,7 @@ class Reactor:
             heartbeat_timeout_s=self.settings.heartbeat_timeout_s,
             hear=self._hear_status,
         )
-        engine = wire(opened, self.settings, horizon_s=horizon_s, emit=self._emit)
-        self.telemetry.metrics.timers = lambda: len(engine.schedule)
-        return engine
+        return wire(opened, self.settings, horizon_s=horizon_s, emit=self._emit)
 
     def _open_page(self, opened: Ports, looks: DedicatedConnection) -> Page:
         return Page(
@@ -199,14 +204,14 @@ class Reactor:
             clock=opened.clock,
             database=opened.database,
             looks=looks,
-            spool_free_bytes=self.telemetry.metrics.spool_free_bytes,
+            spool_free_bytes=lambda: 0 if self._spool is None else self._spool.free_bytes(),
             not_ready=self.not_ready,
         )
 
     # what it tells
 
     def _hear_status(self, figures: dict[str, Any]) -> None:
-        self.telemetry.metrics.hear_status(figures)
+        self._status = figures
         if self._page is not None:
             self._page.live.remember(figures)
 
