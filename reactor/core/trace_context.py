@@ -1,7 +1,7 @@
-"""Where a row stands in its trace: what its traceparent says, and the ids of its spans.
+"""Where a row stands in its trace: the place that its traceparent names, and the ids of its spans.
 
-Span ids are reckoned, not drawn: from the row, the number of the claim, and the span's role. So a link to the attempt
-before needs no stored state, whichever reactor made it, and a span that is told of again after a crash is the same.
+Span ids are derived, not random: from the row's id, the number of the claim, and the span's name. So a link to the
+previous attempt needs no stored state, and a span that is exported again after a crash has the same id.
 """
 
 import re
@@ -10,51 +10,53 @@ from hashlib import blake2b
 from typing import NamedTuple
 from uuid import UUID
 
+ROOT_SPAN_ID = b"reactor\x00"
+"""The parent id in a traceparent that the database made (schema/functions/traceparent.sql): no app has a span there.
+
+The reactor exports a root span with this id. Only the pair of trace id and span id has to be unique.
+"""
+
 _TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
-"""W3C Trace Context, level 2; versions above 00 may say more, which is left alone."""
+"""W3C Trace Context, level 2. Versions above 00 may have further fields, which are ignored."""
 
 _SAMPLED_AND_RANDOM = 3
-_REMEMBERED = 10_000
+_CACHE_SIZE = 10_000
 
 
 class TraceContext(NamedTuple):
-    """A place in a trace, and who tells of it."""
+    """A row's place in a trace."""
 
     trace_id: bytes
     """16 bytes."""
 
     span_id: bytes
-    """8 bytes: the span that everything of this row hangs under."""
+    """8 bytes: the parent of the row's spans."""
 
     flags: int
     """W3C trace flags: 1 sampled, 2 random trace id."""
 
-    is_ours: bool
-    """True when no app made that span: the reactor tells of it, and decides whether the trace is sampled."""
+    @property
+    def is_ours(self) -> bool:
+        """True when no app has made the parent: the reactor exports it, and decides whether the trace is sampled."""
+        return self.span_id == ROOT_SPAN_ID
 
     @property
     def trace_hex(self) -> str:
         return self.trace_id.hex()
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(_CACHE_SIZE)
 def context_of(traceparent: str | None, row_id: UUID) -> TraceContext:
-    """Return where the row belongs: in the trace that its traceparent names, or in one of its own.
-
-    The default of upload_queue.traceparent makes the parent id from the trace id, by a rule that no tracer uses; a row
-    without a valid one (an app may write anything) gets ids that are reckoned from its own.
-    """
+    """Return the place that `traceparent` names; for a missing or invalid one, a trace derived from the row's id."""
     found = _TRACEPARENT.fullmatch(traceparent or "")
     if found is None or (found[1] == "00" and found[5]):
         trace_id = blake2b(row_id.bytes, digest_size=16).digest()
-        return TraceContext(trace_id, root_span_id(row_id), _SAMPLED_AND_RANDOM, is_ours=True)
-    trace_id, span_id = bytes.fromhex(found[2]), bytes.fromhex(found[3])
-    is_default = span_id == trace_id[4:8] + trace_id[:4]
-    return TraceContext(trace_id, span_id, int(found[4], 16), is_ours=is_default)
+        return TraceContext(trace_id, ROOT_SPAN_ID, _SAMPLED_AND_RANDOM)
+    return TraceContext(bytes.fromhex(found[2]), bytes.fromhex(found[3]), int(found[4], 16))
 
 
 class SpanIds(NamedTuple):
-    """The ids of all spans that one claim of a row may lead to, 8 bytes each."""
+    """The ids of all spans of one claim of a row, 8 bytes each."""
 
     attempt: bytes
     backoff: bytes
@@ -63,58 +65,53 @@ class SpanIds(NamedTuple):
     whole: bytes
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(_CACHE_SIZE)
 def span_ids(row_id: UUID, ordinal: int) -> SpanIds:
-    """Return the ids of the spans of a row's claim number `ordinal`: one hash, cut into pieces."""
+    """Return the span ids of claim number `ordinal` of a row: one hash, cut into five."""
     digest = blake2b(b"%b%d" % (row_id.bytes, ordinal), digest_size=40).digest()
     return SpanIds(digest[:8], digest[8:16], digest[16:24], digest[24:32], digest[32:])
 
 
-def root_span_id(row_id: UUID) -> bytes:
-    """Return the id of the span above everything of a row that has no traceparent."""
-    return blake2b(row_id.bytes, digest_size=8, person=b"root").digest()
-
-
 def timeout_span_id(run_id: UUID) -> bytes:
-    """Return the id of the span that tells of a run's timeout; a run has one at most."""
+    """Return the id of the span of a run's timeout. A run times out once at most."""
     return blake2b(run_id.bytes, digest_size=8, person=b"timeout").digest()
 
 
 class Trail(NamedTuple):
-    """Where a claimed upload comes from: all that its trace needs. Times are the database's seconds since 1970."""
+    """What the trace of a claimed upload needs. Times are seconds since 1970, by the database's clock."""
 
     upload_id: UUID
     traceparent: str | None
     bucket: str
     size_bytes: int
     attempt: int
-    """From 1, as max_retries counts; one that is handed back isn't counted."""
+    """From 1, as max_retries counts: a deferred attempt isn't counted."""
 
     ordinal: int
-    """From 1: the number of this claim among all that were ever made of the row. Names the attempt's spans."""
+    """From 1: the number of this claim among all claims of the row. The ids of the attempt's spans derive from it."""
 
     created_at: float
     due_at: float
     claimed_at: float
     waited_since: float | None = None
-    """When the wait began that ended with this claim; None when that isn't known."""
+    """When the wait before this claim began; None if unknown."""
 
     lost_at: float | None = None
-    """When the attempt was claimed that this one takes over from, for its worker left no word; None: from nobody."""
+    """When the previous attempt was claimed, if its lease expired and this attempt takes over; else None."""
 
     @property
     def context(self) -> TraceContext:
-        """Where the row belongs."""
+        """The row's place in its trace."""
         return context_of(self.traceparent, self.upload_id)
 
     @property
     def span_id(self) -> bytes:
-        """The attempt's span."""
+        """The id of the attempt's span."""
         return span_ids(self.upload_id, self.ordinal).attempt
 
     @property
     def fields(self) -> dict[str, str | int]:
-        """What every log line of the attempt carries."""
+        """The fields of every log line of the attempt."""
         return {
             "upload_id": str(self.upload_id),
             "attempt": self.attempt,

@@ -4,11 +4,11 @@ What is sent is an ExportTraceServiceRequest without a span in it, which in prot
 """
 
 from collections.abc import Iterable, Mapping
-from contextlib import closing
 from functools import partial
 
 from reactor.doctor.finding import Check, Finding, Group, ok, problem
-from reactor.telemetry.otlp import Collector, NotTaken, collector_of
+from reactor.telemetry.collector import Collector, ExportFailed, collector_of
+from reactor.telemetry.exporter import probe
 
 _TOO_MANY = 429
 _GRPC_PORT = ":4317"
@@ -28,15 +28,14 @@ def _examine(environ: Mapping[str, str]) -> Iterable[Finding]:
     collector = collector_of(environ, "traces")
     if collector is None:
         return [ok("traces", "no traces are exported: OTEL_EXPORTER_OTLP_ENDPOINT isn't set, or exporting is off")]
-    with closing(collector):
-        try:
-            collector.send(b"")
-        except NotTaken as refusal:
-            return [_problem(collector, refusal)]
+    try:
+        probe(collector)
+    except ExportFailed as refusal:
+        return [_problem(collector, refusal)]
     return [ok("traces", f"{collector.name} takes traces")]
 
 
-def _problem(collector: Collector, refusal: NotTaken) -> Finding:
+def _problem(collector: Collector, refusal: ExportFailed) -> Finding:
     where = collector.name
     fix = f"start the collector, or correct {collector.variable}; without it no traces are exported"
     match refusal.status:

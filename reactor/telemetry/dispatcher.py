@@ -1,14 +1,14 @@
-"""The one place where events become log lines, metrics and spans. Telemetry listens; it never interrupts.
+"""Events → subscribers at once, and log lines, metrics and spans a moment later. Telemetry never delays work.
 
-Which of them there are is OpenTelemetry's own variables' business: OTEL_EXPORTER_OTLP_ENDPOINT (nothing is exported
-without it), OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_BSP_*, OTEL_SDK_DISABLED and theirs.
+OpenTelemetry's own variables configure it: OTEL_EXPORTER_OTLP_ENDPOINT (without it nothing is exported),
+OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_BSP_*, OTEL_SDK_DISABLED and others.
 """
 
 import asyncio
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
@@ -16,138 +16,132 @@ from anyio import to_thread
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 
-from reactor.core import events
-from reactor.core.errors import ConfigInvalid
 from reactor.core.events import Event
+from reactor.telemetry.collector import collector_of
+from reactor.telemetry.export_queue import ExportQueue
 from reactor.telemetry.log_lines import LogLines
 from reactor.telemetry.metrics import Metrics
-from reactor.telemetry.otlp import collector_of
-from reactor.telemetry.outbox import Outbox
-from reactor.telemetry.spans import SpanBatches
 from reactor.telemetry.traces import Traces
 
-_LATER_S = 0.005
-"""A log line, metric or span costs 10 to 100 µs: nothing that an upload should wait for between NOTIFY and attempt."""
+_DELAY_S = 0.005
+"""A log line, metric or span takes 10 to 100 µs: no upload should wait for that between NOTIFY and attempt."""
 
-_AT_ONCE_S = 0.002
-"""How long events are told of before the loop may breathe."""
+_SLICE_S = 0.002
+"""How long events are processed before the event loop runs other tasks."""
 
 _CLOSE_S = 2.0
-"""What a collector may delay the end by, all signals together. The promise is 3 s."""
+"""How long collectors may delay the shutdown, all signals together. CONTRACT §9 allows 3 s."""
+
+Handlers = Mapping[type[Any], Sequence[Callable[[Any], None]]]
 
 
-class Telemetry:
-    """Hears every event of one reactor."""
+class Dispatcher:
+    """The `Emit` of one reactor: passes each event to everything that subscribed to its type."""
 
-    def __init__(self, version: str, environ: Mapping[str, str]) -> None:
-        """Raises ConfigInvalid when `environ` holds a variable of OpenTelemetry that says nothing sensible."""
+    def __init__(
+        self,
+        version: str,
+        environ: Mapping[str, str],
+        *,
+        timers: Callable[[], int] = lambda: 0,
+        spool_free_bytes: Callable[[], int] = lambda: 0,
+        status: Callable[[], Mapping[str, Any]] = dict,
+        subscribers: Sequence[Mapping[type[Any], Callable[[Any], None]]] = (),
+    ) -> None:
+        """Subscribe. Raises ConfigInvalid when a variable of OpenTelemetry has no valid value.
+
+        Each of `subscribers` maps types of events to what is called at once. `timers` (how many the wheel holds),
+        `spool_free_bytes` and `status` (the newest answer of reactor.status(), {} for none) are called when metrics
+        are collected.
+        """
         resource = _resource(version)
-        self._outbox: Outbox | None = None
-        self._spans: SpanBatches | None = None
-        hearing: list[Mapping[type[Any], Callable[[Any], None]]] = []
+        self._export_queue: ExportQueue | None = None
+        listeners = []
         if (collector := collector_of(environ, "traces")) is not None:
-            room = _whole(environ, "OTEL_BSP_MAX_QUEUE_SIZE", 16_384)
-            size = min(room, _whole(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512))
-            self._outbox = Outbox(collector, room=room)
-            self._spans = SpanBatches(self._outbox, resource, version=version, size=size)
-            hearing.append(_hearing(Traces(self._spans, TracerProvider(shutdown_on_exit=False).sampler)))
-        self._batch_s = _whole(environ, "OTEL_BSP_SCHEDULE_DELAY", 1_000) / 1000
-        self._hand_over_at: asyncio.TimerHandle | None = None
-        pushed_to = collector_of(environ, "metrics")
-        self.pushes = pushed_to is not None
-        """True when metrics are sent by themselves, and not only asked for."""
-        self.metrics = Metrics(resource, version=version, collector=pushed_to, outbox=self._outbox)
-        hearing += [self.metrics.hearing(), LogLines().hearing()]
-        self._listeners = {
-            kind: [listeners[kind] for listeners in hearing if kind in listeners]
-            for kind in {kind for listeners in hearing for kind in listeners}
-        }
+            self._export_queue = ExportQueue(collector, environ)
+            sampler = TracerProvider(shutdown_on_exit=False).sampler
+            listeners.append(Traces(self._export_queue.add, sampler, resource, version=version).subscriptions())
+        metrics_collector = collector_of(environ, "metrics")
+        self.pushes = metrics_collector is not None
+        """True when metrics are pushed to a collector, and not only scraped."""
+        self.metrics = Metrics(
+            resource,
+            version=version,
+            timers=timers,
+            spool_free_bytes=spool_free_bytes,
+            status=status,
+            collector=metrics_collector,
+            export_queue=self._export_queue,
+        )
+        listeners += [self.metrics.subscriptions(), LogLines().subscriptions()]
+        self._subscribers = _by_type(subscribers)
+        self._listeners = _by_type(listeners)
         self._events: deque[Event] = deque()
-        self._is_due = False
+        self._is_scheduled = False
 
     def __call__(self, event: Event) -> None:
-        """Take an event in; it is told of a moment later, when the work that it came from is on its way."""
-        self._events.append(event)
-        if not self._is_due:
-            self._is_due = True
-            asyncio.get_running_loop().call_later(_LATER_S, self._tell_some)
+        """Call the subscribers of the event's type, and queue it for log lines, metrics and spans."""
+        kind = type(event)
+        for handle in self._subscribers.get(kind, ()):
+            handle(event)
+        if kind in self._listeners:
+            self._events.append(event)
+            if not self._is_scheduled:
+                self._is_scheduled = True
+                asyncio.get_running_loop().call_later(_DELAY_S, self._process_slice)
 
     def flush(self) -> None:
-        """Tell of every event that was taken in."""
+        """Process every queued event."""
         while self._events:
-            self._tell(self._events.popleft())
-        self._batch()
+            self._process(self._events.popleft())
 
     def prometheus(self) -> bytes:
-        """Return every metric in Prometheus' text format."""
+        """Return every metric in Prometheus' text format, including all events up to now."""
         self.flush()
         return self.metrics.prometheus()
 
     async def close(self) -> None:
-        """Tell and send what is left. Returns within 3 s, whatever a collector does."""
+        """Process and export what is left. Returns within 3 s, whatever a collector does."""
         self.flush()
-        if self._hand_over_at is not None:
-            self._hand_over_at.cancel()
-        if self._spans is not None:
-            self._spans.hand_over()
         await to_thread.run_sync(self._close)
 
     def _close(self) -> None:
-        """Close all signals side by side: one that hangs must not take the other's time."""
-        until = monotonic() + _CLOSE_S
-        # a daemon: a push that hangs outlives this, and holds up nobody
+        """Close all signals side by side, so that one that hangs leaves the other its time."""
+        deadline = monotonic() + _CLOSE_S
+        # a daemon thread: a push that hangs outlives this call, and the process may exit
         pushing = threading.Thread(target=self.metrics.close, args=(_CLOSE_S,), name="reactor-metrics", daemon=True)
         pushing.start()
-        if self._outbox is not None:
-            self._outbox.close(_CLOSE_S)
-        pushing.join(max(0.0, until - monotonic()))
+        if self._export_queue is not None:
+            self._export_queue.close(_CLOSE_S)
+        pushing.join(max(0.0, deadline - monotonic()))
 
-    def _tell_some(self) -> None:
-        """Tell of events for a moment, and of the others when the loop has seen to its work."""
-        self._is_due = False
-        until = monotonic() + _AT_ONCE_S
+    def _process_slice(self) -> None:
+        """Process events for a moment, and schedule the rest behind the loop's other tasks."""
+        self._is_scheduled = False
+        deadline = monotonic() + _SLICE_S
         while self._events:
-            self._tell(self._events.popleft())
-            if monotonic() > until and self._events:
-                self._is_due = True
-                asyncio.get_running_loop().call_soon(self._tell_some)
+            self._process(self._events.popleft())
+            if monotonic() > deadline and self._events:
+                self._is_scheduled = True
+                asyncio.get_running_loop().call_soon(self._process_slice)
                 return
-        self._batch()
 
-    def _tell(self, event: Event) -> None:
-        for listener in self._listeners.get(type(event), ()):
-            listener(event)
-
-    def _batch(self) -> None:
-        """See to it that spans are sent soon, though there may be few."""
-        if self._spans is not None and len(self._spans) and self._hand_over_at is None:
-            self._hand_over_at = asyncio.get_running_loop().call_later(self._batch_s, self._hand_over)
-
-    def _hand_over(self) -> None:
-        self._hand_over_at = None
-        if self._spans is not None:
-            self._spans.hand_over()
+    def _process(self, event: Event) -> None:
+        for handle in self._listeners[type(event)]:
+            handle(event)
 
 
-def _hearing(traces: Traces) -> Mapping[type[Any], Callable[[Any], None]]:
-    return {
-        events.UploadsClaimed: traces.claimed,
-        events.AttemptsSettled: traces.settled,
-        events.UploadRescued: traces.rescued,
-        events.RunExpired: traces.expired,
-        events.Reconciled: traces.reconciled,
-    }
+def _by_type(subscriptions: Iterable[Mapping[type[Any], Callable[[Any], None]]]) -> Handlers:
+    """Return what to call for each type of event, in order."""
+    handlers: dict[type[Any], list[Callable[[Any], None]]] = {}
+    for mapping in subscriptions:
+        for kind, handle in mapping.items():
+            handlers.setdefault(kind, []).append(handle)
+    return handlers
 
 
 def _resource(version: str) -> Resource:
-    """Say who we are; what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say comes before what we know."""
-    # without host.name, Jaeger doubts that the spans' clocks agree
-    known = {"service.name": "reactor", "service.version": version, "host.name": socket.gethostname()}
-    return Resource.create({**known, **OTELResourceDetector().detect().attributes})
-
-
-def _whole(environ: Mapping[str, str], variable: str, default: int) -> int:
-    text = environ.get(variable, "").strip()
-    if text and not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise ConfigInvalid(f"{variable} must be a whole number above 0, not {text!r}")
-    return int(text) if text else default
+    """Return what identifies this process. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take precedence."""
+    # without host.name, Jaeger adjusts the spans' times for clock skew
+    defaults = {"service.name": "reactor", "service.version": version, "host.name": socket.gethostname()}
+    return Resource.create({**defaults, **OTELResourceDetector().detect().attributes})

@@ -1,4 +1,4 @@
-"""Events → log lines. Each that belongs to a row carries the ids of its trace and span, and the row's own."""
+"""Events → log lines. A line about a row carries the ids of the row, its trace and its span."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,15 +11,15 @@ from reactor.core.trace_context import Trail, timeout_span_id
 
 
 class LogLines:
-    """Says what happens, in words."""
+    """Logs events."""
 
     def __init__(self) -> None:
         self._trail: Trail
-        # one for all lines: to make a logger for each takes as long as to find that nobody wants the line
+        # one logger for all lines: making one for each line takes as long as discarding the line below the log level
         self._log = logger.patch(lambda record: record["extra"].update(self._trail.fields))
 
-    def hearing(self) -> Mapping[type[Any], Callable[[Any], None]]:
-        """Return what is to be called for which events."""
+    def subscriptions(self) -> Mapping[type[Any], Callable[[Any], None]]:
+        """Return the method to call for each type of event."""
         return {
             events.Listening: self._on_listening,
             events.ListenerLost: self._on_listener_lost,
@@ -38,75 +38,79 @@ class LogLines:
         }
 
     def _on_listening(self, _event: events.Listening) -> None:
-        logger.info("listening: a notification came back")
+        logger.info("listening for notifications: the test notification has arrived")
 
     def _on_listener_lost(self, event: events.ListenerLost) -> None:
-        logger.warning("the listening connection was lost ({}): reconnecting", event.reason)
+        logger.warning("lost the listening connection ({}): reconnecting", event.reason)
 
     def _on_polling(self, event: events.Polling) -> None:
-        logger.error("notifications don't arrive ({}): polling every {:g} s", event.reason, event.interval_s)
+        logger.error(
+            "notifications don't arrive ({}): polling the database every {:g} s", event.reason, event.interval_s
+        )
 
     def _on_rejected(self, event: events.NotificationRejected) -> None:
         logger.debug("ignored a notification on {}: {}", event.channel, event.reason)
 
     def _on_settled(self, event: events.AttemptsSettled) -> None:
         for settled in event.attempts:
-            self._say_settled(settled)
+            self._log_settled(settled)
 
-    def _say_settled(self, event: events.AttemptSettled) -> None:
-        log, outcome = self._of(event.trail), event.outcome
+    def _log_settled(self, event: events.AttemptSettled) -> None:
+        log, outcome = self._bind(event.trail), event.outcome
         match outcome.verdict:
             case Verdict.STORED:
                 log.info("stored {} bytes in {:.3f} s", event.trail.size_bytes, event.duration_s)
             case Verdict.RETRY:
-                log.warning("failed, next try in {:.1f} s: {}: {}", outcome.delay_s, outcome.code, outcome.message)
+                log.warning("failed, next attempt in {:.1f} s: {}: {}", outcome.delay_s, outcome.code, outcome.message)
             case Verdict.DEAD:
                 log.error("dead: {}: {}", outcome.code, outcome.message)
             case Verdict.DEFERRED:
-                log.debug("handed back unspent")
+                log.debug("deferred: the attempt isn't counted")
 
     def _on_upload_rescued(self, event: events.UploadRescued) -> None:
-        log = self._of(event.trail)
+        log = self._bind(event.trail)
         if event.verdict is Verdict.DEAD:
-            log.error("dead: {}: its tries are used up", event.code)
+            log.error("dead: {}: no attempts are left", event.code)
         else:
-            log.warning("its worker stopped without a word: it is due again")
+            log.warning("the worker stopped without settling: the upload is due again")
 
     def _on_lease_lost(self, event: events.LeaseLost) -> None:
-        logger.bind(upload_id=str(event.upload_id)).warning("lost the lease: the outcome is dropped")
+        logger.bind(upload_id=str(event.upload_id)).warning("lost the lease to another reactor: the outcome is dropped")
 
     def _on_expired(self, event: events.RunExpired) -> None:
         logger.bind(
             run_id=str(event.run_id), trace_id=event.context.trace_hex, span_id=timeout_span_id(event.run_id).hex()
-        ).warning("failed a stale run, {:.3f} s after its deadline: {}", event.late_s, event.code)
+        ).warning("failed a stale run {:.3f} s after its deadline: {}", event.late_s, event.code)
 
     def _on_rescued(self, event: events.Rescued) -> None:
-        logger.warning("rescued {} abandoned uploads, buried {}", event.retried, event.buried)
+        logger.warning(
+            "rescued {} abandoned uploads; {} more have no attempts left and are dead", event.retried, event.buried
+        )
 
     def _on_swept(self, event: events.Swept) -> None:
         if event.missed:
-            logger.warning("{} overdue {} that no notification told of", event.missed, event.reaction)
+            logger.warning("found {} overdue {} that no notification named", event.missed, event.reaction)
         logger.debug("swept {}: {} found in {:.3f} s", event.reaction, event.found, event.duration_s)
 
     def _on_repaired(self, event: events.UsageRepaired) -> None:
         if event.kind == "reservations":
-            logger.warning("gave back {} reservations that nobody had come for in a day", event.count)
+            logger.warning("released {} reservations that were unused for a day", event.count)
         else:
             logger.info("repaired {} {}", event.count, event.kind)
 
     def _on_breaker(self, event: events.BreakerMoved) -> None:
         if event.is_open:
-            logger.error("store {} is down for everyone: uploads wait, their tries aren't counted", event.store)
+            logger.error("store {} is down for everyone: uploads wait, and their attempts aren't counted", event.store)
         else:
-            logger.info("store {} answers again", event.store)
+            logger.info("store {} is up again", event.store)
 
     def _on_database_lost(self, event: events.DatabaseLost) -> None:
-        logger.warning("couldn't {}: {}; trying again", event.doing, event.reason)
+        logger.warning("couldn't {}: {}; retrying", event.doing, event.reason)
 
     def _on_reactors(self, event: events.ReactorsChanged) -> None:
         logger.info("{} reactors alive ({} joined, {} left)", event.alive, event.joined, event.left)
 
-    def _of(self, trail: Trail) -> Any:
-        """Return a logger whose next line bears the ids of the row."""
+    def _bind(self, trail: Trail) -> Any:
+        """Return a logger whose next line carries the ids of the row."""
         self._trail = trail
         return self._log

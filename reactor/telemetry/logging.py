@@ -1,7 +1,7 @@
-"""Log lines: text for people, JSON for machines, on stderr; dependencies' own logging is routed in.
+"""Log lines on stderr, as text for people or JSON for machines. Records of the standard library's logging are included.
 
-What a line says is for whoever reads it to know: an exception that nobody foresaw is shown by its kind, its way through
-the code and its first words without what they quote, for those may name a file, a key or a row's values.
+An unexpected exception is logged with its type, its frames and the first line of its message. Quoted parts of the
+message are removed, because they may hold a file, a key or a row's values.
 """
 
 import json
@@ -25,10 +25,10 @@ _INTERNAL = frozenset({"_fields", "_exception"})
 
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*"|b'[^']*'|\w+://\S+|(?<![\w.])/[^\s:,)]+|\([^)]*\)=\([^)]*\)""")
 
-_QUIET = {
-    # each failed reconnection is said once, by us
+_MIN_LEVELS = {
+    # the reactor logs each failed reconnection
     "psycopg.pool": logging.ERROR,
-    # a retried request isn't news
+    # they log each request that they repeat
     "botocore": logging.ERROR,
     "boto3": logging.ERROR,
     "urllib3": logging.ERROR,
@@ -37,7 +37,7 @@ _QUIET = {
 
 
 class _Routed(logging.Handler):
-    """Hands records of the standard library's logging to loguru."""
+    """Passes records of the standard library's logging to loguru."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -48,15 +48,15 @@ class _Routed(logging.Handler):
 
 
 def configure(level: str, style: str) -> None:
-    """Log at `level` and above as 'text' or 'json'. Replaces whatever was set up before."""
+    """Log at `level` and above as 'text' or 'json'. Replaces earlier configurations."""
     logger.remove()
     if style == "json":
         logger.add(_write_json, level=level, format="{message}", backtrace=False, diagnose=False)
     else:
         logger.add(sys.stderr, level=level, format=_text, backtrace=False, diagnose=False)
     logging.basicConfig(handlers=[_Routed()], level=logging.WARNING, force=True)
-    for name, least in _QUIET.items():
-        logging.getLogger(name).setLevel(least)
+    for name, min_level in _MIN_LEVELS.items():
+        logging.getLogger(name).setLevel(min_level)
 
 
 def _text(record: "Record") -> str:
@@ -65,7 +65,7 @@ def _text(record: "Record") -> str:
     exception = record["exception"]
     extra["_exception"] = ""
     if exception is not None and exception.value is not None:
-        extra["_exception"] = "".join(f"\n{line}" for line in told(exception.value))
+        extra["_exception"] = "".join(f"\n{line}" for line in exception_lines(exception.value))
     return _TEXT
 
 
@@ -79,20 +79,20 @@ def _write_json(message: "Message") -> None:
     }
     exception = record["exception"]
     if exception is not None and exception.value is not None:
-        line["exception"] = "\n".join(told(exception.value))
+        line["exception"] = "\n".join(exception_lines(exception.value))
     sys.stderr.write(json.dumps(line, default=str) + "\n")
 
 
-def told(error: BaseException) -> Iterator[str]:
-    """Yield an exception as lines: its way through the code, its kind, its first words without what they quote."""
-    if (before := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
-        yield from told(before)
-        yield "and then:"
+def exception_lines(error: BaseException) -> Iterator[str]:
+    """Yield an exception as lines: its causes, its frames, its type, and its first line without quoted parts."""
+    if (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
+        yield from exception_lines(cause)
+        yield "which led to:"
     yield "Traceback (most recent call last):"
     for frame in extract_tb(error.__traceback__):
         yield f"  {frame.filename}:{frame.lineno} in {frame.name}"
-    words = str(error).partition("\n")[0]
-    yield f"{type(error).__name__}: {_QUOTED.sub('…', words)}"
+    message = str(error).partition("\n")[0]
+    yield f"{type(error).__name__}: {_QUOTED.sub('…', message)}"
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
-            yield from told(inner)
+            yield from exception_lines(inner)

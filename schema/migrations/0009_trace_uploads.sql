@@ -5,11 +5,9 @@
 
 alter table public.upload_queue
     add column claim_count int not null default 0,
-    -- W3C Trace Context, version 00, sampled, random trace id. The parent id repeats the trace id's first sixteen digits
-    -- with their halves exchanged: so the reactor knows, without a column for it, that no tracer made this one and nobody
-    -- else will tell of its root. The rule is deliberately odd: tracers do use the plain halves of a trace id as ids of roots.
-    alter column traceparent set default '00-'
-        || regexp_replace(replace(gen_random_uuid()::text, '-', ''), '^(.{8})(.{8})(.*)$', '\1\2\3-\2\1') || '-03';
+    -- W3C Trace Context, version 00, sampled, random trace id. The parent id is 'reactor' in ASCII and a zero byte: no app
+    -- has a span there, so the reactor exports the root span (ROOT_SPAN_ID in reactor/core/trace_context.py).
+    alter column traceparent set default '00-' || replace(gen_random_uuid()::text, '-', '') || '-72656163746f7200-03';
 comment on column public.upload_queue.claim_count is
     'claims ever made; unlike retry_count never given back or reset, so that it names each attempt''s spans';
 

@@ -18,7 +18,7 @@ from support.servers.otlp_receiver import ReceivedSpan, Receiver
 from support.servers.rotel import agent, collecting
 
 from reactor.core.errors import ConfigInvalid
-from reactor.telemetry.dispatcher import Telemetry
+from reactor.telemetry.dispatcher import Dispatcher
 
 _PATIENCE_S = 30.0
 _END_S = 3.0
@@ -262,7 +262,7 @@ def test_a_variable_that_says_nothing_sensible_is_named_without_its_value(
 ) -> None:
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", variable: value}
     with pytest.raises(ConfigInvalid, match=f"^{variable} {words}") as refused:
-        Telemetry("0", environ)
+        Dispatcher("0", environ)
     assert "secret" not in str(refused.value)
 
 

@@ -1,16 +1,20 @@
 """The metrics as they appear at /metrics: dashboards and alert rules use these names, so they are kept exactly."""
 
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_CUMULATIVE as CUMULATIVE
 from opentelemetry.sdk.resources import Resource
 from prometheus_client.parser import text_string_to_metric_families
+from support.servers.otlp_receiver import receiving
 
 from reactor.core import events
 from reactor.core.model import Outcome, Verdict
 from reactor.core.trace_context import Trail, context_of
+from reactor.telemetry.collector import collector_of
 from reactor.telemetry.metrics import Metrics
 
 EXPECTED = {
@@ -67,17 +71,29 @@ def settled(verdict: Verdict, code: str | None) -> events.AttemptsSettled:
     return events.AttemptsSettled(attempts=[attempt])
 
 
-def heard(metrics: Metrics, *happened: events.Event) -> str:
-    """Tell the metrics what happened, and return what /metrics says then."""
-    hearing = metrics.hearing()
-    for event in happened:
-        hearing[type(event)](event)
+def scraped(metrics: Metrics, *emitted: events.Event) -> str:
+    """Pass the events to the metrics, and return the text of /metrics."""
+    subscriptions = metrics.subscriptions()
+    for event in emitted:
+        subscriptions[type(event)](event)
     return metrics.prometheus().decode()
 
 
 @pytest.fixture
-def metrics() -> Metrics:
-    return Metrics(Resource({"service.name": "reactor"}), version="1")
+def status() -> dict[str, Any]:
+    """The newest answer of reactor.status(); tests change it in place."""
+    return {}
+
+
+@pytest.fixture
+def metrics(status: dict[str, Any]) -> Metrics:
+    return Metrics(
+        Resource({"service.name": "reactor"}),
+        version="1",
+        timers=lambda: 7,
+        spool_free_bytes=lambda: 8,
+        status=lambda: status,
+    )
 
 
 EVERYTHING: list[events.Event] = [
@@ -101,9 +117,9 @@ def families(text: str) -> Mapping[str, Any]:
     return {family.name: family for family in text_string_to_metric_families(text)}
 
 
-def test_each_metric_has_the_name_the_kind_and_the_labels_that_were_promised(metrics: Metrics) -> None:
-    metrics.hear_status(STATUS)
-    text = heard(metrics, *EVERYTHING)
+def test_each_metric_has_the_promised_name_kind_and_labels(metrics: Metrics, status: dict[str, Any]) -> None:
+    status.update(STATUS)
+    text = scraped(metrics, *EVERYTHING)
     found = {
         name: (family.type, {label for sample in family.samples for label in sample.labels} - {"le"})
         for name, family in families(text).items()
@@ -122,8 +138,8 @@ def samples(text: str, name: str) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_what_happens_is_counted(metrics: Metrics) -> None:
-    text = heard(metrics, *EVERYTHING)
+def test_events_are_counted(metrics: Metrics) -> None:
+    text = scraped(metrics, *EVERYTHING)
     assert samples(text, "storage_upload_attempts_total") == {
         ("", "stored"): 1.0,
         ("STORAGE_UNAVAILABLE", "retry"): 1.0,
@@ -133,15 +149,15 @@ def test_what_happens_is_counted(metrics: Metrics) -> None:
     assert samples(text, "reactor_listener_up") == {(): 1.0}
     assert samples(text, "reactor_breaker_open") == {("s3://s3.example.org",): 1.0}
     assert samples(text, "storage_upload_reaction_seconds_count") == {(): 1.0}
-    mended = events.BreakerMoved(store="s3://s3.example.org", is_open=False)
-    text = heard(metrics, events.ListenerLost(reason="x"), mended)
+    closed = events.BreakerMoved(store="s3://s3.example.org", is_open=False)
+    text = scraped(metrics, events.ListenerLost(reason="x"), closed)
     assert samples(text, "reactor_listener_up") == {(): 0.0}
     assert samples(text, "reactor_breaker_open") == {("s3://s3.example.org",): 0.0}
 
 
-def test_what_is_true_of_the_database_is_read_from_its_newest_status(metrics: Metrics) -> None:
-    metrics.hear_status(STATUS)
-    text = heard(metrics)
+def test_what_the_database_holds_is_read_from_its_newest_status(metrics: Metrics, status: dict[str, Any]) -> None:
+    status.update(STATUS)
+    text = scraped(metrics)
     assert samples(text, "storage_queue_depth") == {
         ("failed",): 5.0,
         ("uploading",): 2.0,
@@ -151,17 +167,49 @@ def test_what_is_true_of_the_database_is_read_from_its_newest_status(metrics: Me
     assert samples(text, "storage_queue_oldest_age_seconds") == {(): 12.5}
     assert samples(text, "quota_rejections_total") == {("free", "storage"): 12.0, ("free", "interpretations"): 2.0}
     assert samples(text, "storage_usage_bytes") == {("free",): 123.0, ("pro",): 456.0}
+    assert samples(text, "reactor_wheel_timers") == {(): 7.0}
+    assert samples(text, "reactor_spool_free_bytes") == {(): 8.0}
 
 
-@pytest.mark.parametrize("status", [{}, {"uploads": {}, "runs": {"running": 0}}])
-def test_what_the_database_did_not_say_is_not_made_up(
-    metrics: Metrics, status: dict[str, Any], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("newest", [{}, {"uploads": {}, "runs": {"running": 0}}])
+def test_figures_that_the_status_lacks_are_not_exported(
+    metrics: Metrics, status: dict[str, Any], newest: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    metrics.hear_status(STATUS)
-    heard(metrics)
-    metrics.hear_status(status)
-    text = heard(metrics)
+    status.update(STATUS)
+    scraped(metrics)
+    status.clear()
+    status.update(newest)
+    text = scraped(metrics)
     for name in ("quota_rejections_total", "storage_usage_bytes", "storage_queue_depth"):
         assert samples(text, name) == {}
     assert samples(text, "storage_queue_oldest_age_seconds") == {}
-    assert not caplog.records  # the SDK logs a callback that breaks, and goes on
+    assert not caplog.records  # the SDK logs a callback that raises, and goes on
+
+
+BOUNDS = "0.001 0.0025 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1.0 2.5 5.0 10.0 30.0 60.0 300.0 +Inf"
+
+
+def test_histograms_have_cumulative_buckets_and_no_further_samples(metrics: Metrics) -> None:
+    text = scraped(metrics, *(events.TimerFired(lag_s=lag_s) for lag_s in (0.0005, 0.001, 0.3, 1e9)))
+    buckets = samples(text, "reactor_wheel_lag_seconds_bucket")
+    assert " ".join(bound for (bound,) in buckets) == BOUNDS
+    assert [buckets[bound,] for bound in ("0.001", "0.25", "0.5", "300.0", "+Inf")] == [2, 2, 3, 3, 4]
+    assert samples(text, "reactor_wheel_lag_seconds_sum") == {(): pytest.approx(1e9 + 0.3015)}
+    assert "_created" not in text
+
+
+def test_a_collector_receives_the_histograms_as_the_sdks_own() -> None:
+    with receiving() as receiver:
+        collector = collector_of({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": receiver.endpoint + "/v1/metrics"}, "metrics")
+        metrics = Metrics(Resource({"service.name": "reactor"}), version="1", collector=collector)
+        text = scraped(metrics, *(events.TimerFired(lag_s=lag_s) for lag_s in (0.0005, 0.001, 0.3, 1e9)))
+        metrics.close(10.0)
+        pushed = receiver.wait_for_metric("reactor.wheel.lag")
+    [point] = pushed.histogram.data_points
+    assert (pushed.unit, pushed.histogram.aggregation_temporality) == ("s", CUMULATIVE)
+    assert [str(bound) for bound in point.explicit_bounds] == BOUNDS.split()[:-1]
+    assert list(accumulate(point.bucket_counts)) == list(samples(text, "reactor_wheel_lag_seconds_bucket").values())
+    assert (point.count, point.sum) == (4, pytest.approx(1e9 + 0.3015))
+    assert 0 < point.start_time_unix_nano <= point.time_unix_nano
+    assert "reactor.spool.free_bytes" in receiver.metrics
+    assert "storage.upload.duration" not in receiver.metrics  # without a value, as the SDK's own

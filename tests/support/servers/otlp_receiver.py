@@ -1,32 +1,42 @@
-"""A collector for tests: takes OTLP over HTTP as the protocol says, decodes it with OpenTelemetry's own messages."""
+"""Collectors for tests: receive OTLP over HTTP or gRPC, and decode it with OpenTelemetry's own messages."""
 
 import gzip
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+import grpc
 from attrs import field, frozen
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
     ExportMetricsServiceResponse,
 )
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2_grpc import (
+    MetricsServiceServicer,
+    add_MetricsServiceServicer_to_server,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
+    TraceServiceServicer,
+    add_TraceServiceServicer_to_server,
+)
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1 import trace_pb2
 
-PATIENCE_S = 20.0
+_TIMEOUT_S = 20.0
 
 
 @frozen(kw_only=True)
 class ReceivedSpan:
-    """One span, as it came over the wire. Times are nanoseconds since 1970."""
+    """One span, as received. Times are nanoseconds since 1970."""
 
     trace_id: str
     span_id: str
@@ -50,63 +60,63 @@ class ReceivedSpan:
 
 
 class Receiver:
-    """What a collector was sent; and how it is to answer."""
+    """What a collector has received, and how it answers."""
 
     def __init__(self) -> None:
         self.endpoint = ""
         self.answer: Callable[[], int | None] = lambda: 200
-        """Called for each request: the status to answer, None to say nothing until the end."""
+        """Called for each request; returns the status to answer, or None to hang until the end."""
         self.headers: list[dict[str, str]] = []
         self.bodies: list[bytes] = []
-        """Every body that was taken, unpacked."""
+        """The body of every accepted request, decompressed."""
         self.requests: defaultdict[str, int] = defaultdict(int)
-        """By path, taken or not."""
+        """How many requests came, by path, accepted or not."""
         self.spans: list[ReceivedSpan] = []
         self.metrics: dict[str, Any] = {}
-        """The newest of each, by name."""
+        """The newest value of each metric, by name."""
         self.closing = threading.Event()
         self._changed = threading.Condition()
 
     def wait(
-        self, predicate: Callable[[Sequence[ReceivedSpan]], bool], within_s: float = PATIENCE_S
+        self, predicate: Callable[[Sequence[ReceivedSpan]], bool], within_s: float = _TIMEOUT_S
     ) -> list[ReceivedSpan]:
-        """Return the spans once they are what is waited for. Fails when they aren't in time."""
+        """Return the spans once `predicate` is true for them. Fails after `within_s`."""
         with self._changed:
             if not self._changed.wait_for(lambda: predicate(self.spans), within_s):
-                raise AssertionError("what came isn't it:\n" + "\n".join(map(str, self.spans)))
+                raise AssertionError("the spans received:\n" + "\n".join(map(str, self.spans)))
             return list(self.spans)
 
     def wait_for(self, name: str, count: int = 1) -> list[ReceivedSpan]:
-        """Return all spans once there are so many of this name."""
+        """Return all spans once `count` of them have this name."""
         return self.wait(lambda spans: sum(span.name == name for span in spans) >= count)
 
-    def wait_for_metric(self, name: str, within_s: float = PATIENCE_S) -> Any:
+    def wait_for_metric(self, name: str, within_s: float = _TIMEOUT_S) -> Any:
         with self._changed:
             assert self._changed.wait_for(lambda: name in self.metrics, within_s), sorted(self.metrics)
             return self.metrics[name]
 
     def wait_for_request(self, path: str = "/v1/traces", count: int = 1) -> None:
-        """Return once so many requests have come, however they were answered."""
+        """Return once `count` requests have come, however they were answered."""
         with self._changed:
-            assert self._changed.wait_for(lambda: self.requests[path] >= count, PATIENCE_S), self.requests
+            assert self._changed.wait_for(lambda: self.requests[path] >= count, _TIMEOUT_S), self.requests
 
-    def came(self, path: str, headers: dict[str, str]) -> None:
+    def record_request(self, path: str, headers: dict[str, str]) -> None:
         with self._changed:
             self.requests[path] += 1
             self.headers.append(headers)
             self._changed.notify_all()
 
-    def take(self, path: str, body: bytes) -> bytes:
-        """Keep what a request brings; return the answer's body."""
+    def accept(self, path: str, body: bytes) -> bytes:
+        """Decode and keep a request's body; return the response's body."""
         with self._changed:
             self.bodies.append(body)
             if path == "/v1/traces":
                 self.spans += spans_of(body)
                 response: bytes = ExportTraceServiceResponse().SerializeToString()
             elif path == "/v1/metrics":
-                for of_resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
-                    for of_scope in of_resource.scope_metrics:
-                        self.metrics.update({metric.name: metric for metric in of_scope.metrics})
+                for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+                    for scope in resource.scope_metrics:
+                        self.metrics.update({metric.name: metric for metric in scope.metrics})
                 response = ExportMetricsServiceResponse().SerializeToString()
             else:
                 raise AssertionError(path)
@@ -115,12 +125,12 @@ class Receiver:
 
 
 def spans_of(body: bytes) -> list[ReceivedSpan]:
-    """Decode a request."""
+    """Return the spans of a request's body."""
     return [
-        _span(span, _values(of_resource.resource.attributes))
-        for of_resource in ExportTraceServiceRequest.FromString(body).resource_spans
-        for of_scope in of_resource.scope_spans
-        for span in of_scope.spans
+        _span(span, _values(resource.resource.attributes))
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
     ]
 
 
@@ -148,7 +158,7 @@ def _values(pairs: Sequence[KeyValue]) -> dict[str, Any]:
 
 @contextmanager
 def receiving(port: int = 0) -> Iterator[Receiver]:
-    """Serve on loopback until left."""
+    """Run a collector over HTTP on loopback."""
     receiver = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
@@ -158,14 +168,14 @@ def receiving(port: int = 0) -> Iterator[Receiver]:
             body = self.rfile.read(int(self.headers["content-length"]))
             if self.headers.get("content-encoding") == "gzip":
                 body = gzip.decompress(body)
-            path = urlsplit(self.path).path  # a proxy is asked for the whole URL
-            receiver.came(path, {name.lower(): value for name, value in self.headers.items()})
+            path = urlsplit(self.path).path  # a request to a proxy holds the whole URL
+            receiver.record_request(path, {name.lower(): value for name, value in self.headers.items()})
             status = receiver.answer()
             if status is None:
                 receiver.closing.wait()
                 self.close_connection = True
                 return
-            response = receiver.take(path, body) if status == 200 else b""
+            response = receiver.accept(path, body) if status == 200 else b""
             self.send_response_only(status)
             self.send_header("content-type", "application/x-protobuf")
             self.send_header("content-length", str(len(response)))
@@ -176,7 +186,7 @@ def receiving(port: int = 0) -> Iterator[Receiver]:
         daemon_threads = True
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """Say nothing: a client that was killed breaks its connections."""
+            """Print nothing: a killed client breaks its connections."""
 
     server = Server(("127.0.0.1", port), Handler)
     receiver.endpoint = f"http://127.0.0.1:{server.server_port}"
@@ -189,3 +199,39 @@ def receiving(port: int = 0) -> Iterator[Receiver]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class GrpcReceiver:
+    """What a collector has received over gRPC."""
+
+    def __init__(self) -> None:
+        self.endpoint = ""
+        self.calls: list[tuple[str, dict[str, str | bytes]]] = []
+        """Of each request, its signal and its metadata."""
+
+
+@contextmanager
+def receiving_grpc() -> Iterator[GrpcReceiver]:
+    """Run a collector over gRPC on loopback. It accepts everything."""
+    receiver = GrpcReceiver()
+
+    class Traces(TraceServiceServicer):
+        def Export(self, _request: Any, context: grpc.ServicerContext) -> ExportTraceServiceResponse:  # noqa: N802
+            receiver.calls.append(("traces", dict(context.invocation_metadata())))
+            return ExportTraceServiceResponse()
+
+    class Metrics(MetricsServiceServicer):
+        def Export(self, _request: Any, context: grpc.ServicerContext) -> ExportMetricsServiceResponse:  # noqa: N802
+            receiver.calls.append(("metrics", dict(context.invocation_metadata())))
+            return ExportMetricsServiceResponse()
+
+    with ThreadPoolExecutor(max_workers=2) as threads:
+        server = grpc.server(threads)
+        add_TraceServiceServicer_to_server(Traces(), server)  # type: ignore[no-untyped-call]  # generated
+        add_MetricsServiceServicer_to_server(Metrics(), server)  # type: ignore[no-untyped-call]  # generated
+        receiver.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
+        try:
+            yield receiver
+        finally:
+            server.stop(grace=None).wait()

@@ -1,0 +1,198 @@
+"""Build the SDK's OTLP exporters, over HTTP or gRPC, and report their failures without secrets.
+
+The SDK's exporters log every failed export, with URL and exception. Here these records are dropped; `ExportLog` logs
+the first failure and then one line in five minutes, in words that hold no part of a URL or header.
+"""
+
+import logging
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from http.client import HTTPException, RemoteDisconnected
+from time import monotonic
+from types import ModuleType
+from typing import Any
+
+import requests
+import urllib3
+from loguru import logger
+from opentelemetry.exporter.otlp.proto.http import Compression
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics.export import MetricExporter
+from opentelemetry.sdk.trace.export import SpanExporter
+
+from reactor.core.errors import ConfigInvalid
+from reactor.telemetry.collector import Collector, ExportFailed
+
+_LOG_INTERVAL_S = 300.0
+_PROBE_TIMEOUT_S = 3.0
+EXPORT_FAILED = ExportFailed(reason="the export failed; `reactor doctor` examines the collector")
+"""For the log, when the SDK names no reason."""
+
+_GRPC_PACKAGE = "opentelemetry-exporter-otlp-proto-grpc"
+_REQUEST_ERRORS = (OSError, ValueError, HTTPException)
+"""What requests raises: its own errors are OSErrors."""
+
+_is_muted = ContextVar("is_muted", default=False)
+_MUTED_LOGGERS = (
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.exporter.otlp.proto.http.metric_exporter",
+    "opentelemetry.exporter.otlp.proto.grpc.exporter",
+    "urllib3.connection",
+    "urllib3.connectionpool",
+)
+
+
+class HttpSession(requests.Session):
+    """Sends requests to one collector, and reports each that fails."""
+
+    def __init__(self, collector: Collector, on_failure: Callable[[ExportFailed], None]) -> None:
+        """`on_failure` is called for each failed request, also if the SDK repeats it."""
+        super().__init__()
+        self._timeout_s = collector.timeout_s
+        self._on_failure = on_failure
+
+    def request(self, *args: Any, **options: Any) -> requests.Response:
+        try:
+            response = super().request(*args, **options)
+        except _REQUEST_ERRORS as error:
+            self._on_failure(ExportFailed(reason=_reason(error, self._timeout_s)))
+            raise
+        if response.status_code not in range(200, 300):
+            failure = ExportFailed(reason=f"it answered {response.status_code}", status=response.status_code)
+            self._on_failure(failure)
+            if response.status_code in range(300, 400):
+                # the SDK follows no redirect, but counts it as a success
+                raise requests.RequestException(failure)
+        return response
+
+
+def span_exporter(collector: Collector, session: HttpSession) -> SpanExporter:
+    """Return the SDK's exporter of spans. Raises ConfigInvalid if gRPC is set and its package is missing."""
+    if collector.protocol == "grpc":
+        exporter: SpanExporter = _grpc(collector).span_exporter(collector)
+        return exporter
+    return OTLPSpanExporter(**_http_options(collector, session))
+
+
+def metric_exporter(collector: Collector, session: HttpSession) -> MetricExporter:
+    """Return the SDK's exporter of metrics. Raises ConfigInvalid if gRPC is set and its package is missing."""
+    if collector.protocol == "grpc":
+        exporter: MetricExporter = _grpc(collector).metric_exporter(collector)
+        return exporter
+    return OTLPMetricExporter(**_http_options(collector, session))
+
+
+def probe(collector: Collector) -> None:
+    """Export nothing, once: a request without a span is an empty body in protobuf. Blocks for 3 s at most.
+
+    Raises ExportFailed; ConfigInvalid if gRPC is set and its package is missing.
+    """
+    timeout_s = min(_PROBE_TIMEOUT_S, collector.timeout_s)
+    if collector.protocol == "grpc":
+        _grpc(collector).probe(collector, timeout_s)
+        return
+    failures: list[ExportFailed] = []
+    with HttpSession(collector, failures.append) as session:
+        session.verify = collector.ca_file or True
+        session.cert = _client_certificate(collector)
+        headers = {"content-type": "application/x-protobuf", **collector.headers}
+        with suppress(*_REQUEST_ERRORS):
+            session.request("POST", collector.url, data=b"", headers=headers, timeout=timeout_s, allow_redirects=False)
+    if failures:
+        raise failures[-1]
+
+
+def _http_options(collector: Collector, session: HttpSession) -> dict[str, Any]:
+    return {
+        "endpoint": collector.url,
+        "certificate_file": collector.ca_file,
+        "client_certificate_file": collector.certificate_file,
+        "client_key_file": collector.key_file,
+        "headers": collector.headers,
+        "timeout": collector.timeout_s,
+        "compression": Compression.Gzip if collector.use_gzip else Compression.NoCompression,
+        "session": session,
+    }
+
+
+def _client_certificate(collector: Collector) -> str | tuple[str, str] | None:
+    if collector.certificate_file and collector.key_file:
+        return collector.certificate_file, collector.key_file
+    return collector.certificate_file
+
+
+def _grpc(collector: Collector) -> ModuleType:
+    """Return the module that speaks gRPC, whose package is an extra."""
+    try:
+        from reactor.telemetry import grpc_exporter  # noqa: PLC0415  # its package may be missing
+    except ImportError:
+        raise ConfigInvalid(
+            f"{collector.protocol_variable} is grpc, which needs a package that isn't installed: "
+            f"pip install {_GRPC_PACKAGE}, or set http/protobuf (port 4318 of most collectors)"
+        ) from None
+    return grpc_exporter
+
+
+def _reason(error: BaseException, timeout_s: float) -> str:
+    """Return why there was no response, in the system's words or ours: an exception's may repeat a URL or header."""
+    root = error
+    while (cause := root.__cause__ or root.__context__) is not None:
+        root = cause
+    reason = type(root).__name__
+    match root:
+        case TimeoutError() | urllib3.exceptions.TimeoutError():
+            reason = f"no answer within {timeout_s:g} s"
+        case ssl.SSLError():
+            reason = f"TLS fails ({root.reason or reason})"
+        case RemoteDisconnected():
+            reason = "it closed the connection without an answer"
+        case HTTPException():
+            reason = f"what answers there doesn't speak HTTP ({reason})"
+        case ValueError():  # before OSError: requests' errors about URLs are both
+            reason = f"its URL or headers can't be sent ({reason})"
+        case OSError():
+            reason = root.strerror or reason
+    return f"the proxy: {reason}" if isinstance(error, requests.exceptions.ProxyError) else reason
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Drop what the SDK's exporters log in this block. Records of other exporters in the same process pass."""
+    token = _is_muted.set(True)
+    try:
+        yield
+    finally:
+        _is_muted.reset(token)
+
+
+def _pass_unless_muted(_record: logging.LogRecord) -> bool:
+    return not _is_muted.get()
+
+
+for _name in _MUTED_LOGGERS:
+    logging.getLogger(_name).addFilter(_pass_unless_muted)
+
+
+class ExportLog:
+    """Logs that a collector accepts nothing: at once, then every five minutes; and once that it does again."""
+
+    def __init__(self, collector_name: str, what: str) -> None:
+        self._collector_name = collector_name
+        self._what = what
+        self._logged_at: float | None = None
+
+    def failed(self, failure: ExportFailed) -> None:
+        now = monotonic()
+        if self._logged_at is None or now - self._logged_at > _LOG_INTERVAL_S:
+            self._logged_at = now
+            logger.warning(
+                "the collector at {} doesn't accept {}: {}", self._collector_name, self._what, failure.reason
+            )
+
+    def succeeded(self) -> None:
+        if self._logged_at is not None:
+            self._logged_at = None
+            logger.info("the collector at {} accepts {} again", self._collector_name, self._what)

@@ -1,0 +1,110 @@
+"""Spans are queued up to a bound, counted as sent or lost, and cost no more than a stated time at the end."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.trace import SpanKind
+from support.servers.otlp_receiver import Receiver, receiving
+
+from reactor.core.errors import ConfigInvalid
+from reactor.core.trace_context import TraceContext
+from reactor.telemetry.collector import collector_of
+from reactor.telemetry.export_queue import ExportQueue
+from reactor.telemetry.finished_span import FinishedSpans
+
+pytestmark = pytest.mark.usefixtures("no_proxy")
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
+
+
+def queue_to(receiver: Receiver, **variables: str) -> ExportQueue:
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1"} | variables
+    collector = collector_of(environ, "traces")
+    assert collector is not None
+    return ExportQueue(collector, environ)
+
+
+def add(queue: ExportQueue, *names: str, flags: int = 1) -> None:
+    spans = FinishedSpans(queue.add, Resource({}), "1")
+    context = TraceContext(b"t" * 16, b"p" * 8, flags)
+    for name in names:
+        spans.export(name, SpanKind.INTERNAL, context, b"s" * 8, (1.0, 2.0), attributes={}, parent_id=None)
+
+
+def test_a_full_queue_loses_what_is_added(receiver: Receiver, log_lines: list[str]) -> None:
+    collector_is_up = threading.Event()
+    receiver.answer = lambda: 200 if collector_is_up.wait(20) else 503
+    queue = queue_to(receiver, OTEL_BSP_MAX_QUEUE_SIZE="3")
+    add(queue, "1")
+    receiver.wait_for_request()  # this span is on its way, and still counts
+    add(queue, "2", "3", "4", "5", "6")
+    assert (queue.sent, queue.lost) == (0, 3)
+    collector_is_up.set()
+    queue.close(10.0)
+    assert [span.name for span in receiver.spans] == ["1", "2", "3"]
+    assert (queue.sent, queue.lost) == (3, 3)
+    assert log_lines == [f"lost 3 spans that the collector at {receiver.endpoint} did not accept"]
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 413, 307])
+def test_a_batch_that_is_refused_for_good_is_lost(receiver: Receiver, status: int, log_lines: list[str]) -> None:
+    """A redirect is not followed: it would carry the headers to another host."""
+    statuses = iter([status])
+    receiver.answer = lambda: next(statuses, 200)
+    queue = queue_to(receiver, OTEL_EXPORTER_OTLP_HEADERS="x-key=secret")
+    add(queue, "1", "2")
+    queue.close(10.0)
+    assert [span.name for span in receiver.spans] == ["2"]
+    assert receiver.requests["/v1/traces"] == 2
+    assert (queue.sent, queue.lost) == (1, 1)
+    assert log_lines[0].endswith(f"doesn't accept spans: it answered {status}")
+
+
+def test_a_batch_is_repeated_until_the_collector_is_up(receiver: Receiver) -> None:
+    statuses = iter([503])
+    receiver.answer = lambda: next(statuses, 200)
+    queue = queue_to(receiver)
+    add(queue, "1")
+    receiver.wait_for("1")
+    queue.close(10.0)
+    assert (queue.sent, queue.lost) == (1, 0)
+
+
+def test_a_collector_that_hangs_delays_the_end_no_longer_than_allowed(receiver: Receiver, log_lines: list[str]) -> None:
+    receiver.answer = lambda: None
+    queue = queue_to(receiver)
+    add(queue, "1", "2", "3")
+    receiver.wait_for_request()
+    began = time.monotonic()
+    queue.close(0.3)
+    assert time.monotonic() - began < 1.0
+    assert not receiver.spans
+    assert log_lines == [f"lost 3 spans that the collector at {receiver.endpoint} did not accept"]
+
+
+def test_an_empty_queue_sends_nothing(receiver: Receiver, log_lines: list[str]) -> None:
+    queue_to(receiver).close(10.0)
+    assert not receiver.requests
+    assert not log_lines
+
+
+def test_spans_that_the_sampler_chose_are_exported_whatever_the_apps_flags(receiver: Receiver) -> None:
+    queue = queue_to(receiver)
+    add(queue, "1", flags=0)
+    queue.close(10.0)
+    assert [span.name for span in receiver.spans] == ["1"]
+
+
+@pytest.mark.parametrize(
+    "variable", ["OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_BSP_SCHEDULE_DELAY"]
+)
+def test_a_size_or_delay_that_is_no_number_is_named(receiver: Receiver, variable: str) -> None:
+    with pytest.raises(ConfigInvalid, match=f"^{variable} must be a whole number above 0"):
+        queue_to(receiver, **{variable: "many"})
