@@ -162,7 +162,7 @@ class Reactor:
             self.http_url = server.url
             await parts.presence.report("starting", with_canary=False)
             listen = wire_listen(parts.ports, engine, parts.presence, emit=emit)
-            background_tasks = [listen.run, engine.reconcile.run, web.run]
+            background_tasks = [listen.run, engine.reconcile.run, parts.recent.run, web.run]
             if parts.dispatcher.pushes:
                 background_tasks.append(parts.status.keep_fresh)
             self._has_started.set()

@@ -114,11 +114,6 @@ class AttemptSettled(NamedTuple):
     def message(self) -> str | None:
         return self.outcome.message
 
-    @property
-    def duration_s(self) -> float:
-        """How long the put took; 0.0 if it wasn't begun."""
-        return 0.0 if self.put is None else self.put[1] - self.put[0]
-
 
 @frozen(kw_only=True)
 class AttemptsSettled:

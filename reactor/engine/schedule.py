@@ -59,7 +59,7 @@ class Schedule:
         self._clock = clock
         self._ready_queues = ready_queues
         self._requests = requests
-        self._horizon_ticks = round(horizon_s * TICKS_PER_S)
+        self._horizon_s = horizon_s
         self._emit = emit
         self._capacity = capacity
         self._wheel: TimerWheel[Signal] = TimerWheel(clock.tick())
@@ -91,15 +91,15 @@ class Schedule:
 
     def arm(self, dues: Iterable[Due]) -> None:
         """Schedule signals; one that is scheduled already moves to its new time."""
-        now = self._clock.tick()
+        now = self._clock.now() + self._clock.offset_s
         for signal, due_at in dues:
-            tick = self._clock.tick_at(due_at)
-            if tick <= now:
+            if due_at <= now:
                 if signal in self._wheel.due_ticks:
                     self._wheel.cancel(signal)
                 self._offer(signal)
                 continue
-            if tick - now > self._horizon_ticks:
+            tick = self._clock.tick_at(due_at)
+            if due_at - now > self._horizon_s:
                 self._wheel.cancel(signal)  # beyond the horizon the database holds it
             elif len(self._wheel) < self._capacity or signal in self._wheel.due_ticks:
                 self._wheel.arm(signal, tick)
@@ -118,7 +118,7 @@ class Schedule:
             return
         dues = []
         # a hint rounds due times up to a millisecond; the database decides whether the row is due already
-        soon = self._clock.database_now() + HINT_ROUNDING_S
+        soon = self._clock.now() + self._clock.offset_s + HINT_ROUNDING_S
         for hint in payload.hints:
             signal = Signal(reaction.name, hint.row_id.int, hint.tenant)
             due_at = reaction.due_at(hint)

@@ -35,11 +35,15 @@ from reactor.reactions.upload_backlog import UploadBacklog
 from reactor.reactions.upload_failures import UploadFailures
 from reactor.runtime.clock import Clock
 from reactor.runtime.executor import Executor
-from reactor.storage.spool import Identity, Spool
+from reactor.storage.spool import Spool
+from reactor.storage.spooled_file import Identity
 from reactor.storage.stores.base import ObjectStore
 
 _CLOCK_READINGS = 3
 """How often the database's clock is read before the first claim: timers depend on it, and first answers are slow."""
+
+_CLOCK_INTERVAL_S = 1.0
+"""How often a claim measures the database's clock."""
 
 _EVENT_BATCH = 8
 """Most settled attempts in one event: their log lines and spans take some 0.2 ms each and are made in one piece."""
@@ -118,6 +122,7 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         self._clock = clock
         self._emit = emit
         self._lease_s = lease_s
+        self._measure_clock_at = 0.0
         self._unanswered: dict[int, UUID] = {}
         """The token of each row's last claim, while that claim has had no answer."""
         self._backlog = UploadBacklog(queue, reaction_name=self.name, emit=emit)
@@ -146,9 +151,8 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
             for token, rows in rows_by_token.items():
                 asked = self._clock.now()
                 claimed = await self._queue.claim(rows, token)
-                # the shortest call there is: its answer measures the database's clock best, unless it is a repetition
-                if len(rows) == 1 and claimed.uploads and claimed.uploads[0].waited_since is not None:
-                    self._clock.observe(asked, self._clock.now(), claimed.uploads[0].claimed_at)
+                if len(rows) == 1 and claimed.uploads and asked >= self._measure_clock_at:
+                    self._measure_clock(asked, claimed.uploads[0])
                 if claimed.exhausted:
                     await self._backlog.bury(claimed.exhausted)
                 uploads += claimed.uploads
@@ -173,6 +177,13 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         if attempts:
             self._emit(UploadsClaimed(trails=[attempt.trail for attempt in attempts]))
         return ClaimResult(attempts=attempts, later=later)
+
+    def _measure_clock(self, asked: float, upload: Upload) -> None:
+        """Measure the database's clock by a claim of one row, the shortest call there is."""
+        if upload.waited_since is not None:  # a claim that is repeated returns the time of the first
+            answered = self._clock.now()
+            self._clock.observe(asked, answered, upload.claimed_at)
+            self._measure_clock_at = answered + _CLOCK_INTERVAL_S
 
     def _hold_back(self, signals: Sequence[Signal]) -> tuple[Sequence[Signal], list[Due]]:
         """Return the signals that the breaker lets through, and the others with the time to look at them again."""

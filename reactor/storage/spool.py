@@ -32,6 +32,9 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 _REPLACED = "it was replaced, or written to, since it was read"
 
+_SIMPLE_NAME = re.compile("[A-Za-z0-9_-][A-Za-z0-9._-]*")
+"""A file directly in the spool: nothing in it can lead out."""
+
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -97,6 +100,8 @@ class Spool:
         """Return the names of the folders below the spool, and last the name of the file."""
         if spool not in self._dirs:
             raise SpoolPathForbidden("the row names a spool that isn't configured; add it to REACTOR_SPOOLS")
+        if _SIMPLE_NAME.fullmatch(path):
+            return [path]
         try:
             return confined_path.names(_relative(self._dirs[spool], path))
         except ValueError as exc:

@@ -59,7 +59,8 @@ class LogLines:
         log, outcome = self._bind(event.trail), event.outcome
         match outcome.verdict:
             case Verdict.STORED:
-                log.info("stored {} bytes in {:.3f} s", event.trail.size_bytes, event.duration_s)
+                began, ended = event.put or (0.0, 0.0)
+                log.info("stored {} bytes in {:.3f} s", event.trail.size_bytes, ended - began)
             case Verdict.RETRY:
                 log.warning("failed, next attempt in {:.1f} s: {}: {}", outcome.delay_s, outcome.code, outcome.message)
             case Verdict.DEAD:

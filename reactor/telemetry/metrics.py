@@ -170,7 +170,8 @@ class Metrics:
     def _on_settled(self, event: events.AttemptsSettled) -> None:
         self._attempts.update([(outcome.verdict, outcome.code or "") for _, outcome, *_ in event.attempts])
         for attempt in event.attempts:
-            self._duration.observe(attempt.duration_s)
+            began, ended = attempt.put or (0.0, 0.0)
+            self._duration.observe(ended - began)
 
     def _on_rescued(self, event: events.UploadRescued) -> None:
         if event.was_leased:

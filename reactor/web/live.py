@@ -200,14 +200,14 @@ class LiveView:
         listed_at = float(self._summary["now"]) if self._summary else 0.0
         newer = [
             {
-                "id": str(death.id),
-                "updated_at": datetime.fromtimestamp(death.at, UTC).isoformat(),
+                "id": str(death.upload_id),
+                "updated_at": datetime.fromtimestamp(death.died_at, UTC).isoformat(),
                 "error_code": death.code,
                 "error_message": death.message,
                 "object_path": None,
             }
             for death in reversed(self._recent.deaths)
-            if death.at > listed_at and str(death.id) not in listed_ids
+            if death.died_at > listed_at and str(death.upload_id) not in listed_ids
         ]
         return [*newer, *listed][:_SHOWN_DEATHS]
 

@@ -9,14 +9,12 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from uuid import UUID
 
 from attrs import define, field, frozen
 
 from reactor.core import events
 from reactor.core.events import Event
 from reactor.core.health import Process
-from reactor.core.model import Verdict
 from reactor.runtime.clock import Clock
 
 BUCKET_S = 30.0
@@ -26,6 +24,8 @@ BUCKETS = 30
 _BUCKET_SAMPLES = 256
 _LAG_BUCKETS = 4
 _MAX_DEATHS = 20
+_MAX_STARTED = 10_000
+"""Events of started attempts that wait to be sorted; of more in half a bucket's time, the newest."""
 
 
 @define
@@ -74,18 +74,6 @@ def quantile(values: Sequence[float], share: float) -> float | None:
 
 
 @frozen(kw_only=True)
-class Death:
-    """An upload that became dead."""
-
-    id: UUID
-    at: float
-    """Seconds since 1970 on the database's clock."""
-
-    code: str | None
-    message: str | None
-
-
-@frozen(kw_only=True)
 class Reconciliation:
     """What the last reconciliation found."""
 
@@ -103,13 +91,14 @@ class RecentActivity:
         self._clock = clock
         self.changed = asyncio.Event()
         """Set when something changes that open pages show at once. The live view waits for it and clears it."""
-        self.reactions = RecentValues(clock)
-        """Seconds from an upload's due time to its attempt."""
+        self._reactions = RecentValues(clock)
+        self._started: deque[events.AttemptsStarted] = deque(maxlen=_MAX_STARTED)
+        """Events that are not in `_reactions` yet: a handler in C costs an upload least."""
         self._lags = RecentValues(clock, _LAG_BUCKETS)
         self._mode = "starting"
         self._mode_since = clock.now()
         self._breaker_open_since: dict[str, float] = {}
-        self.deaths: deque[Death] = deque(maxlen=_MAX_DEATHS)
+        self.deaths: deque[events.UploadDied] = deque(maxlen=_MAX_DEATHS)
         self.missed: Counter[str] = Counter()
         """How many rows notifications missed since the start, by kind."""
         self._missed_in_pass: Counter[str] = Counter()
@@ -118,18 +107,34 @@ class RecentActivity:
     def subscriptions(self) -> Mapping[type[Event], Callable[[Any], None]]:
         """Return the handler of each event type that this object follows."""
         return {
-            events.AttemptsStarted: self._on_started,
+            events.AttemptsStarted: self._started.append,
             events.TimerFired: lambda event: self._lags.add(event.lag_s),
             events.Listening: lambda _: self._set_mode("listening"),
             events.ListenerLost: lambda _: self._set_mode("starting"),
             events.Polling: lambda _: self._set_mode("polling"),
             events.BreakerMoved: self._on_breaker,
-            events.AttemptsSettled: self._on_settled,
-            events.UploadRescued: self._on_rescued,
+            events.UploadDied: self._on_died,
             events.Swept: lambda event: self._count_missed(event.reaction, event.missed),
             events.UsageRepaired: self._on_repaired,
             events.Reconciled: self._on_reconciled,
         }
+
+    async def run(self) -> None:
+        """Sort the reaction times into their buckets, twice in each bucket's time. Never returns."""
+        while True:
+            await self._clock.sleep(BUCKET_S / 2)
+            self._collect_started()
+
+    @property
+    def reactions(self) -> RecentValues:
+        """Seconds from an upload's due time to its attempt."""
+        self._collect_started()
+        return self._reactions
+
+    def _collect_started(self) -> None:
+        while self._started:
+            for attempt in self._started.popleft().attempts:
+                self._reactions.add(attempt.lag_s)
 
     def process(self, *, not_ready: Sequence[str], spool_free_bytes: int | None) -> Process:
         """Return this reactor's state."""
@@ -155,24 +160,8 @@ class RecentActivity:
             self._breaker_open_since.pop(event.store, None)
         self.changed.set()
 
-    def _on_started(self, event: events.AttemptsStarted) -> None:
-        for attempt in event.attempts:
-            self.reactions.add(attempt.lag_s)
-
-    def _on_settled(self, event: events.AttemptsSettled) -> None:
-        for attempt in event.attempts:
-            if attempt.verdict is Verdict.DEAD:
-                self._add_death(
-                    Death(id=attempt.upload_id, at=attempt.settled_at, code=attempt.code, message=attempt.message)
-                )
-
-    def _on_rescued(self, event: events.UploadRescued) -> None:
-        if event.verdict is Verdict.DEAD:
-            message = "no retries are left"
-            self._add_death(Death(id=event.trail.upload_id, at=event.rescued_at, code=event.code, message=message))
-
-    def _add_death(self, death: Death) -> None:
-        self.deaths.append(death)
+    def _on_died(self, event: events.UploadDied) -> None:
+        self.deaths.append(event)
         self.changed.set()
 
     def _count_missed(self, kind: str, count: int) -> None:

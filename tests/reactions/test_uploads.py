@@ -5,7 +5,7 @@ from pathlib import Path
 
 from support.manual_clock import ManualClock
 from support.recorder import Recorder
-from support.spooled import an_upload, laid_out
+from support.spooled import make_spool, make_upload
 
 from reactor.core.backoff import Backoff
 from reactor.core.circuit_breaker import CircuitBreaker
@@ -22,7 +22,7 @@ UNREACHED = DedicatedConnection("postgresql://localhost/nobody")
 
 
 def an_attempt() -> UploadAttempt:
-    upload = an_upload()
+    upload = make_upload()
     return UploadAttempt(
         signal=Signal("uploads", upload.id.int, 1), tenant=1, upload=upload, trail=upload.trail(), lease_until=0.0
     )
@@ -31,7 +31,7 @@ def an_attempt() -> UploadAttempt:
 async def test_none_begins_while_the_store_is_down_and_one_at_a_time_asks_whether_it_is_back(tmp_path: Path) -> None:
     clock, breaker = ManualClock(), CircuitBreaker(threshold=2, first_pause_s=1.0)
     (tmp_path / "store").mkdir()
-    spool, store = Spool({"default": laid_out(tmp_path)}), LocalStore(tmp_path / "store")
+    spool, store = Spool({"default": make_spool(tmp_path)}), LocalStore(tmp_path / "store")
     pool = ThreadPool[UploadAttempt](partial(put, spool, store), 1, name="test")
     backoff = Backoff(base_s=1.0, factor=2.0, max_s=60.0, jitter=0.0)
     reaction = FailedUploads(

@@ -10,7 +10,7 @@ import pytest
 from loguru import logger
 from support.manual_clock import ManualClock
 from support.recorder import Recorder
-from support.spooled import an_upload, laid_out
+from support.spooled import make_spool, make_upload
 
 from reactor.core.backoff import Backoff
 from reactor.core.circuit_breaker import CircuitBreaker
@@ -20,7 +20,8 @@ from reactor.postgres.upload_queue import UploadQueue
 from reactor.reactions.upload_failures import UploadFailures
 from reactor.reactions.uploads import FailedUploads, UploadAttempt, put
 from reactor.runtime.thread_pool import ThreadPool
-from reactor.storage.spool import Identity, Spool
+from reactor.storage.spool import Spool
+from reactor.storage.spooled_file import Identity
 from reactor.storage.stores.local import LocalStore
 
 PATIENCE_S = 20.0
@@ -41,7 +42,7 @@ class HangingSpool(Spool):
 
 async def put_once(pool: ThreadPool[UploadAttempt]) -> UploadAttempt:
     """Put the spooled file into the store; return the ended attempt, as if it had been settled."""
-    upload = an_upload()
+    upload = make_upload()
     attempt = UploadAttempt(
         signal=Signal("uploads", upload.id.int, 1), tenant=1, upload=upload, trail=upload.trail(), lease_until=0.0
     )
@@ -55,7 +56,7 @@ async def put_once(pool: ThreadPool[UploadAttempt]) -> UploadAttempt:
 
 async def test_a_removal_that_hangs_is_given_up_and_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reactor.reactions.uploads._REMOVE_WITHIN_S", 0.05)
-    spool = HangingSpool(laid_out(tmp_path))
+    spool = HangingSpool(make_spool(tmp_path))
     (root := tmp_path / "store").mkdir()
     store, clock = LocalStore(root), ManualClock()
     pool = ThreadPool[UploadAttempt](partial(put, spool, store), 1, name="test")

@@ -265,9 +265,7 @@ def test_everything_works_without_javascript(browser: Any, app: App) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_shows_the_full_width_and_the_keyboard_reaches_every_link(
-    browser: Any, app: App, scheme: str
-) -> None:
+def test_a_phone_shows_the_full_width_and_the_keyboard_reaches_every_link(browser: Any, app: App, scheme: str) -> None:
     app.queue_uploads(3, status="dead", error_code="STORAGE_REJECTED", error_message="x" * 300)
     options = {"color_scheme": scheme}
     with reacting(app) as run, page_of(browser, run.url, **options) as page:

@@ -4,9 +4,10 @@ import json
 import os
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import pytest
 from anyio import to_thread
@@ -16,6 +17,8 @@ from support.recorder import Recorder
 from support.visitor import TOKEN, Visitor, program, stream_of
 
 from reactor.core.events import AttemptSettled, BreakerMoved
+from reactor.postgres import statements
+from reactor.postgres.connection import DedicatedConnection
 from reactor.web.live import MAX_STREAMS
 
 TIMEOUT_S = 20.0
@@ -56,9 +59,7 @@ class Watcher:
         return self.ended_at
 
 
-async def test_every_open_page_shows_a_dead_upload_within_a_second_and_its_retry(
-    app: App, recorder: Recorder
-) -> None:
+async def test_every_open_page_shows_a_dead_upload_within_a_second_and_its_retry(app: App, recorder: Recorder) -> None:
     async with app.running_reactor(recorder, http_token=TOKEN) as reactor:
         watchers = [Watcher(reactor.http_url) for _ in range(3)]
         for watcher in watchers:
@@ -112,24 +113,28 @@ async def test_the_state_includes_what_only_this_reactor_measures(app: App, reco
     async with app.running_reactor(recorder) as reactor:
         watcher = Watcher(reactor.http_url)
         await to_thread.run_sync(watcher.wait_for, "state", "All is well.")
-        reactor._emit(BreakerMoved(store="files", is_open=True))
-        reactor._emit(BreakerMoved(store="<b>other</b>", is_open=True))
+        reactor.emit(BreakerMoved(store="files", is_open=True))
+        reactor.emit(BreakerMoved(store="<b>other</b>", is_open=True))
         await to_thread.run_sync(watcher.wait_for, "state", "2 things are wrong.")
         assert "The store files has been down for" in watcher.sections["state"]
         assert "&lt;b&gt;other" in watcher.sections["state"]
 
 
-async def test_ten_pages_cost_no_more_queries_than_one(app: App, recorder: Recorder) -> None:
-    async with app.running_reactor(recorder) as reactor:
-        assert reactor._web_app is not None
-        read_at: list[float] = []
-        read_summary = reactor._web_app.live._read_summary
+async def test_ten_pages_cost_no_more_queries_than_one(
+    app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_at: list[float] = []
+    call = DedicatedConnection.call
 
-        async def counted() -> dict[str, Any]:
+    async def counted(
+        connection: DedicatedConnection, statement: LiteralString, parameters: Sequence[Any] = ()
+    ) -> list[Any]:
+        if statement is statements.LIVE_SUMMARY:
             read_at.append(time.monotonic())
-            return await read_summary()
+        return await call(connection, statement, parameters)
 
-        reactor._web_app.live._read_summary = counted
+    monkeypatch.setattr(DedicatedConnection, "call", counted)
+    async with app.running_reactor(recorder) as reactor:
         watchers = [Watcher(reactor.http_url) for _ in range(10)]
         for watcher in watchers:
             await to_thread.run_sync(watcher.wait_for, "reactors", "listening")

@@ -253,9 +253,7 @@ async def test_bad_addresses_are_refused_with_a_reason(app: App, recorder: Recor
     assert (refused.status, json.loads(refused.text)["error"]) == (400, "INVALID_ARGUMENT")
 
 
-async def test_the_page_says_that_the_database_does_not_answer(
-    app: App, recorder: Recorder, server_url: str
-) -> None:
+async def test_the_page_says_that_the_database_does_not_answer(app: App, recorder: Recorder, server_url: str) -> None:
     name = psycopg.conninfo.conninfo_to_dict(app.url)["dbname"]
     async with visiting(app, recorder) as visitor:
         with psycopg.connect(server_url, autocommit=True) as conn:
