@@ -11,12 +11,17 @@ from reactor.core.errors import ConfigInvalid
 from reactor.core.settings import Settings
 from reactor.doctor.database import DatabaseChecks
 from reactor.doctor.examine import examine
-from reactor.doctor.finding import Finding, Verdict, ok, problem
+from reactor.doctor.finding import Finding, FindingVerdict, ok, problem
 from reactor.doctor.spools import spool_groups
 from reactor.doctor.store import store_group
 from reactor.doctor.traces import traces_group
 
-_COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.PROBLEM: "red", Verdict.SKIPPED: "bright_black"}
+_COLOURS = {
+    FindingVerdict.OK: "green",
+    FindingVerdict.WARNING: "yellow",
+    FindingVerdict.PROBLEM: "red",
+    FindingVerdict.SKIPPED: "bright_black",
+}
 _VERDICT_WIDTH = len("problem")
 _CHECK_WIDTH = len("row level security")
 
@@ -46,7 +51,7 @@ def doctor(ctx: click.Context, *, as_json: bool, buckets: Sequence[str]) -> None
         _tell([problem("settings", each, fix) for each in error.problems], as_json=as_json)
         ctx.exit(2)
     findings = _tell(_findings(settings, buckets), as_json=as_json)
-    ctx.exit(1 if any(finding.verdict is Verdict.PROBLEM for finding in findings) else 0)
+    ctx.exit(1 if any(finding.verdict is FindingVerdict.PROBLEM for finding in findings) else 0)
 
 
 def _findings(settings: Settings, buckets: Sequence[str]) -> Iterable[Finding]:
@@ -70,7 +75,9 @@ def _tell(found: Iterable[Finding], *, as_json: bool) -> list[Finding]:
             _print(finding)
     if as_json:
         print_json([asdict(finding) for finding in findings])
-    wrong, warned = (sum(f.verdict is verdict for f in findings) for verdict in (Verdict.PROBLEM, Verdict.WARNING))
+    wrong, warned = (
+        sum(f.verdict is verdict for f in findings) for verdict in (FindingVerdict.PROBLEM, FindingVerdict.WARNING)
+    )
     summary = f"{_counted(wrong, 'problem')}, {_counted(warned, 'warning')}" if wrong or warned else "all is well"
     click.echo(summary, err=True)
     return findings
