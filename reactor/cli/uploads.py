@@ -114,7 +114,7 @@ def _delete_spooled_file(spool: Spool, row: Row) -> None:
         click.echo(f"reactor: {row['id']}: its spooled file stays: {error}", err=True)
     else:
         if not deleted:
-            click.echo(f"reactor: {row['id']}: its spooled file was already gone", err=True)
+            click.echo(f"reactor: {row['id']}: its spooled file was already deleted", err=True)
 
 
 def _change(

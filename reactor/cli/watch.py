@@ -99,6 +99,6 @@ def _print(out: Console, status: Status, draw: Draw | None) -> None:
     if draw is None:
         print_json(status, indent=None)
         return
-    with out.capture() as drawn:  # click.echo raises BrokenPipeError when the reader is gone; rich would exit 1
+    with out.capture() as drawn:  # click.echo raises BrokenPipeError when the pipe is closed; rich would exit 1
         out.print(draw(status))
     click.echo(drawn.get())

@@ -1,4 +1,4 @@
-"""The simulated app: users whose uploads fail, and interpretation runs of which some workers die or take too long."""
+"""The simulated app: users whose uploads fail, and interpretation runs, some of which go stale."""
 
 import random
 from hashlib import sha256

@@ -106,7 +106,7 @@ def choose_binaries(data_major: int | None, account: Account | None, bin_dir: Pa
         return chosen
     if bin_dir is not None:
         raise ConfigInvalid(
-            f"root cannot run PostgreSQL, and {account.name} cannot run {chosen}/postgres: it has no access to {closed}"
+            f"PostgreSQL cannot run as root, and {account.name} cannot run {chosen}/postgres: no access to {closed}"
         )
     return _readable_copy(chosen)
 

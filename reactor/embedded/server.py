@@ -127,7 +127,7 @@ class EmbeddedPostgres:
         account = account_for(self.data_dir)
         if account and (closed := account.first_closed(self.data_dir.parent)):
             raise ConfigInvalid(
-                f"REACTOR_DATA_DIR: root cannot run PostgreSQL, and {account.name}, who can, "
+                f"REACTOR_DATA_DIR: PostgreSQL cannot run as root, and the account {account.name}, which would run it, "
                 f"cannot enter {closed}; choose a folder such as /var/lib/reactor, or run as another user"
             )
         self._supervisor = supervisor = Supervisor(self.data_dir, self._beside(".lock"), self.log_path)
@@ -214,7 +214,7 @@ class EmbeddedPostgres:
             **({} if self._durable else _NOT_DURABLE),
             **self._options,
         }
-        return [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        return [argument for name, value in settings.items() for argument in ("-c", f"{name}={value}")]
 
     def _wait_ready(self, process: Popen[bytes]) -> bool:
         """Wait for `ready` in line 8 of postmaster.pid, as pg_ctl does. False if the server ended or the time is up."""

@@ -231,7 +231,7 @@ def test_a_folder_with_other_files_is_refused_and_left_unchanged(data_dir: Path)
 @pytest.mark.skipif(not IS_ROOT, reason="only root runs the server as another account")
 def test_a_data_folder_that_the_account_cannot_enter_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
-    with pytest.raises(ConfigInvalid, match=r"REACTOR_DATA_DIR: root cannot run PostgreSQL.*choose a folder"):
+    with pytest.raises(ConfigInvalid, match=r"REACTOR_DATA_DIR: PostgreSQL cannot run as root.*choose a folder"):
         EmbeddedPostgres(tmp_path / "postgres").start()
 
 

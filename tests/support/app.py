@@ -1,4 +1,4 @@
-"""The app that the reactor works for: spools files, queues uploads, begins runs, looks at what came of it."""
+"""The app beside the reactor: it spools files, queues uploads, starts runs, and checks the results."""
 
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 @frozen(kw_only=True)
 class Owed:
-    """One upload that the app failed to make."""
+    """One upload that failed in the app and is queued for the reactor."""
 
     id: UUID
     source: UUID
@@ -38,7 +38,7 @@ class Owed:
 
 
 class AppSide:
-    """An app's spool, its store and its connection to the database."""
+    """An app's spool, store and database connection."""
 
     def __init__(self, url: str, home: Path, conn: psycopg.Connection[Row]) -> None:
         self.url = url
@@ -59,7 +59,7 @@ class AppSide:
             http_port=0,
         )
 
-    # what an app does
+    # actions of the app
 
     def owe(
         self,
@@ -70,7 +70,7 @@ class AppSide:
         spooled: bool = True,
         **columns: Any,
     ) -> list[Owed]:
-        """Spool files and queue their uploads, in one transaction; `columns` are upload_queue's own."""
+        """Spool `count` files and queue their uploads in one transaction. `columns` set columns of upload_queue."""
         owed = [self._owed(user or uuid4(), content) for _ in range(count)]
         for upload in owed if spooled else ():
             (self.spool / upload.key).write_bytes(upload.content)
@@ -83,7 +83,7 @@ class AppSide:
         return Owed(id=uuid4(), source=uuid4(), user=user, key=secrets.token_hex(8), content=content)
 
     def queue(self, owed: Sequence[Owed], **columns: Any) -> None:
-        """Record that these are owed: their sources pending, their uploads failed, in two statements."""
+        """Insert pending sources and queued uploads, in two statements."""
         rows = [
             {
                 "id": upload.id,
@@ -102,7 +102,7 @@ class AppSide:
             {
                 "id": upload.source,
                 "user_id": upload.user,
-                "content_hash": secrets.token_hex(32),  # two files of one user may be alike here
+                "content_hash": secrets.token_hex(32),  # not the content's: tests may queue equal files for one user
                 "storage_status": "pending",
                 "byte_size": len(upload.content),
             }
@@ -114,12 +114,12 @@ class AppSide:
 
     def _insert(self, table: str, rows: Sequence[Row]) -> None:
         names = list(rows[0])
-        one = "(" + ", ".join(["%s"] * len(names)) + ")"
-        statement = f"insert into {table} ({', '.join(names)}) values {', '.join([one] * len(rows))}"
+        placeholders = "(" + ", ".join(["%s"] * len(names)) + ")"
+        statement = f"insert into {table} ({', '.join(names)}) values {', '.join([placeholders] * len(rows))}"
         self.conn.execute(statement.encode(), [row[name] for row in rows for name in names])
 
     def begin_run(self, **columns: Any) -> UUID:
-        """Begin an interpretation of a source of its own."""
+        """Insert a running interpretation with a new source; return the run. `columns` set columns of the run."""
         run, source, user = uuid4(), uuid4(), uuid4()
         content_hash = secrets.token_hex(32)
         self._insert("public.sources", [{"id": source, "user_id": user, "content_hash": content_hash}])
@@ -127,19 +127,20 @@ class AppSide:
         self._insert("public.interpretation_runs", [row])
         return run
 
-    # what it sees
+    # what the app observes
 
     def all(self, statement: LiteralString, *parameters: Any) -> list[Row]:
+        """Return all rows of a statement."""
         return self.conn.execute(statement, parameters).fetchall()
 
     def one(self, statement: LiteralString, *parameters: Any) -> Any:
-        """Return the only value of a statement's only row."""
+        """Return the single value of a statement's single row."""
         [row] = self.all(statement, *parameters)
         [value] = row.values()
         return value
 
     def row(self, upload: Owed) -> Row | None:
-        """Return an upload's row; None when it is gone."""
+        """Return an upload's row; None if it has left the queue."""
         rows = self.all("select * from public.upload_queue where id = %s", upload.id)
         return rows[0] if rows else None
 
@@ -163,7 +164,7 @@ class AppSide:
         return (self.spool / upload.key).exists()
 
     def assert_stored(self, upload: Owed) -> None:
-        """Assert that an upload ended well, everywhere, and that nothing of it is left."""
+        """Assert that an upload is stored, its source uploaded, and its row and spooled file deleted."""
         assert self.stored_at(upload).read_bytes() == upload.content
         assert self.row(upload) is None
         source = self.source(upload)
@@ -172,7 +173,7 @@ class AppSide:
         assert not self.is_spooled(upload)
 
     def assert_usage_matches_rows(self) -> None:
-        """Assert that every user's figures are what their sources add up to."""
+        """Assert that every user's usage equals the sum of their sources."""
         assert wrong_usage(self.conn) == []
 
     # the reactor
@@ -181,7 +182,7 @@ class AppSide:
     async def reacting(
         self, recorder: Recorder, *, store: ObjectStore | None = None, **settings: Any
     ) -> AsyncIterator[Reactor]:
-        """Run a reactor in this process; enter when it listens and has caught up, stop it on leaving."""
+        """Run a reactor in this process. Enters when it listens and has reconciled, and stops it on leaving."""
         reactor = Reactor(evolve(self.settings, **settings), store=store, listener=recorder)
         async with create_task_group() as tasks:
             await self.start(reactor, recorder, tasks)
@@ -189,33 +190,33 @@ class AppSide:
             reactor.stop()
 
     async def start(self, reactor: Reactor, recorder: Recorder, tasks: TaskGroup) -> None:
-        """Start a reactor, and return when it listens and no reconciliation is under way or asked for."""
-        caught_up = Event()
-        asked = False
+        """Start a reactor. Returns when it listens, and no reconciliation is running or requested."""
+        reconciled = Event()
+        requested = False
 
-        def tell_pass() -> None:
+        def check_pass() -> None:
             assert reactor._engine is not None
-            # a pass that ends with none asked for began after the one below was
-            if asked and not reactor._engine.reconcile._whole_pass:
-                caught_up.set()
+            # a pass that ends without a further request started after the request below
+            if requested and not reactor._engine.reconcile._whole_pass:
+                reconciled.set()
 
-        tasks.start_soon(partial(reactor.run, ready=tell_pass))
+        tasks.start_soon(partial(reactor.run, ready=check_pass))
         await recorder.wait_for(Listening)
         assert reactor._engine is not None
-        asked = True
+        requested = True
         reactor._engine.reconcile.request()
         with fail_after(PATIENCE_S):
-            await caught_up.wait()
+            await reconciled.wait()
         recorder.forget()
 
     async def drain(
         self, recorder: Recorder | None = None, *, store: ObjectStore | None = None, **settings: Any
     ) -> None:
-        """Do one reconciliation to completion."""
+        """Run one complete reconciliation."""
         await Reactor(evolve(self.settings, **settings), store=store, listener=recorder).drain()
 
     def without_triggers(self) -> None:
-        """Say nothing of uploads and runs from now on."""
+        """Disable the triggers that notify of uploads and runs."""
         for table in ("upload_queue", "interpretation_runs"):
             for trigger in ("inserted", "updated"):
                 self.conn.execute(f"alter table public.{table} disable trigger reactor_notify_{trigger}".encode())
@@ -223,6 +224,6 @@ class AppSide:
 
 @contextmanager
 def app_side(url: str, home: Path) -> Iterator[AppSide]:
-    """Open an app's side of a migrated database."""
+    """Open an app's connection to a migrated database."""
     with psycopg.connect(url, autocommit=True, row_factory=dict_row) as conn:
         yield AppSide(url, home, conn)

@@ -344,13 +344,13 @@ class TestBuckets:
         assert findings["bucket documents"]["verdict"] == "ok"
 
     def test_bad_credentials_are_found(self, env: dict[str, str], s3_server: SeaweedServer) -> None:
-        for variable, seen in (
+        for variable, error in (
             ("AWS_SECRET_ACCESS_KEY", "SignatureDoesNotMatch"),
             ("AWS_ACCESS_KEY_ID", "InvalidAccessKeyId"),
         ):
             variables = s3_server.environment | {variable: "wrong"}
             findings = examine_all(s3(env, variables), "--bucket", "documents", code=1)
-            assert_finds(findings, "bucket documents", seen, "AWS_SECRET_ACCESS_KEY")
+            assert_finds(findings, "bucket documents", error, "AWS_SECRET_ACCESS_KEY")
 
 
 def queue_an_upload(owner: psycopg.Connection[Any], bucket: str) -> None:
@@ -416,17 +416,17 @@ def test_a_collector_that_accepts_traces_is_ok(env: dict[str, str], fault_server
 
 
 def test_the_configured_headers_are_sent_to_the_collector(fault_server: FaultServer) -> None:
-    seen = []
+    received = []
 
     def records_headers(request: Request) -> None:
-        seen.append((request.headers["authorization"], request.headers["content-type"]))
+        received.append((request.headers["authorization"], request.headers["content-type"]))
         answers(200)(request)
 
     fault_server.fault = records_headers
     variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": fault_server.endpoint}
     variables["OTEL_EXPORTER_OTLP_HEADERS"] = "authorization=Bearer%20x,other=1"
     assert examine_traces(**variables)["traces"]["verdict"] == "ok"
-    assert seen == [("Bearer x", "application/x-protobuf")]
+    assert received == [("Bearer x", "application/x-protobuf")]
 
 
 def test_a_dead_collector_is_found() -> None:
