@@ -12,7 +12,7 @@ import pytest
 from anyio import CancelScope, Event, create_task_group, fail_after, sleep_forever
 from opentelemetry.sdk.trace import TracerProvider
 from psycopg import sql
-from support.app import AppSide, app_side
+from support.app import AppSide
 from support.recorder import Recorder
 from support.rows import Rows, rows_of
 
@@ -190,13 +190,8 @@ async def test_a_run_that_passes_its_deadline_cancels_its_block(
 
 
 async def test_a_run_that_a_reactor_failed_cancels_its_block(
-    migrated_url: str, tmp_path: Any, recorder: Recorder, rows: Rows, source: UUID
+    app: AppSide, recorder: Recorder, rows: Rows, source: UUID
 ) -> None:
-    with app_side(migrated_url, tmp_path) as app:
-        await _expire(app, recorder, rows, source)
-
-
-async def _expire(app: AppSide, recorder: Recorder, rows: Rows, source: UUID) -> None:
     async with app.reacting(recorder), ReactorClient(app.url) as client:
         with fail_after(10), pytest.raises(InterpretationTimeout):
             async with client.interpretation(source, timeout_s=0.3, heartbeat_timeout_s=60) as run:

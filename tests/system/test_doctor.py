@@ -18,7 +18,7 @@ from attrs import asdict
 from psycopg import sql
 from support import aws
 from support.process import environment, reactor
-from support.servers.fault_server import FaultServer, Request, answers, stores
+from support.servers.fault_server import Fault, FaultServer, Request, answers, stores
 from support.servers.pgbouncer import bouncing
 from support.servers.seaweedfs import SeaweedServer
 
@@ -375,15 +375,23 @@ def test_missing_credentials_are_found(env: dict[str, str]) -> None:
     assert_finds(examine_all(s3(env, variables), code=1), "store", "AWS_ACCESS_KEY_ID", "AWS_")
 
 
+def puts_only(otherwise: Fault) -> Fault:
+    """Return a server's behaviour that stores each PUT and answers every other request with `otherwise`."""
+
+    def answer(request: Request) -> None:
+        (stores if request.command == "PUT" else otherwise)(request)
+
+    return answer
+
+
+def credentials_for(server: FaultServer) -> dict[str, str]:
+    return aws.environment(server.endpoint, access_key="key", secret_key="secret")
+
+
 def test_a_store_that_refuses_deletes_is_a_warning(env: dict[str, str], fault_server: FaultServer) -> None:
     """The reactor itself needs only PutObject."""
-
-    def puts_only(request: Request) -> None:
-        stores(request) if request.command == "PUT" else answers(403, "AccessDenied")(request)
-
-    fault_server.fault = puts_only
-    variables = aws.environment(fault_server.endpoint, access_key="key", secret_key="secret")
-    findings = examine_all(s3(env, variables), "--bucket", "documents/in/", code=0)
+    fault_server.fault = puts_only(answers(403, "AccessDenied"))
+    findings = examine_all(s3(env, credentials_for(fault_server)), "--bucket", "documents/in/", code=0)
     assert findings["bucket documents"]["verdict"] == "warning"
     assert "s3:DeleteObject" in findings["bucket documents"]["fix"]
     [probe] = fault_server.objects
@@ -392,12 +400,8 @@ def test_a_store_that_refuses_deletes_is_a_warning(env: dict[str, str], fault_se
 
 
 def test_a_store_that_loses_an_accepted_object_is_found(env: dict[str, str], fault_server: FaultServer) -> None:
-    def loses_objects(request: Request) -> None:
-        stores(request) if request.command == "PUT" else answers(404, "NoSuchKey")(request)
-
-    fault_server.fault = loses_objects
-    variables = aws.environment(fault_server.endpoint, access_key="key", secret_key="secret")
-    findings = examine_all(s3(env, variables), "--bucket", "documents", code=1)
+    fault_server.fault = puts_only(answers(404, "NoSuchKey"))
+    findings = examine_all(s3(env, credentials_for(fault_server)), "--bucket", "documents", code=1)
     assert problems(findings) == {"bucket documents"}
     assert "did not return it" in findings["bucket documents"]["seen"]
 
