@@ -7,7 +7,7 @@
     async with reactor.ReactorClient(dsn) as client:
         await client.usage(user_id)
 
-All of it is imported when it is first used, so that importing this package costs nothing.
+Each name is imported on first use, so that `import reactor` itself loads nothing else.
 """
 
 from importlib import import_module
@@ -26,7 +26,7 @@ __all__ = ["Reactor", "ReactorClient", "ReactorError", "Settings", "SyncReactorC
 
 __version__ = version("reactor")
 
-_HOME = {
+_MODULE_OF = {
     "Reactor": "reactor.app",
     "ReactorClient": "reactor.client.async_client",
     "ReactorError": "reactor.core.errors",
@@ -37,6 +37,6 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'reactor' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(_MODULE_OF[name]), name)

@@ -1,4 +1,4 @@
-"""`python -m reactor` is `reactor`."""
+"""`python -m reactor`, the same as the command `reactor`."""
 
 from reactor.cli import main
 

@@ -1,6 +1,6 @@
-"""The command `reactor`: one module per command, and the only place that exits.
+"""The command `reactor`: one module per command, and the only place that sets exit codes.
 
-Data goes to stdout, words to stderr. Exit codes: 0 done, 1 something failed, 2 wrong use or configuration.
+Data goes to stdout, messages to stderr. Exit codes: 0 done, 1 something failed, 2 wrong use or configuration.
 """
 
 import gc
@@ -16,14 +16,11 @@ from reactor import __version__
 from reactor.core.errors import ConfigInvalid, InvalidArgument, ReactorError
 
 _COMMANDS = ("run", "migrate", "reconcile", "status", "uploads", "runs", "quota", "doctor", "demo")
-"""Each is the command of that name in the module of that name."""
+"""Each module of this name defines the command of this name."""
 
 
 class _Group(click.Group):
-    """Turns our errors into one clear line each and an exit code; a traceback is never an answer.
-
-    Imports a command when it is asked for: `status` needn't wait for all that `run` is made of.
-    """
+    """Imports a command when it is used, and turns each ReactorError into one line and an exit code."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -31,11 +28,11 @@ class _Group(click.Group):
     def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
-        gc.disable()  # what is imported stays: to look through it for garbage is a quarter of a start
+        gc.disable()  # imported objects are never garbage; scanning them takes a quarter of the start
         try:
             command: click.Command = getattr(import_module(f"{__name__}.{name}"), name)
         finally:
-            gc.freeze()  # nor is it looked through from now on, or at the end
+            gc.freeze()  # excludes them from every later collection
             gc.enable()
         return command
 
@@ -56,11 +53,12 @@ class _Group(click.Group):
             ctx.exit(0)
 
     def _invoke(self, ctx: click.Context) -> Any:
+        """Invoke the command. Raises the first ReactorError of an exception group instead of the group."""
         try:
             return super().invoke(ctx)
-        except BaseExceptionGroup as group:  # from a task group: the first of our errors in it is the answer
-            ours, _ = group.split(ReactorError)
-            error: BaseException | None = ours
+        except BaseExceptionGroup as group:
+            reactor_errors, _ = group.split(ReactorError)
+            error: BaseException | None = reactor_errors
             while isinstance(error, BaseExceptionGroup):
                 error = error.exceptions[0]
             raise error or group from None
@@ -71,13 +69,13 @@ class _Group(click.Group):
 @click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="TOML file with settings (default: reactor.toml, if there is one). The environment comes first.",
+    help="TOML file with settings (default: reactor.toml, if it exists). Environment variables take precedence.",
 )
 @click.pass_context
 def main(ctx: click.Context, config: Path | None) -> None:
-    """Retry failed uploads at once, fail stale runs on time: an event-driven Postgres LISTEN/NOTIFY reactor.
+    """Retry failed uploads at once and fail stale runs on time, driven by PostgreSQL's LISTEN/NOTIFY.
 
-    Settings come from REACTOR_* variables or the TOML file. Without a database configured, `reactor run` starts
-    one of its own.
+    Settings come from REACTOR_* environment variables and a TOML file. Without a configured database, `reactor run`
+    starts an embedded one.
     """
     ctx.obj = config

@@ -1,4 +1,4 @@
-"""`reactor demo`: see it work in half a minute."""
+"""`reactor demo`: the reactor at work, in half a minute and without any setup."""
 
 import shutil
 import signal
@@ -9,32 +9,32 @@ import anyio
 import click
 from rich.console import Console
 
-from reactor.demo.run import perform
-from reactor.demo.view import View
+from reactor.demo.run import run_demo
+from reactor.demo.view import DemoView
 from reactor.embedded.server import EmbeddedPostgres
 from reactor.postgres.migrate import migrate
 from reactor.telemetry import logging
 
 
 @click.command()
-@click.option("--keep", is_flag=True, help="Keep the demo's folder, to look at what it left.")
+@click.option("--keep", is_flag=True, help="Keep the demo's folder, with its store, spool and database.")
 @click.pass_context
 def demo(ctx: click.Context, *, keep: bool) -> None:
-    """Play an app whose uploads fail and whose runs go stale, and show what the reactor makes of it.
+    """Show the reactor at work with a simulated app.
 
-    Starts a PostgreSQL of its own in a temporary folder, touches nothing else, and ends by itself within 30 s.
-    Exits 1 when a stored file's bytes differ or a count is off.
+    Starts an embedded PostgreSQL in a temporary folder and an app whose uploads fail and whose runs go stale. Touches
+    nothing else and ends within 30 s. Exits 1 if a stored object or a count is wrong.
     """
-    logging.configure("CRITICAL", "text")  # the view says what happens
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: nothing is left behind
+    logging.configure("CRITICAL", "text")  # the view shows the events instead
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the folder is removed
     home = Path(tempfile.mkdtemp(prefix="reactor-demo-"))
-    home.chmod(0o755)  # the database's own account, when root plays, has to get through
+    home.chmod(0o755)  # under root, the database runs as another account, which must enter the folder
     try:
         console = Console(markup=True)
         with EmbeddedPostgres(home / "postgres", durable=False) as server:
             migrate(server.url)
-            with View(console) as view:
-                problems = anyio.run(perform, server.url, home, view)
+            with DemoView(console) as view:
+                problems = anyio.run(run_demo, server.url, home, view)
     finally:
         if keep:
             click.echo(f"kept {home}", err=True)
@@ -44,4 +44,4 @@ def demo(ctx: click.Context, *, keep: bool) -> None:
         click.echo(f"reactor: {problem}", err=True)
     if problems:
         ctx.exit(1)
-    click.echo("The books balance: every stored object is byte for byte its file, every count is right.")
+    click.echo("Verified: every stored object has the bytes of its file, and every count is correct.")

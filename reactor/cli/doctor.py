@@ -1,4 +1,4 @@
-"""`reactor doctor`: what is wrong here, and what mends it."""
+"""`reactor doctor`: find problems in everything that the reactor depends on, and name their fixes."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -6,17 +6,23 @@ from collections.abc import Iterable, Sequence
 import click
 from attrs import asdict, evolve
 
-from reactor.cli.common import as_json, database_url, load_settings, print_json
+from reactor.cli.context import database_url, load_settings
+from reactor.cli.output import as_json, print_json
 from reactor.core.errors import ConfigInvalid
 from reactor.core.settings import Settings
 from reactor.doctor.database import DatabaseChecks
 from reactor.doctor.examine import examine
-from reactor.doctor.finding import Finding, Verdict, ok, problem
+from reactor.doctor.finding import Finding, FindingVerdict, ok, problem
 from reactor.doctor.spools import spool_groups
 from reactor.doctor.store import store_group
 from reactor.doctor.traces import traces_group
 
-_COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.PROBLEM: "red", Verdict.SKIPPED: "bright_black"}
+_COLOURS = {
+    FindingVerdict.OK: "green",
+    FindingVerdict.WARNING: "yellow",
+    FindingVerdict.PROBLEM: "red",
+    FindingVerdict.SKIPPED: "bright_black",
+}
 _VERDICT_WIDTH = len("problem")
 _CHECK_WIDTH = len("row level security")
 
@@ -28,25 +34,24 @@ _CHECK_WIDTH = len("row level security")
     "buckets",
     multiple=True,
     metavar="NAME[/PREFIX/]",
-    help="Probe this bucket too, beside those that queued uploads name. May be repeated.",
+    help="Probe this bucket, too, besides those of queued uploads. Repeatable.",
 )
 @click.pass_context
 def doctor(ctx: click.Context, *, as_json: bool, buckets: Sequence[str]) -> None:
-    """Examine everything that the reactor depends on, and say what mends what is wrong.
+    """Check everything the reactor depends on, and name fixes.
 
-    \b
-    Run it as the reactor's user, with the reactor's settings. It changes nothing: probe files and objects are
-    removed again. Exits 0 when all is well or only warned of, 1 when something is wrong, 2 when a setting is.
+    Run it as the reactor's user, with the reactor's settings. It changes nothing: it deletes its probe files and
+    objects. Exits 0 without a problem (warnings are allowed), 1 with a problem, 2 with an invalid setting.
     """
     try:
         settings = load_settings(ctx)
         settings = evolve(settings, database_url=database_url(settings))
     except ConfigInvalid as error:
-        fix = "correct the setting that is named; the README lists them all"
-        _tell([problem("settings", each, fix) for each in error.problems], as_json=as_json)
+        fix = "correct this setting; the README lists all settings"
+        _report([problem("settings", each, fix) for each in error.problems], as_json=as_json)
         ctx.exit(2)
-    findings = _tell(_findings(settings, buckets), as_json=as_json)
-    ctx.exit(1 if any(finding.verdict is Verdict.PROBLEM for finding in findings) else 0)
+    findings = _report(_findings(settings, buckets), as_json=as_json)
+    ctx.exit(1 if any(finding.verdict is FindingVerdict.PROBLEM for finding in findings) else 0)
 
 
 def _findings(settings: Settings, buckets: Sequence[str]) -> Iterable[Finding]:
@@ -61,19 +66,22 @@ def _findings(settings: Settings, buckets: Sequence[str]) -> Iterable[Finding]:
     )
 
 
-def _tell(found: Iterable[Finding], *, as_json: bool) -> list[Finding]:
-    """Print what was found, as it is found; or all of it as JSON."""
-    findings = []
-    for finding in found:
-        findings.append(finding)
+def _report(findings: Iterable[Finding], *, as_json: bool) -> list[Finding]:
+    """Print each finding as it comes, or all as JSON; then a summary on stderr. Return all findings."""
+    reported = []
+    for finding in findings:
+        reported.append(finding)
         if not as_json:
             _print(finding)
     if as_json:
-        print_json([asdict(finding) for finding in findings])
-    wrong, warned = (sum(f.verdict is verdict for f in findings) for verdict in (Verdict.PROBLEM, Verdict.WARNING))
-    summary = f"{_counted(wrong, 'problem')}, {_counted(warned, 'warning')}" if wrong or warned else "all is well"
+        print_json([asdict(finding) for finding in reported])
+    problems = sum(finding.verdict is FindingVerdict.PROBLEM for finding in reported)
+    warnings = sum(finding.verdict is FindingVerdict.WARNING for finding in reported)
+    summary = (
+        f"{_counted(problems, 'problem')}, {_counted(warnings, 'warning')}" if problems or warnings else "all is well"
+    )
     click.echo(summary, err=True)
-    return findings
+    return reported
 
 
 def _counted(count: int, noun: str) -> str:

@@ -1,23 +1,23 @@
-"""`reactor migrate`: bring the database to the schema of this version."""
+"""`reactor migrate`: create or update the schema."""
 
 import click
 
-from reactor.cli.common import as_json, database_url, load_settings, print_json, print_table
+from reactor.cli.context import database_url, load_settings
+from reactor.cli.output import as_json, print_json, print_table
 from reactor.postgres.migrate import migrate as apply
 from reactor.postgres.migrate import plan, schema_files
 
 
 @click.command()
-@click.option("--status", is_flag=True, help="Say what is applied and what is not; change nothing.")
-@click.option("--print", "print_sql", is_flag=True, help="Print the SQL on stdout; connect to nothing.")
+@click.option("--status", is_flag=True, help="Show which schema files are applied; change nothing.")
+@click.option("--print", "print_sql", is_flag=True, help="Print the SQL on stdout; do not connect.")
 @as_json
 @click.pass_context
 def migrate(ctx: click.Context, *, status: bool, print_sql: bool, as_json: bool) -> None:
-    """Apply the schema that this version needs. Safe to run again, and beside a running app.
+    """Create or update the schema in the database.
 
-    \b
-    Needs the tables' owner with CREATEROLE (on Supabase: postgres), on a direct connection.
-    With --status, exits 1 when something is not applied.
+    Safe to repeat, and safe while the app runs. Connect directly, as the tables' owner with CREATEROLE (on Supabase:
+    postgres). With --status, exits 1 if a schema file is not applied.
     """
     if print_sql:
         for file in schema_files():

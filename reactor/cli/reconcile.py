@@ -1,6 +1,5 @@
-"""`reactor reconcile`: one pass to completion, with no reactor needed."""
+"""`reactor reconcile`: one complete pass, without a running reactor."""
 
-import signal
 from collections import Counter
 from typing import Any
 
@@ -9,21 +8,24 @@ import click
 from attrs import evolve
 
 from reactor.app import Reactor
-from reactor.cli.common import as_json, database_url, load_settings, print_json, spare_the_collector
+from reactor.cli.context import database_url, load_settings
+from reactor.cli.garbage_collection import tune_garbage_collector
+from reactor.cli.output import as_json, print_json
+from reactor.cli.signals import run_with_signals
 from reactor.core.events import AttemptsSettled, Event, Rescued, RunExpired, UsageRepaired
 from reactor.core.settings import Settings
 from reactor.postgres.admin import inspecting
 
-_COUNTED = ("stored", "retry", "dead", "deferred", "rescued", "runs_failed", "reservations_released")
+_SUMMARY_KEYS = ("stored", "retry", "dead", "deferred", "rescued", "runs_failed", "reservations_released")
 
 
 class _Tally:
-    """Counts what a pass did."""
+    """Counts what a pass did, from its events."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
 
-    def hear(self, event: Event) -> None:
+    def count(self, event: Event) -> None:
         match event:
             case AttemptsSettled():
                 self._counts.update(settled.verdict for settled in event.attempts)
@@ -38,46 +40,37 @@ class _Tally:
                 pass
 
     def summary(self) -> dict[str, int]:
-        return {key: self._counts[key] for key in _COUNTED}
+        return {key: self._counts[key] for key in _SUMMARY_KEYS}
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Only say what there is to do; change nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what there is to do; change nothing.")
 @as_json
 @click.pass_context
 def reconcile(ctx: click.Context, *, dry_run: bool, as_json: bool) -> None:
-    """Try every due upload once, fail every stale run, take over what the dead left behind, give leaked reservations
-    back; then say what was done.
+    """Do one complete pass without a running reactor.
 
-    Needs no reactor, and is safe beside any number of them.
+    Tries every due upload once, fails every stale run, takes over expired leases and releases leaked reservations; then
+    prints what it did. Safe while any number of reactors run.
     """
     settings = load_settings(ctx)
     settings = evolve(settings, database_url=database_url(settings))
     if dry_run:
         with inspecting(settings.database_url or "") as inspector:
-            _tell(inspector.due(settings.heartbeat_timeout_s), as_json=as_json)
+            _print_counts(inspector.due(settings.heartbeat_timeout_s), as_json=as_json)
         return
     tally = _Tally()
-    spare_the_collector()
+    tune_garbage_collector()
     anyio.run(_drain, settings, tally)
-    _tell(tally.summary(), as_json=as_json)
+    _print_counts(tally.summary(), as_json=as_json)
 
 
 async def _drain(settings: Settings, tally: _Tally) -> None:
-    reactor = Reactor(settings, listener=tally.hear)
-    async with anyio.create_task_group() as tasks:
-
-        async def stop_on_signal() -> None:
-            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                async for _ in signals:
-                    reactor.stop()
-
-        tasks.start_soon(stop_on_signal)
-        await reactor.drain()
-        tasks.cancel_scope.cancel()
+    reactor = Reactor(settings, listener=tally.count)
+    await run_with_signals(reactor.drain, lambda _signal: reactor.stop())
 
 
-def _tell(counts: dict[str, Any], *, as_json: bool) -> None:
+def _print_counts(counts: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(counts)
     else:

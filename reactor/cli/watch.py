@@ -1,4 +1,4 @@
-"""What `reactor status --watch` follows: readings of the database, one after another, and how they are shown."""
+"""Continuous output of `reactor status --watch`: readings of the database, and how they are shown."""
 
 import signal
 import sys
@@ -12,92 +12,93 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from reactor.cli.common import print_json
+from reactor.cli.output import print_json
 from reactor.core.durations import format_duration
 from reactor.core.errors import ReactorError
 from reactor.postgres.admin import Inspector, inspecting
 
-_EVERY_S = 2.0
+_INTERVAL_S = 2.0
 _PIPE_WIDTH = 200
 
 Status = dict[str, Any]
 Reading = Status | ReactorError
-"""What the database said, or why it didn't."""
+"""The database's answer, or the error instead of one."""
 
 Draw = Callable[[Status], Table]
 
 
 def console() -> Console:
-    """Return the console on stdout; in a pipe nothing is wrapped at the width of a terminal that isn't there."""
+    """Return a console on stdout. In a pipe it is wide enough not to wrap lines."""
     return Console(markup=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def readings(url: Callable[[], str], read: Callable[[Inspector], Status]) -> Iterator[Reading]:
-    """Yield a reading every two seconds, for ever. `url` is asked at each connecting: an embedded server may move."""
+    """Yield a reading every two seconds, without end. Each connect calls `url`, because an embedded server can move."""
     while True:
         try:
             with inspecting(url()) as inspector:
                 while True:
                     yield read(inspector)
-                    time.sleep(_EVERY_S)
+                    time.sleep(_INTERVAL_S)
         except ReactorError as error:
             yield error
-            time.sleep(_EVERY_S)
+            time.sleep(_INTERVAL_S)
 
 
-def follow(seen: Iterator[Reading], draw: Draw | None) -> None:
-    """Show readings until Ctrl-C or SIGTERM; as JSON lines when there is nothing that draws them.
+def follow(readings: Iterator[Reading], draw: Draw | None) -> None:
+    """Show readings until Ctrl-C or SIGTERM: drawn by `draw`, or as JSON lines if it is None.
 
-    Raises what the first reading is, if it is an error: a watch must begin with something to see.
+    Raises the first reading if it is an error, so that a wrong configuration ends the command.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # gives the terminal back, as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # restores the terminal, as Ctrl-C does
     try:
-        first = next(seen)
+        first = next(readings)
         if isinstance(first, ReactorError):
             raise first
         out = console()
         if draw is not None and out.is_terminal and not out.is_dumb_terminal:
-            _live(out, first, seen, draw)
+            _redraw(out, first, readings, draw)
         else:
-            _lines(out, first, seen, draw)
+            _append(out, first, readings, draw)
     except KeyboardInterrupt:
         return
 
 
-def _live(out: Console, first: Status, seen: Iterator[Reading], draw: Draw) -> None:
-    latest, lost_at = draw(first), None
+def _redraw(out: Console, first: Status, readings: Iterator[Reading], draw: Draw) -> None:
+    """Redraw each reading in place, with the duration of an outage below."""
+    latest, outage_from = draw(first), None
     with Live(latest, console=out, auto_refresh=False) as live:
-        for reading in seen:
+        for reading in readings:
             if isinstance(reading, ReactorError):
-                lost_at = lost_at or time.monotonic()
-                silence = format_duration(round(time.monotonic() - lost_at))
-                words = Text(f"the database hasn't answered for {silence}: {reading}; trying again", style="red")
-                live.update(Group(latest, words), refresh=True)
+                outage_from = outage_from or time.monotonic()
+                duration = format_duration(round(time.monotonic() - outage_from))
+                message = f"the database has not answered for {duration}: {reading}; trying again"
+                live.update(Group(latest, Text(message, style="red")), refresh=True)
             else:
-                latest, lost_at = draw(reading), None
+                latest, outage_from = draw(reading), None
                 live.update(latest, refresh=True)
 
 
-def _lines(out: Console, first: Status, seen: Iterator[Reading], draw: Draw | None) -> None:
-    """Write for a pipe: data on stdout, words on stderr."""
-    _write(out, first, draw)
-    is_lost = False
-    for reading in seen:
+def _append(out: Console, first: Status, readings: Iterator[Reading], draw: Draw | None) -> None:
+    """Print each reading below the last one; the start and end of an outage go to stderr."""
+    _print(out, first, draw)
+    is_outage = False
+    for reading in readings:
         if isinstance(reading, ReactorError):
-            if not is_lost:
+            if not is_outage:
                 click.echo(f"reactor: {reading.code}: {reading}; trying again", err=True)
-            is_lost = True
+            is_outage = True
             continue
-        if is_lost:
+        if is_outage:
             click.echo("reactor: the database answers again", err=True)
-        is_lost = False
-        _write(out, reading, draw)
+        is_outage = False
+        _print(out, reading, draw)
 
 
-def _write(out: Console, status: Status, draw: Draw | None) -> None:
+def _print(out: Console, status: Status, draw: Draw | None) -> None:
     if draw is None:
         print_json(status, indent=None)
         return
-    with out.capture() as drawn:  # printed by click: a reader that went away is an end, not an error
+    with out.capture() as drawn:  # click.echo raises BrokenPipeError when the pipe is closed; rich would exit 1
         out.print(draw(status))
     click.echo(drawn.get())

@@ -1,4 +1,5 @@
-"""What services and agents call: reserve, complete and fail uploads, run interpretations, see usage.
+"""The client API for services and agents: reserve, complete and fail uploads, run interpretations, read usage.
 
-A refusal is an exception of reactor/core/errors.py, with code, retryable and details; no traceback of psycopg ever.
+A refusal is raised as an exception of reactor/core/errors.py with code, retryable and details. Exceptions of psycopg
+never reach the caller.
 """

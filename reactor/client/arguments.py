@@ -1,6 +1,7 @@
-"""The arguments of a call, checked before they leave: what PostgreSQL couldn't even parse gets an answer as well.
+"""Validation of a call's arguments before they are sent, including values that PostgreSQL could not even parse.
 
-They are typed `object`, for callers whose code isn't type-checked.
+Each function takes the argument's name and a value of type `object`, because callers may not type-check their code.
+Each raises InvalidArgument, which names the argument.
 """
 
 import json
@@ -9,9 +10,11 @@ from uuid import UUID
 
 from reactor.core.errors import InvalidArgument
 
+_LONGEST_S = 30 * 86_400
+
 
 def as_id(name: str, value: object) -> UUID:
-    """Return a UUID. Raises InvalidArgument."""
+    """Return the value as a UUID."""
     try:
         return value if isinstance(value, UUID) else UUID(str(value))
     except ValueError:
@@ -19,38 +22,38 @@ def as_id(name: str, value: object) -> UUID:
 
 
 def as_text(name: str, value: object) -> str | None:
-    """Return a text that PostgreSQL can keep: no NUL, no half of a surrogate pair. Raises InvalidArgument."""
+    """Return text that PostgreSQL can store (no NUL, no unpaired surrogate); None for None."""
     if value is None:
         return None
     if not isinstance(value, str):
         raise _invalid(name, "must be a string")
     if "\0" in value or not _is_encodable(value):
-        raise _invalid(name, "must be text: it has a NUL, or half of a surrogate pair")
+        raise _invalid(name, "must be text without NUL and without unpaired surrogates")
     return value
 
 
-def as_whole(name: str, value: object, *, at_least: int) -> int:
-    """Return a whole number. Raises InvalidArgument."""
+def as_integer(name: str, value: object, *, at_least: int) -> int:
+    """Return an integer >= `at_least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
-        raise _invalid(name, f"must be a whole number of at least {at_least}")
+        raise _invalid(name, f"must be an integer of at least {at_least}")
     return value
 
 
 def as_seconds(name: str, value: object) -> float:
-    """Return a number of seconds that is more than 0 and at most 30 days. Raises InvalidArgument."""
-    if not isinstance(value, int | float) or not math.isfinite(value) or not 0 < value <= 30 * 86_400:
+    """Return seconds, 0 < s <= 30 days."""
+    if not isinstance(value, int | float) or not math.isfinite(value) or not 0 < value <= _LONGEST_S:
         raise _invalid(name, "must be more than 0 seconds and at most 30 days")
     return value
 
 
-def as_json(name: str, value: object) -> str:
-    """Return JSON text that PostgreSQL can keep. Raises InvalidArgument."""
+def as_json_text(name: str, value: object) -> str:
+    """Return the value as JSON text that PostgreSQL can store."""
     try:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
-        raise _invalid(name, "must be what JSON can say") from None
+        raise _invalid(name, "must be a value that JSON can represent") from None
     if "\\u0000" in text or not _is_encodable(text):
-        raise _invalid(name, "must be JSON of text: it has a NUL, or half of a surrogate pair")
+        raise _invalid(name, "must be JSON without NUL and without unpaired surrogates")
     return text
 
 

@@ -1,10 +1,10 @@
-"""The API as a service in Python calls it, under asyncio.
+"""The API for services in Python under asyncio.
 
     async with ReactorClient(dsn) as client:
         reservation = await client.reserve_upload(user_id, content_hash, byte_size, mime_type, file_name)
 
-Every call is one statement, and may be repeated: where the connection broke before the answer came, it is. Nothing here
-blocks the caller's event loop. A call that has begun isn't cancelled (see reactor/postgres/connection.py).
+Each call is one idempotent statement; the client repeats it if the connection breaks before the answer arrives.
+Nothing here blocks the caller's event loop. A started call cannot be cancelled (see reactor/postgres/connection.py).
 """
 
 import asyncio
@@ -17,31 +17,37 @@ from uuid import UUID
 
 from opentelemetry.propagate import inject
 
-from reactor.client.arguments import as_id, as_json, as_seconds, as_text, as_whole
+from reactor.client.arguments import as_id, as_integer, as_json_text, as_seconds, as_text
 from reactor.client.interpretation import Interpretation, interpreting
 from reactor.postgres import statements
 from reactor.postgres.connection import ConnectionPool
-from reactor.postgres.results import Begun, PendingRetry, Reservation, Stored, Usage, accepted, structured
+from reactor.postgres.results import PendingRetry, Reservation, StartedRun, StoredSource, Usage, accepted, structured
 
 Id = UUID | str
 
 
 class ReactorClient:
-    """A few connections to the database that reactors work on. Opened by its first call; belongs to one event loop.
+    """A client of the reactor's SQL functions, with a small connection pool. Belongs to one event loop.
 
-    Connect as a service: service_role, or the tables' owner. Every method raises DatabaseUnavailable when the database
-    doesn't answer, InvalidArgument for an argument that it names, and what it says besides.
+    Connect as a service: as service_role, or as the tables' owner. The first call opens the pool.
+
+    Each method raises DatabaseUnavailable when the database does not answer and InvalidArgument for an invalid
+    argument, in addition to the errors that it lists.
     """
 
     def __init__(self, dsn: str, *, connections: int = 4) -> None:
-        """`dsn` is a libpq URL or key=value string; `connections` is the most that are made, at least 1."""
+        """Create a client without connecting.
+
+        `dsn` is a libpq URL or key=value string. `connections` is the pool's maximum size, at least 1.
+        Raises InvalidArgument.
+        """
         self._dsn = dsn
-        self._connections = as_whole("connections", connections, at_least=1)
+        self._connections = as_integer("connections", connections, at_least=1)
         self._opening = asyncio.Lock()
-        self._database: ConnectionPool | None = None
+        self._pool: ConnectionPool | None = None
 
     async def __aenter__(self) -> Self:
-        await self._opened()
+        await self._opened_pool()
         return self
 
     async def __aexit__(
@@ -50,10 +56,10 @@ class ReactorClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections. A later call opens them again."""
-        database, self._database = self._database, None
-        if database is not None:
-            await database.close()
+        """Close all connections. A later call opens new ones."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.close()
 
     async def reserve_upload(
         self,
@@ -67,9 +73,12 @@ class ReactorClient:
         source_agent_id: str | None = None,
         source_metadata: Mapping[str, Any] | None = None,
     ) -> Reservation:
-        """Reserve the bytes of an upload, before it is stored.
+        """Reserve quota for an upload before the app stores it; return the source to store.
 
-        `content_hash` is the lower-case hex SHA-256 of the bytes; the same content again is the same source.
+        `content_hash` is the lower-case hex SHA-256 of the bytes; `byte_size` is their number, at least 0.
+        `source_metadata` is any JSON object. A user's second reservation of the same content returns the same source
+        with `deduplicated` set, and reserves nothing.
+
         Raises StorageQuotaExceeded.
         """
         answer = await self.ask(
@@ -77,20 +86,25 @@ class ReactorClient:
             (
                 as_id("user_id", user_id),
                 as_text("content_hash", content_hash),
-                as_whole("byte_size", byte_size, at_least=0),
+                as_integer("byte_size", byte_size, at_least=0),
                 as_text("mime_type", mime_type),
                 as_text("file_name", file_name),
                 as_text("source_type", source_type),
                 as_text("source_agent_id", source_agent_id),
-                as_json("source_metadata", {} if source_metadata is None else source_metadata),
+                as_json_text("source_metadata", {} if source_metadata is None else source_metadata),
             ),
         )
         return structured(answer, Reservation)
 
-    async def complete_upload(self, source_id: Id, storage_url: str) -> Stored:
-        """Say that the app's own attempt worked: the reservation becomes usage. Twice is once. Raises NotFound."""
+    async def complete_upload(self, source_id: Id, storage_url: str) -> StoredSource:
+        """Record that the app's own upload succeeded; return the stored source. Idempotent.
+
+        The reservation becomes usage. `storage_url` is where the app stored the object.
+
+        Raises NotFound.
+        """
         arguments = (as_id("source_id", source_id), as_text("storage_url", storage_url))
-        return structured(await self.ask(statements.COMPLETE_UPLOAD, arguments), Stored)
+        return structured(await self.ask(statements.COMPLETE_UPLOAD, arguments), StoredSource)
 
     async def fail_upload(
         self,
@@ -105,10 +119,14 @@ class ReactorClient:
         max_retries: int = 5,
         metadata: Mapping[str, Any] | None = None,
     ) -> PendingRetry:
-        """Say that the app's own attempt failed: the reactor stores the spooled bytes. Twice is once.
+        """Record that the app's own upload failed and queue it for the reactor; return its place in the queue.
 
-        The trace is the one of the current OpenTelemetry span, unless `traceparent` names another.
-        Raises NotFound, and StorageUploadFailed when it was given up already.
+        The reactor reads `temp_file_path` in `spool` and stores it as `object_path` in `bucket`, with at most
+        `max_retries` attempts (1 to 100). `metadata` is any JSON object. `traceparent` is a W3C trace context; None
+        means that of the current OpenTelemetry span. Idempotent.
+
+        Raises NotFound; StorageUploadFailed when the upload is already dead or cancelled; StorageQuotaExceeded when its
+        reservation was released and no longer fits.
         """
         answer = await self.ask(
             statements.FAIL_UPLOAD,
@@ -120,14 +138,14 @@ class ReactorClient:
                 as_text("error_message", error_message),
                 as_text("spool", spool),
                 as_text("traceparent", traceparent or _current_traceparent()),
-                as_whole("max_retries", max_retries, at_least=1),
-                as_json("metadata", {} if metadata is None else metadata),
+                as_integer("max_retries", max_retries, at_least=1),
+                as_json_text("metadata", {} if metadata is None else metadata),
             ),
         )
         return structured(answer, PendingRetry)
 
     async def usage(self, user_id: Id) -> Usage:
-        """Return what a user may use and uses."""
+        """Return a user's plan, limits and current usage. A user without any rows has the free plan."""
         return structured(await self.ask(statements.GET_USAGE, (as_id("user_id", user_id),)), Usage)
 
     def interpretation(
@@ -139,45 +157,50 @@ class ReactorClient:
         heartbeat_timeout_s: float = 60.0,
         traceparent: str | None = None,
     ) -> AbstractAsyncContextManager[Interpretation]:
-        """Interpret a source: `async with client.interpretation(source_id, config) as run:`.
+        """Return a context manager that runs an interpretation of a stored source.
 
-        Begins the run and counts it; sends heartbeats while the block runs, at a third of `heartbeat_timeout_s`;
-        completes it at the end, or fails it with what the block raised. When the run was taken away (it passed its
-        deadline, or was failed by an operator) the block is cancelled, and InterpretationTimeout, or what else it
-        was, is raised.
+            async with client.interpretation(source_id, config) as run: ...
 
-        Entering raises StoragePending, InterpretationInProgress, InterpretationQuotaExceeded, NotFound.
+        Entering starts the run and counts it against the user's monthly quota. Inside the block the client sends
+        heartbeats every `heartbeat_timeout_s` / 3. Leaving the block completes the run, or fails it if the block
+        raised. When the run ends elsewhere (deadline passed, failed by an operator), the client cancels the block and
+        raises the reason, for example InterpretationTimeout.
+
+        `config` is any JSON value. The run may take `timeout_s`; both times are seconds, 0 < s <= 30 days.
+        `traceparent` is a W3C trace context; None means that of the current OpenTelemetry span.
+
+        Entering raises StoragePending, InterpretationInProgress, InterpretationQuotaExceeded or NotFound.
         """
         arguments = (
             as_id("source_id", source_id),
-            as_json("config", {} if config is None else config),
+            as_json_text("config", {} if config is None else config),
             timedelta(seconds=as_seconds("timeout_s", timeout_s)),
             timedelta(seconds=as_seconds("heartbeat_timeout_s", heartbeat_timeout_s)),
             as_text("traceparent", traceparent or _current_traceparent()),
         )
 
-        async def begin(run_id: UUID) -> Begun:
-            return structured(await self.ask(statements.BEGIN_INTERPRETATION, (*arguments, run_id)), Begun)
+        async def begin(run_id: UUID) -> StartedRun:
+            return structured(await self.ask(statements.BEGIN_INTERPRETATION, (*arguments, run_id)), StartedRun)
 
         return interpreting(self, begin)
 
     async def ask(self, statement: LiteralString, arguments: Sequence[Any]) -> Mapping[str, Any]:
-        """Call one SQL function and return what it answers. Raises what it refuses."""
-        database = await self._opened()
-        [(answer,)] = await database.call(statement, arguments)
+        """Call one SQL function and return its answer. Raises the typed error of a refusal."""
+        pool = await self._opened_pool()
+        [(answer,)] = await pool.call(statement, arguments)
         return accepted(answer)
 
-    async def _opened(self) -> ConnectionPool:
+    async def _opened_pool(self) -> ConnectionPool:
         async with self._opening:
-            if self._database is None:
-                database = ConnectionPool(self._dsn, size=self._connections, named="the client's dsn")
-                await database.open()
-                self._database = database
-            return self._database
+            if self._pool is None:
+                pool = ConnectionPool(self._dsn, size=self._connections, named="the client's dsn")
+                await pool.open()
+                self._pool = pool
+            return self._pool
 
 
 def _current_traceparent() -> str | None:
-    """Return the W3C trace context of the caller's current span; None outside of any."""
+    """Return the W3C trace context of the current span; None outside any span."""
     carrier: dict[str, str] = {}
     inject(carrier)
     return carrier.get("traceparent")

@@ -1,6 +1,6 @@
-"""One interpretation while its worker is at it: begun, kept alive, ended.
+"""The life of one interpretation run in its worker: start, heartbeats, completion or failure.
 
-Invariant: a run that begins here is completed, failed, or no longer ours: never left running while its worker lives on.
+Invariant: a run that starts here ends as completed, failed or lost; it never stays running while its worker lives.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -13,103 +13,109 @@ from anyio import CancelScope, create_task_group, current_time, get_cancelled_ex
 
 from reactor.core.errors import DatabaseUnavailable, ReactorError
 from reactor.postgres import statements
-from reactor.postgres.results import Begun
+from reactor.postgres.results import StartedRun
 
 _RETRY_S = 0.5
-_END_PATIENCE_S = 30.0
-"""How long the end of a run is tried for while the database doesn't answer."""
+_END_TIMEOUT_S = 30.0
+"""How long to retry the end of a run while the database does not answer."""
 
-_GIVE_UP_S = 5.0
-"""The same where the worker was cancelled, and somebody waits for it."""
+_CANCELLED_END_TIMEOUT_S = 5.0
+"""The same for a cancelled worker, whose canceller waits."""
 
 
-class Asker(Protocol):
-    """Whoever calls the SQL functions."""
+class FunctionCaller(Protocol):
+    """Calls SQL functions; implemented by ReactorClient."""
 
     async def ask(self, statement: LiteralString, arguments: Sequence[Any]) -> Mapping[str, Any]: ...
 
 
 class Interpretation:
-    """A running interpretation, as its worker sees it."""
+    """A running interpretation, as its worker sees it. Made by `ReactorClient.interpretation`."""
 
-    def __init__(self, asker: Asker, begun: Begun) -> None:
-        self._asker = asker
-        self._begun = begun
-        self._ends_at = current_time() + (begun.timeout_at - begun.started_at).total_seconds()
+    def __init__(self, caller: FunctionCaller, started: StartedRun) -> None:
+        self._caller = caller
+        self._started = started
+        self._deadline = current_time() + (started.timeout_at - started.started_at).total_seconds()
         self._has_ended = False
         self.lost: ReactorError | None = None
-        """Why the run is no longer ours; None while it is."""
+        """Why the run ended elsewhere; None while this worker still owns it."""
 
     @property
     def id(self) -> UUID:
-        return self._begun.run_id
+        """The run's id."""
+        return self._started.run_id
 
     @property
     def source_id(self) -> UUID:
-        return self._begun.source_id
+        """The id of the source that is interpreted."""
+        return self._started.source_id
 
     @property
     def timeout_at(self) -> datetime:
-        """When it is failed, if it hasn't ended before; by the database's clock."""
-        return self._begun.timeout_at
+        """When the run times out, by the database's clock."""
+        return self._started.timeout_at
 
     @property
     def traceparent(self) -> str:
-        """W3C trace context of the run."""
-        return self._begun.traceparent
+        """The run's W3C trace context."""
+        return self._started.traceparent
 
     def check(self) -> None:
-        """Raise why the run is no longer ours, if it isn't: for work that can't be cancelled."""
+        """Raise the reason if the run ended elsewhere, else return at once. For work that cannot be cancelled."""
         if self.lost is not None:
             raise self.lost
 
     async def fail(self, code: str, message: str | None = None) -> None:
-        """Fail the run with a code of the worker's own (capitals, digits, _). Leaving the block then ends nothing."""
-        await self._asker.ask(statements.FAIL_INTERPRETATION, (self.id, code, message))
+        """Fail the run with the worker's own code. Leaving the block then changes nothing.
+
+        `code` consists of capitals, digits and `_`.
+        """
+        await self._caller.ask(statements.FAIL_INTERPRETATION, (self.id, code, message))
         self._has_ended = True
 
     async def keep_alive(self, scope: CancelScope) -> None:
-        """Send heartbeats at a third of the heartbeat timeout; when the run turns out to be lost, cancel `scope`.
+        """Send heartbeats until the run is lost, then set `lost` and cancel `scope`.
 
-        A database that doesn't answer loses nothing: it is asked again, and its word counts when it comes.
+        The interval is a third of the heartbeat timeout. A heartbeat that gets no answer is retried: only the
+        database's answer can end the run.
         """
-        every_s = self._begun.heartbeat_timeout_s / 3
-        wait_s = every_s
+        interval_s = self._started.heartbeat_timeout_s / 3
+        wait_s = interval_s
         while True:
-            left_s = self._ends_at - current_time()
-            await sleep(min(wait_s, left_s) if left_s > 0 else wait_s)  # and at the deadline, not a third later
+            left_s = self._deadline - current_time()
+            await sleep(min(wait_s, left_s) if left_s > 0 else wait_s)  # ask at the deadline, not an interval later
             try:
-                await self._asker.ask(statements.HEARTBEAT_INTERPRETATION, (self.id,))
+                await self._caller.ask(statements.HEARTBEAT_INTERPRETATION, (self.id,))
             except DatabaseUnavailable:
-                wait_s = min(every_s, _RETRY_S)
+                wait_s = min(interval_s, _RETRY_S)
             except ReactorError as error:
                 if not self._has_ended:
                     self.lost = error
                     scope.cancel()
                 return
             else:
-                wait_s = every_s
+                wait_s = interval_s
 
     async def complete(self) -> None:
-        """Complete the run. Raises why it can't be completed any more."""
+        """Complete the run. Raises the reason if it ended elsewhere; DatabaseUnavailable after 30 s of retries."""
         if not self._has_ended:
             await self._end(statements.COMPLETE_INTERPRETATION, (self.id,))
 
-    async def give_up(self, reason: BaseException) -> None:
-        """Fail the run because of what its worker raised, which stays what is raised: a failure here is noted on it."""
+    async def fail_with(self, cause: BaseException) -> None:
+        """Fail the run with what its worker raised. An error of this call becomes a note on `cause`."""
         if self._has_ended:
             return
-        message = f"{type(reason).__name__}: {reason}".replace("\0", "").encode(errors="replace").decode()
+        message = f"{type(cause).__name__}: {cause}".replace("\0", "").encode(errors="replace").decode()
         try:
             await self._end(statements.FAIL_INTERPRETATION, (self.id, "INTERPRETATION_FAILED", message))
         except ReactorError as error:
-            reason.add_note(f"and run {self.id} couldn't be failed: {error.code}: {error}")
+            cause.add_note(f"run {self.id} could not be failed: {error.code}: {error}")
 
     async def _end(self, statement: LiteralString, arguments: Sequence[Any]) -> None:
-        give_up_at = current_time() + _END_PATIENCE_S
+        give_up_at = current_time() + _END_TIMEOUT_S
         while True:
             try:
-                await self._asker.ask(statement, arguments)
+                await self._caller.ask(statement, arguments)
             except DatabaseUnavailable:
                 if current_time() > give_up_at:
                     raise
@@ -120,32 +126,34 @@ class Interpretation:
 
 
 @asynccontextmanager
-async def interpreting(asker: Asker, begin: Callable[[UUID], Awaitable[Begun]]) -> AsyncIterator[Interpretation]:
-    """Begin an interpretation, keep it alive while the block runs, and end it as the block ended."""
-    run_id = uuid4()  # an id of our own: a beginning that is repeated is one run
+async def interpreting(
+    caller: FunctionCaller, begin: Callable[[UUID], Awaitable[StartedRun]]
+) -> AsyncIterator[Interpretation]:
+    """Start a run with `begin(run_id)`, send heartbeats during the block, and end the run as the block ends."""
+    run_id = uuid4()  # chosen here, so that a repeated `begin` starts one run
     try:
-        begun = await begin(run_id)
+        started = await begin(run_id)
     except get_cancelled_exc_class():
-        with move_on_after(_GIVE_UP_S, shield=True), suppress(ReactorError):  # NotFound: it didn't begin
-            await asker.ask(statements.FAIL_INTERPRETATION, (run_id, "INTERPRETATION_FAILED", "cancelled as it began"))
+        with move_on_after(_CANCELLED_END_TIMEOUT_S, shield=True), suppress(ReactorError):  # NotFound: it did not start
+            await caller.ask(statements.FAIL_INTERPRETATION, (run_id, "INTERPRETATION_FAILED", "cancelled as it began"))
         raise
-    run = Interpretation(asker, begun)
+    run = Interpretation(caller, started)
     failure: Exception | None = None
     try:
         async with create_task_group() as tasks:
             tasks.start_soon(run.keep_alive, tasks.cancel_scope)
             try:
                 yield run
-            except Exception as error:  # noqa: BLE001  # raised again below, outside of the group that would wrap it
+            except Exception as error:  # noqa: BLE001  # raised again outside the task group, which would wrap it
                 failure = error
             tasks.cancel_scope.cancel()
         if run.lost is not None:
             raise run.lost from failure
         if failure is not None:
-            await run.give_up(failure)
+            await run.fail_with(failure)
             raise failure
         await run.complete()
     except get_cancelled_exc_class() as cancelled:
-        with move_on_after(_GIVE_UP_S, shield=True):
-            await run.give_up(cancelled)
+        with move_on_after(_CANCELLED_END_TIMEOUT_S, shield=True):
+            await run.fail_with(cancelled)
         raise

@@ -1,22 +1,22 @@
-"""The same API for code without an event loop: Django, Flask, scripts. One loop in a thread of its own does the work.
+"""The same API for code without an event loop: Django, Flask, scripts. An event loop in a daemon thread does the work.
 
     client = SyncReactorClient(dsn)
     with client.interpretation(source_id, config) as run:
         for page in pages:
-            run.check()     # raises when the run was taken away
+            run.check()     # raises when the run has ended elsewhere
             interpret(page)
 
-May be shared by threads, and be made before a server forks: each process opens connections of its own.
+Threads may share one client. A client may be created before a server forks: each process opens its own connections.
 """
 
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from threading import Lock, Thread
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from uuid import UUID
 
 import anyio
@@ -25,14 +25,14 @@ from attrs import frozen
 
 from reactor.client.async_client import Id, ReactorClient
 from reactor.client.interpretation import Interpretation
-from reactor.postgres.results import PendingRetry, Reservation, Stored, Usage
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
 @frozen
-class _Serving:
-    """A client, and the loop in which it lives."""
+class _LoopThread:
+    """An event loop in a thread of this process, and the client that lives in it."""
 
     pid: int
     client: ReactorClient
@@ -40,7 +40,7 @@ class _Serving:
 
 
 class SyncInterpretation:
-    """A running interpretation, as a worker sees it that can't be cancelled: it asks, with `check`."""
+    """A running interpretation for a worker that cannot be cancelled. Made by `SyncReactorClient.interpretation`."""
 
     def __init__(self, run: Interpretation, portal: BlockingPortal) -> None:
         self._run = run
@@ -48,34 +48,59 @@ class SyncInterpretation:
 
     @property
     def id(self) -> UUID:
+        """The run's id."""
         return self._run.id
 
     @property
     def source_id(self) -> UUID:
+        """The id of the source that is interpreted."""
         return self._run.source_id
 
     @property
     def traceparent(self) -> str:
-        """W3C trace context of the run."""
+        """The run's W3C trace context."""
         return self._run.traceparent
 
     def check(self) -> None:
-        """Raise InterpretationTimeout, or why else the run is no longer ours; costs nothing while it is."""
+        """Raise the reason if the run ended elsewhere, for example InterpretationTimeout; else return at once."""
         self._run.check()
 
     def fail(self, code: str, message: str | None = None) -> None:
-        """Fail the run with a code of the worker's own (capitals, digits, _). Leaving the block then ends nothing."""
+        """Fail the run with the worker's own code. Leaving the block then changes nothing.
+
+        `code` consists of capitals, digits and `_`.
+        """
         self._portal.call(partial(self._run.fail, code, message))
 
 
+def _blocking(
+    method: Callable[Concatenate[ReactorClient, P], Awaitable[T]],
+) -> "Callable[Concatenate[SyncReactorClient, P], T]":
+    """Return the blocking form of an async method, with the same arguments, result, errors and docstring."""
+
+    @wraps(method)
+    def call(self: "SyncReactorClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._call(lambda client: method(client, *args, **kwargs))
+
+    return call
+
+
 class SyncReactorClient:
-    """As ReactorClient, for callers that wait. Each method does and raises what its namesake there does."""
+    """The blocking form of ReactorClient. Threads may share it. The first call starts its event loop.
+
+    Each method takes, returns and raises what the method of that name in ReactorClient does.
+    """
 
     def __init__(self, dsn: str, *, connections: int = 4) -> None:
-        self._make = partial(ReactorClient, dsn, connections=connections)
-        self._make()  # wrong arguments are told here, not at the first call
+        """Create a client without connecting.
+
+        `dsn` is a libpq URL or key=value string. `connections` is the pool's maximum size, at least 1.
+        Raises InvalidArgument.
+        """
+        self._make_client = partial(ReactorClient, dsn, connections=connections)
+        self._make_client()  # reports invalid arguments here, not at the first call
         self._lock = Lock()
-        self._serving: _Serving | None = None
+        self._loop_thread: _LoopThread | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -86,74 +111,25 @@ class SyncReactorClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connections and end the thread. A later call starts anew."""
+        """Close all connections and end the thread. A later call starts them again."""
         with self._lock:
-            serving, self._serving = self._serving, None
-        if serving is not None and serving.pid == os.getpid():
-            serving.portal.call(serving.client.aclose)
-            serving.portal.call(serving.portal.stop)
+            loop_thread, self._loop_thread = self._loop_thread, None
+        if loop_thread is not None and loop_thread.pid == os.getpid():
+            loop_thread.portal.call(loop_thread.client.aclose)
+            loop_thread.portal.call(loop_thread.portal.stop)
 
-    def reserve_upload(
-        self,
-        user_id: Id,
-        content_hash: str,
-        byte_size: int,
-        mime_type: str | None = None,
-        file_name: str | None = None,
-        *,
-        source_type: str | None = None,
-        source_agent_id: str | None = None,
-        source_metadata: Mapping[str, Any] | None = None,
-    ) -> Reservation:
-        """Reserve the bytes of an upload, before it is stored."""
-        return self._wait(
-            lambda client: client.reserve_upload(
-                user_id,
-                content_hash,
-                byte_size,
-                mime_type,
-                file_name,
-                source_type=source_type,
-                source_agent_id=source_agent_id,
-                source_metadata=source_metadata,
-            )
-        )
+    reserve_upload = _blocking(ReactorClient.reserve_upload)
+    """Reserve quota for an upload before the app stores it; return the source to store. See ReactorClient."""
 
-    def complete_upload(self, source_id: Id, storage_url: str) -> Stored:
-        """Say that the app's own attempt worked."""
-        return self._wait(lambda client: client.complete_upload(source_id, storage_url))
+    complete_upload = _blocking(ReactorClient.complete_upload)
+    """Record that the app's own upload succeeded; return the stored source. See ReactorClient."""
 
-    def fail_upload(
-        self,
-        source_id: Id,
-        bucket: str,
-        object_path: str,
-        temp_file_path: str,
-        error_message: str | None = None,
-        *,
-        spool: str = "default",
-        traceparent: str | None = None,
-        max_retries: int = 5,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> PendingRetry:
-        """Say that the app's own attempt failed: the reactor stores the spooled bytes."""
-        return self._wait(
-            lambda client: client.fail_upload(
-                source_id,
-                bucket,
-                object_path,
-                temp_file_path,
-                error_message,
-                spool=spool,
-                traceparent=traceparent,
-                max_retries=max_retries,
-                metadata=metadata,
-            )
-        )
+    fail_upload = _blocking(ReactorClient.fail_upload)
+    """Record that the app's own upload failed and queue it for the reactor; return its place in the queue. See
+    ReactorClient."""
 
-    def usage(self, user_id: Id) -> Usage:
-        """Return what a user may use and uses."""
-        return self._wait(lambda client: client.usage(user_id))
+    usage = _blocking(ReactorClient.usage)
+    """Return a user's plan, limits and current usage. See ReactorClient."""
 
     @contextmanager
     def interpretation(
@@ -165,12 +141,13 @@ class SyncReactorClient:
         heartbeat_timeout_s: float = 60.0,
         traceparent: str | None = None,
     ) -> Iterator[SyncInterpretation]:
-        """Interpret a source. The block can't be cancelled: it calls `run.check()` now and then.
+        """Return a context manager that runs an interpretation, as ReactorClient.interpretation does.
 
-        When the run was taken away, that raises why; at the latest, leaving the block does.
+        The block cannot be cancelled, so it must call `run.check()` regularly: that raises the reason when the run has
+        ended elsewhere. Leaving the block raises it at the latest.
         """
-        serving = self._served()
-        interpretation = serving.client.interpretation(
+        loop_thread = self._started_loop_thread()
+        interpretation = loop_thread.client.interpretation(
             source_id,
             config,
             timeout_s=timeout_s,
@@ -179,29 +156,29 @@ class SyncReactorClient:
         )
         run: Interpretation | None = None
         try:
-            with serving.portal.wrap_async_context_manager(interpretation) as run:
-                yield SyncInterpretation(run, serving.portal)
+            with loop_thread.portal.wrap_async_context_manager(interpretation) as run:
+                yield SyncInterpretation(run, loop_thread.portal)
         except CancelledError:
-            # `check` told of a loss before the loop had ended the block itself: of both at once, anyio says only that
+            # `check` can raise while the event loop still cancels the block; anyio then reports only the cancellation.
             if run is not None:
                 run.check()
             raise
 
-    def _wait(self, call: Callable[[ReactorClient], Awaitable[T]]) -> T:
-        serving = self._served()
-        return serving.portal.call(call, serving.client)
+    def _call(self, method: Callable[[ReactorClient], Awaitable[T]]) -> T:
+        loop_thread = self._started_loop_thread()
+        return loop_thread.portal.call(method, loop_thread.client)
 
-    def _served(self) -> _Serving:
-        """Return this process's client, started by whoever comes first."""
+    def _started_loop_thread(self) -> _LoopThread:
+        """Return this process's event loop thread; the first caller starts it."""
         with self._lock:
-            if self._serving is None or self._serving.pid != os.getpid():
-                started: Future[_Serving] = Future()
-                # a daemon: who forgets to close must not hang at exit
-                Thread(target=anyio.run, args=(self._serve, started), name="reactor-client", daemon=True).start()
-                self._serving = started.result()
-            return self._serving
+            if self._loop_thread is None or self._loop_thread.pid != os.getpid():
+                started: Future[_LoopThread] = Future()
+                # A daemon thread: a program that does not call close() must still exit.
+                Thread(target=anyio.run, args=(self._run_loop, started), name="reactor-client", daemon=True).start()
+                self._loop_thread = started.result()
+            return self._loop_thread
 
-    async def _serve(self, started: "Future[_Serving]") -> None:
+    async def _run_loop(self, started: "Future[_LoopThread]") -> None:
         async with BlockingPortal() as portal:
-            started.set_result(_Serving(os.getpid(), self._make(), portal))
+            started.set_result(_LoopThread(os.getpid(), self._make_client(), portal))
             await portal.sleep_until_stopped()

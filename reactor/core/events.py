@@ -114,6 +114,11 @@ class AttemptSettled(NamedTuple):
     def message(self) -> str | None:
         return self.outcome.message
 
+    @property
+    def put_s(self) -> float:
+        """Seconds that the put took; 0.0 if it did not begin."""
+        return 0.0 if self.put is None else self.put[1] - self.put[0]
+
 
 @frozen(kw_only=True)
 class AttemptsSettled:

@@ -1,1 +1,1 @@
-"""The demo: a real database, a real reactor, a folder for a store that is flaky on purpose, and an app that suffers."""
+"""`reactor demo`: a simulated app with failing uploads and stale runs, and a reactor that handles them."""

@@ -1,4 +1,4 @@
-"""Sets the stage, lets the app and the reactor play, waits for the end, and audits the books."""
+"""Runs the demo: starts the reactor and the simulated app, waits until all is settled, and verifies the result."""
 
 import time
 from pathlib import Path
@@ -8,24 +8,25 @@ from anyio import create_task_group, move_on_after, sleep, to_thread
 
 from reactor.app import Reactor
 from reactor.core.settings import Settings
-from reactor.demo.scenario import BUCKET, Play, act, cast
+from reactor.demo.scenario import BUCKET, Scenario, make_files, run_app
 from reactor.demo.store import FlakyStore
-from reactor.demo.verification import audit
-from reactor.demo.view import View
+from reactor.demo.verification import find_mismatches
+from reactor.demo.view import DemoView
 from reactor.storage.stores.local import LocalStore
 
-_LONGEST_S = 40.0
+_TIMEOUT_S = 40.0
+_POLL_S = 0.2
 
 
-async def perform(url: str, home: Path, view: View) -> list[str]:
-    """Play it all on a migrated database; return what is wrong with the books afterwards."""
-    spool, objects = home / "spool", home / "store"
+async def run_demo(url: str, home: Path, view: DemoView) -> list[str]:
+    """Run the demo on a migrated database; return each mismatch with what was expected, one line each."""
+    spool, store_folder = home / "spool", home / "store"
     spool.mkdir()
-    files, fails, refused = cast()
-    store = FlakyStore(LocalStore(objects), fails, refused)
+    files, failures, refused = make_files()
+    store = FlakyStore(LocalStore(store_folder), failures, refused)
     settings = Settings(
         database_url=url,
-        store_url=objects.as_uri(),
+        store_url=store_folder.as_uri(),
         spools={"default": spool},
         retry_base_s=0.5,
         retry_max_s=2.0,
@@ -33,24 +34,24 @@ async def perform(url: str, home: Path, view: View) -> list[str]:
         shutdown_grace_s=3.0,
         http_port=0,
     )
-    reactor = Reactor(settings, store=store, listener=view.hear)
-    play = Play()
-    began = time.monotonic()
+    reactor = Reactor(settings, store=store, listener=view.show)
+    scenario = Scenario()
+    started_at = time.monotonic()
     async with create_task_group() as tasks:
         tasks.start_soon(reactor.run)
-        view.say(f"app     {len(files)} uploads are going to fail, into bucket {BUCKET}")
-        with move_on_after(_LONGEST_S):
-            await act(url, spool, store, play, files)
-            await _until_settled(url, play)
+        view.print_line(f"app     {len(files)} uploads to bucket {BUCKET} are about to fail")
+        with move_on_after(_TIMEOUT_S):
+            await run_app(url, spool, store, scenario, files)
+            await _wait_until_settled(url, scenario)
         reactor.stop()
-    seconds = time.monotonic() - began
-    problems = await to_thread.run_sync(audit, url, objects, spool, play)
-    view.summarise(objects.as_uri(), seconds)
-    return problems
+    elapsed_s = time.monotonic() - started_at
+    mismatches = await to_thread.run_sync(find_mismatches, url, store_folder, spool, scenario)
+    view.print_summary(store_folder.as_uri(), elapsed_s)
+    return mismatches
 
 
-async def _until_settled(url: str, play: Play) -> None:
-    """Wait until no upload waits and no run runs, looking a few times a second as an app might."""
+async def _wait_until_settled(url: str, scenario: Scenario) -> None:
+    """Wait until no upload is waiting and no run is running. Polls the database, as an app would."""
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as conn:
         while True:
             row = await (
@@ -59,6 +60,6 @@ async def _until_settled(url: str, play: Play) -> None:
                     " + (select count(*) from public.interpretation_runs where status = 'running')"
                 )
             ).fetchone()
-            if row == (0,) and play.files:
+            if row == (0,) and scenario.files:
                 return
-            await sleep(0.2)
+            await sleep(_POLL_S)

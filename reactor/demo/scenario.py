@@ -1,4 +1,4 @@
-"""The app of the demo: users whose uploads fail, and interpretations of which some are forgotten by their workers."""
+"""The simulated app: users whose uploads fail, and interpretation runs, some of which go stale."""
 
 import random
 from hashlib import sha256
@@ -10,31 +10,36 @@ from anyio import create_task_group, sleep, to_thread
 from attrs import define, field, frozen
 
 from reactor.client.async_client import ReactorClient
-from reactor.demo.store import FOR_EVER, FlakyStore
+from reactor.demo.store import ALWAYS, FlakyStore
 
 BUCKET = "demo"
 UPLOADS = 90
 RUNS = 9
-_EVERY_S = 0.09
-_OUTAGE_S = (3.0, 6.0)
+_UPLOAD_INTERVAL_S = 0.09
+_OUTAGE_FROM_S = 3.0
+_OUTAGE_UNTIL_S = 6.0
 
-_FLAKY = frozenset({0, 6, 12, 18, 24, 30, 48, 66, 84})
-"""Uploads that fail twice by themselves. Few after the outage: on a slow machine they are what is left at the end, and
-five that fail with no success between them would be taken for another outage."""
+_FAIL_TWICE = frozenset({0, 6, 12, 18, 24, 30, 48, 66, 84})
+"""Numbers of the uploads that fail twice, outage aside.
 
-_TRIES = 8
-"""More than an upload can need that fails twice by itself and meets the outage as well."""
+Few of them come after the outage: on a slow machine they are the last ones left, and the breaker would take five
+failures without a success between them for another outage."""
+
+_MAX_RETRIES = 8
+"""More than an upload needs that fails twice and also meets the outage."""
+
+_MAX_RETRIES_EXHAUSTED = 4
 
 
 @frozen(kw_only=True)
-class File:
-    """One upload of the play, and how it is to end."""
+class DemoFile:
+    """One upload of the scenario, and how it must end."""
 
     key: str
     user: UUID
     content: bytes
     ending: str
-    """'stored', 'refused' (by the store), 'exhausted' (fails for ever), 'missing' or 'changed' (in the spool)."""
+    """'stored', 'refused' (by the store), 'exhausted' (fails always), 'missing' or 'changed' (in the spool)."""
 
     @property
     def hash(self) -> str:
@@ -42,75 +47,78 @@ class File:
 
 
 @define(kw_only=True)
-class Play:
-    """What was acted, so that it can be compared with what came of it."""
+class Scenario:
+    """What the app has done so far, for comparison with the result."""
 
-    files: list[File] = field(factory=list)
+    files: list[DemoFile] = field(factory=list)
     stale_runs: set[UUID] = field(factory=set)
     healthy_runs: set[UUID] = field(factory=set)
 
 
-def cast(seed: int = 7) -> tuple[list[File], dict[str, int], frozenset[str]]:
-    """Return the files, how often each object's put fails, and which are refused; the same for the same seed."""
-    chance = random.Random(seed)  # noqa: S311  # a play, not a secret
-    users = [UUID(int=chance.getrandbits(128), version=4) for _ in range(6)]
-    files, fails, refused = [], {}, set()
+def make_files(seed: int = 7) -> tuple[list[DemoFile], dict[str, int], frozenset[str]]:
+    """Return the files, how often the put of each key fails, and the keys that the store refuses.
+
+    The same seed gives the same result.
+    """
+    rng = random.Random(seed)  # noqa: S311  # test data, not a secret
+    users = [UUID(int=rng.getrandbits(128), version=4) for _ in range(6)]
+    files, failures, refused = [], {}, set()
     endings = {20: "refused", 41: "exhausted", 55: "missing", 70: "changed", 82: "refused"}
     for number in range(UPLOADS):
         ending = endings.get(number, "stored")
-        content = chance.randbytes(0 if number == 1 else chance.choice((200, 5_000, 60_000, 400_000)))
-        file = File(key=f"{number:03}.bin", user=chance.choice(users), content=content, ending=ending)
+        content = rng.randbytes(0 if number == 1 else rng.choice((200, 5_000, 60_000, 400_000)))
+        file = DemoFile(key=f"{number:03}.bin", user=rng.choice(users), content=content, ending=ending)
         files.append(file)
-        fails[file.key] = FOR_EVER if ending == "exhausted" else 2 if number in _FLAKY else 0
+        failures[file.key] = ALWAYS if ending == "exhausted" else 2 if number in _FAIL_TWICE else 0
         if ending == "refused":
             refused.add(file.key)
-    return files, fails, frozenset(refused)
+    return files, failures, frozenset(refused)
 
 
-async def act(url: str, spool: Path, store: FlakyStore, play: Play, files: list[File]) -> None:
-    """Act the whole play: uploads at a steady pace, an outage of the store in their midst, runs beside them."""
+async def run_app(url: str, spool: Path, store: FlakyStore, scenario: Scenario, files: list[DemoFile]) -> None:
+    """Queue uploads at a steady pace, with an outage of the store in between, and run interpretations beside them."""
     async with create_task_group() as tasks:
-        tasks.start_soon(_upload_all, url, spool, play, files)
-        tasks.start_soon(_have_outage, store)
-        tasks.start_soon(_interpret_all, url, play)
+        tasks.start_soon(_fail_uploads, url, spool, scenario, files)
+        tasks.start_soon(_interrupt_store, store)
+        tasks.start_soon(_run_interpretations, url, scenario)
 
 
-async def _have_outage(store: FlakyStore) -> None:
-    begins_s, ends_s = _OUTAGE_S
-    await sleep(begins_s)
+async def _interrupt_store(store: FlakyStore) -> None:
+    await sleep(_OUTAGE_FROM_S)
     store.is_down = True
-    await sleep(ends_s - begins_s)
+    await sleep(_OUTAGE_UNTIL_S - _OUTAGE_FROM_S)
     store.is_down = False
 
 
-async def _upload_all(url: str, spool: Path, play: Play, files: list[File]) -> None:
+async def _fail_uploads(url: str, spool: Path, scenario: Scenario, files: list[DemoFile]) -> None:
     async with ReactorClient(url) as client:
         for file in files:
-            await to_thread.run_sync(_spool, file, spool)
+            await to_thread.run_sync(_write_to_spool, file, spool)
             await _queue(client, file)
-            play.files.append(file)
-            await sleep(_EVERY_S)
+            scenario.files.append(file)
+            await sleep(_UPLOAD_INTERVAL_S)
 
 
-def _spool(file: File, spool: Path) -> None:
-    """Leave the bytes where the reactor looks, whole: written beside, then renamed."""
+def _write_to_spool(file: DemoFile, spool: Path) -> None:
+    """Write the bytes under a temporary name, then rename, so that the reactor never reads an incomplete file."""
     if file.ending == "missing":
         return
     content = file.content if file.ending != "changed" else file.content[:-1] + bytes([file.content[-1] ^ 1])
-    beside = spool / f".{file.key}.part"
-    beside.write_bytes(content)
-    beside.rename(spool / file.key)
+    unfinished = spool / f".{file.key}.part"
+    unfinished.write_bytes(content)
+    unfinished.rename(spool / file.key)
 
 
-async def _queue(client: ReactorClient, file: File) -> None:
-    """The app's own put has failed: its bytes were reserved, and are owed to the store from now on."""
+async def _queue(client: ReactorClient, file: DemoFile) -> None:
+    """Reserve the bytes, then report that the app's own put failed."""
     source = await client.reserve_upload(file.user, file.hash, len(file.content), file_name=file.key)
-    tries, reason = 4 if file.ending == "exhausted" else _TRIES, "the app's own put failed"
-    await client.fail_upload(source.source_id, BUCKET, file.key, file.key, reason, max_retries=tries)
+    max_retries = _MAX_RETRIES_EXHAUSTED if file.ending == "exhausted" else _MAX_RETRIES
+    reason = "the app's own put failed"
+    await client.fail_upload(source.source_id, BUCKET, file.key, file.key, reason, max_retries=max_retries)
 
 
-async def _interpret_all(url: str, play: Play) -> None:
-    """Begin runs; every third worker dies without a word, every third takes too long, the others finish."""
+async def _run_interpretations(url: str, scenario: Scenario) -> None:
+    """Start runs of three kinds in turn: the worker dies, the run takes too long, the run completes."""
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as conn:
         user, source = uuid4(), uuid4()
         await conn.execute(
@@ -118,21 +126,23 @@ async def _interpret_all(url: str, play: Play) -> None:
             (source, user, sha256(source.bytes).hexdigest()),
         )
         for number in range(RUNS):
-            run, fate = uuid4(), number % 3
+            run = uuid4()
+            worker_dies, takes_too_long = number % 3 == 0, number % 3 == 1
+            timeout_s = 2.0 + number / 7 if takes_too_long else 60.0
             await conn.execute(
                 "insert into public.interpretation_runs"
                 " (id, user_id, source_id, status, timeout_at, heartbeat_timeout)"
                 " values (%s, %s, %s, 'running', now() + make_interval(secs => %s), %s::interval)",
-                (run, user, source, 2.0 + number / 7 if fate == 1 else 60.0, "1.5 s" if fate == 0 else "30 s"),
+                (run, user, source, timeout_s, "1.5 s" if worker_dies else "30 s"),
             )
-            (play.healthy_runs if fate == 2 else play.stale_runs).add(run)  # noqa: PLR2004
-        for _ in range(6):  # the healthy ones beat, and then complete
+            (scenario.stale_runs if worker_dies or takes_too_long else scenario.healthy_runs).add(run)
+        for _ in range(6):  # heartbeats of the healthy runs, then their completion
             await sleep(1.0)
             await conn.execute(
                 "update public.interpretation_runs set heartbeat_at = clock_timestamp() where id = any(%s)",
-                (list(play.healthy_runs),),
+                (list(scenario.healthy_runs),),
             )
         await conn.execute(
             "update public.interpretation_runs set status = 'completed', completed_at = now() where id = any(%s)",
-            (list(play.healthy_runs),),
+            (list(scenario.healthy_runs),),
         )

@@ -1,4 +1,4 @@
-"""The demo checks its own books: what came of every file and run, against what was to come of it."""
+"""Verifies the demo: compares the queue, the store, the usage and the runs with the scenario."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from reactor.demo.scenario import BUCKET, File, Play
+from reactor.demo.scenario import BUCKET, DemoFile, Scenario
 
 _Connection = psycopg.Connection[dict[str, Any]]
 
@@ -19,65 +19,66 @@ _EXPECTED_CODE = {
 }
 
 
-def audit(url: str, store: Path, spool: Path, play: Play) -> list[str]:
-    """Return everything that isn't as it must be, a line each; none when the books balance."""
+def find_mismatches(url: str, store: Path, spool: Path, scenario: Scenario) -> list[str]:
+    """Return each difference from the scenario's expected result, one line each; empty if there is none."""
     with psycopg.connect(url, row_factory=dict_row) as conn:
-        return [*_check_uploads(conn, store, spool, play), *_check_usage(conn), *_check_runs(conn, play)]
+        return [*_check_uploads(conn, store, spool, scenario), *_check_usage(conn), *_check_runs(conn, scenario)]
 
 
-def _check_uploads(conn: _Connection, store: Path, spool: Path, play: Play) -> Iterator[str]:
-    left = {row["object_path"]: row for row in conn.execute("select * from public.upload_queue")}
+def _check_uploads(conn: _Connection, store: Path, spool: Path, scenario: Scenario) -> Iterator[str]:
+    queued = {row["object_path"]: row for row in conn.execute("select * from public.upload_queue")}
     status = {row["file_name"]: row["storage_status"] for row in conn.execute("select * from public.sources")}
     spooled = {path.name for path in spool.iterdir()}
-    for file in play.files:
-        kept = store / BUCKET / file.key
+    for file in scenario.files:
+        stored_path = store / BUCKET / file.key
         if file.ending == "stored":
-            yield from _check_stored(file, kept, left.get(file.key), status[file.key])
+            yield from _check_stored(file, stored_path, queued.get(file.key), status[file.key])
             if file.key in spooled:
-                yield f"{file.key} is stored, and its spooled file is still there"
+                yield f"{file.key} is stored, but its spooled file still exists"
         else:
-            yield from _check_dead(file, kept, left.get(file.key, {}), status[file.key])
-    if strange := left.keys() - {file.key for file in play.files}:
-        yield f"{len(strange)} uploads in the queue that nobody made"
+            yield from _check_dead(file, stored_path, queued.get(file.key, {}), status[file.key])
+    if unexpected := queued.keys() - {file.key for file in scenario.files}:
+        yield f"the queue has {len(unexpected)} uploads that are not part of the scenario"
 
 
-def _check_stored(file: File, kept: Path, queued: dict[str, Any] | None, status: str) -> Iterator[str]:
-    if queued is not None:
-        yield f"{file.key} should have been stored and is {queued['status']}"
-    elif not kept.is_file() or kept.read_bytes() != file.content:
-        yield f"{file.key}: the bytes in the store aren't the file's"
+def _check_stored(file: DemoFile, stored_path: Path, row: dict[str, Any] | None, status: str) -> Iterator[str]:
+    if row is not None:
+        yield f"{file.key} should be stored but is {row['status']}"
+    elif not stored_path.is_file() or stored_path.read_bytes() != file.content:
+        yield f"{file.key}: the stored bytes differ from the file"
     elif status != "uploaded":
-        yield f"{file.key} is stored, and its source says {status}"
+        yield f"{file.key} is stored, but its source is {status}"
 
 
-def _check_dead(file: File, kept: Path, queued: dict[str, Any], status: str) -> Iterator[str]:
-    code = queued.get("error_code")
+def _check_dead(file: DemoFile, stored_path: Path, row: dict[str, Any], status: str) -> Iterator[str]:
+    code = row.get("error_code")
     if code != _EXPECTED_CODE[file.ending]:
         yield f"{file.key} ({file.ending}) should be dead with {_EXPECTED_CODE[file.ending]}, not {code}"
-    if kept.exists():
-        yield f"{file.key} is dead, and there is something in the store"
+    if stored_path.exists():
+        yield f"{file.key} is dead, but the store has an object for it"
     if status != "failed":
-        yield f"{file.key} is dead, and its source says {status}"
+        yield f"{file.key} is dead, but its source is {status}"
 
 
 def _check_usage(conn: _Connection) -> Iterator[str]:
-    counted = conn.execute(
+    """Compare each user's usage with the sum of their sources."""
+    sums = conn.execute(
         "select user_id, sum(byte_size) filter (where storage_status = 'uploaded') as used,"
         " sum(byte_size) filter (where storage_status = 'pending') as reserved"
         " from public.sources group by user_id"
     )
-    books = {row["user_id"]: row for row in conn.execute("select * from public.storage_usage")}
-    for row in counted:
-        book = books.get(row["user_id"], {"total_bytes": None, "reserved_bytes": None})
-        if (book["total_bytes"], book["reserved_bytes"]) != (row["used"] or 0, row["reserved"] or 0):
-            yield f"a user's books say {book['total_bytes']} bytes, their sources {row['used']}"
+    usage = {row["user_id"]: row for row in conn.execute("select * from public.storage_usage")}
+    for row in sums:
+        recorded = usage.get(row["user_id"], {"total_bytes": None, "reserved_bytes": None})
+        if (recorded["total_bytes"], recorded["reserved_bytes"]) != (row["used"] or 0, row["reserved"] or 0):
+            yield f"a user's recorded usage is {recorded['total_bytes']} bytes, but their sources have {row['used']}"
 
 
-def _check_runs(conn: _Connection, play: Play) -> Iterator[str]:
+def _check_runs(conn: _Connection, scenario: Scenario) -> Iterator[str]:
     status = {row["id"]: row["status"] for row in conn.execute("select * from public.interpretation_runs")}
-    for run in play.stale_runs:
+    for run in scenario.stale_runs:
         if status[run] != "failed":
             yield f"a stale run is {status[run]}"
-    for run in play.healthy_runs:
+    for run in scenario.healthy_runs:
         if status[run] != "completed":
             yield f"a healthy run is {status[run]}"

@@ -1,4 +1,4 @@
-"""What the demo shows: a live table on a terminal, plain lines in a pipe, and a summary at the end."""
+"""The demo's output: a live table on a terminal, plain lines in a pipe, and a summary at the end."""
 
 from collections import Counter, deque
 from math import inf
@@ -23,23 +23,36 @@ from reactor.core.events import (
 )
 from reactor.core.model import Verdict
 
-_LINES = 12
+_LINES_SHOWN = 12
 
 
 @define
-class View:
-    """Hears what happens and shows it."""
+class DemoView:
+    """Counts and shows the reactor's events. As a context manager: draws the live table inside the block."""
 
     console: Console
     counts: Counter[str] = field(factory=Counter)
-    reasons: Counter[str] = field(factory=Counter)
+    """Settled attempts by verdict, and failed runs."""
+
+    dead_codes: Counter[str] = field(factory=Counter)
+    """Dead uploads by error code."""
+
     reactions_ms: list[float] = field(factory=list)
+    """From due to the start of the first attempt, for uploads that became due outside an outage."""
+
     lateness_ms: list[float] = field(factory=list)
+    """From a run's deadline until it was failed."""
+
     retried: set[Any] = field(factory=set)
-    kept_waiting: int = 0
-    """Uploads that came due while the store was down: they waited for it, not for the reactor."""
+    """Ids of uploads with a failed attempt that was followed by another."""
+
+    delayed_by_outage: int = 0
+    """Number of uploads that became due during an outage of the store."""
+
     _outages: list[list[float]] = field(factory=list)
-    _lines: deque[str] = field(factory=lambda: deque(maxlen=_LINES))
+    """Start and end of each outage, by monotonic(); the end is infinite until the store answers again."""
+
+    _lines: deque[str] = field(factory=lambda: deque(maxlen=_LINES_SHOWN))
     _live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -52,57 +65,60 @@ class View:
         if self._live is not None:
             self._live.stop()
 
-    def say(self, line: str) -> None:
-        """Show one line of what happens."""
+    def print_line(self, line: str) -> None:
+        """Show a line: in the live table on a terminal, else on stdout."""
         if self._live is not None:
             self._lines.append(line)
         else:
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def hear(self, event: Event) -> None:
+    def show(self, event: Event) -> None:
+        """Count and show an event of the reactor."""
         match event:
             case Listening():
-                self.say("listening: failed uploads are heard as they commit")
+                self.print_line("listening: failed uploads are notified as they commit")
             case AttemptsStarted():
                 for started in event.attempts:
-                    self._hear_started(started)
+                    self._count_started(started)
             case AttemptsSettled():
                 for settled in event.attempts:
-                    self._hear_settled(settled)
+                    self._show_settled(settled)
             case RunExpired():
                 self.counts["runs failed"] += 1
                 self.lateness_ms.append(event.late_s * 1000)
-                self.say(f"run     {event.run_id.hex[:8]} failed {event.late_s * 1000:.0f} ms late: {event.code}")
+                late = f"{event.late_s * 1000:.0f} ms after its deadline"
+                self.print_line(f"run     {event.run_id.hex[:8]} failed {late}: {event.code}")
             case BreakerMoved(is_open=True):
                 self._outages.append([monotonic(), inf])
-                self.say("store   is down for everyone: the rest waits, no tries are spent")
+                self.print_line("store   is down: uploads wait and use no attempts")
             case BreakerMoved(is_open=False):
                 self._outages[-1][1] = monotonic()
-                self.say("store   answers again: the rest goes on")
+                self.print_line("store   answers again: uploads continue")
             case _:
                 pass
 
-    def _hear_started(self, event: AttemptStarted) -> None:
+    def _count_started(self, event: AttemptStarted) -> None:
         if event.attempt > 1:
             return
-        due = monotonic() - event.lag_s
-        if any(began <= due <= ended for began, ended in self._outages):
-            self.kept_waiting += 1
+        due_at = monotonic() - event.lag_s
+        if any(start <= due_at <= end for start, end in self._outages):
+            self.delayed_by_outage += 1
         else:
             self.reactions_ms.append(event.lag_s * 1000)
 
-    def _hear_settled(self, event: AttemptSettled) -> None:
+    def _show_settled(self, event: AttemptSettled) -> None:
         self.counts[event.verdict] += 1
-        name = f"upload  {event.upload_id.hex[:8]} try {event.attempt}"
+        prefix = f"upload  {event.upload_id.hex[:8]} attempt {event.attempt}"
         match event.verdict:
             case Verdict.STORED:
-                self.say(f"{name}: stored {event.trail.size_bytes:,} bytes in {event.duration_s * 1000:.0f} ms")
+                duration_ms = event.put_s * 1000
+                self.print_line(f"{prefix}: stored {event.trail.size_bytes:,} bytes in {duration_ms:.0f} ms")
             case Verdict.RETRY:
                 self.retried.add(event.upload_id)
-                self.say(f"{name}: failed, again in {event.delay_s:.1f} s: {event.message}")
+                self.print_line(f"{prefix}: failed, next attempt in {event.delay_s:.1f} s: {event.message}")
             case Verdict.DEAD:
-                self.reasons[event.code or ""] += 1
-                self.say(f"{name}: dead: {event.code}: {event.message}")
+                self.dead_codes[event.code or ""] += 1
+                self.print_line(f"{prefix}: dead: {event.code}: {event.message}")
             case Verdict.DEFERRED:
                 pass
 
@@ -112,23 +128,23 @@ class View:
         table.add_row(*(f"{name} [bold]{self.counts[name]}[/bold]" for name in names))
         return Group(table, "", *(line.replace("[", "\\[") for line in self._lines))
 
-    def summarise(self, url: str, seconds: float) -> None:
-        """Print what came of it all."""
+    def print_summary(self, store_url: str, elapsed_s: float) -> None:
+        """Print the totals and the latencies."""
         table = Table.grid(padding=(0, 2))
         table.add_row("stored", str(self.counts[Verdict.STORED]))
         table.add_row("retried", f"{len(self.retried)} uploads, {self.counts[Verdict.RETRY]} times")
-        table.add_row("handed back", f"{self.counts[Verdict.DEFERRED]} times, unspent, while the store was down")
-        dead = ", ".join(f"{count} {code}" for code, count in sorted(self.reasons.items()))
-        table.add_row("dead", f"{self.counts[Verdict.DEAD]} ({dead})")
-        table.add_row("runs failed", f"{self.counts['runs failed']}, late by {_spread(self.lateness_ms)}")
-        table.add_row("reaction", f"{_spread(self.reactions_ms)} from the app's write to the attempt's start")
-        table.add_row("", f"({self.kept_waiting} more came while the store was down, and waited for it)")
-        self.console.print(f"\nIn {seconds:.1f} s on {url}:")
+        table.add_row("deferred", f"{self.counts[Verdict.DEFERRED]} attempts, not counted, while the store was down")
+        codes = ", ".join(f"{count} {code}" for code, count in sorted(self.dead_codes.items()))
+        table.add_row("dead", f"{self.counts[Verdict.DEAD]} ({codes})")
+        table.add_row("runs failed", f"{self.counts['runs failed']}, {_percentiles(self.lateness_ms)} late")
+        table.add_row("reaction", f"{_percentiles(self.reactions_ms)} from the app's commit to the attempt's start")
+        table.add_row("", f"({self.delayed_by_outage} more uploads came while the store was down, and waited for it)")
+        self.console.print(f"\nIn {elapsed_s:.1f} s, into {store_url}:")
         self.console.print(table, highlight=False, soft_wrap=True)
 
 
-def _spread(values_ms: list[float]) -> str:
+def _percentiles(values_ms: list[float]) -> str:
     if len(values_ms) < 2:  # noqa: PLR2004  # quantiles need two
-        return "too few to tell"
+        return "(too few values)"
     cuts = quantiles(values_ms, n=100, method="inclusive")
     return f"p50 {cuts[49]:.1f} ms, p99 {cuts[98]:.1f} ms"

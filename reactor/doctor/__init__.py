@@ -1,1 +1,1 @@
-"""What is wrong here, and what mends it: the checks behind `reactor doctor`. They look, and change nothing."""
+"""The checks behind `reactor doctor`: what is wrong and how to fix it. Checks change nothing."""

@@ -1,4 +1,4 @@
-"""What a check is, and what it finds."""
+"""Checks and their findings."""
 
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
@@ -6,57 +6,59 @@ from enum import StrEnum
 from attrs import frozen
 
 
-class Verdict(StrEnum):
+class FindingVerdict(StrEnum):
+    """How serious a finding is."""
+
     OK = "ok"
     WARNING = "warning"
-    """It works, and somebody should know how."""
+    """It works, but an operator should look at it."""
     PROBLEM = "problem"
     SKIPPED = "skipped"
-    """Not looked at, because of an earlier problem."""
+    """Not checked, because of an earlier problem."""
 
 
 @frozen(kw_only=True)
 class Finding:
-    """What one check saw."""
+    """The result of one check."""
 
     check: str
-    verdict: Verdict
+    verdict: FindingVerdict
     seen: str
-    """In words, without a secret."""
+    """What the check saw, as a sentence without secrets."""
 
     fix: str | None
-    """The setting or the command that mends it; None where there is nothing to mend."""
+    """The setting or command that fixes it; None if there is nothing to fix."""
 
 
 def ok(check: str, seen: str) -> Finding:
-    return Finding(check=check, verdict=Verdict.OK, seen=seen, fix=None)
+    return Finding(check=check, verdict=FindingVerdict.OK, seen=seen, fix=None)
 
 
 def warning(check: str, seen: str, fix: str) -> Finding:
-    return Finding(check=check, verdict=Verdict.WARNING, seen=seen, fix=fix)
+    return Finding(check=check, verdict=FindingVerdict.WARNING, seen=seen, fix=fix)
 
 
 def problem(check: str, seen: str, fix: str) -> Finding:
-    return Finding(check=check, verdict=Verdict.PROBLEM, seen=seen, fix=fix)
+    return Finding(check=check, verdict=FindingVerdict.PROBLEM, seen=seen, fix=fix)
 
 
 @frozen(kw_only=True)
 class Check:
-    """One thing to look at. `examine` blocks, and raises a ReactorError for what can't be done at all."""
+    """One check. `examine` blocks, and raises a ReactorError if it cannot do its work at all."""
 
     name: str
     examine: Callable[[], Iterable[Finding]]
     fix: str
-    """What mends it when it raises, or takes too long."""
+    """The fix to show if `examine` raises or takes too long."""
 
     needs: Sequence[str] = ()
-    """Names of earlier checks of its group; when one of them found a problem, this one is skipped."""
+    """Names of earlier checks in the same group. This check is skipped if one of them found a problem."""
 
 
 @frozen(kw_only=True)
-class Group:
-    """Checks of one thing outside, one after the other."""
+class CheckGroup:
+    """Checks of one external system, run one after another."""
 
     checks: Sequence[Check]
     close: Callable[[], None] = lambda: None
-    """Lets go of what the checks share."""
+    """Releases what the checks share, such as a connection."""

@@ -1,16 +1,17 @@
-"""The OTLP endpoint: does anybody take the traces.
+"""Check of the OTLP endpoint: whether a collector accepts traces.
 
-What is sent is an ExportTraceServiceRequest without a span in it, which in protobuf is no byte at all.
+The check sends an ExportTraceServiceRequest without spans, which protobuf encodes as zero bytes.
 """
 
 from collections.abc import Iterable, Mapping
 from functools import partial
 
-from reactor.doctor.finding import Check, Finding, Group, ok, problem
+from reactor.doctor.finding import Check, CheckGroup, Finding, ok, problem
 from reactor.telemetry.collector import Collector, ExportFailed, collector_of
 from reactor.telemetry.exporter import probe
 
-_TOO_MANY = 429
+_TOO_MANY_REQUESTS = 429
+_SERVER_ERROR = 500
 _GRPC_PORT = ":4317"
 _FIX = (
     "correct the variable: traces are sent as http/protobuf, to port 4318 of most collectors; "
@@ -18,40 +19,40 @@ _FIX = (
 )
 
 
-def traces_group(environ: Mapping[str, str]) -> Group:
-    """Return the check of the collector that the OTEL_* variables name, if they do."""
-    return Group(checks=[Check(name="traces", examine=partial(_examine, environ), fix=_FIX)])
+def traces_group(environ: Mapping[str, str]) -> CheckGroup:
+    """Return the check of the collector that the OTEL_* variables name."""
+    return CheckGroup(checks=[Check(name="traces", examine=partial(_examine, environ), fix=_FIX)])
 
 
 def _examine(environ: Mapping[str, str]) -> Iterable[Finding]:
-    """Spans are lost where nobody takes them; work never is. Still a problem: somebody wanted them."""
+    """Send an empty request. A refusal is a problem, although it costs only spans: the operator asked for them."""
     collector = collector_of(environ, "traces")
     if collector is None:
-        return [ok("traces", "no traces are exported: OTEL_EXPORTER_OTLP_ENDPOINT isn't set, or exporting is off")]
+        return [ok("traces", "no traces are exported: OTEL_EXPORTER_OTLP_ENDPOINT is not set, or exporting is off")]
     try:
         probe(collector)
     except ExportFailed as refusal:
         return [_problem(collector, refusal)]
-    return [ok("traces", f"{collector.name} takes traces")]
+    return [ok("traces", f"{collector.name} accepts traces")]
 
 
 def _problem(collector: Collector, refusal: ExportFailed) -> Finding:
-    where = collector.name
-    fix = f"start the collector, or correct {collector.variable}; without it no traces are exported"
+    name = collector.name
+    fix = f"start the collector, or correct {collector.variable}; until then no traces are exported"
     match refusal.status:
         case None:
-            seen = f"{where} takes no traces: {refusal.reason}"
-            if where.endswith(_GRPC_PORT):
+            seen = f"{name} accepts no traces: {refusal.reason}"
+            if name.endswith(_GRPC_PORT):
                 fix += "; 4317 is OTLP's gRPC port, HTTP's is 4318"
         case 401 | 403:
-            seen = f"{where} refuses the credentials ({refusal.status})"
+            seen = f"{name} refuses the credentials ({refusal.status})"
             fix = "check OTEL_EXPORTER_OTLP_HEADERS (or …_TRACES_HEADERS)"
-        case status if status == _TOO_MANY or status >= 500:  # noqa: PLR2004 - HTTP's own
-            seen = f"{where} answers {status}: it takes no traces at the moment"
+        case status if status == _TOO_MANY_REQUESTS or status >= _SERVER_ERROR:
+            seen = f"{name} answers {status}: it accepts no traces at the moment"
         case status:
-            seen = f"{where} answers {status}: this is no place for OTLP traces"
+            seen = f"{name} answers {status}: this is not an OTLP traces endpoint"
             fix = (
-                f"let {collector.variable} name the collector's OTLP/HTTP port (4318); to OTEL_EXPORTER_OTLP_ENDPOINT "
-                "/v1/traces is added, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is taken as it is"
+                f"set {collector.variable} to the collector's OTLP/HTTP port (4318); /v1/traces is appended to "
+                "OTEL_EXPORTER_OTLP_ENDPOINT, but not to OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
             )
     return problem("traces", seen, fix)

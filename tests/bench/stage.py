@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg import sql
 
-from reactor.cli.common import spare_the_collector
+from reactor.cli.garbage_collection import tune_garbage_collector
 from reactor.core.settings import Settings
 from reactor.embedded.server import EmbeddedPostgres
 from reactor.postgres.migrate import migrate
@@ -89,7 +89,7 @@ class Stage:
                 sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
             )
             conn.execute("checkpoint")
-        spare_the_collector()  # as `reactor run` does; of all that the bench and the peers import, too
+        tune_garbage_collector()  # as `reactor run` does; of all that the bench and the peers import, too
         try:
             yield self._url(name)
         finally:

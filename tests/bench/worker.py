@@ -17,7 +17,7 @@ from uuid import UUID
 from loguru import logger
 
 from reactor.app import Reactor
-from reactor.cli.common import spare_the_collector
+from reactor.cli.garbage_collection import tune_garbage_collector
 from reactor.core.events import AttemptsSettled, Event
 from reactor.postgres.upload_queue import ClaimedUploads, UploadQueue
 
@@ -89,7 +89,7 @@ async def _run(url: str, spool: Path) -> None:
         await reactor.wait_ready()
         tell({"ready_at": time.monotonic()})
 
-    spare_the_collector()  # as `reactor run` does
+    tune_garbage_collector()  # as `reactor run` does
     asyncio.get_running_loop().add_reader(sys.stdin, reactor.stop)  # its end makes it readable
     reporting = asyncio.create_task(report_ready())
     await reactor.run()

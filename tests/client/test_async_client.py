@@ -1,4 +1,4 @@
-"""What a service in Python calls: each call does in the database what it says, and a refusal is a typed error."""
+"""ReactorClient: each call has its effect in the database, and a refusal is a typed error."""
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,7 +34,7 @@ async def client(migrated_url: str) -> AsyncIterator[ReactorClient]:
         yield client
 
 
-async def test_an_upload_that_works_is_reserved_then_used(client: ReactorClient, rows: Rows) -> None:
+async def test_a_completed_upload_turns_its_reservation_into_usage(client: ReactorClient, rows: Rows) -> None:
     user = uuid4()
     reservation = await client.reserve_upload(user, HASH, 7, "text/plain", "a.txt", source_metadata={"from": "test"})
     assert (reservation.deduplicated, reservation.storage_status, reservation.storage_url) == (False, "pending", None)
@@ -51,7 +51,7 @@ async def test_an_upload_that_works_is_reserved_then_used(client: ReactorClient,
     assert (source.mime_type, source.file_name, source.source_metadata) == ("text/plain", "a.txt", {"from": "test"})
 
 
-async def test_the_same_content_is_the_same_source(client: ReactorClient) -> None:
+async def test_reserving_the_same_content_twice_returns_the_same_source(client: ReactorClient) -> None:
     user = uuid4()
     first = await client.reserve_upload(user, HASH, 7)
     second = await client.reserve_upload(user, HASH, 7)
@@ -59,9 +59,7 @@ async def test_the_same_content_is_the_same_source(client: ReactorClient) -> Non
     assert (await client.usage(user)).reserved_bytes == 7
 
 
-async def test_an_upload_that_failed_is_the_reactors_and_in_the_callers_trace(
-    client: ReactorClient, rows: Rows
-) -> None:
+async def test_a_failed_upload_is_queued_in_the_callers_trace(client: ReactorClient, rows: Rows) -> None:
     source = (await client.reserve_upload(uuid4(), HASH, 7)).source_id
     with TracerProvider().get_tracer("test").start_as_current_span("ingest") as span:
         queued = await client.fail_upload(source, "files", "a", "spooled", "503", spool="other", metadata={"n": 1})
@@ -76,7 +74,7 @@ async def test_an_upload_that_failed_is_the_reactors_and_in_the_callers_trace(
     assert row.traceparent.split("-")[1] == trace.format_trace_id(span.get_span_context().trace_id)
 
 
-async def test_a_refusal_is_a_typed_error_that_a_program_can_act_on(client: ReactorClient) -> None:
+async def test_a_refusal_is_a_typed_error_with_code_and_details(client: ReactorClient) -> None:
     with pytest.raises(StorageQuotaExceeded) as caught:
         await client.reserve_upload(uuid4(), HASH, GIB + 1)
     error = caught.value
@@ -100,7 +98,7 @@ async def test_a_refusal_is_a_typed_error_that_a_program_can_act_on(client: Reac
     assert "Delete sources or move to a larger plan" in str(error)
 
 
-async def test_what_was_given_up_is_refused_as_that(client: ReactorClient, rows: Rows) -> None:
+async def test_failing_a_dead_upload_is_refused(client: ReactorClient, rows: Rows) -> None:
     source = (await client.reserve_upload(uuid4(), HASH, 7)).source_id
     queued = await client.fail_upload(source, "files", "a", "spooled")
     assert queued.queue_id is not None
@@ -146,7 +144,7 @@ BAD: dict[str, tuple[str, Callable[[ReactorClient], Awaitable[object]]]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-async def test_bad_input_names_the_argument_and_changes_nothing(client: ReactorClient, rows: Rows, name: str) -> None:
+async def test_an_invalid_argument_is_named_and_changes_nothing(client: ReactorClient, rows: Rows, name: str) -> None:
     argument, call = BAD[name]
     with pytest.raises(InvalidArgument) as caught:
         await call(client)
@@ -157,15 +155,15 @@ async def test_bad_input_names_the_argument_and_changes_nothing(client: ReactorC
     assert rows.all("select from public.storage_usage") == []
 
 
-async def test_an_id_of_nothing_is_not_found(client: ReactorClient) -> None:
+async def test_an_unknown_source_is_not_found(client: ReactorClient) -> None:
     with pytest.raises(NotFound):
         await client.complete_upload(uuid4(), "s3://x")
 
 
-async def test_a_call_that_waits_in_the_database_does_not_hold_up_the_loop(
+async def test_a_call_that_waits_in_the_database_does_not_block_the_event_loop(
     client: ReactorClient, migrated_url: str
 ) -> None:
-    """The lock is let go by the loop that the call would have blocked."""
+    """The event loop releases the lock that the call waits for."""
     source = (await client.reserve_upload(uuid4(), HASH, 7)).source_id
     with psycopg.connect(migrated_url) as conn:
         conn.execute("select from public.sources for update")
@@ -178,7 +176,7 @@ async def test_a_call_that_waits_in_the_database_does_not_hold_up_the_loop(
     assert (await client.reserve_upload(uuid4(), HASH, 7)).storage_status == "pending"
 
 
-async def test_a_connection_that_was_cut_costs_nothing(client: ReactorClient, rows: Rows) -> None:
+async def test_a_call_after_a_broken_connection_succeeds(client: ReactorClient, rows: Rows) -> None:
     user = uuid4()
     await client.usage(user)
     rows.all(
@@ -188,7 +186,7 @@ async def test_a_connection_that_was_cut_costs_nothing(client: ReactorClient, ro
     assert (await client.usage(user)).plan == "free"
 
 
-async def test_a_database_that_is_not_there_is_one_clear_error_without_the_password() -> None:
+async def test_an_unreachable_database_is_an_error_without_the_password() -> None:
     async def ask() -> None:
         await ReactorClient("postgresql://me:s3cret@127.0.0.1:1/db").usage(uuid4())
 
@@ -199,7 +197,7 @@ async def test_a_database_that_is_not_there_is_one_clear_error_without_the_passw
     assert caught.value.retryable
 
 
-async def test_a_database_that_is_not_migrated_is_told_so(database_url: str) -> None:
+async def test_a_database_without_the_schema_is_an_error_that_names_the_missing_function(database_url: str) -> None:
     with pytest.raises(DatabaseUnavailable, match="get_usage"):
         await ReactorClient(database_url).usage(uuid4())
 

@@ -1,4 +1,4 @@
-"""A run ends as its block ended; one that was taken away cancels it; a blip of the database costs nothing."""
+"""A run ends as its block ends; a run that ended elsewhere cancels the block; short outages change nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ import pytest
 from anyio import CancelScope, Event, create_task_group, fail_after, sleep_forever
 from opentelemetry.sdk.trace import TracerProvider
 from psycopg import sql
-from support.app import App, open_app
+from support.app import App
 from support.recorder import Recorder
 from support.rows import Rows, rows_of
 
@@ -34,8 +34,8 @@ from reactor.postgres import statements
 PATIENCE_S = 30.0
 
 
-class Watched(ReactorClient):
-    """A client that lets a test wait for what a call came to."""
+class ObservedClient(ReactorClient):
+    """A client that records the outcome of each call, and lets a test wait for one."""
 
     def __init__(self, dsn: str) -> None:
         super().__init__(dsn)
@@ -54,17 +54,17 @@ class Watched(ReactorClient):
             self._changed.set()
 
     async def wait_for(self, statement: str, outcome: type[Exception] | None) -> None:
-        """Wait for the next call of this kind that ends so."""
-        seen = len(self.outcomes)
+        """Wait for the next call of `statement` with this outcome; None means success."""
+        earlier = len(self.outcomes)
         with fail_after(PATIENCE_S):
-            while (statement, outcome) not in self.outcomes[seen:]:
+            while (statement, outcome) not in self.outcomes[earlier:]:
                 self._changed = Event()
                 await self._changed.wait()
 
 
 @pytest.fixture
-async def client(migrated_url: str) -> AsyncIterator[Watched]:
-    async with Watched(migrated_url) as client:
+async def client(migrated_url: str) -> AsyncIterator[ObservedClient]:
+    async with ObservedClient(migrated_url) as client:
         yield client
 
 
@@ -73,16 +73,17 @@ def source(rows: Rows) -> UUID:
     return rows.source(uuid4(), status="uploaded")
 
 
-def ending(rows: Rows, run: UUID) -> tuple[str, str | None, str | None]:
+def end_of(rows: Rows, run: UUID) -> tuple[str, str | None, str | None]:
+    """Return the run's status, error code and error message."""
     row = rows.run_row(run)
     assert (row.completed_at is not None) == (row.status != "running")
     return row.status, row.error_code, row.error_message
 
 
-# how it ends
+# the end of a run
 
 
-async def test_a_block_that_ends_completes_its_run(client: Watched, rows: Rows, source: UUID) -> None:
+async def test_the_end_of_the_block_completes_the_run(client: ObservedClient, rows: Rows, source: UUID) -> None:
     async with client.interpretation(source, {"model": "m"}, timeout_s=60, heartbeat_timeout_s=9) as run:
         row = rows.run_row(run.id)
         assert (row.status, row.source_id, row.interpretation_config) == ("running", source, {"model": "m"})
@@ -90,36 +91,40 @@ async def test_a_block_that_ends_completes_its_run(client: Watched, rows: Rows, 
         assert row.timeout_at == run.timeout_at
         assert (row.timeout_at - row.started_at).total_seconds() == 60
         assert row.traceparent == run.traceparent
-    assert ending(rows, run.id) == ("completed", None, None)
+    assert end_of(rows, run.id) == ("completed", None, None)
 
 
-async def test_what_a_block_raises_fails_its_run_and_is_raised_as_it_is(
-    client: Watched, rows: Rows, source: UUID
+async def test_an_exception_in_the_block_fails_the_run_and_is_raised_unchanged(
+    client: ObservedClient, rows: Rows, source: UUID
 ) -> None:
     problem = ValueError("no text on page 3")
     with pytest.raises(ValueError, match="no text") as caught:
         async with client.interpretation(source) as run:
             raise problem
     assert caught.value is problem
-    assert ending(rows, run.id) == ("failed", "INTERPRETATION_FAILED", "ValueError: no text on page 3")
+    assert end_of(rows, run.id) == ("failed", "INTERPRETATION_FAILED", "ValueError: no text on page 3")
 
 
-async def test_a_worker_fails_its_run_in_its_own_words(client: Watched, rows: Rows, source: UUID) -> None:
+async def test_a_worker_can_fail_its_run_with_its_own_code_and_message(
+    client: ObservedClient, rows: Rows, source: UUID
+) -> None:
     async with client.interpretation(source) as run:
         await run.fail("MODEL_REFUSED", "the model wouldn't")
-    assert ending(rows, run.id) == ("failed", "MODEL_REFUSED", "the model wouldn't")
+    assert end_of(rows, run.id) == ("failed", "MODEL_REFUSED", "the model wouldn't")
 
 
-async def test_a_worker_that_is_cancelled_fails_its_run(client: Watched, rows: Rows, source: UUID) -> None:
+async def test_a_worker_that_is_cancelled_fails_its_run(client: ObservedClient, rows: Rows, source: UUID) -> None:
     with CancelScope() as scope:
         async with client.interpretation(source) as run:
             scope.cancel()
             await sleep_forever()
     assert scope.cancelled_caught
-    assert ending(rows, run.id)[:2] == ("failed", "INTERPRETATION_FAILED")
+    assert end_of(rows, run.id)[:2] == ("failed", "INTERPRETATION_FAILED")
 
 
-async def test_a_task_that_is_cancelled_by_asyncio_fails_its_run(client: Watched, rows: Rows, source: UUID) -> None:
+async def test_a_task_that_is_cancelled_by_asyncio_fails_its_run(
+    client: ObservedClient, rows: Rows, source: UUID
+) -> None:
     begun: asyncio.Future[UUID] = asyncio.get_running_loop().create_future()
 
     async def work() -> None:
@@ -132,27 +137,29 @@ async def test_a_task_that_is_cancelled_by_asyncio_fails_its_run(client: Watched
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert ending(rows, run)[:2] == ("failed", "INTERPRETATION_FAILED")
+    assert end_of(rows, run)[:2] == ("failed", "INTERPRETATION_FAILED")
 
 
-# whether it begins
+# the start of a run
 
 
-async def test_a_source_that_is_owed_is_not_interpreted(client: Watched, rows: Rows) -> None:
+async def test_a_source_that_is_not_stored_yet_cannot_be_interpreted(client: ObservedClient, rows: Rows) -> None:
     with pytest.raises(StoragePending) as caught:
         await client.interpretation(rows.source(uuid4())).__aenter__()
     assert caught.value.retryable
 
 
-async def test_a_source_is_interpreted_once_at_a_time(client: Watched, rows: Rows, source: UUID) -> None:
+async def test_a_source_has_at_most_one_running_interpretation(
+    client: ObservedClient, rows: Rows, source: UUID
+) -> None:
     async with client.interpretation(source) as run:
         with pytest.raises(InterpretationInProgress) as caught:
             await client.interpretation(source).__aenter__()
         assert caught.value.details["run_id"] == str(run.id)
-    assert ending(rows, run.id)[0] == "completed"
+    assert end_of(rows, run.id)[0] == "completed"
 
 
-async def test_a_quota_that_is_used_up_begins_nothing(client: Watched, rows: Rows, source: UUID) -> None:
+async def test_an_exhausted_quota_starts_no_run(client: ObservedClient, rows: Rows, source: UUID) -> None:
     rows.run("update public.quota_plans set interpretation_limit_month = 1 where plan = 'free'")
     async with client.interpretation(source):
         pass
@@ -162,100 +169,99 @@ async def test_a_quota_that_is_used_up_begins_nothing(client: Watched, rows: Row
     assert rows.one("select count(*) as n from public.interpretation_runs").n == 1
 
 
-async def test_a_run_continues_the_trace_of_its_caller(client: Watched, rows: Rows, source: UUID) -> None:
+async def test_a_run_continues_the_trace_of_its_caller(client: ObservedClient, rows: Rows, source: UUID) -> None:
     with TracerProvider().get_tracer("test").start_as_current_span("request") as span:
         async with client.interpretation(source) as run:
             pass
     assert run.traceparent.split("-")[1] == f"{span.get_span_context().trace_id:032x}"
 
 
-# who takes it away
+# runs that end elsewhere
 
 
-async def test_a_run_that_passes_its_deadline_cancels_its_block(client: Watched, rows: Rows, source: UUID) -> None:
-    """With no reactor there at all, and long before the next heartbeat would be due."""
+async def test_a_run_that_passes_its_deadline_cancels_its_block(
+    client: ObservedClient, rows: Rows, source: UUID
+) -> None:
+    """Without any reactor, and long before the next heartbeat is due."""
     with fail_after(10), pytest.raises(InterpretationTimeout):
         async with client.interpretation(source, timeout_s=0.3, heartbeat_timeout_s=60) as run:
             await sleep_forever()
-    assert ending(rows, run.id)[:2] == ("failed", "INTERPRETATION_TIMEOUT")
+    assert end_of(rows, run.id)[:2] == ("failed", "INTERPRETATION_TIMEOUT")
 
 
 async def test_a_run_that_a_reactor_failed_cancels_its_block(
-    migrated_url: str, tmp_path: Any, recorder: Recorder, rows: Rows, source: UUID
+    app: App, recorder: Recorder, rows: Rows, source: UUID
 ) -> None:
-    with open_app(migrated_url, tmp_path) as app:
-        await _expire(app, recorder, rows, source)
-
-
-async def _expire(app: App, recorder: Recorder, rows: Rows, source: UUID) -> None:
     async with app.running_reactor(recorder), ReactorClient(app.url) as client:
         with fail_after(10), pytest.raises(InterpretationTimeout):
             async with client.interpretation(source, timeout_s=0.3, heartbeat_timeout_s=60) as run:
                 expired = await recorder.wait_for(RunExpired)
                 assert expired.run_id == run.id
                 await sleep_forever()
-    assert ending(rows, run.id)[:2] == ("failed", "INTERPRETATION_TIMEOUT")
+    assert end_of(rows, run.id)[:2] == ("failed", "INTERPRETATION_TIMEOUT")
 
 
-async def test_a_run_that_an_operator_failed_cancels_its_block(client: Watched, rows: Rows, source: UUID) -> None:
+async def test_a_run_that_an_operator_failed_cancels_its_block(
+    client: ObservedClient, rows: Rows, source: UUID
+) -> None:
     with fail_after(10), pytest.raises(InterpretationFailed):
         async with client.interpretation(source, heartbeat_timeout_s=1.5) as run:
             rows.all("select reactor.fail_runs(%s, 'by hand')", ([run.id],))
             await sleep_forever()
-    assert ending(rows, run.id) == ("failed", "INTERPRETATION_FAILED", "by hand")
+    assert end_of(rows, run.id) == ("failed", "INTERPRETATION_FAILED", "by hand")
 
 
 async def test_a_worker_that_was_paused_past_its_deadline_can_complete_nothing(
-    client: Watched, rows: Rows, source: UUID
+    client: ObservedClient, rows: Rows, source: UUID
 ) -> None:
-    """The whole process stands still, as under SIGSTOP: no heartbeat is sent, and none is missed by the loop."""
+    """A blocked event loop sends no heartbeat, as a process under SIGSTOP."""
     with pytest.raises((InterpretationTimeout, InterpretationHeartbeatLost)):
         async with client.interpretation(source, timeout_s=0.2, heartbeat_timeout_s=60) as run:
-            rows.all("select pg_sleep(0.3)")  # blocks the loop
-    assert ending(rows, run.id)[:2] == ("failed", "INTERPRETATION_TIMEOUT")
+            rows.all("select pg_sleep(0.3)")  # blocks the event loop
+    assert end_of(rows, run.id)[:2] == ("failed", "INTERPRETATION_TIMEOUT")
 
 
 async def test_a_run_that_was_completed_elsewhere_is_not_completed_again(
-    client: Watched, rows: Rows, source: UUID
+    client: ObservedClient, rows: Rows, source: UUID
 ) -> None:
     with fail_after(10), pytest.raises(NotAllowed):
         async with client.interpretation(source, heartbeat_timeout_s=1.5) as run:
             rows.all("select public.complete_interpretation(%s)", (run.id,))
             await sleep_forever()
-    assert ending(rows, run.id)[0] == "completed"
+    assert end_of(rows, run.id)[0] == "completed"
 
 
-async def test_the_blocks_own_error_is_not_hidden_by_a_run_that_was_taken_away(
-    client: Watched, rows: Rows, source: UUID
+async def test_the_error_of_the_block_is_raised_even_if_the_run_ended_elsewhere(
+    client: ObservedClient, rows: Rows, source: UUID
 ) -> None:
     with pytest.raises(ValueError, match="mine") as caught:
         async with client.interpretation(source, heartbeat_timeout_s=60) as run:
             rows.all("select reactor.fail_runs(%s, 'by hand')", ([run.id],))
             raise ValueError("mine")
-    assert ending(rows, run.id) == ("failed", "INTERPRETATION_FAILED", "by hand")
-    assert not getattr(caught.value, "__notes__", [])  # failed it is, as it was to be
+    assert end_of(rows, run.id) == ("failed", "INTERPRETATION_FAILED", "by hand")
+    assert not getattr(caught.value, "__notes__", [])  # the run is failed, as intended, so there is nothing to note
 
 
 # heartbeats
 
 
-async def test_heartbeats_come_at_a_third_of_the_timeout(client: Watched, rows: Rows, source: UUID) -> None:
+async def test_heartbeats_come_at_a_third_of_the_timeout(client: ObservedClient, rows: Rows, source: UUID) -> None:
     async with client.interpretation(source, heartbeat_timeout_s=0.6) as run:
-        for _ in range(4):  # longer in all than the timeout
+        for _ in range(4):  # together longer than the timeout
             await client.wait_for(statements.HEARTBEAT_INTERPRETATION, None)
         row = rows.one(
-            "select heartbeat_at - started_at as kept, clock_timestamp() - heartbeat_at as ago"
+            "select heartbeat_at - started_at as kept_alive, clock_timestamp() - heartbeat_at as ago"
             " from public.interpretation_runs where id = %s",
             (run.id,),
         )
-        assert row.kept.total_seconds() >= 0.7
+        assert row.kept_alive.total_seconds() >= 0.7
         assert row.ago.total_seconds() < 0.6
-    assert ending(rows, run.id)[0] == "completed"
+    assert end_of(rows, run.id)[0] == "completed"
 
 
 @contextmanager
-def out_of_reach(server_url: str, database_url: str) -> Iterator[None]:
-    """Let nobody connect to a database, and cut off who is there."""
+def database_outage(server_url: str, database_url: str) -> Iterator[None]:
+    """Close all connections to a database and refuse new ones during the block."""
     name = urlsplit(database_url).path.lstrip("/")
 
     def allow(*, connections: bool) -> None:
@@ -274,19 +280,19 @@ def out_of_reach(server_url: str, database_url: str) -> Iterator[None]:
         allow(connections=True)
 
 
-async def test_a_blip_of_the_database_costs_a_running_run_nothing(
-    client: Watched, server_url: str, migrated_url: str, source: UUID
+async def test_a_running_run_survives_a_short_database_outage(
+    client: ObservedClient, server_url: str, migrated_url: str, source: UUID
 ) -> None:
     async with client.interpretation(source, heartbeat_timeout_s=24) as run:
-        with out_of_reach(server_url, migrated_url):
+        with database_outage(server_url, migrated_url):
             await client.wait_for(statements.HEARTBEAT_INTERPRETATION, DatabaseUnavailable)
         await client.wait_for(statements.HEARTBEAT_INTERPRETATION, None)
     with rows_of(migrated_url) as rows:
-        assert ending(rows, run.id)[0] == "completed"
+        assert end_of(rows, run.id)[0] == "completed"
 
 
-async def test_a_blip_as_the_block_ends_costs_nothing_either(
-    client: Watched, server_url: str, migrated_url: str, source: UUID
+async def test_the_end_of_a_run_survives_a_short_database_outage(
+    client: ObservedClient, server_url: str, migrated_url: str, source: UUID
 ) -> None:
     async def work(ended: Event) -> None:
         async with client.interpretation(source) as run:
@@ -299,8 +305,8 @@ async def test_a_blip_as_the_block_ends_costs_nothing_either(
     async with create_task_group() as tasks:
         tasks.start_soon(work, ended)
         await begun.wait()
-        with out_of_reach(server_url, migrated_url):
+        with database_outage(server_url, migrated_url):
             ended.set()
             await client.wait_for(statements.COMPLETE_INTERPRETATION, DatabaseUnavailable)
     with rows_of(migrated_url) as rows:
-        assert ending(rows, runs[0])[0] == "completed"
+        assert end_of(rows, runs[0])[0] == "completed"

@@ -1,4 +1,4 @@
-"""The same for callers that wait: threads share a client, forks get their own, and a lost run is told by `check`."""
+"""SyncReactorClient: threads share it, a fork gets its own connections, and `check` raises when a run is lost."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ def source(rows: Rows) -> UUID:
     return rows.source(uuid4(), status="uploaded")
 
 
-def test_every_call_does_what_its_namesake_does(client: SyncReactorClient, rows: Rows) -> None:
+def test_every_method_does_what_the_async_method_does(client: SyncReactorClient, rows: Rows) -> None:
     user = uuid4()
     first = client.reserve_upload(user, HASH, 7, "text/plain", "a.txt", source_type="upload")
     assert client.complete_upload(first.source_id, "s3://x").storage_status == "uploaded"
@@ -63,31 +63,33 @@ def test_a_block_completes_or_fails_its_run(client: SyncReactorClient, rows: Row
     assert rows.run_row(run.id).error_code == "MODEL_REFUSED"
 
 
-def test_a_lost_run_is_told_by_check(client: SyncReactorClient, rows: Rows, source: UUID) -> None:
-    give_up = time.monotonic() + 15
+def test_check_raises_when_the_run_timed_out(client: SyncReactorClient, rows: Rows, source: UUID) -> None:
+    deadline = time.monotonic() + 15
     with pytest.raises(InterpretationTimeout), client.interpretation(source, timeout_s=0.3) as run:
-        while time.monotonic() < give_up:  # as a worker that looks between two steps
+        while time.monotonic() < deadline:  # as a worker between two steps
             run.check()
             time.sleep(0.01)
-    assert time.monotonic() < give_up
+    assert time.monotonic() < deadline
     assert rows.run_row(run.id).error_code == "INTERPRETATION_TIMEOUT"
 
 
-def test_a_loss_is_told_by_its_name_however_soon_it_is_seen(client: SyncReactorClient, source: UUID) -> None:
-    """A worker that looks all the time sees it before the loop, which has to cancel the block, is any further."""
+def test_check_raises_the_reason_even_before_the_block_is_cancelled(client: SyncReactorClient, source: UUID) -> None:
+    """A worker that checks continuously sees the loss before the event loop cancels the block."""
     interval_s = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
         for _ in range(5):
-            give_up = time.monotonic() + 15
+            deadline = time.monotonic() + 15
             with pytest.raises(InterpretationTimeout), client.interpretation(source, timeout_s=0.05) as run:
-                while time.monotonic() < give_up:
+                while time.monotonic() < deadline:
                     run.check()
     finally:
         sys.setswitchinterval(interval_s)
 
 
-def test_a_worker_that_never_looks_is_told_when_it_ends(client: SyncReactorClient, rows: Rows, source: UUID) -> None:
+def test_leaving_the_block_raises_if_the_run_ended_elsewhere(
+    client: SyncReactorClient, rows: Rows, source: UUID
+) -> None:
     with pytest.raises(InterpretationFailed), client.interpretation(source) as run:
         rows.all("select reactor.fail_runs(%s, 'by hand')", ([run.id],))
     assert rows.run_row(run.id).error_message == "by hand"
@@ -102,7 +104,7 @@ def test_threads_share_a_client(client: SyncReactorClient) -> None:
 
 
 def test_a_fork_gets_connections_of_its_own(migrated_url: str) -> None:
-    """As a server that loads the app, and then forks its workers."""
+    """As in a server that loads the app before it forks its workers."""
     done = subprocess.run(
         [sys.executable, "-c", _FORKING, migrated_url], capture_output=True, text=True, timeout=50, check=True
     )
@@ -123,7 +125,7 @@ print("parent", client.usage(uuid.uuid4()).plan)
 """
 
 
-def test_who_forgets_to_close_does_not_hang_at_exit(migrated_url: str) -> None:
+def test_an_open_client_does_not_block_the_exit_of_the_process(migrated_url: str) -> None:
     script = "import sys, uuid, reactor; print(reactor.SyncReactorClient(sys.argv[1]).usage(uuid.uuid4()).plan)"
     done = subprocess.run(
         [sys.executable, "-c", script, migrated_url], capture_output=True, text=True, timeout=50, check=True
@@ -131,18 +133,18 @@ def test_who_forgets_to_close_does_not_hang_at_exit(migrated_url: str) -> None:
     assert (done.stdout, done.stderr) == ("free\n", "")
 
 
-def test_a_closed_client_starts_anew(client: SyncReactorClient) -> None:
+def test_a_closed_client_opens_again(client: SyncReactorClient) -> None:
     client.usage(uuid4())
     client.close()
     client.close()
     assert client.usage(uuid4()).plan == "free"
 
 
-def test_wrong_arguments_are_told_at_once(migrated_url: str) -> None:
+def test_invalid_arguments_are_reported_by_the_constructor(migrated_url: str) -> None:
     with pytest.raises(InvalidArgument, match="connections"):
         SyncReactorClient(migrated_url, connections=0)
 
 
-def test_importing_the_package_costs_nothing() -> None:
+def test_importing_the_package_loads_no_dependency() -> None:
     script = "import sys, reactor; assert not {'psycopg', 'anyio', 'opentelemetry'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=50, env=dict(os.environ))

@@ -1,4 +1,4 @@
-"""The embedded server: starts, comes back, keeps others out, and never outlives its process."""
+"""The embedded server starts, recovers, refuses others, and never outis_alive its process."""
 
 import importlib.util
 import os
@@ -42,7 +42,7 @@ def data_dir(reachable_folder: Path) -> Path:
 
 
 def ask(server: EmbeddedPostgres, query: str) -> object:
-    """Return the one value that a query answers."""
+    """Return the single value of a query's first row."""
     with psycopg.connect(server.url, autocommit=True) as conn:
         row = conn.execute(query.encode()).fetchone()
     return row and row[0]
@@ -54,7 +54,7 @@ def change(server: EmbeddedPostgres, statement: str) -> None:
 
 
 def start_child(data_dir: Path, uid: int | str = "") -> subprocess.Popen[str]:
-    """Run a server in another process, as user `uid`, until its standard input is closed."""
+    """Run a server in another process, as user `uid`, until this process closes its standard input."""
     bin_dir = binaries.choose_binaries(None, binaries.account_for(data_dir))
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, str(data_dir), str(bin_dir), str(uid)],
@@ -66,8 +66,8 @@ def start_child(data_dir: Path, uid: int | str = "") -> subprocess.Popen[str]:
     )
 
 
-def lives(pid: int) -> bool:
-    """Whether a process runs; one that has ended and waits to be reaped doesn't."""
+def is_alive(pid: int) -> bool:
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -75,7 +75,7 @@ def lives(pid: int) -> bool:
 
 
 def test_a_new_server_answers_on_loopback_only_and_by_password(data_dir: Path) -> None:
-    data_dir.with_name("postgres.unfinished").mkdir()  # what a killed first start leaves
+    data_dir.with_name("postgres.unfinished").mkdir()  # as a killed first start leaves it
     before = data_dir.parent.stat()
 
     with EmbeddedPostgres(data_dir) as server:
@@ -94,7 +94,7 @@ def test_a_new_server_answers_on_loopback_only_and_by_password(data_dir: Path) -
     assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
 
 
-def test_data_and_port_survive_a_stop_a_crash_and_a_kill(data_dir: Path) -> None:
+def test_data_and_port_survive_a_restart_an_immediate_shutdown_and_a_kill(data_dir: Path) -> None:
     server = EmbeddedPostgres(data_dir, options={"max_connections": "20"})
     with server:
         port = server.port
@@ -107,7 +107,7 @@ def test_data_and_port_survive_a_stop_a_crash_and_a_kill(data_dir: Path) -> None
         server.kill()
         assert server.pid is None
         server.start()
-        assert server.start() == server.url  # a second time changes nothing
+        assert server.start() == server.url  # starting a running server changes nothing
         assert ask(server, "select sum(n)::int from kept") == 6
         assert ask(server, "show max_connections") == "20"
         assert server.port == port
@@ -119,7 +119,7 @@ def test_data_and_port_survive_a_stop_a_crash_and_a_kill(data_dir: Path) -> None
         assert ask(another, "select sum(n)::int from kept") == 6
 
 
-def test_several_start_at_once_and_outlive_the_threads_that_started_them(reachable_folder: Path) -> None:
+def test_several_servers_start_at_once_and_outlive_the_threads_that_started_them(reachable_folder: Path) -> None:
     servers = [EmbeddedPostgres(reachable_folder / f"server{n}", durable=False) for n in range(3)]
     try:
         with ThreadPoolExecutor(3) as threads:
@@ -131,29 +131,29 @@ def test_several_start_at_once_and_outlive_the_threads_that_started_them(reachab
             server.stop()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal is Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the parent-death signal")
 def test_no_server_survives_the_kill_of_its_parent(data_dir: Path) -> None:
     child = start_child(data_dir)
     assert child.stdout is not None
-    words = child.stdout.readline().split()
-    assert words[1:] == ["42"], child.communicate()
-    postmaster = int(words[0])
+    output = child.stdout.readline().split()
+    assert output[1:] == ["42"], child.communicate()
+    postmaster = int(output[0])
     children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
-    family = [postmaster, *map(int, children)]
-    assert len(family) > 3
+    processes = [postmaster, *map(int, children)]
+    assert len(processes) > 3
 
     child.send_signal(signal.SIGKILL)
     child.communicate()
 
     deadline = time.monotonic() + 10
-    while any(map(lives, family)) and time.monotonic() < deadline:
+    while any(map(is_alive, processes)) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not any(map(lives, family))
-    with EmbeddedPostgres(data_dir, durable=False) as server:  # and the folder is free and whole
+    assert not any(map(is_alive, processes))
+    with EmbeddedPostgres(data_dir, durable=False) as server:  # the folder is free and intact
         assert ask(server, "select 1") == 1
 
 
-def test_a_normal_user_runs_a_server_of_its_own(data_dir: Path) -> None:
+def test_an_ordinary_user_can_run_a_server(data_dir: Path) -> None:
     if IS_ROOT:
         os.chown(data_dir.parent, NOBODY.pw_uid, NOBODY.pw_gid)
     child = start_child(data_dir, NOBODY.pw_uid if IS_ROOT else "")
@@ -162,20 +162,20 @@ def test_a_normal_user_runs_a_server_of_its_own(data_dir: Path) -> None:
     assert data_dir.stat().st_uid == (NOBODY.pw_uid if IS_ROOT else os.getuid())
 
 
-def test_a_stale_pid_file_that_names_a_stranger_is_forgotten(data_dir: Path) -> None:
+def test_a_stale_pid_file_that_names_another_program_is_removed(data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir, durable=False) as server:
         owner = data_dir.stat().st_uid
         server.kill()
-        stranger = subprocess.Popen(["/bin/sleep", "60"], user=owner, cwd="/")
+        other = subprocess.Popen(["/bin/sleep", "60"], user=owner, cwd="/")
         try:
             pid_file = data_dir / "postmaster.pid"
             _, _, rest = pid_file.read_text().partition("\n")
-            pid_file.write_text(f"{stranger.pid}\n{rest}")
+            pid_file.write_text(f"{other.pid}\n{rest}")
             server.start()
             assert ask(server, "select 1") == 1
         finally:
-            stranger.kill()
-            stranger.wait()
+            other.kill()
+            other.wait()
 
 
 def test_a_second_server_on_the_same_folder_is_refused(data_dir: Path) -> None:
@@ -184,24 +184,26 @@ def test_a_second_server_on_the_same_folder_is_refused(data_dir: Path) -> None:
             EmbeddedPostgres(data_dir).start()
         _, errors = start_child(data_dir).communicate(timeout=30)
         assert errors.splitlines()[-1].endswith(
-            f"DatabaseUnavailable: {data_dir} is in use by process {os.getpid()}: stop that one, "
+            f"DatabaseUnavailable: {data_dir} is in use by process {os.getpid()}: stop that process, "
             "or choose another REACTOR_DATA_DIR"
         )
         assert ask(server, "select 1") == 1
 
 
-def test_data_is_run_by_the_version_that_made_it(data_dir: Path) -> None:
+def test_the_version_that_made_the_data_runs_it(data_dir: Path) -> None:
     available = binaries.installed_binaries()
     with EmbeddedPostgres(data_dir, durable=False, bin_dir=available[16]):
         pass
     with EmbeddedPostgres(data_dir, durable=False) as server:
         assert str(ask(server, "show server_version")).startswith("16.")
-    with pytest.raises(ConfigInvalid, match="made by PostgreSQL 16, here is PostgreSQL 18; upgrade it"):
+    with pytest.raises(
+        ConfigInvalid, match="PostgreSQL 16 made the data, but only PostgreSQL 18 is available; upgrade"
+    ):
         EmbeddedPostgres(data_dir, bin_dir=available[18]).start()
 
 
-def test_without_programs_it_says_what_to_do(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigInvalid, match="nowhere/postgres can't be run"):
+def test_missing_programs_are_an_error_that_says_what_to_do(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigInvalid, match="nowhere/postgres cannot run"):
         EmbeddedPostgres(data_dir, bin_dir=Path("/nowhere")).start()
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(ConfigInvalid) as caught:
@@ -211,29 +213,29 @@ def test_without_programs_it_says_what_to_do(data_dir: Path, monkeypatch: pytest
     )
 
 
-def test_a_server_that_does_not_start_says_why(data_dir: Path) -> None:
+def test_a_failed_start_reports_the_end_of_the_log(data_dir: Path) -> None:
     server = EmbeddedPostgres(data_dir, durable=False, options={"work_mem": "much"})
     with pytest.raises(DatabaseUnavailable, match=r'start: .*"work_mem": "much".*\(log: .*postgres.log\)'):
         server.start()
     assert server.pid is None
 
 
-def test_a_folder_with_other_things_in_it_is_left_alone(data_dir: Path) -> None:
+def test_a_folder_with_other_files_is_refused_and_left_unchanged(data_dir: Path) -> None:
     data_dir.mkdir()
     (data_dir / "letter").write_text("dear")
-    with pytest.raises(ConfigInvalid, match="neither empty nor PostgreSQL's"):
+    with pytest.raises(ConfigInvalid, match="neither empty nor a PostgreSQL data folder"):
         EmbeddedPostgres(data_dir).start()
     assert [path.name for path in data_dir.iterdir()] == ["letter"]
 
 
-@pytest.mark.skipif(not IS_ROOT, reason="only root lends the server to another account")
-def test_a_folder_that_the_account_cannot_reach_is_named(tmp_path: Path) -> None:
+@pytest.mark.skipif(not IS_ROOT, reason="only root runs the server as another account")
+def test_a_data_folder_that_the_account_cannot_enter_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
-    with pytest.raises(ConfigInvalid, match=r"REACTOR_DATA_DIR: root can't run PostgreSQL.*choose a folder"):
+    with pytest.raises(ConfigInvalid, match=r"REACTOR_DATA_DIR: PostgreSQL cannot run as root.*choose a folder"):
         EmbeddedPostgres(tmp_path / "postgres").start()
 
 
-@pytest.mark.skipif(not IS_ROOT, reason="only root lends the server to another account")
+@pytest.mark.skipif(not IS_ROOT, reason="only root runs the server as another account")
 def test_programs_that_the_account_cannot_reach_are_copied_once(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,6 +248,6 @@ def test_programs_that_the_account_cannot_reach_are_copied_once(
 
     with EmbeddedPostgres(data_dir, durable=False) as server:
         assert Path(f"/proc/{server.pid}/exe").readlink().is_relative_to(cache)
-        made = cache.stat().st_mtime_ns
+        copied_at = cache.stat().st_mtime_ns
         server.restart()
-        assert cache.stat().st_mtime_ns == made
+        assert cache.stat().st_mtime_ns == copied_at

@@ -1,4 +1,4 @@
-"""The SQL functions as their callers have them: services on a connection of their own, users through a gateway."""
+"""Callers of the SQL functions: services with a direct connection, users through a gateway like PostgREST."""
 
 import json
 from contextlib import ExitStack
@@ -19,28 +19,28 @@ Answer = dict[str, Any]
 
 
 def content_hash(content: object = None) -> str:
-    """Return the SHA-256 of some content, of a new one unless it is given."""
+    """Return the SHA-256 of `content`, or of new content if None."""
     return sha256(str(content or uuid4()).encode()).hexdigest()
 
 
 class Api:
-    """One caller: a service, unless a role is named; then what a gateway makes of a request in that role."""
+    """One caller: a service with the connection's own role, or a gateway that acts in `role` with JWT `claims`."""
 
     def __init__(self, rows: Rows, role: str | None = None, claims: str = "") -> None:
         self.rows = rows
         self.status: str | None = None
-        """The HTTP status that the last call asked the gateway for."""
+        """The HTTP status that the last call set for the gateway; None if it set none."""
 
         self._role = role
         self._claims = claims
 
     @classmethod
     def of(cls, rows: Rows, user: UUID) -> "Api":
-        """Return a user's access, with their token."""
+        """Return a caller with this user's JWT."""
         return cls(rows, "authenticated", json.dumps({"sub": str(user), "role": "authenticated"}))
 
     def call(self, function: str, /, **arguments: Any) -> Answer:
-        """Call a function of schema public in a transaction of its own; objects and lists are sent as jsonb."""
+        """Call a function of schema public in its own transaction. Dicts and lists are sent as jsonb."""
         names = [sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder()) for name in arguments]
         values = [Jsonb(value) if isinstance(value, dict | list) else value for value in arguments.values()]
         with ExitStack() as stack:
@@ -56,14 +56,14 @@ class Api:
         return answer
 
     def ok(self, function: str, /, **arguments: Any) -> Answer:
-        """Call a function that must not refuse."""
+        """Call a function and assert that it does not refuse."""
         answer = self.call(function, **arguments)
         assert answer["ok"] is True, answer
         assert self.status is None
         return answer
 
     def refused(self, code: str, function: str, /, **arguments: Any) -> Answer:
-        """Call a function that must refuse with this code, in the catalogue's words; return its details."""
+        """Call a function, assert that it refuses with `code` as in the catalogue, and return the details."""
         answer = self.call(function, **arguments)
         assert (answer["ok"], answer.get("code")) == (False, code), answer
         assert set(answer) == {"ok", "code", "message", "retryable", "details"}
@@ -74,31 +74,33 @@ class Api:
         assert isinstance(details, dict)
         return details
 
-    # what tests do again and again
+    # common calls
 
     def reserve(self, user: UUID, size: int = 10, content: object = None) -> UUID:
+        """Reserve `size` bytes for a user; return the source."""
         answer = self.ok("reserve_upload", p_user_id=user, p_content_hash=content_hash(content), p_byte_size=size)
         return UUID(answer["source_id"])
 
     def store(self, user: UUID, size: int = 10) -> UUID:
-        """Reserve and complete; return the source."""
+        """Reserve and complete an upload; return the source."""
         source = self.reserve(user, size)
         self.ok("complete_upload", p_source_id=source, p_storage_url="s3://bucket/key")
         return source
 
     def fail(self, source: UUID, **arguments: Any) -> UUID:
-        """Tell that the app's own attempt failed; return the queued upload."""
+        """Report that the app's own attempt failed; return the queued upload."""
         answer = self.ok("fail_upload", **failed(source) | arguments)
         return UUID(answer["queue_id"])
 
     def begin(self, source: UUID, **arguments: Any) -> UUID:
+        """Start an interpretation; return the run."""
         return UUID(self.ok("begin_interpretation", p_source_id=source, **arguments)["run_id"])
 
     def usage(self, user: UUID) -> Answer:
         return self.ok("get_usage", p_user_id=user)
 
     def limit(self, user: UUID, *, bytes_: int | None = None, runs: int | None = None) -> None:
-        """Give a user limits of their own; None: the plan's."""
+        """Set a user's own limits; None keeps the plan's."""
         self.rows.run(
             "insert into public.storage_usage (user_id, storage_limit_bytes, interpretation_limit_month)"
             " values (%s, %s, %s) on conflict (user_id) do update set"
@@ -109,5 +111,5 @@ class Api:
 
 
 def failed(source: UUID) -> Answer:
-    """Return arguments that tell of a failed upload."""
+    """Return the arguments of fail_upload for a source."""
     return {"p_source_id": source, "p_bucket": "bucket", "p_object_path": "a/key", "p_temp_file_path": "a/file"}

@@ -1,4 +1,4 @@
-"""The reactor as its users meet it: a process with a command line, an environment, and an exit code."""
+"""The reactor as a process: command line, environment, log and exit code."""
 
 import json
 import os
@@ -16,12 +16,12 @@ from typing import Any
 
 from support.app import App
 
-_LONGEST_S = 50.0
-_LOOK_EVERY_S = 0.02
+_TIMEOUT_S = 50.0
+_POLL_S = 0.02
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """Return this process's variables without anything that could configure a reactor, and with these settings."""
+    """Return this process's environment with these settings, and without other variables that configure a reactor."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -31,7 +31,7 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 def settings_of(app: App, **settings: str) -> dict[str, str]:
-    """Return the environment of a reactor that works for this app."""
+    """Return the environment of a reactor for this app's database, store and spool."""
     return environment(
         **{
             "DATABASE_URL": app.url,
@@ -46,9 +46,9 @@ def settings_of(app: App, **settings: str) -> dict[str, str]:
 
 
 def reactor(
-    *arguments: str, env: dict[str, str], cwd: Path | None = None, within_s: float = _LONGEST_S
+    *arguments: str, env: dict[str, str], cwd: Path | None = None, within_s: float = _TIMEOUT_S
 ) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end. A traceback is never an answer."""
+    """Run a command to its end. Fails if it printed a traceback."""
     command = [sys.executable, "-m", "reactor", *arguments]
     done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=within_s, check=False)
     assert "Traceback" not in done.stdout + done.stderr
@@ -56,9 +56,9 @@ def reactor(
 
 
 def fetch(url: str) -> tuple[int, str]:
-    """Return status and text of an answer."""
+    """Return the HTTP status and the body of a GET request."""
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310  # our own
+        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310  # a local server
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -66,68 +66,69 @@ def fetch(url: str) -> tuple[int, str]:
 
 
 class Running:
-    """`reactor run`, while it runs."""
+    """A `reactor run` process."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.url = ""
         self._lines: list[str] = []
-        self._grown = threading.Condition()
+        self._line_read = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            with self._grown:
+            with self._line_read:
                 self._lines.append(line)
-                self._grown.notify_all()
+                self._line_read.notify_all()
 
     @property
     def log(self) -> str:
+        """All log lines so far."""
         return "".join(self._lines)
 
-    def wait_for_line(self, words: str) -> str:
-        """Return the first line of the log with these words in it, when it comes."""
+    def wait_for_line(self, text: str) -> str:
+        """Wait for a log line that contains `text`, and return the first one."""
 
         def found() -> list[str]:
-            return [line for line in self._lines if words in line]
+            return [line for line in self._lines if text in line]
 
-        with self._grown:
-            assert self._grown.wait_for(found, _LONGEST_S), f"no '{words}' in the log:\n{self.log}"
+        with self._line_read:
+            assert self._line_read.wait_for(found, _TIMEOUT_S), f"no '{text}' in the log:\n{self.log}"
             return found()[0]
 
     def wait_until_ready(self) -> None:
-        """Wait until it says where it listens, and /readyz says that it is ready."""
+        """Wait until the log has the HTTP address, and /readyz answers 200."""
         line = self.wait_for_line("/api/status")
         self.url = line[line.index("http://") : line.index("/api/status")]
-        give_up = time.monotonic() + _LONGEST_S
+        deadline = time.monotonic() + _TIMEOUT_S
         while self.get("/readyz")[0] != 200:
-            assert time.monotonic() < give_up, self.log
-            time.sleep(_LOOK_EVERY_S)
+            assert time.monotonic() < deadline, self.log
+            time.sleep(_POLL_S)
 
     def get(self, path: str) -> tuple[int, str]:
-        """Return status and text of an answer."""
+        """Return the HTTP status and the body of a GET request."""
         return fetch(self.url + path)
 
     def get_json(self, path: str) -> Any:
         return json.loads(self.get(path)[1])
 
     def join(self) -> None:
-        """Wait until all that it said was read, once it has ended."""
-        self._reader.join(_LONGEST_S)
+        """Wait until the log of an ended process is read completely."""
+        self._reader.join(_TIMEOUT_S)
         assert self.process.stderr is not None
         self.process.stderr.close()
 
     def resources(self) -> tuple[int, float]:
-        """Return its open descriptors, and its resident memory in MB."""
+        """Return the number of open descriptors and the resident memory in MB."""
         proc = Path(f"/proc/{self.process.pid}")
         [rss] = [line for line in (proc / "status").read_text().splitlines() if line.startswith("VmRSS")]
         return len(list((proc / "fd").iterdir())), int(rss.split()[1]) / 1024
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """Let it stand still (SIGSTOP) within the block."""
+        """Stop the process with SIGSTOP during the block."""
         self.process.send_signal(signal.SIGSTOP)
         try:
             yield
@@ -139,12 +140,12 @@ class Running:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(_LONGEST_S)
+        self.process.wait(_TIMEOUT_S)
 
     def ended(self) -> int:
-        """Wait for its end and return its exit code."""
-        code = self.process.wait(_LONGEST_S)
-        self._reader.join(_LONGEST_S)
+        """Wait for the process to end, and return its exit code."""
+        code = self.process.wait(_TIMEOUT_S)
+        self._reader.join(_TIMEOUT_S)
         assert "Traceback" not in self.log, self.log
         return code
 
@@ -153,13 +154,13 @@ REACTOR_RUN = (sys.executable, "-m", "reactor", "run")
 
 
 def start(env: dict[str, str], *, cwd: Path, command: Sequence[str | Path] = REACTOR_RUN) -> Running:
-    """Start a reactor; whoever starts one sees to its end."""
+    """Start a reactor. The caller must end it."""
     return Running(subprocess.Popen(command, env=env, cwd=cwd, stderr=subprocess.PIPE, text=True))
 
 
 @contextmanager
 def running(env: dict[str, str], *, cwd: Path, command: Sequence[str | Path] = REACTOR_RUN) -> Iterator[Running]:
-    """Start `reactor run`, or what is told; whatever is left of it on leaving is killed."""
+    """Start `reactor run`, or another command, and kill the process on leaving the block."""
     run = start(env, cwd=cwd, command=command)
     with run.process:
         try:

@@ -1,4 +1,4 @@
-"""What `import reactor` gives, and what it costs."""
+"""The names that `import reactor` offers, and what it loads."""
 
 import subprocess
 import sys
@@ -10,18 +10,18 @@ from reactor.app import Reactor
 from reactor.configuration import load
 
 
-def test_the_package_offers_the_reactor_and_its_settings() -> None:
+def test_the_package_exports_the_reactor_and_the_loader_of_settings() -> None:
     assert reactor.Reactor is Reactor
     assert reactor.load is load
     assert reactor.__version__.count(".") == 2
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = reactor.Nothing
 
 
-def test_importing_the_package_imports_nothing_else_of_it() -> None:
+def test_importing_the_package_imports_none_of_its_modules() -> None:
     program = "import reactor, sys; print([name for name in sys.modules if name.startswith('reactor.')])"
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"

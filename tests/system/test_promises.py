@@ -1,4 +1,4 @@
-"""`reactor run` as a process: ready, reacting, told to stop, killed, and wrongly configured."""
+"""`reactor run` as a process: readiness, reaction, shutdown, takeover after a kill, and configuration errors."""
 
 import os
 import signal
@@ -12,13 +12,14 @@ from support.process import environment, reactor, running, settings_of
 _PATIENCE_S = 30.0
 
 
-def wait_until_gone(app: App, *uploads: QueuedUpload) -> None:
-    """Look until the uploads have left the queue."""
+def wait_until_stored(app: App, *uploads: QueuedUpload) -> None:
+    """Wait until the uploads have left the queue."""
     ids = [upload.id for upload in uploads]
     wait_until_none(app, "id = any(%s)", ids)
 
 
 def wait_until_none(app: App, condition: str, *parameters: object) -> None:
+    """Wait until no queued upload meets the SQL condition."""
     give_up = time.monotonic() + _PATIENCE_S
     statement = f"select count(*) from public.upload_queue where {condition}".encode()
     while app.conn.execute(statement, parameters).fetchall() != [{"count": 0}]:
@@ -33,14 +34,14 @@ def wait_until_spool_is_empty(app: App) -> None:
         time.sleep(0.02)
 
 
-def test_it_gets_ready_reacts_tells_and_stops(app: App, tmp_path: Path) -> None:
+def test_it_becomes_ready_stores_an_upload_reports_it_and_stops(app: App, tmp_path: Path) -> None:
     with running(settings_of(app), cwd=tmp_path) as run:
         run.wait_until_ready()
         assert run.get("/healthz")[0] == 200
         assert run.get_json("/readyz") == {"ready": True, "reasons": []}
 
         [upload] = app.queue_uploads()
-        wait_until_gone(app, upload)
+        wait_until_stored(app, upload)
         status, metrics = run.get("/metrics")
         assert status == 200
         assert 'storage_upload_attempts_total{error_code="",outcome="stored"} 1.0' in metrics
@@ -50,7 +51,7 @@ def test_it_gets_ready_reacts_tells_and_stops(app: App, tmp_path: Path) -> None:
 
         answer = run.get_json("/api/status")
         assert answer["uploads"]["failed"] == 0
-        assert [other["mode"] for other in answer["reactors"]] == ["listening"]
+        assert [instance["mode"] for instance in answer["reactors"]] == ["listening"]
 
         run.terminate()
         assert run.ended() == 0
@@ -59,46 +60,46 @@ def test_it_gets_ready_reacts_tells_and_stops(app: App, tmp_path: Path) -> None:
     assert app.one("select count(*) from reactor.instance") == 0
 
 
-def test_interrupting_it_is_telling_it_to_stop(app: App, tmp_path: Path) -> None:
+def test_sigint_stops_it_like_sigterm(app: App, tmp_path: Path) -> None:
     with running(settings_of(app), cwd=tmp_path) as run:
         run.wait_until_ready()
         run.process.send_signal(signal.SIGINT)
         assert run.ended() == 0
 
 
-def large(app: App) -> list[QueuedUpload]:
-    """Owe more bytes than can be stored at once, so that some are always in flight."""
+def queue_large_uploads(app: App) -> list[QueuedUpload]:
+    """Queue more bytes than can be stored at once, so that some uploads are always in flight."""
     return app.queue_uploads(120, content=os.urandom(4_000_000))
 
 
-def test_told_to_stop_it_hands_back_what_is_in_flight(app: App, tmp_path: Path) -> None:
+def test_a_shutdown_releases_the_uploads_in_flight_without_counting_the_attempt(app: App, tmp_path: Path) -> None:
     with running(settings_of(app, SHUTDOWN_GRACE="0.2s", LEASE="60s"), cwd=tmp_path) as run:
         run.wait_until_ready()
-        uploads = large(app)
-        wait_until_some_are_leased(app)
-        began = time.monotonic()
+        uploads = queue_large_uploads(app)
+        wait_until_an_upload_is_leased(app)
+        started_at = time.monotonic()
         run.terminate()
         assert run.ended() == 0
-        assert time.monotonic() - began < 10.0
-    left = app.all("select * from public.upload_queue")
-    assert left
-    for row in left:
+        assert time.monotonic() - started_at < 10.0
+    remaining = app.all("select * from public.upload_queue")
+    assert remaining
+    for row in remaining:
         assert (row["status"], row["retry_count"], row["lease_token"]) == ("failed", 0, None)
-    ids = {row["id"] for row in left}
+    ids = {row["id"] for row in remaining}
     for upload in uploads:
         if upload.id not in ids:
             app.assert_stored(upload)
     app.assert_usage_matches_rows()
 
 
-def wait_until_some_are_leased(app: App) -> None:
+def wait_until_an_upload_is_leased(app: App) -> None:
     give_up = time.monotonic() + _PATIENCE_S
     while not app.one("select count(*) from public.upload_queue where status = 'uploading'"):
         assert time.monotonic() < give_up
 
 
-def test_told_twice_it_exits_at_once_and_another_takes_over(app: App, tmp_path: Path) -> None:
-    """An open transaction keeps a settlement waiting; the second signal doesn't."""
+def test_a_second_sigterm_exits_at_once_and_another_reactor_takes_over(app: App, tmp_path: Path) -> None:
+    """An open transaction blocks the settlement, so that the first signal alone does not end the process."""
     with (
         running(settings_of(app, SHUTDOWN_GRACE="50s"), cwd=tmp_path) as run,
         open_app(app.url, tmp_path) as other_session,
@@ -108,14 +109,14 @@ def test_told_twice_it_exits_at_once_and_another_takes_over(app: App, tmp_path: 
         with other_session.conn.transaction():
             other_session.conn.execute("select from public.storage_usage for update")
             app.conn.execute("update public.upload_queue set next_retry_at = now()")
-            wait_until_some_are_leased(app)
+            wait_until_an_upload_is_leased(app)
             run.terminate()
             run.wait_for_line("finishing what is in flight")
             run.terminate()
             assert run.ended() == 1
             assert "exiting now" in run.log
     with running(settings_of(app), cwd=tmp_path) as other:
-        wait_until_gone(app, upload)
+        wait_until_stored(app, upload)
         wait_until_spool_is_empty(app)
         other.terminate()
         assert other.ended() == 0
@@ -123,14 +124,14 @@ def test_told_twice_it_exits_at_once_and_another_takes_over(app: App, tmp_path: 
     app.assert_usage_matches_rows()
 
 
-def test_what_a_killed_one_held_another_takes_over(app: App, tmp_path: Path) -> None:
+def test_another_reactor_takes_over_the_uploads_of_a_killed_one(app: App, tmp_path: Path) -> None:
     with running(settings_of(app), cwd=tmp_path) as run, running(settings_of(app), cwd=tmp_path) as other:
         run.wait_until_ready()
         other.wait_until_ready()
         uploads = app.queue_uploads(300, content=os.urandom(200_000))
-        wait_until_some_are_leased(app)
+        wait_until_an_upload_is_leased(app)
         run.kill()
-        wait_until_gone(app, *uploads)
+        wait_until_stored(app, *uploads)
         wait_until_none(app, "true")
         other.terminate()
         assert other.ended() == 0
@@ -140,7 +141,7 @@ def test_what_a_killed_one_held_another_takes_over(app: App, tmp_path: Path) -> 
     app.assert_usage_matches_rows()
 
 
-# wrongly configured
+# configuration errors
 
 
 def test_an_unknown_database_host_is_one_clear_line(app: App, tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ def test_a_database_that_is_not_migrated_is_one_clear_line(app: App, database_ur
     assert_refused(env, tmp_path, 1, "DATABASE_UNAVAILABLE", "reactor migrate")
 
 
-def test_a_spool_that_is_not_there_is_one_clear_line(app: App, tmp_path: Path) -> None:
+def test_a_missing_spool_is_one_clear_line(app: App, tmp_path: Path) -> None:
     env = settings_of(app, SPOOL_DIR=str(tmp_path / "nowhere"))
     assert_refused(env, tmp_path, 2, "REACTOR_SPOOL_DIR", "nowhere")
 
@@ -176,7 +177,7 @@ def test_a_port_that_is_taken_is_one_clear_line(app: App, tmp_path: Path) -> Non
     assert app.one("select count(*) from reactor.instance") == 0
 
 
-def test_several_wrong_settings_are_told_together(app: App, tmp_path: Path) -> None:
+def test_all_invalid_settings_are_reported_together(app: App, tmp_path: Path) -> None:
     env = settings_of(app, LEASE="soon", UPLOAD_CONCURRENCY="many", STORE_URL="ftp://x", HTTP_PORT="99999")
     done = reactor("run", env=env, cwd=tmp_path)
     assert done.returncode == 2
@@ -186,16 +187,16 @@ def test_several_wrong_settings_are_told_together(app: App, tmp_path: Path) -> N
         assert any(f"REACTOR_{name}" in line for line in lines)
 
 
-def assert_refused(env: dict[str, str], cwd: Path, code: int, *words: str) -> None:
-    """Assert that `run` and `reconcile` end at once with this exit code and one line with these words in it."""
+def assert_refused(env: dict[str, str], cwd: Path, code: int, *texts: str) -> None:
+    """Assert that `run` and `reconcile` end with this exit code and with one line that contains all `texts`."""
     for command in ("run", "reconcile"):
-        if command == "reconcile" and "REACTOR_HTTP_PORT" in words:
-            continue  # it serves nothing
+        if command == "reconcile" and "REACTOR_HTTP_PORT" in texts:
+            continue  # it opens no port
         done = reactor(command, env=env, cwd=cwd, within_s=30.0)
         assert (done.returncode, done.stdout) == (code, ""), done.stderr
         [line] = done.stderr.splitlines()
-        for word in words:
-            assert word in line
+        for text in texts:
+            assert text in line
         assert "s3cret" not in line
 
 
@@ -205,7 +206,7 @@ def a_closed_port() -> int:
     return port
 
 
-def test_without_a_database_it_brings_its_own(tmp_path: Path, reachable_folder: Path) -> None:
+def test_without_a_database_it_starts_an_embedded_one(tmp_path: Path, reachable_folder: Path) -> None:
     env = environment(DATA_DIR=str(reachable_folder / "data"), HTTP_PORT="0")
     with running(env, cwd=tmp_path) as run:
         run.wait_until_ready()

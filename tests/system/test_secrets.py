@@ -1,4 +1,4 @@
-"""Nothing that was marked leaves: not in a log line, a metric, an answer over HTTP or a span, whatever goes wrong."""
+"""Marked secrets never appear in a log line, a metric, an HTTP answer, a span or an error, whatever fails."""
 
 import json
 import os
@@ -28,7 +28,7 @@ MARKED = re.compile("marked[A-Z]+")
 
 @pytest.fixture
 def worker_url(app: App) -> Iterator[str]:
-    """URL of a role of the test's own, with a marked password."""
+    """URL of a new worker role with a marked password."""
     role = f"marked_{secrets.token_hex(6)}"
     name, password = sql.Identifier(role), sql.Literal(PASSWORD)
     app.conn.execute(sql.SQL("create role {} login password {} in role reactor_worker").format(name, password))
@@ -66,8 +66,8 @@ def marked_settings(app: App, url: str, store: FaultServer, collector: Receiver,
     )
 
 
-def owe(app: App, fault: str, **columns: Any) -> QueuedUpload:
-    """Owe an upload whose content and spooled file are marked; the object's key says how the store is to answer."""
+def queue_marked(app: App, fault: str, **columns: Any) -> QueuedUpload:
+    """Queue an upload with marked content and file name; the object's key selects the store's fault."""
     path = f"{FILE}-{secrets.token_hex(4)}"
     content = CONTENT.encode() * 100
     [upload] = app.queue_uploads(
@@ -88,8 +88,8 @@ def owe(app: App, fault: str, **columns: Any) -> QueuedUpload:
     return upload
 
 
-def behave(request: Request) -> None:
-    """Answer as the object's key asks for."""
+def answer_by_key(request: Request) -> None:
+    """Answer with the fault that the object's key selects."""
     fault = {
         "denied": answers(403, "AccessDenied"),
         "broken": answers(500, "InternalError"),
@@ -103,16 +103,16 @@ def behave(request: Request) -> None:
 FAULTS = ("denied", "broken", "silent", "reset", "missing", "changed", "link", "folder", "fine")
 
 
-def wait_until_ended(app: App, uploads: list[QueuedUpload]) -> None:
-    give_up = time.monotonic() + _PATIENCE_S
+def wait_until_settled(app: App, uploads: list[QueuedUpload]) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
     ids = [upload.id for upload in uploads]
     query = "select count(*) from public.upload_queue where id = any(%s) and status <> 'dead'"
     while app.one(query, ids):
-        assert time.monotonic() < give_up, app.all("select * from public.upload_queue where status <> 'dead'")
+        assert time.monotonic() < deadline, app.all("select * from public.upload_queue where status <> 'dead'")
         time.sleep(0.02)
 
 
-def assert_nothing_marked(app: App, run: Running, collector: Receiver, *more: str) -> None:
+def assert_no_secret(app: App, run: Running, collector: Receiver, *more: str) -> None:
     outputs = [run.log, *more, *(body.decode(errors="replace") for body in collector.bodies)]
     outputs += [str(row) for row in app.all("select errors, error_message from public.upload_queue")]
     for output in outputs:
@@ -121,56 +121,56 @@ def assert_nothing_marked(app: App, run: Running, collector: Receiver, *more: st
 
 
 @pytest.mark.parametrize("style", ["text", "json"])
-def test_whatever_goes_wrong_nothing_marked_leaves(
+def test_no_failure_reveals_a_secret(
     app: App, worker_url: str, store: FaultServer, collector: Receiver, style: str
 ) -> None:
-    store.fault = behave
+    store.fault = answer_by_key
     env = marked_settings(app, worker_url, store, collector, style)
     with running(env, cwd=app.spool.parent) as run:
         run.wait_until_ready()
-        uploads = [owe(app, fault) for fault in FAULTS]
-        escaping = [owe(app, "fine", temp_file_path=f"../{FILE}"), owe(app, "fine", spool=FILE)]
+        uploads = [queue_marked(app, fault) for fault in FAULTS]
+        escaping = [queue_marked(app, "fine", temp_file_path=f"../{FILE}"), queue_marked(app, "fine", spool=FILE)]
         for payload in ("garbage " + FILE, json.dumps({"v": 1, "rows": [[FILE]]}), "\x1b[31m", "9" * 7000):
             app.conn.execute("select pg_notify('reactor_uploads', %s)", (payload,))
         collector.answer = lambda: 503
-        wait_until_ended(app, uploads + escaping)
+        wait_until_settled(app, uploads + escaping)
         collector.answer = lambda: 200
         collector.wait(lambda spans: sum(span.name == "upload" for span in spans) >= len(uploads + escaping))
         app.conn.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'reactor'")
-        again = [owe(app, "fine")]
-        wait_until_ended(app, again)
-        answered = [run.get(path)[1] for path in ("/metrics", "/api/status", "/readyz", "/healthz", "/nothing")]
+        reconnected = [queue_marked(app, "fine")]
+        wait_until_settled(app, reconnected)
+        answers_over_http = [
+            run.get(path)[1] for path in ("/metrics", "/api/status", "/readyz", "/healthz", "/nothing")
+        ]
         run.terminate()
         assert run.ended() == 0
-    assert_nothing_marked(app, run, collector, *answered)
+    assert_no_secret(app, run, collector, *answers_over_http)
     codes = {row["error_code"] for row in app.all("select error_code from public.upload_queue")}
     assert codes >= {"SPOOL_FILE_MISSING", "CONTENT_MISMATCH", "SPOOL_PATH_FORBIDDEN", "STORAGE_REJECTED"}
     assert "ignored a notification" in run.log
     assert "takes no spans" in run.log
     if style == "json":
-        assert_lines_lead_to_their_spans(run, collector)
+        assert_log_lines_name_exported_spans(run, collector)
 
 
-def assert_lines_lead_to_their_spans(run: Running, collector: Receiver) -> None:
-    """Every line is an object; each of an upload's names a span that was sent."""
+def assert_log_lines_name_exported_spans(run: Running, collector: Receiver) -> None:
+    """Each line is a JSON object; each line about an upload names a span that was exported."""
     lines = [json.loads(line) for line in run.log.splitlines()]
-    sent = {(span.trace_id, span.span_id): span for span in collector.spans}
-    of_uploads = [line for line in lines if "attempt" in line]
-    assert len(of_uploads) > len(FAULTS)
-    for line in of_uploads:
-        span = sent[line["trace_id"], line["span_id"]]
+    exported = {(span.trace_id, span.span_id): span for span in collector.spans}
+    upload_lines = [line for line in lines if "attempt" in line]
+    assert len(upload_lines) > len(FAULTS)
+    for line in upload_lines:
+        span = exported[line["trace_id"], line["span_id"]]
         assert span.name == "upload.attempt"
         assert span.attributes["upload.id"] == line["upload_id"]
         assert span.attributes["upload.attempt"] == line["attempt"]
-    assert {line["level"] for line in of_uploads} >= {"INFO", "WARNING", "ERROR"}
+    assert {line["level"] for line in upload_lines} >= {"INFO", "WARNING", "ERROR"}
 
 
-def test_a_database_that_cannot_be_had_is_told_of_without_the_password(
-    app: App, worker_url: str, tmp_path: Path
-) -> None:
+def test_a_connection_error_does_not_contain_the_password(app: App, worker_url: str, tmp_path: Path) -> None:
     parts = urlsplit(worker_url)
     with psycopg.connect(worker_url) as conn:
-        asks_for_passwords = conn.pgconn.used_password
+        checks_passwords = conn.pgconn.used_password
     urls = [
         parts._replace(netloc=f"{parts.username}:{PASSWORD}@127.0.0.1:1").geturl(),
         parts._replace(path="/nowhere").geturl(),
@@ -179,20 +179,20 @@ def test_a_database_that_cannot_be_had_is_told_of_without_the_password(
         f"host=127.0.0.1 port=1 password={PASSWORD}",
         f"host=127.0.0.1 password={PASSWORD} nonsense={PASSWORD}",
     ]
-    if asks_for_passwords:
+    if checks_passwords:
         urls.append(worker_url.replace(PASSWORD, PASSWORD + "WRONG"))
     for url in urls:
         env = settings_of(app, DATABASE_URL=url, LOG_LEVEL="TRACE")
-        done = reactor("run", env=env, cwd=tmp_path)  # of all commands the one that says most
+        done = reactor("run", env=env, cwd=tmp_path)  # the command with the most output
         assert done.returncode in (1, 2), url
         assert not MARKED.search(done.stdout + done.stderr), done.stderr
-    for url in (urls[0], urls[-1], urls[3]):  # nobody there, a refusal, no URL at all
+    for url in (urls[0], urls[-1], urls[3]):  # no server, refused, invalid URL
         done = reactor("status", env=settings_of(app, DATABASE_URL=url, LOG_LEVEL="TRACE"), cwd=tmp_path)
         assert done.returncode in (1, 2), url
         assert not MARKED.search(done.stdout + done.stderr), done.stderr
 
 
-def test_a_wrong_setting_is_named_without_its_value(tmp_path: Path) -> None:
+def test_an_invalid_setting_is_named_without_its_value(tmp_path: Path) -> None:
     env = environment(HTTP_TOKEN=f"{HTTP_TOKEN} x", LISTEN_URL=f"postgresql://u:{PASSWORD}@h:x/")
     env |= {"OTEL_EXPORTER_OTLP_ENDPOINT": f"{OTLP_USER}:{OTLP_USER}@host"}
     done = reactor("run", env=env, cwd=tmp_path)

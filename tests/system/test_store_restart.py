@@ -1,4 +1,4 @@
-"""Real files into a real S3 server that is killed in their midst and comes back."""
+"""Uploads into a real S3 server that is killed and restarted while they run."""
 
 import hashlib
 import random
@@ -25,26 +25,26 @@ MIB = 1 << 20
 
 
 def sizes(files: int, largest: int) -> list[int]:
-    """Empty ones, the largest, and many in between; the same each time."""
-    chance = random.Random(files)  # files, not secrets
-    spread = [0, 1, largest, largest - 1] + [int(largest ** chance.random()) for _ in range(files)]
+    """Return sizes in bytes: empty, the largest, and log-uniform ones between; always the same."""
+    rng = random.Random(files)  # files, not secrets
+    spread = [0, 1, largest, largest - 1] + [int(largest ** rng.random()) for _ in range(files)]
     return spread[:files]
 
 
 def spool_all(url: str, spool: Path, users: list[UUID], sizes_bytes: list[int]) -> dict[str, tuple[str, int]]:
-    """Leave the files in the spool, queue them all, and return each object's SHA-256 and size."""
-    chance = random.Random(1)  # files, not secrets
+    """Write all files into the spool, queue their uploads, and return each key's SHA-256 and size."""
+    rng = random.Random(1)  # files, not secrets
     expected = {}
     with psycopg.connect(url) as conn:
         for number, size in enumerate(sizes_bytes):
             key = f"folder {number % 7}/file-{number}.bin"
-            content = chance.randbytes(size)
+            content = rng.randbytes(size)
             digest = hashlib.sha256(content).hexdigest()
             (spool / f"{number}").write_bytes(content)
             row = conn.execute(
                 "insert into public.sources (user_id, content_hash, storage_status, byte_size)"
                 " values (%s, %s, 'pending', %s) returning id",
-                # a source is unique by its content, and there are few files of a byte or none
+                # a user's sources differ in content; tiny files repeat, so each gets a user of its own
                 (users[number % len(users)] if size > 8 else uuid4(), digest, size),
             ).fetchone()
             assert row is not None
@@ -66,7 +66,10 @@ async def running(reactor: Reactor) -> AsyncIterator[None]:
         reactor.stop()
 
 
-async def play(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, sizes_bytes: list[int]) -> None:
+async def upload_through_a_restart(
+    url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, sizes_bytes: list[int]
+) -> None:
+    """Store all files; kill and restart the server when a third is stored."""
     spool = folder / "spool"
     spool.mkdir()
     expected = spool_all(url, spool, [uuid4() for _ in range(5)], sizes_bytes)
@@ -76,13 +79,13 @@ async def play(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, sizes_by
         server.create_bucket(BUCKET)
         use(server.environment, monkeypatch)
         stored: set[UUID] = set()
-        third, all_stored = anyio.Event(), anyio.Event()
+        third_stored, all_stored = anyio.Event(), anyio.Event()
 
-        def hear(event: Event) -> None:
+        def count_stored(event: Event) -> None:
             if isinstance(event, AttemptsSettled):
-                stored.update(one.upload_id for one in event.attempts if one.verdict is Verdict.STORED)
+                stored.update(attempt.upload_id for attempt in event.attempts if attempt.verdict is Verdict.STORED)
                 if len(stored) >= len(expected) / 3:
-                    third.set()
+                    third_stored.set()
                 if len(stored) == len(expected):
                     all_stored.set()
 
@@ -95,9 +98,9 @@ async def play(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, sizes_by
             lease_s=10.0,
             http_port=0,
         )
-        async with running(Reactor(settings, listener=hear)):
+        async with running(Reactor(settings, listener=count_stored)):
             with fail_after(600):
-                await third.wait()
+                await third_stored.wait()
                 await to_thread.run_sync(server.kill)
                 await to_thread.run_sync(server.start)
                 await all_stored.wait()
@@ -108,12 +111,12 @@ async def play(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, sizes_by
             assert hashlib.sha256(body).hexdigest() == digest
     finally:
         await to_thread.run_sync(server.kill)
-    check_books(url)
+    assert_all_stored(url)
     assert list(spool.iterdir()) == []
 
 
-def check_books(url: str) -> None:
-    """The queue is empty, every source is uploaded, and each user's books equal a recount."""
+def assert_all_stored(url: str) -> None:
+    """Assert that the queue is empty, every source is uploaded, and each user's usage matches their sources."""
     with psycopg.connect(url, row_factory=dict_row) as conn:
         assert conn.execute("select * from public.upload_queue").fetchall() == []
         assert conn.execute("select id from public.sources where storage_status <> 'uploaded'").fetchall() == []
@@ -127,16 +130,16 @@ def check_books(url: str) -> None:
 
 @pytest.mark.s3
 @pytest.mark.timeout(120)
-async def test_uploads_survive_the_death_of_their_store(
+async def test_uploads_survive_a_restart_of_the_store(
     migrated_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await play(migrated_url, tmp_path, monkeypatch, sizes(60, 2 * MIB))
+    await upload_through_a_restart(migrated_url, tmp_path, monkeypatch, sizes(60, 2 * MIB))
 
 
 @pytest.mark.s3
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-async def test_a_thousand_files_of_up_to_64_mib_survive_the_death_of_their_store(
+async def test_a_thousand_files_of_up_to_64_mib_survive_a_restart_of_the_store(
     migrated_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await play(migrated_url, tmp_path, monkeypatch, sizes(1000, 64 * MIB))
+    await upload_through_a_restart(migrated_url, tmp_path, monkeypatch, sizes(1000, 64 * MIB))

@@ -1,7 +1,7 @@
 """The public surface: exported names, commands, settings, addresses, SQL functions, payloads, metrics, spans, codes.
 
-`surface.txt` beside this file is what the outside may rely on. A change of it is a decision: it must show in a review.
-After one: REACTOR_TEST_UPDATE_SNAPSHOT=1 pytest tests/system/test_surface.py
+`surface.txt` in this folder lists what users may depend on, so that every change of it is visible in a review.
+To rewrite it: REACTOR_TEST_UPDATE_SNAPSHOT=1 pytest tests/system/test_surface.py
 """
 
 import inspect
@@ -35,7 +35,7 @@ UPLOAD, SOURCE, RUN, USER = (UUID(int=number) for number in range(1, 5))
 
 
 def assert_unchanged(section: str, lines: Iterator[str]) -> None:
-    """Hold the section of surface.txt against these lines, or write it anew."""
+    """Compare the section of surface.txt with these lines; with REACTOR_TEST_UPDATE_SNAPSHOT, rewrite it."""
     sections = dict(re.findall(r"^== (.+)\n((?:(?!== ).*\n)*)", SURFACE.read_text(encoding="utf-8"), re.MULTILINE))
     found = "".join(f"{line.rstrip()}\n" for line in lines)
     if os.environ.get("REACTOR_TEST_UPDATE_SNAPSHOT"):
@@ -46,7 +46,7 @@ def assert_unchanged(section: str, lines: Iterator[str]) -> None:
         assert found.splitlines() == sections[section].rstrip("\n").splitlines()
 
 
-def test_the_exported_names_and_what_they_take_are_unchanged() -> None:
+def test_the_exported_names_and_their_parameters_are_unchanged() -> None:
     assert_unchanged("exports", exports())
 
 
@@ -63,7 +63,7 @@ def exports() -> Iterator[str]:
 
 
 def signature(member: Callable[..., object]) -> str:
-    """Return the names and defaults of the parameters; types may move to other modules."""
+    """Return the names and defaults of the parameters, without types, which may move to other modules."""
     parameters = inspect.signature(member).parameters.values()
     text = "(" + ", ".join(str(each.replace(annotation=each.empty)) for each in parameters) + ")"
     return re.sub(r" at 0x[0-9a-f]+", "", text)
@@ -74,17 +74,17 @@ def test_the_commands_and_their_help_are_unchanged() -> None:
 
 
 def commands(command: click.Command, path: list[str]) -> Iterator[str]:
-    words = " ".join(["reactor", *path])
-    yield f"$ {words} --help"
+    command_line = " ".join(["reactor", *path])
+    yield f"$ {command_line} --help"
     shown = CliRunner().invoke(main, [*path, "--help"], prog_name="reactor", env={"COLUMNS": "110"})
     assert shown.exit_code == 0
     yield from shown.output.splitlines()
     if isinstance(command, click.Group):
         ctx = click.Context(command)
         for name in command.list_commands(ctx):
-            below = command.get_command(ctx, name)
-            assert below is not None
-            yield from commands(below, [*path, name])
+            subcommand = command.get_command(ctx, name)
+            assert subcommand is not None
+            yield from commands(subcommand, [*path, name])
 
 
 def test_the_settings_and_their_defaults_are_unchanged() -> None:
@@ -150,7 +150,7 @@ def test_the_payloads_of_notifications_are_unchanged(migrated_url: str) -> None:
 async def test_the_metrics_and_spans_are_unchanged(
     app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One reactor meets a stored, a dead and a retried upload, and a stale run; then a reconciliation is done alone."""
+    """A reactor handles a stored, a retried and a dead upload and a stale run; then a single reconciliation runs."""
     store = StubbornStore(app.store)
     with receiving() as receiver:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.endpoint)
@@ -183,7 +183,7 @@ def metric_lines(text: str) -> Iterator[str]:
     for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE):
         if name.startswith(("storage", "interpretation", "quota", "reactor")):
             labels = set(re.findall(rf"^{name}(?:_bucket|_sum|_count)?\{{([^}}]*)\}}", text, re.MULTILINE))
-            names = {label for some in labels for label in re.findall(r'(\w+)="', some)} - {"le"}
+            names = {label for text in labels for label in re.findall(r'(\w+)="', text)} - {"le"}
             yield f"{name} {kind} {' '.join(sorted(names))}"
 
 
@@ -192,7 +192,7 @@ def test_the_addresses_of_the_page_are_unchanged() -> None:
 
 
 def addresses() -> Iterator[str]:
-    nothing: Any = None  # what answers isn't asked here
+    nothing: Any = None  # only the routes are read, no handler runs
     for route in Routes(nothing, nothing, nothing, nothing, nothing).routes():
         assert isinstance(route, Route)
         yield f"{' '.join(sorted((route.methods or set()) - {'HEAD'}))} {route.path}"

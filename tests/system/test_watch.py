@@ -1,4 +1,4 @@
-"""`reactor status --watch` goes on until it is told to end, on a terminal and in a pipe, whatever the database does."""
+"""`reactor status --watch` continues until a signal ends it, on a terminal and in a pipe, through database outages."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from support.app import App
 from support.process import running, settings_of
 
 from reactor.cli.live_view import LiveView
-from reactor.cli.status import table
+from reactor.cli.status_table import status_table
 from reactor.cli.watch import Reading, console, follow
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.settings import Settings
@@ -51,45 +51,47 @@ STATUS: dict[str, Any] = {
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
 
 
-class NotificationLog:
-    """Reads a stream as it comes, and waits for words in it."""
+class OutputReader:
+    """Reads a stream in a thread, and waits for text in it."""
 
-    def __init__(self, read: Callable[[], bytes]) -> None:
+    def __init__(self, read_chunk: Callable[[], bytes]) -> None:
         self.text = ""
-        self._grown = threading.Condition()
-        self._read = read
-        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._text_changed = threading.Condition()
+        self._read_chunk = read_chunk
+        self._thread = threading.Thread(target=self._read_all, daemon=True)
         self._thread.start()
 
-    def _listen(self) -> None:
-        while chunk := self._read():
-            with self._grown:
+    def _read_all(self) -> None:
+        while chunk := self._read_chunk():
+            with self._text_changed:
                 self.text += chunk.decode()
-                self._grown.notify_all()
+                self._text_changed.notify_all()
 
-    def wait_for(self, words: str, *, times: int = 1) -> None:
-        with self._grown:
-            heard = self._grown.wait_for(lambda: self.text.count(words) >= times, _PATIENCE_S)
-        assert heard, f"no {words!r} in:\n{self.text}"
+    def wait_for(self, text: str, *, times: int = 1) -> None:
+        """Wait until the stream contains `text`, `times` times."""
+        with self._text_changed:
+            found = self._text_changed.wait_for(lambda: self.text.count(text) >= times, _PATIENCE_S)
+        assert found, f"no {text!r} in:\n{self.text}"
 
     def end(self) -> str:
+        """Wait for the end of the stream; return all its text."""
         self._thread.join(_PATIENCE_S)
         return self.text
 
 
 class Watch:
-    """A watching process, what it writes, and how to end it."""
+    """A `reactor status --watch` process and its output."""
 
-    def __init__(self, process: subprocess.Popen[bytes], out: NotificationLog, words: NotificationLog) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], out: OutputReader, err: OutputReader) -> None:
         self.process = process
         self.out = out
-        self.words = words
+        self.err = err
 
-    def told(self, signal_: signal.Signals) -> int:
-        """Send a signal and return the exit code."""
+    def end_with(self, signal_: signal.Signals) -> int:
+        """Send a signal, wait for the end, and return the exit code."""
         self.process.send_signal(signal_)
         code = self.process.wait(_PATIENCE_S)
-        assert "Traceback" not in self.out.end() + self.words.end()
+        assert "Traceback" not in self.out.end() + self.err.end()
         return code
 
 
@@ -100,45 +102,47 @@ def chunks(stream: IO[bytes] | None) -> Callable[[], bytes]:
 
 @contextmanager
 def watching(app: App, *options: str, **settings: str) -> Iterator[Watch]:
-    """Watch in a pipe."""
+    """Start a watch whose output goes to pipes."""
     command = [sys.executable, "-m", "reactor", "status", "--watch", *options]
     env = settings_of(app, **settings)
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
-            yield Watch(process, NotificationLog(chunks(process.stdout)), NotificationLog(chunks(process.stderr)))
+            yield Watch(process, OutputReader(chunks(process.stdout)), OutputReader(chunks(process.stderr)))
         finally:
             process.kill()
 
 
 @contextmanager
 def watching_on_terminal(app: App) -> Iterator[Watch]:
-    """Watch on a terminal of 100 columns and 40 lines, whose Ctrl-C reaches the process as a person's does."""
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(ours, (40, 100))
+    """Start a watch on a terminal of 100 columns and 40 lines."""
+    controller, terminal = pty.openpty()
+    termios.tcsetwinsize(controller, (40, 100))
 
     def read() -> bytes:
         try:
-            return os.read(ours, 65_536)
-        except OSError:  # EIO: the other side is closed
+            return os.read(controller, 65_536)
+        except OSError:  # EIO: the process has closed the terminal
             return b""
 
     command = [sys.executable, "-m", "reactor", "status", "--watch"]
     env = {**settings_of(app), "TERM": "xterm-256color"}
-    process = subprocess.Popen(command, env=env, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
-    os.close(theirs)
-    terminal = NotificationLog(read)
+    process = subprocess.Popen(
+        command, env=env, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
+    )
+    os.close(terminal)
+    output = OutputReader(read)
     try:
-        yield Watch(process, terminal, terminal)
+        yield Watch(process, output, output)
     finally:
         process.kill()
         process.wait()
-        terminal.end()
-        os.close(ours)
+        output.end()
+        os.close(controller)
 
 
 @contextmanager
 def outage(app: App, server_url: str) -> Iterator[None]:
-    """Let the database throw everybody out, and nobody in."""
+    """Close the watch's connections to the database, and refuse new ones, during the block."""
     name = sql.Identifier(urlsplit(app.url).path.lstrip("/"))
     with psycopg.connect(server_url, autocommit=True) as conn:
         conn.execute(sql.SQL("alter database {} allow_connections false").format(name))
@@ -149,17 +153,17 @@ def outage(app: App, server_url: str) -> Iterator[None]:
             conn.execute(sql.SQL("alter database {} allow_connections true").format(name))
 
 
-def test_in_a_pipe_tables_follow_each_other_until_ctrl_c(app: App) -> None:
+def test_in_a_pipe_it_prints_tables_until_ctrl_c(app: App) -> None:
     with watching(app) as watch:
         watch.out.wait_for("uploads waiting     0")
         app.queue_uploads(3, next_retry_at="2100-01-01")
         watch.out.wait_for("uploads waiting     3")
-        assert watch.told(signal.SIGINT) == 0
+        assert watch.end_with(signal.SIGINT) == 0
     assert "\x1b" not in watch.out.text
-    assert watch.words.text == ""
+    assert watch.err.text == ""
 
 
-def test_what_the_page_shows_is_shown_here_and_what_a_reactor_alone_knows_too(app: App) -> None:
+def test_it_shows_what_the_live_page_shows_including_a_reactors_own_figures(app: App) -> None:
     app.queue_uploads(2, next_retry_at="2100-01-01")
     with running(settings_of(app, HTTP_TOKEN="a-token"), cwd=app.spool) as run:
         run.wait_until_ready()
@@ -167,32 +171,32 @@ def test_what_the_page_shows_is_shown_here_and_what_a_reactor_alone_knows_too(ap
         stuck = app.begin_run(timeout_at="2100-01-01", heartbeat_at="2100-01-01")
         port = str(urlsplit(run.url).port)
         with watching(app, HTTP_PORT=port, HTTP_TOKEN="a-token") as watch:
-            watch.out.wait_for("1 upload has been dead for ")
-            for words in (
+            watch.out.wait_for("One upload has been given up, ")
+            for text in (
                 f"{dead.id} SPOOL_FILE_MISSING: ",
                 "runs running        1",
                 "  more left         1",
-                "reaction            half within ",
+                "reaction            p50 ",
                 "timer wheel         ",
                 "nothing missed",
                 "listening, seen ",
             ):
-                watch.out.wait_for(words)
-            assert watch.told(signal.SIGINT) == 0
+                watch.out.wait_for(text)
+            assert watch.end_with(signal.SIGINT) == 0
         assert app.run(stuck)["status"] == "running"
     assert "\x1b" not in watch.out.text
 
 
-def test_without_a_reactor_that_is_said(app: App) -> None:
+def test_without_a_reactor_it_says_so(app: App) -> None:
     with watching(app) as watch:
         watch.out.wait_for("One thing is wrong.")
-        watch.out.wait_for("No reactor is running.")
-        assert watch.told(signal.SIGINT) == 0
+        watch.out.wait_for("No reactor runs.")
+        assert watch.end_with(signal.SIGINT) == 0
     assert "timer wheel" not in watch.out.text
 
 
 @pytest.mark.parametrize("answer", [b"[]", b"{}", b"<html>", b'{"database": {"reactors": []}}', b"\xff"])
-def test_whatever_else_listens_there_is_not_taken_for_a_reactor(answer: bytes) -> None:
+def test_another_program_on_that_port_is_not_taken_for_a_reactor(answer: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
 
         def serve() -> None:
@@ -203,20 +207,20 @@ def test_whatever_else_listens_there_is_not_taken_for_a_reactor(answer: bytes) -
 
         served = pool.submit(serve)
         settings = Settings(store_url="s3://", spools={"default": Path("/spool")}, http_port=server.getsockname()[1])
-        assert LiveView(settings)._facts({"reactors": [{"id": "1"}]}) is None
+        assert LiveView(settings).live_reactor({"reactors": [{"id": "1"}]}) is None
         served.result()
 
 
-def test_as_json_each_line_is_an_object(app: App) -> None:
+def test_with_json_each_line_is_an_object(app: App) -> None:
     with watching(app, "--json") as watch:
         watch.out.wait_for("\n", times=2)
-        assert watch.told(signal.SIGTERM) == 0
+        assert watch.end_with(signal.SIGTERM) == 0
     for line in watch.out.text.splitlines():
         assert set(json.loads(line)) >= {"uploads", "runs", "reactors", "now"}
 
 
 @pytest.mark.parametrize("options", ["", "--json"])
-def test_a_reader_that_has_had_enough_ends_it(app: App, options: str) -> None:
+def test_it_ends_when_the_reader_of_its_pipe_is_gone(app: App, options: str) -> None:
     command = f"{sys.executable} -m reactor status --watch {options} | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["/bin/bash", "-c", command],
@@ -234,63 +238,63 @@ def test_an_outage_is_survived(app: App, server_url: str) -> None:
     with watching(app, "--json") as watch:
         watch.out.wait_for("\n")
         with outage(app, server_url):
-            watch.words.wait_for("trying again")
+            watch.err.wait_for("trying again")
             before = watch.out.text.count("\n")
-        watch.words.wait_for("answers again")
+        watch.err.wait_for("answers again")
         watch.out.wait_for("\n", times=before + 1)
-        assert watch.told(signal.SIGINT) == 0
-    lines = watch.words.text.splitlines()
+        assert watch.end_with(signal.SIGINT) == 0
+    lines = watch.err.text.splitlines()
     assert lines[0].startswith("reactor: DATABASE_UNAVAILABLE: ")
     assert lines[1:] == ["reactor: the database answers again"]
 
 
-@pytest.mark.usefixtures("_own_sigterm")
-def test_an_outage_is_said_once_however_long_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    def seen() -> Iterator[Reading]:
-        away = DatabaseUnavailable("away")
-        readings: list[Reading] = [STATUS, away, away, away, STATUS, STATUS, away, STATUS]
+@pytest.mark.usefixtures("_restored_sigterm_handler")
+def test_an_outage_is_reported_once_whatever_its_length(capsys: pytest.CaptureFixture[str]) -> None:
+    def outages() -> Iterator[Reading]:
+        error = DatabaseUnavailable("down")
+        readings: list[Reading] = [STATUS, error, error, error, STATUS, STATUS, error, STATUS]
         yield from readings
         raise KeyboardInterrupt
 
-    follow(seen(), None)
+    follow(outages(), None)
     written = capsys.readouterr()
     assert len(written.out.splitlines()) == 4
-    said = ["reactor: DATABASE_UNAVAILABLE: away; trying again", "reactor: the database answers again"]
-    assert written.err.splitlines() == said * 2
+    messages = ["reactor: DATABASE_UNAVAILABLE: down; trying again", "reactor: the database answers again"]
+    assert written.err.splitlines() == messages * 2
 
 
 @pytest.fixture
-def _own_sigterm() -> Iterator[None]:
-    was = signal.getsignal(signal.SIGTERM)
+def _restored_sigterm_handler() -> Iterator[None]:
+    handler = signal.getsignal(signal.SIGTERM)
     yield
-    signal.signal(signal.SIGTERM, was)
+    signal.signal(signal.SIGTERM, handler)
 
 
-def test_one_that_never_saw_anything_is_an_error(app: App, server_url: str) -> None:
+def test_a_database_that_never_answered_is_an_error(app: App, server_url: str) -> None:
     with outage(app, server_url), watching(app) as watch:
         assert watch.process.wait(_PATIENCE_S) == 1
-        assert watch.words.end().startswith("reactor: DATABASE_UNAVAILABLE: ")
+        assert watch.err.end().startswith("reactor: DATABASE_UNAVAILABLE: ")
         assert watch.out.end() == ""
 
 
-def test_on_a_terminal_it_redraws_says_an_outage_and_gives_the_terminal_back(app: App, server_url: str) -> None:
+def test_on_a_terminal_it_redraws_reports_an_outage_and_restores_the_cursor(app: App, server_url: str) -> None:
     with watching_on_terminal(app) as watch:
         watch.out.wait_for("uploads waiting")
         with outage(app, server_url):
-            watch.out.wait_for("the database hasn't answered for")
+            watch.out.wait_for("the database has not answered for")
         app.queue_uploads(7, next_retry_at="2100-01-01")
         watch.out.wait_for("7  ")
-        assert watch.told(signal.SIGINT) == 0
+        assert watch.end_with(signal.SIGINT) == 0
     assert watch.out.text.rfind(SHOW_CURSOR) > watch.out.text.rfind(HIDE_CURSOR) > -1
 
 
-# what it shows
+# the table of `reactor status`
 
 
-def drawn(status: dict[str, Any]) -> str:
+def rendered(status: dict[str, Any]) -> str:
     out = console()
     with out.capture() as captured:
-        out.print(table(status))
+        out.print(status_table(status))
     return captured.get()
 
 
@@ -303,7 +307,7 @@ def test_refusals_and_usage_are_shown_by_plan(app: App) -> None:
     app.conn.execute("update public.sources set storage_status = 'uploaded' where user_id = %s", (user,))
 
     with inspecting(app.url) as inspector:
-        lines = [" ".join(line.split()) for line in drawn(inspector.status(60)).splitlines()]
+        lines = [" ".join(line.split()) for line in rendered(inspector.status(60)).splitlines()]
 
     assert "storage used 1,048,576 bytes" in lines
     assert "free 0 bytes, 1 users" in lines

@@ -1,0 +1,34 @@
+"""The settings and the database URL of a command."""
+
+import os
+from pathlib import Path
+
+import click
+
+from reactor import configuration
+from reactor.core.errors import ConfigInvalid
+from reactor.core.settings import Settings
+from reactor.embedded.server import running_url
+from reactor.telemetry import logging
+
+
+def load_settings(ctx: click.Context) -> Settings:
+    """Read the settings and configure logging. Raises ConfigInvalid with every problem at once."""
+    settings = configuration.load(os.environ, ctx.find_root().obj)
+    logging.configure(settings.log_level, settings.log_format)
+    return settings
+
+
+def database_url(settings: Settings) -> str:
+    """Return the URL of the configured database, else of a running embedded one. Raises ConfigInvalid."""
+    url = settings.database_url if settings.database_url is not None else running_url(embedded_dir(settings))
+    if url is None:
+        raise ConfigInvalid(
+            "REACTOR_DATABASE_URL is not set, and no embedded database is running: set it, or start `reactor run` here"
+        )
+    return url
+
+
+def embedded_dir(settings: Settings) -> Path:
+    """Return the data folder of the embedded server."""
+    return settings.data_dir.absolute() / "postgres"

@@ -1,0 +1,66 @@
+"""Tables of `reactor status`: what waits, what is overdue, which reactors run, what the quotas refused."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from reactor.core.durations import format_duration
+from reactor.core.health import duration_text
+
+
+def status_table(status: Mapping[str, Any]) -> Table:
+    """Return the answer of reactor.status() as a table."""
+    table = Table.grid(padding=(0, 2))
+    uploads, runs = status["uploads"], status["runs"]
+    age_s = float(uploads["oldest_due_age_s"])
+    table.add_row("uploads waiting", str(uploads["failed"]))
+    table.add_row("  of them due", f"{uploads['due']}" + (f" (oldest: {format_duration(age_s)})" if age_s else ""))
+    table.add_row("uploading", f"{uploads['uploading']}")
+    if uploads["leases_expired"]:
+        table.add_row("  lease expired", f"{uploads['leases_expired']}: no reactor has taken them over yet")
+    hint = ": see `reactor uploads list --status dead`" if uploads["dead"] else ""
+    table.add_row("dead", f"{uploads['dead']}{hint}")
+    table.add_row("cancelled", str(uploads["cancelled"]))
+    table.add_row("runs running", str(runs["running"]))
+    add_stale_runs(table, runs)
+    usage = status["storage_usage"]
+    table.add_row("storage used", f"{sum(int(plan['bytes']) for plan in usage):,} bytes")
+    for plan in usage:
+        table.add_row(f"  {plan['plan']}", f"{int(plan['bytes']):,} bytes, {plan['users']} users")
+    add_quota_rejections(table, status["quota_rejections"])
+    add_reactors(table, status["reactors"])
+    add_notification_queue(table, status)
+    return table
+
+
+def add_stale_runs(table: Table, runs: Mapping[str, Any]) -> None:
+    """Add a row with the number of stale runs, if there are any."""
+    if runs["stale"]:
+        table.add_row("  stale", f"{runs['stale']}: no reactor has failed them yet")
+
+
+def add_quota_rejections(table: Table, rejections: Sequence[Mapping[str, Any]]) -> None:
+    """Add the refusals of the last hour: all, then by quota and plan."""
+    table.add_row("refused by quota", f"{sum(int(each['last_hour']) for each in rejections)} in the last hour")
+    for each in rejections:
+        if each["last_hour"]:
+            table.add_row(f"  {each['quota']}, plan {printable(each['plan'])}", str(each["last_hour"]))
+
+
+def add_reactors(table: Table, reactors: Sequence[Mapping[str, Any]]) -> None:
+    """Add the number of live reactors, then a row for each."""
+    table.add_row("reactors", str(len(reactors)) if reactors else "none is running")
+    for each in reactors:
+        text = f"{each['mode']}, seen {duration_text(each['seen_s_ago'])} ago, version {each['version']}"
+        table.add_row(f"  {printable(each['host'])}", printable(text))
+
+
+def add_notification_queue(table: Table, status: Mapping[str, Any]) -> None:
+    """Add how full the server's notification queue is."""
+    table.add_row("notification queue", f"{float(status['notification_queue_usage']):.2%} full")
+
+
+def printable(text: str) -> str:
+    """Return text without characters that a terminal would take for commands."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
