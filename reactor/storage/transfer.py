@@ -1,4 +1,4 @@
-"""Puts spooled files into the store and removes them, in threads, so that slow disks and stores don't block the loop."""
+"""Puts spooled files into the store and removes them, in threads: slow disks and stores don't block the event loop."""
 
 import asyncio
 from collections.abc import Sequence
@@ -86,9 +86,7 @@ class SpoolToStore:
 
     async def remove(self, stored: Sequence[tuple[Upload, StoredObject]]) -> Sequence[tuple[Upload, str]]:
         batches = [stored[first : first + _REMOVE_BATCH] for first in range(0, len(stored), _REMOVE_BATCH)]
-        removals = [
-            asyncio.ensure_future(self._threads.run(partial(self._remove, batch), len(batch))) for batch in batches
-        ]
+        removals = [asyncio.ensure_future(self._threads.run(partial(self._remove, batch))) for batch in batches]
         with CancelScope(shield=True):
             await asyncio.wait(removals, timeout=_REMOVE_WITHIN_S)
         left: list[tuple[Upload, str]] = []
