@@ -1,8 +1,8 @@
 """Daemon threads that run blocking jobs, for many short jobs as well as for few long ones.
 
 A wake-up per job, of a thread and then of the event loop, costs more than a short job. So a thread goes on from one
-job to the next while jobs wait, and the event loop collects what began and ended in batches: _DELAY_S after the first
-change, or at once when a thread runs out of jobs.
+job to the next while jobs wait. A thread that ends a job wakes the event loop unless another wake-up is on its way, and
+the loop then collects all that began and ended.
 
 Why not concurrent.futures.ThreadPoolExecutor: the interpreter joins its threads at exit, so a put that hangs would keep
 the process from ending.
@@ -21,9 +21,6 @@ from attrs import define
 
 from reactor.core.fair_queue import FairQueue
 from reactor.runtime.executor import J, Job
-
-_DELAY_S = 0.001
-"""How long the event loop waits for more changes before it reports the first, while jobs wait."""
 
 _IDLE_S = 10.0
 """A thread without a job ends after this time."""
@@ -141,11 +138,8 @@ class ThreadPool(Generic[J]):
         if self._started:
             self._progressed.set()
 
-    def _report_later(self) -> None:
-        self._loop.call_later(_DELAY_S, self._report)
-
-    def _report(self) -> None:
-        self._is_notified = False  # first: what changes from now on needs another notification
+    def _notified(self) -> None:
+        self._is_notified = False  # first: what changes from now on needs another wake-up
         self._progressed.set()
 
     # the threads
@@ -165,7 +159,7 @@ class ThreadPool(Generic[J]):
                 self._end(job, result, error)
                 job = self._take()
                 self._idle += job is None
-            self._notify(ended, is_idle=job is None)
+            self._notify(ended)
             del ended, result, error  # an idle thread keeps no job alive
             if job is None:
                 job = self._assigned_job()
@@ -184,16 +178,14 @@ class ThreadPool(Generic[J]):
         with self._lock:
             return job if job in self._running else None  # None: abandoned, and the place taken by another thread
 
-    def _notify(self, ended: J | _Call, *, is_idle: bool) -> None:
-        """Have the event loop report what ended, and what this thread began after it."""
+    def _notify(self, ended: J | _Call) -> None:
+        """Wake the event loop: it reports the job that ended, and the one that this thread began after it."""
         with contextlib.suppress(RuntimeError):  # the loop is closed, and nothing waits any more
             if isinstance(ended, _Call):
                 self._loop.call_soon_threadsafe(_resolve, ended)
-            if is_idle:
-                self._loop.call_soon_threadsafe(self._report)
-            elif not self._is_notified:
+            if not self._is_notified:
                 self._is_notified = True
-                self._loop.call_soon_threadsafe(self._report_later)
+                self._loop.call_soon_threadsafe(self._notified)
 
     # under the lock
 

@@ -187,7 +187,7 @@ class _BodyReader:
 def _check_names(bucket: str, key: str) -> None:
     """Refuse names that boto3 or a proxy interprets in another way: an ARN, a path with '..', a line end."""
     if _BUCKET.fullmatch(bucket) is None:
-        raise StorageRejected("the bucket's name isn't one that S3 knows")
+        raise StorageRejected("the bucket's name isn't one that S3 allows")
     if _UNSENDABLE.search(key) or not 0 < len(key.encode()) <= _KEY_BYTES:
         raise StorageRejected("the object's path has control characters, or not 1 to 1024 bytes")
     if not {".", ".."}.isdisjoint(key.split("/")):
