@@ -7,7 +7,6 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from time import monotonic
 from typing import Any
 
 import pytest
@@ -213,40 +212,6 @@ async def test_a_call_runs_before_waiting_jobs() -> None:
         await harness.pool.run(lambda: done.append("call"))
     await harness.wait_until_ended(waiting)
     assert done == ["call", "job", "job", "job"]
-
-
-async def test_short_jobs_use_one_thread_however_many_wait() -> None:
-    harness = Harness(16, name="test-short")
-    await harness.wait_until_ended(harness.submit(*[do_nothing] * 5_000))
-    assert len(threads_named("test-short")) < 4  # one, and those of a moment without the processor
-
-
-async def test_a_slow_call_of_many_short_parts_adds_no_threads() -> None:
-    """The files of a settlement are removed many in a call: its duration says nothing about the store."""
-    harness = Harness(16, name="test-parts")
-
-    def spin_for_a_millisecond() -> None:
-        until = monotonic() + 0.001
-        while monotonic() < until:
-            pass
-
-    async with create_task_group() as tasks:
-        for _ in range(200):
-            tasks.start_soon(harness.pool.run, spin_for_a_millisecond, 10)
-    await harness.wait_until_ended(harness.submit(*[do_nothing] * 1_000))
-    assert len(threads_named("test-parts")) < 4  # one, and those of a moment without the processor
-
-
-async def test_a_slow_store_gets_half_of_its_threads_at_once_the_next_time() -> None:
-    harness, gate, next_gate = Harness(8), Gate(), Gate()
-    jobs = harness.submit(*[gate] * 8)
-    await asyncio.to_thread(gate.wait_until_entered, 8)
-    gate.open()
-    await harness.wait_until_ended(jobs)
-    jobs = harness.submit(*[next_gate] * 8)
-    next_gate.wait_until_entered(4)  # blocks the event loop, which would add threads
-    next_gate.open()
-    await harness.wait_until_ended(jobs)
 
 
 async def test_abandoned_jobs_free_their_threads_places_and_are_not_reported_any_more() -> None:

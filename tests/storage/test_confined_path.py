@@ -1,4 +1,4 @@
-"""No path in a row, however it is written or laid, leads out of the spool."""
+"""No path in a row leads out of the spool, whatever its text and whatever links exist."""
 
 import errno
 import os
@@ -26,7 +26,7 @@ def spool(folder: Path) -> Spool:
 
 
 class TestRefusedPaths:
-    def test_paths_inside_are_taken_in_every_form(self, tmp_path: Path, folder: Path) -> None:
+    def test_a_path_inside_may_be_relative_or_absolute(self, tmp_path: Path, folder: Path) -> None:
         (folder / "a" / "b").mkdir(parents=True)
         (folder / "a" / "b" / "c").write_bytes(CONTENT)
         (tmp_path / "shortcut").symlink_to(folder)
@@ -36,7 +36,7 @@ class TestRefusedPaths:
                 assert body.read() == CONTENT
 
     @pytest.mark.parametrize("name", [".x", "...", "a b", "über.pdf", "back\\slash", "new\nline", "-rf", "a" * 255])
-    def test_a_name_may_look_odd(self, folder: Path, spool: Spool, name: str) -> None:
+    def test_a_name_may_have_any_characters(self, folder: Path, spool: Spool, name: str) -> None:
         (folder / name).write_bytes(CONTENT)
         with open_spooled(spool, name) as body:
             assert body.read() == CONTENT
@@ -46,15 +46,15 @@ class TestRefusedPaths:
         ["", ".", "..", "/", "../canary", "a/../upload", "./upload", "a//b", "upload/", "upload\0", "\0",
          "/etc/passwd", "//etc/passwd", "upload\ud800", "a/../../canary", "..//..", "/proc/self/environ"],
     )  # fmt: skip
-    def test_words_that_lead_out_are_refused(self, spool: Spool, path: str) -> None:
+    def test_a_path_that_leads_out_is_refused(self, spool: Spool, path: str) -> None:
         with pytest.raises(SpoolPathForbidden):
             open_spooled(spool, path)
 
-    def test_a_neighbour_with_the_spools_name_as_prefix_is_outside(self, folder: Path, spool: Spool) -> None:
-        neighbour = folder.with_name("spool-of-others")
-        neighbour.mkdir()
-        (neighbour / "upload").write_bytes(CONTENT)
-        for path in (f"{neighbour}/upload", f"{folder}/../{neighbour.name}/upload", f"{folder}//upload"):
+    def test_a_folder_whose_name_begins_with_the_spools_is_outside(self, folder: Path, spool: Spool) -> None:
+        sibling = folder.with_name("spool-of-others")
+        sibling.mkdir()
+        (sibling / "upload").write_bytes(CONTENT)
+        for path in (f"{sibling}/upload", f"{folder}/../{sibling.name}/upload", f"{folder}//upload"):
             with pytest.raises(SpoolPathForbidden):
                 open_spooled(spool, path)
 
@@ -82,13 +82,13 @@ class TestRefusedPaths:
         with pytest.raises(SpoolPathForbidden, match="hard link"):
             open_spooled(spool, "linked")
 
-    def test_a_fifo_is_refused_and_nobody_waits_for_a_writer(self, folder: Path, spool: Spool) -> None:
+    def test_a_fifo_is_refused_without_waiting_for_a_writer(self, folder: Path, spool: Spool) -> None:
         os.mkfifo(folder / "fifo")
         with pytest.raises(SpoolPathForbidden):
             open_spooled(spool, "fifo")
 
     def test_a_socket_is_refused(self, folder: Path, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.chdir(folder)  # the path of a socket may have 107 bytes at most
+        monkeypatch.chdir(folder)  # a socket's path has at most 107 bytes
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind("socket")
             with pytest.raises(SpoolPathForbidden):
@@ -108,7 +108,7 @@ class TestRefusedPaths:
             open_spooled(spool, "upload/upload")
 
     @pytest.mark.parametrize("path", ["missing", "missing/upload", "a" * 256, "/".join(["a" * 200] * 30)])
-    def test_a_file_that_is_not_there_is_missing(self, spool: Spool, path: str) -> None:
+    def test_a_file_that_does_not_exist_is_missing(self, spool: Spool, path: str) -> None:
         with pytest.raises(SpoolFileMissing):
             open_spooled(spool, path)
 
@@ -127,7 +127,7 @@ class TestRefusedPaths:
             open_spooled(spool)
 
     @pytest.mark.parametrize("path", ["secret", "../secret", "s\0ecret", "secret-link", "secret-file", "/secret"])
-    def test_messages_never_carry_the_path(self, folder: Path, spool: Spool, path: str) -> None:
+    def test_messages_never_contain_the_path(self, folder: Path, spool: Spool, path: str) -> None:
         (folder / "secret-link").symlink_to("secret")
         (folder / "secret-file").write_bytes(b"secret")
         with pytest.raises(ReactorError) as caught:
@@ -152,11 +152,11 @@ class TestNoTextLeadsOut:
 
     @settings(max_examples=1000, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
     @given(path=PATHS, absolute=st.booleans(), data=st.data())
-    def test_whatever_the_path_says(
+    def test_no_text_opens_a_file_outside(
         self, tmp_path: Path, folder: Path, path: str, absolute: bool, data: st.DataObject
     ) -> None:
-        """The canary has the bytes that the row promises, so only its being outside can keep it from us."""
-        self.lay_traps(tmp_path, folder)
+        """The canary has the recorded bytes, so only the path check keeps it from being read."""
+        self.make_links(tmp_path, folder)
         if absolute:
             path = data.draw(st.sampled_from([str(folder), str(tmp_path), "/", ""])) + "/" + path
         try:
@@ -170,7 +170,7 @@ class TestNoTextLeadsOut:
         assert (tmp_path / "canary").read_bytes() == CONTENT
 
     @staticmethod
-    def lay_traps(outside: Path, folder: Path) -> None:
+    def make_links(outside: Path, folder: Path) -> None:
         for name, target in (("out", ".."), ("in", "."), ("loop", "loop"), ("root", "/")):
             if not (folder / name).is_symlink():
                 (folder / name).symlink_to(target)

@@ -1,4 +1,4 @@
-"""The spool gives out the bytes that the row describes, or none of them."""
+"""A spooled file is read if it has the recorded size and SHA-256, and removed if it is still the same file."""
 
 import os
 import tempfile
@@ -29,7 +29,7 @@ def spool(folder: Path) -> Spool:
 
 
 class TestReading:
-    def test_it_gives_the_bytes_and_their_digest(self, spool: Spool) -> None:
+    def test_it_returns_the_bytes_and_their_digest(self, spool: Spool) -> None:
         with open_spooled(spool) as body:
             assert body.digest is None
             assert body.read() == CONTENT
@@ -37,12 +37,12 @@ class TestReading:
             assert body.digest == body.sha256 == sha256(CONTENT)
             assert body.size_bytes == body.tell() == len(CONTENT)
 
-    def test_any_chunk_size_gives_the_same_bytes(self, spool: Spool) -> None:
+    def test_any_chunk_size_returns_the_same_bytes(self, spool: Spool) -> None:
         for size in (1, 7, len(CONTENT) - 1, len(CONTENT), len(CONTENT) + 1):
             with open_spooled(spool) as body:
                 assert b"".join(iter(lambda: body.read(size), b"")) == CONTENT  # noqa: B023 - called at once
 
-    def test_an_empty_file_is_a_file(self, folder: Path, spool: Spool) -> None:
+    def test_an_empty_file_can_be_read(self, folder: Path, spool: Spool) -> None:
         (folder / "empty").touch()
         with open_spooled(spool, "empty", size_bytes=0, digest=sha256(b"")) as body:
             assert body.read(10) == b""
@@ -53,18 +53,18 @@ class TestReading:
         with pytest.raises(ContentMismatch):
             open_spooled(spool, "empty", size_bytes=0)
 
-    def test_without_a_recorded_digest_the_size_alone_is_held(self, spool: Spool) -> None:
+    def test_without_a_recorded_digest_only_the_size_is_checked(self, spool: Spool) -> None:
         with open_spooled(spool, digest=None) as body:
             assert body.read() == CONTENT
             assert body.digest == sha256(CONTENT)
 
-    def test_going_back_to_the_start_starts_the_hash_again(self, spool: Spool) -> None:
+    def test_seeking_the_start_starts_the_hash_again(self, spool: Spool) -> None:
         with open_spooled(spool) as body:
             body.read(1000)
             assert body.seek(0) == body.tell() == 0
             assert body.read() == CONTENT
 
-    def test_going_anywhere_else_is_refused(self, spool: Spool) -> None:
+    def test_seeking_any_other_position_is_refused(self, spool: Spool) -> None:
         with open_spooled(spool) as body, pytest.raises(OSError, match="start to end"):
             body.seek(0, os.SEEK_END)
 
@@ -100,7 +100,7 @@ class TestReading:
 
 
 class TestContent:
-    """A store that is told the size never gets all the bytes of a wrong file."""
+    """A store never gets all bytes of a file that isn't the recorded one."""
 
     def test_another_size_is_refused_at_once(self, spool: Spool) -> None:
         for size in (0, len(CONTENT) - 1, len(CONTENT) + 1, 2**62):
@@ -108,14 +108,14 @@ class TestContent:
                 open_spooled(spool, size_bytes=size)
 
     @pytest.mark.parametrize("digest", ["", "abc", sha256(CONTENT).upper(), "sha256:" + sha256(CONTENT)])
-    def test_a_digest_that_is_none_matches_nothing(self, spool: Spool, digest: str) -> None:
+    def test_a_malformed_digest_matches_nothing(self, spool: Spool, digest: str) -> None:
         with pytest.raises(ContentMismatch):
             open_spooled(spool, digest=digest)
 
     @pytest.mark.parametrize("chunk", [1, 100, len(CONTENT), -1])
-    def test_a_flipped_bit_holds_back_the_last_bytes(self, folder: Path, spool: Spool, chunk: int) -> None:
+    def test_a_flipped_bit_withholds_the_last_bytes(self, folder: Path, spool: Spool, chunk: int) -> None:
         (folder / "upload").write_bytes(b"\x01" + CONTENT[1:])
-        assert self.bytes_given_out(spool, chunk) < len(CONTENT)
+        assert self.bytes_read(spool, chunk) < len(CONTENT)
 
     def test_a_file_that_grows_is_a_mismatch(self, folder: Path, spool: Spool) -> None:
         with open_spooled(spool) as body:
@@ -139,12 +139,12 @@ class TestContent:
             assert body.read() == CONTENT
 
     @staticmethod
-    def bytes_given_out(spool: Spool, chunk: int) -> int:
-        given = 0
+    def bytes_read(spool: Spool, chunk: int) -> int:
+        count = 0
         with open_spooled(spool) as body, pytest.raises(ContentMismatch, match="SHA-256"):
             while True:  # the mismatch ends it
-                given += len(body.read(chunk))
-        return given
+                count += len(body.read(chunk))
+        return count
 
 
 REPLACED = "it was replaced, or written to, since it was read"
@@ -157,7 +157,7 @@ class TestRemoving:
             assert not (folder / "upload").exists()
             assert spool.remove([("default", "upload", body.identity)]) == [None]  # nothing is left to do
 
-    def test_many_are_removed_together_wherever_they_lie(self, tmp_path: Path, folder: Path) -> None:
+    def test_files_of_several_folders_and_spools_are_removed_together(self, tmp_path: Path, folder: Path) -> None:
         (other := tmp_path / "other").mkdir()
         (folder / "a" / "b").mkdir(parents=True)
         spool = Spool({"default": folder, "other": other})
@@ -176,30 +176,35 @@ class TestRemoving:
         left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
         assert left == {"upload", "canary", "stays"}
 
-    def test_a_file_that_took_the_name_stays(self, folder: Path, spool: Spool) -> None:
+    def test_files_of_a_spool_that_is_unmounted_stay_with_the_reason(self, folder: Path, spool: Spool) -> None:
+        with open_spooled(spool) as body:
+            folder.rename(folder.with_name("unmounted"))
+            [reason] = spool.remove([("default", "upload", body.identity)])
+        assert reason is not None
+        assert "the spool's directory can't be opened" in reason
+
+    def test_another_file_with_the_name_stays(self, folder: Path, spool: Spool) -> None:
         with open_spooled(spool) as body:
             (folder / "other").write_bytes(CONTENT)
             (folder / "other").replace(folder / "upload")
             assert spool.remove([("default", "upload", body.identity)]) == [REPLACED]
         assert (folder / "upload").read_bytes() == CONTENT
 
-    def test_a_file_that_was_written_anew_stays(self, folder: Path, spool: Spool) -> None:
+    def test_a_file_that_was_overwritten_stays(self, folder: Path, spool: Spool) -> None:
         with open_spooled(spool) as body:
             identity = body.identity
-        (folder / "upload").write_bytes(b"those of the next upload")
+        (folder / "upload").write_bytes(b"bytes of the next upload")
         assert spool.remove([("default", "upload", identity)]) == [REPLACED]
-        assert (folder / "upload").read_bytes() == b"those of the next upload"
+        assert (folder / "upload").read_bytes() == b"bytes of the next upload"
 
-    def test_a_link_that_took_the_name_stays_with_its_target(self, tmp_path: Path, spool: Spool) -> None:
+    def test_a_link_with_the_name_stays_with_its_target(self, tmp_path: Path, spool: Spool) -> None:
         with open_spooled(spool) as body:
             moved = (tmp_path / "spool" / "upload").rename(tmp_path / "moved")
             (tmp_path / "spool" / "upload").symlink_to(moved)
             assert spool.remove([("default", "upload", body.identity)]) == [REPLACED]
         assert moved.read_bytes() == CONTENT
 
-    def test_a_link_that_took_the_folders_name_is_not_followed(
-        self, tmp_path: Path, folder: Path, spool: Spool
-    ) -> None:
+    def test_a_link_with_the_folders_name_is_not_followed(self, tmp_path: Path, folder: Path, spool: Spool) -> None:
         (folder / "a").mkdir()
         (folder / "a" / "upload").write_bytes(CONTENT)
         with open_spooled(spool, "a/upload") as body:
@@ -233,7 +238,7 @@ class TestRemoving:
         assert (folder / "upload").exists()
         assert (folder.parent / "canary").exists()
 
-    def test_what_may_not_be_removed_says_why(self, reachable_folder: Path) -> None:
+    def test_a_file_without_permission_stays_with_the_reason(self, reachable_folder: Path) -> None:
         spool = Spool({"default": make_spool(reachable_folder)})
         with open_spooled(spool) as body, unprivileged():
             assert spool.remove([("default", "upload", body.identity)]) == ["Permission denied"]
@@ -241,11 +246,11 @@ class TestRemoving:
 
 
 class TestChecking:
-    def test_a_good_spool_passes_and_tells_its_free_space(self, spool: Spool) -> None:
+    def test_a_usable_spool_passes_and_has_free_space(self, spool: Spool) -> None:
         spool.check()
         assert spool.free_bytes() > 0
 
-    def test_each_wrong_spool_gets_a_line(self, folder: Path) -> None:
+    def test_each_unusable_spool_has_its_own_line(self, folder: Path) -> None:
         spool = Spool({"default": folder, "gone": folder / "missing", "odd": folder / "upload"})
         with pytest.raises(ConfigInvalid) as caught:
             spool.check()
@@ -262,5 +267,5 @@ class TestChecking:
             with unprivileged(), pytest.raises(ConfigInvalid, match="owner or mode"):
                 Spool({"default": Path(name)}).check()
 
-    def test_a_spool_that_cannot_be_asked_has_no_space(self, folder: Path) -> None:
+    def test_a_missing_spool_has_no_free_space(self, folder: Path) -> None:
         assert Spool({"default": folder, "gone": folder / "missing"}).free_bytes() == 0

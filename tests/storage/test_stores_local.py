@@ -1,4 +1,4 @@
-"""A folder keeps an object whole or not at all, inside its root, and forced to disk."""
+"""A folder stores an object whole or not at all, and never outside its root."""
 
 import os
 import resource
@@ -78,7 +78,7 @@ class TestPutting:
         assert unquote(url.path) == f"{root}/bucket/{key}"
         assert Path(unquote(url.path)).read_bytes() == CONTENT
 
-    def test_an_empty_object_is_an_object(self, store: LocalStore, root: Path) -> None:
+    def test_an_empty_object_is_stored(self, store: LocalStore, root: Path) -> None:
         put(store, "bucket", "empty", b"")
         assert (root / "bucket" / "empty").read_bytes() == b""
 
@@ -94,7 +94,7 @@ class TestPutting:
         assert files(root) == [root / "bucket" / "key"]
         assert (root / "bucket" / "key").read_bytes() == b"after"
 
-    def test_many_may_put_at_once(self, store: LocalStore, root: Path) -> None:
+    def test_threads_may_put_at_the_same_time(self, store: LocalStore, root: Path) -> None:
         threads = [threading.Thread(target=put, args=(store, "b", f"f/{n % 4}")) for n in range(32)]
         for thread in threads:
             thread.start()
@@ -103,7 +103,7 @@ class TestPutting:
         assert {path.name for path in files(root)} == {"0", "1", "2", "3"}
         assert all(path.read_bytes() == CONTENT for path in files(root))
 
-    def test_modes_are_those_that_the_umask_leaves(self, store: LocalStore, root: Path) -> None:
+    def test_modes_follow_the_umask(self, store: LocalStore, root: Path) -> None:
         before = os.umask(0o027)
         try:
             put(store, "bucket", "key")
@@ -115,26 +115,26 @@ class TestPutting:
 
 class TestWholeOrNotAtAll:
     @pytest.fixture(params=["unnamed", "named"])
-    def _either_way(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Run with files that have no name, and as on a filesystem that doesn't know them."""
+    def _with_and_without_tmpfile(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Run with files without a name, and as on a filesystem that doesn't support them."""
         if request.param == "named":
             monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)  # open(2) of a folder for writing: EISDIR
 
-    @pytest.mark.usefixtures("_either_way")
+    @pytest.mark.usefixtures("_with_and_without_tmpfile")
     def test_a_mismatch_leaves_no_file(self, store: LocalStore, root: Path) -> None:
         with pytest.raises(ContentMismatch):
             put(store, "bucket", "key", digest=sha256(b"other"))
         assert files(root) == []
 
-    @pytest.mark.usefixtures("_either_way")
-    def test_a_mismatch_leaves_the_object_that_was_there(self, store: LocalStore, root: Path) -> None:
+    @pytest.mark.usefixtures("_with_and_without_tmpfile")
+    def test_a_mismatch_leaves_the_earlier_object(self, store: LocalStore, root: Path) -> None:
         put(store, "bucket", "key", b"before")
         with pytest.raises(ContentMismatch):
             put(store, "bucket", "key", digest=sha256(b"other"))
         assert files(root) == [root / "bucket" / "key"]
         assert (root / "bucket" / "key").read_bytes() == b"before"
 
-    @pytest.mark.usefixtures("_either_way")
+    @pytest.mark.usefixtures("_with_and_without_tmpfile")
     def test_a_cancelled_attempt_leaves_no_file(self, store: LocalStore, root: Path) -> None:
         reader = Job()
         reader.is_cancelled = True
@@ -145,8 +145,8 @@ class TestWholeOrNotAtAll:
             store.put("bucket", "key", body, mime_type=None)
         assert files(root) == []
 
-    @pytest.mark.usefixtures("_either_way")
-    def test_a_put_works_either_way(self, store: LocalStore, root: Path) -> None:
+    @pytest.mark.usefixtures("_with_and_without_tmpfile")
+    def test_a_put_replaces_an_object(self, store: LocalStore, root: Path) -> None:
         put(store, "bucket", "key", b"before")
         put(store, "bucket", "key")
         assert files(root) == [root / "bucket" / "key"]
@@ -202,7 +202,7 @@ class TestStayingInside:
                 put(store, bucket, key)
         assert files(tmp_path / "outside") == []
 
-    def test_a_link_in_the_objects_place_is_replaced_and_not_followed(
+    def test_a_link_with_the_objects_name_is_replaced_and_not_followed(
         self, store: LocalStore, root: Path, tmp_path: Path
     ) -> None:
         (tmp_path / "canary").write_bytes(b"canary")
@@ -214,18 +214,18 @@ class TestStayingInside:
 
 
 class TestFailing:
-    def test_a_missing_root_is_an_outage_and_is_not_made(self, store: LocalStore, root: Path) -> None:
+    def test_a_missing_root_is_an_outage_and_is_not_created(self, store: LocalStore, root: Path) -> None:
         root.rmdir()
         with pytest.raises(StorageUnavailable):
             put(store, "bucket", "key")
         assert not root.exists()
 
-    def test_a_file_in_a_folders_place_is_refused(self, store: LocalStore) -> None:
+    def test_a_key_below_an_object_is_refused(self, store: LocalStore) -> None:
         put(store, "bucket", "key")
         with pytest.raises(StorageRejected):
             put(store, "bucket", "key/below")
 
-    def test_a_folder_in_the_objects_place_is_refused(self, store: LocalStore, root: Path) -> None:
+    def test_a_key_that_is_a_folder_is_refused(self, store: LocalStore, root: Path) -> None:
         put(store, "bucket", "folder/key")
         with pytest.raises(StorageRejected):
             put(store, "bucket", "folder")
@@ -259,16 +259,16 @@ class TestFailing:
 
 
 class TestChecking:
-    def test_it_makes_the_root_and_leaves_no_probe(self, tmp_path: Path) -> None:
+    def test_it_creates_the_root_and_leaves_no_file(self, tmp_path: Path) -> None:
         LocalStore(tmp_path / "new" / "store").check()
         assert list((tmp_path / "new" / "store").iterdir()) == []
 
-    def test_a_root_that_cannot_be_used_is_named_with_the_fix(self, tmp_path: Path) -> None:
+    def test_an_unusable_root_is_reported_with_the_fix(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(ConfigInvalid, match=r"REACTOR_STORE_URL.*make it a folder"):
             LocalStore(tmp_path / "file").check()
 
-    def test_a_root_without_rights_is_named(self) -> None:
+    def test_a_root_without_rights_is_reported(self) -> None:
         with tempfile.TemporaryDirectory() as name:
             Path(name).chmod(0o555)
             with unprivileged(), pytest.raises(ConfigInvalid, match="Permission"):

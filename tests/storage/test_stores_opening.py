@@ -1,4 +1,4 @@
-"""Which store a setting opens, what it says when it can't, and which names it takes from a row."""
+"""A URL opens its store or is refused with the reason, and a row's names are checked before a byte is sent."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from reactor.storage.stores.s3 import S3Store
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
-    """A server, and the variables that lead to it."""
+    """A server, and the environment variables for it."""
     with FaultServer() as server:
         aws.use(aws.environment(server.endpoint, access_key="key", secret_key="secret"), monkeypatch)
         yield server
@@ -31,9 +31,7 @@ def store(server: FaultServer) -> Iterator[S3Store]:
 
 class TestChecking:
     @pytest.mark.parametrize("fault", [answers(200), answers(403, "AccessDenied"), answers(404)])
-    def test_any_answer_proves_the_endpoint_unless_it_says_not_now(
-        self, store: S3Store, server: FaultServer, fault: Fault
-    ) -> None:
+    def test_any_permanent_answer_proves_the_endpoint(self, store: S3Store, server: FaultServer, fault: Fault) -> None:
         server.fault = fault
         store.check()
         assert len(server.requests) == 1
@@ -46,7 +44,7 @@ class TestChecking:
         with pytest.raises(StorageUnavailable):
             store.check()
 
-    def test_missing_credentials_are_named_with_the_fix(
+    def test_missing_credentials_are_reported_with_the_fix(
         self, server: FaultServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
@@ -66,7 +64,7 @@ class TestChecking:
          ("AWS_REGION", "not a region"), ("AWS_ENDPOINT_URL", "ftp://127.0.0.1")],
     )  # fmt: skip
     @pytest.mark.usefixtures("server")
-    def test_variables_that_do_not_add_up_are_named(
+    def test_malformed_variables_are_reported_by_name(
         self, monkeypatch: pytest.MonkeyPatch, name: str, value: str
     ) -> None:
         monkeypatch.setenv(name, value)
@@ -74,7 +72,7 @@ class TestChecking:
             S3Store(concurrency=1).check()
 
     @pytest.mark.usefixtures("server")
-    def test_half_of_the_credentials_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_half_of_the_credentials_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
         with pytest.raises(ConfigInvalid, match="AWS_SECRET_ACCESS_KEY"):
             S3Store(concurrency=1).check()
@@ -99,17 +97,17 @@ class TestOpening:
          "file:///a?b", "file:///a#b", "file:///a%00", "s3://bucket", "s3:///key", "s3://user:pass@host",
          "http://host", "gs://bucket", "s3://[", "FTP://x"],
     )  # fmt: skip
-    def test_any_other_url_is_refused_by_the_settings_name(self, url: str) -> None:
+    def test_any_other_url_is_refused_with_the_settings_name(self, url: str) -> None:
         with pytest.raises(ConfigInvalid, match="REACTOR_STORE_URL") as caught:
             open_store(url, concurrency=1)
         assert "pass" not in str(caught.value)
 
 
 class TestNames:
-    """What a row says is checked before a byte is sent."""
+    """A row's bucket, key and MIME type are checked before a byte is sent."""
 
     @pytest.mark.parametrize("bucket", ["", ".", "..", "a/b", "arn:aws:s3:::bucket", "bucket\n", "über", "a" * 256])
-    def test_a_bucket_that_is_no_bucket_is_never_sent(self, store: S3Store, server: FaultServer, bucket: str) -> None:
+    def test_a_malformed_bucket_is_never_sent(self, store: S3Store, server: FaultServer, bucket: str) -> None:
         with body_of(CONTENT) as body, pytest.raises(StorageRejected):
             store.put(bucket, "key", body, mime_type=None)
         assert server.requests == []
@@ -121,7 +119,7 @@ class TestNames:
         assert server.requests == []
 
     @pytest.mark.parametrize("mime_type", ["", "a\r\nX-Evil: 1", "text/plain; name=ü", "x" * 300])
-    def test_a_mime_type_that_no_header_carries_is_left_out(
+    def test_a_mime_type_that_no_header_can_contain_is_left_out(
         self, store: S3Store, server: FaultServer, mime_type: str
     ) -> None:
         with body_of(CONTENT) as body:

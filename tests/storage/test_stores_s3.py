@@ -1,4 +1,4 @@
-"""Uploads end in a real S3 server as they were spooled, and what it refuses or loses is understood."""
+"""A real S3 server stores the spooled bytes; its refusals and outages become the right errors."""
 
 import os
 import threading
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.s3
 
 
 class CountingBody:
-    """These bytes with a promise about them that nobody checks, and a count of how often they were read."""
+    """A body that doesn't check its bytes, and counts how many were read."""
 
     def __init__(self, content: bytes, *, digest: str | None = None) -> None:
         self._content = content
@@ -76,7 +76,7 @@ def stored(client: "S3Client", key: str) -> bytes | None:
     try:
         return client.get_object(Bucket="bucket", Key=key)["Body"].read()
     except ClientError as exc:
-        assert exc.response["Error"]["Code"] == "NoSuchKey"  # noqa: PT017 - any other is a surprise
+        assert exc.response["Error"]["Code"] == "NoSuchKey"  # noqa: PT017 - no other error is expected
         return None
 
 
@@ -93,7 +93,7 @@ class TestStoring:
         put(store, "typed")
         assert client.head_object(Bucket="bucket", Key="typed")["ContentType"] == "application/pdf"
 
-    def test_an_empty_object_is_an_object(self, store: S3Store, client: "S3Client") -> None:
+    def test_an_empty_object_is_stored(self, store: S3Store, client: "S3Client") -> None:
         put(store, "empty", b"")
         assert stored(client, "empty") == b""
 
@@ -130,10 +130,8 @@ class TestNotStoring:
             put(store, "mismatch", bytes(size), digest=sha256(b"other"))
         assert stored(client, "mismatch") is None
 
-    def test_bytes_changed_on_the_way_are_refused_and_may_be_sent_again(
-        self, store: S3Store, client: "S3Client"
-    ) -> None:
-        """The server checks the SHA-256 that we send, so what it keeps is what was proven."""
+    def test_bytes_that_the_network_changed_are_refused_as_an_outage(self, store: S3Store, client: "S3Client") -> None:
+        """The server checks the SHA-256 that we send, so it stores only bytes that were proven."""
         body = CountingBody(CONTENT, digest=sha256(b"other"))
         with pytest.raises(StorageUnavailable, match="BadDigest"):
             store.put("bucket", "changed", body, mime_type=None)
@@ -154,10 +152,10 @@ class TestNotStoring:
         assert caught.value.denied is True
         assert "a-wrong-secret" not in str(caught.value)
         assert server.access_key not in str(caught.value)
-        denied.check()  # it answers, and the buckets may know other users
+        denied.check()  # the server answers, and a bucket may accept other users
         denied.close()
 
-    def test_a_server_that_died_is_an_outage_and_comes_back_with_its_objects(
+    def test_a_killed_server_is_an_outage_and_restarts_with_its_objects(
         self, server: SeaweedServer, store: S3Store, client: "S3Client"
     ) -> None:
         put(store, "survivor")

@@ -1,4 +1,4 @@
-"""What a store does to an upload on a bad day: one request, and the right conclusion from its answer."""
+"""Each fault of a store costs one request and becomes the right error."""
 
 import hashlib
 import threading
@@ -45,19 +45,19 @@ def shared_server() -> Iterator[FaultServer]:
 
 @pytest.fixture
 def server(shared_server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
-    """A server that has been asked nothing yet, and the variables that lead to it."""
+    """A server without requests so far, and the environment variables for it."""
     shared_server.reset()
     aws.use(aws.environment(shared_server.endpoint, access_key="key", secret_key=SECRET), monkeypatch)
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "5")  # which must not count
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "5")  # must have no effect
     return shared_server
 
 
 @pytest.fixture(scope="module")
 def shared_store(shared_server: FaultServer) -> Iterator[S3Store]:
-    """One client for all tests of this file; to make one takes 0.2 s."""
+    """One client for all tests of this file: making one takes 0.2 s."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         aws.use(aws.environment(shared_server.endpoint, access_key="key", secret_key=SECRET), monkeypatch)
-        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "5")  # which must not count
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "5")  # must have no effect
         store = S3Store(concurrency=4, read_timeout_s=1)
     yield store
     store.close()
@@ -73,7 +73,7 @@ def put(store: S3Store, content: bytes = CONTENT, digest: str | None = None, key
         return store.put("bucket", key, body, mime_type="text/plain")
 
 
-PASSING = [
+TRANSIENT = [
     answers(500, "InternalError"),
     answers(501, "NotImplemented"),
     answers(502),
@@ -114,14 +114,14 @@ DENIED = [
 TOO_LARGE = [answers(413), answers(413, "EntityTooLarge"), answers(400, "EntityTooLarge")]
 
 
-class TestConclusions:
-    def test_a_good_answer_is_a_url(self, store: S3Store, server: FaultServer) -> None:
+class TestErrors:
+    def test_success_returns_the_url(self, store: S3Store, server: FaultServer) -> None:
         assert put(store) == "s3://bucket/folder/key"
         assert server.objects == {"/bucket/folder/key": CONTENT}
         assert server.requests == ["PUT /bucket/folder/key"]
 
-    @pytest.mark.parametrize("fault", PASSING)
-    def test_what_may_pass_is_unavailable(self, store: S3Store, server: FaultServer, fault: Fault) -> None:
+    @pytest.mark.parametrize("fault", TRANSIENT)
+    def test_a_transient_error_is_unavailable(self, store: S3Store, server: FaultServer, fault: Fault) -> None:
         server.fault = fault
         with pytest.raises(StorageUnavailable) as caught:
             put(store)
@@ -130,7 +130,7 @@ class TestConclusions:
         assert len(server.requests) == 1
 
     @pytest.mark.parametrize("fault", REJECTED)
-    def test_what_stays_is_rejected(self, store: S3Store, server: FaultServer, fault: Fault) -> None:
+    def test_a_permanent_error_is_rejected(self, store: S3Store, server: FaultServer, fault: Fault) -> None:
         server.fault = fault
         with pytest.raises(StorageRejected) as caught:
             put(store)
@@ -139,7 +139,7 @@ class TestConclusions:
         assert len(server.requests) == 1
 
     @pytest.mark.parametrize("fault", DENIED)
-    def test_a_denial_says_so(self, store: S3Store, server: FaultServer, fault: Fault) -> None:
+    def test_a_denial_is_marked(self, store: S3Store, server: FaultServer, fault: Fault) -> None:
         server.fault = fault
         with pytest.raises(StorageRejected) as caught:
             put(store)
@@ -147,7 +147,9 @@ class TestConclusions:
         assert len(server.requests) == 1
 
     @pytest.mark.parametrize("fault", TOO_LARGE)
-    def test_too_large_is_too_large(self, store: S3Store, server: FaultServer, fault: Fault) -> None:
+    def test_an_object_that_is_too_large_is_reported_so(
+        self, store: S3Store, server: FaultServer, fault: Fault
+    ) -> None:
         server.fault = fault
         with pytest.raises(FileTooLarge):
             put(store)
@@ -161,16 +163,18 @@ class TestConclusions:
         assert caught.value.http_status is None
         assert len(server.requests) == 1
 
-    def test_an_object_whose_answer_was_lost_may_be_put_again(self, store: S3Store, server: FaultServer) -> None:
+    def test_an_object_whose_response_was_lost_is_unavailable_and_stored(
+        self, store: S3Store, server: FaultServer
+    ) -> None:
         server.fault = loses_the_answer
         with pytest.raises(StorageUnavailable):
             put(store)
         assert server.objects == {"/bucket/folder/key": CONTENT}
 
     @pytest.mark.usefixtures("server")
-    def test_nobody_listening_is_unavailable(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with FaultServer() as gone:
-            monkeypatch.setenv("AWS_ENDPOINT_URL", gone.endpoint)
+    def test_a_closed_port_is_unavailable(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with FaultServer() as stopped:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", stopped.endpoint)
         store = S3Store(concurrency=1)
         with pytest.raises(StorageUnavailable, match="EndpointConnectionError"):
             put(store)
@@ -188,49 +192,51 @@ class TestConclusions:
         assert server.requests == []
         store.close()
 
-    def test_a_server_that_never_says_continue_still_gets_the_body(self, store: S3Store, server: FaultServer) -> None:
+    def test_a_server_that_never_sends_100_continue_still_gets_the_body(
+        self, store: S3Store, server: FaultServer
+    ) -> None:
         server.never_continues = True
         put(store)
         assert server.objects == {"/bucket/folder/key": CONTENT}
 
-    def test_a_yes_to_nothing_is_no_yes(self, store: S3Store, server: FaultServer) -> None:
+    def test_a_success_without_an_etag_is_an_outage(self, store: S3Store, server: FaultServer) -> None:
         server.fault = agrees_without_reading
         server.never_continues = True
         with pytest.raises(StorageUnavailable, match="not what it stored"):
             put(store)
 
-    def test_a_yes_to_other_bytes_is_no_yes(self, store: S3Store, server: FaultServer) -> None:
+    def test_a_success_with_another_checksum_is_an_outage(self, store: S3Store, server: FaultServer) -> None:
         server.fault = answers(200, etag='"0"', x_amz_checksum_sha256="b3RoZXI=")
         with pytest.raises(StorageUnavailable, match="another SHA-256"):
             put(store)
 
 
 class TestRetryAfter:
-    def test_seconds_are_heard(self, store: S3Store, server: FaultServer) -> None:
+    def test_seconds_are_honoured(self, store: S3Store, server: FaultServer) -> None:
         server.fault = answers(503, "SlowDown", retry_after="120")
         with pytest.raises(StorageUnavailable) as caught:
             put(store)
         assert (caught.value.http_status, caught.value.retry_after_s) == (503, 120.0)
 
-    def test_a_date_is_counted_from_the_servers_own_clock(self, store: S3Store, server: FaultServer) -> None:
+    def test_a_date_is_relative_to_the_servers_clock(self, store: S3Store, server: FaultServer) -> None:
         server.fault = retries_at(429, seconds=90, clock=1_000_000_000)
         with pytest.raises(StorageUnavailable) as caught:
             put(store)
         assert caught.value.retry_after_s == 90.0
 
     @pytest.mark.parametrize(
-        ("wish", "seconds"),
+        ("value", "seconds"),
         [("0", 0.0), ("Sun, 09 Sep 2001 01:47:10 GMT", 30.0), ("Sun, 09 Sep 2001 01:40:00 GMT", 0.0),
          ("-5", None), ("1.5", None), ("soon", None), ("9" * 30, None), ("nan", None), ("²", None),
          ("Mon, 99 Foo 2001 01:46:40 GMT", None), ("Sun, 09 Sep 9999999 01:46:40 GMT", None)],
     )  # fmt: skip
-    def test_a_wish_is_a_number_of_seconds_or_nothing(self, wish: str, seconds: float | None) -> None:
+    def test_a_malformed_value_is_ignored(self, value: str, seconds: float | None) -> None:
         now = datetime.fromtimestamp(1_000_000_000, UTC)
-        assert retry_after_s({"retry-after": wish}, now=now) == seconds
+        assert retry_after_s({"retry-after": value}, now=now) == seconds
 
 
-class TestTheBodysOwnWord:
-    def test_a_mismatch_comes_out_as_itself_and_stores_nothing(self, store: S3Store, server: FaultServer) -> None:
+class TestBodyErrors:
+    def test_a_mismatch_is_raised_unchanged_and_stores_nothing(self, store: S3Store, server: FaultServer) -> None:
         with pytest.raises(ContentMismatch, match="SHA-256"):
             put(store, digest=sha256(b"other"))
         assert server.objects == {}
@@ -240,8 +246,8 @@ class TestTheBodysOwnWord:
             put(store, b"", digest=sha256(b"other"))
         assert server.requests == []
 
-    def test_cancelling_stops_a_put_in_its_middle(self, store: S3Store, server: FaultServer, tmp_path: Path) -> None:
-        """64 MiB are more than the sockets between us hold: the put can't have ended when it is cancelled."""
+    def test_cancelling_stops_a_running_put(self, store: S3Store, server: FaultServer, tmp_path: Path) -> None:
+        """64 MiB are more than the buffers of the sockets hold, so the put is still running when it is cancelled."""
         started, resume, reader = threading.Event(), threading.Event(), Job()
         server.fault = stalls(started, resume)
         (tmp_path / "upload").touch()
@@ -273,8 +279,8 @@ class TestTheBodysOwnWord:
 
 class TestMessages:
     def test_messages_are_one_line_without_secrets_and_urls(self, store: S3Store, server: FaultServer) -> None:
-        said = f"see https://host/x?X-Amz-Signature={SECRET}\n\x1b[31m" + "long " * 200
-        server.fault = answers(403, "AccessDenied", message=said.replace("\x1b", ""))
+        text = f"see https://host/x?X-Amz-Signature={SECRET}\n\x1b[31m" + "long " * 200
+        server.fault = answers(403, "AccessDenied", message=text.replace("\x1b", ""))
         with pytest.raises(ReactorError, match="403 AccessDenied: see <url>") as caught:
             put(store)
         assert SECRET not in repr(caught.value)

@@ -1,6 +1,6 @@
-"""The kernel's word on whether anybody read, changed or removed a file, by whatever name: Linux's inotify.
+"""Watches files by Linux's inotify: whether any process read, changed or removed one, under any of its names.
 
-To open one isn't to read it: how many names a file has can only be asked safely of one that is open.
+Opening a file is no access: the spool has to open a file to count its hard links safely.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ _EVENT = struct.Struct("iIII")
 
 
 class Watch:
-    """Files that nobody is to touch."""
+    """Watches files for any access but opening."""
 
     def __init__(self, *paths: Path) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -28,7 +28,7 @@ class Watch:
             self._paths[watch] = path
 
     def touched(self) -> list[tuple[str, int]]:
-        """Return the names of the files that were touched since it was last asked, with inotify's word for how."""
+        """Return the names of the files that were accessed since the last call, each with inotify's mask."""
         found = []
         try:
             left = os.read(self._inotify, 1 << 20)
@@ -46,7 +46,7 @@ class Watch:
 
 @contextmanager
 def untouched(*paths: Path) -> Iterator[Watch]:
-    """Assert on leaving that nobody read, changed, linked or removed any of these in between."""
+    """Assert at the end of the block that no process read, changed, linked or removed any of these files."""
     watch = Watch(*paths)
     try:
         yield watch

@@ -1,4 +1,4 @@
-"""A real store in a folder that fails, or waits, at a test's command."""
+"""A real store in a folder, with failures and delays that a test sets."""
 
 import threading
 from collections import Counter, defaultdict, deque
@@ -8,42 +8,35 @@ from reactor.core.errors import ReactorError, StorageUnavailable
 from reactor.storage.stores.base import Body
 from reactor.storage.stores.local import LocalStore
 
-HELD_AT_MOST_S = 30.0
+WITHIN_S = 30.0
 
 
 class StubbornStore(LocalStore):
-    """Keeps objects in a folder, once it has failed as often as it was told to."""
+    """Stores objects in a folder, after the failures that a test has set."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.puts: Counter[str] = Counter()
-        self.at_once: Counter[str] = Counter()
-        self.most_at_once: Counter[str] = Counter()
-        """Puts of one object that ran side by side."""
+        """Puts of each object, by key."""
         self.is_down = False
+        """Whether all puts fail."""
         self.errors: dict[str, deque[ReactorError]] = defaultdict(deque)
-        """What the next puts of an object are answered."""
+        """The errors of the next puts of each object, by key."""
         self.open = threading.Event()
         self.open.set()
-        """Puts wait while it is clear."""
+        """While it is clear, puts wait."""
         self._lock = threading.Lock()
 
     def fail(self, key: str, *errors: ReactorError) -> None:
-        """Answer the next puts of this object with these."""
+        """Make the next puts of this object fail with these errors."""
         self.errors[key].extend(errors)
 
     def put(self, bucket: str, key: str, body: Body, *, mime_type: str | None) -> str:
         with self._lock:
             self.puts[key] += 1
-            self.at_once[key] += 1
-            self.most_at_once |= self.at_once
-        try:
-            self.open.wait(HELD_AT_MOST_S)
-            if self.is_down:
-                raise StorageUnavailable("503: the test's outage", http_status=503)
-            if self.errors[key]:
-                raise self.errors[key].popleft()
-            return super().put(bucket, key, body, mime_type=mime_type)
-        finally:
-            with self._lock:
-                self.at_once[key] -= 1
+        self.open.wait(WITHIN_S)
+        if self.is_down:
+            raise StorageUnavailable("503: the test's outage", http_status=503)
+        if self.errors[key]:
+            raise self.errors[key].popleft()
+        return super().put(bucket, key, body, mime_type=mime_type)

@@ -1,4 +1,4 @@
-"""Object stores: where uploads end. `open_store` makes the one that REACTOR_STORE_URL names."""
+"""Object stores. `open_store` makes the one that REACTOR_STORE_URL names."""
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -11,9 +11,9 @@ _FORMS = "write file:///dir for a folder, or s3:// for the bucket that each row 
 
 
 def open_store(store_url: str, *, concurrency: int) -> ObjectStore:
-    """Make the store that a URL names, for up to `concurrency` puts at once. Nothing is sent or written yet.
+    """Make the store that a URL names, for up to `concurrency` puts at once. Sends and writes nothing.
 
-    Raises ConfigInvalid. It never quotes the URL, for people write passwords into URLs.
+    Raises ConfigInvalid. Its message doesn't contain the URL, because a URL may contain a password.
     """
     try:
         url = urlsplit(store_url)
@@ -28,7 +28,7 @@ def open_store(store_url: str, *, concurrency: int) -> ObjectStore:
             raise ConfigInvalid(
                 "REACTOR_STORE_URL: write s3:// alone; rows name the bucket, and AWS_ENDPOINT_URL the server"
             )
-        # boto3 takes 0.2 s and 40 MB; who stores in a folder needn't wait for it.
+        # importing boto3 takes 0.2 s and 40 MB, which a store in a folder doesn't need
         from reactor.storage.stores.s3 import S3Store  # noqa: PLC0415 - see above
 
         return S3Store(concurrency=concurrency)

@@ -1,7 +1,7 @@
-"""What the reactor asks of an object store, and what it gives it to read.
+"""The interface of an object store, and of the body that it reads.
 
-Stores are blocking on purpose: a put runs in a worker thread, so that slow disks and sockets never hold up
-the loop, and boto3 (the one client that shows status, code and Retry-After) is blocking anyway.
+Stores block. A put runs in a thread of the pool, so slow disks and sockets don't block the event loop. boto3 blocks
+too, and no other client exposes status, error code and Retry-After.
 """
 
 from typing import Protocol
@@ -14,8 +14,8 @@ from reactor.core.errors import ReactorError
 class Body(Protocol):
     """The bytes of one upload, read once from start to end.
 
-    `read` hashes as it goes, and gives out the last bytes only once size and SHA-256 have proven right: a
-    store that gets less than `size_bytes` must not keep the object.
+    `read` returns the last bytes only if size and SHA-256 of all bytes are the recorded ones. So a store that gets
+    fewer than `size_bytes` bytes must not keep the object.
     """
 
     @property
@@ -23,46 +23,45 @@ class Body(Protocol):
 
     @property
     def sha256(self) -> str | None:
-        """Expected lower-case hex SHA-256; None when the row names none."""
+        """Recorded SHA-256, lower-case hex; None when the row has none."""
 
     def read(self, size: int = -1, /) -> bytes:
         """Return up to `size` bytes, b"" at the end.
 
-        Raises ContentMismatch when the bytes aren't the row's, and StorageUnavailable once the attempt was
+        Raises ContentMismatch when size or SHA-256 differ from the row's, and StorageUnavailable once the attempt was
         cancelled.
         """
 
 
 @frozen(kw_only=True)
 class Probed:
-    """What came of putting, reading back and deleting a small object, once the put had succeeded."""
+    """Results of reading back and deleting a small object that was put successfully."""
 
     unread: ReactorError | None
-    """Why it couldn't be read back, None when it could. The reactor itself never reads."""
+    """Why it couldn't be read back; None when it could. The reactor itself never reads."""
 
     undeleted: ReactorError | None
-    """Why it couldn't be deleted, None when it could. The reactor itself never deletes."""
+    """Why it couldn't be deleted; None when it could. The reactor itself never deletes."""
 
 
 class ObjectStore(Protocol):
-    """One place that keeps objects. Methods block and may be called from several threads at once."""
+    """A store of objects. Methods block, and may be called from several threads at once."""
 
     @property
     def name(self) -> str:
         """Label for logs, metrics and the breaker: scheme and host, never a path or a secret."""
 
     def put(self, bucket: str, key: str, body: Body, *, mime_type: str | None) -> str:
-        """Store the body as bucket/key, whole or not at all, and return its URL.
+        """Store the body as bucket/key, all of it or nothing, and return its URL.
 
-        Putting the same bytes again is harmless. Raises StorageUnavailable, StorageRejected, FileTooLarge, or
-        what `body.read` raised.
+        May be repeated. Raises StorageUnavailable, StorageRejected, FileTooLarge, or the error of `body.read`.
         """
 
     def check(self) -> None:
-        """Prove, as far as can be without a row's bucket, that the store can be written to.
+        """Check that the store can be written to, as far as that is possible without a row's bucket.
 
-        Raises ConfigInvalid naming the setting and the fix, or StorageUnavailable when the store is down at
-        the moment: that mends itself, and need not keep the reactor from starting.
+        Raises ConfigInvalid with the setting and the fix. Raises StorageUnavailable when the store is down: an outage
+        ends without a change of settings, so the reactor may start.
         """
 
     def close(self) -> None: ...

@@ -1,7 +1,8 @@
-"""A folder as an object store, for one machine: the object is <root>/<bucket>/<key>.
+"""A folder of this machine as an object store: the object is the file <root>/<bucket>/<key>.
 
-An object appears whole or not at all. Its bytes go into a file that has no name yet, are forced to disk, and
-only then get their name; a crash before that leaves nothing, for a file without a name goes with its process.
+An object appears whole or not at all. Its bytes are written into a file without a name and forced to disk; then the
+file gets its name. A crash before that leaves nothing, because the system deletes a file without a name when its
+process ends.
 """
 
 import errno
@@ -20,10 +21,10 @@ _CHUNK_BYTES = 1024 * 1024
 
 _PATH_MAX = 4096  # with the NUL at its end; Linux
 
-# Errors that say something of the name. All but these and EFBIG say something of the disk, and may pass.
+# The fault is in the name. All errors but these and EFBIG are faults of the disk, and may be transient.
 _BAD_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.EILSEQ}
 
-# What filesystems answer that don't know files without a name (EISDIR: a kernel that doesn't).
+# The filesystem (EISDIR: the kernel) doesn't support files without a name.
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 
 
@@ -38,10 +39,10 @@ class LocalStore:
         return "file"
 
     def put(self, bucket: str, key: str, body: Body, *, mime_type: str | None) -> str:  # noqa: ARG002 - no place for it
-        """Write root/bucket/key and return its file:// URL. An object that is there already is replaced.
+        """Write root/bucket/key, replacing an object of that name, and return its file:// URL.
 
-        The root itself is never made here: where a disk was unmounted, a new folder would take the objects
-        and then be hidden. Raises StorageUnavailable, StorageRejected, FileTooLarge, or what `body` raised.
+        Never creates the root: while its disk is unmounted, a new folder would receive the objects, and the next mount
+        would hide them. Raises StorageUnavailable, StorageRejected, FileTooLarge, or the error of `body.read`.
         """
         try:
             folders, name = self._split(bucket, key)
@@ -58,11 +59,11 @@ class LocalStore:
             finally:
                 os.close(folder)
         except OSError as exc:
-            raise _refusal(exc) from None
+            raise _error_for(exc) from None
         return "file://" + quote(f"{self._root}/{bucket}/{key}")
 
     def check(self) -> None:
-        """Make the root if it isn't there, and prove that files can be written and removed in it.
+        """Create the root if it is missing, and check that files can be written and removed in it.
 
         Raises ConfigInvalid when they can't.
         """
@@ -82,20 +83,20 @@ class LocalStore:
             ) from exc
 
     def close(self) -> None:
-        """Nothing is held open between puts."""
+        """Do nothing: no file stays open between puts."""
 
     def _split(self, bucket: str, key: str) -> tuple[list[str], str]:
         if len(confined_path.names(bucket)) != 1:
             raise ValueError("the bucket is more than one name")
         *folders, name = confined_path.names(key)
-        # Walking folder by folder gets deeper than any path may say; such an object could never be opened.
+        # the walk from folder to folder has no limit of length, but an application opens the object by its path
         if len(os.fsencode(f"{self._root}/{bucket}/{key}")) >= _PATH_MAX:
             raise ValueError("together they are too long for a path")
         return [bucket, *folders], name
 
 
 def _write(folder: int, name: str, chunks: Iterable[bytes]) -> None:
-    """Write a file, force it to disk, and only then give it its name, over what had it before."""
+    """Write a file, force it to disk, and then give it its name, replacing the file that had it."""
     file, temporary = _new_file(folder)
     try:
         for chunk in chunks:
@@ -114,7 +115,7 @@ def _write(folder: int, name: str, chunks: Iterable[bytes]) -> None:
 
 
 def _new_file(folder: int) -> tuple[int, str | None]:
-    """Open a new file without a name or, where the filesystem knows no such thing, with a temporary one."""
+    """Open a new file without a name or, where the filesystem doesn't support that, with a temporary one."""
     try:
         return os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=folder), None
     except OSError as exc:
@@ -126,12 +127,12 @@ def _new_file(folder: int) -> tuple[int, str | None]:
 
 
 def _link(file: int, folder: int, name: str) -> str | None:
-    """Name a file that has none. Returns the temporary name that it got when `name` is taken, else None."""
+    """Give a file its first name: `name`, or a temporary one if that is taken. Return the temporary name, or None."""
     link: Callable[[str], None] = partial(os.link, f"/proc/self/fd/{file}", dst_dir_fd=folder, follow_symlinks=True)
     try:
         link(name)
     except FileExistsError:
-        # A link can't replace a name, and a rename needs one to start from.
+        # link(2) can't replace a file, and rename(2) needs a first name
         temporary = _new_name()
         link(temporary)
         return temporary
@@ -148,8 +149,8 @@ def _write_all(file: int, chunk: bytes) -> None:
         left = left[os.write(file, left) :]
 
 
-def _refusal(exc: OSError) -> ReactorError:
-    """Say what the system said, without the path that `exc` carries."""
+def _error_for(exc: OSError) -> ReactorError:
+    """Return the error to raise for an error of the system, with its words but without the path in it."""
     if exc.errno == errno.EFBIG:
         return FileTooLarge(f"the store's filesystem takes no file of this size: {exc.strerror}")
     if exc.errno in _BAD_NAME:

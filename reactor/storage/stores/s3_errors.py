@@ -1,7 +1,7 @@
-"""What an error of boto3 means for an upload: wait, give up, or too large.
+"""Translates errors of boto3: try again later (StorageUnavailable), give up (StorageRejected), or FileTooLarge.
 
-The table follows the contract: connection troubles, 408, 425, 429 and 5xx pass; the rest of 4xx doesn't. A
-few codes say otherwise than their status, and are named here with the reason.
+By the contract, connection errors and the statuses 408, 425, 429 and 5xx are transient, and the rest of 4xx is
+permanent. The few error codes that contradict their status are listed here with the reason.
 """
 
 import re
@@ -13,7 +13,7 @@ from typing import Any
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    ConnectionError,  # noqa: A004 - botocore's own, which is no OSError
+    ConnectionError,  # noqa: A004 - botocore's own, which isn't an OSError
     CredentialRetrievalError,
     HTTPClientError,
     NoAuthTokenError,
@@ -30,18 +30,17 @@ from reactor.core.errors import FileTooLarge, ReactorError, StorageRejected, Sto
 
 _MESSAGE_CHARS = 200
 
-_PASSING_STATUS = {408, 425, 429}
+_TRANSIENT_STATUS = {408, 425, 429}
 
-_PASSING_CODE = {
+_TRANSIENT_CODE = {
     "RequestTimeout",  # a 400 that means a slow connection
     "RequestTimeoutException",
     "SlowDown",
     "ServiceUnavailable",
     "Throttling",
-    "ConditionalRequestConflict",  # a 409 that means "somebody else at this moment"
+    "ConditionalRequestConflict",  # a 409 that means another request for the same object at this moment
     "OperationAborted",
-    # The bytes were proven before the last of them left us, so these 400s mean that the network changed or
-    # lost some.
+    # The bytes were proven before the last of them was sent, so these 400s mean that the network changed or lost some.
     "BadDigest",
     "IncompleteBody",
     "XAmzContentChecksumMismatch",
@@ -66,50 +65,50 @@ NO_CREDENTIALS = (
 _UNREACHABLE = (ConnectionError, HTTPClientError, ResponseParserError)
 
 
-def meaning(exc: ClientError | BotoCoreError | ResponseParserError) -> ReactorError:
-    """Return what to raise for an error of boto3.
+def error_for(exc: ClientError | BotoCoreError | ResponseParserError) -> ReactorError:
+    """Return the error to raise for an error of boto3.
 
-    The message has status, code and the first characters of what the server said: never a URL, for it may be
-    signed, nor what boto3 says by itself, for it quotes the request.
+    The message has status, code and the beginning of the server's message. It has no URL, because that may be signed,
+    and no message of boto3's, because that quotes the request.
     """
     if isinstance(exc, ClientError):
-        return _answer(exc.response)
+        return _error_for_response(exc.response)
     kind = type(exc).__name__
     if isinstance(exc, NO_CREDENTIALS):
         return StorageRejected(f"there are no usable credentials for the object store ({kind})", denied=True)
     if isinstance(exc, _UNREACHABLE):
         return StorageUnavailable(f"the object store can't be reached, or didn't answer in time ({kind})")
-    return StorageRejected(f"the upload can't be put into words for the object store ({kind})")
+    return StorageRejected(f"the upload can't be written as a request to the object store ({kind})")
 
 
-def _answer(response: Mapping[str, Any]) -> ReactorError:
+def _error_for_response(response: Mapping[str, Any]) -> ReactorError:
     metadata = response.get("ResponseMetadata", {})
     error = response.get("Error", {})
     status = int(metadata.get("HTTPStatusCode", 0))
     code = str(error.get("Code", ""))
-    said = _one_line(f"{code}: {error.get('Message', '')}")
-    message = f"the object store answered {status} {said}"
-    if status == 413 or code in _TOO_LARGE:  # noqa: PLR2004 - as the contract says it
+    text = _one_line(f"{code}: {error.get('Message', '')}")
+    message = f"the object store answered {status} {text}"
+    if status == 413 or code in _TOO_LARGE:  # noqa: PLR2004 - a status of the contract
         return FileTooLarge(message)
-    if status in _PASSING_STATUS or status >= 500 or code in _PASSING_CODE:  # noqa: PLR2004
+    if status in _TRANSIENT_STATUS or status >= 500 or code in _TRANSIENT_CODE:  # noqa: PLR2004
         wait_s = retry_after_s(metadata.get("HTTPHeaders", {}), now=datetime.now(UTC))
         return StorageUnavailable(message, http_status=status, retry_after_s=wait_s)
     return StorageRejected(message, http_status=status, denied=status in _DENIED_STATUS)
 
 
 def retry_after_s(headers: Mapping[str, str], *, now: datetime) -> float | None:
-    """Return the seconds that Retry-After asks for, >= 0; None when it says nothing that can be understood.
+    """Return the seconds that Retry-After asks for, >= 0; None without the header, or when it is malformed.
 
-    `headers` are in lower case. A date is counted from the answer's own Date where it has one: the server's
+    `headers` have lower-case names. A date is relative to the response's own Date if there is one, because the server's
     clock and ours may differ. Source: RFC 9110, 10.2.3.
     """
-    wish = headers.get("retry-after", "").strip()
-    if re.fullmatch("[0-9]{1,9}", wish):
-        return float(wish)
-    then = _date(wish)
-    if then is None:
+    value = headers.get("retry-after", "").strip()
+    if re.fullmatch("[0-9]{1,9}", value):
+        return float(value)
+    retry_at = _date(value)
+    if retry_at is None:
         return None
-    return max(0.0, (then - (_date(headers.get("date", "")) or now)).total_seconds())
+    return max(0.0, (retry_at - (_date(headers.get("date", "")) or now)).total_seconds())
 
 
 def _date(text: str) -> datetime | None:
@@ -121,6 +120,6 @@ def _date(text: str) -> datetime | None:
 
 
 def _one_line(text: str) -> str:
-    """Cut what a server said, and drop what a log must not be given: line ends, control characters, URLs."""
+    """Shorten a server's message, and remove what must not enter a log: line ends, control characters, URLs."""
     printable = "".join(char if char.isprintable() else " " for char in text)
     return re.sub(r"[a-z0-9+]+://\S+", "<url>", printable, flags=re.IGNORECASE)[:_MESSAGE_CHARS]

@@ -1,6 +1,6 @@
-"""An HTTP server that behaves as badly as it is told to, and counts what it is asked.
+"""An HTTP server with the faults that a test sets. It records its requests.
 
-A fault is a function of the request; `FaultServer.fault` is the one in force.
+A fault is a function of the request; the server calls `FaultServer.fault`.
 """
 
 import socket
@@ -18,7 +18,7 @@ Fault = Callable[["Request"], None]
 
 
 class Request(BaseHTTPRequestHandler):
-    """One request, with what a fault needs to answer it, or not."""
+    """One request, and what a fault may do with it."""
 
     protocol_version = "HTTP/1.1"
     server: "_Server"
@@ -29,17 +29,17 @@ class Request(BaseHTTPRequestHandler):
             faults.requests.append(f"{self.command} {self.path}")
         faults.fault(self)
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_one  # noqa: N815 - the names that http.server looks for
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_one  # noqa: N815 - names that http.server requires
 
     def handle_expect_100(self) -> bool:
         return True if self.server.faults.never_continues else super().handle_expect_100()
 
     def body(self) -> bytes:
-        """Read the whole body, or what there is of it."""
+        """Read the body, or the part that arrives."""
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def store(self) -> None:
-        """Keep the body if it is whole, as a real store would."""
+        """Store the body if it is whole, as a real store does."""
         content = self.body()
         if len(content) == int(self.headers.get("Content-Length", 0)):
             self.server.faults.objects[self.path] = content
@@ -52,11 +52,11 @@ class Request(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
-        """Say nothing."""
+        """Log nothing."""
 
 
 class FaultServer:
-    """A context manager: serves on loopback until left."""
+    """A context manager that serves on loopback until its end."""
 
     def __init__(self) -> None:
         self.reset()
@@ -67,7 +67,7 @@ class FaultServer:
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
 
     def reset(self) -> None:
-        """Behave well again, and forget what was."""
+        """Remove the fault, the requests and the objects."""
         self.fault: Fault = stores
         self.never_continues = False
         self.requests: list[str] = []
@@ -94,7 +94,7 @@ class _Server(ThreadingHTTPServer):
         self.faults = faults
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: broken connections are what this server is for."""
+        """Log nothing: faults break connections."""
 
 
 def stores(request: Request) -> None:
@@ -103,7 +103,7 @@ def stores(request: Request) -> None:
 
 
 def answers(status: int, code: str = "", message: str = "no", **headers: str) -> Fault:
-    """Read the body, and answer with S3's form of an error."""
+    """Read the body, and answer with an error as S3 writes it."""
 
     def fault(request: Request) -> None:
         request.body()
@@ -114,7 +114,7 @@ def answers(status: int, code: str = "", message: str = "no", **headers: str) ->
 
 
 def answers_text(status: int, text: str) -> Fault:
-    """Read the body, and answer as a proxy does that never heard of S3."""
+    """Read the body, and answer as a proxy that doesn't support S3."""
 
     def fault(request: Request) -> None:
         request.body()
@@ -124,7 +124,7 @@ def answers_text(status: int, text: str) -> Fault:
 
 
 def retries_at(status: int, *, seconds: int, clock: int) -> Fault:
-    """Answer with Retry-After as a date, on a server whose clock stands at `clock` (seconds since 1970)."""
+    """Answer with Retry-After as a date, from a server whose clock shows `clock` (seconds since 1970)."""
     return answers(
         status,
         "SlowDown",
@@ -134,24 +134,24 @@ def retries_at(status: int, *, seconds: int, clock: int) -> Fault:
 
 
 def agrees_without_reading(request: Request) -> None:
-    """Answer as a proxy that is pleased with everything; with `never_continues`, before the first byte."""
+    """Answer 200 without reading the body; with `never_continues`, before its first byte."""
     request.close_connection = True
     request.answer(200)
 
 
 def loses_the_answer(request: Request) -> None:
-    """Store the object, and break the connection before saying so."""
+    """Store the object, and close the connection without an answer."""
     request.store()
     request.close_connection = True
 
 
 def hangs(request: Request) -> None:
-    """Accept, and say nothing for as long as the server lives."""
+    """Send nothing until the server is closed."""
     request.server.faults.closing.wait()
 
 
 def resets(request: Request) -> None:
-    """Break the connection in the middle of the body, by RST."""
+    """Break the connection by RST after the first part of the body."""
     request.rfile.read(min(_PIECE_BYTES, int(request.headers["Content-Length"])))
     request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     request.connection.close()
@@ -159,7 +159,7 @@ def resets(request: Request) -> None:
 
 
 def stalls(started: threading.Event, resume: threading.Event) -> Fault:
-    """Begin to read, say so, and read on when told to."""
+    """Read one byte, set `started`, and read the rest after `resume` is set."""
 
     def fault(request: Request) -> None:
         request.rfile.read(1)

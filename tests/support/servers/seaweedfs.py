@@ -27,7 +27,7 @@ _PROBE_S = 0.5
 
 
 class SeaweedServer:
-    """One server on loopback, its data in `folder`. Started again, it has the same ports and data."""
+    """One server on loopback with its data in `folder`. After a restart it has the same ports and data."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -39,13 +39,13 @@ class SeaweedServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables under which the store finds this server; for `os.environ` or for a process."""
+        """The environment variables with which a store uses this server."""
         return aws.environment(self.endpoint, access_key=self.access_key, secret_key=self.secret_key)
 
     def start(self) -> None:
-        """Start the server and wait until it takes and returns an object."""
+        """Start the server and wait until it stores an object."""
         (self._folder / "data").mkdir(parents=True, exist_ok=True)
-        # With the election log of its earlier life, the only master would wait up to 15 s for other votes.
+        # with the election log of an earlier start, the only master would wait up to 15 s for other votes
         shutil.rmtree(self._folder / "data" / f"m{self._ports['master']}", ignore_errors=True)
         (self._folder / "identities.json").write_text(json.dumps(self._identities()))
         with (self._folder / "log").open("ab") as log:
@@ -59,24 +59,24 @@ class SeaweedServer:
             raise
 
     def stop(self) -> None:
-        """Stop it in good order, which takes 15 seconds and more; `kill` does for disposable data."""
+        """Stop the server in order, which takes 15 s or more. `kill` is enough for temporary data."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait()
             self._process = None
 
     def kill(self) -> None:
-        """Stop it as a crash would. `start` brings it back with what it had on disk."""
+        """Kill the server, as a crash does. `start` starts it again with the data on its disk."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
-            for service in ("master", "volume", "filer", "s3"):  # sockets, which it makes there in any case
-                left = f"/tmp/seaweedfs-{service}-grpc-{self._ports[f'{service}.grpc']}.sock"  # noqa: S108 - its choice
+            for service in ("master", "volume", "filer", "s3"):  # no option moves these sockets elsewhere
+                left = f"/tmp/seaweedfs-{service}-grpc-{self._ports[f'{service}.grpc']}.sock"  # noqa: S108 - SeaweedFS's choice
                 Path(left).unlink(missing_ok=True)
 
     def client(self) -> "S3Client":
-        """Return a client of its own, with every right; close it after use."""
+        """Return a client with every right; the caller closes it."""
         return boto3.session.Session().client(
             "s3",
             endpoint_url=self.endpoint,
@@ -113,24 +113,24 @@ class SeaweedServer:
             f"-volume.port={ports['volume']}", f"-volume.port.grpc={ports['volume.grpc']}",
             "-filer", f"-filer.port={ports['filer']}", f"-filer.port.grpc={ports['filer.grpc']}",
             "-s3", f"-s3.port={ports['s3']}", f"-s3.port.grpc={ports['s3.grpc']}",
-            "-s3.port.iceberg=0", "-s3.port.lance=0",  # else at fixed ports, where two servers would meet
-            "-filer.localSocket=filer.sock", "-s3.localSocket=s3.sock",  # else left behind in /tmp
+            "-s3.port.iceberg=0", "-s3.port.lance=0",  # else at fixed ports, which two servers can't share
+            "-filer.localSocket=filer.sock", "-s3.localSocket=s3.sock",  # else they stay in /tmp
             f"-s3.config={self._folder / 'identities.json'}",
-            "-s3.autoCreateBucket=false",  # or a put into a missing bucket would make it
-            "-master.telemetry=false",  # on unless told otherwise
+            "-s3.autoCreateBucket=false",  # else a put into a missing bucket creates it
+            "-master.telemetry=false",  # on by default
             "-master.volumeSizeLimitMB=1024", "-volume.max=30",
         ]  # fmt: skip
 
     def _wait(self) -> None:
         deadline = time.monotonic() + _START_S
-        while not self._takes_an_object():
+        while not self._is_ready():
             if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
                 log = (self._folder / "log").read_text(errors="replace")
                 raise RuntimeError(f"SeaweedFS did not start:\n{log[-3000:]}")
             time.sleep(0.05)
 
-    def _takes_an_object(self) -> bool:
-        """Ask the filer, and then the S3 gateway whether it answers at all; each starts in its own time."""
+    def _is_ready(self) -> bool:
+        """Return whether the filer stores a file and the S3 gateway answers; they start independently."""
         open_url = build_opener(ProxyHandler({})).open
         filer = f"http://127.0.0.1:{self._ports['filer']}/ready"
         try:
@@ -153,7 +153,7 @@ def _binary() -> str:
 
 
 def _free_ports(*services: str) -> dict[str, int]:
-    """Find a port for each service and its gRPC side. All at once, so that no two are the same."""
+    """Return a free port for each service and for its gRPC. All are open at the same time, so no two are equal."""
     names = [*services, *(f"{service}.grpc" for service in services)]
     listeners = [socket.create_server(("127.0.0.1", 0)) for _ in names]
     ports = [listener.getsockname()[1] for listener in listeners]
