@@ -435,8 +435,8 @@ def test_a_dead_collector_is_found() -> None:
 
 
 def test_a_protocol_that_the_reactor_does_not_speak_is_found(faulty: FaultServer) -> None:
-    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": faulty.endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
-    assert_finds(traces_examined(**variables), "traces", "'grpc'", "http/protobuf")
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": faulty.endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}
+    assert_finds(traces_examined(**variables), "traces", "'http/json'", "http/protobuf")
     assert faulty.requests == []
 
 

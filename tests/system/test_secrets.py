@@ -146,7 +146,7 @@ def test_whatever_goes_wrong_nothing_marked_leaves(
     codes = {row["error_code"] for row in app.all("select error_code from public.upload_queue")}
     assert codes >= {"SPOOL_FILE_MISSING", "CONTENT_MISMATCH", "SPOOL_PATH_FORBIDDEN", "STORAGE_REJECTED"}
     assert "ignored a notification" in run.log
-    assert "takes no spans" in run.log
+    assert "doesn't accept spans" in run.log
     if style == "json":
         assert_lines_lead_to_their_spans(run, collector)
 
