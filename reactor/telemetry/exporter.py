@@ -28,6 +28,7 @@ from reactor.telemetry.collector import Collector, ExportFailed
 
 _LOG_INTERVAL_S = 300.0
 _PROBE_TIMEOUT_S = 3.0
+
 EXPORT_FAILED = ExportFailed(reason="the export failed; `reactor doctor` examines the collector")
 """For the log, when the SDK names no reason."""
 
@@ -48,17 +49,17 @@ _MUTED_LOGGERS = (
 class HttpSession(requests.Session):
     """Sends requests to one collector, and reports each that fails."""
 
-    def __init__(self, collector: Collector, on_failure: Callable[[ExportFailed], None]) -> None:
+    def __init__(self, on_failure: Callable[[ExportFailed], None]) -> None:
         """`on_failure` is called for each failed request, also if the SDK repeats it."""
         super().__init__()
-        self._timeout_s = collector.timeout_s
         self._on_failure = on_failure
+        self.auth = lambda request: request  # without it, an entry in ~/.netrc replaces the header `authorization`
 
     def request(self, *args: Any, **options: Any) -> requests.Response:
         try:
             response = super().request(*args, **options)
         except _REQUEST_ERRORS as error:
-            self._on_failure(ExportFailed(reason=_reason(error, self._timeout_s)))
+            self._on_failure(ExportFailed(reason=_reason(error, options["timeout"])))
             raise
         if response.status_code not in range(200, 300):
             failure = ExportFailed(reason=f"it answered {response.status_code}", status=response.status_code)
@@ -95,7 +96,7 @@ def probe(collector: Collector) -> None:
         _grpc(collector).probe(collector, timeout_s)
         return
     failures: list[ExportFailed] = []
-    with HttpSession(collector, failures.append) as session:
+    with HttpSession(failures.append) as session:
         session.verify = collector.ca_file or True
         session.cert = _client_certificate(collector)
         headers = {"content-type": "application/x-protobuf", **collector.headers}
@@ -144,7 +145,7 @@ def _reason(error: BaseException, timeout_s: float) -> str:
     reason = type(root).__name__
     match root:
         case TimeoutError() | urllib3.exceptions.TimeoutError():
-            reason = f"no answer within {timeout_s:g} s"
+            reason = f"no answer within {timeout_s:.3g} s"
         case ssl.SSLError():
             reason = f"TLS fails ({root.reason or reason})"
         case RemoteDisconnected():

@@ -1,6 +1,5 @@
 """A collector that refuses, hangs, fails or is restarted costs spans, never work; a real one understands everything."""
 
-import re
 import socket
 import time
 from collections import Counter
@@ -111,7 +110,7 @@ def test_a_broken_collector_costs_spans_never_work_and_3_s_of_the_shutdown_at_mo
         app.assert_stored(upload)
     assert run.log.count("doesn't accept") == 2, run.log
     assert "Traceback" not in run.log
-    assert len(re.findall(r"lost \d+ spans", run.log)) == 1
+    assert run.log.count("spans lost: ") == 1
     assert not collector.spans
 
 

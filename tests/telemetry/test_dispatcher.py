@@ -103,4 +103,4 @@ async def test_a_collector_that_hangs_on_both_signals_delays_the_end_by_2_s(
     began = time.monotonic()
     await dispatcher.close()
     assert 1.9 < time.monotonic() - began < 3.0
-    assert log_lines == [f"lost 1 spans that the collector at {receiver.endpoint} did not accept"]
+    assert log_lines == [f"spans lost: 1; the collector at {receiver.endpoint} did not accept them"]

@@ -54,7 +54,7 @@ def collector_at(url: str, **variables: str) -> Collector:
 def export(collector: Collector) -> tuple[SpanExportResult, list[ExportFailed]]:
     """Export nothing; return the SDK's result, and the failures of its requests."""
     failures: list[ExportFailed] = []
-    exporter = span_exporter(collector, HttpSession(collector, failures.append))
+    exporter = span_exporter(collector, HttpSession(failures.append))
     with muted():
         result = exporter.export([])
     exporter.shutdown()
@@ -102,6 +102,19 @@ def test_a_proxy_gets_its_own_credentials(
     assert headers["host"] == "collector.invalid:4318"
     assert headers["proxy-authorization"] == f"Basic {b64encode(b'me:p@ss').decode()}"
     assert "authorization" not in headers
+
+
+def test_no_netrc_replaces_the_header(
+    server: FaultServer,
+    received: list[tuple[dict[str, str], bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login other password other")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    export(collector_at(server.endpoint, OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20x"))
+    [(headers, _)] = received
+    assert headers["authorization"] == "Bearer x"
 
 
 # failures
@@ -195,7 +208,7 @@ def test_spans_and_metrics_are_exported_over_grpc(grpc_server: GrpcReceiver) -> 
     collector = collector_at(grpc_server.endpoint.replace("//", "//me:p%40ss@"), **variables)
     assert export(collector) == (SpanExportResult.SUCCESS, [])
     probe(collector)
-    metrics = metric_exporter(collector, HttpSession(collector, lambda _: None))
+    metrics = metric_exporter(collector, HttpSession(lambda _: None))
     assert metrics.export(MetricsData(resource_metrics=[])) is MetricExportResult.SUCCESS
     metrics.shutdown()
     assert [name for name, _ in grpc_server.calls] == ["traces", "traces", "metrics"]
@@ -255,7 +268,7 @@ def test_no_log_record_holds_a_secret(
 def test_records_of_other_exporters_in_the_process_pass(server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
     server.fault = answers(400)
     collector = collector_at(server.endpoint)
-    exporter = span_exporter(collector, HttpSession(collector, lambda _: None))
+    exporter = span_exporter(collector, HttpSession(lambda _: None))
     exporter.export([])
     assert "Failed to export" in caplog.text
     caplog.clear()
