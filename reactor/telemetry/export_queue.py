@@ -90,6 +90,3 @@ class _CountingExporter(SpanExporter):
     def shutdown(self) -> None:
         with muted():
             self._exporter.shutdown()
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return self._exporter.force_flush(timeout_millis)
