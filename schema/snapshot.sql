@@ -1769,8 +1769,7 @@ CREATE FUNCTION reactor.traceparent(p_given text) RETURNS text
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
     select case when p_given ~ '^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$' then p_given
-                else '00-' || regexp_replace(replace(gen_random_uuid()::text, '-', ''),
-                                             '^(.{8})(.{8})(.*)$', '\1\2\3-\2\1') || '-03' end
+                else '00-' || replace(gen_random_uuid()::text, '-', '') || '-72656163746f7200-03' end
 $_$;
 
 CREATE FUNCTION reactor.track_usage() RETURNS trigger
@@ -1971,7 +1970,7 @@ CREATE TABLE public.upload_queue (
     error_message text,
     lease_token uuid,
     lease_expires_at timestamp with time zone,
-    traceparent text DEFAULT (('00-'::text || regexp_replace(replace((gen_random_uuid())::text, '-'::text, ''::text), '^(.{8})(.{8})(.*)$'::text, '\1\2\3-\2\1'::text)) || '-03'::text) NOT NULL,
+    traceparent text DEFAULT (('00-'::text || replace((gen_random_uuid())::text, '-'::text, ''::text)) || '-72656163746f7200-03'::text) NOT NULL,
     errors jsonb DEFAULT '[]'::jsonb NOT NULL,
     metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,

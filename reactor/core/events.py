@@ -1,10 +1,10 @@
-"""What happened, as frozen values. Code emits them; spans, log lines and metrics are made from them elsewhere.
+"""Events: frozen values that the reactor emits. Log lines, metrics and spans are made from them in telemetry/.
 
-What happens to each upload is told of by the batch: a call for each, and for each who hears of it, was more than a
-quarter of all calls. What a batch holds are named tuples, which are made in a third of the time.
+Events of uploads are emitted in batches: one call for each upload and subscriber was a quarter of all calls. The items
+of a batch are named tuples, which are created in a third of an attrs class's time.
 
-Moments are seconds since 1970 by the database's clock: one clock for a whole trace, whoever took part in it. No event
-carries a secret, a spool path or an object's contents, so that no listener has to know what to hide.
+Times are seconds since 1970 by the database's clock, so that a trace has one clock although several reactors take part.
+No event holds a secret, a spool path or an object's content, so no subscriber has to remove any.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,19 +19,19 @@ from reactor.core.trace_context import TraceContext, Trail
 
 @frozen(kw_only=True)
 class Listening:
-    """The listening connection is live and was proven by a round trip."""
+    """The listening connection is live: a notification has come back through it."""
 
 
 @frozen(kw_only=True)
 class ListenerLost:
-    """The listening connection ended, or what was sent didn't come back."""
+    """The listening connection has ended, or a notification did not come back."""
 
     reason: str
 
 
 @frozen(kw_only=True)
 class Polling:
-    """Notifications don't arrive, as `reason` says: the database is polled until they do."""
+    """Notifications don't arrive; the reactor polls the database every `interval_s` seconds until they do."""
 
     interval_s: float
     reason: str
@@ -39,16 +39,16 @@ class Polling:
 
 @frozen(kw_only=True)
 class Notified:
-    """A notification was heard."""
+    """A notification has arrived."""
 
     channel: str
     rows: int
-    """Rows that it named; 0 when it asks for a sweep."""
+    """How many rows it names; 0 if it asks for a sweep."""
 
 
 @frozen(kw_only=True)
 class NotificationRejected:
-    """A notification wasn't one of ours; nothing was done."""
+    """A notification of unknown form was ignored."""
 
     channel: str
     reason: str
@@ -56,23 +56,23 @@ class NotificationRejected:
 
 @frozen(kw_only=True)
 class UploadsClaimed:
-    """Uploads were claimed: their waits are over."""
+    """Uploads were claimed; their waits are over."""
 
     trails: Sequence[Trail]
 
 
 class AttemptStarted(NamedTuple):
-    """An attempt to store an upload begins."""
+    """An attempt to store an upload has started."""
 
     upload_id: UUID
     attempt: int
     lag_s: float
-    """Seconds from when the row was due until a thread took it up, by the database's clock."""
+    """Seconds from the row's due time until a thread started the attempt."""
 
 
 @frozen(kw_only=True)
 class AttemptsStarted:
-    """Attempts have begun."""
+    """Attempts have started."""
 
     attempts: Sequence[AttemptStarted]
 
@@ -83,10 +83,10 @@ class AttemptSettled(NamedTuple):
     trail: Trail
     outcome: Outcome
     put: tuple[float, float] | None
-    """From when until when the spool was read and the store written to; None if it wasn't begun."""
+    """Start and end of reading the spool and writing to the store; None if that was not started."""
 
     settling_at: float
-    """When the settlement was sent."""
+    """When the settlement was sent to the database."""
 
     settled_at: float
 
@@ -122,14 +122,14 @@ class AttemptSettled(NamedTuple):
 
 @frozen(kw_only=True)
 class AttemptsSettled:
-    """Attempts' outcomes are committed: those of a settlement, or some of them."""
+    """Outcomes of attempts are committed: all or some of one settlement."""
 
     attempts: Sequence[AttemptSettled]
 
 
 @frozen(kw_only=True)
 class UploadRescued:
-    """An upload that nobody worked on any more waits again, or was buried."""
+    """An upload whose lease expired, or that has no attempts left, is due again or dead."""
 
     trail: Trail
     verdict: Verdict
@@ -137,7 +137,7 @@ class UploadRescued:
 
     code: str | None
     was_leased: bool
-    """True when an attempt had been claimed and never ended; False when only its tries were used up."""
+    """True if an attempt was claimed and never settled; False if the upload only had no attempts left."""
 
     rescued_at: float
 
@@ -153,7 +153,7 @@ class UploadDied(NamedTuple):
 
 @frozen(kw_only=True)
 class LeaseLost:
-    """An upload was taken over by another reactor while this one worked on it; its outcome is dropped."""
+    """Another reactor took over an upload during this reactor's attempt, whose outcome is dropped."""
 
     upload_id: UUID
 
@@ -165,7 +165,7 @@ class RunExpired:
     run_id: UUID
     code: str
     late_s: float
-    """Seconds from its deadline until it was failed, by the database's clock."""
+    """Seconds from its deadline until it was failed."""
 
     context: TraceContext
     failed_at: float
@@ -173,55 +173,58 @@ class RunExpired:
 
 @frozen(kw_only=True)
 class Rescued:
-    """Uploads that nobody worked on any more were brought back, or buried when their tries were used up."""
+    """Counts of one rescue: uploads whose lease expired, or that have no attempts left."""
 
     retried: int
+    """How many are due again."""
+
     buried: int
+    """How many are dead."""
 
 
 @frozen(kw_only=True)
 class Swept:
-    """One reaction's rows were read from the database and armed."""
+    """One reaction's due rows were read from the database and scheduled."""
 
     reaction: str
     found: int
     missed: int
-    """Rows that were overdue and of which no notification had told."""
+    """How many rows were overdue without having been notified."""
 
     duration_s: float
 
 
 MOST_LINKS = 128
-"""What tracing back ends keep of one span, by the specification's default limit."""
+"""How many links tracing back ends keep per span: the default limit of OpenTelemetry's specification."""
 
 
 @frozen(kw_only=True)
 class Reconciled:
-    """A whole pass was made."""
+    """A complete pass of the reconciliation has ended."""
 
     pass_id: UUID
     began_at: float
     ended_at: float
     changed: int
-    """Rows that it changed."""
+    """How many rows it changed."""
 
     links: Sequence[TraceContext]
-    """Where they stand in their traces; of many, the first MOST_LINKS at least."""
+    """The changed rows' places in their traces: all, or at least the first MOST_LINKS."""
 
 
 @frozen(kw_only=True)
 class UsageRepaired:
-    """Reconciliation put something right in the books that no writer had."""
+    """Reconciliation corrected rows of storage_usage."""
 
     kind: str
-    """'reservations': bytes that were given back, for nobody came for them; 'months': users whose month was over."""
+    """'reservations': unused for a day and released; 'months': users whose billing month was over."""
 
     count: int
 
 
 @frozen(kw_only=True)
 class BreakerMoved:
-    """The store went down for everyone, or came back."""
+    """The breaker of a store has opened or closed."""
 
     store: str
     is_open: bool
@@ -229,7 +232,7 @@ class BreakerMoved:
 
 @frozen(kw_only=True)
 class DatabaseLost:
-    """A call to the database failed; what it was about is tried again."""
+    """A call to the database failed and will be repeated."""
 
     doing: str
     reason: str
@@ -237,7 +240,7 @@ class DatabaseLost:
 
 @frozen(kw_only=True)
 class ReactorsChanged:
-    """Reactors joined or left; who left may have left work behind."""
+    """Reactors joined or left. Uploads of those that left may be waiting for a rescue."""
 
     alive: int
     joined: int
@@ -246,7 +249,7 @@ class ReactorsChanged:
 
 @frozen(kw_only=True)
 class TimerFired:
-    """A timer of the wheel came due."""
+    """A timer of the wheel fired, `lag_s` seconds late."""
 
     lag_s: float
 

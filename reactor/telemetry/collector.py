@@ -54,9 +54,6 @@ class Collector:
     """Limit of one export, including the SDK's repetitions."""
 
     use_gzip: bool
-    ca_file: str | None
-    certificate_file: str | None
-    key_file: str | None
 
 
 @frozen(kw_only=True)
@@ -92,6 +89,8 @@ def collector_of(environ: Mapping[str, str], signal: Signal) -> Collector | None
     if variable == "OTEL_EXPORTER_OTLP_ENDPOINT" and protocol == "http/protobuf":
         text = f"{text.rstrip('/')}/v1/{signal}"
     url = _http_url(variable, text)
+    for name in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY"):
+        _check_readable(*setting(name))
     headers = {} if url.auth is None else {"authorization": _basic(url.auth)}
     return Collector(
         name=Url(scheme=url.scheme, host=url.host, port=url.port).url,
@@ -102,9 +101,6 @@ def collector_of(environ: Mapping[str, str], signal: Signal) -> Collector | None
         headers=headers | _headers(*setting("HEADERS")),
         timeout_s=_timeout_s(*setting("TIMEOUT")),
         use_gzip=_use_gzip(*setting("COMPRESSION")),
-        ca_file=_readable_file(*setting("CERTIFICATE")),
-        certificate_file=_readable_file(*setting("CLIENT_CERTIFICATE")),
-        key_file=_readable_file(*setting("CLIENT_KEY")),
     )
 
 
@@ -172,7 +168,6 @@ def _use_gzip(variable: str, text: str) -> bool:
     return text == "gzip"
 
 
-def _readable_file(variable: str, path: str) -> str | None:
+def _check_readable(variable: str, path: str) -> None:
     if path and not os.access(path, os.R_OK):
         raise ConfigInvalid(f"{variable} must name a file that can be read")
-    return path or None

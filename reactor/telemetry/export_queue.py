@@ -63,7 +63,7 @@ class ExportQueue:
             self._exporter.shutdown()  # ends the SDK's repetitions, so that its threads end soon
         lost = self._dropped + self._added - self._exporter.sent
         if lost:
-            logger.warning("lost {} spans that the collector at {} did not accept", lost, self._collector.name)
+            logger.warning("spans lost: {}; the collector at {} did not accept them", lost, self._collector.name)
 
 
 class _CountingExporter(SpanExporter):
@@ -72,7 +72,7 @@ class _CountingExporter(SpanExporter):
     def __init__(self, collector: Collector) -> None:
         self._log = ExportLog(collector.name, "spans")
         with muted():
-            self._exporter = span_exporter(collector, HttpSession(collector, self._log.failed))
+            self._exporter = span_exporter(collector, HttpSession(self._log.failed))
         self.sent = 0
         self.failed = 0
 
@@ -90,6 +90,3 @@ class _CountingExporter(SpanExporter):
     def shutdown(self) -> None:
         with muted():
             self._exporter.shutdown()
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return self._exporter.force_flush(timeout_millis)

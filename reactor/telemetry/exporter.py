@@ -7,33 +7,34 @@ the first failure and then one line in five minutes, in words that hold no part 
 import logging
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from http.client import HTTPException, RemoteDisconnected
+from importlib import import_module
 from time import monotonic
 from types import ModuleType
 from typing import Any
 
 import requests
 import urllib3
+from attrs import evolve
 from loguru import logger
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.metrics.export import MetricExporter
-from opentelemetry.sdk.trace.export import SpanExporter
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from reactor.core.errors import ConfigInvalid
 from reactor.telemetry.collector import Collector, ExportFailed
 
 _LOG_INTERVAL_S = 300.0
 _PROBE_TIMEOUT_S = 3.0
-EXPORT_FAILED = ExportFailed(reason="the export failed; `reactor doctor` examines the collector")
-"""For the log, when the SDK names no reason."""
+
+EXPORT_FAILED = ExportFailed(reason="the export failed")
+"""Over gRPC, where the SDK gives no reason."""
 
 _GRPC_PACKAGE = "opentelemetry-exporter-otlp-proto-grpc"
-_REQUEST_ERRORS = (OSError, ValueError, HTTPException)
-"""What requests raises: its own errors are OSErrors."""
 
 _is_muted = ContextVar("is_muted", default=False)
 _MUTED_LOGGERS = (
@@ -48,17 +49,17 @@ _MUTED_LOGGERS = (
 class HttpSession(requests.Session):
     """Sends requests to one collector, and reports each that fails."""
 
-    def __init__(self, collector: Collector, on_failure: Callable[[ExportFailed], None]) -> None:
+    def __init__(self, on_failure: Callable[[ExportFailed], None]) -> None:
         """`on_failure` is called for each failed request, also if the SDK repeats it."""
         super().__init__()
-        self._timeout_s = collector.timeout_s
         self._on_failure = on_failure
+        self.auth = lambda request: request  # without it, an entry in ~/.netrc replaces the header `authorization`
 
     def request(self, *args: Any, **options: Any) -> requests.Response:
         try:
             response = super().request(*args, **options)
-        except _REQUEST_ERRORS as error:
-            self._on_failure(ExportFailed(reason=_reason(error, self._timeout_s)))
+        except (OSError, ValueError, HTTPException) as error:  # requests' own errors are OSErrors
+            self._on_failure(ExportFailed(reason=_reason(error, options["timeout"])))
             raise
         if response.status_code not in range(200, 300):
             failure = ExportFailed(reason=f"it answered {response.status_code}", status=response.status_code)
@@ -72,7 +73,7 @@ class HttpSession(requests.Session):
 def span_exporter(collector: Collector, session: HttpSession) -> SpanExporter:
     """Return the SDK's exporter of spans. Raises ConfigInvalid if gRPC is set and its package is missing."""
     if collector.protocol == "grpc":
-        exporter: SpanExporter = _grpc(collector).span_exporter(collector)
+        exporter: SpanExporter = _grpc_module(collector, "trace").OTLPSpanExporter(**_grpc_options(collector))
         return exporter
     return OTLPSpanExporter(**_http_options(collector, session))
 
@@ -80,37 +81,35 @@ def span_exporter(collector: Collector, session: HttpSession) -> SpanExporter:
 def metric_exporter(collector: Collector, session: HttpSession) -> MetricExporter:
     """Return the SDK's exporter of metrics. Raises ConfigInvalid if gRPC is set and its package is missing."""
     if collector.protocol == "grpc":
-        exporter: MetricExporter = _grpc(collector).metric_exporter(collector)
+        exporter: MetricExporter = _grpc_module(collector, "metric").OTLPMetricExporter(**_grpc_options(collector))
         return exporter
     return OTLPMetricExporter(**_http_options(collector, session))
 
 
 def probe(collector: Collector) -> None:
-    """Export nothing, once: a request without a span is an empty body in protobuf. Blocks for 3 s at most.
+    """Export no span, once. Blocks for 3 s at most.
 
     Raises ExportFailed; ConfigInvalid if gRPC is set and its package is missing.
     """
-    timeout_s = min(_PROBE_TIMEOUT_S, collector.timeout_s)
-    if collector.protocol == "grpc":
-        _grpc(collector).probe(collector, timeout_s)
-        return
     failures: list[ExportFailed] = []
-    with HttpSession(collector, failures.append) as session:
-        session.verify = collector.ca_file or True
-        session.cert = _client_certificate(collector)
-        headers = {"content-type": "application/x-protobuf", **collector.headers}
-        with suppress(*_REQUEST_ERRORS):
-            session.request("POST", collector.url, data=b"", headers=headers, timeout=timeout_s, allow_redirects=False)
-    if failures:
-        raise failures[-1]
+
+    def stop(failure: ExportFailed) -> None:
+        failures.append(failure)
+        exporter.shutdown()  # the SDK would repeat the request
+
+    timeout_s = min(_PROBE_TIMEOUT_S, collector.timeout_s)
+    with muted():
+        exporter = span_exporter(evolve(collector, timeout_s=timeout_s), HttpSession(stop))
+        result = exporter.export([])
+        exporter.shutdown()
+    if result is not SpanExportResult.SUCCESS:
+        raise failures[0] if failures else EXPORT_FAILED
 
 
 def _http_options(collector: Collector, session: HttpSession) -> dict[str, Any]:
+    # the SDK reads the variables of TLS itself
     return {
         "endpoint": collector.url,
-        "certificate_file": collector.ca_file,
-        "client_certificate_file": collector.certificate_file,
-        "client_key_file": collector.key_file,
         "headers": collector.headers,
         "timeout": collector.timeout_s,
         "compression": Compression.Gzip if collector.use_gzip else Compression.NoCompression,
@@ -118,22 +117,25 @@ def _http_options(collector: Collector, session: HttpSession) -> dict[str, Any]:
     }
 
 
-def _client_certificate(collector: Collector) -> str | tuple[str, str] | None:
-    if collector.certificate_file and collector.key_file:
-        return collector.certificate_file, collector.key_file
-    return collector.certificate_file
+def _grpc_options(collector: Collector) -> dict[str, Any]:
+    compression = import_module("grpc").Compression
+    return {
+        "endpoint": collector.url,
+        "headers": dict(collector.headers),
+        "timeout": collector.timeout_s,
+        "compression": compression.Gzip if collector.use_gzip else compression.NoCompression,
+    }
 
 
-def _grpc(collector: Collector) -> ModuleType:
-    """Return the module that speaks gRPC, whose package is an extra."""
+def _grpc_module(collector: Collector, signal: str) -> ModuleType:
+    """Import the SDK's gRPC exporters, whose package is an extra."""
     try:
-        from reactor.telemetry import grpc_exporter  # noqa: PLC0415  # its package may be missing
+        return import_module(f"opentelemetry.exporter.otlp.proto.grpc.{signal}_exporter")
     except ImportError:
         raise ConfigInvalid(
             f"{collector.protocol_variable} is grpc, which needs a package that isn't installed: "
             f"pip install {_GRPC_PACKAGE}, or set http/protobuf (port 4318 of most collectors)"
         ) from None
-    return grpc_exporter
 
 
 def _reason(error: BaseException, timeout_s: float) -> str:
@@ -144,7 +146,7 @@ def _reason(error: BaseException, timeout_s: float) -> str:
     reason = type(root).__name__
     match root:
         case TimeoutError() | urllib3.exceptions.TimeoutError():
-            reason = f"no answer within {timeout_s:g} s"
+            reason = f"no answer within {timeout_s:.3g} s"
         case ssl.SSLError():
             reason = f"TLS fails ({root.reason or reason})"
         case RemoteDisconnected():

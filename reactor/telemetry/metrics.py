@@ -201,7 +201,7 @@ class _Exporter(MetricExporter):
         self._histograms = histograms
         self._log = ExportLog(collector.name, "metrics")
         with muted():
-            self._exporter = metric_exporter(collector, HttpSession(collector, self._log.failed))
+            self._exporter = metric_exporter(collector, HttpSession(self._log.failed))
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **options: Any) -> MetricExportResult:
         with muted():

@@ -1,4 +1,4 @@
-"""What is told of an upload's life, as a collector receives it: names, kinds, times, the tree and its links."""
+"""The spans of an upload's life, as a collector receives them: names, kinds, times, the tree and its links."""
 
 import re
 from collections.abc import Iterator
@@ -13,13 +13,15 @@ from support.stubborn_store import StubbornStore
 
 from reactor.core.errors import StorageRejected, StorageUnavailable
 from reactor.core.events import AttemptSettled, RunExpired
-from reactor.core.trace_context import context_of
+from reactor.core.trace_context import ROOT_SPAN_ID, context_of
 
 BUSY = StorageUnavailable("503 SlowDown", http_status=503)
 GONE = StorageRejected("404 NoSuchBucket", http_status=404)
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 MS = 1_000_000
+HAS_IS_REMOTE, IS_REMOTE = 0x100, 0x200
+"""OTLP's flags of a span: whether it says where its parent is, and whether that is another process."""
 RETRY_BASE_MS = 100
 
 
@@ -32,8 +34,8 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
 
 def of(spans: list[ReceivedSpan], upload: QueuedUpload) -> list[ReceivedSpan]:
     """Return an upload's spans, in the order of their times."""
-    mine = [span for span in spans if span.attributes.get("upload.id") == str(upload.id)]
-    return sorted(mine, key=lambda span: (span.start, span.end))
+    its_own = [span for span in spans if span.attributes.get("upload.id") == str(upload.id)]
+    return sorted(its_own, key=lambda span: (span.start, span.end))
 
 
 def named(spans: list[ReceivedSpan], name: str) -> list[ReceivedSpan]:
@@ -45,20 +47,20 @@ def only(spans: list[ReceivedSpan], name: str) -> ReceivedSpan:
     return span
 
 
-def assert_attempts_are_whole(spans: list[ReceivedSpan], root_id: str) -> None:
-    """Each attempt hangs under the root, is linked to the one before, and has its put and its settlement inside."""
-    before: ReceivedSpan | None = None
+def assert_attempts_are_complete(spans: list[ReceivedSpan], root_id: str) -> None:
+    """Each attempt is a child of the root, is linked to the previous one, and has a put and a settlement inside."""
+    previous: ReceivedSpan | None = None
     for attempt in named(spans, "upload.attempt"):
         assert (attempt.kind, attempt.parent_id) == ("CONSUMER", root_id)
-        assert attempt.links == (((before.trace_id, before.span_id),) if before else ())
-        inside = [span for span in spans if span.parent_id == attempt.span_id]
-        assert [(span.name, span.kind) for span in inside] == [("upload.put", "CLIENT"), ("upload.settle", "CLIENT")]
-        put, settle = inside
+        assert attempt.links == (((previous.trace_id, previous.span_id),) if previous else ())
+        children = [span for span in spans if span.parent_id == attempt.span_id]
+        assert [(span.name, span.kind) for span in children] == [("upload.put", "CLIENT"), ("upload.settle", "CLIENT")]
+        put, settle = children
         assert attempt.start <= put.start <= put.end <= settle.start <= settle.end == attempt.end
-        before = attempt
+        previous = attempt
 
 
-async def test_an_upload_that_failed_twice_and_was_then_stored_is_one_readable_trace(
+async def test_an_upload_that_fails_twice_and_is_then_stored_is_one_readable_trace(
     app: App, store: StubbornStore, recorder: Recorder, collector: Receiver
 ) -> None:
     async with app.running_reactor(recorder, store=store):
@@ -80,12 +82,12 @@ async def test_an_upload_that_failed_twice_and_was_then_stored_is_one_readable_t
         "upload.backoff",
         "upload.attempt",
     ]
-    assert_attempts_are_whole(spans, root_id)
+    assert_attempts_are_complete(spans, root_id)
 
     root, whole = only(spans, "upload.queued"), only(spans, "upload")
     assert (root.kind, root.span_id, root.parent_id) == ("PRODUCER", root_id, "")
     assert (whole.kind, whole.parent_id) == ("INTERNAL", root_id)
-    # one clock, and no gap: each wait begins as the attempt before it ends, and ends as the next begins
+    # one clock and no gap: each wait starts when an attempt ends, and ends when the next one starts
     assert root.start == whole.start
     assert root.end == siblings[0].start
     for earlier, later in pairwise(siblings):
@@ -109,10 +111,11 @@ async def test_an_upload_that_failed_twice_and_was_then_stored_is_one_readable_t
     for span in spans:
         assert span.resource["service.name"] == "reactor"
         assert span.resource["host.name"]
-        assert span.flags & 1
+        assert span.flags & HAS_IS_REMOTE
+        assert bool(span.flags & IS_REMOTE) is (span.parent_id == root_id)
 
 
-async def test_a_dead_uploads_trace_ends_with_what_killed_it(
+async def test_a_dead_uploads_trace_ends_with_the_error(
     app: App, store: StubbornStore, recorder: Recorder, collector: Receiver
 ) -> None:
     async with app.running_reactor(recorder, store=store):
@@ -123,7 +126,7 @@ async def test_a_dead_uploads_trace_ends_with_what_killed_it(
     spans = of(collector.wait_for("upload"), upload)
     root = only(spans, "upload.queued")
     assert len(spans) == 9
-    assert_attempts_are_whole(spans, root.span_id)
+    assert_attempts_are_complete(spans, root.span_id)
     first, second = named(spans, "upload.attempt")
     assert (second.is_error, second.attributes["upload.outcome"]) == (True, "dead")
     assert second.attributes["error.type"] == "STORAGE_REJECTED"
@@ -143,48 +146,50 @@ async def test_a_row_with_the_apps_own_traceparent_continues_the_apps_trace(
     spans = of(collector.wait_for("upload"), upload)
     assert {span.trace_id for span in spans} == {TRACE}
     assert [span.name for span in spans if span.parent_id == SPAN] == ["upload", "upload.attempt"]
-    assert SPAN not in {span.span_id for span in spans}  # the app tells of its own
+    assert SPAN not in {span.span_id for span in spans}  # the app exports its own span
     assert not named(spans, "upload.queued")
 
 
-async def test_what_the_app_did_not_sample_is_not_told_of(app: App, recorder: Recorder, collector: Receiver) -> None:
+async def test_a_trace_that_the_app_did_not_sample_is_not_exported(
+    app: App, recorder: Recorder, collector: Receiver
+) -> None:
     async with app.running_reactor(recorder):
-        [idle_event] = app.queue_uploads(traceparent=f"00-{TRACE}-{SPAN}-00")
+        [unsampled] = app.queue_uploads(traceparent=f"00-{TRACE}-{SPAN}-00")
         await recorder.wait_for(AttemptSettled)
-        [loud] = app.queue_uploads()
+        [sampled] = app.queue_uploads()
         await recorder.wait_for(AttemptSettled)
     spans = collector.wait_for("upload")
-    assert of(spans, loud)
-    assert not of(spans, idle_event)
+    assert of(spans, sampled)
+    assert not of(spans, unsampled)
 
 
-@pytest.mark.parametrize(("ratio", "told"), [("0.0", False), ("1.0", True)])
-async def test_where_the_reactor_makes_the_root_the_sampler_decides(
+@pytest.mark.parametrize(("ratio", "is_sampled"), [("0.0", False), ("1.0", True)])
+async def test_the_sampler_decides_where_the_reactor_makes_the_root(
     app: App,
     recorder: Recorder,
     collector: Receiver,
     monkeypatch: pytest.MonkeyPatch,
     ratio: str,
     *,
-    told: bool,
+    is_sampled: bool,
 ) -> None:
-    """The row's own flag says sampled; it is a default, and nobody's decision."""
+    """The flag of the row's traceparent says sampled, but that is the database's default and no decision."""
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
     monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", ratio)
     async with app.running_reactor(recorder):
         [upload] = app.queue_uploads()
         await recorder.wait_for(AttemptSettled)
-        [sure] = app.queue_uploads(traceparent=f"00-{TRACE}-{SPAN}-01")
+        [of_the_app] = app.queue_uploads(traceparent=f"00-{TRACE}-{SPAN}-01")
         await recorder.wait_for(AttemptSettled)
     spans = collector.wait(lambda spans: any(span.trace_id == TRACE and span.name == "upload" for span in spans))
-    assert bool(of(spans, upload)) is told
-    assert of(spans, sure)
+    assert bool(of(spans, upload)) is is_sampled
+    assert of(spans, of_the_app)
 
 
 @pytest.mark.parametrize(
     "garbage", ["", "x" * 100, f"00-{'0' * 32}-{SPAN}-01", f"ff-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-01-more"]
 )
-async def test_a_traceparent_that_is_none_costs_only_the_apps_trace(
+async def test_an_invalid_traceparent_costs_only_the_apps_trace(
     app: App, recorder: Recorder, collector: Receiver, garbage: str
 ) -> None:
     async with app.running_reactor(recorder):
@@ -198,7 +203,7 @@ async def test_a_traceparent_that_is_none_costs_only_the_apps_trace(
     assert {span.parent_id for span in spans if span.name in ("upload", "upload.attempt")} == {root.span_id}
 
 
-async def test_a_first_wait_that_was_ordered_is_a_span(app: App, recorder: Recorder, collector: Receiver) -> None:
+async def test_a_planned_first_wait_is_a_span(app: App, recorder: Recorder, collector: Receiver) -> None:
     async with app.running_reactor(recorder):
         due = app.one("select clock_timestamp() + interval '0.3 s' as due")
         [upload] = app.queue_uploads(next_retry_at=due)
@@ -212,7 +217,7 @@ async def test_a_first_wait_that_was_ordered_is_a_span(app: App, recorder: Recor
     assert late_ms >= 0
 
 
-async def test_waits_handed_back_by_an_open_breaker_are_spans_and_no_errors(
+async def test_attempts_deferred_by_an_open_breaker_are_spans_and_no_errors(
     app: App, store: StubbornStore, recorder: Recorder, collector: Receiver
 ) -> None:
     async with app.running_reactor(recorder, store=store, retry_base_s=1.0):
@@ -223,20 +228,20 @@ async def test_waits_handed_back_by_an_open_breaker_are_spans_and_no_errors(
         await recorder.wait_for_all(8, AttemptSettled, lambda event: event.verdict == "stored")
     spans = collector.wait_for("upload", count=8)
     [upload] = [owed for owed in uploads if owed.id == deferred.upload_id]
-    mine = of(spans, upload)
-    attempts = named(mine, "upload.attempt")
+    of_upload = of(spans, upload)
+    attempts = named(of_upload, "upload.attempt")
     outcomes = [span.attributes["upload.outcome"] for span in attempts]
     assert (outcomes[0], outcomes[-1]) == ("deferred", "stored")
     assert not attempts[0].is_error
-    # an attempt that was handed back isn't counted, and yet is a span of its own
+    # a deferred attempt isn't counted, and is a span of its own all the same
     assert len({span.span_id for span in attempts}) == len(attempts)
     for earlier, later in pairwise(attempts):
         assert later.links == ((earlier.trace_id, earlier.span_id),)
-    waits = named(mine, "upload.backoff")
+    waits = named(of_upload, "upload.backoff")
     assert (waits[0].start, waits[0].end) == (attempts[0].end, attempts[1].start)
 
 
-async def test_a_dead_upload_that_is_retried_goes_on_in_its_trace(
+async def test_a_dead_upload_that_is_retried_continues_its_trace(
     app: App, store: StubbornStore, recorder: Recorder, collector: Receiver
 ) -> None:
     async with app.running_reactor(recorder, store=store):
@@ -255,25 +260,25 @@ async def test_a_dead_upload_that_is_retried_goes_on_in_its_trace(
     assert [span.attributes["upload.outcome"] for span in named(spans, "upload")] == ["dead", "stored"]
 
 
-async def test_an_attempt_whose_worker_left_no_word_is_told_of_by_the_next(
+async def test_the_attempt_of_a_lost_worker_is_exported_by_the_next(
     app: App, recorder: Recorder, collector: Receiver
 ) -> None:
     app.disable_triggers()
     [lost, buried] = app.queue_uploads(2)
-    for owed, most in ((lost, 5), (buried, 1)):
-        app.all("update public.upload_queue set max_retries = %s where id = %s returning id", most, owed.id)
+    for owed, max_retries in ((lost, 5), (buried, 1)):
+        app.all("update public.upload_queue set max_retries = %s where id = %s returning id", max_retries, owed.id)
     claims = "select id, claimed_at from reactor.claim_uploads(array[%s, %s]::uuid[], %s, interval '0')"
     claimed_at = {row["id"]: row["claimed_at"] for row in app.all(claims, lost.id, buried.id, uuid4())}
     await app.drain(recorder)
     spans = collector.wait_for("upload", count=2)
-    mine = of(spans, lost)
-    root = only(mine, "upload.queued")
-    first, second = named(mine, "upload.attempt")
+    of_lost = of(spans, lost)
+    root = only(of_lost, "upload.queued")
+    first, second = named(of_lost, "upload.attempt")
     assert first.start == pytest.approx(claimed_at[lost.id] * 1e9, abs=2000)
     assert root.end == first.start
     assert first.is_error
     assert (first.attributes["upload.outcome"], first.attributes["upload.attempt"]) == ("retry", 1)
-    assert first.message == "the worker stopped without a word"
+    assert first.message == "the worker stopped without settling"
     assert second.links == ((first.trace_id, first.span_id),)
     assert second.start >= first.end
     dead = of(spans, buried)
@@ -289,7 +294,9 @@ async def test_an_attempt_whose_worker_left_no_word_is_told_of_by_the_next(
     assert (root.trace_id, root.span_id) in reconcile.links
 
 
-async def test_a_runs_timeout_is_told_in_the_runs_own_trace(app: App, recorder: Recorder, collector: Receiver) -> None:
+async def test_a_runs_timeout_is_a_span_of_the_runs_own_trace(
+    app: App, recorder: Recorder, collector: Receiver
+) -> None:
     async with app.running_reactor(recorder):
         deadline = app.one("select clock_timestamp() + interval '0.2 s' as due")
         traced = app.begin_run(timeout_at=deadline, traceparent=f"00-{TRACE}-{SPAN}-01")
@@ -310,12 +317,12 @@ async def test_a_runs_timeout_is_told_in_the_runs_own_trace(app: App, recorder: 
     assert not span.is_error
     for run in (untraced, ours):
         assert spans[run].trace_id != TRACE
-        assert spans[run].parent_id == ""  # nobody tells of anything above it
+        assert spans[run].parent_id == ""  # no span exists above it
     assert spans[ours].trace_id == app.run(ours)["traceparent"].split("-")[1]
 
 
-def test_what_the_database_makes_up_is_valid_and_known_as_ours(app: App) -> None:
-    """The column's default, and what the API's functions put in when they are given none."""
+def test_a_traceparent_that_the_database_makes_is_valid_and_has_the_root_span_id(app: App) -> None:
+    """The column's default, and the API's functions when the caller passes none or an invalid one."""
     app.queue_uploads(500)
     traceparents = [row["traceparent"] for row in app.all("select traceparent from public.upload_queue")]
     traceparents += [app.one("select reactor.traceparent(%s)", given) for given in (None, "", "garbage")]
@@ -324,6 +331,4 @@ def test_what_the_database_makes_up_is_valid_and_known_as_ours(app: App) -> None
     assert len({text.split("-")[1] for text in traceparents}) == 503
     for text in traceparents:
         assert context_of(text, uuid4()).is_ours
-        assert re.fullmatch(r"00-[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}-[0-9a-f]{16}-03", text)
-        _, trace_id, parent_id, _ = text.split("-")
-        assert parent_id == trace_id[8:16] + trace_id[:8]
+        assert re.fullmatch(rf"00-[0-9a-f]{{12}}4[0-9a-f]{{3}}[89ab][0-9a-f]{{15}}-{ROOT_SPAN_ID.hex()}-03", text)

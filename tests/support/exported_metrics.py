@@ -1,4 +1,4 @@
-"""What a reactor exports at /metrics when everything has happened to it once: the names, each with its labels."""
+"""The names and labels that a reactor exports at /metrics once it has emitted every event."""
 
 import types
 import typing
@@ -23,7 +23,7 @@ _TEXTS = {"trace_id": _TRACE, "traceparent": f"00-{_TRACE}-b7ad6b7169203331-01"}
 
 
 async def exported_metrics(app: App, recorder: Recorder) -> dict[str, set[str]]:
-    """Run a reactor on a database with something of everything in it, give it every event, and scrape it."""
+    """Return the labels of each exported metric. The database holds rows of every kind, and every event is emitted."""
     app.queue_uploads(status="dead")
     app.queue_uploads(next_retry_at="2100-01-01")
     app.begin_run(timeout_at="2100-01-01")
@@ -34,13 +34,13 @@ async def exported_metrics(app: App, recorder: Recorder) -> dict[str, set[str]]:
         text = await to_thread.run_sync(_scrape, reactor.http_url)
     found: dict[str, set[str]] = defaultdict(set)
     for family in text_string_to_metric_families(text):
-        for measured in family.samples:
-            found[measured.name] |= set(measured.labels)
+        for metric_sample in family.samples:
+            found[metric_sample.name] |= set(metric_sample.labels)
     return found
 
 
 def refuse_an_upload(app: App) -> None:
-    """Ask for more than the quota allows: a refusal that is counted."""
+    """Reserve more than the quota allows; the refusal is counted."""
     answer = app.one(
         "select public.reserve_upload(p_user_id => %s, p_content_hash => %s, p_byte_size => %s::bigint,"
         " p_mime_type => 'text/plain', p_file_name => 'large.txt')",
@@ -52,19 +52,19 @@ def refuse_an_upload(app: App) -> None:
 
 
 def _scrape(url: str) -> str:
-    with urlopen(f"{url}/metrics", timeout=10) as answer:  # noqa: S310  # our own
+    with urlopen(f"{url}/metrics", timeout=10) as answer:  # noqa: S310  # the reactor under test
         text: str = answer.read().decode()
         return text
 
 
 def sample(kind: type[Any]) -> Any:
-    """Make an event of this kind, or a value in one, whatever fields it has."""
+    """Return an event of this type, or a value inside one, with plausible fields."""
     hints = get_type_hints(kind)
     return kind(**{name: _value(name, hints[name]) for name in _names(kind)})
 
 
 def _names(kind: type[Any]) -> list[str]:
-    """Return the fields of a class of attrs, or of a named tuple."""
+    """Return the fields of an attrs class or named tuple."""
     return [field.name for field in attrs.fields(kind)] if attrs.has(kind) else list(getattr(kind, "_fields", ()))
 
 

@@ -2,8 +2,8 @@
 
     python tests/support/waterfall.py [FOLDER, default tests/pictures]
 
-Starts a PostgreSQL of its own, a reactor and a collector, lets one upload fail twice and then be stored, and another
-fail for good, and writes what came over OTLP as SVG: one picture a trace, readable on light and dark backgrounds.
+Starts an embedded PostgreSQL, a reactor and a collector. One upload fails twice and is then stored, another fails for
+good. Each trace, as received over OTLP, becomes one SVG that is readable on light and dark backgrounds.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _COLOURS = {
 }
 _FAILED = "#cf222e"
 _FONT = 'font-family="ui-monospace, SFMono-Regular, Menlo, Consolas, monospace" font-size="12"'
-# a ground of its own: whatever the page's colour, the words stand out from it
+# an opaque background, so that the text is readable on a page of any colour
 _STYLE = (
     ".b{fill:#fff}.w{fill:#1f2328}.d{fill:#59636e}.g{stroke:#8c959f;stroke-opacity:.35}.l{stroke:#8250df;fill:none}"
     "@media (prefers-color-scheme: dark){.b{fill:#0d1117}.w{fill:#e6edf3}.d{fill:#9198a1}.l{stroke:#ab7df8}}"
@@ -45,7 +45,7 @@ _STYLE = (
 _MS = 1_000_000
 
 
-def drawn(spans: Sequence[ReceivedSpan], title: str) -> str:
+def to_svg(spans: Sequence[ReceivedSpan], title: str) -> str:
     """Return the trace as SVG."""
     rows = ordered(spans)
     begin, end = min(span.start for span, _ in rows), max(span.end for span, _ in rows)
@@ -64,29 +64,28 @@ def drawn(spans: Sequence[ReceivedSpan], title: str) -> str:
     ]
     for tick in range(5):
         moment = begin + (end - begin) * tick // 4
-        at = x(moment)
-        parts.append(f'<line class="g" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP - 8}" y2="{height - 8}"/>')
-        parts.append(
-            f'<text class="d" x="{at:.1f}" y="{_TOP - 14}" text-anchor="middle">{words(moment - begin)}</text>'
-        )
+        tick_x = x(moment)
+        parts.append(f'<line class="g" x1="{tick_x:.1f}" x2="{tick_x:.1f}" y1="{_TOP - 8}" y2="{height - 8}"/>')
+        tick_label = duration_text(moment - begin)
+        parts.append(f'<text class="d" x="{tick_x:.1f}" y="{_TOP - 14}" text-anchor="middle">{tick_label}</text>')
     places: dict[str, tuple[float, float]] = {}
     for number, (span, depth) in enumerate(rows):
         y = _TOP + number * _ROW
         width = max(2.0, (span.end - span.start) * scale)
         colour = _FAILED if span.is_error else _COLOURS[span.name]
         places[span.span_id] = (x(span.start), y)
-        see_through = ' fill-opacity="0.45"' if span.name == "upload.backoff" else ""
+        opacity = ' fill-opacity="0.45"' if span.name == "upload.backoff" else ""
         bar = f'x="{x(span.start):.1f}" y="{y + 1}" width="{width:.1f}" height="{_BAR}" rx="2"'
-        tip = ", ".join(f"{key}={value}" for key, value in span.attributes.items() if key != "upload.id")
+        tooltip = ", ".join(f"{key}={value}" for key, value in span.attributes.items() if key != "upload.id")
         parts += [
-            f"<g><title>{escape(f'{span.name} ({span.kind}) {tip} {span.message}'.strip())}</title>",
+            f"<g><title>{escape(f'{span.name} ({span.kind}) {tooltip} {span.message}'.strip())}</title>",
             f'<text class="w" x="{12 + 14 * depth}" y="{y + 11}">{escape(label(span))}</text>',
-            f'<rect {bar} fill="{colour}"{see_through}/>',
+            f'<rect {bar} fill="{colour}"{opacity}/>',
             f'<text class="d" x="{x(span.end) + 6:.1f}" y="{y + 11}">{escape(note(span))}</text></g>',
         ]
     for span, _ in rows:
-        for _, before in span.links:
-            (from_x, from_y), (to_x, to_y) = places[before], places[span.span_id]
+        for _, linked_id in span.links:
+            (from_x, from_y), (to_x, to_y) = places[linked_id], places[span.span_id]
             parts.append(
                 f'<path class="l" stroke-dasharray="3 3" d="M{to_x - 2:.1f} {to_y + 7} H{from_x - 10:.1f}'
                 f' V{from_y + 7} H{from_x - 2:.1f}"/>'
@@ -95,17 +94,17 @@ def drawn(spans: Sequence[ReceivedSpan], title: str) -> str:
 
 
 def ordered(spans: Sequence[ReceivedSpan]) -> list[tuple[ReceivedSpan, int]]:
-    """Return the spans as a tree reads: each with its depth, children in order of time, the whole upload at the end."""
+    """Return the spans with their depths, as a tree: children in order of time, the span `upload` at the end."""
     of_parent: dict[str, list[ReceivedSpan]] = {}
     for span in sorted(spans, key=lambda span: (span.name == "upload", span.start, span.end)):
         of_parent.setdefault(span.parent_id, []).append(span)
 
-    def below(parent_id: str, depth: int) -> list[tuple[ReceivedSpan, int]]:
+    def subtree(parent_id: str, depth: int) -> list[tuple[ReceivedSpan, int]]:
         return [
-            row for span in of_parent.get(parent_id, []) for row in [(span, depth), *below(span.span_id, depth + 1)]
+            row for span in of_parent.get(parent_id, []) for row in [(span, depth), *subtree(span.span_id, depth + 1)]
         ]
 
-    return below("", 0)
+    return subtree("", 0)
 
 
 def label(span: ReceivedSpan) -> str:
@@ -115,10 +114,10 @@ def label(span: ReceivedSpan) -> str:
 def note(span: ReceivedSpan) -> str:
     outcome = span.attributes.get("upload.outcome", "")
     cause = span.attributes.get("error.type", "") if span.is_error else ""
-    return " ".join(word for word in (words(span.end - span.start), outcome, cause) if word)
+    return " ".join(word for word in (duration_text(span.end - span.start), outcome, cause) if word)
 
 
-def words(nanoseconds: int) -> str:
+def duration_text(nanoseconds: int) -> str:
     """Return a duration with three digits."""
     milliseconds = nanoseconds / _MS
     if milliseconds == 0:
@@ -126,19 +125,19 @@ def words(nanoseconds: int) -> str:
     return f"{milliseconds / 1000:.2f} s" if milliseconds >= 1000 else f"{milliseconds:.3g} ms"
 
 
-async def play(app: App, collector: Receiver, *failures: ReactorError) -> list[ReceivedSpan]:
-    """Let one upload fail like this, and return its trace when it has ended."""
+async def trace_of_upload(app: App, collector: Receiver, *failures: ReactorError) -> list[ReceivedSpan]:
+    """Return the trace of an upload whose attempts fail with `failures`, one each."""
     recorder, store = Recorder(), StubbornStore(app.store)
     async with app.running_reactor(recorder, store=store, retry_base_s=0.25, retry_max_s=10.0):
         with app.conn.transaction():
             [upload] = app.queue_uploads(content=os.urandom(2_000_000))
             store.fail(upload.key, *failures)
         await recorder.wait_for(AttemptSettled, lambda event: event.verdict in ("stored", "dead"))
-    spans = collector.wait(lambda spans: any(span.name == "upload" and mine(span, upload.id) for span in spans))
-    return [span for span in spans if mine(span, upload.id)]
+    spans = collector.wait(lambda spans: any(span.name == "upload" and belongs_to(span, upload.id) for span in spans))
+    return [span for span in spans if belongs_to(span, upload.id)]
 
 
-def mine(span: ReceivedSpan, upload_id: object) -> bool:
+def belongs_to(span: ReceivedSpan, upload_id: object) -> bool:
     return span.attributes.get("upload.id") == str(upload_id)
 
 
@@ -158,8 +157,8 @@ def main() -> None:
                 ("dead", "An upload that was given up: its bucket is gone", [busy, gone]),
             ):
                 with open_app(server.url, Path(home)) as app:
-                    spans = asyncio.run(play(app, collector, *failures))
-                (folder / f"trace-{name}.svg").write_text(drawn(spans, title), encoding="utf-8")
+                    spans = asyncio.run(trace_of_upload(app, collector, *failures))
+                (folder / f"trace-{name}.svg").write_text(to_svg(spans, title), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Collectors that work, and those that refuse, hang, answer 503 or come back: what they cost, and what they don't."""
+"""A collector that refuses, hangs, fails or is restarted costs spans, never work; a real one understands everything."""
 
 import socket
 import time
@@ -20,9 +20,9 @@ from support.servers.rotel import agent, collecting
 from reactor.core.errors import ConfigInvalid
 from reactor.telemetry.dispatcher import Dispatcher
 
-_PATIENCE_S = 30.0
-_END_S = 3.0
-"""What may delay the end, compared with a reactor that has nothing to wait for."""
+_TIMEOUT_S = 30.0
+_MAX_DELAY_S = 3.0
+"""How much longer the shutdown may take than that of a reactor without a collector."""
 
 
 def traced(app: App, endpoint: str, **otel: str) -> dict[str, str]:
@@ -30,17 +30,17 @@ def traced(app: App, endpoint: str, **otel: str) -> dict[str, str]:
 
 
 def wait_until_stored(app: App, uploads: list[QueuedUpload]) -> None:
-    give_up = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + _TIMEOUT_S
     ids = [upload.id for upload in uploads]
     while app.one("select count(*) from public.upload_queue where id = any(%s)", ids):
-        assert time.monotonic() < give_up
+        assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
 def refuses(_receiver: Receiver) -> str:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{taken.getsockname()[1]}"
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{unused.getsockname()[1]}"
 
 
 def hangs(receiver: Receiver) -> str:
@@ -56,8 +56,8 @@ def answers(status: int) -> Callable[[Receiver], str]:
     return fault
 
 
-def ending_s(run: Running) -> float:
-    """Tell a reactor to stop, and return how long it takes."""
+def shutdown_s(run: Running) -> float:
+    """Stop a reactor, and return how long that takes."""
     began = time.monotonic()
     run.terminate()
     assert run.ended() == 0
@@ -65,19 +65,19 @@ def ending_s(run: Running) -> float:
 
 
 @pytest.fixture(scope="module")
-def usual_endings_s() -> list[float]:
-    """What was measured once for this file."""
+def measured_s() -> list[float]:
+    """What `usual_s` has measured once for this file."""
     return []
 
 
 @pytest.fixture
-def usual_s(app: App, tmp_path: Path, usual_endings_s: list[float]) -> float:
-    """How long a reactor takes to stop that has no collector and nothing in flight."""
-    if not usual_endings_s:
+def usual_s(app: App, tmp_path: Path, measured_s: list[float]) -> float:
+    """How long the shutdown takes without a collector and with nothing in flight."""
+    if not measured_s:
         with running(settings_of(app), cwd=tmp_path) as run:
             run.wait_until_ready()
-            usual_endings_s.append(ending_s(run))
-    return usual_endings_s[0]
+            measured_s.append(shutdown_s(run))
+    return measured_s[0]
 
 
 @pytest.mark.parametrize(
@@ -89,33 +89,33 @@ def usual_s(app: App, tmp_path: Path, usual_endings_s: list[float]) -> float:
         pytest.param(answers(401), id="401"),
     ],
 )
-def test_a_broken_collector_costs_spans_and_never_work_nor_more_than_3_s_of_the_end(
+def test_a_broken_collector_costs_spans_never_work_and_3_s_of_the_shutdown_at_most(
     app: App, tmp_path: Path, collector: Receiver, usual_s: float, fault: Callable[[Receiver], str]
 ) -> None:
     env = traced(app, fault(collector), OTEL_METRIC_EXPORT_INTERVAL="200", OTEL_BSP_SCHEDULE_DELAY="50")
+    env["OTEL_EXPORTER_OTLP_TIMEOUT"] = "3000"
     with running(env, cwd=tmp_path) as run:
         run.wait_until_ready()
         uploads = app.queue_uploads(200)
         wait_until_stored(app, uploads)
-        run.wait_for_line("takes no spans")
-        run.wait_for_line("takes no metrics")
+        run.wait_for_line("doesn't accept spans")
+        run.wait_for_line("doesn't accept metrics")
         more = app.queue_uploads(200)
         wait_until_stored(app, more)
         assert run.get("/readyz")[0] == 200
 
-        delayed_s = ending_s(run) - usual_s
-    assert delayed_s < _END_S
+        delayed_s = shutdown_s(run) - usual_s
+    assert delayed_s < _MAX_DELAY_S
     for upload in (*uploads, *more):
         app.assert_stored(upload)
-    complaints = [line for line in run.log.splitlines() if "takes no" in line]
-    assert len(complaints) == 2, run.log
+    assert run.log.count("doesn't accept") == 2, run.log
     assert "Traceback" not in run.log
-    assert run.log.count("spans were lost on their way") == 1
+    assert run.log.count("spans lost: ") == 1
     assert not collector.spans
 
 
-def test_a_put_that_was_given_up_does_not_delay_the_end(app: App, tmp_path: Path, usual_s: float) -> None:
-    """The store takes the connection and never answers; boto3 would wait for half a minute."""
+def test_an_abandoned_put_does_not_delay_the_shutdown(app: App, tmp_path: Path, usual_s: float) -> None:
+    """The store accepts the connection and never answers; boto3 would wait for half a minute."""
     with FaultServer() as store:
         env = settings_of(app, STORE_URL="s3://", ATTEMPT_TIMEOUT="0.5s")
         env |= aws.environment(store.endpoint, access_key="key", secret_key="secret")
@@ -124,59 +124,65 @@ def test_a_put_that_was_given_up_does_not_delay_the_end(app: App, tmp_path: Path
             store.fault = store_hangs
             app.queue_uploads(max_retries=1)
             run.wait_for_line("no answer within 0.5 s")
-            assert ending_s(run) - usual_s < _END_S
+            assert shutdown_s(run) - usual_s < _MAX_DELAY_S
 
 
-def test_a_collector_that_comes_back_gets_what_was_kept_for_it(app: App, tmp_path: Path, collector: Receiver) -> None:
+def test_a_collector_that_is_back_within_the_timeout_gets_every_span(
+    app: App, tmp_path: Path, collector: Receiver
+) -> None:
     collector.answer = lambda: 503
     with running(traced(app, collector.endpoint, OTEL_METRICS_EXPORTER="none"), cwd=tmp_path) as run:
         run.wait_until_ready()
         [upload] = app.queue_uploads()
         wait_until_stored(app, [upload])
-        run.wait_for_line("takes no spans: it answered 503")
+        run.wait_for_line("doesn't accept spans: it answered 503")
         collector.answer = lambda: 200
         spans = collector.wait_for("upload")
         assert {span.name for span in spans} >= {"upload.queued", "upload.attempt", "upload.put", "upload.settle"}
-        run.wait_for_line("takes spans again")
+        run.wait_for_line("accepts spans again")
         run.terminate()
         assert run.ended() == 0
     assert "lost" not in run.log
     assert collector.requests["/v1/metrics"] == 0
 
 
-OF_EACH_UPLOAD = ("upload.queued", "upload.attempt", "upload.put", "upload.settle", "upload")
+SPANS_OF_AN_UPLOAD = ("upload.queued", "upload.attempt", "upload.put", "upload.settle", "upload")
 
 
 def count(spans: Sequence[ReceivedSpan]) -> Counter[str]:
-    return Counter(span.name for span in spans if span.name in OF_EACH_UPLOAD)
+    return Counter(span.name for span in spans if span.name in SPANS_OF_AN_UPLOAD)
 
 
 @pytest.mark.rotel
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 @pytest.mark.parametrize("compression", ["none", "gzip"])
-def test_somebody_elses_collector_understands_it_all(
-    app: App, tmp_path: Path, collector: Receiver, compression: str
+def test_a_real_collector_understands_all_spans_and_metrics(
+    app: App, tmp_path: Path, collector: Receiver, compression: str, protocol: str
 ) -> None:
     program = agent()
     if program is None:
         pytest.skip("the wheel rotel isn't installed: no real collector here")
-    with collecting(program, to=collector.endpoint) as endpoint:
-        env = traced(app, endpoint, OTEL_METRIC_EXPORT_INTERVAL="200", OTEL_EXPORTER_OTLP_COMPRESSION=compression)
+    with collecting(program, to=collector.endpoint) as endpoints:
+        env = traced(app, endpoints[protocol], OTEL_EXPORTER_OTLP_PROTOCOL=protocol)
+        env |= {"OTEL_METRIC_EXPORT_INTERVAL": "200", "OTEL_EXPORTER_OTLP_COMPRESSION": compression}
         with running(env, cwd=tmp_path) as run:
             run.wait_until_ready()
             uploads = app.queue_uploads(300)
             wait_until_stored(app, uploads)
-            spans = collector.wait(lambda spans: count(spans) == dict.fromkeys(OF_EACH_UPLOAD, 300))
+            spans = collector.wait(lambda spans: count(spans) == dict.fromkeys(SPANS_OF_AN_UPLOAD, 300))
             collector.wait_for_metric("storage.upload.attempts")
             run.terminate()
             assert run.ended() == 0
-    assert "takes no" not in run.log
+    assert "doesn't accept" not in run.log
     ids = {span.span_id for span in spans}
     assert all(span.parent_id in ids for span in spans if span.name == "upload.attempt")
     assert {span.resource["service.name"] for span in spans} == {"reactor"}
 
 
-def test_what_is_told_last_is_sent_before_the_end(app: App, tmp_path: Path, collector: Receiver) -> None:
-    """`reactor reconcile` is over before the first batch would be due."""
+def test_the_last_spans_and_metrics_are_exported_before_the_exit(
+    app: App, tmp_path: Path, collector: Receiver
+) -> None:
+    """`reactor reconcile` ends before the first batch is due."""
     app.disable_triggers()
     [upload] = app.queue_uploads()
     env = traced(app, collector.endpoint, OTEL_BSP_SCHEDULE_DELAY="60000")
@@ -192,7 +198,7 @@ def test_what_is_told_last_is_sent_before_the_end(app: App, tmp_path: Path, coll
     assert "storage.upload.attempts" in collector.metrics
 
 
-def test_everything_is_set_by_opentelemetrys_own_variables(app: App, tmp_path: Path, collector: Receiver) -> None:
+def test_opentelemetrys_own_variables_configure_everything(app: App, tmp_path: Path, collector: Receiver) -> None:
     env = traced(
         app,
         "http://127.0.0.1:9",
@@ -220,10 +226,10 @@ def test_everything_is_set_by_opentelemetrys_own_variables(app: App, tmp_path: P
         assert headers["content-encoding"] == "gzip"
 
 
-def test_a_user_in_the_url_is_sent_as_a_header_and_through_a_proxy(
+def test_a_user_in_the_url_is_sent_as_a_header_also_through_a_proxy(
     app: App, tmp_path: Path, collector: Receiver
 ) -> None:
-    """The proxy is the receiver itself: it is asked for the whole URL of a host that nobody has."""
+    """The proxy is the receiver itself: it is asked for the whole URL of a host that does not exist."""
     app.queue_uploads()
     env = traced(app, "http://me:p%40ss@collector.invalid:4318", OTEL_METRICS_EXPORTER="none")
     env |= {"http_proxy": collector.endpoint, "no_proxy": "127.0.0.1"}
@@ -235,7 +241,7 @@ def test_a_user_in_the_url_is_sent_as_a_header_and_through_a_proxy(
 
 
 @pytest.mark.parametrize("off", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}])
-def test_what_is_switched_off_exports_nothing(
+def test_no_request_is_sent_when_the_export_is_off(
     app: App, tmp_path: Path, collector: Receiver, off: dict[str, str]
 ) -> None:
     app.queue_uploads()
@@ -249,7 +255,7 @@ def test_what_is_switched_off_exports_nothing(
     [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "127.0.0.1:4318", "must be an http:// or https:// URL"),
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://:secret@:4318/", "must be an http:// or https:// URL"),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "must be http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "must be http/protobuf"),
         ("OTEL_EXPORTER_OTLP_COMPRESSION", "zip", "must be gzip or none"),
         ("OTEL_EXPORTER_OTLP_HEADERS", "x-key secret", "must be name=value pairs"),
         ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "x-key=secret%0Ax", "must be name=value pairs"),
@@ -257,16 +263,14 @@ def test_what_is_switched_off_exports_nothing(
         ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "must be a whole number above 0"),
     ],
 )
-def test_a_variable_that_says_nothing_sensible_is_named_without_its_value(
-    variable: str, value: str, words: str
-) -> None:
+def test_an_invalid_variable_is_named_without_its_value(variable: str, value: str, words: str) -> None:
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", variable: value}
     with pytest.raises(ConfigInvalid, match=f"^{variable} {words}") as refused:
         Dispatcher("0", environ)
     assert "secret" not in str(refused.value)
 
 
-def test_a_variable_that_says_nothing_sensible_is_one_clear_line(app: App, tmp_path: Path) -> None:
+def test_an_invalid_variable_is_one_clear_line(app: App, tmp_path: Path) -> None:
     variable = "OTEL_EXPORTER_OTLP_TRACES_HEADERS"
     env = traced(app, "http://127.0.0.1:9") | {variable: "x-key=secret%0Ax"}
     done = reactor("reconcile", env=env, cwd=tmp_path)

@@ -439,8 +439,8 @@ def test_a_dead_collector_is_found() -> None:
 
 
 def test_an_unsupported_protocol_is_found(fault_server: FaultServer) -> None:
-    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": fault_server.endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
-    assert_finds(examine_traces(**variables), "traces", "'grpc'", "http/protobuf")
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": fault_server.endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}
+    assert_finds(examine_traces(**variables), "traces", "'http/json'", "http/protobuf")
     assert fault_server.requests == []
 
 

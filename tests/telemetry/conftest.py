@@ -1,5 +1,6 @@
 """Fixtures of the telemetry's tests."""
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -21,3 +22,13 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _all_threads_end() -> Iterator[None]:
+    """Wait for the exporting threads, which outlive a close() whose collector hangs: they may still log."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name.startswith(("Otel", "reactor-")):
+            thread.join(15)
+            assert not thread.is_alive(), thread

@@ -50,7 +50,7 @@ def test_a_full_queue_loses_what_is_added(receiver: Receiver, log_lines: list[st
     queue.close(10.0)
     assert [span.name for span in receiver.spans] == ["1", "2", "3"]
     assert (queue.sent, queue.lost) == (3, 3)
-    assert log_lines == [f"lost 3 spans that the collector at {receiver.endpoint} did not accept"]
+    assert log_lines == [f"spans lost: 3; the collector at {receiver.endpoint} did not accept them"]
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 307])
@@ -86,7 +86,7 @@ def test_a_collector_that_hangs_delays_the_end_no_longer_than_allowed(receiver: 
     queue.close(0.3)
     assert time.monotonic() - began < 1.0
     assert not receiver.spans
-    assert log_lines == [f"lost 3 spans that the collector at {receiver.endpoint} did not accept"]
+    assert log_lines == [f"spans lost: 3; the collector at {receiver.endpoint} did not accept them"]
 
 
 def test_an_empty_queue_sends_nothing(receiver: Receiver, log_lines: list[str]) -> None:

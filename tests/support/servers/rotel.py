@@ -1,4 +1,4 @@
-"""Somebody else's collector (Streamfold's rotel, in a wheel): takes OTLP, batches it, and passes it on."""
+"""A real collector (Streamfold's rotel, in a wheel): receives OTLP, batches it, and forwards it."""
 
 import importlib.util
 import socket
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_PATIENCE_S = 15.0
+_TIMEOUT_S = 15.0
 
 
 def agent() -> Path | None:
-    """Return the collector's program; None where it isn't installed."""
+    """Return the collector's program; None if it isn't installed."""
     found = importlib.util.find_spec("rotel")
     if found is None or found.origin is None:
         return None
@@ -27,8 +27,8 @@ def _free_port() -> int:
 
 
 @contextmanager
-def collecting(program: Path, *, to: str) -> Iterator[str]:
-    """Run the collector, and yield the endpoint to send to."""
+def collecting(program: Path, *, to: str) -> Iterator[dict[str, str]]:
+    """Run the collector, which forwards to `to`; yield the endpoint of each protocol."""
     http, grpc = _free_port(), _free_port()
     command = [
         str(program),
@@ -42,15 +42,15 @@ def collecting(program: Path, *, to: str) -> Iterator[str]:
     ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, env={}) as process:
         try:
-            give_up = time.monotonic() + _PATIENCE_S
-            while not _listens(http):
-                assert process.poll() is None, "the collector ended by itself"
-                assert time.monotonic() < give_up, "the collector doesn't listen"
+            deadline = time.monotonic() + _TIMEOUT_S
+            while not (_listens(http) and _listens(grpc)):
+                assert process.poll() is None, "the collector has ended"
+                assert time.monotonic() < deadline, "the collector doesn't listen"
                 time.sleep(0.02)
-            yield f"http://127.0.0.1:{http}"
+            yield {"http/protobuf": f"http://127.0.0.1:{http}", "grpc": f"http://127.0.0.1:{grpc}"}
         finally:
             process.terminate()
-            process.wait(_PATIENCE_S)
+            process.wait(_TIMEOUT_S)
 
 
 def _listens(port: int) -> bool:

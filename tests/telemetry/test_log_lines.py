@@ -1,0 +1,124 @@
+"""A line about a row carries the ids of the row, its trace and its span, and its level says whether to act."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pytest
+from loguru import logger
+
+from reactor.core import events
+from reactor.core.model import Outcome, Verdict
+from reactor.core.trace_context import Trail, timeout_span_id
+from reactor.telemetry.log_lines import LogLines
+
+if TYPE_CHECKING:
+    from loguru import Message, Record
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+@pytest.fixture
+def records() -> Iterator[list["Record"]]:
+    """Every record logged, of whatever level."""
+    records: list[Record] = []
+
+    def sink(message: "Message") -> None:
+        records.append(message.record)
+
+    sink_id = logger.add(sink, level="TRACE")
+    yield records
+    logger.remove(sink_id)
+
+
+def emit(*emitted: events.Event) -> None:
+    subscriptions = LogLines().subscriptions()
+    for event in emitted:
+        subscriptions[type(event)](event)
+
+
+def trail(number: int) -> Trail:
+    return Trail(
+        upload_id=UUID(int=number),
+        traceparent=f"00-{TRACE}-{SPAN}-01",
+        bucket="files",
+        size_bytes=5,
+        attempt=2,
+        ordinal=3,
+        created_at=0.0,
+        due_at=0.0,
+        claimed_at=0.0,
+    )
+
+
+def settled(number: int, outcome: Outcome) -> events.AttemptSettled:
+    return events.AttemptSettled(trail=trail(number), outcome=outcome, put=(0.1, 0.35), settling_at=0.4, settled_at=0.5)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "level", "message"),
+    [
+        (Outcome(Verdict.STORED), "INFO", "stored 5 bytes in 0.250 s"),
+        (
+            Outcome(Verdict.RETRY, delay_s=30.0, code="STORAGE_UNAVAILABLE", message="503"),
+            "WARNING",
+            "failed, next attempt in 30.0 s: STORAGE_UNAVAILABLE: 503",
+        ),
+        (
+            Outcome(Verdict.DEAD, code="STORAGE_REJECTED", message="{braces}"),
+            "ERROR",
+            "dead: STORAGE_REJECTED: {braces}",
+        ),
+        (Outcome(Verdict.DEFERRED), "DEBUG", "deferred: the attempt isn't counted"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, str) else value.verdict.value,
+)
+def test_each_outcome_has_its_line(records: list["Record"], outcome: Outcome, level: str, message: str) -> None:
+    emit(events.AttemptsSettled(attempts=[settled(1, outcome)]))
+    [record] = records
+    assert (record["level"].name, record["message"]) == (level, message)
+    assert record["extra"] == trail(1).fields
+
+
+def test_each_line_of_a_batch_carries_its_own_ids(records: list["Record"]) -> None:
+    stored = Outcome(Verdict.STORED)
+    emit(events.AttemptsSettled(attempts=[settled(number, stored) for number in (1, 2)]))
+    uploads = [record["extra"]["upload_id"] for record in records]
+    assert uploads == [str(UUID(int=1)), str(UUID(int=2))]
+    spans = {record["extra"]["span_id"] for record in records}
+    assert spans == {trail(1).span_id.hex(), trail(2).span_id.hex()}
+    assert {record["extra"]["trace_id"] for record in records} == {TRACE}
+
+
+def test_a_line_about_a_run_carries_the_ids_of_its_timeout(records: list["Record"]) -> None:
+    emit(
+        events.RunExpired(
+            run_id=UUID(int=1), code="INTERPRETATION_TIMEOUT", late_s=0.01, context=trail(1).context, failed_at=1.0
+        )
+    )
+    [record] = records
+    assert record["message"] == "failed a stale run 0.010 s after its deadline: INTERPRETATION_TIMEOUT"
+    assert record["extra"] == {
+        "run_id": str(UUID(int=1)),
+        "trace_id": TRACE,
+        "span_id": timeout_span_id(UUID(int=1)).hex(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("event", "level", "words"),
+    [
+        (events.Polling(interval_s=2.0, reason="x"), "ERROR", "polling the database every 2 s"),
+        (events.ListenerLost(reason="x"), "WARNING", "reconnecting"),
+        (events.BreakerMoved(store="s3://h", is_open=True), "ERROR", "store s3://h is down for everyone"),
+        (events.BreakerMoved(store="s3://h", is_open=False), "INFO", "store s3://h is up again"),
+        (events.Swept(reaction="uploads", found=3, missed=2, duration_s=0.1), "WARNING", "2 overdue uploads"),
+        (events.UsageRepaired(kind="reservations", count=2), "WARNING", "released 2 reservations"),
+    ],
+)
+def test_trouble_is_logged_at_the_level_of_its_weight(
+    records: list["Record"], event: Any, level: str, words: str
+) -> None:
+    emit(event)
+    assert records[0]["level"].name == level
+    assert words in records[0]["message"]
