@@ -191,7 +191,7 @@ def test_a_life_is_told_in_order_also_where_an_older_version_wrote_less() -> Non
         ("attempt", "20s"),
         ("ahead", "1m50s"),
     ]
-    assert steps[1].next_step == "Nothing: it is tried again with backoff."
+    assert steps[1].next_step == "No action is needed; the reactor retries with backoff."
     assert steps[3].next_step is None
     overdue = list(_upload_steps(row, errors, at + timedelta(seconds=300)))[-1]
     assert overdue.words == "attempt 3 has been due since then"
