@@ -1,11 +1,11 @@
-"""Everything that can go wrong, by what the one who meets it should do.
+"""The exceptions, in three branches by what the caller should do.
 
-Each exception carries one code of the catalogue (reactor/core/error_codes.py), and takes from there whether trying
-again can help, the HTTP status, and the next step. Its class says which branch it belongs to:
-
-* `Rejected`: the input is wrong; trying again can't help.
-* `Refused`: a rule said no; the row is as it was.
+* `Rejected`: the input is wrong; a retry can't help.
+* `Refused`: a rule forbids it; the row is unchanged.
 * `Unavailable`: something outside is down; try later.
+
+Each exception has one code of the catalogue (reactor/core/error_codes.py), which defines whether a retry can help, the
+HTTP status and the next step.
 """
 
 from collections.abc import Mapping
@@ -27,13 +27,13 @@ class ReactorError(Exception):
             _CLASS_OF[code] = cls
 
     def __init__(self, message: str | None = None, *, details: Mapping[str, Any] | None = None) -> None:
-        """`message` is for people, by default the catalogue's; `details` are what programs can act on."""
+        """`message` is for people, by default the catalogue's; `details` is for programs."""
         super().__init__(CATALOGUE[self.code].message if message is None else message)
         self.details = dict(details or {})
 
     @property
     def catalogued(self) -> ErrorCode:
-        """What the catalogue says of it: http_status for a web API, next_step for whoever has to act."""
+        """The entry of the code in the catalogue, with http_status and next_step."""
         return CATALOGUE[self.code]
 
     @property
@@ -42,7 +42,7 @@ class ReactorError(Exception):
         return self.catalogued.retryable
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as the SQL functions answer it: ok, code, message, retryable, details."""
+        """Return the same object as the SQL functions: ok, code, message, retryable, details."""
         return {
             "ok": False,
             "code": self.code,
@@ -56,16 +56,16 @@ _CLASS_OF: dict[str, type[ReactorError]] = {}
 
 
 def error_of(code: str, message: str | None = None, details: Mapping[str, Any] | None = None) -> ReactorError:
-    """Return the exception of a code. Raises KeyError for a code that this version doesn't know."""
+    """Return the exception of a code. Raises KeyError for a code that isn't in this version."""
     return _CLASS_OF[code](message, details=details)
 
 
 class Rejected(ReactorError):
-    """The input is wrong; trying again can't help."""
+    """The input is wrong; a retry can't help."""
 
 
 class Refused(ReactorError):
-    """A rule said no; the row is as it was."""
+    """A rule forbids it; the row is unchanged."""
 
 
 class Unavailable(ReactorError):
@@ -73,16 +73,16 @@ class Unavailable(ReactorError):
 
 
 class ConfigInvalid(Rejected, code="CONFIG_INVALID"):
-    """One or more settings are wrong. `problems` holds one line for each, naming the setting and the fix."""
+    """One or more settings are wrong. `problems` has one line for each, with the setting and the fix."""
 
     def __init__(self, *problems: str) -> None:
-        # a variable's or a key's own name may hold anything, and a terminal should get no escape sequences
+        # a name or value may contain escape sequences, which must not reach a terminal
         self.problems = tuple("".join(c if c.isprintable() else " " for c in problem) for problem in problems)
         super().__init__("; ".join(self.problems))
 
 
 class MigrationChanged(Rejected, code="MIGRATION_CHANGED"):
-    """A migration file differs from what was applied under its name."""
+    """A migration file differs from the one that was applied under its name."""
 
 
 class InvalidArgument(Rejected, code="INVALID_ARGUMENT"):
@@ -90,11 +90,11 @@ class InvalidArgument(Rejected, code="INVALID_ARGUMENT"):
 
 
 class NotFound(Rejected, code="NOT_FOUND"):
-    """No row of the caller's has the id that was named."""
+    """The caller has no row with this id."""
 
 
 class NotAllowed(Refused, code="NOT_ALLOWED"):
-    """The caller acts for somebody else, or in a state that doesn't allow it."""
+    """The caller acts for another user, or the row's state doesn't allow it."""
 
 
 class StorageQuotaExceeded(Refused, code="STORAGE_QUOTA_EXCEEDED"):
@@ -106,7 +106,7 @@ class StoragePending(Refused, code="STORAGE_PENDING"):
 
 
 class StorageUploadFailed(Refused, code="STORAGE_UPLOAD_FAILED"):
-    """The source's upload was given up; details: queue_id, where there is one."""
+    """The source's upload failed for good; details: queue_id, if there is a queue row."""
 
 
 class InterpretationInProgress(Refused, code="INTERPRETATION_IN_PROGRESS"):
@@ -118,25 +118,25 @@ class InterpretationQuotaExceeded(Refused, code="INTERPRETATION_QUOTA_EXCEEDED")
 
 
 class InterpretationTimeout(Refused, code="INTERPRETATION_TIMEOUT"):
-    """The run passed its deadline: it is no longer its worker's."""
+    """The run passed its deadline and was failed; its worker must stop."""
 
 
 class InterpretationHeartbeatLost(Refused, code="INTERPRETATION_HEARTBEAT_LOST"):
-    """The run's heartbeats stopped for too long: it is no longer its worker's."""
+    """The run's heartbeats stopped and it was failed; its worker must stop."""
 
 
 class InterpretationFailed(Refused, code="INTERPRETATION_FAILED"):
-    """The run was failed by somebody else, or by its own worker before."""
+    """The run was already failed, by its worker or an operator."""
 
 
 class DatabaseUnavailable(Unavailable, code="DATABASE_UNAVAILABLE"):
-    """The database didn't answer, refused the connection, or lacks what the reactor needs."""
+    """The database didn't answer, refused the connection, or lacks schema or privileges that the reactor needs."""
 
 
 class StorageUnavailable(Unavailable, code="STORAGE_UNAVAILABLE"):
-    """The object store can't take the upload now: refused, reset, timed out, or 408, 425, 429, 5xx.
+    """The object store can't take the upload now: connection refused or reset, timeout, 408, 425, 429 or 5xx.
 
-    `retry_after_s` is the store's own wish in seconds (its Retry-After), None when it said nothing.
+    `retry_after_s` is the store's Retry-After in seconds, None if it sent none.
     """
 
     def __init__(
@@ -153,9 +153,9 @@ class StorageUnavailable(Unavailable, code="STORAGE_UNAVAILABLE"):
 
 
 class StorageRejected(Rejected, code="STORAGE_REJECTED"):
-    """The object store refused the upload for good: 400, 404 bucket, and the like.
+    """The object store refused the upload for good: 400, 404 for the bucket, and similar.
 
-    `denied` is True for 401 and 403, which get one more try: credentials may be rotating.
+    `denied` is True for 401 and 403, which get one more attempt because credentials may be rotating.
     """
 
     def __init__(
@@ -176,12 +176,12 @@ class FileTooLarge(Rejected, code="FILE_TOO_LARGE"):
 
 
 class SpoolFileMissing(Rejected, code="SPOOL_FILE_MISSING"):
-    """The spooled file isn't there, or can't be read."""
+    """The spooled file doesn't exist, or can't be read."""
 
 
 class SpoolPathForbidden(Rejected, code="SPOOL_PATH_FORBIDDEN"):
-    """The path leaves the spool, passes a link, or names something that is no plain file."""
+    """The path leaves the spool, follows a link, or doesn't name a plain file."""
 
 
 class ContentMismatch(Rejected, code="CONTENT_MISMATCH"):
-    """The bytes don't have the size or the SHA-256 that the row says."""
+    """The bytes don't have the size or the SHA-256 of the row."""

@@ -94,6 +94,22 @@ def test_releasing_more_than_was_taken_is_refused(n: int) -> None:
         queue.release(1, n)
 
 
+def test_a_tenant_without_taken_signals_cannot_release_one() -> None:
+    with pytest.raises(ValueError, match="can't release 1 of 0"):
+        FairQueue[Signal](1).release(7)
+
+
+def test_a_tenant_without_signals_takes_no_memory() -> None:
+    queue = FairQueue[Signal](1)
+    queue.put(signal(1, 0))
+    queue.take(1)
+    queue.release(1)
+
+    assert not queue._taken
+    assert not queue._ring
+    assert not queue._parked
+
+
 def test_a_cap_is_at_least_one() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         FairQueue[Signal](0)
@@ -131,6 +147,12 @@ class FairAgainstList(RuleBasedStateMachine):
         self.waiting = [other for other in self.waiting if other != it]
         self.update_ring()
 
+    @rule()
+    def clear(self) -> None:
+        assert sorted(self.queue.clear()) == sorted(self.waiting)
+        self.waiting = []
+        self.update_ring()
+
     @rule(limit=st.integers(0, 8))
     def take(self, limit: int) -> None:
         expected: list[Signal] = []
@@ -156,6 +178,8 @@ class FairAgainstList(RuleBasedStateMachine):
     @invariant()
     def len_and_takeable_match_the_model(self) -> None:
         assert len(self.queue) == len(self.waiting)
+        assert all(item in self.queue for item in self.waiting)
+        assert signal(9, 0) not in self.queue
         assert self.queue.takeable == bool(self.ring)
 
     @invariant()

@@ -23,6 +23,8 @@ def test_a_single_reactor_never_waits() -> None:
     assert RendezvousOrder().delay_s(uuid4().int) == 0.0
     me = uuid4()
     assert order_of(me, [me]).delay_s(uuid4().int) == 0.0
+    assert order_of(me, [me]).is_alone is True
+    assert order_of(me, [me, uuid4()]).is_alone is False
 
 
 @given(st.lists(st.uuids(), min_size=2, max_size=LAST_RANK + 1, unique_by=lambda u: u.int & (1 << 64) - 1), st.uuids())

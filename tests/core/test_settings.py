@@ -69,6 +69,41 @@ def test_a_value_out_of_range_is_refused_with_its_name(changes: dict[str, Any]) 
     assert [problem.split()[0] for problem in refusal.value.problems] == list(changes)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"spools": {"default": Path("/spool"), "big-files": Path("/big")}},
+        {"upload_concurrency": 1},
+        {"upload_concurrency": 1024},
+        {"uploads_per_user": 1},
+        {"uploads_per_user": 1024},
+        {"retry_base_s": 600},
+        {"retry_factor": 1},
+        {"retry_jitter": 0},
+        {"lease_s": 1},
+        {"lease_s": 86_400},
+        {"shutdown_grace_s": 0},
+        {"wheel_horizon_s": 365 * 86_400},
+        {"http_port": 0},
+        {"http_port": 65_535},
+        {"trace_url": "http://jaeger:16686"},
+        {"trace_url": "https://jaeger"},
+    ],
+    ids=str,
+)
+def test_a_value_at_the_edge_of_its_range_is_accepted(changes: dict[str, Any]) -> None:
+    made = settings(**changes)
+
+    assert {name: getattr(made, name) for name in changes} == changes
+
+
+def test_a_rule_on_two_settings_needs_both_values() -> None:
+    """The other one may be missing because it couldn't be read."""
+    assert problems({"retry_max_s": 0.5}) == []
+    assert problems({"http_host": "0.0.0.0"}) == []  # noqa: S104 - only checked
+    assert problems({"listen_url": "host=direct"}) == []
+
+
 def test_all_problems_are_reported_at_once() -> None:
     with pytest.raises(ConfigInvalid) as refusal:
         settings(http_port=-1, lease_s=0, log_level="LOUD")
@@ -88,7 +123,7 @@ def test_other_machines_need_a_token(host: str) -> None:
     assert settings(http_host=host, http_token="a-token").http_host == host
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"])
 def test_loopback_needs_no_token(host: str) -> None:
     assert settings(http_host=host).http_token is None
 

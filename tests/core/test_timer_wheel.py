@@ -212,6 +212,86 @@ def test_moving_keys_leaves_no_more_stale_entries_than_keys() -> None:
     assert set(wheel.pop(2 * TEN_YEARS)) == set(range(100))
 
 
+def test_moving_a_key_within_a_later_block_adds_no_entry() -> None:
+    wheel: TimerWheel[int] = TimerWheel(5 * BLOCK)
+    wheel.arm(1, 7 * BLOCK)
+    wheel.arm(1, 7 * BLOCK + 10)
+
+    assert entries(wheel) == 1
+    assert wheel.pop(8 * BLOCK) == [1]
+
+
+def test_more_slots_than_spare_lists_can_exist() -> None:
+    wheel: TimerWheel[int] = TimerWheel()
+    for block in range(1, 4001):
+        wheel.arm(block, block * BLOCK)
+
+    assert wheel.pop(4000 * BLOCK) == list(range(1, 4001))
+
+
+def test_stale_entries_are_no_longer_counted_once_they_are_passed() -> None:
+    wheel: TimerWheel[int] = TimerWheel()
+    for key in range(20):
+        wheel.arm(key, key)
+    for key in (0, 1, 2, 7, 8):
+        wheel.cancel(key)
+    assert wheel._current.stale == 5
+
+    assert wheel.next_due() == 3
+    assert wheel._current.stale == 2
+    assert wheel.pop(10) == [3, 4, 5, 6, 9, 10]
+    assert wheel._current.stale == 0
+
+
+def test_taken_entries_of_the_current_block_are_dropped_once_they_are_half() -> None:
+    wheel: TimerWheel[int] = TimerWheel()
+    for key in range(1000):
+        wheel.arm(key, key)
+
+    wheel.pop(499)
+
+    assert len(wheel._current.keys) == 500
+
+
+def test_the_dictionary_is_not_copied_while_it_is_used_well() -> None:
+    """A copy takes O(keys)."""
+    wheel: TimerWheel[int] = TimerWheel()
+    for key in range(1000):
+        wheel.arm(key, key)
+    due = wheel._due
+    wheel.pop(10)
+    wheel.cancel(11)
+    assert wheel._due is due
+
+    small: TimerWheel[int] = TimerWheel()
+    for key in range(10):
+        small.arm(key, key)
+    due = small._due
+    small.pop(9)
+    assert small._due is due
+
+
+def test_cancelling_in_the_current_block_releases_the_memory_too() -> None:
+    wheel: TimerWheel[int] = TimerWheel()
+    for key in range(20_000):
+        wheel.arm(key, 7)
+    full = footprint(wheel)
+    for key in range(20_000):
+        wheel.cancel(key)
+
+    assert footprint(wheel) < full / 10
+
+
+def test_a_sample_has_evenly_chosen_due_ticks_and_their_weight() -> None:
+    wheel: TimerWheel[int] = TimerWheel()
+    assert wheel.sample(10) == ([], 1)
+    for key in range(100):
+        wheel.arm(key, 1000 + key)
+
+    assert wheel.sample(200) == ([*range(1000, 1100)], 1)
+    assert wheel.sample(10) == ([*range(1000, 1100, 11)], 11)
+
+
 def test_cancelling_releases_the_keys_and_their_memory() -> None:
     wheel: TimerWheel[object] = TimerWheel()
     keys = [Key() for _ in range(20_000)]

@@ -1,12 +1,13 @@
-"""Remove one guard of the product at a time, and look whether the tests notice: a suite that never fails proves little.
+"""Remove one guard of the product at a time and check that a test fails.
 
     python tests/mutation/mutants.py --list
     python tests/mutation/mutants.py ["claims without a lock" …]
 
-tests/mutation/*.toml says what is removed: a table for each mutation, named for what the mutant does wrong, with the
-`file`, the `old` text (which it has once), the `new` one, and the `tests` that must go red. Each mutant is a copy of
-the tree, in which the schema must still migrate and the package be imported: what can't even start proves nothing. The
-tests must be green before, and the first that goes red is reported. Exits 1 when a mutant survives.
+tests/mutation/*.toml lists the mutations of SQL, and of Python that needs a database or a store; `mutmut run` mutates
+reactor/core. A table per mutation, named by what the mutant does wrong, has the `file`, the `old` text (which occurs
+once), the `new` text, and the `tests` of which one must fail. Each mutant is applied to a copy of the tree. A mutant
+with which the schema doesn't migrate or the package doesn't import is broken and proves nothing. The tests must pass
+without a mutant. Exits 1 if a mutant survives or is broken.
 """
 
 import argparse
@@ -27,16 +28,16 @@ from attrs import frozen
 ROOT = Path(__file__).resolve().parents[2]
 _COPIED = ("reactor", "schema", "tests", "deploy", "pyproject.toml", "README.md")
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+?)(?:\[| - |$)", re.MULTILINE)
-_SOUND = (
+_STARTS = (
     "import reactor.app, reactor.cli, reactor.client; from reactor.postgres.migrate import migrate; migrate({url!r})"
 )
-_LONGEST_S = 180.0
-"""After which a test that hangs is taken for one that fails, as CI would take it."""
+_TIMEOUT_S = 180.0
+"""Tests that take longer count as failed."""
 
 
 @frozen(kw_only=True)
 class Mutation:
-    """One guard, and its removal."""
+    """The removal of one guard."""
 
     name: str
     """What the mutant does wrong."""
@@ -45,10 +46,10 @@ class Mutation:
     old: str
     new: str
     tests: tuple[str, ...]
-    """Files of tests, at least one test of which must go red."""
+    """Test files in which at least one test must fail."""
 
     def matches(self, root: Path) -> int:
-        """Return how often the file has the old text; anything but once says that the mutation is out of date."""
+        """Return how often the file contains the old text; the mutation is out of date unless it is once."""
         return (root / self.file).read_text().count(self.old)
 
     def apply(self, root: Path) -> None:
@@ -57,18 +58,20 @@ class Mutation:
 
 
 @frozen(kw_only=True)
-class Verdict:
-    """What became of one mutant."""
+class Result:
+    """The result of one mutant."""
 
-    word: str
-    """'caught', 'survived', or 'stillborn': it can't be told from a tree that is broken."""
+    outcome: str
+    """'caught', 'survived' or 'broken'."""
 
-    by: str
+    reason: str
+    """The test that failed, the tests that passed, or the error."""
+
     seconds: float
 
 
 def mutations() -> list[Mutation]:
-    """Return all that are written down, in order."""
+    """Return all mutations of tests/mutation/*.toml."""
     found = []
     for path in sorted(Path(__file__).parent.glob("*.toml")):
         for name, table in tomllib.loads(path.read_text()).items():
@@ -78,7 +81,7 @@ def mutations() -> list[Mutation]:
 
 @contextmanager
 def _copy() -> Iterator[Path]:
-    """Copy the tree to where other accounts can pass through, as the embedded server needs it."""
+    """Copy the tree to a folder that the account of the embedded server can enter."""
     with tempfile.TemporaryDirectory(prefix="reactor-mutant-", dir="/tmp") as name:
         root = Path(name)
         root.chmod(0o711)
@@ -96,48 +99,49 @@ def _environment(root: Path, url: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1", "REACTOR_TEST_DATABASE_URL": url}
 
 
-def _run(root: Path, url: str, *arguments: str, within_s: float | None = None) -> subprocess.CompletedProcess[str]:
+def _run(root: Path, url: str, *arguments: str, timeout_s: float | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments], cwd=root, env=_environment(root, url), text=True, capture_output=True,
-        timeout=within_s, check=False,
+        timeout=timeout_s, check=False,
     )  # fmt: skip
 
 
 def _test(
-    root: Path, url: str, tests: Sequence[str], within_s: float | None = None
+    root: Path, url: str, tests: Sequence[str], timeout_s: float | None = None
 ) -> subprocess.CompletedProcess[str]:
-    return _run(root, url, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests, within_s=within_s)
+    return _run(root, url, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests, timeout_s=timeout_s)
 
 
-def _judge(mutation: Mutation, url: str, database: "Scratch") -> Verdict:
-    began = time.monotonic()
+def _try(mutation: Mutation, url: str, server: "Server") -> Result:
+    started_at = time.monotonic()
     with _copy() as root:
         mutation.apply(root)
-        with database.make() as scratch_url:
-            sound = _run(root, url, "-c", _SOUND.format(url=scratch_url))
-        if sound.returncode:
-            return Verdict(word="stillborn", by=sound.stderr.strip()[-300:], seconds=time.monotonic() - began)
+        with server.database() as scratch_url:
+            start = _run(root, url, "-c", _STARTS.format(url=scratch_url))
+        if start.returncode:
+            return Result(outcome="broken", reason=start.stderr.strip()[-300:], seconds=time.monotonic() - started_at)
         try:
-            done = _test(root, url, mutation.tests, _LONGEST_S)
+            done = _test(root, url, mutation.tests, _TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            return Verdict(word="caught", by="its tests hang", seconds=time.monotonic() - began)
-    seconds = time.monotonic() - began
+            return Result(outcome="caught", reason="its tests hang", seconds=time.monotonic() - started_at)
+    seconds = time.monotonic() - started_at
     if done.returncode == 1 and (failed := _FAILED.search(done.stdout)):
-        return Verdict(word="caught", by=failed[1].rpartition("::")[2], seconds=seconds)
+        return Result(outcome="caught", reason=failed[1].rpartition("::")[2], seconds=seconds)
     if done.returncode == 0:
-        return Verdict(word="survived", by=", ".join(mutation.tests), seconds=seconds)
-    return Verdict(word="stillborn", by=(done.stdout + done.stderr).strip()[-300:], seconds=seconds)
+        return Result(outcome="survived", reason=", ".join(mutation.tests), seconds=seconds)
+    return Result(outcome="broken", reason=(done.stdout + done.stderr).strip()[-300:], seconds=seconds)
 
 
-class Scratch:
-    """Makes empty databases on a server."""
+class Server:
+    """A PostgreSQL server for the mutants."""
 
     def __init__(self, url: str) -> None:
         self._url = url
 
     @contextmanager
-    def make(self) -> Iterator[str]:
-        import psycopg  # noqa: PLC0415  # a mutant's own interpreter reads this file without a server
+    def database(self) -> Iterator[str]:
+        """Create an empty database and return its URL; drop it at the end."""
+        import psycopg  # noqa: PLC0415  # --list works without it
 
         name = f"mutant_{time.monotonic_ns():x}"
         with psycopg.connect(self._url, autocommit=True) as conn:
@@ -149,7 +153,7 @@ class Scratch:
 
 
 @contextmanager
-def _server() -> Iterator[str]:
+def _server_url() -> Iterator[str]:
     if given := os.environ.get("REACTOR_TEST_DATABASE_URL"):
         yield given
         return
@@ -162,39 +166,39 @@ def _server() -> Iterator[str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description="Remove one guard at a time, and look whether the tests notice.")
+    parser = argparse.ArgumentParser(description="Remove one guard at a time and check that a test fails.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these mutants")
-    parser.add_argument("--list", action="store_true", help="say which there are, and run nothing")
-    parser.add_argument("--no-baseline", action="store_true", help="take it that the tests are green without a mutant")
-    asked = parser.parse_args(arguments)
-    chosen = [m for m in mutations() if not asked.names or m.name in asked.names]
-    if unknown := set(asked.names) - {m.name for m in chosen}:
+    parser.add_argument("--list", action="store_true", help="list the mutants and run nothing")
+    parser.add_argument("--no-baseline", action="store_true", help="do not run the tests without a mutant first")
+    options = parser.parse_args(arguments)
+    chosen = [m for m in mutations() if not options.names or m.name in options.names]
+    if unknown := set(options.names) - {m.name for m in chosen}:
         parser.error(f"no such mutant: {', '.join(sorted(unknown))}")
-    if asked.list:
+    if options.list:
         print("\n".join(f"{m.name}  ({m.file})" for m in chosen))
         return 0
     if stale := [m for m in chosen if m.matches(ROOT) != 1]:
         print("\n".join(f"out of date: '{m.name}' matches {m.matches(ROOT)} times in {m.file}" for m in stale))
         return 1
-    with _server() as url:
-        return _hunt(chosen, url, baseline=not asked.no_baseline)
+    with _server_url() as url:
+        return _run_all(chosen, url, baseline=not options.no_baseline)
 
 
-def _hunt(chosen: Sequence[Mutation], url: str, *, baseline: bool) -> int:
+def _run_all(chosen: Sequence[Mutation], url: str, *, baseline: bool) -> int:
     tests = sorted({test for mutation in chosen for test in mutation.tests})
     if baseline:
         with _copy() as root:
             done = _test(root, url, tests)
         if done.returncode:
-            print(done.stdout, "the tests aren't green without a mutant", sep="\n")
+            print(done.stdout, "the tests fail without a mutant", sep="\n")
             return 1
-    escaped = 0
+    not_caught = 0
     for mutation in chosen:
-        verdict = _judge(mutation, url, Scratch(url))
-        escaped += verdict.word != "caught"
-        print(f"{verdict.word:9} {verdict.seconds:4.0f} s  {mutation.name}  [{verdict.by}]", flush=True)
-    print(f"{len(chosen) - escaped} of {len(chosen)} caught")
-    return 1 if escaped else 0
+        result = _try(mutation, url, Server(url))
+        not_caught += result.outcome != "caught"
+        print(f"{result.outcome:9} {result.seconds:4.0f} s  {mutation.name}  [{result.reason}]", flush=True)
+    print(f"{len(chosen) - not_caught} of {len(chosen)} caught")
+    return 1 if not_caught else 0
 
 
 if __name__ == "__main__":

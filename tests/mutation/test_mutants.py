@@ -1,4 +1,4 @@
-"""The mutants are of the code as it is, and are told apart by what they do wrong."""
+"""The mutations in tests/mutation/*.toml apply to the code as it is now."""
 
 from pathlib import Path
 
@@ -8,23 +8,23 @@ from mutation.mutants import ROOT, Mutation, main, mutations
 MUTATIONS = mutations()
 
 
-def test_each_mutation_finds_what_it_removes_once_and_its_tests_are_there() -> None:
+def test_each_mutation_matches_its_file_once_and_its_tests_exist() -> None:
     stale = {mutation.name: mutation.file for mutation in MUTATIONS if mutation.matches(ROOT) != 1}
     assert stale == {}
     assert [mutation.name for mutation in MUTATIONS if mutation.new == mutation.old] == []
     assert {test for mutation in MUTATIONS for test in mutation.tests if not (ROOT / test).is_file()} == set()
 
 
-def test_each_has_a_name_of_its_own_and_every_kind_of_guard_has_some() -> None:
+def test_names_are_unique_and_every_kind_of_guard_has_mutations() -> None:
     assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS) >= 40
     mutated = {mutation.file for mutation in MUTATIONS}
-    for word in ("claim", "settle", "extend", "rescue", "expire", "operate", "track_usage", "count_runs", "reserve",
+    for part in ("claim", "settle", "extend", "rescue", "expire", "operate", "track_usage", "count_runs", "reserve",
                  "complete", "fail_", "begin", "heartbeat", "caller", "repair_usage", "notify", "send_hints",
                  "separate_tenants", "engine/worker", "storage/spool"):  # fmt: skip
-        assert any(word in file for file in mutated), word
+        assert any(part in file for file in mutated), part
 
 
-def test_a_mutant_that_is_out_of_date_is_told_and_not_tried(
+def test_a_mutation_that_is_out_of_date_is_reported_and_not_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stale = Mutation(name="is stale", file="reactor/app.py", old="no such words", new="", tests=("tests/core",))

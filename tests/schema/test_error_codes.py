@@ -1,4 +1,4 @@
-"""One catalogue of error codes: the exceptions, the SQL and the README say the same.
+"""The exceptions, the SQL and the README agree with the one catalogue of error codes.
 
 After a change: REACTOR_TEST_UPDATE_CATALOGUE=1 pytest tests/schema/test_error_codes.py
 """
@@ -16,7 +16,7 @@ README = Path(__file__).parents[2] / "README.md"
 SQL = schema_dir() / "functions/error_catalogue.sql"
 BEGIN, END = "<!-- error codes -->\n", "\n<!-- end of error codes -->"
 ANSWERS = {"STORAGE_PENDING_RETRY"}
-"""Codes of what went well: nothing raises them."""
+"""Codes of successful answers, which nothing raises."""
 
 
 def quoted(text: str | None) -> str:
@@ -24,7 +24,7 @@ def quoted(text: str | None) -> str:
 
 
 def as_sql() -> str:
-    """Return the catalogue as a function that the SQL functions look into."""
+    """Return the catalogue as the SQL function that the other SQL functions read."""
 
     def row(error: ErrorCode) -> str:
         return (
@@ -33,7 +33,7 @@ def as_sql() -> str:
         )
 
     values = ",\n".join(map(row, CATALOGUE.values()))
-    return f"""-- Every public error code. Written from reactor/core/error_codes.py by tests/schema/test_error_codes.py.
+    return f"""-- All public error codes, generated from reactor/core/error_codes.py (tests/schema/test_error_codes.py)
 create or replace function reactor.error_catalogue()
     returns table (code text, sqlstate text, retryable boolean, http_status int, message text, next_step text)
     language sql
@@ -55,10 +55,10 @@ def as_table() -> str:
         f" {error.message} | {error.next_step} |"
         for error in CATALOGUE.values()
     ]
-    return "\n".join(["| code | HTTP | again? | what happened | what to do next |", "|---|---|---|---|---|", *rows])
+    return "\n".join(["| code | HTTP | retryable | what happened | what to do next |", "|---|---|---|---|---|", *rows])
 
 
-def test_the_sql_has_the_catalogue_as_it_is(migrated_url: str) -> None:
+def test_the_sql_function_matches_the_catalogue(migrated_url: str) -> None:
     if os.environ.get("REACTOR_TEST_UPDATE_CATALOGUE"):
         SQL.write_text(as_sql(), encoding="utf-8")
     assert SQL.read_text(encoding="utf-8") == as_sql()
@@ -70,7 +70,7 @@ def test_the_sql_has_the_catalogue_as_it_is(migrated_url: str) -> None:
     ]
 
 
-def test_the_readme_has_the_catalogue_as_it_is() -> None:
+def test_the_readme_table_matches_the_catalogue() -> None:
     text = README.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
     table, after = rest.split(END)
@@ -80,7 +80,7 @@ def test_the_readme_has_the_catalogue_as_it_is() -> None:
     assert table == as_table()
 
 
-def test_every_code_that_is_raised_has_one_exception_that_says_the_same() -> None:
+def test_every_code_that_is_raised_has_one_exception_with_its_texts() -> None:
     for code in CATALOGUE.keys() - ANSWERS - {"CONFIG_INVALID"}:
         error = error_of(code, "why", {"what": 1})
         assert isinstance(error, Rejected | Refused | Unavailable)
@@ -95,7 +95,7 @@ def test_every_code_that_is_raised_has_one_exception_that_says_the_same() -> Non
         assert error.catalogued is CATALOGUE[code]
 
 
-def test_the_sqlstates_are_the_reactors_own_and_each_ones_own() -> None:
+def test_sqlstates_are_unique_and_of_class_rx() -> None:
     states = [error.sqlstate for error in CATALOGUE.values() if error.sqlstate]
     assert len(set(states)) == len(states)
     assert all(state.startswith("RX") for state in states)

@@ -164,7 +164,7 @@ async def test_an_uploads_timeline_shows_each_error_with_its_next_step(app: App,
     steps = re.findall(r'<li class="(\w+)">', answer.text)
     assert steps == ["start", "wait", "attempt", "end"]
     assert "attempt 1 failed" in answer.text
-    assert "Put the file back under the same path, then retry it; or cancel it." in answer.text
+    assert "Put the file back at the same path and retry the upload, or cancel it." in answer.text
     assert f'href="http://jaeger:16686/trace/{trace}"' in answer.text
     kinds = [attributes["class"] for tag, attributes in elements(answer) if tag == "rect"]
     assert kinds == ["wait", "attempt"]

@@ -1,0 +1,59 @@
+"""The exceptions: their texts, and the object that they share with the SQL functions."""
+
+from reactor.core.errors import (
+    ConfigInvalid,
+    InvalidArgument,
+    NotFound,
+    StorageRejected,
+    StorageUnavailable,
+    error_of,
+)
+
+
+def test_an_error_without_a_message_has_the_catalogues() -> None:
+    error = NotFound()
+
+    assert str(error) == error.catalogued.message == "No row has this id."
+    assert error.details == {}
+
+
+def test_an_error_becomes_the_object_that_sql_functions_return() -> None:
+    assert InvalidArgument("size is negative", details={"argument": "size"}).to_dict() == {
+        "ok": False,
+        "code": "INVALID_ARGUMENT",
+        "message": "size is negative",
+        "retryable": False,
+        "details": {"argument": "size"},
+    }
+
+
+def test_an_error_is_made_from_its_code() -> None:
+    error = error_of("NOT_FOUND", "no such upload", {"id": 7})
+
+    assert type(error) is NotFound
+    assert (str(error), error.details) == ("no such upload", {"id": 7})
+
+
+def test_changing_the_details_that_were_passed_does_not_change_the_error() -> None:
+    details = {"id": 7}
+    error = NotFound(details=details)
+    details["id"] = 8
+
+    assert error.details == {"id": 7}
+
+
+def test_store_errors_carry_what_the_store_answered() -> None:
+    unavailable = StorageUnavailable("503", http_status=503, retry_after_s=2.0, details={"a": 1})
+    rejected = StorageRejected("403", http_status=403, denied=True, details={"a": 1})
+
+    assert (str(unavailable), unavailable.http_status, unavailable.retry_after_s) == ("503", 503, 2.0)
+    assert (str(rejected), rejected.http_status, rejected.denied) == ("403", 403, True)
+    assert unavailable.details == rejected.details == {"a": 1}
+    assert not StorageRejected().denied
+
+
+def test_a_config_error_lists_its_problems_without_escape_sequences() -> None:
+    error = ConfigInvalid("lease\x1b[31m is wrong", "port is wrong")
+
+    assert error.problems == ("lease [31m is wrong", "port is wrong")
+    assert str(error) == "lease [31m is wrong; port is wrong"
