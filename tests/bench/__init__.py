@@ -1,1 +1,1 @@
-"""How fast the reactor is, beside its floors and its peers in the same run: `python -m tests.bench --help`."""
+"""The benchmark: the reactor next to its floors and its peers in the same run. See `python -m tests.bench --help`."""

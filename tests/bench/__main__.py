@@ -1,12 +1,12 @@
-"""Measure the reactor beside its floors and its peers, on a PostgreSQL of its own with default durability.
+"""Measure the reactor next to its floors and its peers, on a PostgreSQL of its own with default durability.
 
     python -m tests.bench [--case NAME]... [--repeats 3] [--quick] [--json FILE] [--list]
 
-Within a repeat all variants run one after another; ratios are taken within repeats, and their median is what
-counts. Figures of one run may be compared, no others.
+Within a repeat all variants run one after another. Ratios are computed within repeats, and goals use their median.
+Compare figures only within one run.
 
-Peers are measured where they are installed: pip install 'reactor[bench]'; graphile-worker is fetched by npm, where
-there is a Node, into a temporary folder. --quick does less of everything, to see that it works.
+Peers are measured if they are installed: pip install 'reactor[bench]'. graphile-worker is installed by npm into a
+temporary folder, if Node is there. --quick does less of everything, to check that the benchmark works.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from loguru import logger
 from .cases import CASES, WITH_PEERS
 from .peers import GRAPHILE
 from .report import Report
-from .stage import machine, stage
+from .server import bench_server, machine
 
 
 def main() -> int:
@@ -28,12 +28,12 @@ def main() -> int:
         prog="python -m tests.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--case", action="append", choices=sorted(CASES), metavar="NAME", help="repeatable; all when none"
+        "--case", action="append", choices=sorted(CASES), metavar="NAME", help="repeatable; default: all cases"
     )
-    parser.add_argument("--repeats", type=int, default=3, help="of each variant, by turns")
-    parser.add_argument("--quick", action="store_true", help="less of everything")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    parser.add_argument("--list", action="store_true", help="name the cases and end")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats of each variant")
+    parser.add_argument("--quick", action="store_true", help="do less of everything")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    parser.add_argument("--list", action="store_true", help="list the cases and exit")
     arguments = parser.parse_args()
     if arguments.list:
         for name, case in CASES.items():
@@ -44,16 +44,16 @@ def main() -> int:
         del os.environ[name]
     report = Report()
     began = time.monotonic()
-    with stage(quick=arguments.quick) as at:
-        about = machine(at)
+    with bench_server(quick=arguments.quick) as bench:
+        about = machine(bench)
         cases = arguments.case or list(CASES)
         if not WITH_PEERS.isdisjoint(cases):
-            GRAPHILE.install(at.home / "node")
+            GRAPHILE.install(bench.home / "node")
         for key, words in about.items():
             _say(f"{key:10} {words}")
         for name in cases:
             case_began, load = time.monotonic(), os.getloadavg()[0]
-            base = CASES[name](at, report, 1 if arguments.quick else arguments.repeats)
+            base = CASES[name](bench, report, 1 if arguments.quick else arguments.repeats)
             took_s = time.monotonic() - case_began
             _say(f"\n{name} ({took_s:.0f} s; load {load:.1f} before, {os.getloadavg()[0]:.1f} after)")
             _say(report.table(name, base))

@@ -1,7 +1,7 @@
-"""The app's side, in a process of its own: commits one piece of work at a time, and says when.
+"""An app in a process of its own, which commits one job at a time and prints when.
 
-For each name it reads it runs the statement `before`, then `enqueue` in a transaction, and writes the monotonic time
-just before the COMMIT. Both may use %(name)s, a UUID.
+For each name on stdin it runs the statement `before`, then `enqueue` in a transaction, and prints the monotonic time
+just before the COMMIT. Both statements may use %(name)s, a UUID.
 """
 
 import asyncio
@@ -14,13 +14,13 @@ import psycopg
 
 
 class App:
-    """The process, seen from outside."""
+    """The bench's handle of the process."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
     async def commit(self, name: str) -> float:
-        """Enqueue one piece of work; return the monotonic time just before its COMMIT."""
+        """Enqueue one job; return the monotonic time just before its COMMIT."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{name}\n".encode())
@@ -50,7 +50,7 @@ def _serve(url: str, before: str, enqueue: str) -> None:
             with conn.transaction():
                 conn.execute(enqueue.encode(), name)
                 before_commit = time.monotonic()
-            print(before_commit, flush=True)  # noqa: T201  # to the bench
+            print(before_commit, flush=True)  # noqa: T201  # read by the bench
 
 
 if __name__ == "__main__":

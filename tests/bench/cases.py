@@ -1,4 +1,4 @@
-"""The cases by name, in the order in which they run. Each returns the variant that the others' ratios are to."""
+"""The cases by name, in the order in which they run. Each returns its base variant for ratios, or None."""
 
 from collections.abc import Callable
 
@@ -9,12 +9,12 @@ from .quotas import quotas
 from .reaction import reaction
 from .report import Report
 from .scale_out import scale_out
-from .stage import Stage
+from .server import BenchServer
 from .start import start
-from .tax import app_tax, heartbeat_tax
 from .timers import timers
+from .trigger_cost import app_tax, heartbeat_tax
 
-CASES: dict[str, Callable[[Stage, Report, int], str | None]] = {
+CASES: dict[str, Callable[[BenchServer, Report, int], str | None]] = {
     "reaction": reaction,
     "drain": drain,
     "stores": drain_to_stores,

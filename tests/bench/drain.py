@@ -1,7 +1,7 @@
 """Drain: how fast a backlog of due uploads is stored, from its first claim to the last commit.
 
-Floor: the same claim and settle SQL, driven raw on one connection in batches of 500. Reactor and peers each have a
-process of their own.
+Floor: the same claim and settle SQL on one plain connection in batches of 500. Reactor and peers each run in a process
+of their own.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from reactor.postgres.statements import CLAIM_UPLOADS, SETTLE_UPLOADS
 from reactor.storage.stores import open_store
 from reactor.storage.stores.base import ObjectStore
 
-from .alone import Figures, alone
-from .draining import drain_all
+from .drain_process import drain_all
+from .own_process import Figures, run_alone
 from .peer import Peer
 from .peers import PEERS
 from .raw import raw
 from .report import Report
-from .stage import Stage, queue
+from .server import BenchServer, queue
 
 _BATCH = 500
 
@@ -46,39 +46,39 @@ server.serve_forever()
 """
 
 
-def drain(stage: Stage, report: Report, repeats: int) -> str | None:
-    """20 000 due uploads into a store that keeps nothing, tracing off and on, beside the same SQL driven raw."""
-    case, uploads = "drain", 4_000 if stage.quick else 20_000
+def drain(bench: BenchServer, report: Report, repeats: int) -> str | None:
+    """20 000 due uploads into a store that keeps nothing, with tracing off and on, next to the same SQL alone."""
+    case, uploads = "drain", 4_000 if bench.quick else 20_000
     with _collector() as endpoint:
         for _ in range(repeats):
-            with stage.database() as url:
+            with bench.database() as url:
                 ids = queue(url, uploads, None)
                 report.add(case, "floor", per_s=uploads / asyncio.run(_floor(url, ids)))
             for name, traces in (("reactor", None), ("reactor, traced", endpoint)):
-                with stage.database() as url, stage.spool() as spool, _exporting(traces):
+                with bench.database() as url, bench.spool() as spool, _exporting(traces):
                     queue(url, uploads, spool)
-                    report.add(case, name, **alone("draining", url, str(spool), str(uploads)))
+                    report.add(case, name, **run_alone("drain_process", url, str(spool), str(uploads)))
             for peer in PEERS:
-                if peer.why_not() is None:
-                    with stage.database("template1") as url:
+                if peer.reason_missing() is None:
+                    with bench.database("template1") as url:
                         report.add(case, peer.name, **_drained_by(peer, url, min(uploads, peer.jobs)))
     for peer in PEERS:
-        if (why_not := peer.why_not()) is not None:
-            report.note(case, f"{peer.name} skipped: {why_not}")
+        if (reason_missing := peer.reason_missing()) is not None:
+            report.note(case, f"{peer.name} skipped: {reason_missing}")
     report.goal(case, "of the floor, tracing off", report.ratio(case, "per_s", "reactor", "floor"), at_least=0.6)
     if report.has(case, "per_s", "pgqueuer"):
         report.goal(case, "of pgqueuer", report.ratio(case, "per_s", "reactor", "pgqueuer"), at_least=1.0)
     return "floor"
 
 
-def drain_to_stores(stage: Stage, report: Report, repeats: int) -> str | None:
+def drain_to_stores(bench: BenchServer, report: Report, repeats: int) -> str | None:
     """Due uploads of 4 KiB and 1 MiB into the local store and into SeaweedFS, spooled on disk."""
     case = "stores"
     for _ in range(repeats):
         for size, words, count in ((4096, "4 KiB", 2_000), (1 << 20, "1 MiB", 150)):
-            uploads, content = count // 4 if stage.quick else count, os.urandom(size)
-            for name, kept in (("local", _local(stage)), ("seaweedfs", _seaweed(stage, report, case))):
-                with kept as store, stage.database() as url, stage.spool(in_memory=False) as spool:
+            uploads, content = count // 4 if bench.quick else count, os.urandom(size)
+            for name, kept in (("local", _local(bench)), ("seaweedfs", _seaweed(bench, report, case))):
+                with kept as store, bench.database() as url, bench.spool(in_memory=False) as spool:
                     if store is None:
                         continue
                     queue(url, uploads, spool, content=content)
@@ -91,7 +91,7 @@ def drain_to_stores(stage: Stage, report: Report, repeats: int) -> str | None:
 def _drained_by(peer: Peer, url: str, jobs: int) -> Figures:
     if peer.has_process:
         return {"per_s": jobs / asyncio.run(peer.drain(url, jobs))}
-    return alone("peer_alone", peer.name, url, str(jobs))
+    return run_alone("peer_process", peer.name, url, str(jobs))
 
 
 async def _floor(url: str, ids: list[str]) -> float:
@@ -114,7 +114,7 @@ async def _floor(url: str, ids: list[str]) -> float:
 
 @contextmanager
 def _collector() -> Iterator[str]:
-    """Run a collector that throws everything away; yield its address."""
+    """Run an OTLP collector that discards everything; yield its address."""
     process = subprocess.Popen([sys.executable, "-c", _COLLECTOR], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -138,20 +138,20 @@ def _exporting(endpoint: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def _local(stage: Stage) -> Iterator[ObjectStore | None]:
-    with stage.spool(in_memory=False) as folder:
+def _local(bench: BenchServer) -> Iterator[ObjectStore | None]:
+    with bench.spool(in_memory=False) as folder:
         store = open_store(f"file://{folder}", concurrency=16)
         yield store
         store.close()
 
 
 @contextmanager
-def _seaweed(stage: Stage, report: Report, case: str) -> Iterator[ObjectStore | None]:
-    """Run a SeaweedFS of our own, with a bucket in it; None where its binary isn't installed."""
-    sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest's pythonpath does: for what tests share
+def _seaweed(bench: BenchServer, report: Report, case: str) -> Iterator[ObjectStore | None]:
+    """Run a SeaweedFS server with a bucket and yield a store on it; None if its binary isn't installed."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest's pythonpath does, to import `support`
     from support.servers import seaweedfs  # noqa: PLC0415
 
-    with stage.spool(in_memory=False) as folder:
+    with bench.spool(in_memory=False) as folder:
         server = seaweedfs.SeaweedServer(folder)
         try:
             server.start()

@@ -1,4 +1,4 @@
-"""graphile-worker, the quickest of them all, in a process of Node; fetched by npm where there is one."""
+"""The peer graphile-worker, the fastest one, in a Node process. Installed by npm if Node is there."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ _GRAPHILE = """
 const { run, makeWorkerUtils } = require("graphile-worker");
 const silent = new (require("graphile-worker").Logger)(() => () => {});
 const [, what, connectionString, preset] = process.argv;
-let told = 0;
+let reported = 0;
 const now = () => Number(process.hrtime.bigint()) / 1e9;
 (async () => {
   if (what === "migrate") {
@@ -27,7 +27,7 @@ const now = () => Number(process.hrtime.bigint()) / 1e9;
   const runner = await run({
     connectionString, logger: silent, noHandleSignals: true, concurrency: 24,
     taskList: { noop: async (_, { job }) => {
-      if (what === "all" || !told++) process.stdout.write(JSON.stringify([String(job.id), now()]) + "\\n");
+      if (what === "all" || !reported++) process.stdout.write(JSON.stringify([String(job.id), now()]) + "\\n");
     } },
     preset: { worker: JSON.parse(preset) },
   });
@@ -51,12 +51,12 @@ class GraphileWorker(Peer):
         self._tried = False
 
     def install(self, home: Path) -> None:
-        """Fetch it with npm into a folder of ours, in the newest version that this Node can run."""
+        """Install with npm into `home` the newest version that this Node can run."""
         self._tried, self._home = True, home
         home.mkdir()
         node, npm = shutil.which("node"), shutil.which("npm")
         if node is None or npm is None:
-            self._reason = "there is no node and npm here"
+            self._reason = "node or npm isn't installed"
             return
         version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
         major = int(version[1:].partition(".")[0])
@@ -71,7 +71,7 @@ class GraphileWorker(Peer):
         if done.returncode:
             self._reason = f"npm can't install it: {(done.stderr or done.stdout).strip()[-200:]}"
 
-    def why_not(self) -> str | None:
+    def reason_missing(self) -> str | None:
         return self._reason if self._tried else "it wasn't installed"
 
     async def _node(self, *arguments: str) -> asyncio.subprocess.Process:
@@ -97,7 +97,7 @@ class GraphileWorker(Peer):
         conn = await raw(url)
         is_backlog = await (await conn.execute("select count(*) from graphile_worker._private_jobs")).fetchone() != (0,)
         await conn.close()
-        # its documented settings for throughput; they cost it latency, so it has them where throughput is asked for
+        # its documented settings for throughput cost latency, so only the drain gets them
         settings = {"localQueue": {"size": 2000}, "completeJobBatchDelay": 5} if is_backlog else {}
         preset = json.dumps({**settings, "concurrentJobs": 24})
         process = await self._node("first" if is_backlog else "all", url, preset)
@@ -105,14 +105,14 @@ class GraphileWorker(Peer):
         assert process.stdin is not None
         await process.stdout.readline()
 
-        async def hear() -> None:
+        async def read() -> None:
             assert process.stdout is not None
             while line := await process.stdout.readline():
                 job, at = json.loads(line)
                 started(job, at)
 
-        hearing = asyncio.create_task(hear())
+        reading = asyncio.create_task(read())
         yield
         process.stdin.close()
         await process.wait()
-        await hearing
+        await reading

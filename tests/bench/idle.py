@@ -1,4 +1,4 @@
-"""Idle: what a reactor with nothing to do costs in a minute, its proof that it hears included."""
+"""Idle: what a reactor without work costs in a minute, including its canary notifications."""
 
 import asyncio
 import time
@@ -6,29 +6,29 @@ from contextlib import ExitStack
 
 import psycopg
 
+from .reactor_process import ReactorProcess
 from .report import Report
-from .stage import Stage
-from .worker import Worker
+from .server import BenchServer
 
 _SETTLE_S = 15.0
-"""An idle session tells its statistics within ten seconds: those of the start are told by then."""
+"""An idle session reports its statistics within 10 s, so after this time those of the start are reported."""
 
 
-def idle(stage: Stage, report: Report, repeats: int) -> str | None:
-    """Transactions and CPU seconds a minute of a reactor with nothing to do; repeats run side by side, for a minute."""
-    case, minute_s = "idle", 20.0 if stage.quick else 60.0
+def idle(bench: BenchServer, report: Report, repeats: int) -> str | None:
+    """Transactions and CPU seconds a minute of a reactor without work; the repeats run side by side for a minute."""
+    case, minute_s = "idle", 20.0 if bench.quick else 60.0
     with ExitStack() as stack:
-        bare = stack.enter_context(stage.database())
-        urls = [stack.enter_context(stage.database()) for _ in range(repeats)]
-        workers = [Worker(url, stack.enter_context(stage.spool())) for url in urls]
+        bare = stack.enter_context(bench.database())
+        urls = [stack.enter_context(bench.database()) for _ in range(repeats)]
+        workers = [ReactorProcess(url, stack.enter_context(bench.spool())) for url in urls]
         for worker in workers:
             worker.until_ready()
         asyncio.run(asyncio.sleep(_SETTLE_S))
-        before = [_transactions(stage, url) for url in (bare, *urls)]
+        before = [_transactions(bench, url) for url in (bare, *urls)]
         cpu = [worker.cpu_s() for worker in workers]
         began = time.monotonic()
         asyncio.run(asyncio.sleep(minute_s))
-        after = [_transactions(stage, url) for url in (bare, *urls)]
+        after = [_transactions(bench, url) for url in (bare, *urls)]
         minutes = (time.monotonic() - began) / 60
         report.add(case, "nobody", transactions=(after[0] - before[0]) / minutes)
         for number, worker in enumerate(workers):
@@ -40,9 +40,9 @@ def idle(stage: Stage, report: Report, repeats: int) -> str | None:
     return None
 
 
-def _transactions(stage: Stage, url: str) -> int:
-    """Count the transactions of a database, asked from another one."""
-    with stage.admin() as conn:
+def _transactions(bench: BenchServer, url: str) -> int:
+    """Return the number of transactions of a database, queried from another database."""
+    with bench.admin() as conn:
         row = conn.execute(
             "select xact_commit + xact_rollback from pg_stat_database where datname = %s",
             (psycopg.conninfo.conninfo_to_dict(url)["dbname"],),

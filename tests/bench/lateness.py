@@ -1,6 +1,6 @@
-"""Lateness: from when a retry is due until its attempt starts; and from a run's deadline until it is failed.
+"""Lateness: from a retry's due time to the start of its attempt, and from a run's deadline to its failure.
 
-Floor: sleep until due, then the same claim of that one row, sent raw.
+Floor: sleep until due, then the same claim of that row on a plain connection.
 """
 
 import asyncio
@@ -12,33 +12,33 @@ from reactor.core.events import AttemptsStarted, Event, RunExpired
 
 from .peers import PEERS
 from .raw import raw
-from .reacting import claim_one, reacting
 from .report import Report, percentiles_ms
-from .stage import EMPTY_SHA256, Stage
+from .running_reactor import claim_one, running_reactor
+from .server import EMPTY_SHA256, BenchServer
 
 _CASE = "lateness"
 _WITHIN_S = 5.0
 _DUE_AFTER_S = 1.0
 
 
-def lateness(stage: Stage, report: Report, repeats: int) -> str | None:
-    """1 000 retries due at random within 5 s, beside sleep-until-due and a raw claim; and as many deadlines of runs."""
-    count = 200 if stage.quick else 1_000
+def lateness(bench: BenchServer, report: Report, repeats: int) -> str | None:
+    """1 000 retries due at random within 5 s, next to a sleep and a plain claim; and as many deadlines of runs."""
+    count = 200 if bench.quick else 1_000
     for repeat in range(repeats):
         chance = random.Random(repeat)
         delays_s = [_WITHIN_S * chance.random() for _ in range(count)]
         for name, measure in (("floor", _floor), ("reactor", _reactor), ("runs' deadlines", _deadlines)):
-            with stage.database() as url:
-                late = asyncio.run(measure(stage, url, delays_s))
+            with bench.database() as url:
+                late = asyncio.run(measure(bench, url, delays_s))
             report.add(_CASE, name, **percentiles_ms(late))
         for peer in PEERS:
-            if peer.why_not() is None:
-                with stage.database("template1") as url:
+            if peer.reason_missing() is None:
+                with bench.database("template1") as url:
                     late = asyncio.run(peer.lateness(url, delays_s))
                 report.add(_CASE, peer.name, **percentiles_ms(late))
     for peer in PEERS:
-        if (why_not := peer.why_not()) is not None:
-            report.note(_CASE, f"{peer.name} skipped: {why_not}")
+        if (reason_missing := peer.reason_missing()) is not None:
+            report.note(_CASE, f"{peer.name} skipped: {reason_missing}")
     for metric in ("p50_ms", "p95_ms"):
         report.goal(_CASE, f"{metric[:3]} of floor", report.ratio(_CASE, metric, "reactor", "floor"), at_most=1.3)
     report.goal(_CASE, "ms of the earliest", report.median(_CASE, "min_ms", "reactor"), at_least=0)
@@ -46,7 +46,7 @@ def lateness(stage: Stage, report: Report, repeats: int) -> str | None:
 
 
 async def _fail_later(url: str, spool: str | None, delays_s: list[float]) -> dict[str, float]:
-    """Queue an upload for each delay, in batches that say when they are due; return ids and monotonic due times."""
+    """Queue an upload for each delay; return the monotonic due time of each by id."""
     conn = await raw(url)
     since_epoch = time.time() - time.monotonic()  # the server reads this machine's clock
     due: dict[str, float] = {}
@@ -77,7 +77,7 @@ async def _fail_later(url: str, spool: str | None, delays_s: list[float]) -> dic
     return due
 
 
-async def _floor(stage: Stage, url: str, delays_s: list[float]) -> list[float]:
+async def _floor(bench: BenchServer, url: str, delays_s: list[float]) -> list[float]:
     due = await _fail_later(url, None, delays_s)
     claiming = await raw(url)
     late = []
@@ -89,35 +89,35 @@ async def _floor(stage: Stage, url: str, delays_s: list[float]) -> list[float]:
     return late
 
 
-async def _reactor(stage: Stage, url: str, delays_s: list[float]) -> list[float]:
+async def _reactor(bench: BenchServer, url: str, delays_s: list[float]) -> list[float]:
     started: dict[str, float] = {}
     all_started = asyncio.Event()
 
-    def hear(event: Event) -> None:
+    def on_event(event: Event) -> None:
         if type(event) is AttemptsStarted:
             for attempt in event.attempts:
                 started[str(attempt.upload_id)] = time.monotonic()
             if len(started) == len(delays_s):
                 all_started.set()
 
-    async with reacting(stage, url, hear) as spool:
+    async with running_reactor(bench, url, on_event) as spool:
         due = await _fail_later(url, spool, delays_s)
         await all_started.wait()
     return [started[row_id] - at for row_id, at in due.items()]
 
 
-async def _deadlines(stage: Stage, url: str, delays_s: list[float]) -> list[float]:
+async def _deadlines(bench: BenchServer, url: str, delays_s: list[float]) -> list[float]:
     late: list[float] = []
     all_failed = asyncio.Event()
 
-    def hear(event: Event) -> None:
+    def on_event(event: Event) -> None:
         if type(event) is RunExpired:
             late.append(event.late_s)
             if len(late) == len(delays_s):
                 all_failed.set()
 
     conn = await raw(url)
-    async with reacting(stage, url, hear):
+    async with running_reactor(bench, url, on_event):
         await conn.execute(
             "with s as (insert into public.sources (user_id, content_hash, byte_size)"
             " select gen_random_uuid(), md5(n::text) || md5(n::text), 0 from generate_series(1, %s) as n"

@@ -1,6 +1,6 @@
-"""What a peer is: a queue of others' that does the same job, measured on the same server in the same run.
+"""Peers: other job queues on PostgreSQL, measured on the same server in the same run with a handler that does nothing.
 
-They move no quota and mark no source; what they do beside a handler that does nothing is theirs.
+Unlike the reactor they move no quota and mark no source.
 """
 
 import asyncio
@@ -16,51 +16,51 @@ from .raw import raw
 _LOOK_EVERY_S = 0.02
 _DUE_AFTER_S = 1.0
 
-Playing = tuple[App, Callable[[], Awaitable[float]], Callable[[str], None]]
+Session = tuple[App, Callable[[], Awaitable[float]], Callable[[str], None]]
 
 
 class Peer(ABC):
-    """One of them: how it is made ready, fed and watched."""
+    """One job queue: how to install, fill and watch it."""
 
     name: ClassVar[str]
     jobs: ClassVar[int]
-    """How many it drains in a repeat: as many as it does in a second or five."""
+    """How many jobs it drains in a repeat, chosen so that it takes a few seconds."""
 
     left: ClassVar[LiteralString]
-    """Counts the jobs that aren't done."""
+    """Statement that counts the unfinished jobs."""
 
     has_process: ClassVar[bool] = False
-    """Whether its worker has a process of its own already."""
+    """True if its worker already runs in another process."""
 
     enqueue: ClassVar[str]
-    """Enqueues one job."""
+    """Statement that enqueues one job."""
 
     @abstractmethod
-    def why_not(self) -> str | None:
-        """Return why it can't be measured here, None when it can."""
+    def reason_missing(self) -> str | None:
+        """Return why it can't be measured here; None if it can."""
 
     @abstractmethod
     async def prepare(self, url: str) -> None:
-        """Make its tables."""
+        """Create its tables."""
 
     @abstractmethod
     async def fill(self, url: str, delays_s: list[float]) -> None:
-        """Enqueue a job for each delay, together; 0: due at once."""
+        """Enqueue a job for each delay in one call. 0: due at once."""
 
     @abstractmethod
     def working(self, url: str, started: Callable[[str, float], None]) -> Any:
-        """Return a context within which a worker runs; it tells each job's name and its handler's first moment."""
+        """Run a worker within a context; it calls `started(job, monotonic time)` when the handler of a job starts."""
 
     @asynccontextmanager
-    async def reacting(self, url: str) -> AsyncIterator[Playing]:
-        """Enter what the case of reaction needs."""
+    async def connected_app(self, url: str) -> AsyncIterator[Session]:
+        """Yield what the case `reaction` needs: an app, a wait for the next start, and a no-op preparation."""
         began: asyncio.Queue[float] = asyncio.Queue()
         await self.prepare(url)
-        async with self.working(url, lambda _job, at: began.put_nowait(at)), app(url, self.enqueue) as busy:
-            yield busy, began.get, lambda _name: None
+        async with self.working(url, lambda _job, at: began.put_nowait(at)), app(url, self.enqueue) as app_process:
+            yield app_process, began.get, lambda _name: None
 
     async def drain(self, url: str, jobs: int) -> float:
-        """Return how long it took from the first handler until the database showed that all was done."""
+        """Return the seconds from the start of the first handler until the database shows all jobs as done."""
         await self.prepare(url)
         await self.fill(url, [0.0] * jobs)
         first: list[float] = []
@@ -83,7 +83,7 @@ class Peer(ABC):
         return ended - first[0]
 
     async def lateness(self, url: str, delays_s: list[float]) -> list[float]:
-        """Return how late each of as many jobs was, each due after its delay and a second."""
+        """Enqueue a job for each delay, due a second after it; return how many seconds late each started."""
         await self.prepare(url)
         all_late = asyncio.Event()
         since_epoch = time.time() - time.monotonic()  # the server reads this machine's clock
@@ -105,4 +105,4 @@ class Peer(ABC):
         return [at_of[job] - due[job] for job in at_of]
 
     due: ClassVar[LiteralString]
-    """Lists all jobs' names and due times in seconds since 1970."""
+    """Statement that lists all jobs' names and due times in seconds since 1970."""

@@ -1,4 +1,4 @@
-"""The peers, each as quick as its settings make it: pip install 'reactor[bench]'."""
+"""The peers, each with its fastest settings. Install them with: pip install 'reactor[bench]'."""
 
 import asyncio
 import importlib
@@ -25,7 +25,7 @@ class PgQueuer(Peer):
     )
     due = "select id, extract(epoch from execute_after)::float8 from pgqueuer"
 
-    def why_not(self) -> str | None:
+    def reason_missing(self) -> str | None:
         return _missing("pgqueuer", "asyncpg")
 
     async def _connect(self, url: str) -> tuple[Any, Any, Any]:
@@ -73,7 +73,7 @@ class Procrastinate(Peer):
     )
     due = "select id, extract(epoch from scheduled_at)::float8 from procrastinate_jobs"
 
-    def why_not(self) -> str | None:
+    def reason_missing(self) -> str | None:
         return _missing("procrastinate")
 
     def _app(self, url: str) -> Any:

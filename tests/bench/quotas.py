@@ -1,8 +1,8 @@
-"""What quotas cost: reserve_upload by itself, and heartbeat_interpretation beside a bare UPDATE of heartbeat_at.
+"""What quotas cost: reserve_upload alone, and heartbeat_interpretation next to a bare UPDATE of heartbeat_at.
 
-One connection, statements prepared, every call a transaction of its own. Users reserve new content by turns; a first
-row of a user and its books aren't counted. A heartbeat and a bare UPDATE take turns, in an order that changes with
-every pair, each on a run of its own out of 100; both are HOT updates of rows of the same table.
+One connection, prepared statements, each call a transaction of its own. Eight users reserve new content in rotation; a
+user's first reservation isn't measured. Heartbeats and bare UPDATEs alternate in random order within each pair, on 100
+runs of one table; both are HOT updates.
 """
 
 import random
@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import psycopg
 
 from .report import Report, percentiles_ms
-from .stage import Stage
+from .server import BenchServer
 
 _RUNS = 100
 _USERS = 8
@@ -26,7 +26,7 @@ _UPDATE: LiteralString = (
 
 
 def _timed(conn: psycopg.Connection[Any], statement: LiteralString, parameters: Sequence[Any]) -> float:
-    """Return how many seconds pass until a call's answer is here; what Python makes of it isn't counted."""
+    """Return the seconds until a call's answer has arrived, without the conversion of its result."""
     before = time.perf_counter()
     cursor = conn.execute(statement, parameters, prepare=True)
     took_s = time.perf_counter() - before
@@ -45,7 +45,7 @@ def _reserve(conn: psycopg.Connection[Any], calls: int) -> list[float]:
 
 
 def _begin(conn: psycopg.Connection[Any]) -> list[UUID]:
-    """Begin the runs, one of each of as many sources of one user; return them."""
+    """Begin 100 runs of one user, each on a source of its own; return their ids."""
     user = uuid4()
     conn.execute("select public.set_plan(%s, 'enterprise')", (user,))
     rows = conn.execute(
@@ -59,7 +59,7 @@ def _begin(conn: psycopg.Connection[Any]) -> list[UUID]:
 
 
 def _heartbeat(conn: psycopg.Connection[Any], calls: int) -> tuple[list[float], list[float]]:
-    """Return what heartbeats and bare updates took."""
+    """Return the seconds of each heartbeat and of each bare update."""
     runs = _begin(conn)
     ours: list[float] = []
     bare: list[float] = []
@@ -70,11 +70,11 @@ def _heartbeat(conn: psycopg.Connection[Any], calls: int) -> tuple[list[float], 
     return ours, bare
 
 
-def quotas(stage: Stage, report: Report, repeats: int) -> str | None:
-    """reserve_upload by itself, and heartbeat_interpretation beside a bare UPDATE of heartbeat_at."""
-    case, calls = "quotas", 300 if stage.quick else 2_000
-    with stage.database() as url, psycopg.connect(url, autocommit=True) as conn:
-        _heartbeat(conn, _RUNS)  # warm
+def quotas(bench: BenchServer, report: Report, repeats: int) -> str | None:
+    """reserve_upload alone, and heartbeat_interpretation next to a bare UPDATE of heartbeat_at."""
+    case, calls = "quotas", 300 if bench.quick else 2_000
+    with bench.database() as url, psycopg.connect(url, autocommit=True) as conn:
+        _heartbeat(conn, _RUNS)  # warm up
         for _ in range(repeats):
             report.add(case, "reserve_upload", **percentiles_ms(_reserve(conn, calls)))
             ours, bare = _heartbeat(conn, calls)

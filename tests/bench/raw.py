@@ -1,10 +1,10 @@
-"""A connection with nothing around it: what floors and peers are measured with."""
+"""A plain connection for floors and peers."""
 
 import psycopg
 
 
 async def raw(url: str) -> psycopg.AsyncConnection:
-    """Connect, in autocommit, with every statement prepared."""
+    """Connect in autocommit; every statement is prepared at its first execution."""
     conn = await psycopg.AsyncConnection.connect(url, autocommit=True)
     conn.prepare_threshold = 0
     return conn

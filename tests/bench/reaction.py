@@ -1,7 +1,6 @@
-"""Reaction: from just before the app's COMMIT of a failed upload until its attempt starts.
+"""Reaction: from just before the app's COMMIT of a failed upload to the start of its attempt.
 
-Idle, and with many rows that wait for later, in the table and in the wheel. Floor: a raw LISTEN, and the same claim of
-that one row.
+Idle, and with many rows due later in table and wheel. Floor: LISTEN and the same claim on plain connections.
 """
 
 import asyncio
@@ -18,40 +17,40 @@ from reactor.core.events import AttemptsStarted, Event
 from .app import App, app
 from .peers import PEERS
 from .raw import raw
-from .reacting import BEFORE, ENQUEUE, claim_one, reacting
 from .report import Report, percentiles_ms
-from .stage import Stage, queue
+from .running_reactor import BEFORE, ENQUEUE, claim_one, running_reactor
+from .server import BenchServer, queue
 
 _CASE = "reaction"
 _GAP_S = 0.02
 _WARM_UP = 20
 
 Started = Callable[[], Awaitable[float]]
-Playing = tuple[App, Started, Callable[[str], None]]
-Listening = Callable[[str], AbstractAsyncContextManager[Playing]]
+Session = tuple[App, Started, Callable[[str], None]]
+Listening = Callable[[str], AbstractAsyncContextManager[Session]]
 
 
-def reaction(stage: Stage, report: Report, repeats: int) -> str | None:
-    """COMMIT to attempt started, idle and with 100 000 and 1 000 000 rows waiting, beside LISTEN and a raw claim."""
-    events = 60 if stage.quick else 200
-    backlogs = (0, 100_000) if stage.quick else (0, 100_000, 1_000_000)
+def reaction(bench: BenchServer, report: Report, repeats: int) -> str | None:
+    """COMMIT to attempt started, idle and with 100 000 and 1 000 000 rows waiting, next to LISTEN and a plain claim."""
+    events = 60 if bench.quick else 200
+    backlogs = (0, 100_000) if bench.quick else (0, 100_000, 1_000_000)
     for waiting in backlogs[1:]:
-        _make_template(stage, waiting)
+        _make_template(bench, waiting)
     for _ in range(repeats):
         for waiting in backlogs:
-            for name, listening in (("floor", _floor), ("reactor", partial(_reactor, stage))):
-                with stage.database(_template(waiting)) as url:
+            for name, listening in (("floor", _floor), ("reactor", partial(_reactor, bench))):
+                with bench.database(_template(waiting)) as url:
                     lags = asyncio.run(_measure(url, listening, events))
                 report.add(_CASE, _variant(name, waiting), **percentiles_ms(lags))
         for peer in PEERS:
-            if (why_not := peer.why_not()) is not None:
+            if (reason_missing := peer.reason_missing()) is not None:
                 continue
-            with stage.database("template1") as url:
-                lags = asyncio.run(_measure(url, peer.reacting, events))
+            with bench.database("template1") as url:
+                lags = asyncio.run(_measure(url, peer.connected_app, events))
             report.add(_CASE, peer.name, **percentiles_ms(lags))
     for peer in PEERS:
-        if (why_not := peer.why_not()) is not None:
-            report.note(_CASE, f"{peer.name} skipped: {why_not}")
+        if (reason_missing := peer.reason_missing()) is not None:
+            report.note(_CASE, f"{peer.name} skipped: {reason_missing}")
     for waiting in backlogs:
         ours, floor = _variant("reactor", waiting), _variant("floor", waiting)
         beside = f" with {waiting:,} waiting" if waiting else ", idle"
@@ -71,18 +70,18 @@ def _template(waiting: int) -> str:
     return f"waiting_{waiting}" if waiting else "migrated"
 
 
-def _make_template(stage: Stage, waiting: int) -> None:
-    """Make a database in which as many uploads wait: until after the measurement, and within the wheel's horizon."""
-    stage.make_template(_template(waiting), lambda url: queue(url, waiting, None, due_in="14 min"))
+def _make_template(bench: BenchServer, waiting: int) -> None:
+    """Make a database with `waiting` uploads that are due after the measurement but within the wheel's horizon."""
+    bench.make_template(_template(waiting), lambda url: queue(url, waiting, None, due_in="14 min"))
 
 
 async def _measure(url: str, listening: Listening, events: int) -> list[float]:
     lags = []
-    async with listening(url) as (busy, started, prepare):
+    async with listening(url) as (app_process, started, prepare):
         for number in range(_WARM_UP + events):
             name = str(uuid4())
             prepare(name)
-            before_commit = await busy.commit(name)
+            before_commit = await app_process.commit(name)
             lag = await started() - before_commit
             if number >= _WARM_UP:
                 lags.append(lag)
@@ -91,33 +90,33 @@ async def _measure(url: str, listening: Listening, events: int) -> list[float]:
 
 
 @asynccontextmanager
-async def _floor(url: str) -> AsyncIterator[Playing]:
+async def _floor(url: str) -> AsyncIterator[Session]:
     listening, claiming = await raw(url), await raw(url)
     await listening.execute("listen reactor_uploads")
     started: asyncio.Queue[float] = asyncio.Queue()
 
-    async def hear() -> None:
+    async def read() -> None:
         async for notification in listening.notifies():
             await claim_one(claiming, json.loads(notification.payload)["rows"][0][0])
             started.put_nowait(time.monotonic())
 
-    hearing = asyncio.create_task(hear())
-    async with app(url, ENQUEUE, BEFORE) as busy:
-        yield busy, started.get, lambda _name: None
-    hearing.cancel()
-    await asyncio.wait([hearing])
+    reading = asyncio.create_task(read())
+    async with app(url, ENQUEUE, BEFORE) as app_process:
+        yield app_process, started.get, lambda _name: None
+    reading.cancel()
+    await asyncio.wait([reading])
     await listening.close()
     await claiming.close()
 
 
 @asynccontextmanager
-async def _reactor(stage: Stage, url: str) -> AsyncIterator[Playing]:
+async def _reactor(bench: BenchServer, url: str) -> AsyncIterator[Session]:
     started: asyncio.Queue[float] = asyncio.Queue()
 
-    def hear(event: Event) -> None:
+    def on_event(event: Event) -> None:
         if type(event) is AttemptsStarted:
             for _ in event.attempts:
                 started.put_nowait(time.monotonic())
 
-    async with reacting(stage, url, hear) as spool, app(url, ENQUEUE, BEFORE) as busy:
-        yield busy, started.get, lambda name: Path(spool, name).touch()
+    async with running_reactor(bench, url, on_event) as spool, app(url, ENQUEUE, BEFORE) as app_process:
+        yield app_process, started.get, lambda name: Path(spool, name).touch()

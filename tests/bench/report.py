@@ -1,4 +1,4 @@
-"""What was measured, as a table for people and as JSON: medians, spreads, and ratios of what ran side by side."""
+"""The figures as a table and as JSON: medians, spreads, and ratios within repeats."""
 
 import json
 import statistics
@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 
 @frozen(kw_only=True)
 class Goal:
-    """One promise, and what came of it."""
+    """A bound on a figure, and the measured value."""
 
     case: str
     words: str
@@ -28,19 +28,19 @@ class Goal:
 
 @define
 class Report:
-    """Gathers each repeat's figures, by case, metric and variant."""
+    """Collects the figures of all repeats by case, metric and variant."""
 
     goals: list[Goal] = field(factory=list)
     notes: list[tuple[str, str]] = field(factory=list)
     _figures: dict[tuple[str, str, str], list[float]] = field(factory=dict)
 
     def add(self, case: str, variant: str, **metrics: float) -> None:
-        """Take in what one repeat of one variant came to; a metric's name ends in its unit."""
+        """Add the figures of one repeat of a variant; a metric's name ends in its unit."""
         for metric, value in metrics.items():
             self._figures.setdefault((case, metric, variant), []).append(value)
 
     def note(self, case: str, words: str) -> None:
-        """Say what a reader of the table must know: what was left out, and why."""
+        """Add a line below the case's table, for example what was skipped and why."""
         self.notes.append((case, words))
 
     def has(self, case: str, metric: str, variant: str) -> bool:
@@ -50,7 +50,7 @@ class Report:
         return statistics.median(self._figures[case, metric, variant])
 
     def ratio(self, case: str, metric: str, variant: str, to: str) -> float:
-        """Return the median of the ratios within each repeat: what ran side by side shared the machine's other work."""
+        """Return the median of the ratios within each repeat. The variants of a repeat share the machine's load."""
         ours, theirs = self._figures[case, metric, variant], self._figures[case, metric, to]
         return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
@@ -60,7 +60,7 @@ class Report:
         self.goals.append(Goal(case=case, words=words, value=value, at_most=at_most, at_least=at_least))
 
     def table(self, case: str, base: str | None) -> str:
-        """Return the case's figures, a line each: median, spread, and the ratio to `base`."""
+        """Return the case's figures, one per line: median, min, max, and the ratio to `base`."""
         lines = [f"{'variant':34}{'metric':24}{'median':>12}{'min':>12}{'max':>12}{'of base':>10}"]
         for (of, metric, variant), values in self._figures.items():
             if of != case:
@@ -76,10 +76,10 @@ class Report:
 
     def _repeats(self, case: str, metric: str, variant: str) -> int:
         values = self._figures.get((case, metric, variant), [])
-        return len(values) if all(values) else 0  # nothing is a multiple of zero
+        return len(values) if all(values) else 0  # no ratio to zero
 
     def write(self, path: Path, about: dict[str, Any]) -> None:
-        """Write everything as JSON."""
+        """Write figures, goals and notes as JSON."""
         figures = [
             {"case": case, "metric": metric, "variant": variant, "values": values, "median": statistics.median(values)}
             for (case, metric, variant), values in self._figures.items()
@@ -94,7 +94,7 @@ class Report:
 
 
 def percentiles_ms(values_s: Sequence[float]) -> dict[str, float]:
-    """Return the middle and the ends of latencies, in milliseconds. No goal hangs on p99: it is the disk's."""
+    """Return percentiles of latencies in ms. No goal uses p99, because it depends on the disk."""
     cuts = statistics.quantiles([1000 * value for value in values_s], n=100)
     return {
         "p50_ms": cuts[49],

@@ -1,4 +1,4 @@
-"""Scale-out: several reactors, each in a process of its own, on one queue."""
+"""Scale-out: several reactor processes on one queue."""
 
 import time
 from contextlib import ExitStack
@@ -6,21 +6,21 @@ from pathlib import Path
 
 import psycopg
 
+from .reactor_process import ReactorProcess
 from .report import Report
-from .stage import Stage, queue
-from .worker import Worker
+from .server import BenchServer, queue
 
 _LOOK_EVERY_S = 0.02
 
 
-def scale_out(stage: Stage, report: Report, repeats: int) -> str | None:
-    """1, 2 and 4 reactors drain one queue: throughput, claims for each that brought something, uploads a claim."""
-    case, uploads = "scale-out", 4_000 if stage.quick else 20_000
+def scale_out(bench: BenchServer, report: Report, repeats: int) -> str | None:
+    """1, 2 and 4 reactors drain one queue: throughput, claims per non-empty claim, uploads per claim."""
+    case, uploads = "scale-out", 4_000 if bench.quick else 20_000
     for _ in range(repeats):
         for reactors in (1, 2, 4):
             with ExitStack() as stack:
-                url, spool = stack.enter_context(stage.database()), stack.enter_context(stage.spool())
-                workers = [Worker(url, spool) for _ in range(reactors)]
+                url, spool = stack.enter_context(bench.database()), stack.enter_context(bench.spool())
+                workers = [ReactorProcess(url, spool) for _ in range(reactors)]
                 for worker in workers:
                     worker.until_ready()
                 took_s = _drained(url, spool, uploads)
@@ -42,7 +42,7 @@ def scale_out(stage: Stage, report: Report, repeats: int) -> str | None:
 
 
 def _drained(url: str, spool: Path, uploads: int) -> float:
-    """Queue a backlog that nobody knows of, tell of it, and return how long it took until none of it was left."""
+    """Queue a backlog silently, notify "rescan", and return how many seconds until the queue is empty."""
     queue(url, uploads, spool)
     with psycopg.connect(url, autocommit=True) as conn:
         began = time.monotonic()

@@ -1,21 +1,21 @@
-"""Start: from before a reactor's process is made until it is ready, and the memory it has taken by then."""
+"""Start: from before a reactor process is created until it is ready, and its peak memory until then."""
 
+from .reactor_process import ReactorProcess
 from .report import Report
-from .stage import Stage, queue
-from .worker import Worker
+from .server import BenchServer, queue
 
 _CASE = "start"
 
 
-def start(stage: Stage, report: Report, repeats: int) -> str | None:
-    """Time to ready and memory with 0, 100 000 and 1 000 000 rows waiting for later, within the horizon."""
-    backlogs = (0, 100_000) if stage.quick else (0, 100_000, 1_000_000)
+def start(bench: BenchServer, report: Report, repeats: int) -> str | None:
+    """Time to ready and memory with 0, 100 000 and 1 000 000 rows due later within the horizon."""
+    backlogs = (0, 100_000) if bench.quick else (0, 100_000, 1_000_000)
     for waiting in backlogs[1:]:
-        stage.make_template(f"waiting_{waiting}", lambda url, count=waiting: queue(url, count, None, due_in="14 min"))  # type: ignore[misc]
+        bench.make_template(f"waiting_{waiting}", lambda url, count=waiting: queue(url, count, None, due_in="14 min"))  # type: ignore[misc]
     for _ in range(repeats):
         for waiting in backlogs:
-            with stage.database(f"waiting_{waiting}" if waiting else "migrated") as url, stage.spool() as spool:
-                worker = Worker(url, spool)
+            with bench.database(f"waiting_{waiting}" if waiting else "migrated") as url, bench.spool() as spool:
+                worker = ReactorProcess(url, spool)
                 ready_s = worker.until_ready()
                 report.add(_CASE, f"{waiting:,} waiting", ready_s=ready_s, mib=worker.peak_bytes() / (1 << 20))
                 worker.end()

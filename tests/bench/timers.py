@@ -1,7 +1,7 @@
-"""The wheel beside heapq and asyncio's call_later: nanoseconds and bytes a timer, and the collector's longest pause.
+"""The wheel next to heapq and asyncio's call_later: ns and bytes per timer, and the garbage collector's longest pause.
 
-Delays are uniform within ten minutes; one timer in five is moved, one in five cancelled, the others expire on a clock
-that is moved by hand. Keys and due times are made beforehand, and counted for nobody.
+Delays are uniform within ten minutes. One timer in five is moved, one in five cancelled; the others expire on a virtual
+clock. Keys and due times are made beforehand and not measured.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from reactor.core.timer_wheel import TimerWheel
 from reactor.runtime.clock import TICKS_PER_S
 
 from .report import Report
-from .stage import Stage
+from .server import BenchServer
 
 _CASE = "wheel"
 _SPAN_TICKS = 600 * TICKS_PER_S
@@ -25,16 +25,16 @@ _STEP_TICKS = TICKS_PER_S // 100
 
 
 class Timers(Protocol):
-    """What is measured."""
+    """The operations that are measured."""
 
     def arm(self, key: int, due: int) -> object: ...
     def cancel(self, key: int) -> object: ...
     def advance(self, now: int) -> int:
-        """Let time pass; return how many came due."""
+        """Move the clock to `now`; return how many timers expired."""
 
 
 class Heap:
-    """heapq of (due, key); cancelled and moved entries are skipped as they come up."""
+    """heapq of (due, key). Entries of cancelled and moved timers are skipped when they come up."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int]] = []
@@ -67,7 +67,7 @@ class _VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class CallLater:
-    """A loop's own timers on a virtual clock, and the handles by key."""
+    """An event loop's timers on a virtual clock, with a dictionary of handles."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -95,7 +95,7 @@ class CallLater:
 
 
 class TheWheel:
-    """The reactor's."""
+    """The reactor's timer wheel."""
 
     def __init__(self) -> None:
         self._wheel: TimerWheel[int] = TimerWheel()
@@ -110,9 +110,9 @@ class TheWheel:
         return len(self._wheel.pop(now))
 
 
-def timers(stage: Stage, report: Report, repeats: int) -> str | None:
-    """Arm, move, cancel and expire at 10 000 and 1 000 000 timers, beside heapq and call_later."""
-    counts = (10_000, 100_000) if stage.quick else (10_000, 1_000_000)
+def timers(bench: BenchServer, report: Report, repeats: int) -> str | None:
+    """Arm, move, cancel and expire 10 000 and 1 000 000 timers, next to heapq and call_later."""
+    counts = (10_000, 100_000) if bench.quick else (10_000, 1_000_000)
     for _ in range(repeats):
         for count in counts:
             for name, make in (("heapq", Heap), ("call_later", CallLater), ("wheel", TheWheel)):

@@ -1,4 +1,4 @@
-"""The alert rules: they fire when they should, and say what to type."""
+"""The alert rules: they fire when they should, and their runbooks name commands that exist."""
 
 import re
 import shlex
@@ -23,7 +23,7 @@ def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=PROMETHEUS, capture_output=True, text=True, timeout=50, check=False)
 
 
-def test_prometheus_takes_the_rules_and_the_configuration() -> None:
+def test_prometheus_accepts_the_rules_and_the_configuration() -> None:
     for arguments in (["check", "rules", "alerts.yml"], ["check", "config", "prometheus.yml"]):
         done = promtool(*arguments)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -35,7 +35,7 @@ def test_the_alerts_fire_when_they_should_and_not_before() -> None:
 
 
 @BY_NAME
-def test_each_alert_is_held_against_a_moment_when_it_fires_and_one_when_it_does_not(rule: dict[str, Any]) -> None:
+def test_each_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not(rule: dict[str, Any]) -> None:
     firing = f'ALERTS{{alertname="{rule["alert"]}", alertstate="firing"}}'
     expected = [
         bool(check["exp_samples"])
@@ -47,25 +47,25 @@ def test_each_alert_is_held_against_a_moment_when_it_fires_and_one_when_it_does_
 
 
 @BY_NAME
-def test_an_alert_says_what_it_is_and_what_to_type(rule: dict[str, Any]) -> None:
+def test_each_alert_has_a_severity_a_summary_a_description_and_a_runbook_with_a_command(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in {"page", "ticket"}
     assert set(rule["annotations"]) == {"summary", "description", "runbook"}
     assert "`" in rule["annotations"]["runbook"]
 
 
-def typed(rule: dict[str, Any]) -> list[str]:
-    """Return the reactor's commands in a rule's runbook."""
+def commands_in(rule: dict[str, Any]) -> list[str]:
+    """Return the `reactor` commands in a rule's runbook."""
     return [line for line in re.findall(r"`([^`]+)`", rule["annotations"]["runbook"]) if line.startswith("reactor ")]
 
 
-@pytest.mark.parametrize("line", sorted({line for rule in RULES for line in typed(rule)}))
-def test_what_a_runbook_says_to_type_is_a_command(line: str) -> None:
+@pytest.mark.parametrize("line", sorted({line for rule in RULES for line in commands_in(rule)}))
+def test_each_command_in_a_runbook_exists(line: str) -> None:
     words = shlex.split(line)[1:]
     command: click.Command = main
     while isinstance(command, click.Group):
         found = command.get_command(click.Context(command), words.pop(0))
-        assert found is not None, f"'{line}': there is no such command"
+        assert found is not None, f"'{line}': no such command"
         command = found
-    # an id in the place of "ID"; then click itself says whether the line can be parsed
+    # put an id in place of "ID", and let click parse the line
     zero = "00000000-0000-0000-0000-000000000000"
     command.make_context(line, [zero if word in {"ID", "USER"} else word for word in words])

@@ -1,4 +1,4 @@
-"""compose.yaml: well-formed, pinned, closed to others, and made of files and settings that are there."""
+"""compose.yaml: valid, with pinned images, ports on loopback only, and files and settings that exist."""
 
 import re
 import subprocess
@@ -20,12 +20,12 @@ COMPOSE = document(DEPLOY / "compose.yaml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 PINNED = re.compile(r"[a-z0-9./-]+:v?\d+\.\d+(\.\d+)?")
 
-ENDS_BY_ITSELF = {"migrate", "worker-password", "bucket"}
-NOTHING_TO_ASK_WITH = {"collector"}
-"""Its image has neither a shell nor a client; Prometheus watches it, and nothing waits for it."""
+ONE_SHOT = {"migrate", "worker-password", "bucket"}
+NO_HEALTHCHECK = {"collector"}
+"""The collector's image has neither a shell nor a client for a health check. No service waits for it."""
 
 
-def test_it_is_a_compose_file() -> None:
+def test_the_file_is_valid_for_compose() -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
     done = subprocess.run([*command, DEPLOY / "compose.yaml"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
@@ -41,24 +41,24 @@ def test_every_port_is_on_loopback(name: str) -> None:
     assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", []))
 
 
-@pytest.mark.parametrize("name", sorted(SERVICES.keys() - ENDS_BY_ITSELF - NOTHING_TO_ASK_WITH))
-def test_every_server_is_asked_whether_it_works(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(SERVICES.keys() - ONE_SHOT - NO_HEALTHCHECK))
+def test_every_server_has_a_health_check(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"][0] == "CMD"
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_who_is_waited_for_can_be(name: str) -> None:
-    """And who ends by itself is waited for: else `up --wait` would take its end for a failure."""
+def test_every_dependency_has_a_condition_that_can_be_met(name: str) -> None:
+    """A one-shot service must be a dependency, or `up --wait` would take its exit for a failure."""
     waited_for = {other for service in SERVICES.values() for other in service.get("depends_on", {})}
-    assert name not in ENDS_BY_ITSELF or name in waited_for
+    assert name not in ONE_SHOT or name in waited_for
     for other, how in SERVICES[name].get("depends_on", {}).items():
         ends = how["condition"] == "service_completed_successfully"
-        assert ends == (other in ENDS_BY_ITSELF)
+        assert ends == (other in ONE_SHOT)
         assert ends or "healthcheck" in SERVICES[other]
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_mount_is_there(name: str) -> None:
+def test_every_mount_has_an_existing_source(name: str) -> None:
     for volume in SERVICES[name].get("volumes", []):
         source, target, *_ = volume.split(":")
         if source.startswith("."):
@@ -69,15 +69,15 @@ def test_every_mount_is_there(name: str) -> None:
         assert target.startswith("/")
 
 
-def defaults_filled_in(text: str) -> str:
-    """Return a value as compose reads it where nothing is set."""
+def with_defaults(text: str) -> str:
+    """Return a value as compose reads it when no variable is set."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
 
 
 @pytest.mark.parametrize("name", ["reactor", "migrate"])
-def test_the_reactor_takes_its_settings(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reactor_accepts_its_settings(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    environment = {key: defaults_filled_in(value) for key, value in SERVICES[name]["environment"].items()}
+    environment = {key: with_defaults(value) for key, value in SERVICES[name]["environment"].items()}
     settings = load(environment, None)
     assert settings.database_url is not None
     assert "@postgres/" in settings.database_url
@@ -89,20 +89,20 @@ def test_the_reactor_spools_where_the_volume_is() -> None:
     assert f"REACTOR_SPOOL_DIR={volume.split(':')[1]}" in dockerfile
 
 
-def test_prometheus_scrapes_the_reactor_where_it_serves() -> None:
+def test_prometheus_scrapes_the_reactors_port() -> None:
     jobs = {job["job_name"]: job for job in document(DEPLOY / "prometheus/prometheus.yml")["scrape_configs"]}
     [target] = jobs["reactor"]["static_configs"][0]["targets"]
     host, port = target.split(":")
     assert any(published.endswith(f":{port}") for published in SERVICES[host]["ports"])
 
 
-def test_the_collector_passes_on_what_the_reactor_sends() -> None:
+def test_the_collector_forwards_what_the_reactor_exports() -> None:
     config = document(DEPLOY / "collector/config.yaml")
     for pipeline in config["service"]["pipelines"].values():
         for part in ("receivers", "processors", "exporters"):
             assert set(pipeline[part]) <= set(config[part])
         assert pipeline["processors"][0] == "memory_limiter"
-    assert set(config["service"]["pipelines"]) >= {"traces", "metrics"}  # both are pushed where an endpoint is set
+    assert set(config["service"]["pipelines"]) >= {"traces", "metrics"}  # the reactor exports both
     http = config["receivers"]["otlp"]["protocols"]["http"]["endpoint"]
     sent_to = SERVICES["reactor"]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"]
     assert sent_to == f"http://collector:{http.split(':')[1]}"
@@ -110,17 +110,17 @@ def test_the_collector_passes_on_what_the_reactor_sends() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(path for path in DEPLOY.rglob("*") if path.is_file()), ids=str)
-def test_every_setting_that_is_spoken_of_is_one(path: Path) -> None:
+def test_every_setting_that_a_file_mentions_exists(path: Path) -> None:
     known = variables((ROOT / "README.md").read_text()) | variables((ROOT / "reactor/core/settings.py").read_text())
-    only_compose_s_own = {"REACTOR_PORT"} if path.name == "compose.yaml" else set()
-    assert variables(path.read_text()) <= known | only_compose_s_own
+    own_variables = {"REACTOR_PORT"} if path.name == "compose.yaml" else set()
+    assert variables(path.read_text()) <= known | own_variables
 
 
-# SeaweedFS, for real: the same server, the same identities, the same script
+# a real SeaweedFS with compose's identities, options and script
 
 
 class ComposeSeaweed(SeaweedServer):
-    """The server with compose's identities."""
+    """A SeaweedFS server with the identities of compose.yaml."""
 
     def _identities(self) -> dict[str, object]:
         return document(DEPLOY / "seaweedfs/s3.json")
@@ -130,10 +130,10 @@ class ComposeSeaweed(SeaweedServer):
         return f"127.0.0.1:{self._ports['master']}.{self._ports['master.grpc']}"
 
 
-@pytest.fixture
-def seaweed(tmp_path: Path) -> Iterator[ComposeSeaweed]:
+@pytest.fixture(scope="module")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeSeaweed]:
     environment = SERVICES["reactor"]["environment"]
-    server = ComposeSeaweed(tmp_path)
+    server = ComposeSeaweed(tmp_path_factory.mktemp("seaweed"))
     server.access_key = environment["AWS_ACCESS_KEY_ID"]
     server.secret_key = environment["AWS_SECRET_ACCESS_KEY"]
     with server:
@@ -141,7 +141,7 @@ def seaweed(tmp_path: Path) -> Iterator[ComposeSeaweed]:
 
 
 @pytest.mark.s3
-def test_the_bucket_is_made_once_and_the_reactors_key_works_there_alone(seaweed: ComposeSeaweed) -> None:
+def test_the_bucket_is_created_once_and_the_reactors_key_works_only_there(seaweed: ComposeSeaweed) -> None:
     script = SERVICES["bucket"]["entrypoint"][-1].replace("$$", "$")
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     for _ in range(2):  # `compose up` a second time
@@ -158,7 +158,7 @@ def test_the_bucket_is_made_once_and_the_reactors_key_works_there_alone(seaweed:
 
 
 @pytest.mark.s3
-def test_seaweedfs_knows_its_options_and_answers_its_health_check(seaweed: ComposeSeaweed) -> None:
+def test_seaweedfs_accepts_its_options_and_answers_its_health_check(seaweed: ComposeSeaweed) -> None:
     weed = Path(sys.executable).with_name("weed")
     known = subprocess.run([weed, "server", "-h"], capture_output=True, text=True, check=False)
     options = [word.partition("=")[0] for word in SERVICES["seaweedfs"]["command"][1:]]

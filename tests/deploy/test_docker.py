@@ -1,6 +1,7 @@
-"""deploy/compose.yaml in containers, where an engine answers: `pytest -m docker`.
+"""deploy/compose.yaml in containers, if a container engine is running: `pytest -m docker`.
 
-A reactor outside works for that PostgreSQL, against a store that fails twice; its trace is read back from that Jaeger.
+One test runs a reactor outside of the containers against their PostgreSQL and a store that fails twice, and reads its
+trace back from their Jaeger.
 """
 
 import json
@@ -33,7 +34,7 @@ JAEGER_TAKES_IN_S = 30.0
 
 
 def containers(*services: str) -> Iterator[Services]:
-    """Bring services of compose.yaml up under a name of our own, at free ports; take them away with their volumes."""
+    """Start services of compose.yaml as a separate project on free ports; remove them and their volumes at the end."""
     if not docker_is_available():
         pytest.skip("no container engine answers `docker info` and `docker compose version`")
     ports = {f"{name}_PORT": "0" for name in ("POSTGRES", "JAEGER", "REACTOR", "S3", "PROMETHEUS", "GRAFANA")}
@@ -66,7 +67,7 @@ def get_json(url: str) -> Any:
 
 
 def spans_of(jaeger: str, trace_id: str, complete: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
-    """Ask Jaeger until the trace is complete: it takes spans in a moment after they were sent."""
+    """Poll Jaeger until the trace is complete, because it stores spans some time after it received them."""
     spans: list[dict[str, Any]] = []
     give_up = time.monotonic() + JAEGER_TAKES_IN_S
     while not complete(spans):
@@ -76,7 +77,7 @@ def spans_of(jaeger: str, trace_id: str, complete: Callable[[list[dict[str, Any]
             found = get_json(f"{jaeger}/api/v3/traces/{trace_id}")["result"]["resourceSpans"]
         except HTTPError as error:
             with error:
-                if error.code != HTTPStatus.NOT_FOUND:  # that: none of it yet
+                if error.code != HTTPStatus.NOT_FOUND:  # 404: no span stored yet
                     raise
         else:
             spans = [span for resource in found for scope in resource["scopeSpans"] for span in scope["spans"]]
@@ -128,7 +129,7 @@ def test_an_upload_that_failed_twice_is_one_trace_in_jaeger(postgres_and_jaeger:
 
 
 @pytest.mark.slow
-def test_all_of_it_comes_up_and_stores_an_upload(everything: Services) -> None:
+def test_all_services_start_and_store_an_upload(everything: Services) -> None:
     port = everything.port_for
     assert get_json(f"http://127.0.0.1:{port('reactor', 8321)}/readyz") == {"ready": True, "reasons": []}
     compose = ["docker", "compose", "-p", f"reactor-test-{os.getpid()}", "-f", str(DEPLOY / "compose.yaml")]

@@ -1,4 +1,4 @@
-"""The image, as far as it can be made without a container engine."""
+"""The Dockerfile, as far as it can be tested without a container engine."""
 
 import json
 import re
@@ -18,7 +18,7 @@ BUILD_STAGE = DOCKERFILE[: DOCKERFILE.rindex("\nFROM ")]
 
 
 def steps(kind: str, text: str = DOCKERFILE) -> list[str]:
-    """Return what follows each instruction of a kind, over all its lines."""
+    """Return the arguments of each instruction of a kind, including continuation lines."""
     return re.findall(rf"^{kind} ((?:.*\\\n)*.*)$", text, re.MULTILINE)
 
 
@@ -28,28 +28,28 @@ def test_hadolint_finds_nothing() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_it_runs_as_nobody_special_and_answers_for_itself() -> None:
+def test_the_image_has_an_unprivileged_user_a_health_check_and_no_shell() -> None:
     [user] = steps("USER")
-    assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", user)  # by number: Kubernetes can tell that it isn't root
+    assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", user)  # a number, so that Kubernetes can check it isn't root
     [check] = steps("HEALTHCHECK")
     command = json.loads(check[check.index("[") :])
     compile(command[2], "HEALTHCHECK", "exec")
-    assert "/healthz" in command[2]  # not /readyz: an outage of the database must not restart it
-    assert steps("ENTRYPOINT") == ['["reactor"]']  # without a shell that would keep SIGTERM to itself
+    assert "/healthz" in command[2]  # not /readyz: an outage of the database must not restart the container
+    assert steps("ENTRYPOINT") == ['["reactor"]']  # a shell would not forward SIGTERM
 
 
 def copied() -> list[str]:
     return [name for text in steps("COPY") if "--from" not in text for name in text.split()[:-1]]
 
 
-def test_what_it_copies_is_there_and_let_through() -> None:
+def test_every_copied_path_exists_and_is_not_ignored() -> None:
     passed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert set(copied()) == passed
     assert all((ROOT / name).exists() for name in passed)
 
 
-def test_every_package_that_it_installs_is_pinned() -> None:
-    """What the reactor needs, what that needs, as far as it is installed here; and what builds the wheel."""
+def test_every_installed_package_is_pinned() -> None:
+    """The reactor's dependencies, their dependencies as far as installed here, and the build backend."""
     needed = {"hatchling"}
     unread = {"reactor"}
     while unread:
@@ -73,8 +73,8 @@ def plain(name: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_its_build_steps_make_a_reactor_that_runs(tmp_path: Path) -> None:
-    """The RUN lines of the first stage, word for word, with its folders moved below a temporary one."""
+def test_the_build_steps_make_a_reactor_that_runs(tmp_path: Path) -> None:
+    """Runs the RUN lines of the first stage, with their folders moved below a temporary one."""
     source = tmp_path / "src"
     source.mkdir()
     for name in copied():

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: valid, hardened, and of one mind with the image and the reactor."""
+"""The Kubernetes manifests: valid, hardened, and consistent with the image and the reactor's settings."""
 
 import subprocess
 from pathlib import Path
@@ -35,7 +35,7 @@ DEPLOYMENT = OBJECTS["Deployment/reactor"]["spec"]
 
 
 @pytest.mark.parametrize("name", OBJECTS)
-def test_an_object_is_what_kubernetes_knows(name: str) -> None:
+def test_each_object_is_valid(name: str) -> None:
     kubernetes_validate.validate(OBJECTS[name], KUBERNETES, strict=True)
 
 
@@ -57,8 +57,8 @@ def test_the_image_is_this_version() -> None:
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_a_pod_may_do_nothing_that_it_needn_t(name: str) -> None:
-    """What the restricted Pod Security Standard asks for, and no way to Kubernetes' own API."""
+def test_each_pod_is_restricted(name: str) -> None:
+    """It meets the restricted Pod Security Standard and has no token for the Kubernetes API."""
     pod = pod_of(name)["spec"]
     assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -75,7 +75,7 @@ def test_a_pod_may_do_nothing_that_it_needn_t(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PODS)
-def test_a_container_runs_a_command_that_there_is(name: str) -> None:
+def test_each_container_runs_a_command_that_exists(name: str) -> None:
     [container] = pod_of(name)["spec"]["containers"]
     name, *options = container["args"]
     command = main.get_command(click.Context(main), name)
@@ -83,13 +83,13 @@ def test_a_container_runs_a_command_that_there_is(name: str) -> None:
     command.make_context(name, options)
 
 
-def test_two_reactors_survive_a_node_and_a_rollout() -> None:
+def test_a_reactor_stays_up_during_a_rollout_or_the_loss_of_a_node() -> None:
     assert DEPLOYMENT["replicas"] >= 2
     assert DEPLOYMENT["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
     assert OBJECTS["PodDisruptionBudget/reactor"]["spec"]["minAvailable"] == DEPLOYMENT["replicas"] - 1
 
 
-def test_probes_ask_what_the_reactor_answers() -> None:
+def test_probes_use_addresses_that_the_reactor_serves() -> None:
     [port] = REACTOR["ports"]
     paths = {name: REACTOR[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
     assert {probe["port"] for probe in paths.values()} == {port["name"]}
@@ -98,7 +98,7 @@ def test_probes_ask_what_the_reactor_answers() -> None:
     assert port["containerPort"] == load({}, None).http_port
 
 
-def test_selectors_find_the_reactors_and_nothing_else() -> None:
+def test_selectors_match_only_the_reactors() -> None:
     labels = {name: pod_of(name)["metadata"]["labels"] for name in PODS}
     selectors = {
         "Deployment": DEPLOYMENT["selector"]["matchLabels"],
@@ -108,8 +108,8 @@ def test_selectors_find_the_reactors_and_nothing_else() -> None:
     for kind, selector in selectors.items():
         found = [name for name in PODS if selector.items() <= labels[name].items()]
         assert found == ["Deployment/reactor"], kind
-    walled_in = OBJECTS["NetworkPolicy/reactor"]["spec"]["podSelector"]["matchLabels"]
-    assert all(walled_in.items() <= labels[name].items() for name in PODS)
+    policy = OBJECTS["NetworkPolicy/reactor"]["spec"]["podSelector"]["matchLabels"]
+    assert all(policy.items() <= labels[name].items() for name in PODS)
 
 
 def test_the_service_and_the_network_policy_name_the_reactors_port() -> None:
@@ -121,8 +121,8 @@ def test_the_service_and_the_network_policy_name_the_reactors_port() -> None:
 
 
 @pytest.mark.parametrize("name", ["Deployment/reactor", "CronJob/reactor-reconcile"])
-def test_settings_and_secrets_make_a_configuration(name: str) -> None:
-    """What the pods get from the generated ConfigMap and the example secret is taken as it is."""
+def test_config_map_and_secret_are_valid_settings(name: str) -> None:
+    """The reactor accepts the generated ConfigMap and the example secret as they are."""
     [generated] = KUSTOMIZATIONS[FOLDER]["configMapGenerator"]
     pod = pod_of(name)["spec"]
     [container] = pod["containers"]
@@ -137,7 +137,7 @@ def test_settings_and_secrets_make_a_configuration(name: str) -> None:
     assert settings.spools["default"] == Path(mount["mountPath"])
 
 
-def test_the_spool_is_one_claim_that_all_can_write() -> None:
+def test_all_pods_share_one_writable_spool() -> None:
     claim = OBJECTS["PersistentVolumeClaim/reactor-spool"]
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
     for name in ("Deployment/reactor", "CronJob/reactor-reconcile"):
@@ -145,7 +145,7 @@ def test_the_spool_is_one_claim_that_all_can_write() -> None:
         assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
 
 
-def test_only_the_migration_sees_the_owner_s_password() -> None:
+def test_only_the_migration_has_the_owners_password() -> None:
     [container] = pod_of("Job/reactor-migrate")["spec"]["containers"]
     assert container["envFrom"] == [{"secretRef": {"name": "reactor-migrate"}}]
     others = [container for name in PODS[:2] for container in pod_of(name)["spec"]["containers"]]

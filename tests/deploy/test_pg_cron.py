@@ -1,4 +1,4 @@
-"""pg_cron.sql: its jobs, run as pg_cron would run them, on a database that no reactor looks after."""
+"""pg_cron.sql: its jobs, run as pg_cron would run them, on a database without a reactor."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from support.deploy_files import DEPLOY
 
 JOBS = ("reactor-fail-stale-runs", "reactor-rescue-uploads", "reactor-repair-usage", "reactor-forget-cron-runs")
 
-PG_CRON_S_OWN = """
+PG_CRON_STAND_IN = """
     create schema cron;
     create table cron.job (jobid bigint generated always as identity, jobname text unique, schedule text, command text);
     create table cron.job_run_details (jobid bigint, end_time timestamptz);
@@ -24,32 +24,32 @@ PG_CRON_S_OWN = """
     grant select on cron.job to reactor_worker;
     grant select, delete on cron.job_run_details to reactor_worker;
 """
-"""The tables that the file works on, as the extension has them: the wheel's PostgreSQL comes without it. What takes the
-words in is a stand-in; the words are run for real."""
+"""A stand-in for the extension's tables and cron.schedule, because the wheel's PostgreSQL has no pg_cron. The commands
+of the jobs run for real."""
 
 
 @pytest.fixture
 def app(migrated_url: str, tmp_path: Path) -> Iterator[App]:
     with open_app(migrated_url, tmp_path) as app:
-        app.conn.execute(PG_CRON_S_OWN)
+        app.conn.execute(PG_CRON_STAND_IN)
         for _ in range(2):  # running the file again changes nothing
             app.conn.execute((DEPLOY / "pg_cron.sql").read_bytes())
         yield app
 
 
 def run_job(app: App, name: str) -> None:
-    """Run one job's command with no more rights than reactor_worker's."""
+    """Run one job's command as reactor_worker."""
     command = app.one("select command from cron.job where jobname = %s", name)
     with psycopg.connect(app.url, autocommit=True) as conn:
         conn.execute("set role reactor_worker")
         conn.execute(sql.SQL(command))
 
 
-def test_it_schedules_each_job_once(app: App) -> None:
+def test_running_the_file_twice_schedules_each_job_once(app: App) -> None:
     assert {row["jobname"] for row in app.all("select jobname from cron.job")} == set(JOBS)
 
 
-def test_stale_runs_are_failed_and_others_left_alone(app: App) -> None:
+def test_stale_runs_are_failed_and_live_runs_are_not(app: App) -> None:
     late, silent = app.begin_run(timeout_at="2000-01-01"), app.begin_run(heartbeat_at="2000-01-01")
     alive = app.begin_run(timeout_at="2100-01-01", heartbeat_at="2000-01-01", heartbeat_timeout="200 years")
     run_job(app, "reactor-fail-stale-runs")
@@ -60,22 +60,22 @@ def test_stale_runs_are_failed_and_others_left_alone(app: App) -> None:
     assert app.run(alive)["status"] == "running"
 
 
-def test_a_dead_reactor_s_uploads_wait_again_and_hopeless_ones_are_buried(app: App) -> None:
-    gone: dict[str, Any] = {"status": "uploading", "lease_token": uuid4(), "lease_expires_at": "2000-01-01"}
-    [freed] = app.queue_uploads(retry_count=1, **gone)
-    [spent] = app.queue_uploads(retry_count=5, **gone)
-    [held] = app.queue_uploads(retry_count=1, **gone | {"lease_expires_at": "2100-01-01"})
+def test_uploads_with_an_expired_lease_are_released_or_dead_if_no_retry_is_left(app: App) -> None:
+    leased: dict[str, Any] = {"status": "uploading", "lease_token": uuid4(), "lease_expires_at": "2000-01-01"}
+    [freed] = app.queue_uploads(retry_count=1, **leased)
+    [spent] = app.queue_uploads(retry_count=5, **leased)
+    [held] = app.queue_uploads(retry_count=1, **leased | {"lease_expires_at": "2100-01-01"})
     [due] = app.queue_uploads()
     run_job(app, "reactor-rescue-uploads")
 
     rows = [app.row(upload) for upload in (freed, spent, held, due)]
     assert [row and row["status"] for row in rows] == ["failed", "dead", "uploading", "failed"]
-    assert app.usage(spent) == (0, 0)  # what was reserved is given back
-    assert app.is_spooled(due)  # and no byte was moved
+    assert app.usage(spent) == (0, 0)  # its reservation is released
+    assert app.is_spooled(due)  # the jobs store nothing
     app.assert_usage_matches_rows()
 
 
-def test_what_nobody_came_for_in_a_day_is_given_back(app: App) -> None:
+def test_a_reservation_without_an_upload_is_released_after_a_day(app: App) -> None:
     user = uuid4()
     app.all("select public.reserve_upload(%s, %s, 100)", user, "0" * 64)
     app.conn.execute("update public.sources set pending_since = now() - interval '25 hours'")
@@ -83,7 +83,7 @@ def test_what_nobody_came_for_in_a_day_is_given_back(app: App) -> None:
     assert app.all("select reserved_bytes from public.storage_usage") == [{"reserved_bytes": 0}]
 
 
-def test_pg_cron_s_own_lines_are_forgotten_after_a_week_and_nobody_else_s(app: App) -> None:
+def test_run_details_of_these_jobs_are_deleted_after_a_week_and_those_of_others_kept(app: App) -> None:
     app.conn.execute("select cron.schedule('another', '* * * * *', 'select 1')")
     app.conn.execute("insert into cron.job_run_details select jobid, now() - interval '8 days' from cron.job")
     app.conn.execute("insert into cron.job_run_details select jobid, now() from cron.job")

@@ -1,4 +1,4 @@
-"""Dashboard and alerts ask only for what a reactor really exports."""
+"""The queries of dashboard and alerts use only metrics and labels that a reactor exports."""
 
 import json
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ TARGET_LABELS = {"job", "instance"}
 
 
 def queries() -> Iterator[tuple[str, str]]:
+    """Yield where each query stands, and its expression."""
     for panel in PANELS:
         for target in panel["targets"]:
             yield f"panel '{panel['title']}'", target["expr"]
@@ -29,7 +30,7 @@ def queries() -> Iterator[tuple[str, str]]:
 
 
 def nodes(node: Any) -> Iterator[Any]:
-    """Yield an expression and all within it."""
+    """Yield an expression and all its subexpressions."""
     yield node
     for name in ("lhs", "rhs", "expr", "param", "vector_selector"):
         if (child := getattr(node, name, None)) is not None:
@@ -38,8 +39,8 @@ def nodes(node: Any) -> Iterator[Any]:
         yield from nodes(child)
 
 
-def asked(expr: str) -> dict[str, set[str]]:
-    """Return the metrics that an expression asks for, each with the labels that it picks or groups by."""
+def metrics_in(expr: str) -> dict[str, set[str]]:
+    """Return the metrics in an expression, each with the labels that it is filtered or grouped by."""
     tree = list(nodes(promql_parser.parse(expr.replace("$__rate_interval", "5m"))))
     found: dict[str, set[str]] = {}
     for node in tree:
@@ -54,7 +55,7 @@ def asked(expr: str) -> dict[str, set[str]]:
     return found
 
 
-async def test_everything_that_is_asked_for_is_exported_with_its_labels(
+async def test_every_metric_and_label_in_a_query_is_exported(
     migrated_url: str, tmp_path: Path, recorder: Recorder
 ) -> None:
     with open_app(migrated_url, tmp_path) as app:
@@ -62,28 +63,28 @@ async def test_everything_that_is_asked_for_is_exported_with_its_labels(
     unknown = [
         f"{where}: {metric}"
         for where, expr in queries()
-        for metric, labels in asked(expr).items()
+        for metric, labels in metrics_in(expr).items()
         if metric not in exports or labels - exports[metric] - TARGET_LABELS
     ]
     assert not unknown, f"not among {exports}"
 
 
-def test_a_name_that_is_misspelt_would_be_seen() -> None:
-    assert asked('sum by (a) (rate(x_total{b="1"}[5m])) / y unless on () z offset 15m') == {
+def test_metrics_in_finds_every_metric_and_label() -> None:
+    assert metrics_in('sum by (a) (rate(x_total{b="1"}[5m])) / y unless on () z offset 15m') == {
         "x_total": {"a", "b"},
         "y": set(),
         "z": set(),
     }
 
 
-def test_what_an_alert_speaks_of_is_on_the_dashboard() -> None:
-    metrics = {name for _, expr in queries() for name in asked(expr)} - {"ALERTS"}
-    shown = {name for panel in PANELS for target in panel["targets"] for name in asked(target["expr"])}
+def test_every_metric_of_an_alert_is_on_the_dashboard() -> None:
+    metrics = {name for _, expr in queries() for name in metrics_in(expr)} - {"ALERTS"}
+    shown = {name for panel in PANELS for target in panel["targets"] for name in metrics_in(target["expr"])}
     assert metrics == shown
 
 
 def test_gauges_of_the_database_are_never_summed_over_reactors() -> None:
-    """Each reactor reports the same database: a sum would show it as often as there are reactors."""
+    """Each reactor exports the same values of the shared database, so a sum would multiply them."""
     shared = {"storage_queue_depth", "storage_queue_oldest_age_seconds", "interpretation_running"} | {
         "quota_rejections_total",
         "storage_usage_bytes",
@@ -91,25 +92,25 @@ def test_gauges_of_the_database_are_never_summed_over_reactors() -> None:
     for where, expr in queries():
         for node in nodes(promql_parser.parse(expr.replace("$__rate_interval", "5m"))):
             if isinstance(node, promql_parser.AggregateExpr) and str(node.op) != "max":
-                assert not shared & set(asked(node.expr.prettify())), where
+                assert not shared & set(metrics_in(node.expr.prettify())), where
 
 
 # Grafana
 
 
-def test_the_dashboard_is_provisioned_and_names_sources_that_are() -> None:
+def test_the_dashboard_is_provisioned_with_its_data_sources() -> None:
     sources = document(DEPLOY / "grafana/provisioning/datasources/datasources.yaml")["datasources"]
     types = {source["uid"]: source["type"] for source in sources}
-    asked_for = [DASHBOARD["annotations"]["list"][0]["datasource"]]
-    asked_for += [holder["datasource"] for panel in PANELS for holder in (panel, *panel["targets"])]
-    assert all(types[source["uid"]] == source["type"] for source in asked_for)
+    used = [DASHBOARD["annotations"]["list"][0]["datasource"]]
+    used += [holder["datasource"] for panel in PANELS for holder in (panel, *panel["targets"])]
+    assert all(types[source["uid"]] == source["type"] for source in used)
 
     [provider] = document(DEPLOY / "grafana/provisioning/dashboards/dashboards.yaml")["providers"]
     mounts = document(DEPLOY / "compose.yaml")["services"]["grafana"]["volumes"]
     assert f"./grafana/dashboard.json:{provider['options']['path']}/reactor.json:ro" in mounts
 
 
-def test_every_panel_has_its_own_place_its_words_and_its_queries() -> None:
+def test_every_panel_has_a_free_place_a_description_and_queries() -> None:
     places: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         at = panel["gridPos"]

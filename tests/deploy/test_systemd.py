@@ -1,4 +1,4 @@
-"""The systemd units: what systemd thinks of them, and whether the sandbox fits what the reactor does."""
+"""The systemd units: valid, sandboxed, and consistent with the reactor's settings."""
 
 import subprocess
 from configparser import ConfigParser
@@ -13,11 +13,11 @@ FOLDER = DEPLOY / "systemd"
 UNITS = sorted(path.name for path in FOLDER.iterdir())
 SERVICES = [name for name in UNITS if name.endswith(".service")]
 MOST_EXPOSED = 2.0
-"""systemd's own scale: 10 is unconfined. What is left is the network, the user and the spool."""
+"""On the scale of `systemd-analyze security`, where 10 is unconfined."""
 
 
 def section(name: str, which: str = "Service") -> dict[str, list[str]]:
-    """Return a unit's settings; a key may stand there several times."""
+    """Return the settings of a unit's section; a key may have several values."""
     found: dict[str, list[str]] = {}
     body = (FOLDER / name).read_text().split(f"[{which}]\n")[1].split("\n[")[0]
     for line in body.splitlines():
@@ -29,14 +29,14 @@ def section(name: str, which: str = "Service") -> dict[str, list[str]]:
 
 @pytest.fixture
 def units(tmp_path: Path) -> list[Path]:
-    """The units, with a program that is there in the place of the reactor."""
+    """The units, with an existing program in place of the reactor's."""
     for name in UNITS:
         text = (FOLDER / name).read_text()
         (tmp_path / name).write_text(text.replace("/opt/reactor/bin/reactor", "/bin/true"))
     return [tmp_path / name for name in UNITS]
 
 
-def test_systemd_finds_nothing_wrong(units: list[Path]) -> None:
+def test_systemd_accepts_the_units(units: list[Path]) -> None:
     done = subprocess.run(
         [tool("systemd-analyze", "systemd"), "verify", *units], capture_output=True, text=True, timeout=50, check=False
     )
@@ -44,7 +44,7 @@ def test_systemd_finds_nothing_wrong(units: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_it_is_shut_in(units: list[Path], name: str) -> None:
+def test_each_service_is_sandboxed(units: list[Path], name: str) -> None:
     [unit] = [path for path in units if path.name == name]
     command = [tool("systemd-analyze", "systemd"), "security", "--offline=true", f"--threshold={MOST_EXPOSED * 10:.0f}"]
     done = subprocess.run([*command, unit], capture_output=True, text=True, timeout=50, check=False)
@@ -52,7 +52,7 @@ def test_it_is_shut_in(units: list[Path], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_it_may_write_into_the_spool_and_nowhere_else(name: str) -> None:
+def test_each_service_may_write_only_into_the_spool(name: str) -> None:
     service = section(name)
     [spool] = [value.split("=")[1] for value in service["Environment"] if value.startswith("REACTOR_SPOOL_DIR=")]
     assert service["ProtectSystem"] == ["strict"]
@@ -66,12 +66,12 @@ def test_both_services_have_the_same_sandbox() -> None:
     assert differ == restarts | {"Type", "ExecStart", "KillMode", "TimeoutStartSec"}
 
 
-def test_it_has_time_to_finish_what_is_in_flight() -> None:
+def test_the_stop_timeout_exceeds_the_grace_period() -> None:
     [stop] = section("reactor.service")["TimeoutStopSec"]
     assert float(stop.removesuffix("s")) > load({}, None).shutdown_grace_s + 3
 
 
-def test_the_timer_starts_the_reconciliation() -> None:
+def test_the_timer_starts_a_reconciliation_every_ten_minutes() -> None:
     timer = ConfigParser()
     timer.read(FOLDER / "reactor-reconcile.timer")
     assert timer["Timer"]["OnCalendar"] == "*:0/10"

@@ -1,4 +1,4 @@
-"""What commits is reacted to at once; what is heard besides does no harm; what was not heard is found."""
+"""Commits cause attempts at once; forged notifications do no harm; missed notifications are found."""
 
 import json
 from collections.abc import Callable
@@ -44,7 +44,7 @@ async def stored(recorder: Recorder, upload: QueuedUpload) -> AttemptSettled:
     )
 
 
-async def test_a_commit_is_reacted_to_at_once(app: App, recorder: Recorder) -> None:
+async def test_an_upload_is_attempted_at_once_after_its_commit(app: App, recorder: Recorder) -> None:
     async with app.running_reactor(recorder):
         [upload] = app.queue_uploads()
         notified = await recorder.wait_for(Notified)
@@ -56,7 +56,7 @@ async def test_a_commit_is_reacted_to_at_once(app: App, recorder: Recorder) -> N
     app.assert_stored(upload)
 
 
-async def test_nothing_is_done_before_the_commit(app: App, recorder: Recorder) -> None:
+async def test_an_upload_is_not_attempted_before_its_commit(app: App, recorder: Recorder) -> None:
     async with app.running_reactor(recorder):
         with app.conn.transaction():
             [upload] = app.queue_uploads()
@@ -65,7 +65,7 @@ async def test_nothing_is_done_before_the_commit(app: App, recorder: Recorder) -
         await stored(recorder, upload)
 
 
-async def test_a_rollback_is_never_heard_of(app: App, recorder: Recorder) -> None:
+async def test_a_rolled_back_upload_is_not_notified(app: App, recorder: Recorder) -> None:
     async with app.running_reactor(recorder):
         with app.conn.transaction(force_rollback=True):
             app.queue_uploads()
@@ -74,17 +74,17 @@ async def test_a_rollback_is_never_heard_of(app: App, recorder: Recorder) -> Non
         assert len(recorder.events_of(Notified)) == 1
 
 
-async def test_what_is_due_at_once_needs_no_timer(app: App, recorder: Recorder) -> None:
-    """A hint rounds up to a millisecond: three uploads in ten would be said to be due in a moment, and have two."""
+async def test_an_upload_due_at_commit_needs_no_timer(app: App, recorder: Recorder) -> None:
+    """Hints are rounded up to 1 ms, which would make three uploads in ten due a moment later."""
     async with app.running_reactor(recorder):
         for _ in range(40):
             [upload] = app.queue_uploads()
             await stored(recorder, upload)
-        # of a loaded machine's clock a millisecond may be doubtful; twelve would be usual if the hint were believed
+        # on a loaded machine a few may need a timer; following the rounded hint would set about twelve
         assert len(recorder.events_of(TimerFired)) < 6
 
 
-async def test_a_later_upload_is_tried_when_it_is_due(app: App, recorder: Recorder) -> None:
+async def test_an_upload_due_later_is_attempted_when_it_is_due(app: App, recorder: Recorder) -> None:
     due_at = app.one("select clock_timestamp() + interval '0.4 s'")
     async with app.running_reactor(recorder):
         [upload] = app.queue_uploads(next_retry_at=due_at)
@@ -137,7 +137,7 @@ FORGED = {
 }
 
 
-async def test_garbage_is_refused_and_counted_and_work_goes_on(app: App, recorder: Recorder) -> None:
+async def test_invalid_payloads_are_rejected_and_counted_and_work_continues(app: App, recorder: Recorder) -> None:
     async with app.running_reactor(recorder):
         for channel in ("reactor_uploads", "reactor_runs"):
             for text in GARBAGE.values():
@@ -152,7 +152,7 @@ async def test_garbage_is_refused_and_counted_and_work_goes_on(app: App, recorde
         assert recorder.events_of(ListenerLost) == []
 
 
-async def test_a_forgery_costs_a_look_up_and_work_goes_on(app: App, recorder: Recorder) -> None:
+async def test_a_forged_notification_costs_one_look_up_and_work_continues(app: App, recorder: Recorder) -> None:
     async with app.running_reactor(recorder) as reactor:
         for channel in ("reactor_uploads", "reactor_runs"):
             for text in FORGED.values():
@@ -165,8 +165,8 @@ async def test_a_forgery_costs_a_look_up_and_work_goes_on(app: App, recorder: Re
     app.assert_stored(upload)
 
 
-async def test_a_forgery_cannot_hide_a_row(app: App, recorder: Recorder) -> None:
-    """Told that a waiting upload is due later, or needs nothing: it may wait for the next pass, no longer."""
+async def test_a_forged_notification_cannot_delay_a_row(app: App, recorder: Recorder) -> None:
+    """A hint that a waiting upload is due later, or needs nothing, delays it until the next pass at most."""
     due_at = app.one("select clock_timestamp() + interval '0.5 s'")
     async with app.running_reactor(recorder, reconcile_interval_s=0.5):
         [upload] = app.queue_uploads(next_retry_at=due_at)
@@ -176,8 +176,8 @@ async def test_a_forgery_cannot_hide_a_row(app: App, recorder: Recorder) -> None
         await stored(recorder, upload)
 
 
-async def test_somebody_elses_pulse_proves_nothing(app: App, recorder: Recorder) -> None:
-    """Notifications on a reactor's own channel carry no work, whatever they say."""
+async def test_garbage_on_the_canary_channel_is_ignored(app: App, recorder: Recorder) -> None:
+    """Notifications on a reactor's own channel never cause work."""
     async with app.running_reactor(recorder):
         instance = app.one("select id from reactor.instance")
         channel = f"reactor_canary_{instance.hex[:16]}"
@@ -198,7 +198,7 @@ def end_backends(app: App, name: str) -> int:
     )
 
 
-async def test_a_killed_listener_reconnects_and_catches_up(app: App, recorder: Recorder) -> None:
+async def test_a_terminated_listener_reconnects_and_catches_up(app: App, recorder: Recorder) -> None:
     async with app.running_reactor(recorder):
         app.disable_triggers()
         unheard = app.queue_uploads(3)
@@ -210,10 +210,10 @@ async def test_a_killed_listener_reconnects_and_catches_up(app: App, recorder: R
         await recorder.wait_for(Listening)
 
 
-async def test_a_new_connection_catches_up_before_it_is_proven(
+async def test_a_new_connection_catches_up_before_its_canary_returns(
     app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A presence that takes its time, or never comes back, delays nothing of what was missed."""
+    """A canary that is slow or lost doesn't delay the sweep for missed rows."""
     monkeypatch.setattr(listen, "CANARY_GRACE_S", 600.0)
     async with proxied(app.url) as proxy, app.running_reactor(recorder, listen_url=proxy.url):
         app.disable_triggers()
@@ -227,8 +227,10 @@ async def test_a_new_connection_catches_up_before_it_is_proven(
         assert len(recorder.events_of(Listening)) == 1
 
 
-async def test_what_commits_while_nobody_can_connect_is_found(app: App, recorder: Recorder, server_url: str) -> None:
-    """Every connection is lost and none can be made for a while, and the app goes on writing."""
+async def test_uploads_committed_while_no_connection_is_possible_are_found(
+    app: App, recorder: Recorder, server_url: str
+) -> None:
+    """All connections are terminated and new ones refused for a while, and the app continues to write."""
     name = sql.Identifier(urlsplit(app.url).path.lstrip("/"))
     async with app.running_reactor(recorder):
         recorder.skip_recorded()
@@ -249,8 +251,10 @@ async def test_what_commits_while_nobody_can_connect_is_found(app: App, recorder
 
 
 @pytest.mark.usefixtures("_quick_pulse")
-async def test_who_hears_nothing_polls_and_says_so(app: App, recorder: Recorder) -> None:
-    """As behind a transaction pooler: LISTEN succeeds, and nothing ever comes."""
+async def test_a_listener_that_receives_nothing_falls_back_to_polling_and_reports_it(
+    app: App, recorder: Recorder
+) -> None:
+    """As behind a transaction pooler: LISTEN succeeds, but no notification arrives."""
     async with proxied(app.url) as proxy, app.running_reactor(recorder, listen_url=proxy.url) as reactor:
         assert reactor.not_ready() == []
         recorder.skip_recorded()
@@ -273,8 +277,8 @@ async def test_who_hears_nothing_polls_and_says_so(app: App, recorder: Recorder)
 
 
 @pytest.mark.usefixtures("_quick_pulse")
-async def test_a_dead_peer_that_stays_connected_is_noticed(app: App, recorder: Recorder) -> None:
-    """As behind a middlebox that lost the connection and still acknowledges."""
+async def test_a_silent_connection_is_detected_by_the_canary(app: App, recorder: Recorder) -> None:
+    """As behind a middlebox that has dropped the connection and still acknowledges."""
     async with proxied(app.url) as proxy, app.running_reactor(recorder, listen_url=proxy.url):
         recorder.skip_recorded()
         proxy.freeze()
@@ -286,7 +290,7 @@ async def test_a_dead_peer_that_stays_connected_is_noticed(app: App, recorder: R
 
 
 @pytest.mark.parametrize("fault", [Proxy.freeze, Proxy.blackhole])
-async def test_a_dead_peer_is_noticed_without_waiting_for_a_pulse(
+async def test_a_dead_peer_is_detected_before_the_next_canary(
     fault: Callable[[Proxy], None], app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listen, "PRESENCE_INTERVAL_S", 600.0)
@@ -300,10 +304,10 @@ async def test_a_dead_peer_is_noticed_without_waiting_for_a_pulse(
         await stored(recorder, upload)
 
 
-async def test_reactors_hear_each_other_come_and_go(
+async def test_reactors_learn_at_once_when_another_starts_or_stops(
     app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And needn't wait for their next pulses to know whose turn a row is, or that retries went with who left."""
+    """So they need not wait for the next presence report to change the rendezvous order or to take over retries."""
     monkeypatch.setattr(listen, "PRESENCE_INTERVAL_S", 600.0)
     other = Recorder()
     async with app.running_reactor(recorder):
@@ -315,11 +319,11 @@ async def test_reactors_hear_each_other_come_and_go(
             assert app.one("select count(*) from reactor.instance") == 2
         went = await recorder.wait_for(ReactorsChanged)
         assert (went.alive, went.joined, went.left) == (1, 0, 1)
-        await recorder.wait_for(Swept)  # it looks at what the other may have left
+        await recorder.wait_for(Swept)  # it looks for rows that the other reactor left behind
     assert app.one("select count(*) from reactor.instance") == 0
 
 
-async def test_one_statement_of_many_rows_is_few_notifications(app: App, recorder: Recorder) -> None:
+async def test_a_statement_with_many_rows_sends_few_notifications(app: App, recorder: Recorder) -> None:
     async with app.running_reactor(recorder):
         uploads = app.queue_uploads(250)
         await recorder.wait_for_all(len(uploads), AttemptSettled)

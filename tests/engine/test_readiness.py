@@ -1,4 +1,4 @@
-"""Readiness says what is missing, and life goes on without it."""
+"""Readiness names what is missing, and the reactor continues to run."""
 
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -20,14 +20,14 @@ _LOOK_EVERY_S = 0.02
 
 async def until(what: Callable[[], bool]) -> None:
     with fail_after(40):
-        while not what():  # noqa: ASYNC110 - readiness is asked; it tells nobody
+        while not what():  # noqa: ASYNC110 - readiness emits no event, so it must be polled
             await sleep(_LOOK_EVERY_S)
 
 
-async def test_it_tells_of_a_database_that_does_not_answer_while_it_lives_on(
+async def test_a_database_that_does_not_answer_makes_the_reactor_unready_but_not_unhealthy(
     app: App, server_url: str, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The listening connection is left alone: only what asks the database finds that nobody answers."""
+    """The listening connection still works; only queries get no answer."""
     monkeypatch.setattr(listen, "PRESENCE_INTERVAL_S", 0.3)
     monkeypatch.setattr(readiness, "UNANSWERED_S", 1.0)
     name = sql.Identifier(urlsplit(app.url).path.lstrip("/"))
@@ -52,16 +52,18 @@ async def answers(reactor: Reactor, path: str) -> int:
     return (await to_thread.run_sync(fetch, reactor.http_url + path))[0]
 
 
-async def test_one_failure_is_no_outage(app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_failed_query_does_not_make_the_reactor_unready(
+    app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(listen, "PRESENCE_INTERVAL_S", 0.3)
     async with app.running_reactor(recorder) as reactor:
         reactor.emit(DatabaseLost(doing="report presence", reason="once"))
         assert reactor.not_ready() == []
         monkeypatch.setattr(readiness, "UNANSWERED_S", -1.0)
-        await until(lambda: reactor.not_ready() == [])  # the next presence was answered
+        await until(lambda: reactor.not_ready() == [])  # the next presence report succeeded
 
 
-async def test_what_only_listens_elsewhere_says_nothing_of_the_database(
+async def test_a_lost_listening_connection_alone_is_no_database_outage(
     app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readiness, "UNANSWERED_S", -1.0)

@@ -1,4 +1,4 @@
-"""A pass finds all that is due, whoever failed to tell of it; and says how much nobody told of."""
+"""A pass finds all due rows, and counts those that notifications missed."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Container, Iterator, Sequence
@@ -38,11 +38,11 @@ from reactor.reactions.base import DirectReaction, Sweep
 INTERVAL_S = 300.0
 
 
-# the loop, on a clock that stands still
+# the loop on a manual clock
 
 
 class Listed(DirectReaction):
-    """A reaction whose sweeps bring what the test says."""
+    """A reaction whose sweeps return rows that the test sets."""
 
     name = "rows"
     channel = "rows"
@@ -75,7 +75,7 @@ class Listed(DirectReaction):
 
 
 class FixedUsage(StorageUsage):
-    """Books in which there is to mend what the test says."""
+    """A usage repair that returns counts that the test sets."""
 
     def __init__(self) -> None:
         self.repaired: dict[str, int] = {}
@@ -105,7 +105,7 @@ class ClaimingWorker(DirectWorker):
 
 
 class Stage:
-    """The loop and a schedule; nobody claims."""
+    """The reconciliation loop and a schedule, without running claims."""
 
     def __init__(self, capacity: int = 1_000_000) -> None:
         self.clock = ManualClock()
@@ -138,7 +138,7 @@ class Stage:
         )
 
     def list_row(self, *, due_s: float, changed_s: float) -> Signal:
-        """Let the database have one more row; both in seconds from now."""
+        """Add a row to the sweeps; both times are in seconds from now."""
         now = self.clock.database_now()
         signal = Signal("rows", uuid4().int, 1)
         self.reaction.rows.append((Due(signal, now + due_s), now + changed_s))
@@ -149,7 +149,7 @@ class Stage:
         await idle_event()
 
     async def missed(self) -> int:
-        """Do a pass; return how many rows it says were missed."""
+        """Run a pass; return how many rows it counts as missed."""
         await self.reconcile.run_pass()
         return (await self.recorder.wait_for(Swept)).missed
 
@@ -167,7 +167,7 @@ def stage() -> Stage:
     return Stage()
 
 
-async def test_a_pass_tells_what_it_mended_in_the_books(stage: Stage) -> None:
+async def test_a_pass_emits_what_it_repaired_in_the_usage(stage: Stage) -> None:
     stage.usage.repaired = {"reservations": 2, "months": 1}
     await stage.reconcile.run_pass()
     await stage.reconcile.run_pass()
@@ -199,7 +199,7 @@ async def test_requests_during_a_pass_are_one_more_pass(stage: Stage) -> None:
         assert stage.reaction.sweeps == 2
 
 
-async def test_while_polling_the_passes_come_often(stage: Stage) -> None:
+async def test_passes_are_frequent_while_polling(stage: Stage) -> None:
     async with stage.running():
         stage.reconcile.polling_interval_s = 2.0
         stage.requests.request_pass()
@@ -209,7 +209,7 @@ async def test_while_polling_the_passes_come_often(stage: Stage) -> None:
         assert stage.reaction.sweeps == 7
 
 
-async def test_a_pass_that_failed_is_tried_again_soon(stage: Stage) -> None:
+async def test_a_failed_pass_is_repeated_soon(stage: Stage) -> None:
     stage.reaction.down = True
     async with stage.running():
         assert (await stage.recorder.wait_for(DatabaseLost)).doing == "reconcile"
@@ -230,7 +230,7 @@ async def test_a_request_while_a_pass_fails_is_not_lost(stage: Stage) -> None:
         assert stage.reaction.sweeps == 2
 
 
-async def test_a_pass_arms_what_is_unknown_and_leaves_alone_what_is_known(stage: Stage) -> None:
+async def test_a_pass_arms_unknown_rows_and_leaves_known_ones_alone(stage: Stage) -> None:
     known = stage.list_row(due_s=5.0, changed_s=0.0)
     stage.schedule.arm([Due(known, stage.clock.database_now() + 1.0)])
     unknown = stage.list_row(due_s=5.0, changed_s=0.0)
@@ -241,25 +241,25 @@ async def test_a_pass_arms_what_is_unknown_and_leaves_alone_what_is_known(stage:
     assert not stage.reconcile.has_more
 
 
-async def test_what_no_notification_told_of_is_counted(stage: Stage) -> None:
+async def test_a_due_row_without_a_notification_is_counted_as_missed(stage: Stage) -> None:
     stage.reconcile.expect_notifications(arrive=True)
     await stage.advance(100.0)
     stage.list_row(due_s=-6.0, changed_s=-10.0)
     stage.list_row(due_s=-50.0, changed_s=-6.0)
     assert await stage.missed() == 2
-    assert await stage.missed() == 0  # known by now
+    assert await stage.missed() == 0  # already scheduled
 
 
-async def test_what_could_not_have_been_told_of_is_not_counted(stage: Stage) -> None:
+async def test_a_row_that_could_not_have_been_notified_is_not_counted_as_missed(stage: Stage) -> None:
     await stage.advance(100.0)
     stage.list_row(due_s=-60.0, changed_s=-60.0)
-    assert await stage.missed() == 0  # nothing was heard yet
+    assert await stage.missed() == 0  # not listening yet
 
     stage.reconcile.expect_notifications(arrive=True)
     stage.list_row(due_s=-60.0, changed_s=-60.0)  # older than the connection
-    stage.list_row(due_s=-4.0, changed_s=-4.0)  # may be on its way still
+    stage.list_row(due_s=-4.0, changed_s=-4.0)  # its notification may still be on its way
     stage.list_row(due_s=60.0, changed_s=0.0)  # not due yet
-    stage.list_row(due_s=-60.0, changed_s=0.0)  # due long ago, and put back just now
+    stage.list_row(due_s=-60.0, changed_s=0.0)  # due long ago, but changed just now
     assert await stage.missed() == 0
 
     stage.reconcile.expect_notifications(arrive=False)
@@ -279,7 +279,7 @@ async def test_a_backlog_that_a_sweep_left_behind_is_not_counted_as_missed(stage
     assert await stage.missed() == 0
 
 
-async def test_what_is_settled_while_the_rows_are_read_was_missed_by_nobody(stage: Stage) -> None:
+async def test_a_row_settled_during_a_sweep_is_not_counted_as_missed(stage: Stage) -> None:
     stage.reconcile.expect_notifications(arrive=True)
     await stage.advance(100.0)
     signal = stage.list_row(due_s=-50.0, changed_s=-50.0)
@@ -289,10 +289,10 @@ async def test_what_is_settled_while_the_rows_are_read_was_missed_by_nobody(stag
     assert not stage.schedule.is_waiting(signal)
 
     stage.reaction.while_read = lambda: None
-    assert await stage.missed() == 1  # it is there still, and none of ours
+    assert await stage.missed() == 1  # the row is still there and not claimed by this reactor
 
 
-async def test_more_is_brought_as_soon_as_there_is_room(stage: Stage) -> None:
+async def test_a_backlog_is_swept_again_as_soon_as_there_is_room(stage: Stage) -> None:
     stage.reaction.complete = False
     stage.list_row(due_s=0.0, changed_s=0.0)
     async with stage.running():
@@ -301,7 +301,7 @@ async def test_more_is_brought_as_soon_as_there_is_room(stage: Stage) -> None:
         assert stage.reaction.sweeps == 2
         assert stage.reaction.rescues == 1
 
-        stage.worker.request_refill()  # all that it lists is known: not again at once
+        stage.worker.request_refill()  # the last sweep found only known rows: no sweep at once
         await idle_event()
         assert stage.reaction.sweeps == 2
         await stage.advance(1.0)
@@ -310,13 +310,13 @@ async def test_more_is_brought_as_soon_as_there_is_room(stage: Stage) -> None:
         await idle_event()
         assert stage.reaction.sweeps == 3
 
-        stage.worker.request_refill()  # and never when the last sweep brought all
+        stage.worker.request_refill()  # the last sweep found all rows: no sweep at all
         await stage.advance(5.0)
         assert stage.reaction.sweeps == 3
 
 
 def seated(stage: Stage, count: int) -> tuple[list[Signal], list[Signal]]:
-    """Let another reactor listen, and so many rows be overdue; return those whose turn is ours, and the other's."""
+    """Add another reactor and `count` overdue rows; return this reactor's rows and the other's."""
     stage.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
     signals = [stage.list_row(due_s=-9.0, changed_s=-9.0) for _ in range(count)]
     ours = [signal for signal in signals if not stage.schedule.rendezvous_order.delay_s(signal.row)]
@@ -324,11 +324,11 @@ def seated(stage: Stage, count: int) -> tuple[list[Signal], list[Signal]]:
 
 
 def drop(stage: Stage, gone: Sequence[Signal]) -> None:
-    """Let the database list them no longer."""
+    """Remove rows from the sweeps."""
     stage.reaction.rows = [row for row in stage.reaction.rows if row[0].signal not in set(gone)]
 
 
-async def test_who_has_enough_to_do_leaves_to_others_what_is_theirs(stage: Stage) -> None:
+async def test_a_reactor_with_enough_work_yields_the_rows_of_others(stage: Stage) -> None:
     ours, others = seated(stage, 1_200)
     await stage.reconcile.run_pass()
     assert (await stage.recorder.wait_for(Swept)).found == len(ours)
@@ -336,20 +336,20 @@ async def test_who_has_enough_to_do_leaves_to_others_what_is_theirs(stage: Stage
     assert all(stage.schedule.is_waiting(signal) for signal in ours)
 
 
-async def test_who_has_little_to_do_stands_in_for_others(stage: Stage) -> None:
+async def test_a_reactor_with_little_work_takes_over_the_rows_of_others(stage: Stage) -> None:
     ours, others = seated(stage, 600)
     await stage.reconcile.run_pass()
     assert (await stage.recorder.wait_for(Swept)).found == 600
     assert all(stage.schedule.is_waiting(signal) for signal in [*ours, *others])
 
 
-async def test_what_was_left_is_looked_for_once_there_is_little_to_do(stage: Stage) -> None:
+async def test_yielded_rows_are_swept_again_once_there_is_little_work(stage: Stage) -> None:
     ours, others = seated(stage, 1_200)
     async with stage.running():
         assert stage.reaction.sweeps == 1
         stage.worker.request_refill()
         await idle_event()
-        assert stage.reaction.sweeps == 1, "there is enough to do"
+        assert stage.reaction.sweeps == 1, "there is still enough work"
 
         stage.ready.queue.take(len(ours))
         drop(stage, [*ours, *others[50:]])
@@ -364,7 +364,7 @@ async def test_what_was_left_is_looked_for_once_there_is_little_to_do(stage: Sta
         assert stage.reaction.sweeps == 2, "nothing is left to others any more"
 
 
-async def test_who_gets_on_is_trusted_with_what_was_left(stage: Stage) -> None:
+async def test_yielded_rows_are_left_to_a_reactor_that_makes_progress(stage: Stage) -> None:
     _, others = seated(stage, 2_400)
     async with stage.running():
         for i in range(1, 4):
@@ -374,7 +374,7 @@ async def test_who_gets_on_is_trusted_with_what_was_left(stage: Stage) -> None:
             assert not any(stage.schedule.is_waiting(signal) for signal in others)
 
 
-async def test_who_does_not_get_on_is_not_trusted_for_ever(stage: Stage) -> None:
+async def test_yielded_rows_are_taken_over_from_a_reactor_without_progress(stage: Stage) -> None:
     _, others = seated(stage, 1_200)
     async with stage.running():
         await stage.advance(30.001)
@@ -384,8 +384,8 @@ async def test_who_does_not_get_on_is_not_trusted_for_ever(stage: Stage) -> None
         assert all(stage.schedule.is_waiting(signal) for signal in others)
 
 
-async def test_what_a_notification_left_is_looked_for_as_soon(stage: Stage) -> None:
-    """Though nothing else wakes the loop, and its last sweep was long ago."""
+async def test_a_row_yielded_at_its_notification_is_swept_as_soon(stage: Stage) -> None:
+    """Even if nothing else wakes the loop and the last sweep was long ago."""
     stage.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
     async with stage.running():
         await stage.advance(100.0)
@@ -399,7 +399,7 @@ async def test_what_a_notification_left_is_looked_for_as_soon(stage: Stage) -> N
         assert stage.reaction.sweeps == 2
 
 
-async def test_a_sweep_that_fails_forgets_nothing_that_was_left(stage: Stage) -> None:
+async def test_a_failed_sweep_keeps_the_yielded_rows(stage: Stage) -> None:
     ours, others = seated(stage, 1_200)
 
     def fail() -> None:
@@ -417,7 +417,7 @@ async def test_a_sweep_that_fails_forgets_nothing_that_was_left(stage: Stage) ->
         assert all(stage.schedule.is_waiting(signal) for signal in others)
 
 
-async def test_what_was_left_to_others_was_missed_by_nobody(stage: Stage) -> None:
+async def test_yielded_rows_are_counted_as_missed_only_once(stage: Stage) -> None:
     stage.reconcile.expect_notifications(arrive=True)
     stage.clock.advance(60.0)
     seated(stage, 1_200)
@@ -425,7 +425,7 @@ async def test_what_was_left_to_others_was_missed_by_nobody(stage: Stage) -> Non
     assert await stage.missed() == 0
 
 
-async def test_what_the_wheel_has_no_room_for_is_brought_later() -> None:
+async def test_rows_beyond_the_wheels_capacity_are_swept_later() -> None:
     stage = Stage(capacity=2)
     for _ in range(3):
         stage.list_row(due_s=10.0, changed_s=0.0)
@@ -446,7 +446,7 @@ def assert_all_stored(app: App, uploads: Sequence[QueuedUpload]) -> None:
     app.assert_usage_matches_rows()
 
 
-async def test_one_pass_finds_all_that_nobody_told_of(app: App, recorder: Recorder) -> None:
+async def test_one_pass_finds_all_work_without_notifications(app: App, recorder: Recorder) -> None:
     app.disable_triggers()
     uploads = app.queue_uploads(30)
     [later] = app.queue_uploads(next_retry_at="2100-01-01")
@@ -461,7 +461,7 @@ async def test_one_pass_finds_all_that_nobody_told_of(app: App, recorder: Record
     assert {event.run_id for event in recorder.events_of(RunExpired)} == {stale, silent}
     assert app.run(alive)["status"] == "running"
     assert recorder.events_of(Notified) == []
-    assert sum(swept.missed for swept in recorder.events_of(Swept)) == 0  # it heard nothing: it missed nothing
+    assert sum(swept.missed for swept in recorder.events_of(Swept)) == 0  # it didn't listen, so it missed nothing
     for upload, status, code in (
         (later, "failed", None),
         (exhausted, "dead", "STORAGE_UPLOAD_FAILED"),
@@ -479,7 +479,7 @@ async def test_a_pass_on_an_empty_database_does_nothing(app: App, recorder: Reco
     assert app.one("select count(*) from reactor.instance") == 0
 
 
-async def test_a_running_reactor_counts_what_it_was_not_told_of(
+async def test_a_running_reactor_counts_missed_notifications(
     app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconcile, "_MISSED_AFTER_S", 0.0)
@@ -501,7 +501,7 @@ async def test_an_expired_lease_of_a_dead_reactor_is_taken_over(app: App, record
     assert_all_stored(app, [upload])
 
 
-async def test_a_lease_that_holds_is_waited_for_and_then_taken_over(app: App, recorder: Recorder) -> None:
+async def test_a_valid_lease_is_taken_over_only_after_it_expires(app: App, recorder: Recorder) -> None:
     ends_at = app.one("select clock_timestamp() + interval '1 s'")
     [upload] = app.queue_uploads(status="uploading", retry_count=1, lease_token=uuid4(), lease_expires_at=ends_at)
     async with app.running_reactor(recorder):
@@ -512,7 +512,7 @@ async def test_a_lease_that_holds_is_waited_for_and_then_taken_over(app: App, re
     assert_all_stored(app, [upload])
 
 
-async def test_a_dead_reactors_last_try_is_buried(app: App, recorder: Recorder) -> None:
+async def test_an_expired_lease_on_the_last_retry_makes_the_upload_dead(app: App, recorder: Recorder) -> None:
     [upload] = app.queue_uploads(status="uploading", retry_count=5, lease_token=uuid4(), lease_expires_at="2000-01-01")
     await app.drain(recorder)
     assert recorder.events_of(Rescued) == [Rescued(retried=0, buried=1)]
@@ -547,7 +547,7 @@ async def test_a_backlog_larger_than_a_sweep_drains(app: App, recorder: Recorder
 
 
 @pytest.mark.usefixtures("_small_sweeps")
-async def test_a_running_reactor_works_off_a_backlog_larger_than_a_sweep(app: App, recorder: Recorder) -> None:
+async def test_a_running_reactor_drains_a_backlog_larger_than_a_sweep(app: App, recorder: Recorder) -> None:
     app.disable_triggers()
     uploads = [*app.queue_uploads(130, user=uuid4()), *app.queue_uploads(70)]
     async with app.running_reactor(recorder):
@@ -557,7 +557,7 @@ async def test_a_running_reactor_works_off_a_backlog_larger_than_a_sweep(app: Ap
     assert len(recorder.events_of(AttemptStarted)) == len(uploads)
 
 
-async def test_the_first_look_at_a_large_backlog_is_a_short_one(
+async def test_the_first_sweep_of_a_large_backlog_is_a_short_one(
     app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upload_backlog, "_SWEEP_LIMIT", 500)
@@ -569,11 +569,11 @@ async def test_the_first_look_at_a_large_backlog_is_a_short_one(
         await recorder.wait_for_all(len(uploads) - len(settled), AttemptSettled)
         found = [swept.found for swept in recorder.events_of(Swept) if swept.reaction == "uploads"]
     assert found[0] == 50
-    assert sum(found) >= 60  # one may be found again while it is being claimed
+    assert sum(found) >= 60  # a row may be found again while it is being claimed
     assert_all_stored(app, uploads)
 
 
-async def test_a_hint_to_look_again_is_followed(app: App, recorder: Recorder) -> None:
+async def test_a_rescan_hint_starts_a_sweep(app: App, recorder: Recorder) -> None:
     async with app.running_reactor(recorder):
         app.disable_triggers()
         uploads = app.queue_uploads(5)
@@ -585,7 +585,7 @@ async def test_a_hint_to_look_again_is_followed(app: App, recorder: Recorder) ->
     assert_all_stored(app, uploads)
 
 
-async def test_a_statement_of_very_many_rows_says_only_that_there_are_some(app: App, recorder: Recorder) -> None:
+async def test_a_statement_with_very_many_rows_sends_one_rescan_hint(app: App, recorder: Recorder) -> None:
     async with app.running_reactor(recorder):
         uploads = app.queue_uploads(1_001, content=b"x")
         await recorder.wait_for_all(len(uploads), AttemptSettled, is_stored)

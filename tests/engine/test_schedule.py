@@ -1,4 +1,4 @@
-"""The schedule offers each signal at its tick and not before; the database keeps what it can't hold."""
+"""The schedule offers each signal at its tick and not before; signals that it can't hold stay in the database."""
 
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -42,7 +42,7 @@ class Hinted(DirectReaction):
 
 
 class Stage:
-    """A schedule with two ready_queues on a clock that stands still."""
+    """A schedule with two ready queues on a manual clock."""
 
     def __init__(self, capacity: int = 1_000_000) -> None:
         self.clock = ManualClock()
@@ -101,7 +101,7 @@ async def test_a_signal_is_offered_at_its_tick_and_not_before(stage: Stage) -> N
         assert stage.take() == [signal]
 
 
-async def test_what_is_overdue_is_offered_at_once(stage: Stage) -> None:
+async def test_an_overdue_signal_is_offered_at_once(stage: Stage) -> None:
     signal = a_signal()
     async with stage.running():
         stage.arm(signal, -3600.0)
@@ -109,7 +109,7 @@ async def test_what_is_overdue_is_offered_at_once(stage: Stage) -> None:
         assert stage.take() == [signal]
 
 
-async def test_what_others_know_of_too_is_offered_when_it_is_this_reactors_turn(stage: Stage) -> None:
+async def test_a_shared_overdue_signal_is_offered_in_rendezvous_order(stage: Stage) -> None:
     stage.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
     signals = [a_signal() for _ in range(100)]
     ours = [signal for signal in signals if not stage.schedule.rendezvous_order.delay_s(signal.row)]
@@ -130,7 +130,7 @@ async def test_what_others_know_of_too_is_offered_when_it_is_this_reactors_turn(
         assert set(stage.take()) == set(signals) - set(ours)
 
 
-async def test_what_will_be_due_is_armed_for_a_little_after_its_turn(stage: Stage) -> None:
+async def test_a_shared_signal_due_later_is_offered_in_rendezvous_order(stage: Stage) -> None:
     stage.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
     signals = [a_signal() for _ in range(100)]
     ours = [signal for signal in signals if not stage.schedule.rendezvous_order.delay_s(signal.row)]
@@ -144,7 +144,7 @@ async def test_what_will_be_due_is_armed_for_a_little_after_its_turn(stage: Stag
         assert set(stage.take()) == set(signals) - set(ours)
 
 
-async def test_many_that_may_be_taken_are_enough(stage: Stage) -> None:
+async def test_five_hundred_takeable_signals_are_enough(stage: Stage) -> None:
     async with stage.running():
         ready = stage.ready_queues["uploads"].queue
         for _ in range(499):
@@ -163,7 +163,7 @@ async def test_many_that_may_be_taken_are_enough(stage: Stage) -> None:
         assert not stage.ready_queues["uploads"].is_full, "they wait for their own tenant, not for this reactor"
 
 
-async def test_what_is_heard_and_anothers_turn_is_left_to_it_only_by_who_has_enough(stage: Stage) -> None:
+async def test_a_notified_signal_of_another_reactor_is_yielded_only_by_a_reactor_with_enough_work(stage: Stage) -> None:
     stage.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
     notified = [a_signal() for _ in range(100)]
     others = {signal for signal in notified if stage.schedule.rendezvous_order.delay_s(signal.row)}
@@ -182,7 +182,7 @@ async def test_what_is_heard_and_anothers_turn_is_left_to_it_only_by_who_has_eno
         assert set(notified) - set(stage.take()) == others
 
 
-async def test_what_only_this_reactor_knows_waits_for_nobody(stage: Stage) -> None:
+async def test_a_signal_of_this_reactor_alone_is_offered_without_a_rendezvous_delay(stage: Stage) -> None:
     stage.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
     signals = [a_signal() for _ in range(50)]
     async with stage.running():
@@ -192,7 +192,7 @@ async def test_what_only_this_reactor_knows_waits_for_nobody(stage: Stage) -> No
         assert set(stage.take()) == set(signals)
 
 
-async def test_an_offer_wakes_the_lane_it_is_for_and_no_other(stage: Stage) -> None:
+async def test_an_offer_wakes_only_its_own_ready_queue(stage: Stage) -> None:
     run = a_signal("runs")
     async with stage.running():
         stage.arm(run, 0.25)
@@ -205,7 +205,7 @@ async def test_an_offer_wakes_the_lane_it_is_for_and_no_other(stage: Stage) -> N
 
 
 @pytest.mark.parametrize(("first_s", "then_s"), [(0.5, 2.0), (2.0, 0.5), (0.25, 50.0), (50.0, 0.25)])
-async def test_arming_again_moves(stage: Stage, first_s: float, then_s: float) -> None:
+async def test_arming_again_moves_the_signal(stage: Stage, first_s: float, then_s: float) -> None:
     signal = a_signal()
     async with stage.running():
         stage.arm(signal, first_s)
@@ -222,7 +222,7 @@ async def test_arming_again_moves(stage: Stage, first_s: float, then_s: float) -
         assert stage.take() == []
 
 
-async def test_beyond_the_horizon_nothing_is_held(stage: Stage) -> None:
+async def test_a_signal_beyond_the_horizon_is_not_held(stage: Stage) -> None:
     inside, outside = a_signal(), a_signal()
     stage.arm(inside, HORIZON_S)
     stage.arm(outside, HORIZON_S + 0.5)
@@ -231,7 +231,7 @@ async def test_beyond_the_horizon_nothing_is_held(stage: Stage) -> None:
     assert not stage.schedule.has_overflowed
 
 
-async def test_a_signal_that_moves_beyond_the_horizon_is_let_go(stage: Stage) -> None:
+async def test_a_signal_that_moves_beyond_the_horizon_is_dropped(stage: Stage) -> None:
     signal = a_signal()
     async with stage.running():
         stage.arm(signal, 0.5)
@@ -241,7 +241,7 @@ async def test_a_signal_that_moves_beyond_the_horizon_is_let_go(stage: Stage) ->
         assert stage.take() == []
 
 
-async def test_overflow_is_flagged_and_what_is_held_may_still_move() -> None:
+async def test_an_overflow_is_flagged_and_held_signals_can_still_move() -> None:
     stage = Stage(capacity=2)
     first, second, third = a_signal(), a_signal(), a_signal()
     stage.arm(first, 1.0)
@@ -260,7 +260,7 @@ async def test_overflow_is_flagged_and_what_is_held_may_still_move() -> None:
         assert stage.take() == [first]
 
 
-async def test_a_forgotten_signal_is_not_offered(stage: Stage) -> None:
+async def test_a_cancelled_signal_is_not_offered(stage: Stage) -> None:
     waiting, ready, kept = a_signal(), a_signal(), a_signal()
     async with stage.running():
         stage.arm(waiting, 1.0)
@@ -277,8 +277,8 @@ async def test_a_forgotten_signal_is_not_offered(stage: Stage) -> None:
         assert stage.take() == [kept]
 
 
-async def test_a_flood_is_offered_whole_and_in_order_of_time(stage: Stage) -> None:
-    """More than the wheel gives in one turn, so that the loop has to come back for the rest."""
+async def test_a_flood_is_offered_completely_and_in_order_of_time(stage: Stage) -> None:
+    """More signals than the wheel returns in one call, so that the loop has to call it again."""
     early = [a_signal() for _ in range(3_000)]
     late = [a_signal() for _ in range(2_500)]
     async with stage.running():
@@ -297,7 +297,7 @@ async def test_a_flood_is_offered_whole_and_in_order_of_time(stage: Stage) -> No
         assert len(offered) == len(early) + len(late)
 
 
-async def test_it_says_how_late_it_was(stage: Stage) -> None:
+async def test_each_offer_emits_its_lateness(stage: Stage) -> None:
     async with stage.running():
         stage.arm(a_signal(), 0.5)
         await idle_event()
@@ -306,8 +306,8 @@ async def test_it_says_how_late_it_was(stage: Stage) -> None:
         assert fired.lag_s == pytest.approx(0.25, abs=0.002)
 
 
-async def test_it_sleeps_when_there_is_nothing_to_do(stage: Stage) -> None:
-    """No bell is set while nothing is armed, and one at most however many are."""
+async def test_an_empty_schedule_sets_no_timer(stage: Stage) -> None:
+    """No timer is set while no signal is armed, and at most one however many are."""
     async with stage.running():
         assert stage.clock.awaited == []
         for number in range(1_000):

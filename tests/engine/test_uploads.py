@@ -1,4 +1,4 @@
-"""From the app's failed upload to the store, or to a clear end; and from a silent worker to a failed run."""
+"""Uploads from the app's failure to stored or dead, and runs from a silent worker to failed."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -48,7 +48,7 @@ async def wait_until_dead(recorder: Recorder, upload: QueuedUpload) -> AttemptSe
 
 
 def assert_dead(app: App, upload: QueuedUpload, code: str, *, attempts: int = 1) -> None:
-    """Assert that an upload was given up: the row says why, the bytes are given back, the file is kept."""
+    """Assert that an upload is dead: the row has the reason, the reservation is released, the spooled file is kept."""
     row = app.row(upload)
     assert row is not None
     assert (row["status"], row["error_code"], row["retry_count"]) == ("dead", code, attempts)
@@ -85,8 +85,10 @@ async def test_an_upload_that_was_queued_before_the_start_is_stored(
     app.assert_stored(upload)
 
 
-async def test_an_upload_is_stored_again_over_what_is_there(app: App, store: StubbornStore, recorder: Recorder) -> None:
-    """A crash between the put and its settlement leaves the object behind."""
+async def test_an_upload_whose_object_already_exists_is_stored_again(
+    app: App, store: StubbornStore, recorder: Recorder
+) -> None:
+    """A crash between a put and its settlement leaves such an object."""
     async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():
             [upload] = app.queue_uploads()
@@ -96,7 +98,7 @@ async def test_an_upload_is_stored_again_over_what_is_there(app: App, store: Stu
     app.assert_stored(upload)
 
 
-# tried again
+# retried
 
 
 async def test_transient_failures_back_off_and_then_succeed(app: App, store: StubbornStore, recorder: Recorder) -> None:
@@ -147,7 +149,9 @@ async def test_the_longer_of_backoff_and_retry_after_wins(
     app.assert_stored(upload)
 
 
-async def test_an_attempt_without_an_answer_is_tried_again(app: App, store: StubbornStore, recorder: Recorder) -> None:
+async def test_an_attempt_without_an_answer_times_out_and_is_retried(
+    app: App, store: StubbornStore, recorder: Recorder
+) -> None:
     async with app.running_reactor(recorder, store=store, attempt_timeout_s=0.2):
         store.open.clear()
         [upload] = app.queue_uploads()
@@ -158,9 +162,7 @@ async def test_an_attempt_without_an_answer_is_tried_again(app: App, store: Stub
     app.assert_stored(upload)
 
 
-async def test_who_has_tried_in_vain_as_often_as_allowed_gives_up(
-    app: App, store: StubbornStore, recorder: Recorder
-) -> None:
+async def test_an_upload_is_dead_after_max_retries(app: App, store: StubbornStore, recorder: Recorder) -> None:
     async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():
             [upload] = app.queue_uploads(max_retries=3)
@@ -174,8 +176,8 @@ async def test_who_has_tried_in_vain_as_often_as_allowed_gives_up(
     assert store.puts[upload.key] == 3
 
 
-async def test_a_denial_gets_one_more_try(app: App, store: StubbornStore, recorder: Recorder) -> None:
-    """Credentials may be rotating; a second denial in a row is meant."""
+async def test_a_denied_upload_is_retried_once(app: App, store: StubbornStore, recorder: Recorder) -> None:
+    """Credentials may be rotating, so only the second denial in a row is final."""
     async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():
             rotated, denied = app.queue_uploads(2)
@@ -189,7 +191,7 @@ async def test_a_denial_gets_one_more_try(app: App, store: StubbornStore, record
     assert store.puts[denied.key] == 2
 
 
-# given up
+# dead
 
 
 def _missing(app: App, upload: QueuedUpload) -> None:
@@ -230,7 +232,7 @@ def _too_long(app: App, upload: QueuedUpload) -> None:
         (_too_long, "CONTENT_MISMATCH"),
     ],
 )
-async def test_a_spoiled_file_is_given_up_at_once(
+async def test_an_upload_with_a_spoiled_file_is_dead_at_once(
     app: App,
     store: StubbornStore,
     recorder: Recorder,
@@ -247,7 +249,7 @@ async def test_a_spoiled_file_is_given_up_at_once(
 
 
 @pytest.mark.parametrize("path", ["../store/canary", "/etc/passwd", "a/../../canary", "", ".", "..", "/", "nul\x01/x"])
-async def test_a_path_outside_the_spool_is_given_up_and_nothing_is_read(
+async def test_an_upload_with_a_path_outside_the_spool_is_dead_and_nothing_is_read(
     app: App, store: StubbornStore, recorder: Recorder, path: str
 ) -> None:
     canary = app.store / "canary"
@@ -269,7 +271,7 @@ async def test_a_path_outside_the_spool_is_given_up_and_nothing_is_read(
         (FileTooLarge("413 EntityTooLarge"), "FILE_TOO_LARGE"),
     ],
 )
-async def test_what_the_store_refuses_for_good_is_given_up_at_once(
+async def test_an_upload_that_the_store_rejects_is_dead_at_once(
     app: App,
     store: StubbornStore,
     recorder: Recorder,
@@ -285,8 +287,8 @@ async def test_what_the_store_refuses_for_good_is_given_up_at_once(
     assert app.is_spooled(upload)
 
 
-async def test_rows_that_make_no_sense_harm_nobody_else(app: App, store: StubbornStore, recorder: Recorder) -> None:
-    """Each is given up by itself; not one good upload is tried twice."""
+async def test_invalid_rows_do_not_harm_others(app: App, store: StubbornStore, recorder: Recorder) -> None:
+    """Each is dead on its own, and no good upload is attempted twice."""
     nonsense = (
         {"spool": "no such spool"},
         {"content_hash": "not a hash"},
@@ -320,14 +322,16 @@ async def test_rows_that_make_no_sense_harm_nobody_else(app: App, store: Stubbor
 # an outage
 
 
-async def test_an_outage_costs_each_upload_one_try_at_most(app: App, store: StubbornStore, recorder: Recorder) -> None:
+async def test_an_outage_costs_each_upload_at_most_one_attempt(
+    app: App, store: StubbornStore, recorder: Recorder
+) -> None:
     async with app.running_reactor(recorder, store=store, upload_concurrency=4, retry_base_s=0.2):
         store.is_down = True
         uploads = app.queue_uploads(60)
         opened = await recorder.wait_for(BreakerMoved)
         assert (opened.store, opened.is_open) == ("file", True)
         recorder.skip_recorded()
-        # it probes by itself, and a failed probe is nobody's; what is handed back untried has no code
+        # the breaker probes, and a failed probe spends no attempt; uploads deferred without a try have no code
         probe = await recorder.wait_for(AttemptStarted)
         failed = await recorder.wait_for(AttemptSettled, lambda event: event.upload_id == probe.upload_id)
         assert (failed.verdict, failed.code) == (Verdict.DEFERRED, "STORAGE_UNAVAILABLE")
@@ -358,8 +362,8 @@ async def test_a_run_past_its_deadline_is_failed(app: App, recorder: Recorder) -
     assert row["error_message"]
 
 
-async def test_a_run_whose_heart_stopped_is_failed(app: App, recorder: Recorder) -> None:
-    """By its own heartbeat timeout, or by the reactor's where it names none."""
+async def test_a_run_without_a_heartbeat_is_failed(app: App, recorder: Recorder) -> None:
+    """After its own heartbeat timeout, or after the reactor's default if the row has none."""
     async with app.running_reactor(recorder, heartbeat_timeout_s=0.6):
         own = app.begin_run(timeout_at="2100-01-01", heartbeat_timeout="0.2 s")
         default = app.begin_run(timeout_at="2100-01-01")
@@ -371,7 +375,7 @@ async def test_a_run_whose_heart_stopped_is_failed(app: App, recorder: Recorder)
 
 
 async def test_a_healthy_run_is_never_failed(app: App, recorder: Recorder) -> None:
-    """Its heart beats on while others, armed beside it and later, are failed at their deadlines."""
+    """Its heartbeats continue while runs with earlier and later deadlines are failed."""
     beat = "update public.interpretation_runs set heartbeat_at = clock_timestamp() where id = %s"
     async with app.running_reactor(recorder, reconcile_interval_s=0.2):
         healthy = app.begin_run(timeout_at="2100-01-01", heartbeat_timeout="0.5 s")
@@ -382,11 +386,11 @@ async def test_a_healthy_run_is_never_failed(app: App, recorder: Recorder) -> No
             )
             assert (await recorder.wait_for(RunExpired)).run_id == stale
         assert app.run(healthy)["status"] == "running"
-        expired = await recorder.wait_for(RunExpired)  # and once it stops, it is
+        expired = await recorder.wait_for(RunExpired)  # its heartbeats have stopped
         assert (expired.run_id, expired.code) == (healthy, "INTERPRETATION_HEARTBEAT_LOST")
 
 
-async def test_a_run_that_ends_or_is_given_more_time_is_left_alone(app: App, recorder: Recorder) -> None:
+async def test_a_run_that_ends_or_gets_more_time_is_not_failed(app: App, recorder: Recorder) -> None:
     soon = app.one("select clock_timestamp() + interval '0.4 s'")
     async with app.running_reactor(recorder):
         ended, prolonged = app.begin_run(timeout_at=soon), app.begin_run(timeout_at=soon)
@@ -402,7 +406,7 @@ async def test_a_run_that_ends_or_is_given_more_time_is_left_alone(app: App, rec
     assert app.run(prolonged)["status"] == "running"
 
 
-async def test_a_deadline_moved_earlier_is_kept(app: App, recorder: Recorder) -> None:
+async def test_a_deadline_that_moves_earlier_is_met(app: App, recorder: Recorder) -> None:
     async with app.running_reactor(recorder):
         run = app.begin_run(timeout_at="2100-01-01")
         app.conn.execute(
@@ -414,14 +418,14 @@ async def test_a_deadline_moved_earlier_is_kept(app: App, recorder: Recorder) ->
         assert 0 <= expired.late_s < 1.0
 
 
-async def test_a_legacy_run_is_held_to_its_deadline_alone(app: App, recorder: Recorder) -> None:
-    """It was running before there were heartbeats: without a deadline it is never failed."""
+async def test_a_run_without_heartbeats_is_failed_only_at_its_deadline(app: App, recorder: Recorder) -> None:
+    """A run without heartbeats and without a deadline is never failed."""
     late, timeless = app.begin_run(timeout_at="2000-01-01"), app.begin_run()
     app.conn.execute(
         "update public.interpretation_runs set heartbeat_at = null, started_at = '2000-01-01' where status = 'running'"
     )
     async with app.running_reactor(recorder, heartbeat_timeout_s=0.1):
-        if not recorder.events_of(RunExpired):  # mostly it was heard before this was entered
+        if not recorder.events_of(RunExpired):  # the event may have been recorded already
             await recorder.wait_for(RunExpired)
         assert [event.run_id for event in recorder.events_of(RunExpired)] == [late]
         assert app.run(timeless)["status"] == "running"
@@ -431,7 +435,7 @@ async def test_a_legacy_run_is_held_to_its_deadline_alone(app: App, recorder: Re
 # several reactors
 
 
-async def test_two_reactors_try_each_upload_once(app: App, store: StubbornStore, recorder: Recorder) -> None:
+async def test_two_reactors_attempt_each_upload_once(app: App, store: StubbornStore, recorder: Recorder) -> None:
     async with app.running_reactor(recorder, store=store), app.running_reactor(recorder, store=store):
         uploads = [*app.queue_uploads(100), *app.queue_uploads(60, user=uuid4())]
         await wait_until_stored(recorder, *uploads)
@@ -442,10 +446,10 @@ async def test_two_reactors_try_each_upload_once(app: App, store: StubbornStore,
     app.assert_usage_matches_rows()
 
 
-async def test_a_reactor_that_died_unnoticed_delays_its_share_by_one_turn(
+async def test_an_undetected_dead_reactor_delays_its_share_by_one_rendezvous_step(
     app: App, store: StubbornStore, recorder: Recorder
 ) -> None:
-    """It is still believed to listen, and half of all rows are its to claim first."""
+    """It still counts as listening, so it ranks first for half of all rows."""
     app.conn.execute(
         "insert into reactor.instance (id, host, version, mode) values (%s, 'gone', '0', 'listening')", (uuid4(),)
     )
@@ -457,10 +461,10 @@ async def test_a_reactor_that_died_unnoticed_delays_its_share_by_one_turn(
         theirs = {upload.id for upload in uploads if order.delay_s(upload.id.int)}
     assert 0 < len(theirs) < len(uploads)
     for event in recorder.events_of(AttemptStarted):
-        assert event.upload_id not in theirs or event.lag_s >= STEP_S - 0.01  # the clocks' difference
+        assert event.upload_id not in theirs or event.lag_s >= STEP_S - 0.01  # the clocks may differ
 
 
-async def test_what_a_killed_reactor_held_is_taken_over_after_its_lease(
+async def test_uploads_of_a_killed_reactor_are_taken_over_after_their_lease(
     app: App, store: StubbornStore, recorder: Recorder
 ) -> None:
     first, other_store = Recorder(), StubbornStore(app.store)
@@ -470,14 +474,14 @@ async def test_what_a_killed_reactor_held_is_taken_over_after_its_lease(
         await app.start(doomed, first, life)
         uploads = app.queue_uploads(6)
         await first.wait_for_all(6, AttemptStarted)
-        life.cancel_scope.cancel()  # without goodbye: what it held stays leased, and its threads go on
+        life.cancel_scope.cancel()  # without deregistering: its leases stay, and its threads continue
     ends = app.all("select lease_expires_at as at from public.upload_queue where status = 'uploading'")
     assert len(ends) == len(uploads)
     async with app.running_reactor(recorder, store=other_store):
         await recorder.wait_for(AttemptStarted)
         assert app.one("select clock_timestamp()") >= min(end["at"] for end in ends)
         await wait_until_stored(recorder, *uploads)
-        store.open.set()  # the dead one's puts end now; they are the same bytes, and count for nothing
+        store.open.set()  # the puts of the killed reactor end now; they wrote the same bytes and change nothing
     assert {event.attempt for event in recorder.events_of(AttemptSettled)} == {2}
     for upload in uploads:
         app.assert_stored(upload)
@@ -487,7 +491,7 @@ async def test_what_a_killed_reactor_held_is_taken_over_after_its_lease(
 async def test_a_claim_whose_answer_was_lost_costs_no_attempt_and_no_wait(
     app: App, store: StubbornStore, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The claim commits, its connection breaks, and so does the next: a lease of a minute must not have to end."""
+    """The claim commits, then this connection and the next break. The retry must not wait for the lease of 60 s."""
     call, lost = DedicatedConnection.call, 2
 
     async def lose_answers(
@@ -536,12 +540,12 @@ async def test_a_settlement_whose_answer_was_lost_still_removes_the_spooled_file
 
 
 @pytest.mark.parametrize("answers", [[BUSY], []], ids=["in vain", "stored"])
-async def test_who_lost_its_lease_can_change_nothing(
+async def test_a_reactor_that_lost_its_lease_changes_nothing(
     app: App, store: StubbornStore, recorder: Recorder, answers: list[StorageUnavailable]
 ) -> None:
-    """A reactor that was away for longer than its lease: what it did counts for nothing, and it says so itself.
+    """Its settlement has no effect and it emits LeaseLost.
 
-    Nor does it remove the spooled file, though it stored it: whoever took the upload over is to store it still.
+    It also keeps the spooled file although its put succeeded, because the new holder of the lease still needs it.
     """
     store.open.clear()
     async with app.running_reactor(recorder, store=store):
@@ -557,13 +561,15 @@ async def test_who_lost_its_lease_can_change_nothing(
         row = app.row(upload)
         assert row is not None
         assert (row["status"], row["errors"]) == ("uploading", [])
-        again = await recorder.wait_for(AttemptSettled)  # it takes it over again when that lease has ended
+        again = await recorder.wait_for(AttemptSettled)  # it takes the upload over when that lease has expired
         assert (again.verdict, again.code) == (Verdict.STORED, None)
     app.assert_stored(upload)
     assert store.puts[upload.key] == 2
 
 
-async def test_shutdown_hands_back_what_it_cannot_finish(app: App, store: StubbornStore, recorder: Recorder) -> None:
+async def test_shutdown_hands_back_uploads_that_it_cannot_finish(
+    app: App, store: StubbornStore, recorder: Recorder
+) -> None:
     store.open.clear()
     async with app.running_reactor(recorder, store=store, shutdown_grace_s=0.1, upload_concurrency=2):
         uploads = app.queue_uploads(5)

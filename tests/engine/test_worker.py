@@ -1,4 +1,4 @@
-"""Worker claims in natural batches, within its caps, and loses nothing that it claimed, whatever fails."""
+"""The worker claims in natural batches within its caps, and loses no claimed row whatever fails."""
 
 import asyncio
 from collections import Counter
@@ -29,7 +29,7 @@ DOWN = DatabaseUnavailable("the test took it away")
 
 
 class Rows(AttemptReaction[Attempt]):
-    """A reaction on rows in memory. Each of its calls can be held up, or made to fail, by the test."""
+    """A reaction on rows in memory. The test can delay each of its calls or make it fail."""
 
     name = "rows"
     channel = "rows"
@@ -50,12 +50,12 @@ class Rows(AttemptReaction[Attempt]):
         self.broken: set[UUID] = set()
         self.fails: Counter[UUID] = Counter()
         self.held_up_by: Signal | None = None
-        """Whose outcome holds up all others."""
+        """The row whose outcome makes the reaction hold up all others, as when a breaker opens."""
         self.is_down = False
         self.refused: set[UUID] = set()
-        """Rows that may not begin, though they were claimed."""
+        """Claimed rows that are not admitted."""
         self.round_trip = 0
-        """Turns of the loop that a claim takes."""
+        """Number of event loop iterations that a claim takes."""
         self.may_claim = opened()
         self.may_act = opened()
         self.may_settle = opened()
@@ -119,7 +119,7 @@ class Rows(AttemptReaction[Attempt]):
         outcome: Outcome = attempt.result
         return outcome
 
-    def hand_back(self, attempt: Attempt) -> Outcome:  # noqa: ARG002  # all are alike here
+    def hand_back(self, attempt: Attempt) -> Outcome:  # noqa: ARG002  # the outcome is the same for all
         return DEFERRED
 
     async def settle(self, ended: Sequence[tuple[Attempt, Outcome]]) -> Sequence[Due]:
@@ -153,7 +153,7 @@ def opened() -> Event:
 
 
 class Stage:
-    """One crew at work on a clock that stands still."""
+    """One pipeline on a manual clock."""
 
     def __init__(self, *, concurrency: int = 4, per_tenant: int = 4) -> None:
         self.clock = ManualClock()
@@ -217,8 +217,8 @@ async def test_a_row_is_claimed_acted_on_and_settled(stage: Stage) -> None:
         assert stage.worker.spent == 1
 
 
-async def test_of_slow_work_none_is_claimed_ahead_of_those_who_may_be_free(stage: Stage) -> None:
-    """Another reactor may have places for it: what ends between two claims says little when much time is between."""
+async def test_slow_work_is_not_claimed_in_advance(stage: Stage) -> None:
+    """Another reactor may have free threads; and with long attempts the pace of the work is known too badly."""
     slow, stage.rows.may_claim = Event(), Event()
     stage.rows.may_act = slow
     async with stage.running():
@@ -234,7 +234,7 @@ async def test_of_slow_work_none_is_claimed_ahead_of_those_who_may_be_free(stage
         assert stage.worker.outstanding == 4
 
 
-async def test_what_becomes_due_during_a_claim_is_claimed_together() -> None:
+async def test_rows_that_become_due_during_a_claim_are_claimed_together() -> None:
     stage = Stage(concurrency=100, per_tenant=100)
     first, then = signals(1), signals(60)
     stage.rows.may_claim = Event()
@@ -247,8 +247,8 @@ async def test_what_becomes_due_during_a_claim_is_claimed_together() -> None:
         assert [set(claim) for claim in stage.rows.claims] == [set(first), set(then)]
 
 
-async def test_quick_work_is_claimed_by_the_hundred() -> None:
-    """Batches grow with the pace of the work, far beyond the concurrency."""
+async def test_quick_work_is_claimed_in_large_batches() -> None:
+    """The batch size follows the pace of the work, far beyond the concurrency."""
     stage = Stage(concurrency=4, per_tenant=4)
     rows = signals(3_000)
     stage.rows.round_trip = 500
@@ -260,7 +260,7 @@ async def test_quick_work_is_claimed_by_the_hundred() -> None:
         assert stage.rows.most_in_all <= 4
 
 
-async def test_slow_work_is_claimed_as_places_become_free() -> None:
+async def test_slow_work_is_claimed_as_threads_become_free() -> None:
     stage = Stage(concurrency=4, per_tenant=4)
     stage.rows.may_act = Event()
     async with stage.running():
@@ -268,7 +268,7 @@ async def test_slow_work_is_claimed_as_places_become_free() -> None:
         assert sum(len(claim) for claim in stage.rows.claims) == 4
 
 
-async def test_a_failed_claim_is_tried_again(stage: Stage) -> None:
+async def test_a_failed_claim_is_repeated(stage: Stage) -> None:
     rows = signals(3)
     stage.rows.down = {"claim"}
     async with stage.running():
@@ -282,7 +282,7 @@ async def test_a_failed_claim_is_tried_again(stage: Stage) -> None:
         assert set(stage.rows.verdicts(Verdict.STORED)) == set(rows)
 
 
-async def test_what_could_not_be_prepared_is_claimed_all_the_same(stage: Stage) -> None:
+async def test_a_failed_preparation_does_not_prevent_a_claim(stage: Stage) -> None:
     [row] = signals(1)
     stage.rows.down = {"prepare"}
     async with stage.running():
@@ -291,8 +291,8 @@ async def test_what_could_not_be_prepared_is_claimed_all_the_same(stage: Stage) 
         assert stage.rows.verdicts(Verdict.STORED) == [row]
 
 
-async def test_a_backlog_does_not_hammer_a_database_that_is_away(stage: Stage) -> None:
-    """One claim in half a second, however many rows are ready."""
+async def test_a_backlog_sends_few_claims_to_a_database_that_is_down(stage: Stage) -> None:
+    """One claim per half second, however many rows are ready."""
     stage.rows.down = {"claim"}
     async with stage.running():
         await stage.arm(signals(1_000))
@@ -301,7 +301,7 @@ async def test_a_backlog_does_not_hammer_a_database_that_is_away(stage: Stage) -
         assert len(stage.rows.claims) == 11
 
 
-async def test_rows_that_others_took_are_let_go(stage: Stage) -> None:
+async def test_rows_that_others_have_claimed_are_dropped(stage: Stage) -> None:
     ours, theirs = signals(2), signals(2)
     stage.rows.not_ours = {signal.row_id for signal in theirs}
     async with stage.running():
@@ -310,12 +310,12 @@ async def test_rows_that_others_took_are_let_go(stage: Stage) -> None:
         assert stage.worker.is_idle
 
         more = signals(20)
-        await stage.arm(more)  # and their places are free again
+        await stage.arm(more)  # their capacity is free again
         assert len(stage.rows.settled) == 22
 
 
-async def test_rows_that_others_have_done_are_passed_over_by_the_hundred() -> None:
-    """Of several reactors each knows all that is due: what the others did meanwhile must not cost a claim for a few."""
+async def test_rows_that_others_have_stored_are_dropped_in_large_batches() -> None:
+    """Each of several reactors has all due rows, so rows that others stored must not cost many small claims."""
     stage = Stage(concurrency=4, per_tenant=4)
     theirs, ours = signals(3_000), signals(10)
     stage.rows.not_ours = {signal.row_id for signal in theirs}
@@ -325,7 +325,7 @@ async def test_rows_that_others_have_done_are_passed_over_by_the_hundred() -> No
         assert len(stage.rows.claims) < 20
 
 
-async def test_as_much_work_as_waits_is_not_interrupted_for_a_claim_of_a_few_more() -> None:
+async def test_enough_claimed_work_is_not_interrupted_by_a_small_claim() -> None:
     stage = Stage(concurrency=4, per_tenant=4)
     async with stage.running():
         await stage.arm(signals(3_000))
@@ -334,7 +334,7 @@ async def test_as_much_work_as_waits_is_not_interrupted_for_a_claim_of_a_few_mor
         assert len(sizes) < 3_000 / 8
 
 
-async def test_a_row_to_be_tried_again_comes_back_when_it_is_due(stage: Stage) -> None:
+async def test_a_row_to_retry_is_claimed_again_when_it_is_due(stage: Stage) -> None:
     [row] = signals(1)
     stage.rows.fails[row.row_id] = 1
     async with stage.running():
@@ -349,7 +349,7 @@ async def test_a_row_to_be_tried_again_comes_back_when_it_is_due(stage: Stage) -
 # acting
 
 
-async def test_never_more_than_the_concurrency_act_nor_more_of_one_tenant() -> None:
+async def test_attempts_in_flight_never_exceed_the_caps_in_total_and_per_tenant() -> None:
     stage = Stage(concurrency=6, per_tenant=2)
     rows = [row for tenant in range(1, 6) for row in signals(40, tenant)]
     async with stage.running():
@@ -364,7 +364,7 @@ async def test_never_more_than_the_concurrency_act_nor_more_of_one_tenant() -> N
     assert max(stage.rows.most_acting.values()) <= 2
 
 
-async def test_a_flood_of_one_tenant_does_not_hold_up_another() -> None:
+async def test_a_flood_of_one_tenant_does_not_delay_another() -> None:
     stage = Stage(concurrency=4, per_tenant=2)
     flood, [other] = signals(2_000, tenant=1), signals(1, tenant=2)
     stage.rows.may_act = Event()
@@ -378,8 +378,8 @@ async def test_a_flood_of_one_tenant_does_not_hold_up_another() -> None:
         assert len(stage.rows.settled) == 2_001
 
 
-async def test_a_flood_beside_a_trickle_gives_way_at_once() -> None:
-    """A row that comes amid quick work is settled after a few more of the flood, not behind it."""
+async def test_a_single_row_is_settled_soon_amid_a_flood() -> None:
+    """A row that becomes due during a flood of quick work is settled after a few more rows, not after the flood."""
     stage = Stage(concurrency=4, per_tenant=2)
     flood, [other] = signals(5_000, tenant=1), signals(1, tenant=2)
     async with stage.running():
@@ -393,12 +393,12 @@ async def test_a_flood_beside_a_trickle_gives_way_at_once() -> None:
         assert order.index(other) < 50
 
 
-async def test_when_nothing_may_begin_any_more_what_waits_is_handed_back() -> None:
-    """A store that is down for everyone: what was claimed and not begun must not go to it one after the other."""
+async def test_claimed_rows_are_handed_back_when_the_breaker_opens() -> None:
+    """Rows that were claimed but not started must not go one by one to a store that is down."""
     stage = Stage(concurrency=2, per_tenant=2)
     quick = signals(400)
     async with stage.running():
-        await stage.arm(quick)  # the window has grown: more is claimed than can be acted on at once
+        await stage.arm(quick)  # the window has grown: more rows are claimed than can be in flight
         stage.rows.may_act = Event()
         rows = signals(100)
         await stage.arm(rows)
@@ -412,8 +412,8 @@ async def test_when_nothing_may_begin_any_more_what_waits_is_handed_back() -> No
         assert len(stage.rows.verdicts(Verdict.DEFERRED)) >= len(claimed) - len(begun)
 
 
-async def test_what_may_not_begin_goes_back(stage: Stage) -> None:
-    """The store went down while the rows were being claimed."""
+async def test_a_row_that_is_not_admitted_is_handed_back(stage: Stage) -> None:
+    """The store goes down during the claim."""
     first, second, third = signals(3)
     stage.rows.refused = {second.row_id, third.row_id}
     async with stage.running():
@@ -423,8 +423,8 @@ async def test_what_may_not_begin_goes_back(stage: Stage) -> None:
         assert stage.worker.is_idle
 
 
-async def test_an_act_that_breaks_is_loud() -> None:
-    """A reaction promises never to raise. One that does ends the crew rather than lose its row in silence."""
+async def test_an_unexpected_error_of_a_reaction_ends_the_pipeline() -> None:
+    """A reaction must not raise. If it does, the pipeline ends with the error instead of losing the row silently."""
     stage = Stage()
     rows = signals(2)
     stage.rows.broken = {rows[0].row_id}
@@ -456,8 +456,8 @@ async def test_a_failed_settlement_keeps_the_outcomes_and_settles_later(stage: S
         assert stage.worker.is_idle
 
 
-async def test_outcomes_that_nobody_can_want_any_more_are_let_go(stage: Stage) -> None:
-    """The database was away for so long that others have had the rows since."""
+async def test_outcomes_are_dropped_after_their_lease_has_expired(stage: Stage) -> None:
+    """The database was down for so long that other reactors may have taken the rows over."""
     rows = signals(2)
     stage.rows.down = {"settle", "extend"}
     async with stage.running():
@@ -471,8 +471,8 @@ async def test_outcomes_that_nobody_can_want_any_more_are_let_go(stage: Stage) -
         assert stage.worker.is_idle
 
 
-async def test_no_more_is_claimed_than_can_be_settled(stage: Stage) -> None:
-    """While the database takes no outcomes, claims stop: what was done must not pile up without end."""
+async def test_claims_stop_while_outcomes_cannot_be_settled(stage: Stage) -> None:
+    """Otherwise outcomes would accumulate without bound while the database is down."""
     rows = signals(5_000)
     stage.rows.may_settle = Event()
     async with stage.running():
@@ -486,7 +486,7 @@ async def test_no_more_is_claimed_than_can_be_settled(stage: Stage) -> None:
 # leases
 
 
-async def test_leases_are_extended_for_as_long_as_an_act_takes(stage: Stage) -> None:
+async def test_leases_are_extended_until_the_attempt_ends(stage: Stage) -> None:
     [row] = signals(1)
     stage.rows.may_act = Event()
     async with stage.running():
@@ -499,8 +499,8 @@ async def test_leases_are_extended_for_as_long_as_an_act_takes(stage: Stage) -> 
         assert stage.rows.verdicts(Verdict.STORED) == [row]
 
 
-async def test_a_row_that_comes_back_before_its_outcome_is_settled_waits_for_that(stage: Stage) -> None:
-    """The database was away for longer than the lease: it says that the row is free before it takes the outcome."""
+async def test_a_row_is_not_claimed_again_before_its_outcome_is_settled(stage: Stage) -> None:
+    """After an outage longer than the lease, the row is due again before its outcome has been settled."""
     [row] = signals(1)
     stage.rows.down = {"settle"}
     async with stage.running():
@@ -511,11 +511,11 @@ async def test_a_row_that_comes_back_before_its_outcome_is_settled_waits_for_tha
         await stage.advance(0.5)
         assert stage.rows.settled == [(row, Verdict.STORED)]
         assert stage.worker.is_idle
-        await stage.arm([row])  # and its place is free again
+        await stage.arm([row])  # its capacity is free again
         assert len(stage.rows.claims) == 2
 
 
-async def test_a_lost_lease_cancels_the_act_and_settles_nothing(stage: Stage) -> None:
+async def test_a_lost_lease_cancels_the_attempt_and_settles_nothing(stage: Stage) -> None:
     lost, kept = signals(2)
     stage.rows.may_act = Event()
     async with stage.running():
@@ -526,14 +526,14 @@ async def test_a_lost_lease_cancels_the_act_and_settles_nothing(stage: Stage) ->
         assert stage.rows.cancelled == [lost]
         assert not stage.worker.is_claimed(lost)
         await idle_event()
-        assert stage.rows.claims[1:] == [[lost]]  # what has become of it, only the row can say
+        assert stage.rows.claims[1:] == [[lost]]  # only another claim can tell the row's state
         stage.rows.may_act.set()
         await idle_event()
         assert stage.rows.settled == [(kept, Verdict.STORED)]
 
 
-async def test_leases_are_given_up_when_the_database_stays_away(stage: Stage) -> None:
-    """Nobody could be told that the row is still ours: after the lease, another reactor has it."""
+async def test_leases_are_given_up_when_the_database_stays_down(stage: Stage) -> None:
+    """The lease can't be extended, so after its expiry another reactor may have the row."""
     [row] = signals(1)
     stage.rows.may_act = Event()
     stage.rows.down = {"extend"}
@@ -549,8 +549,8 @@ async def test_leases_are_given_up_when_the_database_stays_away(stage: Stage) ->
         assert stage.worker.is_idle
 
 
-async def test_a_row_that_is_being_acted_on_is_not_claimed_again(stage: Stage) -> None:
-    """Its lease may have ended under our hands, and then the database would give it to anybody, us as well."""
+async def test_a_row_in_flight_is_not_claimed_again(stage: Stage) -> None:
+    """Its lease may have expired during the attempt, and then a claim would return it even to this reactor."""
     row, other = signals(2)
     stage.rows.may_act = Event()
     async with stage.running():
@@ -565,12 +565,12 @@ async def test_a_row_that_is_being_acted_on_is_not_claimed_again(stage: Stage) -
 # ending
 
 
-async def test_close_hands_back_what_was_not_begun_and_lets_the_rest_finish() -> None:
+async def test_close_hands_back_rows_not_started_and_lets_attempts_finish() -> None:
     stage = Stage(concurrency=2, per_tenant=2)
     quick = signals(400)
     async with stage.running():
         stage.rows.may_settle = Event()
-        await stage.arm(quick)  # the window has grown: more is claimed than can be acted on at once
+        await stage.arm(quick)  # the window has grown: more rows are claimed than can be in flight
         stage.rows.may_act = Event()
         stage.rows.may_settle.set()
         rows = signals(100)
@@ -593,7 +593,7 @@ async def test_close_hands_back_what_was_not_begun_and_lets_the_rest_finish() ->
         assert len(settled) == len(set(settled))
 
 
-async def test_abort_hands_back_what_is_being_acted_on(stage: Stage) -> None:
+async def test_abort_hands_back_rows_in_flight(stage: Stage) -> None:
     rows = signals(3)
     stage.rows.may_act = Event()
     async with stage.running():
@@ -607,7 +607,7 @@ async def test_abort_hands_back_what_is_being_acted_on(stage: Stage) -> None:
         assert stage.worker.spent == 0
 
 
-async def test_what_a_claim_brings_after_close_goes_back(stage: Stage) -> None:
+async def test_rows_claimed_after_close_are_handed_back(stage: Stage) -> None:
     rows = signals(3)
     stage.rows.may_claim = Event()
     async with stage.running():
@@ -637,7 +637,7 @@ async def test_closing_while_the_database_is_away_waits_for_it(stage: Stage) -> 
 
 
 @pytest.mark.parametrize("fault", ["claim", "settle", "extend"])
-async def test_nothing_is_lost_or_settled_twice_while_the_database_comes_and_goes(fault: str) -> None:
+async def test_nothing_is_lost_or_settled_twice_during_failures_of_the_database(fault: str) -> None:
     stage = Stage(concurrency=8, per_tenant=3)
     rows = [row for tenant in range(1, 8) for row in signals(30, tenant)]
     for row in rows[::5]:

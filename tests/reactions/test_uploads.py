@@ -1,4 +1,4 @@
-"""What was claimed before the store went down: how much of it may still begin."""
+"""Admission of claimed uploads while the breaker is open."""
 
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ def an_attempt() -> UploadAttempt:
     )
 
 
-async def test_none_begins_while_the_store_is_down_and_one_at_a_time_asks_whether_it_is_back(tmp_path: Path) -> None:
+async def test_an_open_breaker_admits_no_attempt_and_then_one_probe_at_a_time(tmp_path: Path) -> None:
     clock, breaker = ManualClock(), CircuitBreaker(threshold=2, first_pause_s=1.0)
     (tmp_path / "store").mkdir()
     spool, store = Spool({"default": make_spool(tmp_path)}), LocalStore(tmp_path / "store")
@@ -57,8 +57,8 @@ async def test_none_begins_while_the_store_is_down_and_one_at_a_time_asks_whethe
 
     clock.advance(1.0)
     assert list(reaction.admit(attempts)) == attempts[:1]
-    assert not reaction.is_held_up  # its answer is waited for; nothing else has been admitted
+    assert not reaction.is_held_up  # the probe is in flight, and no other attempt was admitted
     assert list(reaction.admit(attempts[1:])) == []
 
-    assert reaction.hand_back(attempts[0]).verdict is Verdict.DEFERRED  # it was never begun: another may ask
+    assert reaction.hand_back(attempts[0]).verdict is Verdict.DEFERRED  # the probe never started: admit another
     assert list(reaction.admit(attempts[1:])) == attempts[1:2]

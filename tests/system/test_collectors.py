@@ -179,9 +179,7 @@ def test_a_real_collector_understands_all_spans_and_metrics(
     assert {span.resource["service.name"] for span in spans} == {"reactor"}
 
 
-def test_the_last_spans_and_metrics_are_exported_before_the_exit(
-    app: App, tmp_path: Path, collector: Receiver
-) -> None:
+def test_the_last_spans_and_metrics_are_exported_before_the_exit(app: App, tmp_path: Path, collector: Receiver) -> None:
     """`reactor reconcile` ends before the first batch is due."""
     app.disable_triggers()
     [upload] = app.queue_uploads()

@@ -206,7 +206,7 @@ def test_a_timeline_is_in_order_even_if_an_attempt_has_no_beginning() -> None:
         ("attempt", "20s"),
         ("ahead", "1m50s"),
     ]
-    assert steps[1].advice == "Nothing: it is tried again with backoff."
+    assert steps[1].advice == "No action is needed; the reactor retries with backoff."
     assert steps[3].advice is None
     overdue = list(upload_timeline(row, errors, at + timedelta(seconds=300)))[-1]
     assert overdue.text == "attempt 3 has been due since then"

@@ -1,4 +1,4 @@
-"""A reactor in this process, as the cases of latency want it: running, and heard."""
+"""A reactor in the bench's own process, for the cases that measure latency."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -11,7 +11,7 @@ from reactor.app import Reactor
 from reactor.core.events import Event
 from reactor.postgres.statements import CLAIM_UPLOADS
 
-from .stage import NoStore, Stage, settings
+from .server import BenchServer, NoStore, settings
 
 BEFORE = (
     "insert into public.sources (id, user_id, content_hash, storage_status, byte_size)"
@@ -25,15 +25,15 @@ ENQUEUE = (
 
 
 @asynccontextmanager
-async def reacting(stage: Stage, url: str, hear: Callable[[Event], None]) -> AsyncIterator[str]:
-    """Run a reactor until the block ends; yield the folder of its spool once it is ready."""
-    with stage.spool() as spool:
-        reactor = Reactor(settings(url, spool), store=NoStore(), listener=hear)
+async def running_reactor(bench: BenchServer, url: str, on_event: Callable[[Event], None]) -> AsyncIterator[str]:
+    """Run a reactor within the block; yield the folder of its spool once it is ready."""
+    with bench.spool() as spool:
+        reactor = Reactor(settings(url, spool), store=NoStore(), listener=on_event)
         running = asyncio.create_task(reactor.run())
-        readying = asyncio.create_task(reactor.wait_ready())
-        await asyncio.wait([running, readying], return_when=asyncio.FIRST_COMPLETED)
+        waiting = asyncio.create_task(reactor.wait_ready())
+        await asyncio.wait([running, waiting], return_when=asyncio.FIRST_COMPLETED)
         if running.done():
-            readying.cancel()
+            waiting.cancel()
             await running
         try:
             yield str(spool)
@@ -43,7 +43,7 @@ async def reacting(stage: Stage, url: str, hear: Callable[[Event], None]) -> Asy
 
 
 async def claim_one(conn: psycopg.AsyncConnection, row_id: UUID | str) -> None:
-    """Claim one row with nothing around it. Asked too early, the database says so: ask again."""
+    """Claim one row, repeatedly until the database says that it is claimed and no longer too early."""
     rows: list[tuple[object, ...]] = []
     while not rows or rows[0][0] != "claimed":
         rows = await (await conn.execute(CLAIM_UPLOADS, ([row_id], uuid4(), "30 s"), binary=True)).fetchall()

@@ -1,7 +1,7 @@
 """What the reactor's triggers cost an app: heartbeats and failed uploads with them, without, and with a naive NOTIFY.
 
-Driven by pgbench, which is compiled and takes little from the server. "None" is a table that has no triggers: with some
-that are switched off, PostgreSQL still locks a row before it updates it.
+pgbench sends the statements. In the variant "none" the triggers are dropped, not disabled, because with disabled
+triggers PostgreSQL still locks each row before it updates it.
 """
 
 import tempfile
@@ -12,17 +12,17 @@ from typing import LiteralString
 
 import psycopg
 
+from .alternate import run_alternately
 from .report import Report
-from .stage import Stage
-from .turns import by_turns
+from .server import BenchServer
 
 _RUNS = 1_000
 _EACH_S = 8.0
 _RACES_A_REPEAT = 2
-"""Of heartbeats: twins differ by up to 2.6 % in one race, and by 0.3 in the median of eight."""
+"""Races of heartbeats per repeat: equal variants differ by up to 2.6 % in one race, and by 0.3 % in the median of 8."""
 
 Variants = dict[str, Sequence[LiteralString]]
-"""What is changed in the database before, by name."""
+"""Statements that prepare the database of each variant, by name."""
 
 _BARE: LiteralString = """
     do $$ declare t record; begin
@@ -66,15 +66,15 @@ _FAIL_MANY = (
 )
 
 
-def heartbeat_tax(stage: Stage, report: Report, repeats: int) -> str | None:
-    """8 and 32 clients that update heartbeat_at: with our triggers, with none, and with one that notifies each time."""
+def heartbeat_tax(bench: BenchServer, report: Report, repeats: int) -> str | None:
+    """8 and 32 clients update heartbeat_at: with our triggers, without any, and with one that always notifies."""
     case = "heartbeats"
     variants: Variants = {"none": (_BARE,), "reactor": (), "naive": _NAIVE}
-    with tempfile.TemporaryDirectory(dir=stage.home) as folder:
+    with tempfile.TemporaryDirectory(dir=bench.home) as folder:
         script = _script(folder, _HEARTBEAT.format(count=_RUNS))
         for _ in range(repeats * _RACES_A_REPEAT):
             for clients in (8, 32):
-                for name, per_s in _race(stage, script, clients, _begin_runs, variants, races=_RACES_A_REPEAT).items():
+                for name, per_s in _race(bench, script, clients, _begin_runs, variants, races=_RACES_A_REPEAT).items():
                     report.add(case, f"{name}, {clients} clients", per_s=per_s)
     for clients in (8, 32):
         ours = report.ratio(case, "per_s", f"reactor, {clients} clients", f"none, {clients} clients")
@@ -82,18 +82,18 @@ def heartbeat_tax(stage: Stage, report: Report, repeats: int) -> str | None:
     return "none, 32 clients"
 
 
-def app_tax(stage: Stage, report: Report, repeats: int) -> str | None:
-    """Failed uploads, one by one and 1 000 at a time: with our triggers, with none, and with one NOTIFY a row."""
+def app_tax(bench: BenchServer, report: Report, repeats: int) -> str | None:
+    """Failed uploads, one by one and 1 000 at a time: with our triggers, without any, and with one NOTIFY a row."""
     case = "app"
     variants: Variants = {"none": (_BARE,), "reactor": ()}
-    with tempfile.TemporaryDirectory(dir=stage.home) as folder:
+    with tempfile.TemporaryDirectory(dir=bench.home) as folder:
         for words, text, more in (
             ("one by one", _FAIL, Variants({"one NOTIFY": _APP_NOTIFIED})),
             ("1000 at a time", _FAIL_MANY, Variants()),
         ):
             script = _script(folder, text)
             for _ in range(repeats):
-                for name, per_s in _race(stage, script, 1, _make_sources, variants | more).items():
+                for name, per_s in _race(bench, script, 1, _make_sources, variants | more).items():
                     report.add(case, f"{name}, {words}", per_s=per_s)
     beyond = report.ratio(case, "per_s", "reactor, one by one", "one NOTIFY, one by one")
     report.goal(case, "tax one by one beyond one NOTIFY, %", 100 * (1 - beyond), at_most=10)
@@ -103,7 +103,7 @@ def app_tax(stage: Stage, report: Report, repeats: int) -> str | None:
 
 
 def _race(
-    stage: Stage,
+    bench: BenchServer,
     script: Path,
     clients: int,
     fill: Callable[[psycopg.Connection], None],
@@ -111,16 +111,16 @@ def _race(
     *,
     races: int = 1,
 ) -> dict[str, float]:
-    """Run the script in a database for each variant, by turns; return their transactions a second.
+    """Run the script alternately in a database for each variant; return transactions a second by variant.
 
-    It is one of so many races that share the time.
+    The measuring time of a repeat is divided by `races`.
     """
-    each_s = (_EACH_S / 16 if stage.quick else _EACH_S) / races
+    each_s = (_EACH_S / 16 if bench.quick else _EACH_S) / races
     with ExitStack() as stack:
-        urls = {name: stack.enter_context(stage.database()) for name in variants}
+        urls = {name: stack.enter_context(bench.database()) for name in variants}
         for name, url in urls.items():
             _prepare(url, fill, variants[name])
-        return by_turns(stage, script, clients, urls, each_s)
+        return run_alternately(bench, script, clients, urls, each_s)
 
 
 def _script(folder: str, text: str) -> Path:

@@ -1,4 +1,4 @@
-"""A reactor that drains a queue, and what that took; run as a module, one with a store that keeps nothing."""
+"""Draining a queue with a reactor, and how long that took. As a module: with a store that keeps nothing."""
 
 import asyncio
 import sys
@@ -16,22 +16,22 @@ from reactor.core.events import AttemptsSettled, Event, UploadsClaimed
 from reactor.postgres.upload_queue import ClaimedUploads, UploadQueue
 from reactor.storage.stores.base import ObjectStore
 
-from .alone import Figures, tell
-from .stage import NoStore, settings
+from .own_process import Figures, print_figures
+from .server import NoStore, settings
 
 
 def drain_all(url: str, spool: Path, store: ObjectStore, uploads: int) -> Figures:
-    """Drain the queue, of so many uploads; measured from the first claim to the last commit."""
+    """Drain a queue of `uploads`; return figures measured from the first claim to the last commit."""
     began, ended, claims, settled = 0.0, 0.0, 0, 0
     claim = UploadQueue.claim
 
     async def beginning(self: UploadQueue, ids: Sequence[int], token: UUID) -> ClaimedUploads:
         nonlocal began
-        if len(ids):  # the first asks for none: it has the statement planned
+        if len(ids):  # the reactor's first claim is empty: it only prepares the statement
             began = began or time.monotonic()
         return await claim(self, ids, token)
 
-    def hear(event: Event) -> None:
+    def on_event(event: Event) -> None:
         nonlocal ended, claims, settled
         if type(event) is AttemptsSettled:
             settled += len(event.attempts)
@@ -40,7 +40,7 @@ def drain_all(url: str, spool: Path, store: ObjectStore, uploads: int) -> Figure
             claims += 1
 
     cpu = time.process_time()
-    reactor = Reactor(settings(url, spool), store=store, listener=hear)
+    reactor = Reactor(settings(url, spool), store=store, listener=on_event)
     UploadQueue.claim = beginning  # type: ignore[method-assign]
     try:
         asyncio.run(reactor.drain())
@@ -56,4 +56,4 @@ def drain_all(url: str, spool: Path, store: ObjectStore, uploads: int) -> Figure
 if __name__ == "__main__":
     logger.remove()
     tune_garbage_collector()  # as `reactor reconcile` does
-    tell(drain_all(sys.argv[1], Path(sys.argv[2]), NoStore(), int(sys.argv[3])))
+    print_figures(drain_all(sys.argv[1], Path(sys.argv[2]), NoStore(), int(sys.argv[3])))

@@ -1,6 +1,6 @@
-"""A reactor in a process of its own, and how the bench talks to it.
+"""A reactor in a process of its own.
 
-It writes a line of JSON when it is ready, and one when it has ended: it ends when its standard input does.
+It prints a line of JSON when it is ready and one when it has ended. It ends when its standard input is closed.
 """
 
 import asyncio
@@ -21,17 +21,17 @@ from reactor.cli.garbage_collection import tune_garbage_collector
 from reactor.core.events import AttemptsSettled, Event
 from reactor.postgres.upload_queue import ClaimedUploads, UploadQueue
 
-from .alone import tell
-from .stage import NoStore, settings
+from .own_process import print_figures
+from .server import NoStore, settings
 
 
-class Worker:
-    """The process, seen from outside."""
+class ReactorProcess:
+    """The bench's handle of the process."""
 
     def __init__(self, url: str, spool: Path) -> None:
         self.started_at = time.monotonic()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.bench.worker", url, str(spool)],
+            [sys.executable, "-m", "tests.bench.reactor_process", url, str(spool)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -39,12 +39,12 @@ class Worker:
         )
 
     def until_ready(self) -> float:
-        """Return how many seconds passed from before the process was made until it was ready."""
+        """Wait until the reactor is ready; return the seconds since before the process was created."""
         ready_at: float = self._line()["ready_at"]
         return ready_at - self.started_at
 
     def end(self) -> dict[str, Any]:
-        """End it; return what it counted."""
+        """End the process; return its counts of claims, empty claims and settled uploads."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         counted = self._line()
@@ -54,19 +54,19 @@ class Worker:
         return counted
 
     def peak_bytes(self) -> int:
-        """Return the most memory that it ever had resident."""
+        """Return its peak resident memory."""
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
     def cpu_s(self) -> float:
-        """Return the processor time that it has used."""
+        """Return the CPU time that it has used."""
         times = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
 
     def _line(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        told: dict[str, Any] = json.loads(self._process.stdout.readline())
-        return told
+        line: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return line
 
 
 async def _run(url: str, spool: Path) -> None:
@@ -79,22 +79,22 @@ async def _run(url: str, spool: Path) -> None:
         counted["empty"] += not claimed.uploads
         return claimed
 
-    def hear(event: Event) -> None:
+    def on_event(event: Event) -> None:
         counted["settled"] += len(event.attempts) if type(event) is AttemptsSettled else 0
 
     UploadQueue.claim = counting  # type: ignore[method-assign]
-    reactor = Reactor(settings(url, spool), store=NoStore(), listener=hear)
+    reactor = Reactor(settings(url, spool), store=NoStore(), listener=on_event)
 
     async def report_ready() -> None:
         await reactor.wait_ready()
-        tell({"ready_at": time.monotonic()})
+        print_figures({"ready_at": time.monotonic()})
 
     tune_garbage_collector()  # as `reactor run` does
-    asyncio.get_running_loop().add_reader(sys.stdin, reactor.stop)  # its end makes it readable
+    asyncio.get_running_loop().add_reader(sys.stdin, reactor.stop)  # a closed stdin is readable
     reporting = asyncio.create_task(report_ready())
     await reactor.run()
     reporting.cancel()
-    tell(counted)
+    print_figures(counted)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""What every case plays on: a PostgreSQL of its own with default durability, databases cloned from a migrated one, a
-spool, and a store that keeps nothing."""
+"""The bench's PostgreSQL with default durability, databases cloned from a migrated one, spools, and a null store."""
 
 import os
 import platform
@@ -25,7 +24,7 @@ from reactor.storage.stores.base import Body
 USERS = 50
 EMPTY_SHA256 = sha256(b"").hexdigest()
 
-_MEMORY = Path("/dev/shm")  # noqa: S108  # a folder of our own is made in it
+_MEMORY = Path("/dev/shm")  # noqa: S108  # parent of a folder with a random name
 
 _QUEUE: LiteralString = """
     with made as (
@@ -43,11 +42,11 @@ _QUEUE: LiteralString = """
 
 
 class NoStore:
-    """Takes everything and keeps nothing."""
+    """A store that reads every upload and keeps nothing."""
 
     name = "none"
 
-    def put(self, bucket: str, key: str, body: Body, *, mime_type: str | None) -> str:  # noqa: ARG002  # a Protocol's
+    def put(self, bucket: str, key: str, body: Body, *, mime_type: str | None) -> str:  # noqa: ARG002  # required by ObjectStore
         body.read()
         return f"none://{bucket}/{key}"
 
@@ -56,13 +55,13 @@ class NoStore:
     def close(self) -> None: ...
 
 
-class Stage:
-    """A server and a folder, for the length of a run."""
+class BenchServer:
+    """A PostgreSQL server and folders for one run of the bench."""
 
     def __init__(self, home: Path, memory: Path, server: EmbeddedPostgres, *, quick: bool) -> None:
         self.home = home
         self.memory = memory
-        """A folder for spools that are to cost nothing: in memory where the system has such a thing."""
+        """Folder for spools whose cost shouldn't count: in memory if the system has /dev/shm."""
         self.server = server
         self.quick = quick
         self._number = 0
@@ -89,7 +88,7 @@ class Stage:
                 sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
             )
             conn.execute("checkpoint")
-        tune_garbage_collector()  # as `reactor run` does; of all that the bench and the peers import, too
+        tune_garbage_collector()  # as `reactor run` does; here also for what bench and peers import
         try:
             yield self._url(name)
         finally:
@@ -97,7 +96,7 @@ class Stage:
                 conn.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
     def make_template(self, name: str, fill: Callable[[str], object]) -> None:
-        """Make a migrated database and fill it, unless an earlier case has."""
+        """Create a migrated database and fill it, unless an earlier case already has."""
         if name in self._templates:
             return
         with self.admin() as conn:
@@ -116,7 +115,7 @@ class Stage:
 
 
 def settings(url: str, spool: Path, **more: object) -> Settings:
-    """Return the settings under which the cases run: the defaults, but for where things are."""
+    """Return default settings with this database, this spool and no fixed HTTP port."""
     where: dict[str, object] = {
         "database_url": url,
         "store_url": "file:///none",
@@ -136,9 +135,9 @@ def queue(
     salt: str = "",
     users: int = USERS,
 ) -> list[str]:
-    """Queue uploads of `users` users in one statement that tells nobody of them, and spool their files; return ids."""
+    """Queue uploads of `users` users in one statement without notifications, spool their files, and return the ids."""
     with psycopg.connect(url, autocommit=True) as conn:
-        conn.execute("set session_replication_role = replica")  # silent; the books are counted below
+        conn.execute("set session_replication_role = replica")  # no triggers; usage is recounted below
         given = {
             "count": count,
             "users": users,
@@ -159,22 +158,22 @@ def queue(
 
 
 @contextmanager
-def stage(*, quick: bool) -> Iterator[Stage]:
-    """Start the server; stop it, and leave nothing behind, at the end."""
+def bench_server(*, quick: bool) -> Iterator[BenchServer]:
+    """Start the server; stop it and remove its folders at the end."""
     home = Path(tempfile.mkdtemp(prefix="reactor-bench-"))
     memory = Path(tempfile.mkdtemp(prefix="reactor-bench-", dir=_MEMORY if _MEMORY.is_dir() else None))
     home.chmod(0o755)
     try:
         with EmbeddedPostgres(home / "postgres", options={"max_wal_size": "4GB"}) as server:
-            yield Stage(home, memory, server, quick=quick)
+            yield BenchServer(home, memory, server, quick=quick)
     finally:
         shutil.rmtree(memory)
         shutil.rmtree(home)
 
 
-def machine(stage: Stage) -> dict[str, str]:
-    """Say on what was measured."""
-    with stage.admin() as conn:
+def machine(bench: BenchServer) -> dict[str, str]:
+    """Return a description of the machine and the software, by topic."""
+    with bench.admin() as conn:
         asked = "select version(), current_setting('fsync'), current_setting('synchronous_commit')"
         row = conn.execute(asked).fetchone()
     assert row is not None

@@ -1,0 +1,26 @@
+"""Running a variant in a process of its own, so that it doesn't carry what the other variants import."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+Figures = dict[str, float]
+
+
+def run_alone(module: str, *arguments: str) -> Figures:
+    """Run a module of this package with arguments; return the figures that it prints in its last line."""
+    run = subprocess.run(
+        [sys.executable, "-m", f"{__package__}.{module}", *arguments],
+        stdout=subprocess.PIPE,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    figures: Figures = json.loads(run.stdout.splitlines()[-1])
+    return figures
+
+
+def print_figures(figures: Mapping[str, float]) -> None:
+    """Print figures as JSON for the bench process."""
+    print(json.dumps(figures), flush=True)  # noqa: T201  # read by the bench
