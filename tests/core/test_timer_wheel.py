@@ -258,17 +258,17 @@ def test_the_dictionary_is_not_copied_while_it_is_used_well() -> None:
     wheel: TimerWheel[int] = TimerWheel()
     for key in range(1000):
         wheel.arm(key, key)
-    due = wheel._due
+    due = wheel.due_ticks
     wheel.pop(10)
     wheel.cancel(11)
-    assert wheel._due is due
+    assert wheel.due_ticks is due
 
     small: TimerWheel[int] = TimerWheel()
     for key in range(10):
         small.arm(key, key)
-    due = small._due
+    due = small.due_ticks
     small.pop(9)
-    assert small._due is due
+    assert small.due_ticks is due
 
 
 def test_cancelling_in_the_current_block_releases_the_memory_too() -> None:
