@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http.client import HTTPConnection
@@ -199,6 +200,24 @@ async def test_a_request_without_a_host_is_answered() -> None:
                 return conn.makefile("rb").readline()
 
         assert b" 200 " in await to_thread.run_sync(send_without_host)
+
+
+async def test_a_reused_connection_is_answered_without_delay() -> None:
+    """Nagle's algorithm and a delayed acknowledgement would cost 40 ms per answer."""
+    async with serving() as url:
+
+        def durations_s() -> list[float]:
+            connection = HTTPConnection("127.0.0.1", urlsplit(url).port, timeout=10)
+            durations = []
+            for _ in range(25):
+                began_at = time.monotonic()
+                connection.request("GET", "/healthz")
+                assert connection.getresponse().read()
+                durations.append(time.monotonic() - began_at)
+            connection.close()
+            return sorted(durations)
+
+        assert (await to_thread.run_sync(durations_s))[12] < 0.035
 
 
 async def test_cancelling_closes_the_socket_and_idle_connections() -> None:
