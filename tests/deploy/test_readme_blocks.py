@@ -35,7 +35,7 @@ NOT_RUN_AT_MOST = 6
 NOT_FILES = {"reactor.toml", "figures.json", "migration.sql", "NAME/PREFIX/"}
 """Names that a user chooses."""
 
-PLACEHOLDER = re.compile(r"/X/|_x\.|test_Y|^x\.|/x\.")
+PLACEHOLDER = re.compile(r"/X/|_x\.|test_Y|^x\.|/x\.|NNNN")
 EXAMPLE_DATABASE = re.compile(r"postgresql://\S+@db\.example\.org:5432/postgres")
 EXAMPLE_SPOOL = "/var/spool/app"
 EXAMPLE_ADDRESS = "http://127.0.0.1:8321"
@@ -268,17 +268,23 @@ def test_the_upload_that_a_program_retries_is_retried(place: Place, migrated_url
 # SQL
 
 
-@pytest.mark.parametrize("block", blocks_of("sql"), ids=name_of)
-def test_sql(block: Block, migrated_url: str) -> None:
-    """Each statement runs, and no function refuses. All of it is rolled back."""
+def answers_of(cursor: psycopg.Cursor[Any]) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects that the statements of a script returned."""
+    while True:
+        for row in cursor.fetchall() if cursor.description else []:
+            yield from (value for value in row if isinstance(value, dict))
+        if not cursor.nextset():
+            return
+
+
+@pytest.mark.parametrize("path", sorted({block.path for block in blocks_of("sql")}), ids=name_of)
+def test_sql(path: Path, migrated_url: str) -> None:
+    """The blocks of one README run in order, and refuse what their comments say and nothing else. It is rolled back."""
     with psycopg.connect(migrated_url) as conn:
-        cursor = conn.execute(block.text.encode())
-        while True:
-            rows = cursor.fetchall() if cursor.description else []
-            refused = [value for row in rows for value in row if isinstance(value, dict) and value.get("ok") is False]
-            assert refused == []
-            if not cursor.nextset():
-                break
+        for block in (block for block in blocks_of("sql") if block.path == path):
+            expected = re.findall(r'^-- \{"ok": false, "code": "([A-Z_]+)"', block.text, re.MULTILINE)
+            answers = list(answers_of(conn.execute(block.text.encode())))
+            assert [answer["code"] for answer in answers if answer.get("ok") is False] == expected, block.name
         conn.rollback()
 
 
