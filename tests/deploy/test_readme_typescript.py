@@ -23,6 +23,7 @@ declare const file: File;
 declare const sha256Hex: string;
 declare const abort: AbortController;
 declare function spoolAndFail(sourceId: string, path: string, file: File): Promise<void>;
+declare function interpret(sourceId: string, signal: AbortSignal): Promise<void>;
 """
 """What the examples expect of the app around them."""
 
