@@ -12,7 +12,7 @@ from reactor.core.error_codes import CATALOGUE, ErrorCode
 from reactor.core.errors import Refused, Rejected, Unavailable, error_of
 from reactor.postgres.migrate import schema_dir
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "schema/README.md"
 SQL = schema_dir() / "functions/error_catalogue.sql"
 BEGIN, END = "<!-- error codes -->\n", "\n<!-- end of error codes -->"
 ANSWERS = {"STORAGE_PENDING_RETRY"}
