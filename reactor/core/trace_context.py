@@ -41,7 +41,7 @@ class TraceContext(NamedTuple):
 def context_of(traceparent: str | None, row_id: UUID) -> TraceContext:
     """Return where the row belongs: in the trace that its traceparent names, or in one of its own.
 
-    The default of upload_queue.traceparent makes the parent id from the trace id, by a rule that no tracer uses; a row
+    The default of upload_queue.traceparent has the parent id "reactor" in ASCII and a zero byte; a row
     without a valid one (an app may write anything) gets ids that are reckoned from its own.
     """
     found = _TRACEPARENT.fullmatch(traceparent or "")
@@ -49,7 +49,7 @@ def context_of(traceparent: str | None, row_id: UUID) -> TraceContext:
         trace_id = blake2b(row_id.bytes, digest_size=16).digest()
         return TraceContext(trace_id, root_span_id(row_id), _SAMPLED_AND_RANDOM, is_ours=True)
     trace_id, span_id = bytes.fromhex(found[2]), bytes.fromhex(found[3])
-    is_default = span_id == trace_id[4:8] + trace_id[:4]
+    is_default = span_id == bytes.fromhex("72656163746f7200")
     return TraceContext(trace_id, span_id, int(found[4], 16), is_ours=is_default)
 
 

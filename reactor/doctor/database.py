@@ -15,7 +15,7 @@ _HEARD_WITHIN_S = 2.0
 _SKEW_S = 5.0
 _QUEUE_UNUSUAL = 0.05
 _QUEUE_SILENT = 0.5
-"""From here on the triggers say nothing, see schema/functions/send_hints.sql."""
+"""From here on the triggers say nothing, see schema/functions/lib_send_hints.sql."""
 
 _DIRECT = "set REACTOR_LISTEN_URL to a direct connection (on Supabase: port 5432, not 6543)"
 _NAMES_SHOWN = 3

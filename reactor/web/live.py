@@ -186,7 +186,7 @@ class Live:
         """Return the newest dead uploads: as the database said, and what has died here since."""
         known = list(self._database["dead"]) if self._database else []
         ids = {each["id"] for each in known}
-        asked_at = float(self._database["now"]) if self._database else 0.0
+        asked_at = datetime.fromisoformat(self._database["now"]).timestamp() if self._database else 0.0
         new = [
             {
                 "id": str(death.id),

@@ -96,10 +96,10 @@ def test_everything_is_applied_in_order_and_a_second_time_nothing(database_url: 
     assert {step.state for step in plan(database_url)} == {"pending"}
     told: list[str] = []
 
-    assert migrate(database_url, tell=told.append) == told == ALL_FILES
+    assert migrate(database_url, on_file=told.append) == told == ALL_FILES
     ledger = rows(database_url, "select * from reactor.migration order by name")
 
-    assert migrate(database_url, tell=told.append) == []
+    assert migrate(database_url, on_file=told.append) == []
     assert told == ALL_FILES
     assert rows(database_url, "select * from reactor.migration order by name") == ledger
     assert {step.state for step in plan(database_url)} == {"applied"}
@@ -111,7 +111,7 @@ def test_an_edited_migration_is_refused_whole(migrated_url: str, edited_schema: 
     with (edited_schema / "migrations/0003_create_plans_and_usage.sql").open("a") as file:
         file.write("create table edited ();\n")
     (edited_schema / "migrations/0000_come_first.sql").write_text("create table first ();\n")
-    (edited_schema / "functions/usage_of_source.sql").write_text("create table last ();\n")
+    (edited_schema / "functions/lib_usage_of_source.sql").write_text("create table last ();\n")
     before = rows(migrated_url, "select * from reactor.migration order by name")
 
     with pytest.raises(MigrationChanged, match=r"migrations/0003_create_plans_and_usage.sql was edited"):
@@ -128,10 +128,10 @@ def test_a_migration_of_a_newer_version_is_refused(migrated_url: str) -> None:
 
 
 def test_a_changed_function_is_applied_again_and_alone(migrated_url: str, edited_schema: Path) -> None:
-    with (edited_schema / "functions/status.sql").open("a") as file:
+    with (edited_schema / "functions/admin_status.sql").open("a") as file:
         file.write("comment on function reactor.status(interval) is 'edited';\n")
 
-    assert migrate(migrated_url, root=edited_schema) == ["functions/status.sql"]
+    assert migrate(migrated_url, root=edited_schema) == ["functions/admin_status.sql"]
 
     assert rows(migrated_url, "select obj_description('reactor.status(interval)'::regprocedure, 'pg_proc')") == [
         ("edited",)

@@ -13,7 +13,7 @@ from reactor.core.errors import Refused, Rejected, Unavailable, error_of
 from reactor.postgres.migrate import schema_dir
 
 README = Path(__file__).parents[2] / "README.md"
-SQL = schema_dir() / "functions/error_catalogue.sql"
+SQL = schema_dir() / "functions/lib_error_catalogue.sql"
 BEGIN, END = "<!-- error codes -->\n", "\n<!-- end of error codes -->"
 ANSWERS = {"STORAGE_PENDING_RETRY"}
 """Codes of what went well: nothing raises them."""

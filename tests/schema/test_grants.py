@@ -7,7 +7,26 @@ from support.table_dump import tables
 
 from reactor.postgres.migrate import schema_dir
 
-INLINED = {"acts_for", "usage_of_source", "caller", "deadline", "hint", "send", "notified_until"}
+INLINED = {
+    "acts_for",
+    "attempt_error",
+    "caller",
+    "deadline",
+    "due_at",
+    "effective_quota",
+    "hint",
+    "is_due",
+    "is_marking",
+    "is_overdue",
+    "leaked_reservation",
+    "lease_end",
+    "lease_has_expired",
+    "lost_attempt_error",
+    "notified_until",
+    "send",
+    "size_of_source",
+    "usage_of_source",
+}
 """Functions that are inlined, which they couldn't be with a search_path; they run as their caller."""
 
 HURRIED = {"send_hints"}

@@ -27,8 +27,8 @@ SWEPT = {"id": UUID, "tenant": int, "due_at": float, "changed_at": float}
 READS = {
     # the token is the caller's
     "CLAIM_UPLOADS": {"state": str, **get_type_hints(upload_queue.Upload), "byte_size": Wide},
-    "EXTEND_LEASES": {"extend_leases": UUID},
-    "CONFIRM_STORED": {"confirm_stored": UUID},
+    "EXTEND_LEASES": {"id": UUID},
+    "CONFIRM_STORED": {"id": UUID},
     "SETTLE_UPLOADS": {"id": UUID, **get_type_hints(upload_queue.Settled)},
     "RESCUE_UPLOADS": get_type_hints(upload_queue.Rescue) | {"byte_size": Wide},
     "SWEEP_UPLOADS": SWEPT,
