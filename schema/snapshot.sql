@@ -101,7 +101,8 @@ CREATE FUNCTION reactor.due_at(p_next_retry_at timestamp with time zone) RETURNS
     LANGUAGE sql IMMUTABLE;
 
 CREATE FUNCTION reactor.effective_quota(p_user_id uuid) RETURNS TABLE(plan text, limit_bytes bigint, used_bytes bigint, reserved_bytes bigint, sources integer, interpretation_limit integer, interpretations_used integer, billing_month text, resets_at timestamp with time zone, last_calculated timestamp with time zone)
-    LANGUAGE sql STABLE;
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION reactor.ensure_usage_rows(p_users uuid[]) RETURNS void
     LANGUAGE plpgsql
@@ -246,6 +247,58 @@ CREATE FUNCTION reactor.purge_uploads(p_ids uuid[]) RETURNS TABLE(id uuid, spool
     LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE TABLE public.quota_plans (
+    plan text NOT NULL,
+    storage_limit_bytes bigint,
+    interpretation_limit_month integer,
+    CONSTRAINT interpretation_limit_is_not_negative CHECK ((interpretation_limit_month >= 0)),
+    CONSTRAINT storage_limit_is_not_negative CHECK ((storage_limit_bytes >= 0))
+);
+
+ALTER TABLE ONLY public.quota_plans FORCE ROW LEVEL SECURITY;
+
+COMMENT ON COLUMN public.quota_plans.storage_limit_bytes IS 'null: unlimited';
+
+COMMENT ON COLUMN public.quota_plans.interpretation_limit_month IS 'null: unlimited';
+
+CREATE TABLE public.storage_usage (
+    user_id uuid NOT NULL,
+    plan text DEFAULT 'free'::text NOT NULL,
+    total_bytes bigint DEFAULT 0 NOT NULL,
+    reserved_bytes bigint DEFAULT 0 NOT NULL,
+    total_sources integer DEFAULT 0 NOT NULL,
+    interpretation_count_month integer DEFAULT 0 NOT NULL,
+    billing_month text DEFAULT to_char((now() AT TIME ZONE 'utc'::text), 'YYYY-MM'::text) NOT NULL,
+    storage_limit_bytes bigint,
+    interpretation_limit_month integer,
+    last_calculated timestamp with time zone,
+    CONSTRAINT billing_month_is_a_month CHECK ((billing_month ~ '^\d{4}-(0[1-9]|1[0-2])$'::text)),
+    CONSTRAINT interpretation_count_is_not_negative CHECK ((interpretation_count_month >= 0)),
+    CONSTRAINT own_interpretation_limit_is_not_negative CHECK ((interpretation_limit_month >= 0)),
+    CONSTRAINT own_storage_limit_is_not_negative CHECK ((storage_limit_bytes >= 0)),
+    CONSTRAINT reserved_bytes_is_not_negative CHECK ((reserved_bytes >= 0)),
+    CONSTRAINT total_bytes_is_not_negative CHECK ((total_bytes >= 0)),
+    CONSTRAINT total_sources_is_not_negative CHECK ((total_sources >= 0))
+)
+WITH (fillfactor='70');
+
+ALTER TABLE ONLY public.storage_usage FORCE ROW LEVEL SECURITY;
+
+COMMENT ON COLUMN public.storage_usage.total_bytes IS 'bytes of the user''s stored sources';
+
+COMMENT ON COLUMN public.storage_usage.reserved_bytes IS 'bytes of the user''s pending sources';
+
+COMMENT ON COLUMN public.storage_usage.interpretation_count_month IS 'runs started in billing_month, including those whose rows were deleted';
+
+COMMENT ON COLUMN public.storage_usage.storage_limit_bytes IS 'this user''s own limit; null: the plan''s';
+
+COMMENT ON COLUMN public.storage_usage.interpretation_limit_month IS 'this user''s own limit; null: the plan''s';
+
+COMMENT ON COLUMN public.storage_usage.last_calculated IS 'when the figures were last recounted from rows';
+
+CREATE FUNCTION reactor.quota_of(p_usage public.storage_usage, p_plan public.quota_plans, p_month text) RETURNS TABLE(limit_bytes bigint, used_bytes bigint, reserved_bytes bigint, interpretation_limit integer, interpretations_used integer)
+    LANGUAGE sql IMMUTABLE;
+
 CREATE FUNCTION reactor.raise_quota_exceeded(p_code text, p_details jsonb) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -374,55 +427,6 @@ CREATE FUNCTION reactor.usage_of(p_user_id uuid) RETURNS jsonb
 
 CREATE FUNCTION reactor.usage_of_source(p_source public.sources) RETURNS TABLE(user_id uuid, total bigint, reserved bigint, stored integer)
     LANGUAGE sql STABLE;
-
-CREATE TABLE public.quota_plans (
-    plan text NOT NULL,
-    storage_limit_bytes bigint,
-    interpretation_limit_month integer,
-    CONSTRAINT interpretation_limit_is_not_negative CHECK ((interpretation_limit_month >= 0)),
-    CONSTRAINT storage_limit_is_not_negative CHECK ((storage_limit_bytes >= 0))
-);
-
-ALTER TABLE ONLY public.quota_plans FORCE ROW LEVEL SECURITY;
-
-COMMENT ON COLUMN public.quota_plans.storage_limit_bytes IS 'null: unlimited';
-
-COMMENT ON COLUMN public.quota_plans.interpretation_limit_month IS 'null: unlimited';
-
-CREATE TABLE public.storage_usage (
-    user_id uuid NOT NULL,
-    plan text DEFAULT 'free'::text NOT NULL,
-    total_bytes bigint DEFAULT 0 NOT NULL,
-    reserved_bytes bigint DEFAULT 0 NOT NULL,
-    total_sources integer DEFAULT 0 NOT NULL,
-    interpretation_count_month integer DEFAULT 0 NOT NULL,
-    billing_month text DEFAULT to_char((now() AT TIME ZONE 'utc'::text), 'YYYY-MM'::text) NOT NULL,
-    storage_limit_bytes bigint,
-    interpretation_limit_month integer,
-    last_calculated timestamp with time zone,
-    CONSTRAINT billing_month_is_a_month CHECK ((billing_month ~ '^\d{4}-(0[1-9]|1[0-2])$'::text)),
-    CONSTRAINT interpretation_count_is_not_negative CHECK ((interpretation_count_month >= 0)),
-    CONSTRAINT own_interpretation_limit_is_not_negative CHECK ((interpretation_limit_month >= 0)),
-    CONSTRAINT own_storage_limit_is_not_negative CHECK ((storage_limit_bytes >= 0)),
-    CONSTRAINT reserved_bytes_is_not_negative CHECK ((reserved_bytes >= 0)),
-    CONSTRAINT total_bytes_is_not_negative CHECK ((total_bytes >= 0)),
-    CONSTRAINT total_sources_is_not_negative CHECK ((total_sources >= 0))
-)
-WITH (fillfactor='70');
-
-ALTER TABLE ONLY public.storage_usage FORCE ROW LEVEL SECURITY;
-
-COMMENT ON COLUMN public.storage_usage.total_bytes IS 'bytes of the user''s stored sources';
-
-COMMENT ON COLUMN public.storage_usage.reserved_bytes IS 'bytes of the user''s pending sources';
-
-COMMENT ON COLUMN public.storage_usage.interpretation_count_month IS 'runs started in billing_month, including those whose rows were deleted';
-
-COMMENT ON COLUMN public.storage_usage.storage_limit_bytes IS 'this user''s own limit; null: the plan''s';
-
-COMMENT ON COLUMN public.storage_usage.interpretation_limit_month IS 'this user''s own limit; null: the plan''s';
-
-COMMENT ON COLUMN public.storage_usage.last_calculated IS 'when the figures were last recounted from rows';
 
 CREATE TABLE public.upload_queue (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -908,6 +912,16 @@ REVOKE ALL ON FUNCTION reactor.purge_uploads(p_ids uuid[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.purge_uploads(p_ids uuid[]) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.purge_uploads(p_ids uuid[]) TO service_role;
 
+GRANT SELECT ON TABLE public.quota_plans TO authenticated;
+GRANT SELECT ON TABLE public.quota_plans TO reactor_worker;
+GRANT ALL ON TABLE public.quota_plans TO service_role;
+
+GRANT SELECT ON TABLE public.storage_usage TO authenticated;
+GRANT SELECT ON TABLE public.storage_usage TO reactor_worker;
+GRANT ALL ON TABLE public.storage_usage TO service_role;
+
+REVOKE ALL ON FUNCTION reactor.quota_of(p_usage public.storage_usage, p_plan public.quota_plans, p_month text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION reactor.raise_quota_exceeded(p_code text, p_details jsonb) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.recount_user(p_user_id uuid) FROM PUBLIC;
@@ -979,14 +993,6 @@ REVOKE ALL ON FUNCTION reactor.track_usage() FROM PUBLIC;
 REVOKE ALL ON FUNCTION reactor.usage_of(p_user_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.usage_of_source(p_source public.sources) FROM PUBLIC;
-
-GRANT SELECT ON TABLE public.quota_plans TO authenticated;
-GRANT SELECT ON TABLE public.quota_plans TO reactor_worker;
-GRANT ALL ON TABLE public.quota_plans TO service_role;
-
-GRANT SELECT ON TABLE public.storage_usage TO authenticated;
-GRANT SELECT ON TABLE public.storage_usage TO reactor_worker;
-GRANT ALL ON TABLE public.storage_usage TO service_role;
 
 GRANT SELECT ON TABLE public.upload_queue TO authenticated;
 GRANT SELECT ON TABLE public.upload_queue TO reactor_worker;

@@ -5,9 +5,9 @@ with its SHA-256; a file that was edited afterwards is refused. `schema/function
 a file that changed is applied again. `lib_` files come first, so that a function never calls a rule that isn't there
 yet. An advisory lock makes two migrators at once equal to one.
 
-A migration whose first line is `-- no-transaction` builds indexes CONCURRENTLY, statement by statement; starting over is
-harmless. The advisory lock is polled, not waited for: a session that waits inside a statement holds a snapshot, and a
-concurrent index build of another session would wait for that snapshot forever.
+A migration whose first line is `-- no-transaction` builds indexes CONCURRENTLY, statement by statement; starting over
+is harmless. The advisory lock is polled, not waited for: a session that waits inside a statement holds a snapshot, and
+a concurrent index build of another session would wait for that snapshot forever.
 """
 
 import re

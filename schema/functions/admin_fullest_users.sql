@@ -15,7 +15,9 @@ as $$
                             q.interpretations_used / nullif(q.interpretation_limit, 0)::float8,
                             0) as share
               from public.storage_usage as u
-             cross join lateral reactor.effective_quota(u.user_id) as q
+              join public.quota_plans as p on p.plan = u.plan
+             cross join lateral reactor.quota_of(
+                 u, p, to_char(statement_timestamp() at time zone 'utc', 'YYYY-MM')) as q
              order by share desc, u.user_id
              limit p_limit) as f
 $$;

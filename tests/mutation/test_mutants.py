@@ -18,8 +18,8 @@ def test_each_mutation_finds_what_it_removes_once_and_its_tests_are_there() -> N
 def test_each_has_a_name_of_its_own_and_every_kind_of_guard_has_some() -> None:
     assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS) >= 40
     mutated = {mutation.file for mutation in MUTATIONS}
-    for word in ("claim", "settle", "extend", "rescue", "expire", "operate", "track_usage", "count_runs", "reserve",
-                 "complete", "fail_", "begin", "heartbeat", "caller", "repair_usage", "notify", "send_hints",
+    for word in ("claim", "settle", "extend", "rescue", "expire", "requeue", "cancel", "track_usage", "count_runs",
+                 "reserve", "complete", "fail_", "begin", "heartbeat", "caller", "repair_usage", "notify", "send_hints",
                  "separate_tenants", "engine/worker", "storage/spool", "core/circuit_breaker",
                  "core/backoff"):  # fmt: skip
         assert any(word in file for file in mutated), word

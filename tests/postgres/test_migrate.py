@@ -138,6 +138,50 @@ def test_a_changed_function_is_applied_again_and_alone(migrated_url: str, edited
     ]
 
 
+def test_functions_may_be_applied_in_any_order(database_url: str, migrated_url: str, edited_schema: Path) -> None:
+    """No file needs another one to be applied before it: names that sort backwards make the same functions."""
+    folder = edited_schema / "functions"
+    files = sorted(folder.glob("*.sql"), reverse=True)
+    for number, file in enumerate(files):
+        file.rename(folder / f"{number:03}_{file.name}")
+
+    migrate(database_url, root=edited_schema)
+
+    functions = (
+        "select p.oid::regprocedure::text, pg_get_functiondef(p.oid), p.proacl::text from pg_proc as p"
+        " where p.pronamespace in ('public'::regnamespace, 'reactor'::regnamespace) order by 1"
+    )
+    triggers = "select tgname, pg_get_triggerdef(oid) from pg_trigger where not tgisinternal order by 1, 2"
+    for query in (functions, triggers):
+        assert rows(database_url, query) == rows(migrated_url, query) != []
+
+
+def test_an_equal_unique_index_of_the_apps_is_used_instead_of_another(database_url: str) -> None:
+    run(database_url, OLDER_APP + "create unique index by_content on sources (content_hash, user_id);")
+
+    migrate(database_url)
+
+    unique = (
+        "select indexrelid::regclass::text from pg_index"
+        " where indrelid = 'sources'::regclass and indisunique and not indisprimary"
+    )
+    assert rows(database_url, unique) == [("by_content",)]
+
+
+def test_an_index_that_an_earlier_try_left_invalid_is_built_again(database_url: str) -> None:
+    run(
+        database_url,
+        OLDER_APP
+        + "create index interpretation_runs_of_source on interpretation_runs (source_id);"
+        + "update pg_index set indisvalid = false where indexrelid = 'interpretation_runs_of_source'::regclass;",
+    )
+
+    migrate(database_url)
+
+    valid = "select indisvalid from pg_index where indexrelid = 'interpretation_runs_of_source'::regclass"
+    assert rows(database_url, valid) == [(True,)]
+
+
 def test_migrators_at_once_are_one(new_server: EmbeddedPostgres) -> None:
     """Two to a database, and two databases at once: roles belong to all of them."""
     urls = [database(new_server, name) for name in ("one", "two")]

@@ -4,7 +4,7 @@ import math
 import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from threading import Barrier
 from uuid import UUID, uuid4
 
@@ -152,6 +152,29 @@ def test_an_expired_lease_is_taken_over_and_its_holder_has_lost_it(rows: Rows) -
     assert (taken.state, taken.attempt) == ("claimed", 2)
     assert rows.extend([upload], [first]) == set()
     assert rows.extend([upload], [second]) == {upload}
+
+
+def test_a_claim_that_takes_over_an_expired_lease_records_the_lost_attempt_as_a_rescue_does(rows: Rows) -> None:
+    upload, rescued, token = rows.upload(), rows.upload(), uuid4()
+    first = rows.claim([upload, rescued], lease_s=-1)
+    assert rows.rescue([rescued]) == {rescued: "retry"}
+
+    for _ in range(2):  # the repeated claim adds nothing
+        assert rows.claim([upload], token)[upload].attempt == 2
+
+    (entry,) = rows.upload_row(upload).errors
+    (expected,) = rows.upload_row(rescued).errors
+    same = ("attempt", "code", "message", "trace_id")
+    assert [entry[key] for key in same] == [expected[key] for key in same]
+    assert entry.keys() == expected.keys()
+    assert entry["code"] == "STORAGE_UNAVAILABLE"
+    assert datetime.fromisoformat(entry["began"]).timestamp() == pytest.approx(first[upload].claimed_at, abs=1e-5)
+
+
+def test_a_claim_of_a_waiting_upload_records_no_error(rows: Rows) -> None:
+    upload = rows.upload()
+    rows.claim([upload])
+    assert rows.upload_row(upload).errors == []
 
 
 def test_an_upload_under_no_lease_at_all_is_taken_over(rows: Rows) -> None:

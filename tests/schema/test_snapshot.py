@@ -26,7 +26,9 @@ def dump(url: str) -> str:
     command = [str(installed_binaries()[MAJOR] / "pg_dump"), "--schema-only", "--no-owner", url]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     signatures = _BODY.sub(";", printed)
-    kept = [line for line in signatures.splitlines() if not re.match(r"--|\\(un)?restrict|SET |SELECT pg_catalog", line)]
+    kept = [
+        line for line in signatures.splitlines() if not re.match(r"--|\\(un)?restrict|SET |SELECT pg_catalog", line)
+    ]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip() + "\n"
 
 
