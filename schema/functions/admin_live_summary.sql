@@ -47,12 +47,15 @@ as $$
             'dead', (select count(*) from (
                 select from public.upload_queue as q where q.status = 'dead' limit p_cap + 1) as d),
             'dead_for_s', (
-                select extract(epoch from statement_timestamp() - least(greatest(q.updated_at, 'epoch'), statement_timestamp()))
+                select extract(epoch from statement_timestamp()
+                               - least(greatest(q.updated_at, 'epoch'), statement_timestamp()))
                   from public.upload_queue as q where q.status = 'dead' order by q.updated_at, q.id limit 1),
             'cancelled', (select count(*) from (
                 select from public.upload_queue as q where q.status = 'cancelled' limit p_cap + 1) as c),
             'about_all', (
-                select greatest(c.reltuples, 0)::bigint from pg_class as c where c.oid = 'public.upload_queue'::regclass)),
+                select greatest(c.reltuples, 0)::bigint
+                  from pg_class as c
+                 where c.oid = 'public.upload_queue'::regclass)),
         'dead', coalesce((
             select jsonb_agg(to_jsonb(d) order by d.updated_at desc, d.id desc)
               from (select q.id, q.updated_at, q.error_code, left(q.error_message, 200) as error_message,

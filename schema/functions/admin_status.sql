@@ -91,7 +91,8 @@ as $$
                      group by n.quota, n.plan) as r), '[]'),
         'storage_usage', coalesce((
             select jsonb_agg(to_jsonb(b) order by b.plan)
-              from (select u.plan, count(*) as users, sum(u.total_bytes) as bytes, sum(u.reserved_bytes) as reserved_bytes
+              from (select u.plan, count(*) as users, sum(u.total_bytes) as bytes,
+                           sum(u.reserved_bytes) as reserved_bytes
                       from public.storage_usage as u
                      group by u.plan) as b), '[]'),
         'notification_queue_usage', pg_notification_queue_usage(),

@@ -61,8 +61,8 @@ begin
                               jsonb_build_object('run_id', v_run.id, 'timeout_at', v_run.timeout_at));
     elsif not found then
         begin
-            insert into public.interpretation_runs as r (id, user_id, source_id, interpretation_config, status, started_at,
-                    timeout_at, heartbeat_timeout, traceparent)
+            insert into public.interpretation_runs as r (id, user_id, source_id, interpretation_config, status,
+                    started_at, timeout_at, heartbeat_timeout, traceparent)
             select p_run_id, v_source.user_id, p_source_id, p_config, 'running', n.now, n.now + p_timeout,
                    v_heartbeat_timeout, reactor.traceparent(p_traceparent)
               from (select clock_timestamp() as now) as n

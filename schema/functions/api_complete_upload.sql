@@ -35,7 +35,9 @@ begin
     end if;
     begin
         delete from public.upload_queue as q where q.source_id = p_source_id and q.status <> 'uploading';
-        update public.sources as s set storage_status = 'uploaded', storage_url = p_storage_url where s.id = p_source_id;
+        update public.sources as s
+           set storage_status = 'uploaded', storage_url = p_storage_url
+         where s.id = p_source_id;
     exception when sqlstate 'RX101' then
         get stacked diagnostics v_detail = pg_exception_detail;
         return reactor.refuse_quota(sqlstate, v_detail);

@@ -18,7 +18,8 @@ declare
     v_refusal jsonb;
 begin
     if coalesce(p_code !~ '^[A-Z][A-Z0-9_]{0,63}$', true) then
-        return reactor.refuse_argument('p_code must be a word of capitals, digits and _, such as INTERPRETATION_FAILED');
+        return reactor.refuse_argument(
+            'p_code must be a word of capitals, digits and _, such as INTERPRETATION_FAILED');
     end if;
     loop
         update public.interpretation_runs as r

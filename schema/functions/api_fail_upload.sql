@@ -48,7 +48,8 @@ begin
     if v_caller is not null then
         select p.argument into v_argument
           from (values ('p_object_path', p_object_path), ('p_temp_file_path', p_temp_file_path)) as p (argument, path)
-         cross join lateral substring(lower(p.path) from '(?:^|/)([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/') as folder
+         cross join lateral substring(
+             lower(p.path) from '(?:^|/)([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/') as folder
          where folder <> v_caller::text
          limit 1;
         if found then
@@ -80,9 +81,9 @@ begin
          where s.id = p_source_id and s.storage_status <> 'pending';
         insert into public.upload_queue as q (source_id, user_id, bucket, object_path, content_hash, byte_size, spool,
                                               temp_file_path, max_retries, error_message, traceparent, metadata)
-        values (p_source_id, v_source.user_id, p_bucket, p_object_path, v_source.content_hash, v_source.byte_size, p_spool,
-                p_temp_file_path, p_max_retries, left(p_error_message, 2000), reactor.traceparent(p_traceparent),
-                p_metadata)
+        values (p_source_id, v_source.user_id, p_bucket, p_object_path, v_source.content_hash, v_source.byte_size,
+                p_spool, p_temp_file_path, p_max_retries, left(p_error_message, 2000),
+                reactor.traceparent(p_traceparent), p_metadata)
         returning q.id into v_upload.id;
     exception when sqlstate 'RX101' then
         get stacked diagnostics v_detail = pg_exception_detail;

@@ -62,7 +62,8 @@ begin
     select s.id, s.storage_status, s.storage_url into v_source
       from public.sources as s where s.user_id = p_user_id and s.content_hash = p_content_hash;
     if not found then -- deleted between the two statements
-        return reactor.refuse('NOT_FOUND', 'The source of the same content was deleted meanwhile.', '{}', 'Reserve again.');
+        return reactor.refuse('NOT_FOUND', 'The source of the same content was deleted meanwhile.', '{}',
+                              'Reserve again.');
     end if;
     return jsonb_build_object('ok', true, 'source_id', v_source.id, 'deduplicated', true,
                               'storage_status', v_source.storage_status, 'storage_url', v_source.storage_url);

@@ -19,9 +19,11 @@ as $$
             reactor.hint(p_run.id, p_run.user_id,
                 reactor.deadline(p_run.timeout_at, p_run.heartbeat_at, p_run.heartbeat_timeout))
         else
-            rtrim(reactor.hint(p_run.id, p_run.user_id, p_run.timeout_at), ']') || ',' || greatest(0, least(864e5,
-                -- not the difference of the two: before PostgreSQL 17, subtracting 'infinity' raises
-                1000 * (extract(epoch from statement_timestamp()) - extract(epoch from p_run.heartbeat_at))))::bigint || ']'
+            rtrim(reactor.hint(p_run.id, p_run.user_id, p_run.timeout_at), ']') || ','
+            -- not the difference of the two: before PostgreSQL 17, subtracting 'infinity' raises
+            || greatest(0, least(864e5, 1000 * (extract(epoch from statement_timestamp())
+                                                - extract(epoch from p_run.heartbeat_at))))::bigint
+            || ']'
         end
 $$;
 

@@ -8,12 +8,13 @@ create or replace function reactor.deregister_instance(p_instance uuid)
     security definer
     set search_path = pg_catalog, pg_temp
 as $$
-    with gone as (
-        delete from reactor.instance where id = p_instance or seen_at < statement_timestamp() - interval '1 day'
-        returning id, mode)
+    with removed as (
+        delete from reactor.instance as i
+         where i.id = p_instance or i.seen_at < statement_timestamp() - interval '1 day'
+        returning i.id, i.mode)
     select pg_notify('reactor_peers', p_instance::text)
-      from gone
-     where id = p_instance and mode = 'listening' and pg_notification_queue_usage() < 0.5
+      from removed as r
+     where r.id = p_instance and r.mode = 'listening' and pg_notification_queue_usage() < 0.5
 $$;
 
 revoke all on function reactor.deregister_instance(uuid) from public;

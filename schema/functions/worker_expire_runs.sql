@@ -20,7 +20,8 @@ begin
     return query
     with stale as materialized (
         select r.id, r.timeout_at,
-               reactor.deadline(r.timeout_at, r.heartbeat_at, coalesce(r.heartbeat_timeout, p_heartbeat_timeout)) as due_at
+               reactor.deadline(r.timeout_at, r.heartbeat_at, coalesce(r.heartbeat_timeout, p_heartbeat_timeout))
+                   as due_at
           from public.interpretation_runs as r
          where r.id = any(p_ids)
            and r.status = 'running'

@@ -14,7 +14,8 @@ as $$
     union all
     select format('row level security hides rows of %s from role %I', c.oid::regclass, current_user)
       from pg_class as c
-     where c.oid in ('public.sources'::regclass, 'public.interpretation_runs'::regclass, 'public.upload_queue'::regclass)
+     where c.oid in ('public.sources'::regclass, 'public.interpretation_runs'::regclass,
+                     'public.upload_queue'::regclass)
        and row_security_active(c.oid)
        -- one permissive policy must show all rows, and no restrictive one may hide some of them
        and (select coalesce(bool_and(s.is_shown) filter (where not s.polpermissive), true)
@@ -29,8 +30,9 @@ as $$
     select format('role %I may not execute %s', current_user, f.oid::regprocedure)
       from pg_proc as f
      where f.pronamespace = 'reactor'::regnamespace
-       and f.proname in ('claim_uploads', 'settle_uploads', 'confirm_stored', 'extend_leases', 'rescue_uploads', 'sweep_uploads',
-                         'expire_runs', 'sweep_runs', 'repair_usage', 'report_presence', 'deregister_instance')
+       and f.proname in ('claim_uploads', 'settle_uploads', 'confirm_stored', 'extend_leases', 'rescue_uploads',
+                         'sweep_uploads', 'expire_runs', 'sweep_runs', 'repair_usage', 'report_presence',
+                         'deregister_instance')
        and not has_function_privilege(f.oid, 'execute')
 $$;
 

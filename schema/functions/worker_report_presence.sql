@@ -11,15 +11,15 @@
 --           would prove nothing, and a full queue would fail this call. Reading the queue's usage also advances its
 --           tail: a full queue stays full until a session reads it
 -- Locks     this reactor's row of reactor.instance
-create or replace function reactor.report_presence(p_instance uuid, p_host text, p_version text, p_mode text, p_canary text,
-        p_silent_after interval)
+create or replace function reactor.report_presence(p_instance uuid, p_host text, p_version text, p_mode text,
+        p_canary text, p_silent_after interval)
     returns table (now_at float8, queue_usage float8, instances uuid[], listening uuid[])
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_listened boolean := exists (
+    v_was_listening constant boolean := exists (
         select from reactor.instance as i
          where i.id = p_instance and i.mode = 'listening' and i.seen_at > statement_timestamp() - p_silent_after);
 begin
@@ -32,12 +32,13 @@ begin
         if p_canary is not null then
             perform pg_notify(p_canary, '');
         end if;
-        if v_listened <> (p_mode = 'listening') then
+        if v_was_listening <> (p_mode = 'listening') then
             perform pg_notify('reactor_peers', p_instance::text);
         end if;
     end if;
     return query
-    select date_part('epoch', statement_timestamp() + (clock_timestamp() - statement_timestamp()) / 2), pg_notification_queue_usage(),
+    select date_part('epoch', statement_timestamp() + (clock_timestamp() - statement_timestamp()) / 2),
+           pg_notification_queue_usage(),
            array(select i.id from reactor.instance as i
                   where i.seen_at > statement_timestamp() - p_silent_after order by i.id),
            array(select i.id from reactor.instance as i
@@ -45,4 +46,5 @@ begin
 end $$;
 
 revoke all on function reactor.report_presence(uuid, text, text, text, text, interval) from public;
-grant execute on function reactor.report_presence(uuid, text, text, text, text, interval) to reactor_worker, service_role;
+grant execute on function reactor.report_presence(uuid, text, text, text, text, interval)
+    to reactor_worker, service_role;

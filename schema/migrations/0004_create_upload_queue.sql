@@ -46,7 +46,8 @@ create table public.upload_queue (
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 200);
 comment on column public.upload_queue.retry_count is 'attempts begun by the reactor; raised when one is claimed';
 comment on column public.upload_queue.lease_token is 'fence: only the claim that set it may settle the row';
-comment on column public.upload_queue.errors is 'one entry per failed attempt: at, began, attempt, code, message, trace_id';
+comment on column public.upload_queue.errors is
+    'one entry per failed attempt: at, began, attempt, code, message, trace_id';
 comment on column public.upload_queue.claim_count is
     'claims ever made; unlike retry_count never lowered or reset, so it identifies the spans of each attempt';
 

@@ -27,7 +27,8 @@ create table reactor.quota_rejection (
         constraint count_is_positive check (count > 0),
     primary key (minute, quota, plan, backend)
 );
-comment on table reactor.quota_rejection is 'Quota refusals by minute, without users; older than a week: one row at -infinity.';
+comment on table reactor.quota_rejection is
+    'Quota refusals by minute, without users; older than a week: one row at -infinity.';
 comment on column reactor.quota_rejection.backend is 'the server process that counted; 0 once added up';
 
 -- Append-only, so a deletion waits for no other transaction. Reconciliation deletes the months that are over.
@@ -55,7 +56,8 @@ create table reactor.audit_log (
         constraint changed_is_not_negative check (changed >= 0),
     outcome jsonb not null
 );
-comment on table reactor.audit_log is 'Changes by operators, written only by reactor.operate() in the same transaction.';
+comment on table reactor.audit_log is
+    'Changes by operators, written only by reactor.operate() in the same transaction.';
 comment on column reactor.audit_log.actor is 'the name given at log-in: the token proves a right, not a name';
 comment on column reactor.audit_log.ids is 'the rows that were requested; they may be deleted since';
 comment on column reactor.audit_log.filter is 'the filter that selected the rows; null: they were listed';
