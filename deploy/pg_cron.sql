@@ -1,19 +1,19 @@
--- The fallback below `reactor reconcile`: what the database can do by itself when no reactor process runs anywhere.
+-- The fallback below `reactor reconcile`: what the database can do while no reactor runs anywhere.
 --
 --   psql "$OWNER_URL" -v ON_ERROR_STOP=1 -f deploy/pg_cron.sql
 --
--- Run it after `reactor migrate`, as the role that migrated (on Supabase: postgres), in the database that pg_cron
--- schedules from. Jobs run as the role that schedules them, which must own the reactor's functions or have reactor_worker's
--- right to execute them. A job of the same name is replaced, so running this file again changes nothing.
+-- Run it after `reactor migrate`, as the role that migrated (on Supabase: postgres), in the database that pg_cron is
+-- installed in. A job runs as the role that schedules it: it must own the reactor's functions, or have the right of
+-- reactor_worker to execute them. A job of the same name is replaced, so running this file again changes nothing.
 --
 -- It does      fail stale runs, at most a minute late
---              free uploads whose reactor died: due again, or dead once their tries are used up, reserved bytes given back
---              give back what nobody came for in a day, turn months over
--- It can't     move a byte. A due upload waits until a reactor, or `reactor reconcile`, comes to the spool
--- Beside a reactor it is harmless: each row is locked, checked again, and skipped while somebody else holds it.
+--              release uploads whose reactor died: due again, or dead without attempts left, with their bytes released
+--              release leaked reservations, update billing months that are over
+-- It can't     store an upload: a due upload waits for a reactor, or for `reactor reconcile`, that serves its spool
+-- It is safe beside a reactor: each row is locked, checked again, and skipped while another session has locked it.
 --
--- Bounded on purpose: what a minute leaves over, the next one takes. 60 s is REACTOR_HEARTBEAT_TIMEOUT's default, for runs
--- that name no heartbeat_timeout; set the same value here as there.
+-- Each job is limited: the next run does the rest. 60 s is the default of REACTOR_HEARTBEAT_TIMEOUT, for runs without a
+-- heartbeat_timeout of their own: set the same value in both places.
 
 select cron.schedule('reactor-fail-stale-runs', '* * * * *', $job$
     select count(*) filter (where code is not null) as failed
@@ -26,14 +26,14 @@ select cron.schedule('reactor-rescue-uploads', '* * * * *', $job$
 $job$);
 
 select cron.schedule('reactor-repair-usage', '7 * * * *', $job$
-    select * from reactor.repair_usage(1000)
+    select kind, count from reactor.repair_usage(1000)
 $job$);
 
--- pg_cron keeps a line for each run for ever.
+-- pg_cron keeps a row for each run of a job forever.
 select cron.schedule('reactor-forget-cron-runs', '17 3 * * *', $job$
     delete from cron.job_run_details as d
      using cron.job as j
      where j.jobid = d.jobid and j.jobname like 'reactor-%' and d.end_time < now() - interval '7 days'
 $job$);
 
--- To take it away again: select cron.unschedule(jobname) from cron.job where jobname like 'reactor-%';
+-- To remove the jobs: select cron.unschedule(jobname) from cron.job where jobname like 'reactor-%';

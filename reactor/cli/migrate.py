@@ -32,7 +32,7 @@ def migrate(ctx: click.Context, *, status: bool, print_sql: bool, as_json: bool)
         else:
             print_table(("state", "file"), [(step.state, step.file.name) for step in steps], empty="no schema files")
         ctx.exit(0 if all(step.state == "applied" for step in steps) else 1)
-    applied = apply(url, tell=lambda name: click.echo(f"applying {name}", err=True))
+    applied = apply(url, on_file=lambda name: click.echo(f"applying {name}", err=True))
     if as_json:
         print_json({"applied": applied})
     else:

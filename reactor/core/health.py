@@ -26,7 +26,7 @@ SEEN_WITHIN_S: Final = 30.0
 
 QUEUE_FULL_FROM: Final = 0.5
 """How full the server's notification queue is when the triggers stop sending notifications:
-schema/functions/send_hints.sql and report_presence.sql."""
+schema/functions/lib_send_hints.sql and worker_report_presence.sql."""
 
 NOT_LISTENING: Final = "not listening"
 POLLED: Final = "polling: notifications don't arrive"

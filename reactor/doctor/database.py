@@ -15,7 +15,7 @@ _NOTIFICATION_TIMEOUT_S = 2.0
 _CLOCK_SKEW_S = 5.0
 _QUEUE_WARNING = 0.05
 _QUEUE_PROBLEM = 0.5
-"""From this usage on the triggers do not notify, see schema/functions/send_hints.sql."""
+"""From this usage on the triggers do not notify, see schema/functions/lib_send_hints.sql."""
 
 _DIRECT_FIX = "set REACTOR_LISTEN_URL to a direct connection (on Supabase: port 5432, not 6543)"
 _NAMES_SHOWN = 3

@@ -1,12 +1,13 @@
-"""Bring a database to the schema that this version needs, or say how far it is.
+"""Bring a database to the schema that this version needs, or report its state.
 
-`schema/migrations/` is append-only: each file is applied once, in order of its number, in one transaction, and
-recorded with its SHA-256; a file that was edited afterwards is refused. `schema/functions/` holds every function as
-it is today; what changed is applied again. One advisory lock makes two migrators at once the same as one.
+`schema/migrations/` is append-only: each file is applied once, in order of its number, in one transaction, and recorded
+with its SHA-256; a file that was edited afterwards is refused. `schema/functions/` holds every function as it is today;
+a file that changed is applied again. `lib_` files come first, so that a function never calls a rule that isn't there
+yet. An advisory lock makes two migrators at once equal to one.
 
-A migration whose first line is `-- no-transaction` builds indexes CONCURRENTLY, statement by statement; each of them
-is written so that starting over is harmless. It is tried for rather than waited for, like the advisory lock: a
-session that waits inside a statement holds a snapshot, and a concurrent build would wait for that for ever.
+A migration whose first line is `-- no-transaction` builds indexes CONCURRENTLY, statement by statement; starting over
+is harmless. The advisory lock is polled, not waited for: a session that waits inside a statement holds a snapshot, and
+a concurrent index build of another session would wait for that snapshot forever.
 """
 
 import re
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 from attrs import frozen
@@ -26,7 +28,7 @@ from reactor.postgres.connection import connected
 OLDEST_SERVER = 140000
 """PostgreSQL 14: the first with `create or replace trigger`."""
 
-_LOCK_ID = 0x7265_6163_746F_72  # "reactor" in ASCII: one number that every version agrees on
+_LOCK_ID = 0x7265_6163_746F_72  # "reactor" in ASCII: the same in every version
 _LOCK_WAIT_S = 60.0
 _LOCK_TIMEOUT = "5s"
 _ATTEMPTS = 5
@@ -42,13 +44,26 @@ create table if not exists reactor.migration (
 comment on table reactor.migration is 'Schema files that were applied, with the SHA-256 of each.';
 """
 
+_APPLIED_FIRST = "functions/lib_"
+"""The rules that other functions call."""
+
+_EQUAL_INDEX_EXISTS: dict[str, LiteralString] = {
+    "sources_are_unique_by_content": (
+        "select exists (select from pg_index as i"
+        " where i.indrelid = 'public.sources'::regclass and i.indisunique and i.indisvalid and i.indpred is null"
+        " and (select array_agg(a.attname::text order by a.attname) from pg_attribute as a"
+        " where a.attrelid = i.indrelid and a.attnum = any(i.indkey)) = '{content_hash,user_id}')"
+    ),
+}
+"""For an index that an app may have made under another name: the query that finds it. It is then not built."""
+
 
 @frozen(kw_only=True)
 class SchemaFile:
     """One file under schema/."""
 
     name: str
-    """`migrations/0001_verb_object.sql` or `functions/verb_object.sql`."""
+    """`migrations/0001_verb_object.sql` or `functions/prefix_function.sql`."""
 
     text: str
 
@@ -67,39 +82,44 @@ class SchemaFile:
 
 @frozen(kw_only=True)
 class Step:
-    """What the ledger says of one file: 'applied', 'pending', or 'changed' (edited after it was applied)."""
+    """One file and its state in the ledger."""
 
     file: SchemaFile
+
     state: str
+    """'applied', 'pending', or 'changed' (edited after it was applied)."""
 
 
 def schema_dir() -> Path:
-    """Return the folder with the SQL: inside the installed package, else the checkout's own."""
+    """Return the folder with the SQL: inside the installed package, or the checkout's own."""
     packaged = Path(str(files("reactor"))) / "_schema"
     return packaged if packaged.is_dir() else Path(str(files("reactor"))).parent / "schema"
 
 
 def schema_files(root: Path | None = None) -> list[SchemaFile]:
-    """Return every file in the order in which it is applied: migrations by number, then functions by name."""
+    """Return every file in the order in which it is applied: migrations by number, `lib_` functions, the others."""
     root = root or schema_dir()
-    return [
+    schema = [
         SchemaFile(name=f"{folder}/{path.name}", text=path.read_text(encoding="utf-8"))
         for folder in ("migrations", "functions")
-        for path in sorted((root / folder).glob("*.sql"))
+        for path in (root / folder).glob("*.sql")
     ]
+    return sorted(schema, key=lambda file: (file.is_function, not file.name.startswith(_APPLIED_FIRST), file.name))
 
 
 def plan(conninfo: str, *, root: Path | None = None) -> list[Step]:
-    """Say of every file whether it is applied, pending or changed. Changes nothing."""
+    """Return the state of every file. Changes nothing."""
     with connected(conninfo, application_name="reactor-migrate") as conn:
         return _plan(conn, schema_files(root))
 
 
-def migrate(conninfo: str, *, root: Path | None = None, tell: Callable[[str], None] = lambda _name: None) -> list[str]:
-    """Apply what is missing and return the names of the files applied, in order; none when all is in place.
+def migrate(
+    conninfo: str, *, root: Path | None = None, on_file: Callable[[str], None] = lambda _name: None
+) -> list[str]:
+    """Apply what is missing and return the names of the files applied, in order; none when nothing is missing.
 
-    `tell` hears each name before it is applied. Raises DatabaseUnavailable (unreachable, too old, a lock or a
-    privilege that can't be had) and MigrationChanged.
+    `on_file` is called with each name before it is applied. Raises DatabaseUnavailable (unreachable, too old, a lock or
+    a privilege that is missing) and MigrationChanged.
     """
     schema = schema_files(root)
     with connected(conninfo, application_name="reactor-migrate") as conn:
@@ -122,30 +142,32 @@ def migrate(conninfo: str, *, root: Path | None = None, tell: Callable[[str], No
         applied = []
         for step in steps:
             if step.state != "applied":
-                tell(step.file.name)
+                on_file(step.file.name)
                 _apply(conn, step.file)
                 applied.append(step.file.name)
         if any(name.startswith("migrations/") for name in applied):
-            _count_existing_sources(conn)
+            _count_existing_rows(conn)
         return applied
 
 
 def _plan(conn: psycopg.Connection, schema: list[SchemaFile]) -> list[Step]:
-    known: dict[str, str] = {}
+    recorded: dict[str, str] = {}
     if conn.execute("select to_regclass('reactor.migration')").fetchone() != (None,):
-        known = dict(conn.execute("select name, checksum from reactor.migration").fetchall())
-    missing = sorted(known.keys() - {file.name for file in schema})
-    if gone := [name for name in missing if name.startswith("migrations/")]:
-        raise MigrationChanged(f"the database has {gone[0]}, which this version doesn't know: run a newer reactor")
-    state_of = {None: "pending", True: "applied", False: "changed"}
-    return [
-        Step(file=file, state=state_of[known[file.name] == file.checksum if file.name in known else None])
-        for file in schema
-    ]
+        recorded = dict(conn.execute("select name, checksum from reactor.migration").fetchall())
+    newer = sorted(recorded.keys() - {file.name for file in schema})
+    if unknown := [name for name in newer if name.startswith("migrations/")]:
+        raise MigrationChanged(f"the database has {unknown[0]}, which this version doesn't have: run a newer reactor")
+    return [Step(file=file, state=_state(file, recorded.get(file.name))) for file in schema]
+
+
+def _state(file: SchemaFile, recorded: str | None) -> str:
+    if recorded is None:
+        return "pending"
+    return "applied" if recorded == file.checksum else "changed"
 
 
 def _lock(conn: psycopg.Connection) -> None:
-    """Take the advisory lock for the session, trying for up to a minute."""
+    """Take the advisory lock for the session; try for up to a minute."""
     give_up = time.monotonic() + _LOCK_WAIT_S
     while conn.execute("select pg_try_advisory_lock(%s)", (_LOCK_ID,)).fetchone() != (True,):
         if time.monotonic() > give_up:
@@ -154,12 +176,12 @@ def _lock(conn: psycopg.Connection) -> None:
 
 
 def _apply(conn: psycopg.Connection, file: SchemaFile) -> None:
-    """Apply one file, trying again while somebody holds a lock that it needs."""
+    """Apply one file; try again while another session holds a lock that it needs."""
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             if file.in_transaction:
                 with conn.transaction():
-                    if file.is_function:  # one may call another that comes later
+                    if file.is_function:  # it may call a function that is applied later
                         conn.execute("set local check_function_bodies = off")
                     conn.execute(file.text.encode())
                     _record(conn, file)
@@ -195,13 +217,11 @@ _CONCURRENTLY = re.compile(r"create (?:unique )?index concurrently if not exists
 
 
 def _apply_concurrently(conn: psycopg.Connection, statement: str) -> None:
-    """Run one statement outside a transaction; an index that an earlier try left half-built is dropped first."""
-    if unless := re.search(r"^-- unless:.*\n((?:-- .*\n)+)", statement, re.MULTILINE):
-        question = "\n".join(line.removeprefix("-- ") for line in unless.group(1).splitlines())
-        if conn.execute(question.encode()).fetchone() == (True,):
-            return
+    """Run one statement outside a transaction; drop an index that an earlier try left invalid first."""
     if index := _CONCURRENTLY.search(statement):
         name, schema = index.groups()
+        if (query := _EQUAL_INDEX_EXISTS.get(name)) and conn.execute(query).fetchone() == (True,):
+            return
         invalid = conn.execute(
             "select from pg_index where not indisvalid and indexrelid = to_regclass(%s)", (f"{schema}.{name}",)
         ).fetchone()
@@ -211,14 +231,14 @@ def _apply_concurrently(conn: psycopg.Connection, statement: str) -> None:
 
 
 def _statements(text: str) -> Iterator[str]:
-    """Split a file of plain statements (no functions in it) at the semicolons that end a line."""
+    """Split a file of plain statements, without functions, at the semicolons that end a line."""
     for statement in re.split(r";[ \t]*\n", text):
         if re.sub(r"--.*", "", statement).strip():
             yield statement
 
 
-def _count_existing_sources(conn: psycopg.Connection) -> None:
-    """Open the books of users who had sources before the trigger was there; a few users to a transaction."""
+def _count_existing_rows(conn: psycopg.Connection) -> None:
+    """Count what users used before the triggers existed, some users per transaction."""
     after = None
     while True:
         row = conn.execute("select last_user from reactor.recount_users(%s, %s)", (after, _BACKFILL_USERS)).fetchone()

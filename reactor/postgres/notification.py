@@ -1,6 +1,6 @@
 """NOTIFY text → hints, or a rejection. Anybody who can connect may notify, so nothing here is believed.
 
-Our own triggers (schema/functions/hint.sql) send `{"v": 1, "at": ms, "rows": [[id, tenant, due], …]}`, or
+Our own triggers (schema/functions/lib_hint.sql) send `{"v": 1, "at": ms, "rows": [[id, tenant, due], …]}`, or
 `"rescan": true` in place of the rows. Whatever else arrives is refused; a well-formed forgery costs one indexed
 look-up that finds nothing.
 """

@@ -1,4 +1,4 @@
-"""Every statement that the reactor and its client send, named. The rules are in schema/functions/, one each."""
+"""Every statement that the reactor and its client send, by name. The rules are in schema/functions/."""
 
 from typing import Final, LiteralString
 
@@ -8,29 +8,44 @@ CLAIM_UPLOADS: Final[LiteralString] = (
     " from reactor.claim_uploads(%s::uuid[], %s::uuid, %s::interval)"
 )
 
-EXTEND_LEASES: Final[LiteralString] = "select * from reactor.extend_leases(%b::uuid[], %b::uuid[], %s::interval)"
+EXTEND_LEASES: Final[LiteralString] = (
+    "select extended.id from reactor.extend_leases(%b::uuid[], %b::uuid[], %s::interval) as extended (id)"
+)
 
 SETTLE_UPLOADS: Final[LiteralString] = (
-    "select * from reactor.settle_uploads(%s::uuid[], %s::uuid[], %b::text[], %b::float8[], %b::text[], %b::text[],"
+    "select id, due_at, settled_at"
+    " from reactor.settle_uploads(%s::uuid[], %s::uuid[], %b::text[], %b::float8[], %b::text[], %b::text[],"
     " %b::text[])"
 )
 
-CONFIRM_STORED: Final[LiteralString] = "select * from reactor.confirm_stored(%b::uuid[], %b::uuid[], %b::text[])"
+CONFIRM_STORED: Final[LiteralString] = (
+    "select stored.id from reactor.confirm_stored(%b::uuid[], %b::uuid[], %b::text[]) as stored (id)"
+)
 
-RESCUE_UPLOADS: Final[LiteralString] = "select * from reactor.rescue_uploads(%b::uuid[], %s::int)"
+RESCUE_UPLOADS: Final[LiteralString] = (
+    "select id, verdict, code, traceparent, attempt, ordinal, bucket, byte_size, created_at, claimed_at, rescued_at"
+    " from reactor.rescue_uploads(%b::uuid[], %s::int)"
+)
 
-SWEEP_UPLOADS: Final[LiteralString] = "select * from reactor.sweep_uploads(%s::interval, %s::int, %s::int)"
+SWEEP_UPLOADS: Final[LiteralString] = (
+    "select id, tenant, due_at, changed_at from reactor.sweep_uploads(%s::interval, %s::int, %s::int)"
+)
 
-EXPIRE_RUNS: Final[LiteralString] = "select * from reactor.expire_runs(%b::uuid[], %s::interval)"
+EXPIRE_RUNS: Final[LiteralString] = (
+    "select id, due_at, code, late_s, traceparent, failed_at from reactor.expire_runs(%b::uuid[], %s::interval)"
+)
 
-SWEEP_RUNS: Final[LiteralString] = "select * from reactor.sweep_runs(%s::interval, %s::interval, %s::int)"
+SWEEP_RUNS: Final[LiteralString] = (
+    "select id, tenant, due_at, changed_at from reactor.sweep_runs(%s::interval, %s::interval, %s::int)"
+)
 
-REPAIR_USAGE: Final[LiteralString] = "select * from reactor.repair_usage(%s::int)"
+REPAIR_USAGE: Final[LiteralString] = "select kind, count from reactor.repair_usage(%s::int)"
 
 CLOCK: Final[LiteralString] = "select extract(epoch from clock_timestamp())::float8 as now_at"
 
 REPORT_PRESENCE: Final[LiteralString] = (
-    "select * from reactor.report_presence(%s::uuid, %s::text, %s::text, %s::text, %s::text, %s::interval)"
+    "select now_at, queue_usage, instances, listening"
+    " from reactor.report_presence(%s::uuid, %s::text, %s::text, %s::text, %s::text, %s::interval)"
 )
 
 DEREGISTER_INSTANCE: Final[LiteralString] = "select reactor.deregister_instance(%s::uuid)"
@@ -41,7 +56,7 @@ FULLEST_USERS: Final[LiteralString] = "select reactor.fullest_users(%s::int)"
 
 MISSING_PRIVILEGES: Final[LiteralString] = "select reactor.missing_privileges()"
 
-# what services and agents call
+# The SQL API, for services and agents.
 
 RESERVE_UPLOAD: Final[LiteralString] = (
     "select public.reserve_upload(%s::uuid, %s::text, %s::numeric, %s::text, %s::text, %s::text, %s::text, %s::jsonb)"
@@ -66,7 +81,7 @@ COMPLETE_INTERPRETATION: Final[LiteralString] = "select public.complete_interpre
 
 FAIL_INTERPRETATION: Final[LiteralString] = "select public.fail_interpretation(%s::uuid, %s::text, %s::text)"
 
-# what the operator page and `reactor status --watch` send
+# The operator page and `reactor status --watch`.
 
 LIVE_SUMMARY: Final[LiteralString] = "select reactor.live_summary(%s::interval, %s::int)"
 

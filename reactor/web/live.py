@@ -197,7 +197,7 @@ class LiveView:
         """Return the newest dead uploads: those that the database returned, and those that died here since."""
         listed = list(self._summary["dead"]) if self._summary else []
         listed_ids = {death["id"] for death in listed}
-        listed_at = float(self._summary["now"]) if self._summary else 0.0
+        listed_at = datetime.fromisoformat(self._summary["now"]).timestamp() if self._summary else 0.0
         newer = [
             {
                 "id": str(death.upload_id),

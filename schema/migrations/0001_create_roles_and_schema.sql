@@ -1,7 +1,9 @@
--- The roles that row level security speaks of, the role that the reactor works as, and a schema for what only
--- the reactor needs. On Supabase the first three roles and auth.uid() exist and are left as they are.
+-- Create the roles that row level security names, the role that the reactor works as, and the schema `reactor`.
 --
--- Locks: none on tables.
+-- Why    On Supabase the roles anon, authenticated and service_role and the function auth.uid() exist. They are left
+--        unchanged. On plain PostgreSQL they are created, because the policies need them.
+-- Locks  none on tables
+-- Time   milliseconds
 
 do $$
 declare
@@ -12,13 +14,13 @@ begin
             begin
                 execute format('create role %I nologin noinherit', v_role);
             exception when duplicate_object or unique_violation then
-                null; -- another database of this cluster is being migrated at this moment
+                null; -- roles belong to all databases: another database of this server is being migrated now
             end;
         end if;
     end loop;
     if not exists (select from pg_catalog.pg_roles where rolname = 'reactor_worker') then
         begin
-            -- It may log in but has no password: an operator gives it one, or grants it to a login role.
+            -- It may log in but has no password: an operator sets one, or grants the role to a login role.
             create role reactor_worker login noinherit nosuperuser nocreatedb nocreaterole;
             alter role reactor_worker set idle_in_transaction_session_timeout = '10s';
         exception when duplicate_object or unique_violation then
@@ -28,12 +30,12 @@ begin
 end $$;
 
 create schema if not exists reactor;
-comment on schema reactor is 'What only the reactor needs: its ledger, its instances, its functions.';
+comment on schema reactor is 'What only the reactor needs: its ledger, its tables, its functions.';
 revoke all on schema reactor from public;
 grant usage on schema reactor to reactor_worker, service_role;
 grant usage on schema public to anon, authenticated, service_role, reactor_worker;
 
--- Plain PostgreSQL has no auth.uid(): the caller's user id, as PostgREST leaves it in the session.
+-- The id of the calling user, which PostgREST puts into the session's settings.
 do $$
 begin
     if to_regprocedure('auth.uid()') is null then
@@ -48,15 +50,3 @@ begin
         grant execute on function auth.uid() to anon, authenticated, service_role, reactor_worker;
     end if;
 end $$;
-
--- One row per living reactor: who else is there, and who has gone without a word.
-create table reactor.instance (
-    id uuid primary key,
-    host text not null,
-    version text not null,
-    mode text not null constraint mode_is_known check (mode in ('starting', 'listening', 'polling')),
-    started_at timestamptz not null default now(),
-    seen_at timestamptz not null default now()
-) with (fillfactor = 70);
-comment on table reactor.instance is 'Living reactors; a row that is not seen for a while is a dead one.';
-alter table reactor.instance enable row level security;

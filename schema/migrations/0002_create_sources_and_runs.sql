@@ -1,7 +1,9 @@
--- sources and interpretation_runs, made new or brought up to what the reactor needs where an app has made them
--- already. Columns are only added, with defaults that need no rewrite.
+-- Create sources and interpretation_runs, or add the columns that an app's own tables of these names lack.
 --
--- Locks: ACCESS EXCLUSIVE on both tables for the moment of each ALTER; nothing is scanned or rewritten.
+-- Why    Columns are only added, with defaults that need no rewrite. Checks are NOT VALID: new rows are checked, old
+--        rows aren't. An app's own checks stay beside them.
+-- Locks  ACCESS EXCLUSIVE on both tables for each ALTER
+-- Time   milliseconds: no table is scanned or rewritten
 
 create table if not exists public.sources (
     id uuid primary key default gen_random_uuid(),
@@ -15,7 +17,8 @@ create table if not exists public.sources (
     source_type text,
     source_agent_id text,
     source_metadata jsonb not null default '{}',
-    created_at timestamptz not null default now()
+    created_at timestamptz not null default now(),
+    pending_since timestamptz not null default now()
 );
 
 alter table public.sources
@@ -29,10 +32,26 @@ alter table public.sources
     add column if not exists source_type text,
     add column if not exists source_agent_id text,
     add column if not exists source_metadata jsonb not null default '{}',
-    add column if not exists created_at timestamptz not null default now();
+    add column if not exists created_at timestamptz not null default now(),
+    add column if not exists pending_since timestamptz not null default now();
+comment on column public.sources.pending_since is 'when the source last became pending';
 
--- A source that is still owed to the store has no URL yet, whatever an older table said of the column.
-alter table public.sources alter column storage_url drop not null;
+-- A pending source has no URL yet, and reserve_upload writes byte_size and file_name instead of an older app's columns.
+do $$
+declare
+    v_column text;
+begin
+    for v_column in
+        select a.attname
+          from pg_attribute as a
+         where a.attrelid = 'public.sources'::regclass
+           and a.attnotnull
+           and (a.attname = 'storage_url'
+                or a.attname in ('file_size', 'original_filename') and not a.atthasdef)
+    loop
+        execute format('alter table public.sources alter column %I drop not null', v_column);
+    end loop;
+end $$;
 
 create table if not exists public.interpretation_runs (
     id uuid primary key default gen_random_uuid(),
@@ -49,7 +68,9 @@ create table if not exists public.interpretation_runs (
     started_at timestamptz,
     completed_at timestamptz,
     created_at timestamptz not null default now(),
-    archived_at timestamptz
+    archived_at timestamptz,
+    billing_month text,
+    heartbeat_notified_until timestamptz
 );
 
 alter table public.interpretation_runs
@@ -63,13 +84,18 @@ alter table public.interpretation_runs
     add column if not exists started_at timestamptz,
     add column if not exists completed_at timestamptz,
     add column if not exists created_at timestamptz not null default now(),
-    add column if not exists archived_at timestamptz;
+    add column if not exists archived_at timestamptz,
+    add column if not exists billing_month text,
+    add column if not exists heartbeat_notified_until timestamptz;
+comment on column public.interpretation_runs.billing_month is
+    'the month (UTC) in which its start was counted; null: it never started. Only a trigger writes it';
+comment on column public.interpretation_runs.heartbeat_notified_until is
+    'heartbeats before this time are not notified; null: the next one is. Only triggers write it';
 
--- Room in each page for the next version of a row: heartbeats stay HOT updates (99 % instead of 94 %), as long
--- as nobody indexes heartbeat_at.
+-- Free space in each page for the next version of a row: heartbeats stay HOT updates (99 % instead of 94 %), as long
+-- as no index contains heartbeat_at.
 alter table public.interpretation_runs set (fillfactor = 70);
 
--- NOT VALID: new rows are checked, old ones aren't scanned under a lock. A check that an app made stays beside it.
 do $$
 begin
     if not exists (select from pg_constraint where conrelid = 'public.sources'::regclass

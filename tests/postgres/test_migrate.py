@@ -1,4 +1,4 @@
-"""The migrator, on the four kinds of database it must be safe on, alone and in company."""
+"""`migrate`, on the four kinds of database on which it must be safe, alone and concurrently."""
 
 import os
 import shutil
@@ -64,7 +64,7 @@ grant usage on schema auth to anon, authenticated, service_role, app_owner;
 
 @pytest.fixture
 def new_server(reachable_folder: Path) -> Iterator[EmbeddedPostgres]:
-    """A server of the test's own: roles belong to all databases of a server."""
+    """A server for this test only: roles belong to all databases of a server."""
     programs = os.environ.get("REACTOR_TEST_POSTGRES_BIN")
     folder = reachable_folder / "postgres"
     with EmbeddedPostgres(folder, durable=False, bin_dir=Path(programs) if programs else None) as server:
@@ -92,26 +92,26 @@ def database(server: EmbeddedPostgres, name: str, options: str = "") -> str:
     return urlsplit(server.url)._replace(path=f"/{name}").geturl()
 
 
-def test_everything_is_applied_in_order_and_a_second_time_nothing(database_url: str) -> None:
+def test_all_files_are_applied_in_order_and_none_a_second_time(database_url: str) -> None:
     assert {step.state for step in plan(database_url)} == {"pending"}
-    told: list[str] = []
+    names: list[str] = []
 
-    assert migrate(database_url, tell=told.append) == told == ALL_FILES
+    assert migrate(database_url, on_file=names.append) == names == ALL_FILES
     ledger = rows(database_url, "select * from reactor.migration order by name")
 
-    assert migrate(database_url, tell=told.append) == []
-    assert told == ALL_FILES
+    assert migrate(database_url, on_file=names.append) == []
+    assert names == ALL_FILES
     assert rows(database_url, "select * from reactor.migration order by name") == ledger
     assert {step.state for step in plan(database_url)} == {"applied"}
     assert rows(database_url, "select reactor.missing_privileges()") == []
 
 
 def test_an_edited_migration_is_refused_whole(migrated_url: str, edited_schema: Path) -> None:
-    """Nothing is changed, not even by a migration that would come before it, or a function."""
+    """Nothing is applied, not even a migration that sorts before it, or a function."""
     with (edited_schema / "migrations/0003_create_plans_and_usage.sql").open("a") as file:
         file.write("create table edited ();\n")
     (edited_schema / "migrations/0000_come_first.sql").write_text("create table first ();\n")
-    (edited_schema / "functions/usage_of_source.sql").write_text("create table last ();\n")
+    (edited_schema / "functions/lib_usage_of_source.sql").write_text("create table last ();\n")
     before = rows(migrated_url, "select * from reactor.migration order by name")
 
     with pytest.raises(MigrationChanged, match=r"migrations/0003_create_plans_and_usage.sql was edited"):
@@ -127,19 +127,63 @@ def test_a_migration_of_a_newer_version_is_refused(migrated_url: str) -> None:
         migrate(migrated_url)
 
 
-def test_a_changed_function_is_applied_again_and_alone(migrated_url: str, edited_schema: Path) -> None:
-    with (edited_schema / "functions/status.sql").open("a") as file:
+def test_a_changed_function_file_is_applied_again_and_no_other(migrated_url: str, edited_schema: Path) -> None:
+    with (edited_schema / "functions/admin_status.sql").open("a") as file:
         file.write("comment on function reactor.status(interval) is 'edited';\n")
 
-    assert migrate(migrated_url, root=edited_schema) == ["functions/status.sql"]
+    assert migrate(migrated_url, root=edited_schema) == ["functions/admin_status.sql"]
 
     assert rows(migrated_url, "select obj_description('reactor.status(interval)'::regprocedure, 'pg_proc')") == [
         ("edited",)
     ]
 
 
-def test_migrators_at_once_are_one(new_server: EmbeddedPostgres) -> None:
-    """Two to a database, and two databases at once: roles belong to all of them."""
+def test_functions_may_be_applied_in_any_order(database_url: str, migrated_url: str, edited_schema: Path) -> None:
+    """No file needs another one to be applied before it: names that sort backwards make the same functions."""
+    folder = edited_schema / "functions"
+    files = sorted(folder.glob("*.sql"), reverse=True)
+    for number, file in enumerate(files):
+        file.rename(folder / f"{number:03}_{file.name}")
+
+    migrate(database_url, root=edited_schema)
+
+    functions = (
+        "select p.oid::regprocedure::text, pg_get_functiondef(p.oid), p.proacl::text from pg_proc as p"
+        " where p.pronamespace in ('public'::regnamespace, 'reactor'::regnamespace) order by 1"
+    )
+    triggers = "select tgname, pg_get_triggerdef(oid) from pg_trigger where not tgisinternal order by 1, 2"
+    for query in (functions, triggers):
+        assert rows(database_url, query) == rows(migrated_url, query) != []
+
+
+def test_an_equal_unique_index_of_the_apps_is_used_instead_of_another(database_url: str) -> None:
+    run(database_url, OLDER_APP + "create unique index by_content on sources (content_hash, user_id);")
+
+    migrate(database_url)
+
+    unique = (
+        "select indexrelid::regclass::text from pg_index"
+        " where indrelid = 'sources'::regclass and indisunique and not indisprimary"
+    )
+    assert rows(database_url, unique) == [("by_content",)]
+
+
+def test_an_index_that_an_earlier_try_left_invalid_is_built_again(database_url: str) -> None:
+    run(
+        database_url,
+        OLDER_APP
+        + "create index interpretation_runs_of_source on interpretation_runs (source_id);"
+        + "update pg_index set indisvalid = false where indexrelid = 'interpretation_runs_of_source'::regclass;",
+    )
+
+    migrate(database_url)
+
+    valid = "select indisvalid from pg_index where indexrelid = 'interpretation_runs_of_source'::regclass"
+    assert rows(database_url, valid) == [(True,)]
+
+
+def test_concurrent_migrators_apply_each_file_once(new_server: EmbeddedPostgres) -> None:
+    """Two per database, and two databases at once: roles belong to both."""
     urls = [database(new_server, name) for name in ("one", "two")]
     with ThreadPoolExecutor(4) as threads:
         applied = list(threads.map(migrate, [*urls, *urls]))
@@ -147,7 +191,7 @@ def test_migrators_at_once_are_one(new_server: EmbeddedPostgres) -> None:
         assert sorted([first, second]) == [[], ALL_FILES]
 
 
-def test_an_older_app_keeps_its_rows_and_they_are_counted(database_url: str) -> None:
+def test_an_older_apps_rows_are_kept_and_counted(database_url: str) -> None:
     run(database_url, OLDER_APP)
 
     migrate(database_url)
@@ -163,7 +207,7 @@ def test_an_older_app_keeps_its_rows_and_they_are_counted(database_url: str) -> 
     usage = "select user_id::text, total_bytes, reserved_bytes, total_sources from storage_usage order by 1"
     assert rows(database_url, usage) == [(ALICE, 120, 0, 2), (BOB, 0, 0, 1)]
 
-    # and the app goes on writing as it always did
+    # the app continues to write as before
     run(
         database_url,
         "insert into sources (user_id, content_hash, storage_url, file_size) "
@@ -172,7 +216,7 @@ def test_an_older_app_keeps_its_rows_and_they_are_counted(database_url: str) -> 
     assert rows(database_url, usage) == [(ALICE, 100, 0, 1), (BOB, 7, 0, 2)]
 
 
-def test_an_owner_who_is_no_superuser_migrates_a_database_like_supabase(new_server: EmbeddedPostgres) -> None:
+def test_an_owner_without_superuser_rights_migrates_a_database_like_supabases(new_server: EmbeddedPostgres) -> None:
     run(new_server.url, SUPABASE_ROLES)
     url = database(new_server, "supabase", "owner app_owner")
     run(url, SUPABASE_AUTH)

@@ -1,4 +1,4 @@
-"""What a worker says of its run: begun, alive, completed, failed; and what it is told once the run isn't its own."""
+"""The API for runs: begin, heartbeat, complete, fail; and the refusals once a run is no longer its worker's."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ from support.rows import TRACEPARENT, Rows, rows_of
 
 AT_ONCE = 8
 WORDS = ["heartbeat_interpretation", "complete_interpretation", "fail_interpretation"]
-"""What a worker says of its run."""
+"""The calls that a worker makes for its run."""
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def source(api: Api) -> UUID:
 
 
 def age(rows: Rows, run: UUID, **columns: int) -> None:
-    """Let times of a run be as many seconds ago."""
+    """Set times of a run to that many seconds ago."""
     for column, seconds in columns.items():
         statement = f"update public.interpretation_runs set {column} = %s where id = %s"
         rows.conn.execute(statement.encode(), (rows.at(-seconds), run))
@@ -58,7 +58,7 @@ def test_a_run_begins_with_its_deadline_and_is_counted(rows: Rows, api: Api, sou
     assert api.usage(run.user_id)["interpretations_used"] == 1
 
 
-def test_a_run_has_ten_minutes_and_sixty_seconds_of_silence_unless_it_says_otherwise(api: Api, source: UUID) -> None:
+def test_a_run_has_ten_minutes_and_a_heartbeat_timeout_of_sixty_seconds_by_default(api: Api, source: UUID) -> None:
     answer = api.ok("begin_interpretation", p_source_id=source)
     lasts = datetime.fromisoformat(answer["timeout_at"]) - datetime.fromisoformat(answer["started_at"])
     assert (lasts, answer["heartbeat_timeout_s"]) == (timedelta(minutes=10), 60)
@@ -73,7 +73,7 @@ def test_a_source_that_is_not_stored_is_not_interpreted(rows: Rows, api: Api) ->
     assert api.usage(user)["interpretations_used"] == 0
 
 
-def test_a_source_is_interpreted_once_at_a_time(rows: Rows, api: Api, source: UUID) -> None:
+def test_a_source_has_one_running_run_at_a_time(rows: Rows, api: Api, source: UUID) -> None:
     first = api.begin(source)
     details = api.refused("INTERPRETATION_IN_PROGRESS", "begin_interpretation", p_source_id=source)
     assert details["run_id"] == str(first)
@@ -83,7 +83,7 @@ def test_a_source_is_interpreted_once_at_a_time(rows: Rows, api: Api, source: UU
     assert api.usage(rows.source_row(source).user_id)["interpretations_used"] == 2
 
 
-def test_of_many_who_begin_at_once_one_begins(api: Api, source: UUID, migrated_url: str) -> None:
+def test_of_many_calls_at_once_one_begins_a_run(api: Api, source: UUID, migrated_url: str) -> None:
     ready = Barrier(AT_ONCE)
 
     def begin(_: int) -> str:
@@ -97,9 +97,7 @@ def test_of_many_who_begin_at_once_one_begins(api: Api, source: UUID, migrated_u
     assert sorted(answers) == ["INTERPRETATION_IN_PROGRESS"] * (AT_ONCE - 1) + ["begun"]
 
 
-def test_a_caller_who_repeats_itself_with_its_run_id_begins_one_run(
-    rows: Rows, api: Api, source: UUID, migrated_url: str
-) -> None:
+def test_repeated_calls_with_one_run_id_begin_one_run(rows: Rows, api: Api, source: UUID, migrated_url: str) -> None:
     run, ready = uuid4(), Barrier(AT_ONCE)
     first = api.ok("begin_interpretation", p_source_id=source, p_run_id=run)
 
@@ -113,7 +111,7 @@ def test_a_caller_who_repeats_itself_with_its_run_id_begins_one_run(
     assert api.usage(rows.source_row(source).user_id)["interpretations_used"] == 1
 
 
-def test_the_first_calls_with_one_run_id_may_come_at_once(rows: Rows, api: Api, migrated_url: str) -> None:
+def test_the_first_calls_with_one_run_id_may_be_concurrent(rows: Rows, api: Api, migrated_url: str) -> None:
     user, ready = uuid4(), Barrier(AT_ONCE)
     sources, runs = [api.store(user) for _ in range(10)], [uuid4() for _ in range(10)]
 
@@ -143,7 +141,7 @@ def test_an_id_that_another_run_has_is_refused(api: Api, source: UUID) -> None:
     ("ages", "code"),
     [({"timeout_at": 1}, "INTERPRETATION_TIMEOUT"), ({"heartbeat_at": 61}, "INTERPRETATION_HEARTBEAT_LOST")],
 )
-def test_a_run_whose_deadline_passed_is_in_nobodys_way_without_a_reactor(
+def test_a_run_whose_deadline_has_passed_blocks_no_new_run_without_a_reactor(
     rows: Rows, api: Api, source: UUID, ages: dict[str, int], code: str
 ) -> None:
     stale = api.begin(source)
@@ -178,7 +176,7 @@ def test_a_heartbeat_moves_the_deadline(rows: Rows, api: Api, source: UUID) -> N
     assert rows.run_row(run).heartbeat_at > rows.at(-15)
 
 
-def test_a_completed_run_is_completed_and_twice_is_once(rows: Rows, api: Api, source: UUID) -> None:
+def test_completing_a_run_twice_equals_completing_it_once(rows: Rows, api: Api, source: UUID) -> None:
     run = api.begin(source)
     done = {"ok": True, "run_id": str(run), "status": "completed"}
     assert api.ok("complete_interpretation", p_run_id=run) == done
@@ -191,7 +189,7 @@ def test_a_completed_run_is_completed_and_twice_is_once(rows: Rows, api: Api, so
     assert rows.run_row(run) == row
 
 
-def test_a_failed_run_keeps_its_code_and_twice_is_once(rows: Rows, api: Api, source: UUID) -> None:
+def test_failing_a_run_twice_equals_failing_it_once_and_keeps_its_code(rows: Rows, api: Api, source: UUID) -> None:
     run = api.begin(source)
     failure = {"p_run_id": run, "p_code": "MODEL_OVERLOADED", "p_message": "x" * 3000}
     done = {"ok": True, "run_id": str(run), "status": "failed", "code": "MODEL_OVERLOADED"}
@@ -207,7 +205,7 @@ def test_a_failed_run_keeps_its_code_and_twice_is_once(rows: Rows, api: Api, sou
 
 @pytest.mark.parametrize("word", WORDS)
 @pytest.mark.parametrize("reactor_is_up", [True, False])
-def test_a_worker_paused_past_its_deadline_is_told_so_and_can_complete_nothing(
+def test_a_worker_paused_past_its_deadline_is_refused_and_can_complete_nothing(
     rows: Rows, api: Api, source: UUID, word: str, reactor_is_up: bool
 ) -> None:
     run = api.begin(source)
@@ -224,7 +222,9 @@ def test_a_worker_paused_past_its_deadline_is_told_so_and_can_complete_nothing(
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_a_worker_that_was_silent_for_too_long_is_told_so(rows: Rows, api: Api, source: UUID, word: str) -> None:
+def test_a_worker_without_heartbeats_for_too_long_is_refused_with_heartbeat_lost(
+    rows: Rows, api: Api, source: UUID, word: str
+) -> None:
     run = api.begin(source, p_heartbeat_timeout=timedelta(seconds=20))
     age(rows, run, heartbeat_at=21)
     details = api.refused("INTERPRETATION_HEARTBEAT_LOST", word, p_run_id=run)
@@ -232,7 +232,7 @@ def test_a_worker_that_was_silent_for_too_long_is_told_so(rows: Rows, api: Api, 
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_a_worker_that_speaks_as_its_run_is_being_failed_is_told_why(
+def test_a_call_while_the_run_is_being_failed_is_refused_with_the_reason(
     rows: Rows, api: Api, source: UUID, word: str, migrated_url: str
 ) -> None:
     run = api.begin(source)
@@ -240,23 +240,23 @@ def test_a_worker_that_speaks_as_its_run_is_being_failed_is_told_why(
     with rows_of(migrated_url) as reactor, ThreadPoolExecutor(1) as pool, rows_of(migrated_url) as own:
         with reactor.conn.transaction():
             reactor.expire([run])
-            told = pool.submit(Api(own).refused, "INTERPRETATION_TIMEOUT", word, p_run_id=run)
+            answer = pool.submit(Api(own).refused, "INTERPRETATION_TIMEOUT", word, p_run_id=run)
             rows.wait_for_lock(own.conn)
-        assert told.result() == {"run_id": str(run), "status": "failed"}
+        assert answer.result() == {"run_id": str(run), "status": "failed"}
 
 
-def test_a_heartbeat_that_crosses_another_of_the_same_run_is_a_heartbeat(
+def test_a_heartbeat_concurrent_with_another_of_the_same_run_is_accepted(
     rows: Rows, api: Api, source: UUID, migrated_url: str
 ) -> None:
-    """The other was in time and isn't committed yet: seen from here the deadline has passed."""
+    """The other one was in time and isn't committed yet, so this session still reads a deadline that has passed."""
     run = api.begin(source)
     age(rows, run, heartbeat_at=61)
     with rows_of(migrated_url) as other, ThreadPoolExecutor(1) as pool, rows_of(migrated_url) as own:
         with other.conn.transaction():
             age(other, run, heartbeat_at=0)
-            told = pool.submit(Api(own).ok, "heartbeat_interpretation", p_run_id=run)
+            answer = pool.submit(Api(own).ok, "heartbeat_interpretation", p_run_id=run)
             rows.wait_for_lock(own.conn)
-        assert told.result() == {"ok": True}
+        assert answer.result() == {"ok": True}
 
 
 def test_a_pending_run_has_no_worker(rows: Rows, api: Api, source: UUID) -> None:

@@ -1,4 +1,4 @@
-"""What an app says of its uploads: reserved, stored, failed; each said twice is said once."""
+"""The API for uploads: reserve, complete, fail; calling twice equals calling once."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ URL = "s3://bucket/key"
 
 
 def give_up(rows: Rows, upload: UUID) -> None:
-    """Bury an upload as the reactor does."""
+    """Make an upload dead, as the reactor does."""
     token = uuid4()
     rows.claim([upload], token)
     rows.settle([(upload, token, "dead")], code="STORAGE_REJECTED")
@@ -24,7 +24,7 @@ def give_up(rows: Rows, upload: UUID) -> None:
 # reserve_upload
 
 
-def test_a_reservation_holds_its_bytes_and_says_what_was_said_of_the_file(rows: Rows, api: Api) -> None:
+def test_a_reservation_holds_its_bytes_and_records_what_the_app_passed(rows: Rows, api: Api) -> None:
     user, sha256 = uuid4(), content_hash()
     answer = api.ok(
         "reserve_upload",
@@ -65,7 +65,7 @@ def test_the_same_content_again_is_the_same_source_and_one_reservation(rows: Row
     assert rows.usage(user) == (40, 0, 1)
 
 
-def test_the_same_content_is_known_also_where_nothing_more_would_fit(api: Api) -> None:
+def test_the_same_content_is_deduplicated_also_where_nothing_more_would_fit(api: Api) -> None:
     api.limit(user := uuid4(), bytes_=10)
     source = api.reserve(user, 10, "one")
     assert api.reserve(user, 10, "one") == source
@@ -121,7 +121,7 @@ def test_a_reservation_over_the_limit_is_refused_with_the_figures_and_counted(ro
     api.reserve(user, 20)
 
 
-def test_a_source_that_was_given_up_is_reserved_anew(rows: Rows, api: Api) -> None:
+def test_a_failed_source_is_reserved_again(rows: Rows, api: Api) -> None:
     user = uuid4()
     source = api.reserve(user, 10, "one")
     first = api.fail(source)
@@ -134,7 +134,7 @@ def test_a_source_that_was_given_up_is_reserved_anew(rows: Rows, api: Api) -> No
     assert api.fail(source) != first
 
 
-def test_a_source_that_was_given_up_and_no_longer_fits_stays_given_up(rows: Rows, api: Api) -> None:
+def test_a_failed_source_that_no_longer_fits_stays_failed(rows: Rows, api: Api) -> None:
     user = uuid4()
     source = api.reserve(user, 10, "one")
     give_up(rows, api.fail(source))
@@ -149,7 +149,7 @@ def test_a_source_that_was_given_up_and_no_longer_fits_stays_given_up(rows: Rows
 # complete_upload
 
 
-def test_a_completed_upload_is_used_bytes_and_twice_is_once(rows: Rows, api: Api) -> None:
+def test_completing_an_upload_twice_equals_completing_it_once_and_its_bytes_are_used(rows: Rows, api: Api) -> None:
     source = api.reserve(user := uuid4(), 10)
     done = {"ok": True, "source_id": str(source), "storage_status": "uploaded", "storage_url": URL}
     assert api.ok("complete_upload", p_source_id=source, p_storage_url=URL) == done
@@ -157,7 +157,7 @@ def test_a_completed_upload_is_used_bytes_and_twice_is_once(rows: Rows, api: Api
     assert rows.usage(user) == (10, 0, 1)
 
 
-def test_completing_what_was_said_to_have_failed_clears_the_queue(rows: Rows, api: Api) -> None:
+def test_completing_an_upload_that_was_queued_removes_it_from_the_queue(rows: Rows, api: Api) -> None:
     source = api.reserve(user := uuid4(), 10)
     api.fail(source)
     api.ok("complete_upload", p_source_id=source, p_storage_url=URL)
@@ -165,7 +165,7 @@ def test_completing_what_was_said_to_have_failed_clears_the_queue(rows: Rows, ap
     assert rows.usage(user) == (10, 0, 1)
 
 
-def test_completing_what_was_given_up_takes_its_bytes_again(rows: Rows, api: Api) -> None:
+def test_completing_a_failed_source_takes_its_bytes_again(rows: Rows, api: Api) -> None:
     source = api.reserve(user := uuid4(), 10)
     give_up(rows, api.fail(source))
     api.ok("complete_upload", p_source_id=source, p_storage_url=URL)
@@ -174,7 +174,9 @@ def test_completing_what_was_given_up_takes_its_bytes_again(rows: Rows, api: Api
 
 
 @pytest.mark.parametrize("verdict", ["stored", "retry", "dead", "deferred"])
-def test_completing_what_a_reactor_is_at_leaves_it_its_row_to_settle(rows: Rows, api: Api, verdict: str) -> None:
+def test_completing_a_claimed_upload_leaves_the_row_for_the_reactor_to_settle(
+    rows: Rows, api: Api, verdict: str
+) -> None:
     source = api.reserve(user := uuid4(), 10)
     upload, token = api.fail(source), uuid4()
     rows.claim([upload], token)
@@ -188,7 +190,7 @@ def test_completing_what_a_reactor_is_at_leaves_it_its_row_to_settle(rows: Rows,
 # fail_upload
 
 
-def test_a_failed_upload_is_queued_and_due_at_once_and_twice_is_once(rows: Rows, api: Api) -> None:
+def test_failing_an_upload_twice_queues_it_once_due_at_once(rows: Rows, api: Api) -> None:
     source = api.reserve(user := uuid4(), 10, "one")
     arguments = failed(source) | {"p_error_message": "x" * 3000, "p_spool": "other", "p_max_retries": 3}
     answer = api.ok("fail_upload", **arguments, p_metadata={"k": "v"})
@@ -206,7 +208,7 @@ def test_a_failed_upload_is_queued_and_due_at_once_and_twice_is_once(rows: Rows,
     assert rows.usage(user) == (0, 10, 0)
 
 
-def test_a_failure_told_at_once_by_many_is_one_upload(rows: Rows, api: Api, migrated_url: str) -> None:
+def test_a_failure_reported_by_many_at_once_is_one_upload(rows: Rows, api: Api, migrated_url: str) -> None:
     source, ready = api.reserve(uuid4()), Barrier(AT_ONCE)
 
     def fail(_: int) -> UUID:
@@ -219,22 +221,24 @@ def test_a_failure_told_at_once_by_many_is_one_upload(rows: Rows, api: Api, migr
     assert len(rows.all("select from public.upload_queue")) == 1
 
 
-def test_a_failure_told_after_the_upload_was_stored_queues_nothing(rows: Rows, api: Api) -> None:
+def test_a_failure_reported_after_the_upload_was_stored_queues_nothing(rows: Rows, api: Api) -> None:
     source = api.store(uuid4())
     answer = api.ok("fail_upload", **failed(source))
     assert answer == {"ok": True, "queue_id": None, "source_id": str(source), "storage_status": "uploaded"}
     assert rows.all("select from public.upload_queue") == []
 
 
-def test_a_failure_told_after_the_upload_was_given_up_says_so(rows: Rows, api: Api) -> None:
+def test_a_failure_reported_after_the_upload_is_dead_is_refused(rows: Rows, api: Api) -> None:
     source = api.reserve(uuid4())
     give_up(rows, upload := api.fail(source))
     assert api.refused("STORAGE_UPLOAD_FAILED", "fail_upload", **failed(source)) == {"queue_id": str(upload)}
     assert rows.upload_row(upload).status == "dead"
 
 
-def test_a_failure_of_a_source_that_lost_its_reservation_reserves_again_or_is_refused(rows: Rows, api: Api) -> None:
-    """As after a day without a word: reconciliation has given the bytes back."""
+def test_a_failure_reported_after_the_reservation_was_released_reserves_again_or_is_refused(
+    rows: Rows, api: Api
+) -> None:
+    """As after a day without a call: reconciliation has released the bytes."""
     user = uuid4()
     lost = [api.reserve(user, 10) for _ in range(2)]
     rows.run("update public.sources set storage_status = 'failed'")
@@ -245,7 +249,7 @@ def test_a_failure_of_a_source_that_lost_its_reservation_reserves_again_or_is_re
     assert len(rows.all("select from public.upload_queue")) == 1
 
 
-def test_the_apps_trace_goes_on_and_a_broken_one_is_replaced(rows: Rows, api: Api) -> None:
+def test_the_apps_trace_is_continued_and_an_invalid_one_replaced(rows: Rows, api: Api) -> None:
     given = [TRACEPARENT, None, "", "00-broken", TRACEPARENT.upper(), "00-" + "0" * 32 + "-0123456789abcdef-01"]
     kept = [rows.upload_row(api.fail(api.reserve(uuid4()), p_traceparent=one)).traceparent for one in given]
     assert kept[0] == TRACEPARENT
@@ -254,7 +258,7 @@ def test_the_apps_trace_goes_on_and_a_broken_one_is_replaced(rows: Rows, api: Ap
 
 
 @pytest.mark.parametrize("argument", ["p_object_path", "p_temp_file_path"])
-def test_a_user_names_no_file_in_another_users_folder(rows: Rows, argument: str) -> None:
+def test_a_user_may_not_name_a_file_in_another_users_folder(rows: Rows, argument: str) -> None:
     user, other = uuid4(), uuid4()
     own, source = Api.of(rows, user), Api(rows).reserve(user)
     theirs = [f"{other}/x", f"/{other}/x", f"//{other}/x", f"{str(other).upper()}/x", f"/var/spool/{other}/x"]
@@ -267,14 +271,14 @@ def test_a_user_names_no_file_in_another_users_folder(rows: Rows, argument: str)
 @pytest.mark.parametrize(
     "path", ["{user}/x", "{user}/{other}/x", "prefix/{user}/{other}", "/spool/{user}/x", "{other}", "x/{other}"]
 )
-def test_a_user_names_files_in_their_own_folder_or_in_nobodys(rows: Rows, path: str) -> None:
-    """A file's own name may be any UUID; of its folders, the first that is one is the user's."""
+def test_a_user_may_name_files_in_their_own_folder_or_in_a_folder_of_no_user(rows: Rows, path: str) -> None:
+    """A file's own name may be any UUID; the first of its folders that is a UUID is the user's."""
     own = Api.of(rows, user := uuid4())
     named = path.format(user=user, other=uuid4())
     upload = own.fail(own.reserve(user), p_object_path=named, p_temp_file_path=named)
     assert rows.upload_row(upload).object_path == named
 
 
-def test_a_service_names_any_folder(rows: Rows, api: Api) -> None:
+def test_a_service_may_name_any_folder(rows: Rows, api: Api) -> None:
     upload = api.fail(api.reserve(uuid4()), p_object_path=f"{uuid4()}/x", p_temp_file_path=f"{uuid4()}/x")
     assert rows.upload_row(upload).status == "failed"

@@ -1,4 +1,4 @@
-"""What operators did by hand is on record: nobody but the tables' owner changes it, and tenants never see it."""
+"""The audit log: only the tables' owner may change it, and tenants never read it."""
 
 from collections.abc import Iterator
 from typing import LiteralString
@@ -18,7 +18,7 @@ def rows(migrated_url: str) -> Iterator[Rows]:
 
 
 def refused(rows: Rows, role: str, statement: LiteralString) -> bool:
-    """Whether a role may not do something; nothing of it stays."""
+    """Return whether a role is refused a statement, which is rolled back."""
     try:
         with rows.conn.transaction(force_rollback=True):
             rows.run(sql.SQL("set local role {}").format(sql.Identifier(role)))
@@ -29,16 +29,16 @@ def refused(rows: Rows, role: str, statement: LiteralString) -> bool:
 
 
 @pytest.mark.parametrize("role", ["anon", "authenticated"])
-def test_tenants_never_see_it_and_can_do_nothing_by_hand(rows: Rows, role: str) -> None:
+def test_tenants_neither_read_it_nor_operate(rows: Rows, role: str) -> None:
     assert refused(rows, role, "select from reactor.audit_log")
     assert refused(rows, role, "select reactor.operate(gen_random_uuid(), 'x', 'x', 'reconcile', '{}', null, null)")
     assert refused(rows, role, "select reactor.live_summary('1 minute', 10)")
 
 
 @pytest.mark.parametrize("role", ["reactor_worker", "service_role"])
-def test_who_writes_it_can_read_it_and_change_nothing_in_it(rows: Rows, role: str) -> None:
+def test_the_roles_that_write_it_may_read_and_not_change_it(rows: Rows, role: str) -> None:
     assert not refused(rows, role, "select from reactor.audit_log")
-    assert refused(rows, role, "update reactor.audit_log set actor = 'nobody'")
+    assert refused(rows, role, "update reactor.audit_log set actor = 'someone else'")
     assert refused(rows, role, "delete from reactor.audit_log")
     assert refused(rows, role, "truncate reactor.audit_log")
     columns: LiteralString = "id, actor, remote_address, action, ids, changed, outcome"
@@ -51,7 +51,7 @@ def test_who_writes_it_can_read_it_and_change_nothing_in_it(rows: Rows, role: st
     ("actor", "remote_address", "action"),
     [("", "here", "retry"), ("x" * 81, "here", "retry"), ("ana", "x" * 101, "retry"), ("ana", "here", "drop")],
 )
-def test_what_cannot_be_written_down_is_not_done(rows: Rows, actor: str, remote_address: str, action: str) -> None:
+def test_a_change_that_cannot_be_recorded_is_not_made(rows: Rows, actor: str, remote_address: str, action: str) -> None:
     upload = rows.upload(status="dead")
     with pytest.raises(psycopg.Error):
         rows.all(

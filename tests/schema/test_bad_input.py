@@ -14,7 +14,7 @@ from support.rows import Rows, rows_of
 from support.table_dump import dump
 
 Call = tuple[str, str, dict[str, Any], str | None]
-"""Function, code, arguments, and the argument that the answer names."""
+"""Function, expected code, arguments, and the argument that the answer must name."""
 
 HASH = content_hash("some")
 MINUTE = timedelta(minutes=1)
@@ -114,7 +114,7 @@ BAD: list[Call] = [
 
 @pytest.fixture
 def rows(migrated_url: str) -> Iterator[Rows]:
-    """A database with something of everything in it, which a bad call could change."""
+    """A database with rows in every table, which a bad call could change."""
     with rows_of(migrated_url) as rows:
         api = Api(rows)
         for _ in range(2):
@@ -124,7 +124,7 @@ def rows(migrated_url: str) -> Iterator[Rows]:
         yield rows
 
 
-def test_there_are_enough_of_them_and_no_two_are_alike() -> None:
+def test_there_are_many_bad_calls_and_no_two_are_equal() -> None:
     assert len({(function, repr(arguments | {"p_user_id": None})) for function, _, arguments, _ in BAD}) >= 90
 
 
@@ -138,7 +138,7 @@ def test_each_bad_call_is_answered_with_its_code_names_its_argument_and_changes_
         assert dump(rows) == before, (function, arguments)
 
 
-def test_an_unknown_plan_is_told_which_there_are(rows: Rows) -> None:
+def test_the_refusal_of_an_unknown_plan_lists_the_known_ones(rows: Rows) -> None:
     answer = Api(rows).call("set_plan", p_user_id=uuid4(), p_plan="gold")
     assert "enterprise, free, pro" in answer["message"]
 
@@ -156,24 +156,24 @@ def test_infinite_figures_are_answered_as_well(rows: Rows) -> None:
 
 @pytest.mark.parametrize("claims", ["", "{}", '{"sub": ""}', '{"sub": null}', '{"sub": "x"}', "[]", "no json", "null"])
 def test_a_user_without_a_valid_token_is_refused_everything_even_what_has_no_user(rows: Rows, claims: str) -> None:
-    """The nil UUID stands for nobody: rows that an app gave it are no such caller's either."""
+    """Such a caller counts as the nil UUID, and may not act on rows that an app gave that id."""
     source = Api(rows).store(NIL)
     run = Api(rows).begin(source)
-    before, nobody = dump(rows), Api(rows, "authenticated", claims)
+    before, stranger = dump(rows), Api(rows, "authenticated", claims)
     for user in (NIL, uuid4()):
         arguments = {"p_user_id": user, "p_content_hash": HASH, "p_byte_size": 1}
-        assert nobody.refused("NOT_ALLOWED", "reserve_upload", **arguments) == {"argument": "p_user_id"}
-        assert nobody.refused("NOT_ALLOWED", "get_usage", p_user_id=user) == {"argument": "p_user_id"}
-    nobody.refused("NOT_ALLOWED", "complete_upload", p_source_id=source, p_storage_url="x")
-    nobody.refused("NOT_ALLOWED", "fail_upload", **failed(source))
-    nobody.refused("NOT_ALLOWED", "begin_interpretation", p_source_id=source)
+        assert stranger.refused("NOT_ALLOWED", "reserve_upload", **arguments) == {"argument": "p_user_id"}
+        assert stranger.refused("NOT_ALLOWED", "get_usage", p_user_id=user) == {"argument": "p_user_id"}
+    stranger.refused("NOT_ALLOWED", "complete_upload", p_source_id=source, p_storage_url="x")
+    stranger.refused("NOT_ALLOWED", "fail_upload", **failed(source))
+    stranger.refused("NOT_ALLOWED", "begin_interpretation", p_source_id=source)
     for word in ("heartbeat_interpretation", "complete_interpretation", "fail_interpretation"):
-        nobody.refused("NOT_ALLOWED", word, p_run_id=run)
+        stranger.refused("NOT_ALLOWED", word, p_run_id=run)
     assert dump(rows) == before
 
 
 def test_a_user_has_no_right_to_a_source_without_a_user(rows: Rows) -> None:
-    """As an older app's table may have them."""
+    """An older app's table may have sources without a user."""
     rows.run("alter table public.sources alter column user_id drop not null")
     source = rows.one(
         "insert into public.sources (content_hash, byte_size, storage_status) values ('x', 1, 'pending') returning id"
@@ -186,8 +186,8 @@ def test_a_user_has_no_right_to_a_source_without_a_user(rows: Rows) -> None:
 
 
 @pytest.mark.parametrize("function", ["set_plan", "recalculate_usage"])
-def test_what_services_do_is_refused_to_whoever_has_a_token(rows: Rows, function: str) -> None:
-    """Users may not even call them; the second fence is for a role that was granted too much."""
+def test_functions_for_services_refuse_every_caller_with_a_token(rows: Rows, function: str) -> None:
+    """Users have no right to execute them; this check is for a role that was granted too much."""
     user = uuid4()
     arguments = {"p_user_id": user} | ({"p_plan": "pro"} if function == "set_plan" else {})
     with pytest.raises(psycopg.errors.InsufficientPrivilege):

@@ -1,10 +1,10 @@
-"""Claims: never early, never two at once, never too many, and never lost when an answer is."""
+"""Claims: never early, never two at once, never more than max_retries, never lost with a lost answer."""
 
 import math
 import random
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from threading import Barrier
 from uuid import UUID, uuid4
 
@@ -56,17 +56,17 @@ def test_an_upload_is_never_claimed_before_it_is_due(rows: Rows) -> None:
 
 
 @pytest.mark.parametrize("status", ["dead", "cancelled"])
-def test_an_upload_that_has_ended_is_not_spoken_of(rows: Rows, status: str) -> None:
+def test_an_upload_that_has_ended_is_not_answered(rows: Rows, status: str) -> None:
     assert rows.claim([rows.upload(status=status)]) == {}
 
 
-def test_ids_that_nobody_knows_are_not_spoken_of(rows: Rows) -> None:
+def test_unknown_ids_are_not_answered(rows: Rows) -> None:
     upload = rows.upload()
     assert rows.claim([]) == {}
     assert set(rows.claim([uuid4(), upload, uuid4()])) == {upload}
 
 
-def test_an_id_that_is_named_twice_is_claimed_once(rows: Rows) -> None:
+def test_an_id_that_is_passed_twice_is_claimed_once(rows: Rows) -> None:
     upload = rows.upload()
     assert rows.claim([upload, upload])[upload].attempt == 1
     assert rows.upload_row(upload).retry_count == 1
@@ -98,7 +98,7 @@ def test_eight_claimers_at_once_claim_each_of_400_rows_once(rows: Rows, migrated
 def test_no_upload_is_attempted_more_often_than_max_retries_by_any_number_of_claimers(
     rows: Rows, migrated_url: str
 ) -> None:
-    """Every lease ends at once here: each claimer always finds something to take over."""
+    """Each lease ends immediately here, so each claimer always finds an upload to take over."""
     uploads = rows.uploads(20)
     rows.run("update public.upload_queue set max_retries = 3")
     start = Barrier(CLAIMERS)
@@ -135,7 +135,7 @@ def test_the_last_attempt_can_be_claimed_again_by_its_own_token(rows: Rows) -> N
     assert rows.claim([upload], token)[upload].state == "claimed"
 
 
-def test_while_a_lease_holds_others_are_told_when_it_ends(rows: Rows) -> None:
+def test_while_a_lease_holds_other_claimers_get_its_end(rows: Rows) -> None:
     upload, token = rows.upload(), uuid4()
     rows.claim([upload], token)
     held = rows.upload_row(upload)
@@ -154,12 +154,35 @@ def test_an_expired_lease_is_taken_over_and_its_holder_has_lost_it(rows: Rows) -
     assert rows.extend([upload], [second]) == {upload}
 
 
+def test_a_claim_that_takes_over_an_expired_lease_records_the_lost_attempt_as_a_rescue_does(rows: Rows) -> None:
+    upload, rescued, token = rows.upload(), rows.upload(), uuid4()
+    first = rows.claim([upload, rescued], lease_s=-1)
+    assert rows.rescue([rescued]) == {rescued: "retry"}
+
+    for _ in range(2):  # the repeated claim adds nothing
+        assert rows.claim([upload], token)[upload].attempt == 2
+
+    (entry,) = rows.upload_row(upload).errors
+    (expected,) = rows.upload_row(rescued).errors
+    same = ("attempt", "code", "message", "trace_id")
+    assert [entry[key] for key in same] == [expected[key] for key in same]
+    assert entry.keys() == expected.keys()
+    assert entry["code"] == "STORAGE_UNAVAILABLE"
+    assert datetime.fromisoformat(entry["began"]).timestamp() == pytest.approx(first[upload].claimed_at, abs=1e-5)
+
+
+def test_a_claim_of_a_waiting_upload_records_no_error(rows: Rows) -> None:
+    upload = rows.upload()
+    rows.claim([upload])
+    assert rows.upload_row(upload).errors == []
+
+
 def test_an_upload_under_no_lease_at_all_is_taken_over(rows: Rows) -> None:
     upload = rows.upload(status="uploading")
     assert rows.claim([upload])[upload].state == "claimed"
 
 
-def test_exhausted_uploads_are_named_and_keep_nobody_else_from_being_claimed(rows: Rows) -> None:
+def test_exhausted_uploads_are_answered_and_keep_no_other_upload_from_being_claimed(rows: Rows) -> None:
     waiting = rows.upload(retry_count=5, max_retries=5)
     leased = rows.upload(status="uploading", retry_count=5, lease_token=uuid4(), lease_expires_at=rows.at(-1))
     never = rows.upload(max_retries=0)
@@ -178,7 +201,7 @@ def test_exhausted_uploads_are_named_and_keep_nobody_else_from_being_claimed(row
     }
 
 
-def test_a_row_that_somebody_has_locked_is_passed_over_and_looked_at_again_later(rows: Rows, migrated_url: str) -> None:
+def test_a_locked_row_is_skipped_and_answered_with_a_later_time(rows: Rows, migrated_url: str) -> None:
     locked, free = rows.upload(), rows.upload()
     with rows_of(migrated_url) as other, other.conn.transaction():
         other.one("select id from public.upload_queue where id = %s for update", (locked,))
@@ -191,7 +214,7 @@ def test_a_row_that_somebody_has_locked_is_passed_over_and_looked_at_again_later
 
 @pytest.mark.parametrize("moment", ["infinity", "-infinity"])
 def test_an_endless_due_time_is_answered_with_a_finite_one(rows: Rows, moment: str) -> None:
-    """The reactor makes ticks of it, and of infinity there is none."""
+    """The reactor computes ticks from it, which it can't from infinity."""
     upload = rows.upload(next_retry_at=moment)
     swept = rows.all(statements.SWEEP_UPLOADS, (timedelta(minutes=15), 10, 10))
     assert [row.id for row in swept] == ([upload] if moment == "-infinity" else [])
@@ -214,7 +237,7 @@ def test_a_lease_is_extended_from_now_for_its_holder_alone(rows: Rows) -> None:
     assert rows.upload_row(other) == theirs
 
 
-def test_a_cancelled_upload_is_held_no_more(rows: Rows) -> None:
+def test_the_lease_of_a_cancelled_upload_cannot_be_extended(rows: Rows) -> None:
     upload, token = rows.upload(), uuid4()
     rows.claim([upload], token)
     rows.all("select reactor.cancel_uploads(%s)", ([upload],))
@@ -224,7 +247,7 @@ def test_a_cancelled_upload_is_held_no_more(rows: Rows) -> None:
 # the sweep
 
 
-def test_a_sweep_lists_the_earliest_of_each_user_and_hides_nobody(rows: Rows) -> None:
+def test_a_sweep_lists_the_earliest_uploads_of_every_user(rows: Rows) -> None:
     flood, modest = uuid4(), uuid4()
     rows.uploads(50, flood)
     early = rows.upload(flood, next_retry_at=rows.at(-3600))

@@ -1,10 +1,9 @@
-"""The exceptions, the SQL and the README agree with the one catalogue of error codes.
+"""One catalogue of error codes: the exceptions, the SQL and schema/README.md say the same.
 
 After a change: REACTOR_TEST_UPDATE_CATALOGUE=1 pytest tests/schema/test_error_codes.py
 """
 
 import os
-from pathlib import Path
 
 import psycopg
 
@@ -12,11 +11,11 @@ from reactor.core.error_codes import CATALOGUE, ErrorCode
 from reactor.core.errors import Refused, Rejected, Unavailable, error_of
 from reactor.postgres.migrate import schema_dir
 
-README = Path(__file__).parents[2] / "schema/README.md"
-SQL = schema_dir() / "functions/error_catalogue.sql"
+README = schema_dir() / "README.md"
+SQL = schema_dir() / "functions/lib_error_catalogue.sql"
 BEGIN, END = "<!-- error codes -->\n", "\n<!-- end of error codes -->"
 ANSWERS = {"STORAGE_PENDING_RETRY"}
-"""Codes of successful answers, which nothing raises."""
+"""Codes of successful answers: no exception has them."""
 
 
 def quoted(text: str | None) -> str:
@@ -24,7 +23,7 @@ def quoted(text: str | None) -> str:
 
 
 def as_sql() -> str:
-    """Return the catalogue as the SQL function that the other SQL functions read."""
+    """Return the catalogue as the SQL function that other functions read."""
 
     def row(error: ErrorCode) -> str:
         return (
@@ -33,7 +32,7 @@ def as_sql() -> str:
         )
 
     values = ",\n".join(map(row, CATALOGUE.values()))
-    return f"""-- All public error codes, generated from reactor/core/error_codes.py (tests/schema/test_error_codes.py)
+    return f"""-- Every public error code. Written from reactor/core/error_codes.py by tests/schema/test_error_codes.py.
 create or replace function reactor.error_catalogue()
     returns table (code text, sqlstate text, retryable boolean, http_status int, message text, next_step text)
     language sql
@@ -49,7 +48,7 @@ revoke all on function reactor.error_catalogue() from public;
 
 
 def as_table() -> str:
-    """Return the catalogue as the README's table."""
+    """Return the catalogue as the table in schema/README.md."""
     rows = [
         f"| `{error.code}` | {error.http_status} | {'yes' if error.retryable else 'no'} |"
         f" {error.message} | {error.next_step} |"
@@ -58,29 +57,32 @@ def as_table() -> str:
     return "\n".join(["| code | HTTP | retryable | what happened | what to do next |", "|---|---|---|---|---|", *rows])
 
 
-def test_the_sql_function_matches_the_catalogue(migrated_url: str) -> None:
+def test_the_sql_function_equals_the_catalogue(migrated_url: str) -> None:
     if os.environ.get("REACTOR_TEST_UPDATE_CATALOGUE"):
         SQL.write_text(as_sql(), encoding="utf-8")
     assert SQL.read_text(encoding="utf-8") == as_sql()
     with psycopg.connect(migrated_url) as conn:
-        rows = conn.execute("select * from reactor.error_catalogue()").fetchall()
+        rows = conn.execute(
+            "select code, sqlstate, retryable, http_status, message, next_step from reactor.error_catalogue()"
+        ).fetchall()
     assert rows == [
         (error.code, error.sqlstate, error.retryable, error.http_status, error.message, error.next_step)
         for error in CATALOGUE.values()
     ]
 
 
-def test_the_readme_table_matches_the_catalogue() -> None:
+def test_the_table_in_the_readme_equals_the_catalogue() -> None:
     text = README.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
-    table, after = rest.split(END)
+    table, after = rest.split(END.lstrip("\n"))
+    table = table.removesuffix("\n")
     if os.environ.get("REACTOR_TEST_UPDATE_CATALOGUE"):
         README.write_text(before + BEGIN + as_table() + END + after, encoding="utf-8")
         table = as_table()
     assert table == as_table()
 
 
-def test_every_code_that_is_raised_has_one_exception_with_its_texts() -> None:
+def test_every_code_has_one_exception_with_the_same_fields() -> None:
     for code in CATALOGUE.keys() - ANSWERS - {"CONFIG_INVALID"}:
         error = error_of(code, "why", {"what": 1})
         assert isinstance(error, Rejected | Refused | Unavailable)
@@ -95,7 +97,7 @@ def test_every_code_that_is_raised_has_one_exception_with_its_texts() -> None:
         assert error.catalogued is CATALOGUE[code]
 
 
-def test_sqlstates_are_unique_and_of_class_rx() -> None:
+def test_each_sqlstate_belongs_to_one_code_and_to_class_rx() -> None:
     states = [error.sqlstate for error in CATALOGUE.values() if error.sqlstate]
     assert len(set(states)) == len(states)
     assert all(state.startswith("RX") for state in states)

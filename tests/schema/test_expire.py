@@ -18,7 +18,7 @@ TORTURE_S = 2.5
 PATIENCE = timedelta(milliseconds=25)
 
 
-def test_a_run_past_its_time_limit_is_failed_whatever_its_heartbeat_says(rows: Rows) -> None:
+def test_a_run_past_its_time_limit_is_failed_also_with_a_live_heartbeat(rows: Rows) -> None:
     run = rows.start_run(timeout_at=rows.at(-3), heartbeat_at=rows.at(0), traceparent="00-a-b-01")
     expired = rows.expire([run])[run]
     row = rows.run_row(run)
@@ -38,12 +38,12 @@ def test_a_run_whose_heartbeat_stopped_is_failed(rows: Rows) -> None:
     assert row.completed_at is not None
 
 
-def test_a_run_past_both_is_said_to_have_timed_out(rows: Rows) -> None:
+def test_a_run_past_both_is_failed_with_the_code_of_a_timeout(rows: Rows) -> None:
     run = rows.start_run(timeout_at=rows.at(-5), heartbeat_at=rows.at(-100))
     assert rows.expire([run])[run].code == "INTERPRETATION_TIMEOUT"
 
 
-def test_a_run_with_a_live_heartbeat_and_time_left_is_told_when_to_look_again(rows: Rows) -> None:
+def test_a_run_with_a_live_heartbeat_and_time_left_is_answered_with_its_deadline(rows: Rows) -> None:
     by_beat = rows.start_run(timeout_at=rows.at(600), heartbeat_at=rows.at(-20))
     by_limit = rows.start_run(timeout_at=rows.at(10), heartbeat_at=rows.at(0))
     before = [rows.run_row(by_beat), rows.run_row(by_limit)]
@@ -55,7 +55,7 @@ def test_a_run_with_a_live_heartbeat_and_time_left_is_told_when_to_look_again(ro
 
 
 @pytest.mark.parametrize(("own_s", "default_s", "is_stale"), [(10, 60, True), (100, 60, False), (None, 10, True)])
-def test_a_runs_own_heartbeat_timeout_counts_before_the_default(
+def test_a_runs_own_heartbeat_timeout_replaces_the_default(
     rows: Rows, own_s: int | None, default_s: int, is_stale: bool
 ) -> None:
     patience = None if own_s is None else timedelta(seconds=own_s)
@@ -64,7 +64,7 @@ def test_a_runs_own_heartbeat_timeout_counts_before_the_default(
 
 
 @pytest.mark.parametrize("status", ["pending", "completed", "failed"])
-def test_a_run_that_is_not_running_is_neither_changed_nor_spoken_of(rows: Rows, status: str) -> None:
+def test_a_run_that_is_not_running_is_neither_changed_nor_answered(rows: Rows, status: str) -> None:
     run = rows.start_run(status=status, timeout_at=rows.at(-5), heartbeat_at=rows.at(-500))
     before = rows.run_row(run)
     assert rows.expire([run, uuid4()]) == {}
@@ -72,7 +72,7 @@ def test_a_run_that_is_not_running_is_neither_changed_nor_spoken_of(rows: Rows, 
 
 
 def test_a_runs_start_is_its_first_heartbeat(rows: Rows) -> None:
-    """A worker that dies before it sends one is found as well."""
+    """So a worker that dies before it sends one is found."""
     at_once, later = rows.start_run(), rows.start_run(status="pending")
     rows.run("update public.interpretation_runs set status = 'running' where id = %s", (later,))
     for run in (at_once, later):
@@ -81,7 +81,7 @@ def test_a_runs_start_is_its_first_heartbeat(rows: Rows) -> None:
         assert rows.expire([run])[run].due_at == pytest.approx(row.started_at.timestamp() + 60)
 
 
-def test_runs_from_before_the_migration_are_held_to_their_time_limit_alone(rows: Rows) -> None:
+def test_only_the_time_limit_counts_for_runs_from_before_the_migration(rows: Rows) -> None:
     with rows.conn.transaction():
         rows.run("alter table public.interpretation_runs disable trigger user")
         endless = rows.start_run(started_at=rows.at(-9000))
@@ -95,7 +95,7 @@ def test_runs_from_before_the_migration_are_held_to_their_time_limit_alone(rows:
     assert rows.run_row(endless).status == "running"
 
 
-def test_a_run_whose_row_is_locked_is_skipped_and_looked_at_again_soon(rows: Rows, migrated_url: str) -> None:
+def test_a_run_whose_row_is_locked_is_skipped_and_answered_with_a_time_soon(rows: Rows, migrated_url: str) -> None:
     locked, free = (rows.start_run(heartbeat_at=rows.at(-70)) for _ in range(2))
     with rows_of(migrated_url) as other, other.conn.transaction():
         other.run("select from public.interpretation_runs where id = %s for update", (locked,))
@@ -106,15 +106,15 @@ def test_a_run_whose_row_is_locked_is_skipped_and_looked_at_again_soon(rows: Row
     assert rows.expire([locked])[locked].code == "INTERPRETATION_HEARTBEAT_LOST"
 
 
-def test_a_run_that_is_asked_for_a_little_early_is_looked_at_again_as_it_is_due(rows: Rows) -> None:
-    """A reactor's idea of the database's clock may be off by a little, and must not cost a run half a second."""
+def test_a_call_a_little_before_the_deadline_is_answered_with_the_deadline(rows: Rows) -> None:
+    """A reactor's estimate of the database's clock may be off by a little, which must not cost half a second."""
     limit = rows.at(0.3)
     run = rows.start_run(timeout_at=limit)
     answer = rows.expire([run])[run]
     assert answer.code or answer.due_at == pytest.approx(limit.timestamp(), abs=0.006)
 
 
-def test_a_run_that_is_failed_again_is_not_spoken_of(rows: Rows) -> None:
+def test_a_run_that_has_failed_is_not_answered_again(rows: Rows) -> None:
     run = rows.start_run(timeout_at=rows.at(-1))
     assert rows.expire([run, run])[run].code is not None
     once = rows.run_row(run)
@@ -154,7 +154,7 @@ def test_the_sweep_lists_runs_due_within_the_horizon_the_earliest_first(rows: Ro
 def test_while_heartbeats_and_expiries_race_no_run_with_time_left_is_failed_and_every_stale_one_is(
     rows: Rows, migrated_url: str
 ) -> None:
-    """Beats come about as often as deadlines; a trigger looks at each row as it is when it is failed."""
+    """Heartbeats are about as frequent as deadlines; a trigger checks each row when it is failed."""
     rows.run("create table public.verdict (run_id uuid, left_s float8)")
     rows.run(
         "create function public.write_down() returns trigger language plpgsql as $$ begin"
@@ -204,6 +204,6 @@ def test_while_heartbeats_and_expiries_race_no_run_with_time_left_is_failed_and_
     assert {rows.run_row(run).error_code for run in left} == {"INTERPRETATION_HEARTBEAT_LOST"}
     deadline = time.monotonic() + 10
     waiting: list[UUID] = alive
-    while waiting and time.monotonic() < deadline:  # nobody beats any more: each ends as soon as its time is up
+    while waiting and time.monotonic() < deadline:  # no more heartbeats: each run ends as soon as its deadline passes
         waiting = [run for run, row in rows.expire(waiting).items() if row.code is None]
     assert waiting == []

@@ -1,4 +1,4 @@
-"""Guards that only show when somebody comes at the wrong moment or from the wrong side; each found by a mutant."""
+"""Guards against rare interleavings and callers; each was found missing from the tests by a mutant."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import LiteralString
@@ -12,16 +12,14 @@ from reactor.postgres import statements
 
 
 @pytest.mark.parametrize(("function", "argument"), [("set_plan", {"p_plan": "pro"}), ("recalculate_usage", {})])
-def test_a_users_claims_bind_whoever_presents_them_also_the_owner(
-    rows: Rows, function: str, argument: dict[str, str]
-) -> None:
-    """As a gateway does that connects in its own role, and may execute everything."""
+def test_a_users_claims_bind_every_role_also_the_owner(rows: Rows, function: str, argument: dict[str, str]) -> None:
+    """As with a gateway that connects as a role of its own, which may execute everything."""
     user = uuid4()
     rows.all("select set_config('request.jwt.claims', %s, false)", (f'{{"sub": "{user}"}}',))
     Api(rows).refused("NOT_ALLOWED", function, p_user_id=user, **argument)
 
 
-def test_a_recount_waits_for_whoever_is_writing_and_counts_what_they_wrote(rows: Rows, migrated_url: str) -> None:
+def test_a_recount_waits_for_a_concurrent_write_and_counts_it(rows: Rows, migrated_url: str) -> None:
     rows.source(user := uuid4(), size=10)
     with rows_of(migrated_url) as app, rows_of(migrated_url) as watching, ThreadPoolExecutor(1) as pool:
         with app.conn.transaction():
@@ -38,8 +36,8 @@ _REJECTED: LiteralString = (
 )
 
 
-def test_of_two_menders_the_second_does_not_wait_to_add_up_rejections_either(rows: Rows, migrated_url: str) -> None:
-    """Though more of the same minute came, which it would add to the row that the first is making."""
+def test_the_second_of_two_repairs_does_not_wait_to_add_up_rejections(rows: Rows, migrated_url: str) -> None:
+    """Even if the same minute has new rejections, which it would add to the row that the first repair writes."""
     rows.run(_REJECTED, (7,))
     with rows_of(migrated_url) as other, rows.conn.transaction():
         other.run("set lock_timeout = '2s'")
@@ -49,7 +47,7 @@ def test_of_two_menders_the_second_does_not_wait_to_add_up_rejections_either(row
     assert rows.all("select backend, count from reactor.quota_rejection order by backend") == [(0, 3), (8, 3)]
 
 
-def test_of_two_menders_the_second_does_not_wait_to_forget_a_month_either(rows: Rows, migrated_url: str) -> None:
+def test_the_second_of_two_repairs_does_not_wait_to_delete_a_month(rows: Rows, migrated_url: str) -> None:
     rows.run("insert into reactor.deleted_interpretation values (gen_random_uuid(), '2000-01', 1)")
     with rows_of(migrated_url) as other, rows.conn.transaction():
         other.run("set lock_timeout = '2s'")
@@ -58,22 +56,22 @@ def test_of_two_menders_the_second_does_not_wait_to_forget_a_month_either(rows: 
     assert rows.all("select from reactor.deleted_interpretation") == []
 
 
-def test_whoever_has_no_valid_token_does_nothing_for_no_one_either(rows: Rows) -> None:
-    """An app may have rows with the nil UUID; who has no token is called that, and isn't it."""
+def test_a_caller_without_a_valid_token_may_not_act_as_the_nil_uuid(rows: Rows) -> None:
+    """An app may have rows of the nil UUID, which also stands for callers without a token."""
     source = Api(rows).store(NIL)
     stranger = Api(rows, "authenticated")
     stranger.refused("NOT_ALLOWED", "get_usage", p_user_id=NIL)
     stranger.refused("NOT_ALLOWED", "begin_interpretation", p_source_id=source)
 
 
-def test_whether_anothers_run_is_completed_is_not_told(rows: Rows) -> None:
+def test_another_users_completed_run_is_not_found(rows: Rows) -> None:
     service = Api(rows)
     run = service.begin(service.store(uuid4()))
     service.ok("complete_interpretation", p_run_id=run)
     Api.of(rows, uuid4()).refused("NOT_FOUND", "complete_interpretation", p_run_id=run)
 
 
-def test_whether_anothers_run_has_failed_is_not_told(rows: Rows) -> None:
+def test_another_users_failed_run_is_not_found(rows: Rows) -> None:
     service = Api(rows)
     run = service.begin(service.store(uuid4()))
     service.ok("fail_interpretation", p_run_id=run, p_code="LOST")
@@ -99,9 +97,9 @@ def test_a_start_far_ahead_does_not_fail_the_apps_write(rows: Rows, far: str) ->
         ("select * from reactor.requeue_uploads(array[%s]::uuid[])", "dead"),
         ("select * from reactor.cancel_uploads(array[%s]::uuid[])", "dead"),
     ],
-    ids=["buried", "put back", "cancelled"],
+    ids=["dead", "requeued", "cancelled"],
 )
-def test_what_was_stored_otherwise_stays_stored_whatever_becomes_of_its_upload(
+def test_a_source_that_was_stored_otherwise_stays_stored_when_its_upload_ends(
     rows: Rows, do: LiteralString, status: str
 ) -> None:
     source = rows.source(user := uuid4(), status="uploaded")

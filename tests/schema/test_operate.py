@@ -1,4 +1,4 @@
-"""What an operator does by hand: put back, cancel, purge, fail; each answers what it changed, and no more."""
+"""Operators requeue, cancel, purge and fail rows; each function answers exactly the rows that it changed."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,16 +21,16 @@ def purge(rows: Rows, *ids: UUID) -> dict[UUID, tuple[str, str]]:
     return {row.id: (row.spool, row.temp_file_path) for row in purged}
 
 
-def buried(rows: Rows) -> UUID:
-    """Queue an upload and bury it, so that its reservation is given back."""
+def dead(rows: Rows) -> UUID:
+    """Queue an upload and make it dead, which releases its reservation."""
     upload, token = rows.upload(temp_file_path="a/file"), uuid4()
     rows.claim([upload], token)
     rows.settle([(upload, token, "dead")])
     return upload
 
 
-def test_a_dead_upload_that_is_put_back_has_all_its_tries_and_its_reservation_again(rows: Rows) -> None:
-    upload = buried(rows)
+def test_a_dead_upload_that_is_requeued_has_all_its_attempts_and_its_reservation_again(rows: Rows) -> None:
+    upload = dead(rows)
     assert requeue(rows, upload, uuid4()) == {upload}
     row = rows.upload_row(upload)
     assert (row.status, row.retry_count) == ("failed", 0)
@@ -39,13 +39,13 @@ def test_a_dead_upload_that_is_put_back_has_all_its_tries_and_its_reservation_ag
     assert rows.claim([upload])[upload].attempt == 1
 
 
-def test_a_waiting_upload_that_is_put_back_is_due_now_and_keeps_its_count(rows: Rows) -> None:
+def test_a_waiting_upload_that_is_requeued_is_due_now_and_keeps_its_count(rows: Rows) -> None:
     upload = rows.upload(next_retry_at=rows.at(600), retry_count=2)
     assert requeue(rows, upload) == {upload}
     assert rows.claim([upload])[upload].attempt == 3
 
 
-def test_an_upload_that_is_being_worked_on_is_not_put_back(rows: Rows) -> None:
+def test_a_claimed_upload_is_not_requeued(rows: Rows) -> None:
     upload = rows.upload()
     rows.claim([upload])
     before = rows.upload_row(upload)
@@ -53,22 +53,22 @@ def test_an_upload_that_is_being_worked_on_is_not_put_back(rows: Rows) -> None:
     assert rows.upload_row(upload) == before
 
 
-def test_a_cancelled_upload_gives_its_reservation_back_once(rows: Rows) -> None:
-    waiting, held, dead = rows.upload(), rows.upload(), buried(rows)
+def test_a_cancelled_upload_releases_its_reservation_once(rows: Rows) -> None:
+    waiting, held, given_up = rows.upload(), rows.upload(), dead(rows)
     rows.claim([held])
-    assert cancel(rows, waiting, held, dead) == {waiting, held, dead}
-    assert cancel(rows, waiting, held, dead) == set()
-    for upload in (waiting, held, dead):
+    assert cancel(rows, waiting, held, given_up) == {waiting, held, given_up}
+    assert cancel(rows, waiting, held, given_up) == set()
+    for upload in (waiting, held, given_up):
         row = rows.upload_row(upload)
         assert (row.status, row.lease_token) == ("cancelled", None)
         assert rows.usage(row.user_id) == (0, 0, 0)
 
 
-def test_only_what_has_ended_is_purged_and_its_spooled_file_is_named(rows: Rows) -> None:
-    waiting, dead = rows.upload(), buried(rows)
-    assert purge(rows, waiting, dead) == {dead: ("default", "a/file")}
+def test_only_uploads_that_have_ended_are_purged_and_their_spooled_files_answered(rows: Rows) -> None:
+    waiting, given_up = rows.upload(), dead(rows)
+    assert purge(rows, waiting, given_up) == {given_up: ("default", "a/file")}
     assert rows.upload_row(waiting).status == "failed"
-    assert purge(rows, dead) == {}
+    assert purge(rows, given_up) == {}
 
 
 def test_an_operator_fails_only_runs_that_have_not_ended(rows: Rows) -> None:
@@ -83,10 +83,10 @@ def test_an_operator_fails_only_runs_that_have_not_ended(rows: Rows) -> None:
 
 
 @pytest.mark.parametrize("verb", [requeue, cancel])
-def test_an_app_that_deletes_a_source_meanwhile_waits_and_neither_fails(
+def test_an_app_that_deletes_a_source_meanwhile_waits_and_both_succeed(
     rows: Rows, migrated_url: str, verb: Callable[..., set[UUID]]
 ) -> None:
-    upload = buried(rows) if verb is requeue else rows.upload()
+    upload = dead(rows) if verb is requeue else rows.upload()
     source = rows.upload_row(upload).source_id
     with rows_of(migrated_url) as app, rows_of(migrated_url) as operator, ThreadPoolExecutor(2) as pool:
         with rows.conn.transaction():

@@ -1,7 +1,7 @@
-"""On large tables, hot statements read a few pages for each row that they are asked about, and never the whole.
+"""On large tables, hot statements read a few pages for each of their rows, and never the whole table.
 
-A function's own statements are what EXPLAIN can't show; but the pages that they touch are counted in the plan of the
-statement that calls it, and the rows that are read one after another are in the statistics of the transaction.
+EXPLAIN doesn't show the statements inside a function. But the plan of the calling statement counts their pages, and the
+transaction's statistics count the rows that they read in sequential scans.
 """
 
 import secrets
@@ -84,7 +84,7 @@ def rows(seeded_url: str) -> Iterator[Rows]:
 
 
 def cost(rows: Rows, statement: LiteralString, parameters: tuple[Any, ...]) -> tuple[int, int]:
-    """Return how many pages a statement touches, and how many rows it reads by going through a whole table.
+    """Return how many pages a statement reads, and how many rows it reads in sequential scans.
 
     After some calls, so that the plan is the one that a long-lived connection ends up with.
     """
@@ -156,14 +156,14 @@ def test_a_sweep_of_uploads_walks_the_index_from_user_to_user(rows: Rows) -> Non
     assert pages <= 12 * USERS + 2 * 6_000  # each user once, and what is due of theirs
 
 
-def test_a_small_sweep_stops_as_soon_as_it_has_enough(rows: Rows) -> None:
+def test_a_small_sweep_stops_at_its_limit(rows: Rows) -> None:
     pages, scanned = cost(rows, statements.SWEEP_UPLOADS, (timedelta(minutes=15), 10, 50))
     assert scanned == 0
     assert pages <= 2_000
 
 
 @pytest.mark.parametrize("by_id", [True, False])
-def test_a_rescue_reads_the_leased_and_the_exhausted_alone(rows: Rows, by_id: bool) -> None:
+def test_a_rescue_reads_only_leased_and_exhausted_uploads(rows: Rows, by_id: bool) -> None:
     with rows.conn.transaction():
         due: LiteralString = "select id from public.upload_queue where status = 'failed' and next_retry_at < now()"
         exhausted = some(rows, due, 50)
@@ -188,7 +188,7 @@ def test_expiring_stale_runs_reads_a_few_pages_for_each(rows: Rows) -> None:
     assert pages <= 60 * 100
 
 
-def test_a_sweep_of_runs_reads_the_running_ones_alone(rows: Rows) -> None:
+def test_a_sweep_of_runs_reads_only_running_ones(rows: Rows) -> None:
     pages, scanned = cost(rows, statements.SWEEP_RUNS, (timedelta(hours=2), MINUTE, 10_000))
     assert scanned == 0
     assert pages <= 3 * RUNNING
@@ -224,8 +224,8 @@ def test_heartbeats_and_extended_leases_touch_no_index(migrated_url: str) -> Non
     assert min(hot) >= 0.95 * 2000
 
 
-def test_a_glance_costs_what_it_counts_and_no_more(rows: Rows) -> None:
-    """Whatever the queue holds: here 100 000."""
+def test_a_live_summary_reads_only_what_it_counts(rows: Rows) -> None:
+    """However long the queue is: here 100 000 uploads."""
     pages, scanned = cost(rows, statements.LIVE_SUMMARY, (MINUTE, 1_000))
     assert scanned == 0
     assert pages <= 6_000

@@ -1,4 +1,4 @@
-"""On a table of 1 000 000 rows, every hot statement finds what it needs by an index, and touches little beside it.
+"""On a table of 1 000 000 rows, every hot statement finds its rows by an index, and reads few pages beside them.
 
 Asked of a server that explains each statement, those inside functions and triggers too: with their real plans, the rows
 that they threw away, and the pages that they touched.
@@ -43,15 +43,15 @@ ALIVE: LiteralString = "select id from public.interpretation_runs where status =
 
 @frozen
 class Explained:
-    """What a statement did, with all that it called."""
+    """What a statement did, including the functions and triggers that it called."""
 
     pages: int
     indexes: set[str]
     scanned: set[str]
-    """Tables of LARGE that were read from end to end."""
+    """Tables of LARGE that were read in a sequential scan."""
 
     thrown_away: int
-    """The most rows that one step read in vain."""
+    """The most rows that one step of a plan read and discarded."""
 
 
 def _programs() -> Path | None:
@@ -131,27 +131,27 @@ def conn(seeded_url: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 def explained(conn: psycopg.Connection[Any], statement: LiteralString, parameters: Sequence[Any]) -> Explained:
-    """Run it as a long-lived connection does, and tell of the last time; the others are taken back."""
-    told: list[dict[str, Any]] = []
+    """Run a statement as a long-lived connection does, and explain the last call; the others are rolled back."""
+    plans: list[dict[str, Any]] = []
 
-    def hear(notice: psycopg.errors.Diagnostic) -> None:
+    def on_notice(notice: psycopg.errors.Diagnostic) -> None:
         text = notice.message_primary or ""
         if text.startswith("duration:"):
-            told.append(json.loads(text[text.index("{") :]))
+            plans.append(json.loads(text[text.index("{") :]))
 
     for _ in range(WARM_CALLS):
         with conn.transaction():
             conn.execute(statement, parameters, prepare=True).fetchall()
             raise psycopg.Rollback
-    conn.add_notice_handler(hear)
+    conn.add_notice_handler(on_notice)
     conn.execute("set local client_min_messages = log")
     conn.execute("set local auto_explain.log_min_duration = 0")
     conn.execute(statement, parameters, prepare=True).fetchall()
     conn.execute("set local auto_explain.log_min_duration = -1")
-    conn.remove_notice_handler(hear)
-    assert not any("JIT" in each for each in told)  # compiling takes longer than any of these may
-    nodes = [node for each in told for node in _nodes(each["Plan"])]
-    whole = told[-1]["Plan"]  # who calls ends last, and its pages are all pages
+    conn.remove_notice_handler(on_notice)
+    assert not any("JIT" in each for each in plans)  # compiling takes longer than any of these may
+    nodes = [node for each in plans for node in _nodes(each["Plan"])]
+    whole = plans[-1]["Plan"]  # the caller ends last, and its pages include all others
     return Explained(
         pages=whole["Shared Hit Blocks"] + whole["Shared Read Blocks"],
         indexes={node["Index Name"] for node in nodes if "Index Name" in node and node["Actual Loops"]},
@@ -185,7 +185,7 @@ def test_a_claim_looks_each_row_up(conn: psycopg.Connection[Any], count: int) ->
     assert seen.pages <= 100 + 60 * count
 
 
-def test_a_claim_of_rows_that_are_gone_costs_two_look_ups_each(conn: psycopg.Connection[Any]) -> None:
+def test_a_claim_of_deleted_rows_costs_two_look_ups_each(conn: psycopg.Connection[Any]) -> None:
     seen = explained(conn, statements.CLAIM_UPLOADS, ([uuid4() for _ in range(500)], uuid4(), MINUTE))
     assert seen.scanned == set()
     assert seen.pages <= 100 + 10 * 500
@@ -215,14 +215,14 @@ def test_extending_leases_looks_each_row_up(conn: psycopg.Connection[Any]) -> No
     assert seen.pages <= 200 + 60 * 500
 
 
-def test_a_sweep_stops_as_soon_as_it_has_enough(conn: psycopg.Connection[Any]) -> None:
+def test_a_sweep_stops_at_its_limit(conn: psycopg.Connection[Any]) -> None:
     seen = explained(conn, statements.SWEEP_UPLOADS, (timedelta(minutes=15), 200, 2_000))
     assert seen.scanned == set()
     assert "upload_queue_waiting" in seen.indexes
     assert seen.pages <= 10 * (2_000 + LEASED) + 5 * USERS
 
 
-def test_a_rescue_reads_the_leased_and_the_exhausted_alone(conn: psycopg.Connection[Any]) -> None:
+def test_a_rescue_reads_only_leased_and_exhausted_uploads(conn: psycopg.Connection[Any]) -> None:
     conn.execute(
         "update public.upload_queue set lease_expires_at = now() where id = any(%s)", (_some(conn, HELD, 100),)
     )
@@ -239,21 +239,21 @@ def test_expiring_runs_looks_each_up(conn: psycopg.Connection[Any]) -> None:
         assert seen.pages <= 200 + pages
 
 
-def test_a_sweep_of_runs_reads_the_running_ones_alone(conn: psycopg.Connection[Any]) -> None:
+def test_a_sweep_of_runs_reads_only_running_ones(conn: psycopg.Connection[Any]) -> None:
     seen = explained(conn, statements.SWEEP_RUNS, (timedelta(hours=2), MINUTE, 10_000))
     assert seen.scanned == set()
     assert seen.indexes & OF_RUNNING
     assert seen.pages <= 200 + 2 * RUNNING
 
 
-def test_a_heartbeat_touches_its_run_alone(conn: psycopg.Connection[Any]) -> None:
+def test_a_heartbeat_reads_only_its_run(conn: psycopg.Connection[Any]) -> None:
     (alive,) = _some(conn, ALIVE, 1)
     seen = explained(conn, statements.HEARTBEAT_INTERPRETATION, (alive,))
     assert seen.scanned == set()
     assert seen.pages <= 60
 
 
-def test_a_scrape_counts_what_waits_in_an_index_and_reads_of_the_tables_what_is_under_way(
+def test_a_status_counts_waiting_uploads_in_an_index_and_reads_only_claimed_rows_of_the_tables(
     conn: psycopg.Connection[Any], seeded_url: str
 ) -> None:
     with psycopg.connect(seeded_url, autocommit=True) as other:
@@ -269,19 +269,19 @@ def test_a_scrape_counts_what_waits_in_an_index_and_reads_of_the_tables_what_is_
     assert seen.pages <= 500 + 1.1 * index.pages + 1.2 * (due.count + LEASED + DEAD_ROWS + RUNNING)
 
 
-def test_a_glance_reads_nothing_beyond_its_cap(conn: psycopg.Connection[Any]) -> None:
+def test_a_live_summary_reads_nothing_beyond_its_cap(conn: psycopg.Connection[Any]) -> None:
     seen = explained(conn, statements.LIVE_SUMMARY, (MINUTE, 1_000))
     assert seen.scanned == set()
     assert seen.pages <= 6_000
 
 
-def test_asking_who_is_closest_to_a_limit_reads_the_books_alone(conn: psycopg.Connection[Any]) -> None:
+def test_the_fullest_users_are_found_in_storage_usage_alone(conn: psycopg.Connection[Any]) -> None:
     seen = explained(conn, statements.FULLEST_USERS, (20,))
     assert seen.scanned == set()
-    assert seen.pages <= 5 * USERS  # two look-ups at most for each user, and the books
+    assert seen.pages <= 5 * USERS  # two look-ups at most for each user, and storage_usage
 
 
-def test_asking_which_settlements_have_committed_looks_each_up(conn: psycopg.Connection[Any]) -> None:
+def test_confirming_settlements_looks_each_up(conn: psycopg.Connection[Any]) -> None:
     sources = _some(conn, "select source_id as id from public.upload_queue where status = 'dead'", 500)
     conn.execute(
         "update public.sources set storage_status = 'uploaded', storage_url = 'some://where' where id = any(%s)",
@@ -295,7 +295,7 @@ def test_asking_which_settlements_have_committed_looks_each_up(conn: psycopg.Con
 
 
 @pytest.mark.parametrize("leaked", [0, 100])
-def test_mending_the_books_finds_what_leaked_by_its_age(conn: psycopg.Connection[Any], leaked: int) -> None:
+def test_repairing_usage_finds_leaked_reservations_by_their_age(conn: psycopg.Connection[Any], leaked: int) -> None:
     sources = _some(conn, "select source_id as id from public.upload_queue where status = 'failed'", leaked)
     conn.execute("delete from public.upload_queue where source_id = any(%s)", (sources,))
     conn.execute(
@@ -317,7 +317,7 @@ def test_mending_the_books_finds_what_leaked_by_its_age(conn: psycopg.Connection
     ],
     ids=["pulse", "leave", "what is missing"],
 )
-def test_what_a_reactor_says_of_itself_touches_no_large_table(
+def test_reporting_presence_reads_no_large_table(
     conn: psycopg.Connection[Any], statement: LiteralString, parameters: tuple[Any, ...]
 ) -> None:
     seen = explained(conn, statement, parameters)
@@ -326,7 +326,7 @@ def test_what_a_reactor_says_of_itself_touches_no_large_table(
     assert seen.pages <= 300
 
 
-def test_a_call_of_an_app_costs_a_few_look_ups(conn: psycopg.Connection[Any]) -> None:
+def test_a_call_of_the_api_costs_a_few_look_ups(conn: psycopg.Connection[Any]) -> None:
     conn.execute("update public.quota_plans set storage_limit_bytes = null, interpretation_limit_month = null")
     (user,) = _some(conn, "select u.id from (select user_id as id from public.storage_usage) as u", 1)
     new = (user, "0" * 64, 10, None, None, None, None, "{}")
@@ -358,7 +358,7 @@ def test_a_call_of_an_app_costs_a_few_look_ups(conn: psycopg.Connection[Any]) ->
     ("action", "chosen", "count"),
     [("retry", DEAD, 500), ("cancel", WAITING, 500), ("purge", DEAD, 500), ("fail", ALIVE, 500)],
 )
-def test_acting_by_hand_looks_each_row_up(
+def test_an_operators_change_looks_each_row_up(
     conn: psycopg.Connection[Any], action: str, chosen: LiteralString, count: int
 ) -> None:
     ids = _some(conn, chosen, count)

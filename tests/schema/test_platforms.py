@@ -1,4 +1,4 @@
-"""A platform that grants everything to everybody, and an owner who bypasses nothing: as on Supabase.
+"""A platform that grants every right to every role, and an owner without BYPASSRLS: as on Supabase.
 
 On a server of its own, since roles belong to all databases of a server.
 """
@@ -106,7 +106,7 @@ def use_the_whole_api(api: Api, rows: Rows) -> None:
     assert rows.usage(user) == (12, 0, 2)
 
 
-def test_a_user_works_with_what_is_theirs_and_meets_the_border(rows: Rows) -> None:
+def test_a_user_works_with_their_own_rows_and_not_with_another_users(rows: Rows) -> None:
     user, other = uuid4(), Api(rows).reserve(uuid4())
     own = Api.of(rows, user)
     source = own.store(user)
@@ -114,8 +114,8 @@ def test_a_user_works_with_what_is_theirs_and_meets_the_border(rows: Rows) -> No
     own.refused("NOT_FOUND", "fail_upload", **failed(other))
 
 
-def test_what_the_platform_granted_to_everybody_was_taken_back(rows: Rows) -> None:
-    """Users read what has policies for them, and call what is theirs; the anonymous neither."""
+def test_rights_on_tables_that_the_platform_granted_are_revoked(rows: Rows) -> None:
+    """Users may read the tables that have policies for them, anonymous callers none."""
     allowed = {
         (schema, name, role, right)
         for schema, name, _ in tables(rows)
@@ -130,7 +130,7 @@ def test_what_the_platform_granted_to_everybody_was_taken_back(rows: Rows) -> No
     assert allowed == {("public", name, "authenticated", "select") for name in readable}
 
 
-def test_what_the_platform_let_everybody_execute_was_taken_back(rows: Rows) -> None:
+def test_rights_on_functions_that_the_platform_granted_are_revoked(rows: Rows) -> None:
     executable = rows.all(
         "select p.proname as name, r.role, p.pronamespace::regnamespace::text as schema"
         "  from pg_proc as p cross join (values ('anon'), ('authenticated'), ('public')) as r (role)"

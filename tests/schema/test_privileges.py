@@ -1,4 +1,4 @@
-"""Who may do what: users see their own rows and write none, the reactor works through functions, others nothing."""
+"""Privileges: users read their own rows and write none, the reactor works through functions, others do nothing."""
 
 import json
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def users(rows: Rows) -> tuple[UUID, UUID]:
 
 @contextmanager
 def acting_as(rows: Rows, role: str, user: UUID | None = None) -> Iterator[None]:
-    """Be what PostgREST makes of a request: the role, and the claims of its token."""
+    """Set the role and the claims of a token, as PostgREST does for a request."""
     with rows.conn.transaction():
         rows.run(sql.SQL("set local role {}").format(sql.Identifier(role)))
         if user:
@@ -42,7 +42,7 @@ def acting_as(rows: Rows, role: str, user: UUID | None = None) -> Iterator[None]
 
 
 def refused(rows: Rows, statement: LiteralString | sql.Composed, parameters: tuple[Any, ...] = ()) -> bool:
-    """Try a statement; whether it was refused for want of a privilege, or by row level security."""
+    """Return whether a statement is refused, for a missing privilege or by row level security."""
     try:
         with rows.conn.transaction():
             rows.run(statement, parameters)
@@ -63,7 +63,7 @@ def test_no_function_that_runs_as_its_owner_is_without_a_pinned_search_path(rows
     assert [f.name for f in functions if "search_path=pg_catalog, pg_temp" not in (f.proconfig or [])] == []
 
 
-def test_nobody_but_who_was_named_may_execute_a_function_of_the_reactors(rows: Rows) -> None:
+def test_only_the_named_roles_may_execute_a_function_of_the_reactor(rows: Rows) -> None:
     granted = rows.all(
         "select p.oid::regprocedure::text as name, coalesce(r.rolname, 'public') as grantee"
         "  from pg_proc as p cross join lateral aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as a"
@@ -84,7 +84,7 @@ def test_every_table_has_row_level_security(rows: Rows) -> None:
     assert {table.name for table in tables} >= ours
 
 
-def test_the_worker_is_nobody_special(rows: Rows) -> None:
+def test_the_worker_has_no_special_role_attribute(rows: Rows) -> None:
     role = rows.one(
         "select rolsuper, rolbypassrls, rolcreaterole, rolcreatedb, rolreplication from pg_roles"
         " where rolname = 'reactor_worker'"
@@ -133,7 +133,7 @@ def test_users_and_the_worker_write_no_table_directly(
 
 
 @pytest.mark.parametrize("table", ALL_TABLES)
-def test_the_anonymous_see_and_write_nothing(rows: Rows, users: tuple[UUID, UUID], table: str) -> None:
+def test_anonymous_callers_read_and_write_nothing(rows: Rows, users: tuple[UUID, UUID], table: str) -> None:
     name = sql.Identifier("public", table)
     with acting_as(rows, "anon", users[0]):
         assert refused(rows, sql.SQL("select from {}").format(name))
@@ -141,7 +141,7 @@ def test_the_anonymous_see_and_write_nothing(rows: Rows, users: tuple[UUID, UUID
 
 
 @pytest.mark.parametrize("role", ["anon", "authenticated"])
-def test_users_reach_nothing_of_the_reactors(rows: Rows, users: tuple[UUID, UUID], role: str) -> None:
+def test_users_have_no_access_to_the_schema_reactor(rows: Rows, users: tuple[UUID, UUID], role: str) -> None:
     with acting_as(rows, role, users[0]):
         assert refused(rows, "select * from reactor.instance")
         assert refused(rows, "select reactor.status('1 minute')")
@@ -162,7 +162,7 @@ def test_the_service_reads_and_writes_everything(rows: Rows, users: tuple[UUID, 
 # the worker
 
 
-def test_the_worker_can_do_all_that_the_reactor_does(rows: Rows, users: tuple[UUID, UUID]) -> None:
+def test_the_worker_may_do_everything_that_the_reactor_does(rows: Rows, users: tuple[UUID, UUID]) -> None:
     upload = rows.upload(users[0])
     run = rows.start_run(timeout_at=rows.at(-1))
     token, instance = uuid4(), uuid4()
@@ -201,7 +201,7 @@ def test_nothing_is_missing_for_the_worker_the_service_and_the_owner(rows: Rows,
 
 
 @pytest.mark.parametrize("table", TABLES[:3])
-def test_a_policy_that_is_removed_is_named(rows: Rows, table: str) -> None:
+def test_a_removed_policy_is_reported(rows: Rows, table: str) -> None:
     name = sql.Identifier(table)
     rows.run(sql.SQL("drop policy reactor_worker_reads on public.{}").format(name))
     (problem,) = missing(rows, "reactor_worker")
@@ -209,20 +209,20 @@ def test_a_policy_that_is_removed_is_named(rows: Rows, table: str) -> None:
     assert "row level security" in problem
 
 
-def test_a_policy_that_shows_only_some_rows_is_not_taken_for_one_that_shows_all(rows: Rows) -> None:
+def test_a_policy_that_shows_only_some_rows_is_reported(rows: Rows) -> None:
     rows.run("alter policy reactor_worker_reads on public.upload_queue using (byte_size > 5)")
     (problem,) = missing(rows, "reactor_worker")
     assert "upload_queue" in problem
 
 
-def test_a_restrictive_policy_is_named_whatever_the_others_show(rows: Rows) -> None:
+def test_a_restrictive_policy_is_reported_whatever_the_others_show(rows: Rows) -> None:
     rows.run("create policy not_all on public.upload_queue as restrictive for select using (byte_size > 5)")
     (problem,) = missing(rows, "reactor_worker")
     assert "upload_queue" in problem
 
 
 @pytest.mark.parametrize("table", TABLES[:3])
-def test_a_right_to_read_that_is_removed_is_named(rows: Rows, table: str) -> None:
+def test_a_revoked_right_to_read_is_reported(rows: Rows, table: str) -> None:
     rows.run(sql.SQL("revoke select on public.{} from reactor_worker").format(sql.Identifier(table)))
     (problem,) = missing(rows, "reactor_worker")
     assert table in problem
@@ -244,7 +244,7 @@ def test_a_right_to_read_that_is_removed_is_named(rows: Rows, table: str) -> Non
         "deregister_instance(uuid)",
     ],
 )
-def test_a_right_to_execute_that_is_removed_is_named(rows: Rows, function: LiteralString) -> None:
+def test_a_revoked_right_to_execute_is_reported(rows: Rows, function: LiteralString) -> None:
     rows.run("revoke execute on function reactor." + function + " from reactor_worker")
     (problem,) = missing(rows, "reactor_worker")
     assert function.partition("(")[0] in problem

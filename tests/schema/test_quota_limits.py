@@ -1,4 +1,4 @@
-"""Whose limit counts, and what becomes of those who are over one that was lowered."""
+"""Which limit counts, and what happens to users over a limit that was lowered."""
 
 from uuid import UUID, uuid4
 
@@ -24,7 +24,7 @@ def test_each_plan_has_its_limits(api: Api, plan: str, gib: int | None, runs: in
         assert refuse(api, user, 1)["reserved_bytes"] == limit
 
 
-def test_who_has_no_books_is_on_the_free_plan_and_being_asked_opens_none(rows: Rows, api: Api) -> None:
+def test_a_user_without_a_usage_row_is_on_the_free_plan_and_reading_it_inserts_none(rows: Rows, api: Api) -> None:
     usage = api.usage(user := uuid4())
     assert (usage["user_id"], usage["plan"], usage["used_bytes"], usage["reserved_bytes"]) == (str(user), "free", 0, 0)
     assert (usage["sources"], usage["interpretations_used"], usage["last_calculated"]) == (0, 0, None)
@@ -44,7 +44,7 @@ def test_an_unlimited_plan_refuses_nothing(rows: Rows, api: Api) -> None:
 
 
 @pytest.mark.parametrize("plan", ["free", "enterprise"])
-def test_a_users_own_limit_goes_before_the_plans_also_when_it_is_none_at_all(api: Api, plan: str) -> None:
+def test_a_users_own_limit_replaces_the_plans_also_where_the_plan_has_none(api: Api, plan: str) -> None:
     api.ok("set_plan", p_user_id=(user := uuid4()), p_plan=plan)
     api.limit(user, bytes_=0, runs=0)
     assert refuse(api, user, 1)["limit_bytes"] == 0
@@ -79,7 +79,7 @@ def test_a_plan_that_is_lowered_below_the_runs_of_the_month_stops_none_of_them(a
     assert (details["limit"], details["used"]) == (1, 3)
 
 
-def test_whoever_is_over_gets_room_by_deleting_and_not_before_there_is_some(rows: Rows, api: Api) -> None:
+def test_a_user_over_the_limit_may_add_bytes_once_enough_are_deleted(rows: Rows, api: Api) -> None:
     sources = [api.store(user, 10) for user in [uuid4()] * 3]
     user = rows.source_row(sources[0]).user_id
     api.limit(user, bytes_=25)
@@ -90,8 +90,8 @@ def test_whoever_is_over_gets_room_by_deleting_and_not_before_there_is_some(rows
     api.reserve(user, 25)
 
 
-def test_what_is_in_the_store_is_in_the_store_whatever_the_plan_says_by_then(rows: Rows, api: Api) -> None:
-    """Nothing that a reactor settles is refused, even when its bytes had been given back meanwhile."""
+def test_a_settlement_is_never_refused_by_a_quota(rows: Rows, api: Api) -> None:
+    """Also when the reservation was released meanwhile."""
     user = uuid4()
     kept, given_back = api.reserve(user, 10), api.reserve(user, 7)
     uploads, token = [api.fail(kept), api.fail(given_back)], uuid4()
@@ -115,7 +115,7 @@ def test_settling_in_a_transaction_lifts_the_limit_for_nothing_that_follows(rows
         refuse(api, user, 1)
 
 
-def test_figures_are_recounted_and_told_when_they_had_been_wrong(rows: Rows, api: Api) -> None:
+def test_a_recount_reports_whether_the_figures_were_wrong(rows: Rows, api: Api) -> None:
     source = api.store(user := uuid4(), 10)
     api.begin(source)
     rows.run("update public.storage_usage set total_bytes = 1, interpretation_count_month = 9")

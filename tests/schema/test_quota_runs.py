@@ -19,7 +19,7 @@ MONTH = "to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM')"
 
 
 def used(rows: Rows, user: UUID) -> int:
-    """Return what the user has used of the month, which a recount says as well."""
+    """Return how many runs the user has used this month; a recount must agree."""
     count: int = Api(rows).usage(user)["interpretations_used"]
     recounted = Api(rows).ok("recalculate_usage", p_user_id=user)
     assert (recounted["changed"], recounted["interpretations_used"]) == (False, count)
@@ -44,7 +44,7 @@ def insert(rows: Rows, source: UUID) -> str:
 
 
 @pytest.mark.parametrize("start", [begin, insert])
-def test_of_many_who_start_at_once_with_one_left_exactly_one_starts(
+def test_of_many_starts_at_once_with_one_left_exactly_one_succeeds(
     rows: Rows, api: Api, migrated_url: str, start: Callable[[Rows, UUID], str]
 ) -> None:
     for _ in range(REPEATS):
@@ -65,7 +65,7 @@ def test_of_many_who_start_at_once_with_one_left_exactly_one_starts(
 
 
 @pytest.mark.parametrize("start", [begin, insert])
-def test_the_first_runs_ever_of_a_user_without_books_are_all_counted(
+def test_the_first_runs_of_a_user_without_a_usage_row_are_all_counted(
     rows: Rows, migrated_url: str, start: Callable[[Rows, UUID], str]
 ) -> None:
     user, ready = uuid4(), Barrier(CONNECTIONS)
@@ -80,14 +80,14 @@ def test_the_first_runs_ever_of_a_user_without_books_are_all_counted(
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         assert set(pool.map(enter, sources)) == {"begun"}
     assert rows.one("select interpretation_count_month from public.storage_usage")[0] == CONNECTIONS
-    rows.all("select reactor.recount_user(%s)", (user,))  # the bytes, which were deleted with the books
+    rows.all("select reactor.recount_user(%s)", (user,))  # the bytes, which were deleted with the usage rows
 
 
 # months
 
 
 def turn_back(rows: Rows, months: int = 1) -> None:
-    """Let the runs so far, and the books, be of an earlier month."""
+    """Move the runs so far, and the usage rows, to an earlier month."""
     then = f"to_char(clock_timestamp() at time zone 'utc' - interval '{months} month', 'YYYY-MM')"
     with rows.conn.transaction():
         rows.run("set local session_replication_role = replica")
@@ -95,7 +95,7 @@ def turn_back(rows: Rows, months: int = 1) -> None:
             rows.conn.execute(f"update {table} set billing_month = {then} where billing_month is not null".encode())
 
 
-def test_a_month_that_is_over_counts_as_nothing_used_before_anybody_writes(rows: Rows, api: Api) -> None:
+def test_a_month_that_is_over_counts_as_nothing_used_before_any_write(rows: Rows, api: Api) -> None:
     api.limit(user := uuid4(), runs=1)
     api.begin(api.store(user))
     turn_back(rows)
@@ -105,7 +105,7 @@ def test_a_month_that_is_over_counts_as_nothing_used_before_anybody_writes(rows:
     assert rows.one("select storage_usage::text as row, xmin::text from public.storage_usage") == before
 
 
-def test_the_first_run_of_a_month_turns_the_books_over_and_the_limit_is_the_months(rows: Rows, api: Api) -> None:
+def test_the_first_run_of_a_month_starts_its_count_at_zero(rows: Rows, api: Api) -> None:
     api.limit(user := uuid4(), runs=2)
     for _ in range(2):
         api.begin(api.store(user))
@@ -121,7 +121,7 @@ def test_the_first_run_of_a_month_turns_the_books_over_and_the_limit_is_the_mont
 
 
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Pacific/Pago_Pago", "UTC"])
-def test_the_month_and_its_end_are_utcs_whatever_the_sessions_time_zone(rows: Rows, api: Api, zone: str) -> None:
+def test_months_are_utc_in_every_session_time_zone(rows: Rows, api: Api, zone: str) -> None:
     rows.all("select set_config('timezone', %s, false)", (zone,))
     before, usage, after = datetime.now(UTC), api.usage(uuid4()), datetime.now(UTC)
     ends = []
@@ -142,22 +142,22 @@ def test_the_month_and_its_end_are_utcs_whatever_the_sessions_time_zone(rows: Ro
     ],
 )
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/New_York"])
-def test_a_month_ends_as_the_next_begins_also_with_the_year(
+def test_a_month_ends_when_the_next_begins_also_at_the_end_of_a_year(
     rows: Rows, moment: str, month: str, resets_at: str, zone: str
 ) -> None:
-    """standing() as it is installed, but for the one place where it looks at the clock."""
+    """effective_quota() as it is installed, with a fixed time instead of the clock."""
     definition = rows.one("select pg_get_functiondef('reactor.effective_quota(uuid)'::regprocedure) as text").text
     assert definition.count("clock_timestamp()") == 1
     rows.conn.execute(definition.replace("clock_timestamp()", f"timestamptz '{moment}'").encode())
     rows.all("select set_config('timezone', %s, false)", (zone,))
-    standing = rows.one("select billing_month, resets_at from reactor.effective_quota(%s)", (uuid4(),))
-    assert (standing.billing_month, standing.resets_at) == (month, datetime.fromisoformat(resets_at))
+    quota = rows.one("select billing_month, resets_at from reactor.effective_quota(%s)", (uuid4(),))
+    assert (quota.billing_month, quota.resets_at) == (month, datetime.fromisoformat(resets_at))
 
 
 # once
 
 
-def test_a_run_is_counted_as_it_starts_and_never_again(rows: Rows, api: Api) -> None:
+def test_a_run_is_counted_when_it_starts_and_never_again(rows: Rows, api: Api) -> None:
     run = rows.start_run(user := uuid4(), source=api.store(user), status="pending")
     assert used(rows, user) == 0
     for status in ("running", "pending", "running", "completed", "running", "failed", "running"):
@@ -175,7 +175,9 @@ def test_a_run_is_counted_as_it_starts_and_never_again(rows: Rows, api: Api) -> 
     ],
 )
 @pytest.mark.parametrize("before", ["pending", "running"])
-def test_an_upsert_counts_what_starts_by_it_alone(rows: Rows, api: Api, conflict: LiteralString, before: str) -> None:
+def test_an_upsert_counts_only_the_runs_that_it_starts(
+    rows: Rows, api: Api, conflict: LiteralString, before: str
+) -> None:
     source = api.store(user := uuid4())
     run = rows.start_run(user, source=source, status=before)
     for _ in range(2):
@@ -187,8 +189,8 @@ def test_an_upsert_counts_what_starts_by_it_alone(rows: Rows, api: Api, conflict
         assert used(rows, user) == int(rows.run_row(run).status == "running")
 
 
-def test_a_run_that_starts_for_another_user_is_counted_for_that_one(rows: Rows, api: Api) -> None:
-    """Also where it was counted before, for the one whom it is taken from."""
+def test_a_run_that_starts_for_another_user_is_counted_for_that_user(rows: Rows, api: Api) -> None:
+    """Also where it was counted before for the user it is taken from."""
     one, two = uuid4(), uuid4()
     run = rows.start_run(two, source=api.store(two), status="pending")
     for user, other in ((one, two), (two, one)):
@@ -200,10 +202,10 @@ def test_a_run_that_starts_for_another_user_is_counted_for_that_one(rows: Rows, 
 
 
 @pytest.mark.parametrize("name", ["before_ours", "their_own"])
-def test_a_run_that_an_apps_trigger_starts_as_another_starts_is_counted_as_well(
+def test_a_run_that_an_apps_trigger_starts_while_another_starts_is_counted(
     rows: Rows, api: Api, name: LiteralString
 ) -> None:
-    """Whichever trigger is first, by name."""
+    """Whichever trigger fires first, by name."""
     source = api.store(user := uuid4())
     first, second = (rows.start_run(user, source=source, status="pending") for _ in range(2))
     rows.conn.execute(
@@ -217,7 +219,7 @@ def test_a_run_that_an_apps_trigger_starts_as_another_starts_is_counted_as_well(
     assert rows.run_row(second).heartbeat_at is not None
 
 
-def test_nobody_forges_the_month_of_a_run(rows: Rows, api: Api) -> None:
+def test_an_app_cannot_change_the_month_of_a_run(rows: Rows, api: Api) -> None:
     source = api.store(user := uuid4())
     run = rows.start_run(user, source=source, billing_month="2000-01")
     waiting = rows.start_run(user, source=source, status="pending", billing_month="2000-01")
@@ -229,7 +231,7 @@ def test_nobody_forges_the_month_of_a_run(rows: Rows, api: Api) -> None:
     assert used(rows, user) == 1
 
 
-def test_one_statement_that_starts_many_is_refused_whole_where_they_do_not_all_fit(rows: Rows, api: Api) -> None:
+def test_one_statement_that_starts_more_runs_than_fit_is_refused_whole(rows: Rows, api: Api) -> None:
     api.limit(user := uuid4(), runs=3)
     sources = [api.store(user) for _ in range(4)]
     start: LiteralString = (
@@ -257,9 +259,7 @@ def test_runs_that_are_deleted_stay_counted(rows: Rows, api: Api) -> None:
 
 
 @pytest.mark.parametrize("tables", ["public.interpretation_runs", "public.sources cascade"])
-def test_truncating_gives_the_bytes_back_and_not_the_interpretations(
-    rows: Rows, api: Api, tables: LiteralString
-) -> None:
+def test_truncating_releases_the_bytes_and_not_the_interpretations(rows: Rows, api: Api, tables: LiteralString) -> None:
     user, other = uuid4(), uuid4()
     for one in (user, user, other):
         api.begin(source := api.store(one))

@@ -1,4 +1,4 @@
-"""Storage quotas are strict: whoever writes, and however many at once, nobody is ever over, nor held under."""
+"""Storage quotas are exact under any number of concurrent writers: no user is ever over, and all bytes can be used."""
 
 import random
 from collections import Counter
@@ -15,7 +15,7 @@ from support.rows import Rows, rows_of
 CONNECTIONS = 16
 RESERVATIONS = 250
 LIMIT = 600
-"""Of each user; that many bytes are a fraction of what is asked for."""
+"""Each user's limit: a fraction of what the writers request."""
 
 WATCH = """
     create table public.over (user_id uuid, bytes bigint);
@@ -30,7 +30,7 @@ WATCH = """
         deferrable initially deferred for each row execute function public.look();
     alter table public.over enable row level security, force row level security;
 """
-"""At each commit, whoever is over their limit is written down."""
+"""Records each user who is over their limit at a commit."""
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def rows(migrated_url: str) -> Iterator[Rows]:
 
 
 def stampede(url: str, act: Callable[[Rows, int], Counter[str]]) -> Counter[str]:
-    """Let every connection act at the same moment; add up what came of it. A deadlock is an exception."""
+    """Let all connections act at the same moment, and add up the results. A deadlock raises."""
     ready = Barrier(CONNECTIONS)
 
     def enter(number: int) -> Counter[str]:
@@ -73,7 +73,7 @@ def assert_full_to_the_byte(rows: Rows, users: list[UUID]) -> None:
 def test_reservations_at_the_limits_edge_fill_it_to_the_byte_and_never_more(
     rows: Rows, migrated_url: str, seed: int
 ) -> None:
-    """Sizes are mixed; as single bytes are among them, whoever asks for more than there is gets all there is."""
+    """Sizes are mixed; single bytes among them fill the limit."""
     users = limited(rows, 4)
 
     def reserve(own: Rows, number: int) -> Counter[str]:
@@ -96,7 +96,7 @@ def test_reservations_at_the_limits_edge_fill_it_to_the_byte_and_never_more(
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))])
-def test_nobody_is_over_while_uploads_are_completed_fail_and_are_deleted_as_well(
+def test_no_user_is_over_while_uploads_are_completed_failed_and_deleted_too(
     rows: Rows, migrated_url: str, seed: int
 ) -> None:
     users = limited(rows, 3)
@@ -137,7 +137,7 @@ def test_nobody_is_over_while_uploads_are_completed_fail_and_are_deleted_as_well
 
 
 def fill_up(rows: Rows, users: list[UUID]) -> None:
-    """Reserve what is left, as one source: the books know to the byte how much that is."""
+    """Reserve exactly what is left, as one source."""
     for user in users:
         left = Api(rows).usage(user)["remaining_bytes"]
         Api(rows).reserve(user, left)
@@ -146,7 +146,7 @@ def fill_up(rows: Rows, users: list[UUID]) -> None:
 
 
 def test_direct_writes_that_race_the_functions_are_bound_by_the_same_limit(rows: Rows, migrated_url: str) -> None:
-    """Half of the connections insert or enlarge sources by themselves, some for two users at once."""
+    """Half of the connections insert or enlarge sources directly, some for two users at once."""
     users = limited(rows, 3)
 
     def write(own: Rows, number: int) -> Counter[str]:
@@ -182,7 +182,7 @@ def test_direct_writes_that_race_the_functions_are_bound_by_the_same_limit(rows:
     assert_full_to_the_byte(rows, users)
 
 
-def test_a_direct_write_over_the_limit_is_an_error_that_says_all_that_the_answer_says(rows: Rows) -> None:
+def test_a_direct_write_over_the_limit_raises_with_the_details_of_the_refusal(rows: Rows) -> None:
     (user,) = limited(rows, 1)
     rows.source(user, status="uploaded", size=LIMIT - 5)
     for status in ("pending", "uploaded"):

@@ -1,4 +1,4 @@
-"""What reconciliation does for the books: reservations that nobody came back for, months that are over, rejections."""
+"""Reconciliation repairs usage: leaked reservations, months that are over, rejections to add up."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import LiteralString
@@ -19,7 +19,7 @@ def repair(rows: Rows, limit: int = 1000) -> dict[str, int]:
 
 
 def forget(rows: Rows, source: UUID, seconds: float = LEAKED) -> UUID:
-    """Let a source have been pending for so long."""
+    """Set how long a source has been pending."""
     rows.run("update public.sources set pending_since = %s where id = %s", (rows.at(-seconds), source))
     return source
 
@@ -27,7 +27,7 @@ def forget(rows: Rows, source: UUID, seconds: float = LEAKED) -> UUID:
 # reservations
 
 
-def test_a_reservation_that_nobody_came_back_for_is_given_back_after_a_day(rows: Rows, api: Api) -> None:
+def test_a_leaked_reservation_is_released_after_a_day(rows: Rows, api: Api) -> None:
     user = uuid4()
     leaked, young = forget(rows, api.reserve(user, 30)), forget(rows, api.reserve(user, 7), DAY_S - 60)
     assert repair(rows) == {"reservations": 1}
@@ -37,7 +37,7 @@ def test_a_reservation_that_nobody_came_back_for_is_given_back_after_a_day(rows:
     assert repair(rows) == {}
 
 
-def test_a_reservation_is_as_old_as_the_last_time_that_it_was_made(rows: Rows, api: Api) -> None:
+def test_the_age_of_a_reservation_counts_from_its_last_renewal(rows: Rows, api: Api) -> None:
     source = forget(rows, api.reserve(user := uuid4(), 30, "one"))
     repair(rows)
     assert api.reserve(user, 30, "one") == source
@@ -48,9 +48,7 @@ def test_a_reservation_is_as_old_as_the_last_time_that_it_was_made(rows: Rows, a
 @pytest.mark.parametrize(
     ("status", "is_leaked"), [("failed", False), ("uploading", False), ("dead", True), ("cancelled", True)]
 )
-def test_a_reservation_whose_upload_is_still_owed_is_not_leaked(
-    rows: Rows, api: Api, status: str, is_leaked: bool
-) -> None:
+def test_the_reservation_of_a_queued_upload_is_not_leaked(rows: Rows, api: Api, status: str, is_leaked: bool) -> None:
     source = forget(rows, api.reserve(user := uuid4(), 30))
     api.fail(source)
     rows.run("update public.upload_queue set status = %s", (status,))
@@ -58,7 +56,9 @@ def test_a_reservation_whose_upload_is_still_owed_is_not_leaked(
     assert rows.usage(user) == (0, 0 if is_leaked else 30, 0)
 
 
-def test_a_reservation_that_is_being_queued_at_this_moment_is_let_be(rows: Rows, api: Api, migrated_url: str) -> None:
+def test_the_reservation_of_an_upload_that_is_being_queued_is_not_released(
+    rows: Rows, api: Api, migrated_url: str
+) -> None:
     source = forget(rows, api.reserve(user := uuid4(), 30))
     with rows_of(migrated_url) as app, app.conn.transaction():
         Api(app).call("fail_upload", **failed(source))
@@ -67,24 +67,22 @@ def test_a_reservation_that_is_being_queued_at_this_moment_is_let_be(rows: Rows,
     assert rows.usage(user) == (0, 30, 0)
 
 
-def test_a_failure_that_is_told_as_its_reservation_is_given_back_reserves_again(
+def test_a_failure_reported_while_its_reservation_is_released_reserves_again(
     rows: Rows, api: Api, migrated_url: str
 ) -> None:
     source = forget(rows, api.reserve(user := uuid4(), 30))
     with rows_of(migrated_url) as app, ThreadPoolExecutor(1) as pool:
         with rows.conn.transaction():
             assert repair(rows) == {"reservations": 1}
-            told = pool.submit(Api(app).fail, source)
+            upload = pool.submit(Api(app).fail, source)
             with rows_of(migrated_url) as watching:
                 watching.wait_for_lock(app.conn)
-        assert rows.upload_row(told.result()).status == "failed"
+        assert rows.upload_row(upload.result()).status == "failed"
     assert rows.source_row(source).storage_status == "pending"
     assert rows.usage(user) == (0, 30, 0)
 
 
-def test_of_two_menders_at_once_one_mends_and_the_other_waits_for_nothing(
-    rows: Rows, api: Api, migrated_url: str
-) -> None:
+def test_of_two_repairs_at_once_the_second_returns_without_waiting(rows: Rows, api: Api, migrated_url: str) -> None:
     forget(rows, api.reserve(user := uuid4()))
     with rows_of(migrated_url) as other:
         with rows.conn.transaction():
@@ -94,7 +92,7 @@ def test_of_two_menders_at_once_one_mends_and_the_other_waits_for_nothing(
     assert rows.usage(user) == (0, 0, 0)
 
 
-def test_many_leaked_reservations_are_mended_a_few_at_a_time_the_oldest_first(rows: Rows, api: Api) -> None:
+def test_many_leaked_reservations_are_released_in_parts_the_oldest_first(rows: Rows, api: Api) -> None:
     user = uuid4()
     sources = [forget(rows, api.reserve(user, 1), LEAKED + number) for number in range(5)]
     for left in (3, 1, 0):
@@ -108,9 +106,7 @@ def test_many_leaked_reservations_are_mended_a_few_at_a_time_the_oldest_first(ro
 # months
 
 
-def test_a_month_that_is_over_is_turned_over_for_readers_and_what_was_deleted_in_it_forgotten(
-    rows: Rows, api: Api
-) -> None:
+def test_a_month_that_is_over_is_updated_and_its_deleted_runs_are_removed(rows: Rows, api: Api) -> None:
     users = [uuid4(), uuid4()]
     for user in users:
         api.begin(api.store(user))
@@ -131,7 +127,7 @@ def test_a_month_that_is_over_is_turned_over_for_readers_and_what_was_deleted_in
 
 
 def rejections(rows: Rows) -> list[tuple[str, str, int, int]]:
-    """Return what `reactor status` shows."""
+    """Return the rejections that `reactor status` shows."""
     status = rows.one("select reactor.status('1 minute') as status").status
     return [(row["quota"], row["plan"], row["count"], row["last_hour"]) for row in status["quota_rejections"]]
 
@@ -144,8 +140,8 @@ def reject(rows: Rows, ago: LiteralString, count: int, *, backend: int, plan: st
     )
 
 
-def test_rejections_are_added_up_and_their_totals_stay_what_they_were(rows: Rows) -> None:
-    """Each server process has rows of its own; after a while they are one, and after a week one for all time."""
+def test_rejections_are_added_up_and_their_totals_stay_the_same(rows: Rows) -> None:
+    """Each server process writes its own rows; they become one row per minute, and one row in all after a week."""
     for backend in (1, 2, 3):
         reject(rows, "10 seconds", 1, backend=backend)
         reject(rows, "20 minutes", 10, backend=backend)
@@ -165,8 +161,8 @@ def test_rejections_are_added_up_and_their_totals_stay_what_they_were(rows: Rows
     assert [row[:3] for row in rejections(rows)] == [row[:3] for row in before]
 
 
-def test_a_refusal_whose_transaction_goes_on_holds_nothing_up(rows: Rows, migrated_url: str) -> None:
-    """An app may be refused early in a long transaction: it is added up once that has ended."""
+def test_a_refusal_in_an_open_transaction_blocks_no_repair(rows: Rows, migrated_url: str) -> None:
+    """An app may be refused early in a long transaction; the rejection is added up after it ends."""
     reject(rows, "20 minutes", 1, backend=1)
     reject(rows, "20 minutes", 1, backend=2)
     with rows_of(migrated_url) as app, app.conn.transaction():
@@ -178,7 +174,7 @@ def test_a_refusal_whose_transaction_goes_on_holds_nothing_up(rows: Rows, migrat
     assert [tuple(row) for row in rows.all("select backend, count from reactor.quota_rejection")] == [(0, 3)]
 
 
-def test_rejections_that_go_on_meanwhile_are_all_counted(rows: Rows, api: Api, migrated_url: str) -> None:
+def test_rejections_during_a_repair_are_all_counted(rows: Rows, api: Api, migrated_url: str) -> None:
     api.limit(user := uuid4(), bytes_=0)
     rejected = 0
 

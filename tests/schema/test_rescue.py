@@ -1,4 +1,4 @@
-"""Rescue: what nobody works on any more comes back once, or is buried when its tries are used up."""
+"""Rescue: an abandoned upload waits again, once, or becomes dead when it has no attempts left."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ RESCUERS = 6
 
 
 def abandoned(rows: Rows, **columns: Any) -> UUID:
-    """Queue an upload whose worker is gone: its lease ended a second ago."""
+    """Queue an upload whose worker died: its lease ended a second ago."""
     lease: dict[str, Any] = {"status": "uploading", "lease_token": uuid4(), "lease_expires_at": rows.at(-1)}
     return rows.upload(**{"retry_count": 1} | lease | columns)
 
@@ -32,7 +32,7 @@ def test_an_abandoned_upload_waits_again_due_at_once_with_its_attempt_counted(ro
     assert rows.claim([upload])[upload].attempt == 2
 
 
-def test_an_abandoned_upload_without_tries_left_is_buried(rows: Rows) -> None:
+def test_an_abandoned_upload_without_attempts_left_becomes_dead(rows: Rows) -> None:
     upload = abandoned(rows, retry_count=5)
     assert rows.rescue() == {upload: "dead"}
     row = rows.upload_row(upload)
@@ -43,7 +43,7 @@ def test_an_abandoned_upload_without_tries_left_is_buried(rows: Rows) -> None:
     assert rows.usage(row.user_id) == (0, 0, 0)
 
 
-def test_a_waiting_upload_without_tries_left_is_buried_with_the_reason_of_its_last_failure(rows: Rows) -> None:
+def test_a_waiting_upload_without_attempts_left_becomes_dead_with_the_reason_of_its_last_failure(rows: Rows) -> None:
     upload = rows.upload(retry_count=5, error_message="the store answered 503")
     assert rows.rescue() == {upload: "dead"}
     row = rows.upload_row(upload)
@@ -52,7 +52,7 @@ def test_a_waiting_upload_without_tries_left_is_buried_with_the_reason_of_its_la
     assert rows.usage(row.user_id) == (0, 0, 0)
 
 
-def test_whatever_somebody_may_still_work_on_is_left_alone(rows: Rows) -> None:
+def test_uploads_that_are_waiting_claimed_or_ended_are_not_rescued(rows: Rows) -> None:
     left = [
         rows.upload(),
         rows.upload(retry_count=5, next_retry_at=rows.at(60)),
@@ -72,7 +72,7 @@ def test_an_upload_under_no_lease_at_all_is_rescued(rows: Rows) -> None:
     assert rows.rescue() == {upload: "retry"}
 
 
-def test_ids_and_limit_bound_a_rescue(rows: Rows) -> None:
+def test_ids_and_limit_restrict_a_rescue(rows: Rows) -> None:
     uploads = [abandoned(rows) for _ in range(4)]
     assert rows.rescue(uploads[:1]) == {uploads[0]: "retry"}
     assert len(rows.rescue(limit=2)) == 2
@@ -91,9 +91,7 @@ def test_the_worker_of_a_rescued_upload_can_change_nothing(rows: Rows) -> None:
 
 
 @pytest.mark.parametrize("table", ["upload_queue", "sources"])
-def test_an_upload_is_skipped_while_somebody_has_locked_its_row_or_its_source(
-    rows: Rows, migrated_url: str, table: str
-) -> None:
+def test_an_upload_is_skipped_while_its_row_or_its_source_is_locked(rows: Rows, migrated_url: str, table: str) -> None:
     locked, free = abandoned(rows, retry_count=5), abandoned(rows)
     with rows_of(migrated_url) as other, other.conn.transaction():
         if table == "sources":

@@ -1,4 +1,4 @@
-"""Settlements: row, source and books change together, once, and only for who holds the lease."""
+"""Settlements: queue row, source and usage change together, once, and only for the holder of the lease."""
 
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ ROUNDS = 60
 
 
 class Attempt:
-    """An upload of 100 bytes, claimed, in the books of a user who has nothing else."""
+    """A claimed upload of 100 bytes, of a user who has no other."""
 
     def __init__(self, rows: Rows, **columns: object) -> None:
         self.rows = rows
@@ -26,7 +26,7 @@ class Attempt:
         rows.claim([self.upload], self.token)
 
     def state(self) -> tuple[list[object], object, tuple[int, int, int]]:
-        """Return all that a settlement touches: the row, if there is one, its source, and the books."""
+        """Return all that a settlement changes: the queue row, if it exists, its source, and the usage."""
         row = self.rows.all("select * from public.upload_queue where id = %s", (self.upload,))
         return row, self.rows.source_row(self.source), self.rows.usage(self.user)
 
@@ -51,7 +51,7 @@ def test_a_settlement_whose_answer_was_lost_is_confirmed_once_it_has_committed(r
 
 
 def test_only_the_settlement_itself_is_confirmed(rows: Rows) -> None:
-    """Stored from elsewhere, queued again, without a source: its file may still be somebody's."""
+    """Not an upload that was stored otherwise, queued again, or lost its source: its file may still be needed."""
     [elsewhere, queued, gone] = attempts = [Attempt(rows) for _ in range(3)]
     urls = ["s3://another", "s3://mine", "s3://mine"]
     for attempt, url in zip(attempts, urls, strict=True):
@@ -76,7 +76,7 @@ def test_a_retry_waits_for_its_delay_and_keeps_its_reservation(rows: Rows) -> No
     assert rows.usage(attempt.user) == (0, 100, 0)
 
 
-def test_a_dead_upload_stays_with_its_errors_and_gives_its_reservation_back(rows: Rows) -> None:
+def test_a_dead_upload_stays_with_its_errors_and_releases_its_reservation(rows: Rows) -> None:
     attempt = Attempt(rows)
     settled = rows.settle([(attempt.upload, attempt.token, "dead")], code="CONTENT_MISMATCH", message="other bytes")
     row = rows.upload_row(attempt.upload)
@@ -87,7 +87,7 @@ def test_a_dead_upload_stays_with_its_errors_and_gives_its_reservation_back(rows
     assert rows.usage(attempt.user) == (0, 0, 0)
 
 
-def test_an_attempt_that_is_handed_back_is_not_counted(rows: Rows) -> None:
+def test_a_deferred_attempt_is_not_counted(rows: Rows) -> None:
     attempt = Attempt(rows, error_code="STORAGE_UNAVAILABLE", error_message="503")
     settled = rows.settle([(attempt.upload, attempt.token, "deferred")], delay_s=7)
     row = rows.upload_row(attempt.upload)
@@ -97,7 +97,7 @@ def test_an_attempt_that_is_handed_back_is_not_counted(rows: Rows) -> None:
     assert rows.usage(attempt.user) == (0, 100, 0)
 
 
-def test_every_failed_attempt_leaves_one_entry_of_what_happened(rows: Rows) -> None:
+def test_every_failed_attempt_adds_one_entry_to_errors(rows: Rows) -> None:
     upload = rows.upload()
     for number in (1, 2, 3):
         token = uuid4()
@@ -114,7 +114,7 @@ def test_every_failed_attempt_leaves_one_entry_of_what_happened(rows: Rows) -> N
 
 
 @pytest.mark.parametrize("verdict", VERDICTS)
-def test_nobody_sees_half_a_settlement_and_none_is_left_when_it_is_undone(
+def test_no_session_reads_half_a_settlement_and_a_rollback_leaves_none(
     rows: Rows, migrated_url: str, verdict: str
 ) -> None:
     attempt = Attempt(rows)
@@ -149,7 +149,7 @@ def test_a_worker_whose_lease_was_taken_changes_nothing(rows: Rows, verdict: str
 
 
 @pytest.mark.parametrize("verdict", VERDICTS)
-def test_a_cancelled_upload_stays_cancelled_whatever_its_worker_says(rows: Rows, verdict: str) -> None:
+def test_a_cancelled_upload_stays_cancelled_whatever_its_worker_settles(rows: Rows, verdict: str) -> None:
     attempt = Attempt(rows)
     rows.all("select reactor.cancel_uploads(%s)", ([attempt.upload],))
     before = attempt.state()
@@ -158,7 +158,7 @@ def test_a_cancelled_upload_stays_cancelled_whatever_its_worker_says(rows: Rows,
 
 
 @pytest.mark.parametrize("verdict", VERDICTS)
-def test_an_upload_whose_source_was_deleted_is_gone(rows: Rows, verdict: str) -> None:
+def test_an_upload_whose_source_was_deleted_is_not_settled(rows: Rows, verdict: str) -> None:
     attempt = Attempt(rows)
     rows.run("delete from public.sources where id = %s", (attempt.source,))
     assert rows.settle([(attempt.upload, attempt.token, verdict)]) == {}
@@ -166,7 +166,7 @@ def test_an_upload_whose_source_was_deleted_is_gone(rows: Rows, verdict: str) ->
 
 
 def test_one_batch_settles_each_upload_by_its_own_verdict_and_leaves_out_the_lost(rows: Rows) -> None:
-    stored, retried, buried, deferred, lost, gone = (Attempt(rows) for _ in range(6))
+    stored, retried, dead, deferred, lost, gone = (Attempt(rows) for _ in range(6))
     rows.run("delete from public.sources where id = %s", (gone.source,))
     settled = rows.settle(
         [
@@ -174,18 +174,18 @@ def test_one_batch_settles_each_upload_by_its_own_verdict_and_leaves_out_the_los
             (lost.upload, uuid4(), "stored"),
             (retried.upload, retried.token, "retry"),
             (gone.upload, gone.token, "dead"),
-            (buried.upload, buried.token, "dead"),
+            (dead.upload, dead.token, "dead"),
             (deferred.upload, deferred.token, "deferred"),
         ]
     )
-    assert set(settled) == {stored.upload, retried.upload, buried.upload, deferred.upload}
+    assert set(settled) == {stored.upload, retried.upload, dead.upload, deferred.upload}
     assert rows.upload_row(lost.upload).lease_token == lost.token
-    statuses = [rows.source_row(a.source).storage_status for a in (stored, retried, buried, deferred, lost)]
+    statuses = [rows.source_row(a.source).storage_status for a in (stored, retried, dead, deferred, lost)]
     assert statuses == ["uploaded", "pending", "failed", "pending", "pending"]
 
 
 def test_of_two_uploads_of_one_source_the_stored_one_decides(rows: Rows) -> None:
-    """In one statement, whichever of them comes first, and whichever ids they have."""
+    """In one statement, in any order, with any ids."""
     for _ in range(8):
         source, token = rows.source(uuid4()), uuid4()
         uploads = [rows.upload(source=source), rows.upload(source=source)]
@@ -195,7 +195,7 @@ def test_of_two_uploads_of_one_source_the_stored_one_decides(rows: Rows) -> None
         assert (row.storage_status, row.storage_url) == ("uploaded", "file:///there")
 
 
-def test_a_burial_does_not_unstore_a_source_that_was_stored_otherwise(rows: Rows) -> None:
+def test_a_dead_upload_leaves_a_source_stored_that_was_stored_otherwise(rows: Rows) -> None:
     attempt = Attempt(rows)
     rows.run("update public.sources set storage_status = 'uploaded' where id = %s", (attempt.source,))
     rows.settle([(attempt.upload, attempt.token, "dead")])
@@ -204,7 +204,7 @@ def test_a_burial_does_not_unstore_a_source_that_was_stored_otherwise(rows: Rows
 
 
 def test_settlers_whose_batches_share_users_and_sources_never_deadlock(rows: Rows, migrated_url: str) -> None:
-    """Each has uploads of every source, in an order of its own; all settle at the same moment, again and again."""
+    """Each has uploads of every source, in a different order; all settle at the same moment, repeatedly."""
     users = [uuid4() for _ in range(6)]
     sources = [rows.source(user) for user in users for _ in range(2)]
     together = Barrier(SETTLERS, timeout=30)
@@ -241,7 +241,7 @@ def test_settlers_whose_batches_share_users_and_sources_never_deadlock(rows: Row
 
 
 @pytest.mark.parametrize("first", ["settle", "delete"])
-def test_an_app_that_deletes_a_source_while_its_upload_is_settled_waits_and_neither_fails(
+def test_an_app_that_deletes_a_source_while_its_upload_is_settled_waits_and_both_succeed(
     rows: Rows, migrated_url: str, first: str
 ) -> None:
     """The delete locks the source and then, by its cascade, the queue row: so does the settlement."""

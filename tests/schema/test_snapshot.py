@@ -1,4 +1,6 @@
-"""schema/snapshot.sql is the schema of a migrated database: a review sees in it what a change really does.
+"""schema/snapshot.sql is what the migrations make: tables, constraints, policies, grants, triggers and signatures.
+
+A review of a change shows there what it does to the database. Function bodies are in schema/functions/ and not here.
 
 After a change: REACTOR_TEST_UPDATE_SNAPSHOT=1 pytest tests/schema/test_snapshot.py
 """
@@ -14,18 +16,23 @@ from reactor.embedded.binaries import installed_binaries
 from reactor.postgres.migrate import schema_dir
 
 MAJOR = 18
-"""The version that the snapshot is of: each one dumps the same schema in words of its own."""
+"""The snapshot's PostgreSQL version: each version's pg_dump writes the same schema differently."""
+
+_BODY = re.compile(r"\n    AS (\$\w*\$).*?\1;", re.DOTALL)
 
 
 def dump(url: str) -> str:
-    """Return the schema in pg_dump's words, without what differs from run to run."""
+    """Return the schema as pg_dump writes it, without function bodies and what differs from run to run."""
     command = [str(installed_binaries()[MAJOR] / "pg_dump"), "--schema-only", "--no-owner", url]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    kept = [line for line in printed.splitlines() if not re.match(r"--|\\(un)?restrict|SET |SELECT pg_catalog", line)]
+    signatures = _BODY.sub(";", printed)
+    kept = [
+        line for line in signatures.splitlines() if not re.match(r"--|\\(un)?restrict|SET |SELECT pg_catalog", line)
+    ]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).strip() + "\n"
 
 
-def test_the_snapshot_is_what_the_migrations_make(migrated_url: str) -> None:
+def test_the_snapshot_is_the_schema_of_a_migrated_database(migrated_url: str) -> None:
     with psycopg.connect(migrated_url) as conn:
         major = conn.info.server_version // 10000
     if major != MAJOR:
@@ -35,3 +42,4 @@ def test_the_snapshot_is_what_the_migrations_make(migrated_url: str) -> None:
     if os.environ.get("REACTOR_TEST_UPDATE_SNAPSHOT"):
         snapshot.write_text(dumped, encoding="utf-8")
     assert dumped == snapshot.read_text(encoding="utf-8")
+    assert "AS $" not in dumped, "a function body"

@@ -1,4 +1,4 @@
-"""Each statement that Python sends is parsed and typed by the server: nothing runs, and a misspelling fails here."""
+"""The server parses and types each statement that Python sends. Nothing runs; a misspelling fails here."""
 
 import re
 import types
@@ -27,20 +27,20 @@ SWEPT = {"id": UUID, "tenant": int, "due_at": float, "changed_at": float}
 READS = {
     # the token is the caller's
     "CLAIM_UPLOADS": {"state": str, **get_type_hints(upload_queue.Upload), "byte_size": Wide},
-    "EXTEND_LEASES": {"extend_leases": UUID},
-    "CONFIRM_STORED": {"confirm_stored": UUID},
+    "EXTEND_LEASES": {"id": UUID},
+    "CONFIRM_STORED": {"id": UUID},
     "SETTLE_UPLOADS": {"id": UUID, **get_type_hints(upload_queue.Settled)},
     "RESCUE_UPLOADS": get_type_hints(upload_queue.Rescue) | {"byte_size": Wide},
     "SWEEP_UPLOADS": SWEPT,
     "EXPIRE_RUNS": get_type_hints(runs.Expiry),
     "SWEEP_RUNS": SWEPT,
 }
-"""The columns that reactor/postgres/upload_queue.py makes values of."""
+"""The columns that reactor/postgres/upload_queue.py converts to values."""
 
 ANSWERS = sorted(
     name for name in NAMES if name.endswith(("_UPLOAD", "_INTERPRETATION", "_USAGE")) and name != "REPAIR_USAGE"
 )
-"""What services and agents call: one jsonb."""
+"""The SQL API: each returns one jsonb."""
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def described(conn: psycopg.Connection, name: str) -> tuple[list[str], dict[str,
     )
 
 
-def test_every_statement_is_looked_at() -> None:
+def test_every_statement_is_tested_here() -> None:
     assert len(NAMES) == COUNT
     others = {
         "CLOCK",
@@ -80,9 +80,7 @@ def test_every_statement_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_server_understands_it_and_its_parameters_are_of_the_types_it_says(
-    conn: psycopg.Connection, name: str
-) -> None:
+def test_the_server_parses_it_and_its_parameters_have_the_written_types(conn: psycopg.Connection, name: str) -> None:
     parameters, _ = described(conn, name)
     written = re.findall(r"%[sb]::(\w+(?:\[\])?)", getattr(statements, name))
     assert len(written) == len(re.findall("%[sb]", getattr(statements, name)))
@@ -91,7 +89,7 @@ def test_the_server_understands_it_and_its_parameters_are_of_the_types_it_says(
 
 
 @pytest.mark.parametrize("name", READS)
-def test_its_columns_are_the_fields_that_are_made_of_them_in_order(conn: psycopg.Connection, name: str) -> None:
+def test_its_columns_are_the_fields_of_its_class_in_order(conn: psycopg.Connection, name: str) -> None:
     _, columns = described(conn, name)
     expected = {
         field: TYPE_OF_CLASS[get_args(kind)[0] if isinstance(kind, types.UnionType) else kind]
@@ -102,7 +100,7 @@ def test_its_columns_are_the_fields_that_are_made_of_them_in_order(conn: psycopg
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_a_call_of_the_api_answers_one_object(conn: psycopg.Connection, name: str) -> None:
+def test_a_call_of_the_api_returns_one_object(conn: psycopg.Connection, name: str) -> None:
     assert described(conn, name)[1] == {name.lower(): "jsonb"}
 
 
@@ -120,7 +118,7 @@ def test_a_call_of_the_api_answers_one_object(conn: psycopg.Connection, name: st
         ("MISSING_PRIVILEGES", {"missing_privileges": "text"}),
     ],
 )
-def test_the_other_statements_answer_what_they_say(
+def test_the_other_statements_return_the_listed_columns(
     conn: psycopg.Connection, name: str, columns: dict[str, str]
 ) -> None:
     assert list(described(conn, name)[1].items()) == list(columns.items())

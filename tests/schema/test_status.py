@@ -1,4 +1,4 @@
-"""What reactor.status() says of uploads is exact, whichever way it counts them."""
+"""reactor.status() counts uploads exactly, whichever method it uses."""
 
 from typing import Any, LiteralString
 from uuid import uuid4
@@ -7,7 +7,7 @@ import pytest
 from support.rows import Rows
 
 MANY = 10_050
-"""More than are counted one by one."""
+"""Above the 10 000 up to which status() counts entries one by one."""
 
 PAST: LiteralString = "now() - interval '1 hour' - n * interval '1 ms'"
 FUTURE: LiteralString = "now() + interval '1 hour' + n * interval '1 ms'"
@@ -15,8 +15,8 @@ FUTURE: LiteralString = "now() + interval '1 hour' + n * interval '1 ms'"
 FIRST_WITH_FLUSH = 150000
 
 
-def owe(rows: Rows, count: int, next_retry_at: LiteralString, status: str = "failed", **leased: str) -> None:
-    """Queue as many, past the triggers."""
+def queue(rows: Rows, count: int, next_retry_at: LiteralString, status: str = "failed", **leased: str) -> None:
+    """Queue that many uploads without firing triggers."""
     source = rows.source(user := uuid4())
     with rows.conn.transaction():
         rows.run("set local session_replication_role = replica")
@@ -30,7 +30,7 @@ def owe(rows: Rows, count: int, next_retry_at: LiteralString, status: str = "fai
 
 
 def status_of(rows: Rows) -> dict[str, Any]:
-    """Return what it says of uploads."""
+    """Return the figures of uploads."""
     uploads: dict[str, Any] = rows.one("select reactor.status('1 minute') as status").status["uploads"]
     return uploads
 
@@ -42,13 +42,13 @@ def status_of(rows: Rows) -> dict[str, Any]:
 )
 @pytest.mark.parametrize("is_vacuumed", [True, False], ids=["vacuumed", "just written"])
 def test_every_count_is_exact(rows: Rows, due: int, later: int, is_vacuumed: bool) -> None:
-    owe(rows, due, PAST)
-    owe(rows, later, FUTURE)
-    owe(rows, 5, PAST, "dead")
-    owe(rows, 6, PAST, "cancelled")
-    owe(rows, 7, PAST, "uploading")
-    owe(rows, 8, PAST, "uploading", until="2000-01-01")
-    owe(rows, 9, PAST, "uploading", until="infinity")
+    queue(rows, due, PAST)
+    queue(rows, later, FUTURE)
+    queue(rows, 5, PAST, "dead")
+    queue(rows, 6, PAST, "cancelled")
+    queue(rows, 7, PAST, "uploading")
+    queue(rows, 8, PAST, "uploading", until="2000-01-01")
+    queue(rows, 9, PAST, "uploading", until="infinity")
     if is_vacuumed:
         rows.run("vacuum analyze public.upload_queue")
     seen = status_of(rows)
@@ -64,24 +64,24 @@ def test_every_count_is_exact(rows: Rows, due: int, later: int, is_vacuumed: boo
     assert age_s == 0 if due == 0 else 3_600 + due / 1_000 <= age_s < 3_600 + due / 1_000 + 60
 
 
-def test_counts_are_exact_while_much_has_changed_since_vacuum_came_by(rows: Rows) -> None:
+def test_counts_are_exact_while_many_rows_have_changed_since_the_last_vacuum(rows: Rows) -> None:
     rows.run("alter table public.upload_queue set (autovacuum_enabled = off)")
-    owe(rows, 2_000, PAST)
-    owe(rows, 1_000, FUTURE)
+    queue(rows, 2_000, PAST)
+    queue(rows, 1_000, FUTURE)
     rows.run("vacuum analyze public.upload_queue")
     with rows.conn.transaction():
         rows.run("set local session_replication_role = replica")
         rows.run("update public.upload_queue set next_retry_at = next_retry_at - interval '1 minute'")
     rows.run("delete from public.upload_queue where next_retry_at < now() and substr(object_path, 6)::int > 1500")
-    if rows.conn.info.server_version >= FIRST_WITH_FLUSH:  # before, statistics come when they come
+    if rows.conn.info.server_version >= FIRST_WITH_FLUSH:  # before, statistics are flushed with a delay
         rows.all("select pg_stat_force_next_flush()")
     seen = status_of(rows)
     assert (seen["failed"], seen["due"]) == (2_500, 1_500)
 
 
 def test_times_without_an_end_are_counted_and_their_age_is_finite(rows: Rows) -> None:
-    owe(rows, 1, "'-infinity'")
-    owe(rows, 2, "'infinity'")
+    queue(rows, 1, "'-infinity'")
+    queue(rows, 2, "'infinity'")
     seen = status_of(rows)
     assert (seen["failed"], seen["due"]) == (3, 1)
     assert 1.7e9 < seen["oldest_due_age_s"] < 1e10

@@ -1,7 +1,7 @@
-"""Two tenants: whatever schemas public and reactor hold is tried across the border, and nothing comes or goes.
+"""Two tenants: each table and function of public and reactor is tried on the other's rows, without effect.
 
-What there is, the catalogue says: a new table or view is tried by itself, and a new function that nobody says how to
-try fails the tests.
+The system catalog lists the tables and functions: a new table or view is tried automatically, and a new function
+without a call in `attempts` fails the tests.
 """
 
 import json
@@ -41,7 +41,7 @@ def alice(rows: Rows) -> Tenant:
 
 @pytest.fixture
 def bob(rows: Rows) -> Tenant:
-    """The other one; and the reactor's own tables have rows as well."""
+    """The other user; also fills the reactor's own tables."""
     bob = tenant(rows)
     gone = rows.start_run(bob.user, source=bob.source)
     rows.run("delete from public.interpretation_runs where id = %s", (gone,))
@@ -60,11 +60,11 @@ TOKENS = {
     "the nil UUID": json.dumps({"sub": str(NIL)}),
 }
 OPEN = {"quota_plans"}
-"""Tables that every user reads."""
+"""Tables that every user may read."""
 
 
 def seen(rows: Rows, role: str, claims: str, schema: str, name: str) -> list[str] | None:
-    """Return the rows that somebody sees; None when they may not look."""
+    """Return the rows that a role reads; None when it has no right to read."""
     try:
         with rows.conn.transaction():
             rows.run(sql.SQL("set local role {}").format(sql.Identifier(role)))
@@ -75,7 +75,7 @@ def seen(rows: Rows, role: str, claims: str, schema: str, name: str) -> list[str
     return [row.text for row in found]
 
 
-def test_a_user_sees_rows_of_their_own_alone_in_every_table_and_view(rows: Rows, alice: Tenant, bob: Tenant) -> None:
+def test_a_user_reads_only_their_own_rows_in_every_table_and_view(rows: Rows, alice: Tenant, bob: Tenant) -> None:
     found = {}
     claims = json.dumps({"sub": str(alice.user)})
     for schema, name, _ in tables(rows):
@@ -87,20 +87,18 @@ def test_a_user_sees_rows_of_their_own_alone_in_every_table_and_view(rows: Rows,
 
 
 @pytest.mark.parametrize("claims", TOKENS.values(), ids=TOKENS.keys())
-def test_a_user_without_a_valid_token_sees_no_row_of_anybodys(
-    rows: Rows, alice: Tenant, bob: Tenant, claims: str
-) -> None:
+def test_a_user_without_a_valid_token_reads_no_row(rows: Rows, alice: Tenant, bob: Tenant, claims: str) -> None:
     for schema, name, _ in tables(rows):
         assert not seen(rows, "authenticated", claims, schema, name) or name in OPEN
 
 
-def test_the_anonymous_see_nothing_at_all_whoever_they_say_they_are(rows: Rows, alice: Tenant) -> None:
+def test_anonymous_callers_read_nothing_whatever_their_claims(rows: Rows, alice: Tenant) -> None:
     for schema, name, _ in tables(rows):
         assert seen(rows, "anon", json.dumps({"sub": str(alice.user)}), schema, name) is None
 
 
 @pytest.mark.parametrize("role", ["authenticated", "anon"])
-def test_nothing_is_written_directly_across_the_border_nor_on_this_side_of_it(
+def test_a_user_writes_no_table_directly_neither_the_others_rows_nor_their_own(
     rows: Rows, alice: Tenant, bob: Tenant, role: str
 ) -> None:
     before, claims = dump(rows), json.dumps({"sub": str(alice.user)})
@@ -128,7 +126,7 @@ def test_nothing_is_written_directly_across_the_border_nor_on_this_side_of_it(
 
 
 def attempts(of: Tenant) -> dict[str, list[dict[str, Any]]]:
-    """Say how each function that users may call is tried on somebody's rows."""
+    """Return a call on a tenant's rows for each function that users may execute."""
     new = {"p_content_hash": content_hash(), "p_byte_size": 1}
     return {
         "reserve_upload": [{"p_user_id": of.user} | new],
@@ -153,19 +151,19 @@ def functions(rows: Rows, schema: str) -> list[Any]:
     )
 
 
-def test_each_function_of_the_api_is_tried_here_and_no_other_is_there(rows: Rows, bob: Tenant) -> None:
+def test_each_function_of_the_api_is_tried_here_and_there_are_no_others(rows: Rows, bob: Tenant) -> None:
     assert {function.name for function in functions(rows, "public")} == {*attempts(bob), *SERVICE_ONLY}
 
 
-def test_a_user_does_nothing_to_anothers_rows_and_learns_nothing_of_them(
+def test_a_user_changes_nothing_in_another_users_rows_and_reads_nothing_from_them(
     rows: Rows, alice: Tenant, bob: Tenant
 ) -> None:
-    """What is another's is answered as what isn't there."""
+    """The answer for another user's row is the same as for a missing one."""
     before, own = dump(rows), Api.of(rows, alice.user)
-    nobody = Tenant(user=uuid4(), source=uuid4(), pending=uuid4(), upload=uuid4(), run=uuid4())
-    nobodys = attempts(nobody)
+    stranger = Tenant(user=uuid4(), source=uuid4(), pending=uuid4(), upload=uuid4(), run=uuid4())
+    strangers = attempts(stranger)
     for function, calls in attempts(bob).items():
-        for arguments, as_if in zip(calls, nobodys[function], strict=True):
+        for arguments, as_if in zip(calls, strangers[function], strict=True):
             answer = own.call(function, **arguments)
             assert answer["ok"] is False, (function, arguments)
             assert answer == own.call(function, **as_if)
@@ -175,14 +173,14 @@ def test_a_user_does_nothing_to_anothers_rows_and_learns_nothing_of_them(
 
 @pytest.mark.parametrize("claims", TOKENS.values(), ids=TOKENS.keys())
 def test_a_user_without_a_valid_token_does_nothing(rows: Rows, bob: Tenant, claims: str) -> None:
-    before, nobody = dump(rows), Api(rows, "authenticated", claims)
+    before, stranger = dump(rows), Api(rows, "authenticated", claims)
     for function, calls in attempts(bob).items():
         for arguments in calls:
-            nobody.refused("NOT_ALLOWED", function, **arguments)
+            stranger.refused("NOT_ALLOWED", function, **arguments)
     assert dump(rows) == before
 
 
-def test_a_user_may_run_out_of_their_own_quota_and_nobody_elses(rows: Rows, alice: Tenant, bob: Tenant) -> None:
+def test_a_user_uses_up_their_own_quota_and_no_other_users(rows: Rows, alice: Tenant, bob: Tenant) -> None:
     Api(rows).limit(alice.user, bytes_=20, runs=1)
     over = {"p_user_id": alice.user, "p_content_hash": content_hash(), "p_byte_size": 1}
     Api.of(rows, alice.user).refused("STORAGE_QUOTA_EXCEEDED", "reserve_upload", **over)
@@ -190,7 +188,7 @@ def test_a_user_may_run_out_of_their_own_quota_and_nobody_elses(rows: Rows, alic
     Api.of(rows, bob.user).begin(Api.of(rows, bob.user).store(bob.user))
 
 
-def test_the_anonymous_may_call_nothing_and_users_nothing_that_is_the_services_or_the_reactors(
+def test_anonymous_callers_may_execute_nothing_and_users_no_function_for_services_or_the_reactor(
     rows: Rows, alice: Tenant, bob: Tenant
 ) -> None:
     before, tried = dump(rows), 0
@@ -209,7 +207,7 @@ def test_the_anonymous_may_call_nothing_and_users_nothing_that_is_the_services_o
     assert dump(rows) == before
 
 
-def test_a_user_reserves_fails_completes_and_interprets_what_is_theirs(rows: Rows) -> None:
+def test_a_user_reserves_fails_completes_and_interprets_their_own_sources(rows: Rows) -> None:
     own = Api.of(rows, user := uuid4())
     source = own.reserve(user)
     own.fail(source)

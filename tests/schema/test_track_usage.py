@@ -1,4 +1,4 @@
-"""The books: whoever writes sources, and however, storage_usage says what a recount of the rows would."""
+"""Usage: however sources are written, storage_usage equals a recount of the rows."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ def rows(migrated_url: str) -> Iterator[Rows]:
 
 
 class Writer:
-    """An app that writes its own sources at random, for users that it shares with others."""
+    """An app that writes sources at random, for users that it shares with other apps."""
 
     def __init__(self, rows: Rows, seed: int, users: Callable[[], list[UUID]]) -> None:
         self.rows = rows
@@ -51,7 +51,7 @@ class Writer:
         self.random.choice(self.operations)()
 
     def keep_to_one_lock_order(self) -> None:
-        """Leave out what writes twice in one transaction, and so locks its users' books in an order of its own."""
+        """Leave out what writes twice in one transaction: that locks usage rows in another order."""
         self.operations = [self.insert, self.insert, self.update, self.move, self.delete, self.upsert, self.settle]
 
     def some(self) -> list[UUID]:
@@ -145,7 +145,7 @@ class Writer:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_books_agree_with_the_rows_after_each_of_many_random_writes(rows: Rows, seed: int) -> None:
+def test_usage_equals_the_rows_after_each_of_many_random_writes(rows: Rows, seed: int) -> None:
     users = [uuid4() for _ in range(5)]
     writer = Writer(rows, seed, lambda: users)
     for number in range(OPERATIONS):
@@ -154,8 +154,10 @@ def test_the_books_agree_with_the_rows_after_each_of_many_random_writes(rows: Ro
     assert writer.mine
 
 
-def test_many_who_write_at_once_for_the_same_users_neither_deadlock_nor_miscount(rows: Rows, migrated_url: str) -> None:
-    """Users are new all the time: their books are opened by several at once. A recount goes on meanwhile."""
+def test_many_concurrent_writers_for_the_same_users_neither_deadlock_nor_miscount(
+    rows: Rows, migrated_url: str
+) -> None:
+    """New users keep appearing, so several writers insert the same usage row at once. A recount runs meanwhile."""
     ended = Event()
 
     def write(seed: int) -> None:
@@ -194,8 +196,8 @@ def test_many_who_write_at_once_for_the_same_users_neither_deadlock_nor_miscount
 
 
 @pytest.mark.parametrize("other", ["recount", "runs", "run that moves"])
-def test_books_are_opened_before_any_are_locked(rows: Rows, migrated_url: str, other: str) -> None:
-    """Who waits for an app to open one user's books holds no others that the same app goes on to write to."""
+def test_usage_rows_are_inserted_before_any_is_locked(rows: Rows, migrated_url: str, other: str) -> None:
+    """A session that waits for an app's insert of a usage row holds no other row that the app writes next."""
     low, high = sorted([uuid4(), uuid4()])
     source = rows.source(low)
     run = rows.start_run(low, source=source)
@@ -225,19 +227,19 @@ def test_books_are_opened_before_any_are_locked(rows: Rows, migrated_url: str, o
     assert wrong_usage(rows.conn) == []
 
 
-def test_deleting_a_source_gives_its_bytes_back(rows: Rows) -> None:
+def test_deleting_a_source_releases_its_bytes(rows: Rows) -> None:
     user = uuid4()
-    stored, owed = rows.source(user, status="uploaded", size=30), rows.source(user, size=12)
+    stored, pending = rows.source(user, status="uploaded", size=30), rows.source(user, size=12)
     rows.source(user, status="failed", size=99)
     assert rows.usage(user) == (30, 12, 1)
-    rows.run("delete from public.sources where id = %s", (owed,))
+    rows.run("delete from public.sources where id = %s", (pending,))
     assert rows.usage(user) == (30, 0, 1)
     rows.run("delete from public.sources where id = %s", (stored,))
     assert rows.usage(user) == (0, 0, 0)
 
 
-def test_one_statement_that_moves_nothing_leaves_the_books_row_untouched(rows: Rows) -> None:
-    """Else every note on a source would queue behind every upload of its user."""
+def test_a_statement_that_changes_no_usage_leaves_the_usage_row_unwritten(rows: Rows) -> None:
+    """Otherwise every comment on a source would wait for every upload of its user."""
     source = rows.source(user := uuid4())
     before = rows.one("select xmin::text, xmax::text, ctid::text from public.storage_usage where user_id = %s", (user,))
     rows.run("update public.sources set file_name = 'other' where id = %s", (source,))
@@ -245,7 +247,7 @@ def test_one_statement_that_moves_nothing_leaves_the_books_row_untouched(rows: R
     assert before == after
 
 
-def test_a_table_that_calls_the_size_otherwise_is_counted_as_well(rows: Rows) -> None:
+def test_a_table_with_file_size_instead_of_byte_size_is_counted(rows: Rows) -> None:
     rows.run("alter table public.sources add column file_size int")
     user = uuid4()
     rows.source(user, status="uploaded", size=None, file_size=44)
@@ -253,14 +255,14 @@ def test_a_table_that_calls_the_size_otherwise_is_counted_as_well(rows: Rows) ->
     assert rows.usage(user) == (50, 0, 2)
 
 
-def test_wrong_books_never_fail_the_apps_write(rows: Rows) -> None:
+def test_wrong_usage_never_fails_the_apps_write(rows: Rows) -> None:
     source = rows.source(user := uuid4(), status="uploaded", size=50)
     rows.run("update public.storage_usage set total_bytes = 1, total_sources = 0")
     assert rows.run("delete from public.sources where id = %s", (source,)) == 1
     assert rows.usage(user) == (0, 0, 0)
 
 
-def test_a_recount_mends_whatever_was_wrong(rows: Rows) -> None:
+def test_a_recount_corrects_all_figures(rows: Rows) -> None:
     users = sorted(uuid4() for _ in range(5))
     for user in users[:4]:
         rows.source(user, status="uploaded", size=8)

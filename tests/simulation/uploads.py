@@ -67,13 +67,14 @@ class UploadCalls(Tables):
         if not (is_claimable or (was_leased and is_repeated)):
             return None
         changed_at, leased_until = row.updated_at, row.lease_expires_at
+        is_taken_over = was_leased and not is_repeated
+        row.errors += is_taken_over
         row.status = "uploading"
         row.retry_count += not is_repeated
         row.claim_count += not is_repeated
         row.lease_token = token
         row.lease_expires_at = now + lease.total_seconds()
         row.updated_at = now
-        is_taken_over = was_leased and not is_repeated
         return ClaimAnswer(
             id=row.id,
             state="claimed",

@@ -200,8 +200,8 @@ def test_a_database_that_is_not_migrated_is_found(env: dict[str, str], database_
 
 
 def test_a_missing_migration_is_found(env: dict[str, str], owner: psycopg.Connection[Any]) -> None:
-    owner.execute("delete from reactor.migration where name = 'migrations/0005_index_sources_and_runs.sql'")
-    assert_finds(examine_all(env, code=1), "migrations", "0005_index_sources_and_runs", "reactor migrate")
+    owner.execute("delete from reactor.migration where name = 'migrations/0007_index_sources_and_runs.sql'")
+    assert_finds(examine_all(env, code=1), "migrations", "0007_index_sources_and_runs", "reactor migrate")
 
 
 def test_an_edited_migration_is_found(env: dict[str, str], owner: psycopg.Connection[Any]) -> None:

@@ -1,0 +1,60 @@
+-- Put dead or cancelled uploads back into the queue, due at once with all their attempts; make waiting ones due at
+-- once.
+--
+-- Returns  one row per upload that was found in one of these states: code null when it is due now;
+--          STORAGE_QUOTA_EXCEEDED when its reservation had been released and no longer fits: it stays as it was
+-- Locks    the sources in order of id, then the queue rows in order of id, then usage rows in order of user_id
+create or replace function reactor.requeue_uploads(p_ids uuid[])
+    returns table (id uuid, code text)
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_upload record;
+begin
+    for v_upload in
+        with sources_locked as materialized (
+            -- always one row, which exists once all these sources are locked
+            select count(*) as sources
+              from (select s.id
+                      from public.sources as s
+                     where s.id in (select q.source_id from public.upload_queue as q where q.id = any(p_ids))
+                     order by s.id
+                       for no key update) as locked
+        ), chosen as materialized (
+            select q.id, q.source_id, q.user_id, q.status
+              from public.upload_queue as q
+             where q.id = any(p_ids)
+               and q.status in ('failed', 'dead', 'cancelled')
+               and exists (select from sources_locked) -- evaluated once, before the first queue row is locked
+             order by q.id
+               for update
+        )
+        select c.id, c.source_id, c.status
+          from chosen as c
+         order by c.user_id, c.id -- the order in which usage rows are locked
+    loop
+        id := v_upload.id;
+        code := null;
+        begin
+            update public.sources as s
+               set storage_status = 'pending'
+             where s.id = v_upload.source_id
+               and v_upload.status <> 'failed'
+               and s.storage_status = 'failed';
+            update public.upload_queue as q
+               set status = 'failed',
+                   retry_count = case when v_upload.status = 'failed' then q.retry_count else 0 end,
+                   next_retry_at = least(q.next_retry_at, clock_timestamp()),
+                   updated_at = clock_timestamp()
+             where q.id = v_upload.id;
+        exception when sqlstate 'RX101' then
+            code := 'STORAGE_QUOTA_EXCEEDED';
+        end;
+        return next;
+    end loop;
+end $$;
+
+revoke all on function reactor.requeue_uploads(uuid[]) from public;
+grant execute on function reactor.requeue_uploads(uuid[]) to reactor_worker, service_role;

@@ -1,0 +1,34 @@
+-- Return when a run becomes stale: the earlier of its time limit and its last heartbeat plus its heartbeat timeout.
+--
+-- Returns    null where neither applies. Always finite, and never raises, whatever an app wrote: 'infinity', the year
+--            290000 or a timeout of as many years. One such run must not keep the others of its batch from being failed
+-- Inlined    has no pinned search_path on purpose (schema/README.md, decision 8)
+create or replace function reactor.deadline(p_timeout_at timestamptz, p_heartbeat_at timestamptz,
+        p_heartbeat_timeout interval)
+    returns timestamptz
+    language sql
+    stable
+as $$
+    select least(
+        case when p_timeout_at is not null
+             then least(greatest(p_timeout_at, 'epoch'), '9999-01-01 00:00:00+00') end,
+        case when p_heartbeat_at is not null and p_heartbeat_timeout is not null
+             then least(greatest(p_heartbeat_at, 'epoch'), '9999-01-01 00:00:00+00')
+                  + least(p_heartbeat_timeout, interval '1000 years') end)
+$$;
+
+-- Return whether a run's deadline has passed; false where it has none.
+--
+-- Inlined    as deadline()
+create or replace function reactor.is_overdue(p_timeout_at timestamptz, p_heartbeat_at timestamptz,
+        p_heartbeat_timeout interval)
+    returns boolean
+    language sql
+    stable
+as $$
+    select coalesce(reactor.deadline(p_timeout_at, p_heartbeat_at, p_heartbeat_timeout) <= statement_timestamp(), false)
+$$;
+
+revoke all on function reactor.deadline(timestamptz, timestamptz, interval) from public;
+grant execute on function reactor.deadline(timestamptz, timestamptz, interval) to reactor_worker, service_role;
+revoke all on function reactor.is_overdue(timestamptz, timestamptz, interval) from public;

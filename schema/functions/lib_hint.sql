@@ -1,0 +1,45 @@
+-- Return the hint of one row: a JSON array of its id, its tenant (a hash, no user id) and the milliseconds until it is
+-- due.
+--
+-- p_due_at  null: the row needs no attention any more
+-- Returns   the milliseconds are relative to the start of the statement, as in send(): a statement that writes many
+--           rows takes a while. Rounded up, because a claim before the due time finds nothing and must be repeated. At
+--           most a day, which keeps the hint short; the look-up then finds the real due time
+-- Inlined   has no pinned search_path on purpose (schema/README.md, decision 8): otherwise PostgreSQL plans it again
+--           for each row that an app writes
+create or replace function reactor.hint(p_id uuid, p_user_id uuid, p_due_at timestamptz)
+    returns text
+    language sql
+    stable
+as $$
+    select '["' || encode(uuid_send(p_id), 'hex') || '",' || coalesce(uuid_hash(p_user_id), 0) || ','
+        || case when p_due_at is null then 'null'
+                when p_due_at <= statement_timestamp() then '1' -- the envelope's own time is rounded down
+                else (ceil(1000 * date_part('epoch', least(p_due_at, statement_timestamp() + interval '24:00')))
+                      - floor(1000 * date_part('epoch', statement_timestamp())))::bigint::text end
+        || ']'
+$$;
+
+-- Notify a channel of these rows: up to 100 in one notification, as part of the calling query. More go through
+-- send_hints.
+--
+-- p_hints   an argument that is cheap to evaluate twice: otherwise this isn't inlined
+-- Returns   whether anything was sent
+-- Promises  as send_hints
+-- Inlined   as hint()
+create or replace function reactor.send(p_channel text, p_hints text[])
+    returns boolean
+    language sql
+as $$
+    select case
+        when cardinality(p_hints) > 100 then
+            reactor.send_hints(p_channel, p_hints) is not null
+        when cardinality(p_hints) > 0 and pg_notification_queue_usage() < 0.5 then
+            pg_notify(p_channel, '{"v":1,"at":' || floor(1000 * date_part('epoch', statement_timestamp()))::bigint
+                                 || ',"rows":[' || array_to_string(p_hints, ',') || ']}') is not null
+        else false
+    end
+$$;
+
+revoke all on function reactor.hint(uuid, uuid, timestamptz) from public;
+revoke all on function reactor.send(text, text[]) from public;

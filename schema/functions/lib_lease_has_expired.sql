@@ -1,0 +1,24 @@
+-- Return when the lease of an upload that is being stored ends. Without a lease, it ended before all time.
+--
+-- Inlined  has no pinned search_path on purpose (schema/README.md, decision 8)
+create or replace function reactor.lease_end(p_lease_expires_at timestamptz)
+    returns timestamptz
+    language sql
+    immutable
+as $$
+    select coalesce(p_lease_expires_at, '-infinity'::timestamptz)
+$$;
+
+-- Return whether an upload is being stored under a lease that has ended: any reactor may take it over.
+--
+-- Inlined  as lease_end()
+create or replace function reactor.lease_has_expired(p_status text, p_lease_expires_at timestamptz)
+    returns boolean
+    language sql
+    stable
+as $$
+    select p_status = 'uploading' and reactor.lease_end(p_lease_expires_at) <= statement_timestamp()
+$$;
+
+revoke all on function reactor.lease_end(timestamptz) from public;
+revoke all on function reactor.lease_has_expired(text, timestamptz) from public;

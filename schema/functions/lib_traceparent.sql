@@ -1,0 +1,16 @@
+-- Return a W3C traceparent: p_given where it is valid, otherwise one with a new random trace id, sampled.
+--
+-- Returns  a new one has the parent id "reactor" in ASCII and a zero byte: it means that the app brought no trace. The
+--          column default of upload_queue.traceparent is the same; reactor/core/trace_context.py recognises it. A
+--          broken header is replaced, because it must not lose an upload
+create or replace function reactor.traceparent(p_given text)
+    returns text
+    language sql
+    volatile
+    set search_path = pg_catalog, pg_temp
+as $$
+    select case when p_given ~ '^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$' then p_given
+                else '00-' || replace(gen_random_uuid()::text, '-', '') || '-72656163746f7200-03' end
+$$;
+
+revoke all on function reactor.traceparent(text) from public;

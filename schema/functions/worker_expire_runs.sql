@@ -1,0 +1,66 @@
+-- Fail those of p_ids whose deadline has passed. Answer when the others may be stale.
+--
+-- p_heartbeat_timeout  for runs that have none of their own; null: only timeout_at counts for them
+-- Returns    one row per run that is or was running: with `code` and `late_s` (seconds from deadline to now) when it
+--            was failed, at `failed_at`; with `due_at` (seconds since 1970) when it is alive; no row for ended runs
+-- Locks      the stale rows, in order of id. Skips a run whose heartbeat is being written, and answers to look again
+-- Invariant  a run with a live heartbeat and time left is never failed: PostgreSQL checks the condition again on the
+--            locked row. The database's clock decides
+create or replace function reactor.expire_runs(p_ids uuid[], p_heartbeat_timeout interval)
+    returns table (id uuid, due_at float8, code text, late_s float8, traceparent text, failed_at float8)
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+    -- plan once, and only look-ups by key (schema/README.md, decision 2)
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+as $$
+begin
+    return query
+    with stale as materialized (
+        select r.id, r.timeout_at,
+               reactor.deadline(r.timeout_at, r.heartbeat_at, coalesce(r.heartbeat_timeout, p_heartbeat_timeout))
+                   as due_at
+          from public.interpretation_runs as r
+         where r.id = any(p_ids)
+           and r.status = 'running'
+           and reactor.is_overdue(r.timeout_at, r.heartbeat_at, coalesce(r.heartbeat_timeout, p_heartbeat_timeout))
+         order by r.id
+           for update skip locked
+    ), expired as (
+        update public.interpretation_runs as r
+           set status = 'failed',
+               error_code = case when s.timeout_at <= statement_timestamp() then 'INTERPRETATION_TIMEOUT'
+                                 else 'INTERPRETATION_HEARTBEAT_LOST' end,
+               error_message = case when s.timeout_at <= statement_timestamp()
+                   then 'the run passed its deadline'
+                   else 'no heartbeat since ' || to_char(r.heartbeat_at at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS"Z"')
+                   end,
+               completed_at = clock_timestamp()
+          from stale as s
+         where r.id = s.id
+        returning r.id, r.error_code, r.completed_at - s.due_at as late, r.traceparent, r.completed_at
+    )
+    select e.id, null::float8, e.error_code, date_part('epoch', e.late), e.traceparent,
+           date_part('epoch', e.completed_at)
+      from expired as e
+    union all
+    select r.id,
+           date_part('epoch', case
+               -- stale, but another session has locked it: look again soon
+               when d.due_at <= statement_timestamp() then statement_timestamp() + interval '0.5 s'
+               -- the reactor's estimate of this clock may be early by a little: it need not call again at once
+               else greatest(d.due_at, statement_timestamp() + interval '5 ms') end),
+           null, null, null, null::float8
+      from public.interpretation_runs as r
+     cross join lateral (select reactor.deadline(r.timeout_at, r.heartbeat_at,
+               coalesce(r.heartbeat_timeout, p_heartbeat_timeout)) as due_at) as d
+     where r.id = any(p_ids)
+       and r.status = 'running'
+       and d.due_at is not null
+       and not exists (select from expired as e where e.id = r.id);
+end $$;
+
+revoke all on function reactor.expire_runs(uuid[], interval) from public;
+grant execute on function reactor.expire_runs(uuid[], interval) to reactor_worker, service_role;

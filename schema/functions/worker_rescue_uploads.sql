@@ -1,0 +1,84 @@
+-- Release up to p_limit uploads that no reactor works on any more: those with an expired lease wait again, due at once;
+-- those without attempts left become dead, and their source failed.
+--
+-- p_ids    only these; null: all
+-- Returns  the verdict of each, 'retry' or 'dead', and what its trace needs: `claimed_at` is when the lost attempt was
+--          claimed (null: there was none), `rescued_at` is now. Times are seconds since 1970
+-- Changes  a lost attempt is added to `errors`
+-- Locks    each upload's source and then its queue row, in order of upload id, then usage rows in order of user_id.
+--          Skips an upload while another session has locked either of them, so it waits for usage rows only
+create or replace function reactor.rescue_uploads(p_ids uuid[], p_limit int)
+    returns table (id uuid, verdict text, code text, traceparent text, attempt int, ordinal int, bucket text,
+                   byte_size bigint, created_at float8, claimed_at float8, rescued_at float8)
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+    -- plan once: the partial indexes hold the few rows that count, whatever the statistics say (decision 2)
+    set plan_cache_mode = force_generic_plan
+    set enable_seqscan = off
+    set enable_bitmapscan = off
+as $$
+begin
+    return query
+    -- two look-ups, each in an index of a few rows: one condition for both would read the whole queue
+    with leased as materialized (
+        select q.id, q.source_id, q.retry_count, q.max_retries, q.updated_at
+          from public.upload_queue as q
+          join public.sources as s on s.id = q.source_id
+         where reactor.lease_has_expired(q.status, q.lease_expires_at)
+           and (p_ids is null or q.id = any(p_ids))
+         order by q.id
+         limit p_limit
+           for no key update of s skip locked
+           for update of q skip locked
+    ), exhausted as materialized (
+        select q.id, q.source_id
+          from public.upload_queue as q
+          join public.sources as s on s.id = q.source_id
+         where reactor.is_due(q.status, q.next_retry_at)
+           and q.retry_count >= q.max_retries
+           and (p_ids is null or q.id = any(p_ids))
+         order by q.id
+         limit p_limit
+           for no key update of s skip locked
+           for update of q skip locked
+    ), abandoned as materialized (
+        select l.id, l.source_id, case when l.retry_count >= l.max_retries then 'dead' else 'failed' end as status,
+               true as was_leased, l.updated_at as claimed_at
+          from leased as l
+        union all
+        select e.id, e.source_id, 'dead', false, null from exhausted as e
+         limit p_limit
+    ), rescued as (
+        update public.upload_queue as q
+           set status = a.status,
+               next_retry_at = case when a.status = 'failed' then clock_timestamp() else q.next_retry_at end,
+               error_code = case when a.status = 'dead' then 'STORAGE_UPLOAD_FAILED' else q.error_code end,
+               error_message = case when a.status = 'dead' then
+                   format('given up after %s attempts; the last: %s', q.retry_count,
+                          case when a.was_leased then 'the worker stopped without a word'
+                               else coalesce(q.error_message, 'unknown') end) else q.error_message end,
+               errors = case when a.was_leased
+                             then q.errors || reactor.lost_attempt_error(a.claimed_at, q.retry_count, q.traceparent)
+                             else q.errors end,
+               lease_token = null,
+               lease_expires_at = null,
+               updated_at = clock_timestamp()
+          from abandoned as a
+         where q.id = a.id
+        returning q.id, q.status, q.error_code, q.traceparent, q.retry_count, q.claim_count, q.bucket, q.byte_size,
+                  q.created_at, a.claimed_at, q.updated_at
+    ), marked as (
+        update public.sources as s
+           set storage_status = 'failed'
+          from abandoned as a
+         where s.id = a.source_id and a.status = 'dead' and s.storage_status = 'pending'
+    )
+    select r.id, case r.status when 'dead' then 'dead' else 'retry' end, r.error_code, r.traceparent, r.retry_count,
+           r.claim_count, r.bucket, r.byte_size, date_part('epoch', r.created_at),
+           date_part('epoch', r.claimed_at), date_part('epoch', r.updated_at)
+      from rescued as r;
+end $$;
+
+revoke all on function reactor.rescue_uploads(uuid[], int) from public;
+grant execute on function reactor.rescue_uploads(uuid[], int) to reactor_worker, service_role;

@@ -1,0 +1,65 @@
+-- Create the reactor's own tables: live instances, quota rejections, deleted interpretations, the audit log.
+--
+-- Why    Apps don't use them. The ledger, reactor.migration, is created by `reactor migrate` before its first
+--        migration.
+-- Locks  none on existing tables
+-- Time   milliseconds
+
+create table reactor.instance (
+    id uuid primary key,
+    host text not null,
+    version text not null,
+    mode text not null
+        constraint mode_is_known check (mode in ('starting', 'listening', 'polling')),
+    started_at timestamptz not null default now(),
+    seen_at timestamptz not null default now()
+) with (fillfactor = 70);
+comment on table reactor.instance is 'Live reactors. A row whose seen_at is old belongs to a dead one.';
+
+-- The server process that refused is part of the key, so no transaction waits for another to count its own.
+create table reactor.quota_rejection (
+    minute timestamptz not null,
+    quota text not null
+        constraint quota_is_known check (quota in ('storage', 'interpretations')),
+    plan text not null,
+    backend int not null,
+    count bigint not null
+        constraint count_is_positive check (count > 0),
+    primary key (minute, quota, plan, backend)
+);
+comment on table reactor.quota_rejection is
+    'Quota refusals by minute, without users; older than a week: one row at -infinity.';
+comment on column reactor.quota_rejection.backend is 'the server process that counted; 0 once added up';
+
+-- Append-only, so a deletion waits for no other transaction. Reconciliation deletes the months that are over.
+create table reactor.deleted_interpretation (
+    user_id uuid not null,
+    billing_month text not null,
+    count int not null
+        constraint count_is_positive check (count > 0)
+);
+comment on table reactor.deleted_interpretation is 'Counted runs whose rows were deleted: a recount adds them.';
+create index deleted_interpretation_of_user on reactor.deleted_interpretation (user_id, billing_month);
+
+create table reactor.audit_log (
+    id uuid primary key,
+    at timestamptz not null default clock_timestamp(),
+    actor text not null
+        constraint actor_is_named check (char_length(actor) between 1 and 80),
+    remote_address text not null
+        constraint remote_address_is_short check (char_length(remote_address) <= 100),
+    action text not null
+        constraint action_is_known check (action in ('retry', 'cancel', 'purge', 'fail', 'reconcile')),
+    ids uuid[] not null,
+    filter jsonb,
+    changed int not null
+        constraint changed_is_not_negative check (changed >= 0),
+    outcome jsonb not null
+);
+comment on table reactor.audit_log is
+    'Changes by operators, written only by reactor.operate() in the same transaction.';
+comment on column reactor.audit_log.actor is 'the name given at log-in: the token proves a right, not a name';
+comment on column reactor.audit_log.ids is 'the rows that were requested; they may be deleted since';
+comment on column reactor.audit_log.filter is 'the filter that selected the rows; null: they were listed';
+comment on column reactor.audit_log.outcome is 'the ids that changed, and a code for each id that was refused';
+create index audit_log_newest on reactor.audit_log (at desc, id desc);
