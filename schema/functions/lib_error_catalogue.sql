@@ -1,4 +1,4 @@
--- All public error codes, generated from reactor/core/error_codes.py (tests/schema/test_error_codes.py)
+-- Every public error code. Written from reactor/core/error_codes.py by tests/schema/test_error_codes.py.
 create or replace function reactor.error_catalogue()
     returns table (code text, sqlstate text, retryable boolean, http_status int, message text, next_step text)
     language sql

@@ -18,8 +18,8 @@ def test_each_mutation_matches_its_file_once_and_its_tests_exist() -> None:
 def test_names_are_unique_and_every_kind_of_guard_has_mutations() -> None:
     assert len({mutation.name for mutation in MUTATIONS}) == len(MUTATIONS) >= 40
     mutated = {mutation.file for mutation in MUTATIONS}
-    for part in ("claim", "settle", "extend", "rescue", "expire", "requeue", "cancel", "track_usage", "count_runs", "reserve",
-                 "complete", "fail_", "begin", "heartbeat", "caller", "repair_usage", "notify", "send_hints",
+    for part in ("claim", "settle", "extend", "rescue", "expire", "requeue", "cancel", "track_usage", "count_runs",
+                 "reserve", "complete", "fail_", "begin", "heartbeat", "caller", "repair_usage", "notify", "send_hints",
                  "separate_tenants", "engine/worker", "storage/spool"):  # fmt: skip
         assert any(part in file for file in mutated), part
 

@@ -226,7 +226,7 @@ def test_a_run_that_starts_is_notified_with_its_deadline(rows: Rows, notificatio
     user = uuid4()
     run = rows.start_run(user, timeout_at=rows.at(600), heartbeat_timeout=timedelta(seconds=45))
     (hint,) = notifications.runs()[0].hints
-    assert (hint.row_id, hint.tenant, hint.beat_ms) == (run, hash_of(rows, user), None)
+    assert (hint.row_id, hint.tenant, hint.heartbeat_ms) == (run, hash_of(rows, user), None)
     row = rows.run_row(run)
     assert hint.due_ms == pytest.approx((row.heartbeat_at.timestamp() + 45) * 1000, abs=5)
 
@@ -237,7 +237,7 @@ def test_the_hint_of_a_run_without_a_heartbeat_timeout_has_its_last_heartbeat(
     run = rows.start_run(timeout_at=rows.at(600))
     (hint,) = notifications.runs()[0].hints
     row = rows.run_row(run)
-    assert hint.beat_ms == pytest.approx(row.heartbeat_at.timestamp() * 1000, abs=50)
+    assert hint.heartbeat_ms == pytest.approx(row.heartbeat_at.timestamp() * 1000, abs=50)
     assert hint.due_ms == pytest.approx(row.timeout_at.timestamp() * 1000, abs=5)
 
 
@@ -245,7 +245,7 @@ def test_a_run_without_a_time_limit_has_no_due_time_of_its_own(rows: Rows, notif
     rows.start_run()
     (hint,) = notifications.runs()[0].hints
     assert hint.due_ms is None
-    assert hint.beat_ms is not None
+    assert hint.heartbeat_ms is not None
 
 
 def test_a_pending_run_is_notified_when_it_starts(rows: Rows, notifications: NotificationLog) -> None:
@@ -253,7 +253,7 @@ def test_a_pending_run_is_notified_when_it_starts(rows: Rows, notifications: Not
     assert notifications.payloads("reactor_runs") == []
     rows.run("update public.interpretation_runs set status = 'running' where id = %s", (run,))
     ((hint,),) = (payload.hints for payload in notifications.runs())
-    assert (hint.row_id, hint.beat_ms is None) == (run, False)  # by then its start was its first heartbeat
+    assert (hint.row_id, hint.heartbeat_ms is None) == (run, False)  # by then its start was its first heartbeat
 
 
 def test_the_first_heartbeat_after_a_start_by_update_is_not_notified(
@@ -293,7 +293,7 @@ def test_a_run_that_ends_is_notified_without_a_due_time(
     rows.run("update public.interpretation_runs set status = %s where id = %s", (status, run))
     (hint,) = notifications.runs()[0].hints
     assert hint.row_id == run
-    assert (hint.due_ms, hint.beat_ms) == (None, None)
+    assert (hint.due_ms, hint.heartbeat_ms) == (None, None)
 
 
 def test_a_run_that_an_apps_trigger_deletes_when_it_ends_is_notified_without_a_due_time(
@@ -309,7 +309,7 @@ def test_a_run_that_an_apps_trigger_deletes_when_it_ends_is_notified_without_a_d
     notifications.payloads("reactor_runs")
     rows.run("update public.interpretation_runs set status = 'completed' where id = %s", (run,))
     ((hint,),) = (payload.hints for payload in notifications.runs())
-    assert (hint.row_id, hint.due_ms, hint.beat_ms) == (run, None, None)
+    assert (hint.row_id, hint.due_ms, hint.heartbeat_ms) == (run, None, None)
 
 
 @pytest.mark.parametrize(
