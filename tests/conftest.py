@@ -25,6 +25,7 @@ from support.container_engine import docker_is_available
 from support.recorder import Recorder
 from support.rows import Rows, rows_of
 from support.servers.otlp_receiver import Receiver, receiving
+from support.servers.postgres import accepts_connections, programs
 from support.stubborn_store import StubbornStore
 from support.usage_check import assert_usage_matches_rows
 
@@ -50,19 +51,19 @@ def backend() -> str:
     """Return where the server comes from: 'given', 'docker' or 'embedded'. Cached."""
     if os.environ.get("REACTOR_TEST_DATABASE_URL"):
         return "given"
-    if not os.environ.get("REACTOR_TEST_POSTGRES_BIN") and docker_is_available():
+    if programs() is None and docker_is_available():
         return "docker"
     return "embedded"
 
 
 def pytest_report_header() -> str:
-    programs = os.environ.get("REACTOR_TEST_POSTGRES_BIN", "the wheel's programs")
+    chosen = programs() or "the wheel's programs"
     return (
         "postgres: "
         + {
             "given": "the server that REACTOR_TEST_DATABASE_URL names",
             "docker": "a container, by tests/support/docker-compose.yml",
-            "embedded": f"embedded, {programs}",
+            "embedded": f"embedded, {chosen}",
         }[backend()]
     )
 
@@ -127,15 +128,12 @@ def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
         services = request.getfixturevalue("docker_services")
         address = f"{request.getfixturevalue('docker_ip')}:{services.port_for('postgres', 5432)}"
         url = f"postgresql://reactor:reactor@{address}/postgres"
-        services.wait_until_responsive(timeout=60, pause=0.1, check=lambda: _answers(url))
+        services.wait_until_responsive(timeout=60, pause=0.1, check=lambda: accepts_connections(url))
         yield url
     else:
-        programs = os.environ.get("REACTOR_TEST_POSTGRES_BIN")
         with (
             _reachable_folder(_fastest_parent()) as folder,
-            EmbeddedPostgres(
-                folder / "postgres", durable=False, bin_dir=Path(programs) if programs else None
-            ) as server,
+            EmbeddedPostgres(folder / "postgres", durable=False, bin_dir=programs()) as server,
         ):
             yield server.url
 
@@ -143,14 +141,6 @@ def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def docker_compose_file() -> str:
     return str(_TESTS / "support" / "docker-compose.yml")
-
-
-def _answers(url: str) -> bool:
-    try:
-        psycopg.connect(url, connect_timeout=5).close()
-    except psycopg.OperationalError:
-        return False
-    return True
 
 
 @pytest.fixture(scope="session")

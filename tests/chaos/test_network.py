@@ -1,7 +1,7 @@
 """Network faults on the listening connection and on the pool are detected, and no upload is missed."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -39,6 +39,13 @@ async def stored(recorder: Recorder, *uploads: QueuedUpload) -> None:
 async def drained(app: App) -> None:
     """Wait for the rows, because the reactor emits no event for a settlement whose answer was lost."""
     await to_thread.run_sync(partial(wait_until_drained, app.url, within_s=PATIENCE_S))
+
+
+def assert_stored_and_gone(app: App, uploads: Sequence[QueuedUpload]) -> None:
+    """Assert that the store has each upload and the queue no longer does. The spooled file may still be there."""
+    for upload in uploads:
+        assert app.row(upload) is None
+        assert app.stored_path(upload).read_bytes() == upload.content
 
 
 async def test_a_reset_listener_reconnects_and_misses_nothing(app: App, recorder: Recorder) -> None:
@@ -103,9 +110,7 @@ async def test_broken_connections_of_the_pool_are_replaced(
         fault(proxy)
         uploads = app.queue_uploads(20)
         await drained(app)
-    for upload in uploads:
-        assert app.row(upload) is None
-        assert app.stored_path(upload).read_bytes() == upload.content
+    assert_stored_and_gone(app, uploads)
 
 
 @pytest.mark.parametrize("fault", [Proxy.blackhole, Proxy.freeze], ids=["blackhole", "freeze"])
@@ -119,6 +124,4 @@ async def test_silent_connections_of_the_pool_are_closed_and_the_work_is_done(
         uploads = app.queue_uploads(20)
         await drained(app)
         figure(f"pool silent ({fault.__name__}): all stored after, s", time.monotonic() - began)
-    for upload in uploads:
-        assert app.row(upload) is None
-        assert app.stored_path(upload).read_bytes() == upload.content
+    assert_stored_and_gone(app, uploads)

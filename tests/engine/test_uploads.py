@@ -93,7 +93,7 @@ async def test_an_upload_whose_object_already_exists_is_stored_again(
         with app.conn.transaction():
             [upload] = app.queue_uploads()
             app.stored_path(upload).parent.mkdir()
-            app.stored_path(upload).write_bytes(b"half of it")
+            app.stored_path(upload).write_bytes(b"half an object")
         await wait_until_stored(recorder, upload)
     app.assert_stored(upload)
 

@@ -526,7 +526,7 @@ async def test_a_lost_lease_cancels_the_attempt_and_settles_nothing(stage: Stage
         assert stage.rows.cancelled == [lost]
         assert not stage.worker.is_claimed(lost)
         await idle_event()
-        assert stage.rows.claims[1:] == [[lost]]  # only another claim can tell the row's state
+        assert stage.rows.claims[1:] == [[lost]]  # only another claim shows the row's state
         stage.rows.may_act.set()
         await idle_event()
         assert stage.rows.settled == [(kept, Verdict.STORED)]

@@ -162,7 +162,7 @@ class Checks:
 
     def on_put_ended(self, node: Node, upload: Upload) -> None:
         self._putting[upload.id].pop(upload.token, None)
-        self._check_lease_not_lost(node, upload, "still goes on")
+        self._check_lease_not_lost(node, upload, "continues")
 
     def holder_of(self, upload: UUID) -> Node:
         """Return the reactor that puts an upload at the moment."""
@@ -173,11 +173,11 @@ class Checks:
         """Return whether a live reactor puts an upload at the moment."""
         return any(not node.is_dead for node, _ in self._putting[upload].values())
 
-    def _check_lease_not_lost(self, node: Node, upload: Upload, what: str) -> None:
+    def _check_lease_not_lost(self, node: Node, upload: Upload, phase: str) -> None:
         lost_at = self._lease_lost_at.get((node, upload.id, upload.token))
         if lost_at is not None and self._loop.time() - lost_at > _STOPS_WITHIN_S:
             late_s = self._loop.time() - lost_at
-            self.add_violation(f"I3: {node.name}'s put of {upload.id} {what} {late_s:.1f} s after its lease was lost")
+            self.add_violation(f"I3: {node.name}'s put of {upload.id} {phase} {late_s:.1f} s after its lease was lost")
 
     def on_file_removed(self, upload: Upload) -> None:
         row = self.db.uploads.get(upload.id)

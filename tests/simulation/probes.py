@@ -149,7 +149,7 @@ async def _put_ended_within(sim: Simulation, upload: UUID, seconds: float) -> No
     """A reactor that lost its lease learns this when it extends the lease, and stops its put."""
     await sleep(seconds)
     if sim.checks.is_put(upload):
-        sim.checks.add_violation(f"I3: a put of {upload} goes on {seconds:.1f} s after another has stored it")
+        sim.checks.add_violation(f"I3: a put of {upload} continues {seconds:.1f} s after another reactor has stored it")
 
 
 async def _in_the_middle_of_a_put(sim: Simulation) -> tuple[int, UUID]:

@@ -167,7 +167,7 @@ def rows_of(url: str) -> Iterator[Rows]:
 
 
 class NotificationLog:
-    """A connection that listens to both channels and can tell when all notifications have arrived."""
+    """A connection that listens to both channels and detects when all notifications have arrived."""
 
     def __init__(self, conn: psycopg.Connection[Any], url: str) -> None:
         self._conn = conn

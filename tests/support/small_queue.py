@@ -1,6 +1,5 @@
 """A PostgreSQL server with a small notification queue, and a way to fill it."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from reactor.embedded.server import EmbeddedPostgres
 from reactor.postgres.migrate import migrate
+from support.servers.postgres import programs
 
 _FIRST_WITH_THE_SETTING = 170000
 
@@ -21,11 +21,10 @@ def small_queue(server_url: str, folder: Path) -> Iterator[str]:
     with psycopg.connect(server_url) as conn:
         if conn.info.server_version < _FIRST_WITH_THE_SETTING:
             pytest.skip("max_notify_queue_pages needs PostgreSQL 17; older versions have a fixed queue of 8 GB")
-    programs = os.environ.get("REACTOR_TEST_POSTGRES_BIN")
     with EmbeddedPostgres(
         folder / "postgres",
         durable=False,
-        bin_dir=Path(programs) if programs else None,
+        bin_dir=programs(),
         options={"max_notify_queue_pages": "64"},
     ) as server:
         migrate(server.url)

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import psycopg
 import pytest
+
+from support.servers.postgres import accepts_connections, free_port
 
 _START_S = 10.0
 _ACCOUNT = "nobody"
@@ -24,7 +24,7 @@ def running_pgbouncer(database_url: str, folder: Path, *, mode: str) -> Iterator
     if program is None:
         pytest.skip("PgBouncer isn't installed: apt-get install pgbouncer")
     server = urlsplit(database_url)
-    port = _free_port()
+    port = free_port()
     config = folder / "pgbouncer.ini"
     config.write_text(
         "[databases]\n"
@@ -40,7 +40,7 @@ def running_pgbouncer(database_url: str, folder: Path, *, mode: str) -> Iterator
     try:
         url = server._replace(netloc=f"{server.username}@127.0.0.1:{port}").geturl()
         give_up = time.monotonic() + _START_S
-        while not _answers(url):
+        while not accepts_connections(url):
             assert process.poll() is None, (folder / "pgbouncer.log").read_text()
             assert time.monotonic() < give_up, (folder / "pgbouncer.log").read_text()
             time.sleep(0.05)
@@ -48,17 +48,3 @@ def running_pgbouncer(database_url: str, folder: Path, *, mode: str) -> Iterator
     finally:
         process.kill()
         process.wait()
-
-
-def _answers(url: str) -> bool:
-    try:
-        psycopg.connect(url, connect_timeout=2).close()
-    except psycopg.OperationalError:
-        return False
-    return True
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port

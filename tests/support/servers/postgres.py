@@ -30,6 +30,15 @@ def programs() -> Path | None:
     return Path(given) if given else None
 
 
+def accepts_connections(url: str) -> bool:
+    """Return whether a client can connect to this URL within 5 s."""
+    try:
+        psycopg.connect(url, connect_timeout=5).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
 @contextmanager
 def own_server(**options: str) -> Iterator[EmbeddedPostgres]:
     """Run a server with these settings."""
@@ -50,7 +59,7 @@ class Standby:
         self._account = account_for(primary.data_dir)
         self._bin = choose_binaries(int((primary.data_dir / "PG_VERSION").read_text()), self._account, programs())
         self._data = primary.data_dir.with_name("standby")
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -70,7 +79,7 @@ class Standby:
                 **self._identity,
             )
         give_up = time.monotonic() + _START_S
-        while not self._answers():
+        while not accepts_connections(self.url_of("postgres")):
             assert self._process.poll() is None, self._data.with_name("standby.log").read_text()
             assert time.monotonic() < give_up, self._data.with_name("standby.log").read_text()
             time.sleep(_LOOK_EVERY_S)
@@ -107,13 +116,6 @@ class Standby:
             [self._bin / program, *arguments], check=True, capture_output=True, timeout=60, **self._identity
         )
 
-    def _answers(self) -> bool:
-        try:
-            psycopg.connect(self.url_of("postgres"), connect_timeout=2).close()
-        except psycopg.OperationalError:
-            return False
-        return True
-
 
 @contextmanager
 def standby_of(primary: EmbeddedPostgres) -> Iterator[Standby]:
@@ -126,7 +128,8 @@ def standby_of(primary: EmbeddedPostgres) -> Iterator[Standby]:
         standby.stop()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a free TCP port on loopback."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
     return port
