@@ -27,7 +27,7 @@ from reactor.postgres.listener import Listener
 from reactor.postgres.migrate import plan
 from reactor.postgres.presence import Presence
 from reactor.postgres.status import StatusQuery
-from reactor.reactions.uploads import put
+from reactor.reactions.uploads import UploadAttempt, put
 from reactor.runtime.clock import Clock
 from reactor.runtime.thread_pool import ThreadPool
 from reactor.storage.spool import Spool
@@ -50,8 +50,12 @@ _DRAIN_HORIZON_S = 1.0
 class _Parts:
     """What a running reactor is made of, beside its engine and its web pages."""
 
-    ports: Ports
     spool: Spool
+    store: ObjectStore
+    database: ConnectionPool
+    claims: DedicatedConnection
+    executor: ThreadPool[UploadAttempt]
+    ports: Ports
     presence: Presence
     readiness: Readiness
     recent: RecentActivity
@@ -204,40 +208,33 @@ class Reactor:
     @asynccontextmanager
     async def _opened(self, changes: Changes | None = None) -> AsyncIterator[_Parts]:
         """Open and check everything that the settings name, before any work begins."""
-        settings = self.settings
-        if settings.database_url is None:
+        if self.settings.database_url is None:
             raise ConfigInvalid("REACTOR_DATABASE_URL isn't set: set it to the database's URL")
-        spool = Spool(settings.spools)
-        spool.check()
-        store = self._store or open_store(settings.store_url, concurrency=settings.upload_concurrency)
-        database = ConnectionPool(settings.database_url, size=_CONNECTIONS)
-        # a claim need not wait for the disk: the settlement's commit makes it durable (decision 25)
-        claims = DedicatedConnection(settings.database_url, waits_for_disk=False)
-        parts = self._parts = self._build(spool, store, database, claims, changes)
+        parts = self._parts = self._build(self.settings.database_url, changes)
         try:
             try:
-                await to_thread.run_sync(store.check)
+                await to_thread.run_sync(parts.store.check)
             except StorageUnavailable as error:
-                logger.warning("Store {}: {}. Uploads wait until it answers.", store.name, error)
-            await database.open()
-            await _check_schema(database, settings.database_url)
+                logger.warning("Store {}: {}. Uploads wait until it answers.", parts.store.name, error)
+            await parts.database.open()
+            await _check_schema(parts.database, self.settings.database_url)
             yield parts
         finally:
             with CancelScope(shield=True):
-                await claims.close()
-                await database.close()
-                await to_thread.run_sync(store.close)
+                parts.executor.close()
+                await parts.claims.close()
+                await parts.database.close()
+                await to_thread.run_sync(parts.store.close)
                 await parts.dispatcher.close()
 
-    def _build(
-        self,
-        spool: Spool,
-        store: ObjectStore,
-        database: ConnectionPool,
-        claims: DedicatedConnection,
-        changes: Changes | None,
-    ) -> _Parts:
+    def _build(self, database_url: str, changes: Changes | None) -> _Parts:
         settings, clock = self.settings, Clock()
+        spool = Spool(settings.spools)
+        spool.check()
+        store = self._store or open_store(settings.store_url, concurrency=settings.upload_concurrency)
+        database = ConnectionPool(database_url, size=_CONNECTIONS)
+        # a claim need not wait for the disk: the settlement's commit makes it durable (decision 25)
+        claims = DedicatedConnection(database_url, waits_for_disk=False)
         executor = ThreadPool(
             partial(put, spool, store),
             settings.upload_concurrency,
@@ -248,7 +245,7 @@ class Reactor:
             clock=clock,
             database=database,
             claims=claims,
-            source=Listener(settings.listen_url or settings.database_url or ""),
+            source=Listener(settings.listen_url or database_url),
             executor=executor,
             spool=spool,
             run_in_thread=executor.run,
@@ -274,8 +271,12 @@ class Reactor:
             subscribers=subscribers,
         )
         return _Parts(
-            ports=ports,
             spool=spool,
+            store=store,
+            database=database,
+            claims=claims,
+            executor=executor,
+            ports=ports,
             presence=presence,
             readiness=readiness,
             recent=recent,

@@ -11,7 +11,7 @@ from reactor.app import Reactor
 from reactor.cli.context import database_url, load_settings
 from reactor.cli.garbage_collection import tune_garbage_collector
 from reactor.cli.output import as_json, print_json
-from reactor.cli.signals import run_with_signals
+from reactor.cli.signals import exit_if_threads_hang, run_with_signals
 from reactor.core.events import AttemptsSettled, Event, Rescued, RunExpired, UsageRepaired
 from reactor.core.settings import Settings
 from reactor.postgres.admin import inspecting
@@ -63,6 +63,7 @@ def reconcile(ctx: click.Context, *, dry_run: bool, as_json: bool) -> None:
     tune_garbage_collector()
     anyio.run(_drain, settings, tally)
     _print_counts(tally.summary(), as_json=as_json)
+    exit_if_threads_hang()
 
 
 async def _drain(settings: Settings, tally: _Tally) -> None:

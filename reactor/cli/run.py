@@ -2,8 +2,6 @@
 
 import os
 import signal
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,7 +13,7 @@ from loguru import logger
 from reactor.app import Reactor
 from reactor.cli.context import embedded_dir, load_settings
 from reactor.cli.garbage_collection import tune_garbage_collector
-from reactor.cli.signals import run_with_signals
+from reactor.cli.signals import exit_if_threads_hang, run_with_signals
 from reactor.core.errors import ConfigInvalid
 from reactor.core.settings import Settings
 from reactor.embedded.server import EmbeddedPostgres
@@ -34,16 +32,7 @@ def run(ctx: click.Context) -> None:
     with _database(settings) as settings:
         tune_garbage_collector()
         anyio.run(_run, settings)
-    _exit_despite_threads()
-
-
-def _exit_despite_threads() -> None:
-    """Exit now if a thread still hangs in an abandoned put. Python would wait for its socket's timeout."""
-    this_thread = threading.current_thread()
-    if any(thread is not this_thread and not thread.daemon for thread in threading.enumerate()):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+    exit_if_threads_hang()
 
 
 @contextmanager

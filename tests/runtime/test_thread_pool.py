@@ -1,8 +1,6 @@
 """Blocking jobs run in threads: short ones one after another, slow ones side by side, and none is lost."""
 
 import asyncio
-import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -10,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from anyio import create_task_group, move_on_after
+from anyio import create_task_group
 from attrs import define
 
 from reactor.runtime.executor import Job
@@ -272,20 +270,6 @@ async def test_a_job_that_is_drained_or_abandoned_before_it_began_never_begins()
     assert done == []
 
 
-async def test_a_call_that_was_cancelled_before_it_began_never_begins() -> None:
-    pool, gate, done = Harness(1).pool, Gate(), list[str]()
-    async with create_task_group() as tasks:
-        tasks.start_soon(pool.run, gate)
-        tasks.start_soon(pool.run, gate)
-        await asyncio.to_thread(gate.wait_until_entered, 1)
-        with move_on_after(0.01) as scope:
-            await pool.run(lambda: done.append("late"))
-        gate.open()
-    assert scope.cancelled_caught
-    await pool.run(do_nothing)
-    assert done == []
-
-
 async def test_a_job_that_has_ended_cannot_be_abandoned_and_is_reported() -> None:
     harness, gate = Harness(1), Gate()
     gate.open()
@@ -297,21 +281,6 @@ async def test_a_job_that_has_ended_cannot_be_abandoned_and_is_reported() -> Non
     await harness.wait_until_ended([job])
 
 
-async def test_a_thread_that_ended_because_it_was_idle_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reactor.runtime.thread_pool._IDLE_S", 0.001)
-    harness = Harness(2, name="test-idle")
-    for number in range(50):
-        await harness.wait_until_ended(harness.submit(do_nothing))
-        if number % 10 == 0:
-            await asyncio.to_thread(_wait_until_none_is_left, "test-idle")
-
-
-def _wait_until_none_is_left(name: str) -> None:
-    for thread in threads_named(name):
-        thread.join(WITHIN_S)
-        assert not thread.is_alive()
-
-
 async def test_a_running_call_can_be_cancelled_by_its_task_group() -> None:
     pool, gate = Harness(1).pool, Gate()
     async with create_task_group() as tasks:
@@ -319,19 +288,3 @@ async def test_a_running_call_can_be_cancelled_by_its_task_group() -> None:
         await asyncio.to_thread(gate.wait_until_entered, 1)
         tasks.cancel_scope.cancel()
     gate.open()
-
-
-def test_a_job_that_hangs_does_not_keep_the_process_from_ending() -> None:
-    program = """
-import asyncio, threading
-from reactor.runtime.executor import Job
-from reactor.runtime.thread_pool import ThreadPool
-
-async def main():
-    pool = ThreadPool(lambda job: threading.Event().wait(), 1, name="hanging")
-    pool.submit([Job()])
-    await pool.progress()
-
-asyncio.run(main())
-"""
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=WITHIN_S)

@@ -30,7 +30,7 @@ class Run:
 
 def simulate(seed: int) -> Run:
     """Run one seed: mixed faults, drain, probes of single faults, shutdown."""
-    with seeded_simulation(seed) as sim, mock.patch.object(schedule, "_ENOUGH", ENOUGH):
+    with seeded_simulation(seed) as sim, mock.patch.object(schedule, "_ENOUGH_READY", ENOUGH):
         began = sim.loop.time()
         try:
             sim.loop.run_until_complete(_live(sim))
