@@ -219,6 +219,43 @@ def test_no_secret_is_in_a_message(variable: str, text: str) -> None:
     assert "hunter2" not in str(problems_of({variable: text, "REACTOR_LEASE": "x"}))
 
 
+@pytest.mark.parametrize(
+    ("variable", "text", "shown"),
+    [
+        ("REACTOR_TRACE_URL", "ftp://user:hunter2@jaeger", ", not 'ftp://***@jaeger'"),
+        ("REACTOR_STORE_URL", "password = hunter2", ", not 'password = ***'"),
+        ("REACTOR_LOG_LEVEL", "x" * 60, f", not '{'x' * 60}'"),
+        ("REACTOR_LOG_LEVEL", "x" * 61, f", not '{'x' * 60}…'"),
+        ("REACTOR_DATABASE_URL", "hunter2", "pairs as libpq reads them"),
+    ],
+)
+def test_a_wrong_value_is_shown_without_secrets_and_cut(variable: str, text: str, shown: str) -> None:
+    [problem] = problems_of({variable: text})
+
+    assert problem.endswith(shown)
+
+
+def test_a_value_that_cannot_be_read_causes_no_second_problem() -> None:
+    [problem] = problems_of({"REACTOR_RETRY_MAX": "soon", "REACTOR_RETRY_BASE": "1h"})
+
+    assert problem.startswith("REACTOR_RETRY_MAX must be a duration")
+
+
+def test_an_empty_value_of_the_file_counts_as_not_set(toml: WriteToml) -> None:
+    file = toml('lease = ""\ndatabase_url = ""')
+
+    assert load({"DATABASE_URL": "host=general"}, file).database_url == "host=general"
+    assert load({}, file).lease_s == 30
+
+
+def test_a_problem_names_the_source_that_wins(toml: WriteToml) -> None:
+    [problem] = problems_of({"REACTOR_LEASE": "soon"}, toml('lease = "20s"'))
+    assert problem.startswith("REACTOR_LEASE must be")
+
+    [problem] = problems_of({"REACTOR_HTTP_HOST": "::", "DATABASE_URL": "host=general"})
+    assert "set REACTOR_HTTP_TOKEN" in problem
+
+
 def test_no_secret_is_in_the_cause_of_an_error() -> None:
     with pytest.raises(ConfigInvalid) as refusal:
         load({"REACTOR_DATABASE_URL": "hunter2"}, None)
