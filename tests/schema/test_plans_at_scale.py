@@ -314,10 +314,11 @@ def test_repairing_usage_finds_leaked_reservations_by_their_age(conn: psycopg.Co
         (statements.REPORT_PRESENCE, (uuid4(), "host", "1.0", "listening", None, MINUTE)),
         (statements.DEREGISTER_INSTANCE, (uuid4(),)),
         (statements.MISSING_PRIVILEGES, ()),
+        (statements.CLOCK, ()),
     ],
-    ids=["pulse", "leave", "what is missing"],
+    ids=["presence", "deregister", "missing privileges", "clock"],
 )
-def test_reporting_presence_reads_no_large_table(
+def test_what_concerns_the_reactor_itself_reads_no_large_table(
     conn: psycopg.Connection[Any], statement: LiteralString, parameters: tuple[Any, ...]
 ) -> None:
     seen = explained(conn, statement, parameters)

@@ -102,6 +102,17 @@ def test_an_upload_is_skipped_while_its_row_or_its_source_is_locked(rows: Rows, 
     assert rows.rescue() == {locked: "dead"}
 
 
+def test_a_source_is_locked_before_its_queue_row(rows: Rows, migrated_url: str) -> None:
+    """A rescue that skips an upload because of its source holds no lock on the queue row."""
+    upload = abandoned(rows)
+    source = rows.upload_row(upload).source_id
+    with rows_of(migrated_url) as app, rows_of(migrated_url) as third, app.conn.transaction():
+        app.run("select from public.sources where id = %s for update", (source,))
+        with rows.conn.transaction():
+            assert rows.rescue() == {}
+            assert third.run("select from public.upload_queue where id = %s for update nowait", (upload,)) == 1
+
+
 def test_many_rescuers_at_once_rescue_each_upload_once(rows: Rows, migrated_url: str) -> None:
     uploads = rows.uploads(300)
     rows.run("update public.upload_queue set max_retries = 1")
