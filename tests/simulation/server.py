@@ -162,6 +162,7 @@ class Client:
     node: Node
 
     async def call(self, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]:
+        parameters = [_read_uuids(parameter) for parameter in parameters]
         with CancelScope(shield=True):
             for last in (False, False, True):
                 try:
@@ -212,6 +213,13 @@ class Client:
         rows = self.server.db.answer(statement, parameters)
         self.server.checks.on_commit(self.node, statement, parameters, rows)
         return rows
+
+
+def _read_uuids(parameter: Any) -> Any:
+    """Return an array literal as a list of UUIDs, as PostgreSQL reads it; any other parameter as it is."""
+    if isinstance(parameter, str) and parameter.startswith("{"):
+        return [UUID(text) for text in parameter[1:-1].split(",") if text]
+    return parameter
 
 
 class Connection:
