@@ -84,6 +84,18 @@ def test_a_discarded_signal_is_not_taken() -> None:
     assert len(queue) == 0
 
 
+def test_discarding_the_last_signal_of_a_parked_tenant_unparks_it() -> None:
+    queue = FairQueue[Signal](1)
+    for number in range(2):
+        queue.put(signal(1, number))
+    queue.take(1)
+
+    assert queue.discard(signal(1, 1))
+    assert not queue._parked
+    queue.release(1)
+    assert queue.take(9) == []
+
+
 @pytest.mark.parametrize("n", [-1, 2])
 def test_releasing_more_than_was_taken_is_refused(n: int) -> None:
     queue = FairQueue[Signal](None)
