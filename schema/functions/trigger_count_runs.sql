@@ -187,7 +187,7 @@ begin
     return null;
 end $$;
 
--- Keep the count of runs whose rows are deleted. TRUNCATE shows no rows: keep what each user's usage row says.
+-- Keep the count of runs whose rows are deleted. TRUNCATE shows no rows: keep the count in each user's usage row.
 create or replace function reactor.keep_deleted_run_counts()
     returns trigger
     language plpgsql

@@ -1,5 +1,5 @@
--- Keep each user's storage_usage equal to the rows of sources, whoever writes them: a pending source is reserved bytes,
--- an uploaded one used bytes, a failed or deleted one neither. Refuse a statement that would exceed a user's limit.
+-- Keep each user's storage_usage equal to the rows of sources, for every writer: a pending source is reserved bytes, an
+-- uploaded one used bytes, a failed or deleted one neither. Refuse a statement that would exceed a user's limit.
 --
 -- Raises     RX101  the statement adds bytes, and total_bytes + reserved_bytes would be over the limit; details: plan,
 --            limit_bytes, used_bytes, reserved_bytes, requested_bytes. Not while reactor.quota is 'off', as

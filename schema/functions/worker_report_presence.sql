@@ -1,5 +1,5 @@
 -- Record that a reactor is alive, send its canary, and return which reactors are alive. Every reactor calls this every
--- few seconds; that it listens, or no longer listens, is notified to the others on reactor_peers.
+-- few seconds. When it begins or stops to listen, this notifies the others on reactor_peers.
 --
 -- p_mode          'starting', 'listening' or 'polling'
 -- p_canary        channel on which this reactor listens for its own canary; null: none is sent
