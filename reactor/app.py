@@ -21,10 +21,9 @@ from reactor.core.events import Emit
 from reactor.core.settings import Settings, is_loopback
 from reactor.engine.changes import Changes
 from reactor.engine.readiness import Readiness
-from reactor.postgres import statements
 from reactor.postgres.connection import ConnectionPool, DedicatedConnection
 from reactor.postgres.listener import Listener
-from reactor.postgres.migrate import plan
+from reactor.postgres.migrate import check_schema
 from reactor.postgres.presence import Presence
 from reactor.postgres.status import StatusQuery
 from reactor.reactions.uploads import UploadAttempt, put
@@ -98,15 +97,10 @@ class Reactor:
         ending = ["shutting down"] if self._stop.is_set() else []
         return ending + self._parts.readiness.reasons()
 
-    async def wait_ready(self) -> None:
-        """Return once the reactor is ready: listening, reconciled, and its database answers."""
+    async def wait_ready(self, *, ready: bool = True) -> None:
+        """Return once the reactor is ready (listening, reconciled, its database answers), or no longer is."""
         await self._has_started.wait()
-        await self._running_parts().readiness.wait(ready=True)
-
-    async def wait_unready(self) -> None:
-        """Return once an event has made the reactor unready."""
-        await self._has_started.wait()
-        await self._running_parts().readiness.wait(ready=False)
+        await self._running_parts().readiness.wait(ready=ready)
 
     @property
     def emit(self) -> Emit:
@@ -217,7 +211,7 @@ class Reactor:
             except StorageUnavailable as error:
                 logger.warning("Store {}: {}. Uploads wait until it answers.", parts.store.name, error)
             await parts.database.open()
-            await _check_schema(parts.database, self.settings.database_url)
+            await check_schema(parts.database, self.settings.database_url)
             yield parts
         finally:
             with CancelScope(shield=True):
@@ -296,16 +290,3 @@ class Reactor:
         if self._parts is None:
             raise DatabaseUnavailable("the reactor has not opened its database yet")
         return self._parts
-
-
-async def _check_schema(database: ConnectionPool, conninfo: str) -> None:
-    """Refuse to start on a database that isn't migrated, or as a role that can't see or do the work."""
-    steps = await to_thread.run_sync(plan, conninfo)
-    missing = [step.file.name for step in steps if step.state != "applied"]
-    if missing:
-        raise DatabaseUnavailable(
-            f"the database lacks {len(missing)} of {len(steps)} schema files ({missing[0]}, …): run `reactor migrate`"
-        )
-    problems = [row[0] for row in await database.call(statements.MISSING_PRIVILEGES)]
-    if problems:
-        raise DatabaseUnavailable("; ".join(problems) + ": connect as reactor_worker or the tables' owner")

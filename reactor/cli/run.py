@@ -64,7 +64,7 @@ async def _run(settings: Settings) -> None:
         while True:
             await reactor.wait_ready()
             logger.info("ready; status at {}/api/status", reactor.http_url)
-            await reactor.wait_unready()
+            await reactor.wait_ready(ready=False)
 
     def stop(received: signal.Signals) -> None:
         if reactor.stopping:

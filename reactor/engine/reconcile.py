@@ -8,7 +8,7 @@ counted as missed: a figure above zero says that notifications are being lost.
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from anyio import Event
@@ -46,7 +46,7 @@ class Reconcile:
 
     def __init__(
         self,
-        workers: Sequence[Worker],
+        workers: Sequence[Worker[Any]],
         schedule: Schedule,
         requests: ReconcileRequests,
         usage: StorageUsage,
@@ -166,11 +166,11 @@ class Reconcile:
 
     # one sweep
 
-    async def _sweep(self, worker: Worker) -> None:
+    async def _sweep(self, worker: Worker[Any]) -> None:
         with worker.track_released() as released:
             await self._schedule_listed(worker, released)
 
-    async def _schedule_listed(self, worker: Worker, released: Container[Signal]) -> None:
+    async def _schedule_listed(self, worker: Worker[Any], released: Container[Signal]) -> None:
         began, name, ready = self._clock.now(), worker.reaction.name, worker.ready
         yielded_before, ready.first_yielded = ready.first_yielded, None
         self._check_yielded_at.pop(name, None)

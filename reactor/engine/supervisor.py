@@ -25,7 +25,7 @@ class Engine:
 
     clock: Clock
     schedule: Schedule
-    workers: Sequence[Worker]
+    workers: Sequence[Worker[Any]]
     requests: ReconcileRequests
     reconcile: Reconcile
     idle: asyncio.Event

@@ -10,9 +10,10 @@ take the rest. Quick ones are claimed by hundreds, once there is room for half a
 
 import asyncio
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Container, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Generic
+from typing import Generic, TypeVar
 
 from anyio import create_task_group
 from anyio.lowlevel import cancel_shielded_checkpoint
@@ -27,6 +28,8 @@ from reactor.engine.schedule import ReadyQueue, Schedule
 from reactor.reactions.base import A, AttemptReaction, DirectReaction, Reaction
 from reactor.runtime.clock import Clock
 
+R = TypeVar("R", bound=Reaction)
+
 _MOST_CLAIMED = 5 * BATCH
 """Most rows claimed and not settled: one batch on its way from the database, one to it, three being worked on."""
 
@@ -37,12 +40,12 @@ _PAUSE_S = 0.5
 """How long claims pause after the database failed."""
 
 
-class Worker:
+class Worker(ABC, Generic[R]):
     """Claims the ready signals of one reaction. `DirectWorker` and `AttemptWorker` say what a claim is."""
 
     def __init__(
         self,
-        reaction: Reaction,
+        reaction: R,
         ready: ReadyQueue,
         schedule: Schedule,
         requests: ReconcileRequests,
@@ -142,38 +145,24 @@ class Worker:
         """Return the signals to claim now, removed from the ready queue."""
         return self.ready.queue.take(BATCH)
 
+    @abstractmethod
     async def _claim(self, batch: Sequence[Signal]) -> None:
         """Claim these rows. Raises DatabaseUnavailable."""
-        raise NotImplementedError
 
     def _release_tenants(self, signals: Sequence[Signal]) -> None:
         for signal in signals:
             self.ready.queue.release(signal.tenant)
 
 
-class DirectWorker(Worker):
+class DirectWorker(Worker[DirectReaction]):
     """Works for a `DirectReaction`: the claim is the whole work."""
 
-    def __init__(
-        self,
-        reaction: DirectReaction,
-        ready: ReadyQueue,
-        schedule: Schedule,
-        requests: ReconcileRequests,
-        *,
-        clock: Clock,
-        emit: Emit,
-        idle: asyncio.Event,
-    ) -> None:
-        super().__init__(reaction, ready, schedule, requests, clock=clock, emit=emit, idle=idle)
-        self._act = reaction.act
-
     async def _claim(self, batch: Sequence[Signal]) -> None:
-        self._schedule.arm(await self._act(batch))
+        self._schedule.arm(await self.reaction.act(batch))
         self._release_tenants(batch)
 
 
-class AttemptWorker(Worker, Generic[A]):
+class AttemptWorker(Worker[AttemptReaction[A]]):
     """Works for an `AttemptReaction`: claims rows, hands them to the executor, and has them settled."""
 
     def __init__(
@@ -192,7 +181,6 @@ class AttemptWorker(Worker, Generic[A]):
     ) -> None:
         """`concurrency` attempts at once, `per_tenant` of them for one tenant."""
         super().__init__(reaction, ready, schedule, requests, clock=clock, emit=emit, idle=idle)
-        self._attempts = reaction
         self._completer = Completer(reaction, ready, schedule, clock=clock, emit=emit)
         self._leases = Leases(reaction, self._completer, clock=clock, emit=emit, lease_s=lease_s)
         self._concurrency = concurrency
@@ -233,7 +221,7 @@ class AttemptWorker(Worker, Generic[A]):
     def close(self) -> None:
         """Claim no more, hand back what has not begun; what is being acted on may finish."""
         super().close()
-        self._completer.hand_back(self._attempts.executor.drain())
+        self._completer.hand_back(self.reaction.executor.drain())
 
     def abort(self) -> None:
         for attempt in list(self._completer.claimed.values()):
@@ -259,7 +247,7 @@ class AttemptWorker(Worker, Generic[A]):
         self.ready.queue.per_tenant = math.ceil(window * min(1.0, self._per_tenant / self._concurrency))
         room = max(0, min(BATCH, window - self._completer.in_flight, _MOST_CLAIMED - len(self._completer.claimed)))
         # enough waits for the executor: a round trip for a few more rows would cost as much as one for many
-        return 0 if self._attempts.executor.waiting >= self._concurrency and room < min(window, BATCH) / 2 else room
+        return 0 if self.reaction.executor.waiting >= self._concurrency and room < min(window, BATCH) / 2 else room
 
     def _ended_during_a_claim(self) -> float:
         """Return how many attempts end while a claim is on its way, from those that ended since the last was sent."""
@@ -273,7 +261,7 @@ class AttemptWorker(Worker, Generic[A]):
         self._ended_before, self._done_elsewhere = self._completer.ended_count, 0
         self._claim_sent_at = self._clock.now()
         try:
-            result = await self._attempts.claim(batch)
+            result = await self.reaction.claim(batch)
         finally:
             self._claim_took_s = self._clock.now() - self._claim_sent_at
         self._schedule.arm(result.later)
@@ -288,7 +276,7 @@ class AttemptWorker(Worker, Generic[A]):
 
     def _dispatch(self, attempts: Sequence[A]) -> None:
         """Let the executor begin those that may begin; hand the others back."""
-        admitted = () if self._is_closing else self._attempts.admit(attempts)
+        admitted = () if self._is_closing else self.reaction.admit(attempts)
         if admitted:
-            self._attempts.executor.submit(admitted)
+            self.reaction.executor.submit(admitted)
         self._completer.hand_back(attempts[len(admitted) :])

@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import LiteralString
 
 import psycopg
+from anyio import to_thread
 from attrs import frozen
 from psycopg import sql
 
 from reactor.core.errors import DatabaseUnavailable, MigrationChanged
-from reactor.postgres.connection import connected
+from reactor.postgres import statements
+from reactor.postgres.connection import QueryRunner, connected
 
 OLDEST_SERVER = 140000
 """PostgreSQL 14: the first with `create or replace trigger`."""
@@ -245,3 +247,16 @@ def _count_existing_rows(conn: psycopg.Connection) -> None:
         if row is None:
             return
         (after,) = row
+
+
+async def check_schema(database: QueryRunner, conninfo: str) -> None:
+    """Refuse a database that isn't migrated, or a role that can't see or do the work. Raises DatabaseUnavailable."""
+    steps = await to_thread.run_sync(plan, conninfo)
+    missing = [step.file.name for step in steps if step.state != "applied"]
+    if missing:
+        raise DatabaseUnavailable(
+            f"the database lacks {len(missing)} of {len(steps)} schema files ({missing[0]}, …): run `reactor migrate`"
+        )
+    problems = [row[0] for row in await database.call(statements.MISSING_PRIVILEGES)]
+    if problems:
+        raise DatabaseUnavailable("; ".join(problems) + ": connect as reactor_worker or the tables' owner")

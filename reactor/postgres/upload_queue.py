@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import NamedTuple, TypeAlias
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from attrs import frozen
 
+from reactor.core.errors import DatabaseUnavailable
 from reactor.core.events import UploadRescued
 from reactor.core.model import Outcome, Verdict
 from reactor.core.trace_context import Trail
@@ -143,27 +144,41 @@ class UploadQueue:
         self._database = database
         self._claims = claims
         self._lease = timedelta(seconds=lease_s)
+        self._unanswered: dict[int, UUID] = {}
+        """The token of each row's last claim, while that claim has had no answer."""
 
     async def now(self) -> float:
         """Return the database's clock in seconds since 1970, over the connection that claims."""
         [(now_at,)] = await self._claims.call(statements.CLOCK)
         return float(now_at)
 
-    async def claim(self, ids: Sequence[int], token: UUID) -> ClaimedUploads:
-        """Claim those of these rows that are due; ids are UUIDs as numbers.
+    async def claim(self, rows: Sequence[int]) -> ClaimedUploads:
+        """Claim those of these rows that are due; rows are UUIDs as numbers. Raises DatabaseUnavailable.
 
-        A claim that is repeated with the same token returns the same uploads.
+        A claim without an answer may have committed. It is repeated with its own token: then it returns the same rows
+        and counts once. With a new token it would wait for its own lease to expire.
         """
-        rows = await self._claims.call(statements.CLAIM_UPLOADS, (uuid_array(ids), token, self._lease))
-        claimed = ClaimedUploads(uploads=[], waiting=[], exhausted=[])
+        fresh = uuid4()
+        rows_by_token: dict[UUID, list[int]] = {}
         for row in rows:
-            state = row[0]
-            if state == "claimed":
-                claimed.uploads.append(Upload._make((token, *row[1:])))
-            elif state == "waiting":
-                claimed.waiting.append(row[1:3])
-            else:
-                claimed.exhausted.append(row[1])
+            rows_by_token.setdefault(self._unanswered.get(row, fresh), []).append(row)
+        claimed = ClaimedUploads(uploads=[], waiting=[], exhausted=[])
+        try:
+            for token, some in rows_by_token.items() or [(fresh, [])]:
+                for answer in await self._claims.call(statements.CLAIM_UPLOADS, (uuid_array(some), token, self._lease)):
+                    state = answer[0]
+                    if state == "claimed":
+                        claimed.uploads.append(Upload._make((token, *answer[1:])))
+                    elif state == "waiting":
+                        claimed.waiting.append(answer[1:3])
+                    else:
+                        claimed.exhausted.append(answer[1])
+        except DatabaseUnavailable:
+            for token, some in rows_by_token.items():
+                self._unanswered |= dict.fromkeys(some, token)
+            raise
+        for row in rows if self._unanswered else ():
+            self._unanswered.pop(row, None)
         return claimed
 
     async def extend(self, held: Sequence[Upload]) -> set[UUID]:
@@ -187,14 +202,20 @@ class UploadQueue:
         )
         return {row[0].int: Settled._make(row[1:]) for row in rows}
 
-    async def confirm_stored(self, settled: Sequence[tuple[Upload, str]]) -> set[UUID]:
-        """Return the ids that have left the queue as stored under the given URL: for settlements without an answer."""
+    async def confirm_stored(self, ended: Sequence[tuple[Upload, Outcome]]) -> set[int]:
+        """Return the ids, as numbers, of those that have left the queue as stored under their outcome's URL.
+
+        For settlements without an answer.
+        """
+        stored = [(upload, outcome.storage_url) for upload, outcome in ended if outcome.storage_url is not None]
+        if not stored:
+            return set()
         arguments = (
-            [upload.id for upload, _ in settled],
-            [upload.source_id for upload, _ in settled],
-            [url for _, url in settled],
+            [upload.id for upload, _ in stored],
+            [upload.source_id for upload, _ in stored],
+            [url for _, url in stored],
         )
-        return {row[0] for row in await self._database.call(statements.CONFIRM_STORED, arguments)}
+        return {row[0].int for row in await self._database.call(statements.CONFIRM_STORED, arguments)}
 
     async def rescue(self, ids: Sequence[UUID] | None, limit: int) -> list[Rescue]:
         """Release expired leases and bury exhausted uploads, `limit` at most; `ids` None means all."""

@@ -1,12 +1,16 @@
 """What a failed attempt means: try again, give up, or blame the store and count nothing."""
 
 import random
+from collections.abc import Sequence
+from uuid import UUID
+
+from loguru import logger
 
 from reactor.core.backoff import Backoff
 from reactor.core.circuit_breaker import CircuitBreaker
 from reactor.core.errors import ReactorError, StorageRejected, StorageUnavailable
 from reactor.core.events import BreakerMoved, Emit
-from reactor.core.model import Outcome, Verdict
+from reactor.core.model import Due, Outcome, Signal, Verdict
 from reactor.postgres.upload_queue import Upload
 from reactor.runtime.clock import Clock
 
@@ -26,8 +30,12 @@ class UploadFailures:
         self._clock = clock
         self._emit = emit
 
-    def outcome(self, upload: Upload, error: ReactorError) -> Outcome:
+    def outcome(self, upload: Upload, error: BaseException) -> Outcome:
         """Return the outcome of an attempt that failed with `error`."""
+        if not isinstance(error, ReactorError):
+            # a bug of the reactor must not stop other uploads: this one fails, and the log shows the bug
+            logger.bind(**upload.trail().fields).opt(exception=error).error("attempt {} broke", upload.attempt)
+            error = StorageUnavailable("the reactor broke on this upload; its log says how")
         # a store's own text: PostgreSQL takes no NUL, and a terminal must get no escape sequences
         message = "".join(char if char.isprintable() else " " for char in str(error)[:_MESSAGE_CHARS])
         if isinstance(error, StorageUnavailable):
@@ -54,6 +62,19 @@ class UploadFailures:
             return Outcome(verdict=Verdict.DEAD, code="STORAGE_UPLOAD_FAILED", message=message)
         delay_s = self._backoff.delay_s(upload.attempt, random.random(), retry_after_s)  # noqa: S311  # jitter
         return Outcome(verdict=Verdict.RETRY, delay_s=delay_s, code=code, message=message)
+
+    def hand_back(self, upload_id: UUID) -> Outcome:
+        """Return the outcome of an attempt that did not begin, or was interrupted by this reactor."""
+        self._breaker.abandoned(self._clock.now(), upload_id)
+        return Outcome(verdict=Verdict.DEFERRED, delay_s=self.pause_s() if self._breaker.is_open else 0.0)
+
+    def hold_back(self, signals: Sequence[Signal]) -> tuple[Sequence[Signal], list[Due]]:
+        """Return the signals that the breaker lets through, and the others with the time to look at them again."""
+        allowance = self._breaker.allowance(self._clock.now())
+        if allowance is None:
+            return signals, []
+        retry_at = self._clock.database_now() + self.pause_s()
+        return signals[:allowance], [Due(signal, retry_at) for signal in signals[allowance:]]
 
     def store_answered(self) -> None:
         """Take notice that the store stored an object, or refused one for good: it is up."""

@@ -5,22 +5,23 @@ outcome: stored, retry after a backoff, dead, or deferred (handed back unspent).
 of an upload: the circuit breaker defers the others until the store answers again.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Protocol
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from anyio import move_on_after
 from attrs import define, field
 from loguru import logger
 
 from reactor.core.circuit_breaker import CircuitBreaker
-from reactor.core.errors import DatabaseUnavailable, ReactorError, StorageUnavailable
+from reactor.core.errors import DatabaseUnavailable, StorageUnavailable
 from reactor.core.events import (
     AttemptSettled,
     AttemptsSettled,
     AttemptsStarted,
     AttemptStarted,
+    DatabaseLost,
     Emit,
     LeaseLost,
     UploadDied,
@@ -38,6 +39,8 @@ from reactor.runtime.executor import Executor
 from reactor.storage.spool import Spool
 from reactor.storage.spooled_file import Identity
 from reactor.storage.stores.base import ObjectStore
+
+_BURY_AGAIN_S = 1.0
 
 _CLOCK_READINGS = 3
 """How often the database's clock is read before the first claim: timers depend on it, and first answers are slow."""
@@ -123,8 +126,6 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         self._emit = emit
         self._lease_s = lease_s
         self._measure_clock_at = 0.0
-        self._unanswered: dict[int, UUID] = {}
-        """The token of each row's last claim, while that claim has had no answer."""
         self._backlog = UploadBacklog(queue, reaction_name=self.name, emit=emit)
 
     def due_at(self, hint: Hint) -> float | None:
@@ -133,7 +134,7 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
     # claim
 
     async def prepare(self) -> None:
-        await self._queue.claim([], uuid4())  # opens the connection and plans the statement
+        await self._queue.claim([])  # opens the connection and plans the statement
         for _ in range(_CLOCK_READINGS):
             asked = self._clock.now()
             database_now = await self._queue.now()
@@ -142,27 +143,17 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
     async def claim(self, signals: Sequence[Signal]) -> ClaimResult[UploadAttempt]:
         later: list[Due] = []
         if not self._breaker.is_clear:
-            signals, later = self._hold_back(signals)
+            signals, later = self._failures.hold_back(signals)
+            if not signals:
+                return ClaimResult(later=later)
         signal_of = {signal.row: signal for signal in signals}
         sent = self._clock.now()
-        uploads: list[Upload] = []
-        rows_by_token = self._rows_by_token(list(signal_of)) if signal_of else {}
-        try:
-            for token, rows in rows_by_token.items():
-                asked = self._clock.now()
-                claimed = await self._queue.claim(rows, token)
-                if len(rows) == 1 and claimed.uploads and asked >= self._measure_clock_at:
-                    self._measure_clock(asked, claimed.uploads[0])
-                if claimed.exhausted:
-                    await self._backlog.bury(claimed.exhausted)
-                uploads += claimed.uploads
-                later += [Due(signal_of[row_id.int], due_at) for row_id, due_at in claimed.waiting]
-        except DatabaseUnavailable:
-            for token, rows in rows_by_token.items():
-                self._unanswered |= dict.fromkeys(rows, token)
-            raise
-        for row in signal_of if self._unanswered else ():
-            self._unanswered.pop(row, None)
+        claimed = await self._queue.claim(list(signal_of))
+        if len(signals) == 1 and claimed.uploads and sent >= self._measure_clock_at:
+            self._measure_clock(sent, claimed.uploads[0])
+        if claimed.exhausted:
+            later += await self._bury([signal_of[row_id.int] for row_id in claimed.exhausted])
+        later += [Due(signal_of[row_id.int], due_at) for row_id, due_at in claimed.waiting]
         lease_until = sent + self._lease_s
         attempts = [
             UploadAttempt(
@@ -172,11 +163,20 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
                 trail=upload.trail(),
                 lease_until=lease_until,
             )
-            for upload in uploads
+            for upload in claimed.uploads
         ]
         if attempts:
             self._emit(UploadsClaimed(trails=[attempt.trail for attempt in attempts]))
         return ClaimResult(attempts=attempts, later=later)
+
+    async def _bury(self, exhausted: Sequence[Signal]) -> list[Due]:
+        """Mark these uploads as dead; return them to be looked at again if the database failed."""
+        try:
+            await self._backlog.bury([signal.row_id for signal in exhausted])
+        except DatabaseUnavailable as error:  # what was claimed with them must not be lost
+            self._emit(DatabaseLost(doing="bury uploads", reason=str(error)))
+            return [Due(signal, self._clock.database_now() + _BURY_AGAIN_S) for signal in exhausted]
+        return []
 
     def _measure_clock(self, asked: float, upload: Upload) -> None:
         """Measure the database's clock by a claim of one row, the shortest call there is."""
@@ -184,28 +184,6 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
             answered = self._clock.now()
             self._clock.observe(asked, answered, upload.claimed_at)
             self._measure_clock_at = answered + _CLOCK_INTERVAL_S
-
-    def _hold_back(self, signals: Sequence[Signal]) -> tuple[Sequence[Signal], list[Due]]:
-        """Return the signals that the breaker lets through, and the others with the time to look at them again."""
-        allowance = self._breaker.allowance(self._clock.now())
-        if allowance is None:
-            return signals, []
-        retry_at = self._clock.now() + self._clock.offset_s + self._failures.pause_s()
-        return signals[:allowance], [Due(signal, retry_at) for signal in signals[allowance:]]
-
-    def _rows_by_token(self, rows: list[int]) -> dict[UUID, list[int]]:
-        """Return the rows by the token to claim them with.
-
-        A claim without an answer may have committed. With its own token it returns the same rows again and counts
-        once; with a new one it would wait for its own lease to expire, and an attempt would be lost.
-        """
-        fresh = uuid4()
-        if not self._unanswered:
-            return {fresh: rows}
-        by_token: dict[UUID, list[int]] = {}
-        for row in rows:
-            by_token.setdefault(self._unanswered.get(row, fresh), []).append(row)
-        return by_token
 
     # rescue and sweep
 
@@ -250,15 +228,8 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
                 url, _ = attempt.result
                 outcomes.append(Outcome(Verdict.STORED, storage_url=url))
             else:
-                outcomes.append(self._failure(attempt, attempt.error))
+                outcomes.append(self._failures.outcome(attempt.upload, attempt.error))
         return outcomes
-
-    def _failure(self, attempt: UploadAttempt, error: BaseException) -> Outcome:
-        if not isinstance(error, ReactorError):
-            # a bug of the reactor must not stop other uploads: this one fails, and the log shows the bug
-            logger.bind(**attempt.trail.fields).opt(exception=error).error("attempt {} broke", attempt.upload.attempt)
-            error = StorageUnavailable("the reactor broke on this upload; its log says how")
-        return self._failures.outcome(attempt.upload, error)
 
     def cut_short(self, attempt: UploadAttempt) -> Outcome:
         attempt.ended = self._clock.now()
@@ -268,16 +239,16 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         return self._failures.outcome(attempt.upload, no_answer)
 
     def hand_back(self, attempt: UploadAttempt) -> Outcome:
-        self._breaker.abandoned(self._clock.now(), attempt.upload.id)
-        return Outcome(verdict=Verdict.DEFERRED, delay_s=self._failures.pause_s() if self._breaker.is_open else 0.0)
+        return self._failures.hand_back(attempt.upload.id)
 
     # settle
 
     async def settle(self, ended: Sequence[tuple[UploadAttempt, Outcome]]) -> Sequence[Due]:
         settling_at = self._clock.now() + self._clock.offset_s
         settled = await self._queue.settle([(attempt.upload, outcome) for attempt, outcome in ended])
-        if len(settled) < len(ended):
-            settled |= await self._settled_before(ended, settled)
+        missing = [(attempt.upload, outcome) for attempt, outcome in ended if attempt.signal.row not in settled]
+        if missing:  # an earlier call without an answer may have settled them
+            settled |= dict.fromkeys(await self._queue.confirm_stored(missing), Settled(None, settling_at))
         due_again: list[Due] = []
         events: list[AttemptSettled] = []
         offset_s = self._clock.offset_s
@@ -299,20 +270,6 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         for first in range(0, len(events), _EVENT_BATCH):
             self._emit(AttemptsSettled(attempts=events[first : first + _EVENT_BATCH]))
         return due_again
-
-    async def _settled_before(
-        self, ended: Sequence[tuple[UploadAttempt, Outcome]], settled: Mapping[int, Settled]
-    ) -> dict[int, Settled]:
-        """Return the stored uploads that had left the queue by a call without an answer."""
-        missing = [
-            (attempt.upload, outcome.storage_url)
-            for attempt, outcome in ended
-            if attempt.signal.row not in settled and outcome.storage_url is not None
-        ]
-        if not missing:
-            return {}
-        confirmed = await self._queue.confirm_stored(missing)
-        return dict.fromkeys((row_id.int for row_id in confirmed), Settled(None, self._clock.database_now()))
 
     async def clean_up(self, settled: Sequence[UploadAttempt]) -> None:
         """Remove the spooled files of stored uploads."""

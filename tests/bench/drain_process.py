@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from uuid import UUID
 
 import psycopg
 from loguru import logger
@@ -25,11 +24,11 @@ def drain_all(url: str, spool: Path, store: ObjectStore, uploads: int) -> Figure
     began, ended, claims, settled = 0.0, 0.0, 0, 0
     claim = UploadQueue.claim
 
-    async def beginning(self: UploadQueue, ids: Sequence[int], token: UUID) -> ClaimedUploads:
+    async def beginning(self: UploadQueue, rows: Sequence[int]) -> ClaimedUploads:
         nonlocal began
-        if len(ids):  # the reactor's first claim is empty: it only prepares the statement
+        if len(rows):  # the reactor's first claim is empty: it only prepares the statement
             began = began or time.monotonic()
-        return await claim(self, ids, token)
+        return await claim(self, rows)
 
     def on_event(event: Event) -> None:
         nonlocal ended, claims, settled

@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from loguru import logger
 
@@ -73,8 +72,8 @@ async def _run(url: str, spool: Path) -> None:
     counted = {"claims": 0, "empty": 0, "settled": 0}
     claim = UploadQueue.claim
 
-    async def counting(self: UploadQueue, ids: Sequence[int], token: UUID) -> ClaimedUploads:
-        claimed = await claim(self, ids, token)
+    async def counting(self: UploadQueue, rows: Sequence[int]) -> ClaimedUploads:
+        claimed = await claim(self, rows)
         counted["claims"] += 1
         counted["empty"] += not claimed.uploads
         return claimed
