@@ -67,6 +67,24 @@ def test_the_reservation_of_an_upload_that_is_being_queued_is_not_released(
     assert rows.usage(user) == (0, 30, 0)
 
 
+def test_the_reservation_of_an_upload_that_was_queued_before_the_lock_is_not_released(
+    rows: Rows, api: Api, migrated_url: str
+) -> None:
+    """The repair pauses after it has found the source and before it locks it; meanwhile the app queues the upload."""
+    source = forget(rows, api.reserve(user := uuid4(), 30))
+    definition = rows.one("select pg_get_functiondef('reactor.leaked_reservation()'::regprocedure) as text").text
+    pause = "where (select pg_advisory_xact_lock(1)::text) is not null and "
+    rows.conn.execute(definition.replace("where s.storage_status", pause + "s.storage_status").encode())
+    with rows_of(migrated_url) as app, rows_of(migrated_url) as worker, ThreadPoolExecutor(1) as pool:
+        with rows.conn.transaction():
+            rows.all("select pg_advisory_xact_lock(1)")
+            repaired = pool.submit(repair, worker)
+            app.wait_for_lock(worker.conn)
+            Api(app).fail(source)
+        assert repaired.result() == {}
+    assert rows.usage(user) == (0, 30, 0)
+
+
 def test_a_failure_reported_while_its_reservation_is_released_reserves_again(
     rows: Rows, api: Api, migrated_url: str
 ) -> None:
