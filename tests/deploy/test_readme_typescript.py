@@ -1,4 +1,4 @@
-"""The README's TypeScript compiles under `tsc --strict`, with supabase-js's own types.
+"""The READMEs' TypeScript compiles under `tsc --strict`, with supabase-js's own types.
 
 The compiler and the types come from npm, into a temporary folder. Without Node.js, or offline, this is skipped.
 """
@@ -21,6 +21,7 @@ const supabase = createClient("https://project.example.org", "key");
 declare const user: { id: string };
 declare const file: File;
 declare const sha256Hex: string;
+declare const sourceId: string;
 declare const abort: AbortController;
 declare function spoolAndFail(sourceId: string, path: string, file: File): Promise<void>;
 declare function interpret(sourceId: string, signal: AbortSignal): Promise<void>;
@@ -64,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_typescript_block_compiles_and_a_mistake_does_not(folder: Path) -> None:
     """One run of the compiler for all blocks and the mistake, because it takes seconds to start."""
     blocks = blocks_of("ts")
-    assert [block.path for block in blocks] == [ROOT / "README.md"]
+    assert {block.path for block in blocks} == {ROOT / "README.md", ROOT / "deploy/supabase.md"}
     names = ["mistake.ts"]
     (folder / "mistake.ts").write_text(PRELUDE + MISTAKE)
     for block in blocks:
