@@ -227,7 +227,7 @@ class Reactor:
         spool.check()
         store = self._store or open_store(settings.store_url, concurrency=settings.upload_concurrency)
         database = ConnectionPool(database_url, size=_CONNECTIONS)
-        # a claim need not wait for the disk: the settlement's commit makes it durable (decision 25)
+        # a claim need not wait for the disk: the settlement's commit makes it durable (schema/README.md, decision 12)
         claims = DedicatedConnection(database_url, waits_for_disk=False)
         executor = ThreadPool(
             partial(put, spool, store),

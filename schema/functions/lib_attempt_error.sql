@@ -2,7 +2,7 @@
 --
 -- p_began    when the attempt was claimed
 -- p_attempt  its number
--- Inlined    has no pinned search_path on purpose (schema/README.md, decision 8)
+-- Inlined    so no search_path is pinned (schema/README.md, decision 8)
 create or replace function reactor.attempt_error(p_began timestamptz, p_attempt int, p_code text, p_message text,
         p_traceparent text)
     returns jsonb
@@ -16,7 +16,7 @@ $$;
 
 -- Return the entry for an attempt whose lease expired: its reactor never settled it.
 --
--- Inlined    as attempt_error()
+-- Inlined    like attempt_error()
 create or replace function reactor.lost_attempt_error(p_began timestamptz, p_attempt int, p_traceparent text)
     returns jsonb
     language sql

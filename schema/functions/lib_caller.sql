@@ -3,7 +3,7 @@
 -- Returns  null for service_role, and for a direct connection without JWT claims in a role that isn't a user's.
 --          Otherwise the user of the JWT; the nil UUID, which owns nothing, where a user's role has no valid JWT
 -- Note     current_user is no help: inside a function that runs as its owner, it is the owner
--- Inlined  has no pinned search_path on purpose (schema/README.md, decision 8)
+-- Inlined  so no search_path is pinned (schema/README.md, decision 8)
 create or replace function reactor.caller()
     returns uuid
     language sql
@@ -34,7 +34,7 @@ end $$;
 -- Return whether a caller may act for a user. A user may act only as themselves, and never as the nil UUID, even if an
 -- app has rows with it.
 --
--- Inlined  as caller()
+-- Inlined  like caller()
 create or replace function reactor.acts_for(p_caller uuid, p_user_id uuid)
     returns boolean
     language sql

@@ -2,7 +2,7 @@
 --
 -- Returns    null where neither applies. Always finite, and never raises, whatever an app wrote: 'infinity', the year
 --            290000 or a timeout of as many years. One such run must not keep the others of its batch from being failed
--- Inlined    has no pinned search_path on purpose (schema/README.md, decision 8)
+-- Inlined    so no search_path is pinned (schema/README.md, decision 8)
 create or replace function reactor.deadline(p_timeout_at timestamptz, p_heartbeat_at timestamptz,
         p_heartbeat_timeout interval)
     returns timestamptz
@@ -19,7 +19,7 @@ $$;
 
 -- Return whether a run's deadline has passed; false where it has none.
 --
--- Inlined    as deadline()
+-- Inlined    like deadline()
 create or replace function reactor.is_overdue(p_timeout_at timestamptz, p_heartbeat_at timestamptz,
         p_heartbeat_timeout interval)
     returns boolean

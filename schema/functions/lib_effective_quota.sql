@@ -25,7 +25,7 @@ $$;
 -- also before its row is updated.
 --
 -- p_usage  all null: the user has no usage row
--- Inlined  has no pinned search_path on purpose, and returns a set of one row (schema/README.md, decision 8)
+-- Inlined  so no search_path is pinned, and returns a set of one row (schema/README.md, decision 8)
 create or replace function reactor.quota_of(p_usage public.storage_usage, p_plan public.quota_plans, p_month text)
     returns table (limit_bytes bigint, used_bytes bigint, reserved_bytes bigint, interpretation_limit int,
                    interpretations_used int)

@@ -5,7 +5,7 @@
 -- Returns   the milliseconds are relative to the start of the statement, as in send(): a statement that writes many
 --           rows takes a while. Rounded up, because a claim before the due time finds nothing and must be repeated. At
 --           most a day, which keeps the hint short; the look-up then finds the real due time
--- Inlined   has no pinned search_path on purpose (schema/README.md, decision 8): otherwise PostgreSQL plans it again
+-- Inlined   so no search_path is pinned (schema/README.md, decision 8): otherwise PostgreSQL plans it again
 --           for each row that an app writes
 create or replace function reactor.hint(p_id uuid, p_user_id uuid, p_due_at timestamptz)
     returns text
@@ -26,7 +26,7 @@ $$;
 -- p_hints   an argument that is cheap to evaluate twice: otherwise this isn't inlined
 -- Returns   whether anything was sent
 -- Promises  as send_hints
--- Inlined   as hint()
+-- Inlined   like hint()
 create or replace function reactor.send(p_channel text, p_hints text[])
     returns boolean
     language sql

@@ -1,6 +1,6 @@
 -- Return when a waiting upload is due: next_retry_at, and not before 1970, so that its age is finite.
 --
--- Inlined  has no pinned search_path on purpose (schema/README.md, decision 8). Equal to the expression of the index
+-- Inlined  so no search_path is pinned (schema/README.md, decision 8). Equal to the expression of the index
 --          upload_queue_by_due
 create or replace function reactor.due_at(p_next_retry_at timestamptz)
     returns timestamptz
@@ -12,7 +12,7 @@ $$;
 
 -- Return whether an upload waits and is due now.
 --
--- Inlined  as due_at()
+-- Inlined  like due_at()
 create or replace function reactor.is_due(p_status text, p_next_retry_at timestamptz)
     returns boolean
     language sql

@@ -1,7 +1,7 @@
 -- Return the leaked reservations: sources that have been pending for a day and have no upload in the queue. No app
 -- completed them, and no reactor will.
 --
--- Inlined  has no pinned search_path on purpose, and returns a set (schema/README.md, decision 8)
+-- Inlined  so no search_path is pinned, and returns a set (schema/README.md, decision 8)
 create or replace function reactor.leaked_reservation()
     returns table (source_id uuid, pending_since timestamptz)
     language sql

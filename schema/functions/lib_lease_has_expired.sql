@@ -1,6 +1,6 @@
 -- Return when the lease of an upload that is being stored ends. Without a lease, it ended before all time.
 --
--- Inlined  has no pinned search_path on purpose (schema/README.md, decision 8)
+-- Inlined  so no search_path is pinned (schema/README.md, decision 8)
 create or replace function reactor.lease_end(p_lease_expires_at timestamptz)
     returns timestamptz
     language sql
@@ -11,7 +11,7 @@ $$;
 
 -- Return whether an upload is being stored under a lease that has ended: any reactor may take it over.
 --
--- Inlined  as lease_end()
+-- Inlined  like lease_end()
 create or replace function reactor.lease_has_expired(p_status text, p_lease_expires_at timestamptz)
     returns boolean
     language sql

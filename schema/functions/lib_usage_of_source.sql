@@ -1,7 +1,7 @@
 -- Return the bytes of one source. A table that an app made may have file_size instead of byte_size.
 --
 -- Returns  null where neither is set
--- Inlined  has no pinned search_path on purpose (schema/README.md, decision 8)
+-- Inlined  so no search_path is pinned (schema/README.md, decision 8)
 create or replace function reactor.size_of_source(p_source public.sources)
     returns bigint
     language sql
@@ -12,7 +12,7 @@ $$;
 
 -- Return what one source adds to its user's usage: one row.
 --
--- Inlined  as size_of_source(), and returns a set of one row
+-- Inlined  like size_of_source(), and returns a set of one row
 create or replace function reactor.usage_of_source(p_source public.sources)
     returns table (user_id uuid, total bigint, reserved bigint, stored int)
     language sql

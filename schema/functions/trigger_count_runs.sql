@@ -15,7 +15,7 @@
 
 -- Return until when later heartbeats are not notified: a minute after this one. Finite, whatever an app wrote.
 --
--- Inlined  has no pinned search_path on purpose (schema/README.md, decision 8)
+-- Inlined  so no search_path is pinned (schema/README.md, decision 8)
 create or replace function reactor.notified_until(p_heartbeat_at timestamptz)
     returns timestamptz
     language sql
@@ -26,7 +26,7 @@ $$;
 
 -- Return whether the current UPDATE of this run is one that mark_run made: the triggers ignore it.
 --
--- Inlined  as notified_until()
+-- Inlined  like notified_until()
 create or replace function reactor.is_marking(p_run_id uuid)
     returns boolean
     language sql
