@@ -199,6 +199,37 @@ async def test_requests_during_a_pass_are_one_more_pass(harness: ReconcileHarnes
         assert harness.reaction.sweeps == 2
 
 
+async def test_a_request_during_a_pass_is_one_more_pass(harness: ReconcileHarness) -> None:
+    """The pass may have read the rows before what the request is about."""
+
+    def request_once() -> None:
+        if harness.reaction.sweeps == 1:
+            harness.requests.request_pass()
+
+    harness.reaction.while_read = request_once
+    async with harness.running():
+        assert harness.reaction.sweeps == 2
+
+
+async def test_who_requests_and_waits_returns_after_a_pass_that_began_later(harness: ReconcileHarness) -> None:
+    sweeps_before_return: list[int] = []
+
+    async def request_and_wait() -> None:
+        await harness.reconcile.request_and_wait()
+        sweeps_before_return.append(harness.reaction.sweeps)
+
+    async with create_task_group() as tasks:
+
+        def request_once() -> None:
+            if harness.reaction.sweeps == 1:
+                tasks.start_soon(request_and_wait)
+
+        harness.reaction.while_read = request_once
+        async with harness.running():
+            pass
+    assert sweeps_before_return == [2]
+
+
 async def test_passes_are_frequent_while_polling(harness: ReconcileHarness) -> None:
     async with harness.running():
         harness.reconcile.polling_interval_s = 2.0

@@ -224,7 +224,7 @@ async def test_claims_stop_while_outcomes_cannot_be_settled(worker_harness: Work
         assert len(worker_harness.reaction.settled) == len(rows)
 
 
-# leases
+# rows that are claimed
 
 
 async def test_a_row_is_not_claimed_again_before_its_outcome_is_settled(worker_harness: WorkerHarness) -> None:
@@ -254,6 +254,17 @@ async def test_a_row_in_flight_is_not_claimed_again(worker_harness: WorkerHarnes
         worker_harness.reaction.may_act.set()
         await idle_event()
         assert worker_harness.reaction.settled == [(row, Verdict.STORED), (other, Verdict.STORED)]
+
+
+async def test_hints_of_a_row_in_flight_use_up_no_place_of_its_tenant(worker_harness: WorkerHarness) -> None:
+    row, *others = signals(4)
+    worker_harness.reaction.may_act = Event()
+    async with worker_harness.running():
+        await worker_harness.arm([row])
+        for _ in range(10):
+            await worker_harness.arm([row])
+        await worker_harness.arm(others)
+        assert worker_harness.reaction.claims == [[row], others]
 
 
 # ending

@@ -179,7 +179,7 @@ class WorkerHarness:
             self.clock, concurrency=concurrency, per_tenant=per_tenant, attempt_timeout_s=attempt_timeout_s
         )
         self.ready = ReadyQueue()
-        requests = ReconcileRequests()
+        self.requests = requests = ReconcileRequests()
         self.schedule = Schedule(self.clock, {"rows": self.ready}, requests, horizon_s=900.0, emit=self.recorder)
         self.idle = asyncio.Event()
         self.worker = AttemptWorker(
