@@ -3,10 +3,11 @@
 import pytest
 from anyio import Event, fail_after
 from support.manual_clock import idle_event
-from support.worker_harness import LEASE_S, WorkerHarness, signals
+from support.worker_harness import LEASE_S, WorkerHarness, opened, signals
 
 from reactor.core.events import DatabaseLost
 from reactor.core.model import Verdict
+from reactor.engine import completer
 
 
 async def test_claimed_rows_are_handed_back_when_the_breaker_opens() -> None:
@@ -73,26 +74,31 @@ async def test_outcomes_are_dropped_after_their_lease_has_expired(worker_harness
         assert worker_harness.worker.is_idle
 
 
-async def test_outcomes_are_settled_in_batches() -> None:
-    """Once half of the claimed rows have ended, all outcomes are settled together."""
-    harness = WorkerHarness(concurrency=100, per_tenant=100)
-    rows = signals(100)
+async def test_outcomes_are_settled_together_once_half_of_the_rows_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completer, "_SETTLE_DELAY_S", 3600.0)
+    harness = WorkerHarness(concurrency=10, per_tenant=10)
+    rows = signals(10)
+    harness.reaction.may_act = Event()
+    harness.reaction.may_end = {row.row_id: Event() for row in rows[:5]}
     async with harness.running():
         await harness.arm(rows)
-        assert len(harness.reaction.settled) == len(rows)
-        assert harness.reaction.settlements < 5
+        for number, row in enumerate(rows[:5]):
+            assert harness.reaction.settled == [], f"{number} of 10 have ended"
+            harness.reaction.may_end[row.row_id].set()
+            await idle_event()
+        assert harness.reaction.settled == [(row, Verdict.STORED) for row in rows[:5]]
+        assert harness.reaction.settlements == 1
 
 
 async def test_an_outcome_is_settled_soon_although_other_attempts_take_long(worker_harness: WorkerHarness) -> None:
     quick, *slow = signals(4)
-    worker_harness.reaction.slow = {row.row_id for row in slow}
     worker_harness.reaction.may_act = Event()
+    worker_harness.reaction.may_end = {quick.row_id: opened()}
     async with worker_harness.running():
         await worker_harness.arm([quick, *slow])
         with fail_after(20):
             await worker_harness.reaction.has_settled.wait()
         assert worker_harness.reaction.settled == [(quick, Verdict.STORED)]
-        worker_harness.reaction.may_act.set()
 
 
 async def test_a_worker_has_ended_once_what_it_settled_is_cleaned_up(worker_harness: WorkerHarness) -> None:

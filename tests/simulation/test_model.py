@@ -252,7 +252,7 @@ class ModelAgainstPostgres(RuleBasedStateMachine):
     @rule(
         which=st.integers(0, 1), mode=st.sampled_from(["starting", "listening"]), canary=st.none() | st.just("canary")
     )
-    def pulse(self, which: int, mode: str, canary: str | None) -> None:
+    def report_presence(self, which: int, mode: str, canary: str | None) -> None:
         reactor = self.reactors[which]
         rows = self.real.rows(statements.REPORT_PRESENCE, (reactor, "host", "0", mode, canary, timedelta(seconds=26)))
         [answered] = self.model.report_presence(reactor, "host", "0", mode, canary, timedelta(seconds=26))

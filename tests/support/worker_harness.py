@@ -60,8 +60,8 @@ class InMemoryRows(AttemptReaction[Attempt]):
         self.may_act = opened()
         self.may_settle = opened()
         self.may_clean_up = opened()
-        self.slow: set[UUID] | None = None
-        """The rows that wait for `may_act`; None: all."""
+        self.may_end: dict[UUID, Event] = {}
+        """By row: what its attempt waits for, instead of `may_act`."""
         self.settlements = 0
         self.has_settled = Event()
         self.cleaned_up: list[Signal] = []
@@ -108,8 +108,7 @@ class InMemoryRows(AttemptReaction[Attempt]):
         self.most_in_all = max(self.most_in_all, self.acting.total())
         is_done = False
         try:
-            if self.slow is None or signal.row_id in self.slow:
-                await self.may_act.wait()
+            await self.may_end.get(signal.row_id, self.may_act).wait()
             is_done = True
         finally:
             self.acting[signal.tenant] -= 1
