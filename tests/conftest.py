@@ -39,7 +39,8 @@ _IN_MEMORY = Path("/dev/shm")  # noqa: S108  # as above
 
 _TESTS = Path(__file__).parent
 _LONGEST_FIRST = (
-    "system", "web", "stress", "storage", "embedded", "postgres", "client", "simulation", "engine", "schema",
+    "system", "web", "stress", "storage", "embedded", "deploy", "postgres", "client", "simulation", "engine",
+    "schema",
 )  # fmt: skip
 
 NEEDED_IN_MEMORY_BYTES = 6 << 30

@@ -31,13 +31,13 @@ from reactor.postgres import listener
 
 
 @pytest.fixture
-def _quick_pulse(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listen, "PRESENCE_INTERVAL_S", 0.5)
     monkeypatch.setattr(listen, "CANARY_GRACE_S", 0.4)
     monkeypatch.setattr(listen, "POLLING_INTERVAL_S", 0.3)
 
 
-async def stored(recorder: Recorder, upload: QueuedUpload) -> AttemptSettled:
+async def wait_until_stored(recorder: Recorder, upload: QueuedUpload) -> AttemptSettled:
     return await recorder.wait_for(
         AttemptSettled,
         lambda settled: settled.upload_id == upload.id and settled.verdict is Verdict.STORED,
@@ -51,7 +51,7 @@ async def test_an_upload_is_attempted_at_once_after_its_commit(app: App, recorde
         assert (notified.channel, notified.rows) == ("reactor_uploads", 1)
         started = await recorder.wait_for(AttemptStarted)
         assert started.lag_s < 1.0
-        await stored(recorder, upload)
+        await wait_until_stored(recorder, upload)
         assert not any(swept.found for swept in recorder.events_of(Swept))
     app.assert_stored(upload)
 
@@ -62,7 +62,7 @@ async def test_an_upload_is_not_attempted_before_its_commit(app: App, recorder: 
             [upload] = app.queue_uploads()
             app.conn.execute("select pg_sleep(0.05)")
             assert recorder.events_of(Notified) == []
-        await stored(recorder, upload)
+        await wait_until_stored(recorder, upload)
 
 
 async def test_a_rolled_back_upload_is_not_notified(app: App, recorder: Recorder) -> None:
@@ -70,7 +70,7 @@ async def test_a_rolled_back_upload_is_not_notified(app: App, recorder: Recorder
         with app.conn.transaction(force_rollback=True):
             app.queue_uploads()
         [upload] = app.queue_uploads()
-        await stored(recorder, upload)
+        await wait_until_stored(recorder, upload)
         assert len(recorder.events_of(Notified)) == 1
 
 
@@ -79,7 +79,7 @@ async def test_an_upload_due_at_commit_needs_no_timer(app: App, recorder: Record
     async with app.running_reactor(recorder):
         for _ in range(40):
             [upload] = app.queue_uploads()
-            await stored(recorder, upload)
+            await wait_until_stored(recorder, upload)
         # on a loaded machine a few may need a timer; following the rounded hint would set about twelve
         assert len(recorder.events_of(TimerFired)) < 6
 
@@ -91,7 +91,7 @@ async def test_an_upload_due_later_is_attempted_when_it_is_due(app: App, recorde
         started = await recorder.wait_for(AttemptStarted)
         assert app.one("select clock_timestamp()") >= due_at
         assert 0 <= started.lag_s < 1.0
-        await stored(recorder, upload)
+        await wait_until_stored(recorder, upload)
 
 
 def _row(row_id: str, tenant: object = 1, due: object = 0) -> list[object]:
@@ -118,22 +118,22 @@ GARBAGE = {
     "a negative time": _payload(_row(uuid4().hex, due=-1)),
     "not a number": '{"v":1,"at":NaN,"rows":[["' + uuid4().hex + '",1,0]]}',
     "an infinite time": '{"v":1,"at":0,"rows":[["' + uuid4().hex + '",1,Infinity]]}',
-    "a truth": '{"v":1,"at":true,"rows":[["' + uuid4().hex + '",1,0]]}',
+    "true as a time": '{"v":1,"at":true,"rows":[["' + uuid4().hex + '",1,0]]}',
     "a bad id": _payload(_row("../../etc/passwd")),
     "an id in capitals": _payload(_row(uuid4().hex.upper() + "A")),
     "a huge tenant": _payload(_row(uuid4().hex, tenant=2**40)),
-    "as long as can be": "x" * 7_999,
+    "the longest possible": "x" * 7_999,
     "control characters": "\x01\x02\x7f\u2028",
     "SQL": "'; drop table upload_queue; --",
 }
 
 FORGED = {
-    "a row that isn't there": _payload(_row(uuid4().hex)),
+    "a missing row": _payload(_row(uuid4().hex)),
     "in the far future": _payload(_row(uuid4().hex, due=2**52), at=2**52),
     "in the distant past": _payload(_row(uuid4().hex), at=0),
-    "the end of a row that isn't there": _payload(_row(uuid4().hex, due=None)),
+    "the end of a missing row": _payload(_row(uuid4().hex, due=None)),
     "many": _payload(*[_row(uuid4().hex) for _ in range(150)]),
-    "ever the same": _payload(*[_row("0" * 32)] * 100),
+    "one row a hundred times": _payload(*[_row("0" * 32)] * 100),
 }
 
 
@@ -144,7 +144,7 @@ async def test_invalid_payloads_are_rejected_and_counted_and_work_continues(app:
                 app.conn.execute("select pg_notify(%s, %s)", (channel, text))
         [upload] = app.queue_uploads()
         run = app.begin_run(timeout_at="2000-01-01")
-        await stored(recorder, upload)
+        await wait_until_stored(recorder, upload)
         assert (await recorder.wait_for(RunExpired)).run_id == run
         rejected = recorder.events_of(NotificationRejected)
         assert len(rejected) == 2 * len(GARBAGE)
@@ -158,7 +158,7 @@ async def test_a_forged_notification_costs_one_look_up_and_work_continues(app: A
             for text in FORGED.values():
                 app.conn.execute("select pg_notify(%s, %s)", (channel, text))
         [upload] = app.queue_uploads()
-        await stored(recorder, upload)
+        await wait_until_stored(recorder, upload)
         assert len(recorder.events_of(AttemptStarted)) == 1
         assert recorder.events_of(NotificationRejected) == []
         assert b"reactor_notifications_total" in await reactor.metrics()
@@ -173,7 +173,7 @@ async def test_a_forged_notification_cannot_delay_a_row(app: App, recorder: Reco
         await recorder.wait_for(Notified)
         app.conn.execute("select pg_notify('reactor_uploads', %s)", (_payload(_row(upload.id.hex, due=None)),))
         await recorder.wait_for(Notified)
-        await stored(recorder, upload)
+        await wait_until_stored(recorder, upload)
 
 
 async def test_garbage_on_the_canary_channel_is_ignored(app: App, recorder: Recorder) -> None:
@@ -184,7 +184,7 @@ async def test_garbage_on_the_canary_channel_is_ignored(app: App, recorder: Reco
         for text in GARBAGE.values():
             app.conn.execute("select pg_notify(%s, %s)", (channel, text))
         [upload] = app.queue_uploads()
-        await stored(recorder, upload)
+        await wait_until_stored(recorder, upload)
         assert recorder.events_of(NotificationRejected) == []
 
 
@@ -201,12 +201,12 @@ def end_backends(app: App, name: str) -> int:
 async def test_a_terminated_listener_reconnects_and_catches_up(app: App, recorder: Recorder) -> None:
     async with app.running_reactor(recorder):
         app.disable_triggers()
-        unheard = app.queue_uploads(3)
+        missed = app.queue_uploads(3)
         recorder.skip_recorded()
         assert end_backends(app, "reactor-listen") == 1
         assert (await recorder.wait_for(ListenerLost)).reason
-        for upload in unheard:
-            await stored(recorder, upload)
+        for upload in missed:
+            await wait_until_stored(recorder, upload)
         await recorder.wait_for(Listening)
 
 
@@ -217,12 +217,12 @@ async def test_a_new_connection_catches_up_before_its_canary_returns(
     monkeypatch.setattr(listen, "CANARY_GRACE_S", 600.0)
     async with proxied(app.url) as proxy, app.running_reactor(recorder, listen_url=proxy.url):
         app.disable_triggers()
-        unheard = app.queue_uploads(3)
+        missed = app.queue_uploads(3)
         recorder.skip_recorded()
         proxy.swallows_notifications = True
         proxy.reset()
-        for upload in unheard:
-            await stored(recorder, upload)
+        for upload in missed:
+            await wait_until_stored(recorder, upload)
         assert recorder.events_of(ListenerLost)
         assert len(recorder.events_of(Listening)) == 1
 
@@ -243,14 +243,14 @@ async def test_uploads_committed_while_no_connection_is_possible_are_found(
             run = app.begin_run(timeout_at="2000-01-01")
             admin.execute(sql.SQL("alter database {} allow_connections true").format(name))
         for upload in uploads:
-            await stored(recorder, upload)
+            await wait_until_stored(recorder, upload)
         assert (await recorder.wait_for(RunExpired)).run_id == run
         await recorder.wait_for(Listening)
     for upload in uploads:
         app.assert_stored(upload)
 
 
-@pytest.mark.usefixtures("_quick_pulse")
+@pytest.mark.usefixtures("_short_intervals")
 async def test_a_listener_that_receives_nothing_falls_back_to_polling_and_reports_it(
     app: App, recorder: Recorder
 ) -> None:
@@ -264,7 +264,7 @@ async def test_a_listener_that_receives_nothing_falls_back_to_polling_and_report
         assert reactor.not_ready() == ["polling: notifications don't arrive"]
 
         [upload] = app.queue_uploads()
-        await stored(recorder, upload)
+        await wait_until_stored(recorder, upload)
         assert recorder.events_of(Notified) == []
 
         recorder.skip_recorded()
@@ -273,10 +273,10 @@ async def test_a_listener_that_receives_nothing_falls_back_to_polling_and_report
         assert reactor.not_ready() == []
         [upload] = app.queue_uploads()
         await recorder.wait_for(Notified)
-        await stored(recorder, upload)
+        await wait_until_stored(recorder, upload)
 
 
-@pytest.mark.usefixtures("_quick_pulse")
+@pytest.mark.usefixtures("_short_intervals")
 async def test_a_silent_connection_is_detected_by_the_canary(app: App, recorder: Recorder) -> None:
     """As behind a middlebox that has dropped the connection and still acknowledges."""
     async with proxied(app.url) as proxy, app.running_reactor(recorder, listen_url=proxy.url):
@@ -284,7 +284,7 @@ async def test_a_silent_connection_is_detected_by_the_canary(app: App, recorder:
         proxy.freeze()
         [upload] = app.queue_uploads()
         await recorder.wait_for(ListenerLost)
-        await stored(recorder, upload)
+        await wait_until_stored(recorder, upload)
         await recorder.wait_for(Listening)
         assert recorder.events_of(Polling) == []
 
@@ -301,7 +301,7 @@ async def test_a_dead_peer_is_detected_before_the_next_canary(
         [upload] = app.queue_uploads()
         assert "silent" in (await recorder.wait_for(ListenerLost)).reason
         await recorder.wait_for(Listening)
-        await stored(recorder, upload)
+        await wait_until_stored(recorder, upload)
 
 
 async def test_reactors_learn_at_once_when_another_starts_or_stops(
@@ -314,11 +314,11 @@ async def test_reactors_learn_at_once_when_another_starts_or_stops(
         async with app.running_reactor(other):
             [seen] = other.events_of(ReactorsChanged)
             assert (seen.alive, seen.joined, seen.left) == (2, 1, 0)
-            came = await recorder.wait_for(ReactorsChanged)
-            assert (came.alive, came.joined, came.left) == (2, 1, 0)
+            joined = await recorder.wait_for(ReactorsChanged)
+            assert (joined.alive, joined.joined, joined.left) == (2, 1, 0)
             assert app.one("select count(*) from reactor.instance") == 2
-        went = await recorder.wait_for(ReactorsChanged)
-        assert (went.alive, went.joined, went.left) == (1, 0, 1)
+        left = await recorder.wait_for(ReactorsChanged)
+        assert (left.alive, left.joined, left.left) == (1, 0, 1)
         await recorder.wait_for(Swept)  # it looks for rows that the other reactor left behind
     assert app.one("select count(*) from reactor.instance") == 0
 

@@ -2,26 +2,121 @@
 
 from collections.abc import Callable
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import psycopg
 import pytest
-from anyio import fail_after, sleep, to_thread
+from anyio import create_task_group, fail_after, sleep, to_thread
 from psycopg import sql
 from support.app import App
+from support.manual_clock import ManualClock, idle_event
 from support.process import fetch
 from support.recorder import Recorder
 
 from reactor.app import Reactor
-from reactor.core.events import DatabaseLost
+from reactor.core.events import DatabaseLost, Event, ListenerLost, Listening, Polling, Reconciled
+from reactor.core.health import NOT_LISTENING, POLLED
 from reactor.engine import listen, readiness
+from reactor.engine.readiness import Readiness
+from reactor.postgres.connection import DedicatedConnection
+from reactor.postgres.presence import Presence
 
-_LOOK_EVERY_S = 0.02
+_POLLING_INTERVAL_S = 0.02
+NO_DATABASE = DedicatedConnection("postgresql://localhost/nobody")
 
 
-async def until(what: Callable[[], bool]) -> None:
+class ReadinessHarness:
+    """Readiness on a manual clock; the test emits events, and says when the database answered."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.presence = Presence(NO_DATABASE, self.clock, version="0", expires_s=17.0)
+        self.readiness = Readiness(self.presence, self.clock)
+
+    def emit(self, *events: Event) -> None:
+        for event in events:
+            self.readiness.subscriptions()[type(event)](event)
+
+    def reasons(self) -> list[str]:
+        return self.readiness.reasons()
+
+
+@pytest.fixture
+def harness() -> ReadinessHarness:
+    return ReadinessHarness()
+
+
+def reconciled() -> Reconciled:
+    return Reconciled(pass_id=uuid4(), began_at=0.0, ended_at=0.0, changed=0, links=[])
+
+
+def failed() -> DatabaseLost:
+    return DatabaseLost(doing="claim uploads", reason="the test took it away")
+
+
+def test_a_reactor_is_ready_once_it_listens_and_has_reconciled(harness: ReadinessHarness) -> None:
+    assert harness.reasons() == [NOT_LISTENING, "not reconciled yet"]
+    harness.emit(Listening())
+    assert harness.reasons() == ["not reconciled yet"]
+    harness.emit(reconciled())
+    assert harness.reasons() == []
+    harness.emit(ListenerLost(reason="refused"))
+    assert harness.reasons() == [NOT_LISTENING]
+    harness.emit(Polling(interval_s=2.0, reason="silence"))
+    assert harness.reasons() == [POLLED]
+
+
+def test_the_silence_of_the_database_counts_from_its_first_failure_to_its_next_answer(
+    harness: ReadinessHarness,
+) -> None:
+    harness.emit(Listening(), reconciled(), failed())
+    for _ in range(10):
+        harness.clock.advance(1.0)
+        harness.emit(failed())
+        assert harness.reasons() == []
+    harness.clock.advance(1.0)
+    assert harness.reasons() == ["the database hasn't answered for 11 s"]
+
+    harness.presence.answered_at = harness.clock.now()
+    assert harness.reasons() == []
+    harness.clock.advance(60.0)
+    assert harness.reasons() == []
+
+
+def test_a_lost_listening_connection_is_no_silence_of_the_database(harness: ReadinessHarness) -> None:
+    harness.emit(Listening(), reconciled(), DatabaseLost(doing="listen", reason="refused"))
+    harness.clock.advance(60.0)
+    assert harness.reasons() == []
+
+
+async def test_wait_returns_when_an_event_makes_the_reactor_ready_or_unready(harness: ReadinessHarness) -> None:
+    returned: list[bool] = []
+
+    async def wait() -> None:
+        for ready in (True, False):
+            await harness.readiness.wait(ready=ready)
+            returned.append(ready)
+
+    async with create_task_group() as tasks:
+        tasks.start_soon(wait)
+        await idle_event()
+        harness.emit(Listening())
+        await idle_event()
+        assert returned == []
+        harness.emit(reconciled())
+        await idle_event()
+        assert returned == [True]
+        harness.emit(ListenerLost(reason="refused"))
+    assert returned == [True, False]
+
+
+# with a real database
+
+
+async def until(condition: Callable[[], bool]) -> None:
     with fail_after(40):
-        while not what():  # noqa: ASYNC110 - readiness emits no event, so it must be polled
-            await sleep(_LOOK_EVERY_S)
+        while not condition():  # noqa: ASYNC110 - an answer of the database emits no event
+            await sleep(_POLLING_INTERVAL_S)
 
 
 async def test_a_database_that_does_not_answer_makes_the_reactor_unready_but_not_unhealthy(
@@ -61,12 +156,3 @@ async def test_one_failed_query_does_not_make_the_reactor_unready(
         assert reactor.not_ready() == []
         monkeypatch.setattr(readiness, "UNANSWERED_S", -1.0)
         await until(lambda: reactor.not_ready() == [])  # the next presence report succeeded
-
-
-async def test_a_lost_listening_connection_alone_is_no_database_outage(
-    app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(readiness, "UNANSWERED_S", -1.0)
-    async with app.running_reactor(recorder) as reactor:
-        reactor.emit(DatabaseLost(doing="listen", reason="refused"))
-        assert reactor.not_ready() == []

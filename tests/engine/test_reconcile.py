@@ -104,7 +104,7 @@ class ClaimingWorker(DirectWorker):
         self.released.add(signal)
 
 
-class Stage:
+class ReconcileHarness:
     """The reconciliation loop and a schedule, without running claims."""
 
     def __init__(self, capacity: int = 1_000_000) -> None:
@@ -163,274 +163,305 @@ class Stage:
 
 
 @pytest.fixture
-def stage() -> Stage:
-    return Stage()
+def harness() -> ReconcileHarness:
+    return ReconcileHarness()
 
 
-async def test_a_pass_emits_what_it_repaired_in_the_usage(stage: Stage) -> None:
-    stage.usage.repaired = {"reservations": 2, "months": 1}
-    await stage.reconcile.run_pass()
-    await stage.reconcile.run_pass()
-    assert stage.recorder.events_of(UsageRepaired) == [
+async def test_a_pass_emits_what_it_repaired_in_the_usage(harness: ReconcileHarness) -> None:
+    harness.usage.repaired = {"reservations": 2, "months": 1}
+    await harness.reconcile.run_pass()
+    await harness.reconcile.run_pass()
+    assert harness.recorder.events_of(UsageRepaired) == [
         UsageRepaired(kind="reservations", count=2),
         UsageRepaired(kind="months", count=1),
     ]
 
 
-async def test_a_pass_at_start_then_each_interval_and_on_request(stage: Stage) -> None:
-    async with stage.running():
-        assert stage.reaction.sweeps == 1
-        await stage.advance(INTERVAL_S - 0.01)
-        assert stage.reaction.sweeps == 1
-        await stage.advance(0.01)
-        assert stage.reaction.sweeps == 2
-        stage.requests.request_pass()
+async def test_a_pass_at_start_then_each_interval_and_on_request(harness: ReconcileHarness) -> None:
+    async with harness.running():
+        assert harness.reaction.sweeps == 1
+        await harness.advance(INTERVAL_S - 0.01)
+        assert harness.reaction.sweeps == 1
+        await harness.advance(0.01)
+        assert harness.reaction.sweeps == 2
+        harness.requests.request_pass()
         await idle_event()
-        assert stage.reaction.sweeps == stage.reaction.rescues == 3
-        await stage.advance(INTERVAL_S - 0.01)
-        assert stage.reaction.sweeps == 3
+        assert harness.reaction.sweeps == harness.reaction.rescues == 3
+        await harness.advance(INTERVAL_S - 0.01)
+        assert harness.reaction.sweeps == 3
 
 
-async def test_requests_during_a_pass_are_one_more_pass(stage: Stage) -> None:
-    async with stage.running():
+async def test_requests_during_a_pass_are_one_more_pass(harness: ReconcileHarness) -> None:
+    async with harness.running():
         for _ in range(100):
-            stage.requests.request_pass()
+            harness.requests.request_pass()
         await idle_event()
-        assert stage.reaction.sweeps == 2
+        assert harness.reaction.sweeps == 2
 
 
-async def test_passes_are_frequent_while_polling(stage: Stage) -> None:
-    async with stage.running():
-        stage.reconcile.polling_interval_s = 2.0
-        stage.requests.request_pass()
+async def test_a_request_during_a_pass_is_one_more_pass(harness: ReconcileHarness) -> None:
+    """The pass may have read the rows before what the request is about."""
+
+    def request_once() -> None:
+        if harness.reaction.sweeps == 1:
+            harness.requests.request_pass()
+
+    harness.reaction.while_read = request_once
+    async with harness.running():
+        assert harness.reaction.sweeps == 2
+
+
+async def test_who_requests_and_waits_returns_after_a_pass_that_began_later(harness: ReconcileHarness) -> None:
+    sweeps_before_return: list[int] = []
+
+    async def request_and_wait() -> None:
+        await harness.reconcile.request_and_wait()
+        sweeps_before_return.append(harness.reaction.sweeps)
+
+    async with create_task_group() as tasks:
+
+        def request_once() -> None:
+            if harness.reaction.sweeps == 1:
+                tasks.start_soon(request_and_wait)
+
+        harness.reaction.while_read = request_once
+        async with harness.running():
+            pass
+    assert sweeps_before_return == [2]
+
+
+async def test_passes_are_frequent_while_polling(harness: ReconcileHarness) -> None:
+    async with harness.running():
+        harness.reconcile.polling_interval_s = 2.0
+        harness.requests.request_pass()
         await idle_event()
         for _ in range(5):
-            await stage.advance(2.0)
-        assert stage.reaction.sweeps == 7
+            await harness.advance(2.0)
+        assert harness.reaction.sweeps == 7
 
 
-async def test_a_failed_pass_is_repeated_soon(stage: Stage) -> None:
-    stage.reaction.down = True
-    async with stage.running():
-        assert (await stage.recorder.wait_for(DatabaseLost)).doing == "reconcile"
-        assert stage.recorder.events_of(Reconciled) == []
-        stage.reaction.down = False
-        await stage.advance(1.0)
-        assert stage.reaction.sweeps == 1
-        assert len(stage.recorder.events_of(Reconciled)) == 1
+async def test_a_failed_pass_is_repeated_soon(harness: ReconcileHarness) -> None:
+    harness.reaction.down = True
+    async with harness.running():
+        assert (await harness.recorder.wait_for(DatabaseLost)).doing == "reconcile"
+        assert harness.recorder.events_of(Reconciled) == []
+        harness.reaction.down = False
+        await harness.advance(1.0)
+        assert harness.reaction.sweeps == 1
+        assert len(harness.recorder.events_of(Reconciled)) == 1
 
 
-async def test_a_request_while_a_pass_fails_is_not_lost(stage: Stage) -> None:
-    async with stage.running():
-        stage.reaction.down = True
-        stage.requests.request_pass()
+async def test_a_request_while_a_pass_fails_is_not_lost(harness: ReconcileHarness) -> None:
+    async with harness.running():
+        harness.reaction.down = True
+        harness.requests.request_pass()
         await idle_event()
-        stage.reaction.down = False
-        await stage.advance(1.0)
-        assert stage.reaction.sweeps == 2
+        harness.reaction.down = False
+        await harness.advance(1.0)
+        assert harness.reaction.sweeps == 2
 
 
-async def test_a_pass_arms_unknown_rows_and_leaves_known_ones_alone(stage: Stage) -> None:
-    known = stage.list_row(due_s=5.0, changed_s=0.0)
-    stage.schedule.arm([Due(known, stage.clock.database_now() + 1.0)])
-    unknown = stage.list_row(due_s=5.0, changed_s=0.0)
-    await stage.reconcile.run_pass()
-    assert (await stage.recorder.wait_for(Swept)).found == 1
-    assert stage.schedule.is_waiting(unknown)
-    assert len(stage.schedule) == 2
-    assert not stage.reconcile.has_more
+async def test_a_pass_arms_unknown_rows_and_leaves_known_ones_alone(harness: ReconcileHarness) -> None:
+    known = harness.list_row(due_s=5.0, changed_s=0.0)
+    harness.schedule.arm([Due(known, harness.clock.database_now() + 1.0)])
+    unknown = harness.list_row(due_s=5.0, changed_s=0.0)
+    await harness.reconcile.run_pass()
+    assert (await harness.recorder.wait_for(Swept)).found == 1
+    assert harness.schedule.is_waiting(unknown)
+    assert len(harness.schedule) == 2
+    assert not harness.reconcile.has_more
 
 
-async def test_a_due_row_without_a_notification_is_counted_as_missed(stage: Stage) -> None:
-    stage.reconcile.expect_notifications(arrive=True)
-    await stage.advance(100.0)
-    stage.list_row(due_s=-6.0, changed_s=-10.0)
-    stage.list_row(due_s=-50.0, changed_s=-6.0)
-    assert await stage.missed() == 2
-    assert await stage.missed() == 0  # already scheduled
+async def test_a_due_row_without_a_notification_is_counted_as_missed(harness: ReconcileHarness) -> None:
+    harness.reconcile.expect_notifications(arrive=True)
+    await harness.advance(100.0)
+    harness.list_row(due_s=-6.0, changed_s=-10.0)
+    harness.list_row(due_s=-50.0, changed_s=-6.0)
+    assert await harness.missed() == 2
+    assert await harness.missed() == 0  # already scheduled
 
 
-async def test_a_row_that_could_not_have_been_notified_is_not_counted_as_missed(stage: Stage) -> None:
-    await stage.advance(100.0)
-    stage.list_row(due_s=-60.0, changed_s=-60.0)
-    assert await stage.missed() == 0  # not listening yet
+async def test_a_row_that_could_not_have_been_notified_is_not_counted_as_missed(harness: ReconcileHarness) -> None:
+    await harness.advance(100.0)
+    harness.list_row(due_s=-60.0, changed_s=-60.0)
+    assert await harness.missed() == 0  # not listening yet
 
-    stage.reconcile.expect_notifications(arrive=True)
-    stage.list_row(due_s=-60.0, changed_s=-60.0)  # older than the connection
-    stage.list_row(due_s=-4.0, changed_s=-4.0)  # its notification may still be on its way
-    stage.list_row(due_s=60.0, changed_s=0.0)  # not due yet
-    stage.list_row(due_s=-60.0, changed_s=0.0)  # due long ago, but changed just now
-    assert await stage.missed() == 0
+    harness.reconcile.expect_notifications(arrive=True)
+    harness.list_row(due_s=-60.0, changed_s=-60.0)  # older than the connection
+    harness.list_row(due_s=-4.0, changed_s=-4.0)  # its notification may still be on its way
+    harness.list_row(due_s=60.0, changed_s=0.0)  # not due yet
+    harness.list_row(due_s=-60.0, changed_s=0.0)  # due long ago, but changed just now
+    assert await harness.missed() == 0
 
-    stage.reconcile.expect_notifications(arrive=False)
-    await stage.advance(100.0)
-    stage.list_row(due_s=-10.0, changed_s=-10.0)
-    assert await stage.missed() == 0  # the connection is lost
-
-
-async def test_a_backlog_that_a_sweep_left_behind_is_not_counted_as_missed(stage: Stage) -> None:
-    stage.reconcile.expect_notifications(arrive=True)
-    await stage.advance(100.0)
-    stage.reaction.complete = False
-    await stage.reconcile.run_pass()
-    stage.recorder.skip_recorded()
-    assert stage.reconcile.has_more
-    stage.list_row(due_s=-50.0, changed_s=-50.0)
-    assert await stage.missed() == 0
+    harness.reconcile.expect_notifications(arrive=False)
+    await harness.advance(100.0)
+    harness.list_row(due_s=-10.0, changed_s=-10.0)
+    assert await harness.missed() == 0  # the connection is lost
 
 
-async def test_a_row_settled_during_a_sweep_is_not_counted_as_missed(stage: Stage) -> None:
-    stage.reconcile.expect_notifications(arrive=True)
-    await stage.advance(100.0)
-    signal = stage.list_row(due_s=-50.0, changed_s=-50.0)
-    stage.worker.claimed = {signal}
-    stage.reaction.while_read = lambda: stage.worker.release(signal)
-    assert await stage.missed() == 0
-    assert not stage.schedule.is_waiting(signal)
-
-    stage.reaction.while_read = lambda: None
-    assert await stage.missed() == 1  # the row is still there and not claimed by this reactor
+async def test_a_backlog_that_a_sweep_left_behind_is_not_counted_as_missed(harness: ReconcileHarness) -> None:
+    harness.reconcile.expect_notifications(arrive=True)
+    await harness.advance(100.0)
+    harness.reaction.complete = False
+    await harness.reconcile.run_pass()
+    harness.recorder.skip_recorded()
+    assert harness.reconcile.has_more
+    harness.list_row(due_s=-50.0, changed_s=-50.0)
+    assert await harness.missed() == 0
 
 
-async def test_a_backlog_is_swept_again_as_soon_as_there_is_room(stage: Stage) -> None:
-    stage.reaction.complete = False
-    stage.list_row(due_s=0.0, changed_s=0.0)
-    async with stage.running():
-        stage.worker.request_refill()
+async def test_a_row_settled_during_a_sweep_is_not_counted_as_missed(harness: ReconcileHarness) -> None:
+    harness.reconcile.expect_notifications(arrive=True)
+    await harness.advance(100.0)
+    signal = harness.list_row(due_s=-50.0, changed_s=-50.0)
+    harness.worker.claimed = {signal}
+    harness.reaction.while_read = lambda: harness.worker.release(signal)
+    assert await harness.missed() == 0
+    assert not harness.schedule.is_waiting(signal)
+
+    harness.reaction.while_read = lambda: None
+    assert await harness.missed() == 1  # the row is still there and not claimed by this reactor
+
+
+async def test_a_backlog_is_swept_again_as_soon_as_there_is_room(harness: ReconcileHarness) -> None:
+    harness.reaction.complete = False
+    harness.list_row(due_s=0.0, changed_s=0.0)
+    async with harness.running():
+        harness.worker.request_refill()
         await idle_event()
-        assert stage.reaction.sweeps == 2
-        assert stage.reaction.rescues == 1
+        assert harness.reaction.sweeps == 2
+        assert harness.reaction.rescues == 1
 
-        stage.worker.request_refill()  # the last sweep found only known rows: no sweep at once
+        harness.worker.request_refill()  # the last sweep found only known rows: no sweep at once
         await idle_event()
-        assert stage.reaction.sweeps == 2
-        await stage.advance(1.0)
-        stage.reaction.complete = True
-        stage.worker.request_refill()
+        assert harness.reaction.sweeps == 2
+        await harness.advance(1.0)
+        harness.reaction.complete = True
+        harness.worker.request_refill()
         await idle_event()
-        assert stage.reaction.sweeps == 3
+        assert harness.reaction.sweeps == 3
 
-        stage.worker.request_refill()  # the last sweep found all rows: no sweep at all
-        await stage.advance(5.0)
-        assert stage.reaction.sweeps == 3
+        harness.worker.request_refill()  # the last sweep found all rows: no sweep at all
+        await harness.advance(5.0)
+        assert harness.reaction.sweeps == 3
 
 
-def seated(stage: Stage, count: int) -> tuple[list[Signal], list[Signal]]:
+def list_overdue_beside_another_reactor(harness: ReconcileHarness, count: int) -> tuple[list[Signal], list[Signal]]:
     """Add another reactor and `count` overdue rows; return this reactor's rows and the other's."""
-    stage.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
-    signals = [stage.list_row(due_s=-9.0, changed_s=-9.0) for _ in range(count)]
-    ours = [signal for signal in signals if not stage.schedule.rendezvous_order.delay_s(signal.row)]
+    harness.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
+    signals = [harness.list_row(due_s=-9.0, changed_s=-9.0) for _ in range(count)]
+    ours = [signal for signal in signals if not harness.schedule.rendezvous_order.delay_s(signal.row)]
     return ours, [signal for signal in signals if signal not in set(ours)]
 
 
-def drop(stage: Stage, gone: Sequence[Signal]) -> None:
+def unlist(harness: ReconcileHarness, removed: Sequence[Signal]) -> None:
     """Remove rows from the sweeps."""
-    stage.reaction.rows = [row for row in stage.reaction.rows if row[0].signal not in set(gone)]
+    harness.reaction.rows = [row for row in harness.reaction.rows if row[0].signal not in set(removed)]
 
 
-async def test_a_reactor_with_enough_work_yields_the_rows_of_others(stage: Stage) -> None:
-    ours, others = seated(stage, 1_200)
-    await stage.reconcile.run_pass()
-    assert (await stage.recorder.wait_for(Swept)).found == len(ours)
-    assert [signal for signal in others if stage.schedule.is_waiting(signal)] == []
-    assert all(stage.schedule.is_waiting(signal) for signal in ours)
+async def test_a_reactor_with_enough_work_yields_the_rows_of_others(harness: ReconcileHarness) -> None:
+    ours, others = list_overdue_beside_another_reactor(harness, 1_200)
+    await harness.reconcile.run_pass()
+    assert (await harness.recorder.wait_for(Swept)).found == len(ours)
+    assert [signal for signal in others if harness.schedule.is_waiting(signal)] == []
+    assert all(harness.schedule.is_waiting(signal) for signal in ours)
 
 
-async def test_a_reactor_with_little_work_takes_over_the_rows_of_others(stage: Stage) -> None:
-    ours, others = seated(stage, 600)
-    await stage.reconcile.run_pass()
-    assert (await stage.recorder.wait_for(Swept)).found == 600
-    assert all(stage.schedule.is_waiting(signal) for signal in [*ours, *others])
+async def test_a_reactor_with_little_work_takes_over_the_rows_of_others(harness: ReconcileHarness) -> None:
+    ours, others = list_overdue_beside_another_reactor(harness, 600)
+    await harness.reconcile.run_pass()
+    assert (await harness.recorder.wait_for(Swept)).found == 600
+    assert all(harness.schedule.is_waiting(signal) for signal in [*ours, *others])
 
 
-async def test_yielded_rows_are_swept_again_once_there_is_little_work(stage: Stage) -> None:
-    ours, others = seated(stage, 1_200)
-    async with stage.running():
-        assert stage.reaction.sweeps == 1
-        stage.worker.request_refill()
+async def test_yielded_rows_are_swept_again_once_there_is_little_work(harness: ReconcileHarness) -> None:
+    ours, others = list_overdue_beside_another_reactor(harness, 1_200)
+    async with harness.running():
+        assert harness.reaction.sweeps == 1
+        harness.worker.request_refill()
         await idle_event()
-        assert stage.reaction.sweeps == 1, "there is still enough work"
+        assert harness.reaction.sweeps == 1, "there is still enough work"
 
-        stage.ready.queue.take(len(ours))
-        drop(stage, [*ours, *others[50:]])
-        stage.worker.request_refill()
+        harness.ready.queue.take(len(ours))
+        unlist(harness, [*ours, *others[50:]])
+        harness.worker.request_refill()
         await idle_event()
-        assert stage.reaction.sweeps == 2
-        assert all(stage.schedule.is_waiting(signal) for signal in others[:50])
-        assert not any(stage.schedule.is_waiting(signal) for signal in others[50:])
+        assert harness.reaction.sweeps == 2
+        assert all(harness.schedule.is_waiting(signal) for signal in others[:50])
+        assert not any(harness.schedule.is_waiting(signal) for signal in others[50:])
 
-        stage.worker.request_refill()
-        await stage.advance(2.0)
-        assert stage.reaction.sweeps == 2, "nothing is left to others any more"
+        harness.worker.request_refill()
+        await harness.advance(2.0)
+        assert harness.reaction.sweeps == 2, "nothing is yielded any more"
 
 
-async def test_yielded_rows_are_left_to_a_reactor_that_makes_progress(stage: Stage) -> None:
-    _, others = seated(stage, 2_400)
-    async with stage.running():
+async def test_yielded_rows_are_left_to_a_reactor_that_makes_progress(harness: ReconcileHarness) -> None:
+    _, others = list_overdue_beside_another_reactor(harness, 2_400)
+    async with harness.running():
         for i in range(1, 4):
-            drop(stage, others[: 10 * i])
-            await stage.advance(30.001)
-            assert stage.reaction.sweeps == 1 + i
-            assert not any(stage.schedule.is_waiting(signal) for signal in others)
+            unlist(harness, others[: 10 * i])
+            await harness.advance(30.001)
+            assert harness.reaction.sweeps == 1 + i
+            assert not any(harness.schedule.is_waiting(signal) for signal in others)
 
 
-async def test_yielded_rows_are_taken_over_from_a_reactor_without_progress(stage: Stage) -> None:
-    _, others = seated(stage, 1_200)
-    async with stage.running():
-        await stage.advance(30.001)
-        assert not any(stage.schedule.is_waiting(signal) for signal in others)
-        await stage.advance(30.001)
-        assert stage.reaction.sweeps == 3
-        assert all(stage.schedule.is_waiting(signal) for signal in others)
+async def test_yielded_rows_are_taken_over_from_a_reactor_without_progress(harness: ReconcileHarness) -> None:
+    _, others = list_overdue_beside_another_reactor(harness, 1_200)
+    async with harness.running():
+        await harness.advance(30.001)
+        assert not any(harness.schedule.is_waiting(signal) for signal in others)
+        await harness.advance(30.001)
+        assert harness.reaction.sweeps == 3
+        assert all(harness.schedule.is_waiting(signal) for signal in others)
 
 
-async def test_a_row_yielded_at_its_notification_is_swept_as_soon(stage: Stage) -> None:
+async def test_a_row_yielded_at_its_notification_is_swept_as_soon(harness: ReconcileHarness) -> None:
     """Even if nothing else wakes the loop and the last sweep was long ago."""
-    stage.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
-    async with stage.running():
-        await stage.advance(100.0)
-        overdue_at = stage.clock.database_now() - 1.0
-        others = stage.schedule.arm_own([Due(Signal("rows", uuid4().int, 1), overdue_at) for _ in range(1_200)])
-        stage.schedule.yield_to_others(others)
+    harness.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
+    async with harness.running():
+        await harness.advance(100.0)
+        overdue_at = harness.clock.database_now() - 1.0
+        others = harness.schedule.arm_own([Due(Signal("rows", uuid4().int, 1), overdue_at) for _ in range(1_200)])
+        harness.schedule.yield_to_others(others)
         await idle_event()
-        assert stage.ready.first_yielded in [due.signal for due in others]
-        assert stage.reaction.sweeps == 1
-        await stage.advance(30.001)
-        assert stage.reaction.sweeps == 2
+        assert harness.ready.first_yielded in [due.signal for due in others]
+        assert harness.reaction.sweeps == 1
+        await harness.advance(30.001)
+        assert harness.reaction.sweeps == 2
 
 
-async def test_a_failed_sweep_keeps_the_yielded_rows(stage: Stage) -> None:
-    ours, others = seated(stage, 1_200)
+async def test_a_failed_sweep_keeps_the_yielded_rows(harness: ReconcileHarness) -> None:
+    ours, others = list_overdue_beside_another_reactor(harness, 1_200)
 
     def fail() -> None:
         raise DatabaseUnavailable("the test took it away")
 
-    async with stage.running():
-        stage.ready.queue.take(len(ours))
-        drop(stage, ours)
-        stage.reaction.while_read = fail
-        stage.worker.request_refill()
+    async with harness.running():
+        harness.ready.queue.take(len(ours))
+        unlist(harness, ours)
+        harness.reaction.while_read = fail
+        harness.worker.request_refill()
         await idle_event()
-        assert stage.reaction.sweeps == 2
-        stage.reaction.while_read = lambda: None
-        await stage.advance(1.001)
-        assert all(stage.schedule.is_waiting(signal) for signal in others)
+        assert harness.reaction.sweeps == 2
+        harness.reaction.while_read = lambda: None
+        await harness.advance(1.001)
+        assert all(harness.schedule.is_waiting(signal) for signal in others)
 
 
-async def test_yielded_rows_are_counted_as_missed_only_once(stage: Stage) -> None:
-    stage.reconcile.expect_notifications(arrive=True)
-    stage.clock.advance(60.0)
-    seated(stage, 1_200)
-    assert await stage.missed() == 1_200
-    assert await stage.missed() == 0
+async def test_yielded_rows_are_counted_as_missed_only_once(harness: ReconcileHarness) -> None:
+    harness.reconcile.expect_notifications(arrive=True)
+    harness.clock.advance(60.0)
+    list_overdue_beside_another_reactor(harness, 1_200)
+    assert await harness.missed() == 1_200
+    assert await harness.missed() == 0
 
 
 async def test_rows_beyond_the_wheels_capacity_are_swept_later() -> None:
-    stage = Stage(capacity=2)
+    harness = ReconcileHarness(capacity=2)
     for _ in range(3):
-        stage.list_row(due_s=10.0, changed_s=0.0)
-    await stage.reconcile.run_pass()
-    assert stage.reconcile.has_more
+        harness.list_row(due_s=10.0, changed_s=0.0)
+    await harness.reconcile.run_pass()
+    assert harness.reconcile.has_more
 
 
 # with a real database

@@ -21,7 +21,7 @@ from reactor.reactions.base import DirectReaction, Sweep
 HORIZON_S = 60.0
 
 
-def a_signal(reaction: str = "uploads", tenant: int = 1) -> Signal:
+def new_signal(reaction: str = "uploads", tenant: int = 1) -> Signal:
     return Signal(reaction, uuid4().int, tenant)
 
 
@@ -41,7 +41,7 @@ class Hinted(DirectReaction):
         raise NotImplementedError
 
 
-class Stage:
+class ScheduleHarness:
     """A schedule with two ready queues on a manual clock."""
 
     def __init__(self, capacity: int = 1_000_000) -> None:
@@ -85,235 +85,237 @@ class Stage:
 
 
 @pytest.fixture
-def stage() -> Stage:
-    return Stage()
+def harness() -> ScheduleHarness:
+    return ScheduleHarness()
 
 
-async def test_a_signal_is_offered_at_its_tick_and_not_before(stage: Stage) -> None:
-    signal = a_signal()
-    async with stage.running():
-        stage.arm(signal, 0.5)
+async def test_a_signal_is_offered_at_its_tick_and_not_before(harness: ScheduleHarness) -> None:
+    signal = new_signal()
+    async with harness.running():
+        harness.arm(signal, 0.5)
 
-        await stage.advance(0.499)
-        assert stage.take() == []
+        await harness.advance(0.499)
+        assert harness.take() == []
 
-        await stage.advance(0.001)
-        assert stage.take() == [signal]
+        await harness.advance(0.001)
+        assert harness.take() == [signal]
 
 
-async def test_an_overdue_signal_is_offered_at_once(stage: Stage) -> None:
-    signal = a_signal()
-    async with stage.running():
-        stage.arm(signal, -3600.0)
+async def test_an_overdue_signal_is_offered_at_once(harness: ScheduleHarness) -> None:
+    signal = new_signal()
+    async with harness.running():
+        harness.arm(signal, -3600.0)
         await idle_event()
-        assert stage.take() == [signal]
+        assert harness.take() == [signal]
 
 
-async def test_a_shared_overdue_signal_is_offered_in_rendezvous_order(stage: Stage) -> None:
-    stage.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
-    signals = [a_signal() for _ in range(100)]
-    ours = [signal for signal in signals if not stage.schedule.rendezvous_order.delay_s(signal.row)]
+async def test_a_shared_overdue_signal_is_offered_in_rendezvous_order(harness: ScheduleHarness) -> None:
+    harness.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
+    signals = [new_signal() for _ in range(100)]
+    ours = [signal for signal in signals if not harness.schedule.rendezvous_order.delay_s(signal.row)]
     assert 0 < len(ours) < 100
-    async with stage.running():
-        now = stage.clock.database_now()
-        others = [*stage.schedule.arm_own([Due(signal, now - 5.0) for signal in signals[::2]])]  # overdue
-        others += stage.schedule.arm_own([Due(signal, now) for signal in signals[1::2]])
+    async with harness.running():
+        now = harness.clock.database_now()
+        others = [*harness.schedule.arm_own([Due(signal, now - 5.0) for signal in signals[::2]])]  # overdue
+        others += harness.schedule.arm_own([Due(signal, now) for signal in signals[1::2]])
         assert {signal for signal, _ in others} == set(signals) - set(ours)
-        stage.schedule.take_over(others, now)
+        harness.schedule.take_over(others, now)
         await idle_event()
-        assert set(stage.take()) == set(ours)
+        assert set(harness.take()) == set(ours)
 
-        await stage.advance(STEP_S - 0.001)
-        assert stage.take() == []
+        await harness.advance(STEP_S - 0.001)
+        assert harness.take() == []
 
-        await stage.advance(0.002)
-        assert set(stage.take()) == set(signals) - set(ours)
-
-
-async def test_a_shared_signal_due_later_is_offered_in_rendezvous_order(stage: Stage) -> None:
-    stage.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
-    signals = [a_signal() for _ in range(100)]
-    ours = [signal for signal in signals if not stage.schedule.rendezvous_order.delay_s(signal.row)]
-    async with stage.running():
-        due_at = stage.clock.database_now() + 5.0
-        assert stage.schedule.arm_own([Due(signal, due_at) for signal in signals]) == []
-        await stage.advance(5.001)
-        assert set(stage.take()) == set(ours)
-
-        await stage.advance(STEP_S)
-        assert set(stage.take()) == set(signals) - set(ours)
+        await harness.advance(0.002)
+        assert set(harness.take()) == set(signals) - set(ours)
 
 
-async def test_five_hundred_takeable_signals_are_enough(stage: Stage) -> None:
-    async with stage.running():
-        ready = stage.ready_queues["uploads"].queue
+async def test_a_shared_signal_due_later_is_offered_in_rendezvous_order(harness: ScheduleHarness) -> None:
+    harness.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
+    signals = [new_signal() for _ in range(100)]
+    ours = [signal for signal in signals if not harness.schedule.rendezvous_order.delay_s(signal.row)]
+    async with harness.running():
+        due_at = harness.clock.database_now() + 5.0
+        assert harness.schedule.arm_own([Due(signal, due_at) for signal in signals]) == []
+        await harness.advance(5.001)
+        assert set(harness.take()) == set(ours)
+
+        await harness.advance(STEP_S)
+        assert set(harness.take()) == set(signals) - set(ours)
+
+
+async def test_five_hundred_takeable_signals_are_enough(harness: ScheduleHarness) -> None:
+    async with harness.running():
+        ready = harness.ready_queues["uploads"].queue
         for _ in range(499):
-            stage.arm(a_signal(), -1.0)
+            harness.arm(new_signal(), -1.0)
         await idle_event()
-        assert not stage.ready_queues["uploads"].is_full
+        assert not harness.ready_queues["uploads"].is_full
 
-        stage.arm(a_signal(), -1.0)
+        harness.arm(new_signal(), -1.0)
         await idle_event()
-        assert stage.ready_queues["uploads"].is_full
+        assert harness.ready_queues["uploads"].is_full
 
         ready.per_tenant = 1
         ready.take(1)
-        stage.arm(a_signal(), -1.0)
+        harness.arm(new_signal(), -1.0)
         await idle_event()
-        assert not stage.ready_queues["uploads"].is_full, "they wait for their own tenant, not for this reactor"
+        assert not harness.ready_queues["uploads"].is_full, "they wait for their own tenant, not for this reactor"
 
 
-async def test_a_notified_signal_of_another_reactor_is_yielded_only_by_a_reactor_with_enough_work(stage: Stage) -> None:
-    stage.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
-    notified = [a_signal() for _ in range(100)]
-    others = {signal for signal in notified if stage.schedule.rendezvous_order.delay_s(signal.row)}
-    async with stage.running():
-        stage.notify(notified, 0)
-        assert stage.ready_queues["uploads"].first_yielded is None
-        await stage.advance(STEP_S + 0.001)
-        assert set(stage.take()) == set(notified)
+async def test_a_notified_signal_of_another_reactor_is_yielded_only_by_a_reactor_with_enough_work(
+    harness: ScheduleHarness,
+) -> None:
+    harness.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
+    notified = [new_signal() for _ in range(100)]
+    others = {signal for signal in notified if harness.schedule.rendezvous_order.delay_s(signal.row)}
+    async with harness.running():
+        harness.notify(notified, 0)
+        assert harness.ready_queues["uploads"].first_yielded is None
+        await harness.advance(STEP_S + 0.001)
+        assert set(harness.take()) == set(notified)
 
         for _ in range(500):
-            stage.arm(a_signal(), -1.0)
+            harness.arm(new_signal(), -1.0)
         await idle_event()
-        stage.notify(notified, 0)
-        assert stage.ready_queues["uploads"].first_yielded in others
-        await stage.advance(STEP_S + 0.001)
-        assert set(notified) - set(stage.take()) == others
+        harness.notify(notified, 0)
+        assert harness.ready_queues["uploads"].first_yielded in others
+        await harness.advance(STEP_S + 0.001)
+        assert set(notified) - set(harness.take()) == others
 
 
-async def test_a_signal_of_this_reactor_alone_is_offered_without_a_rendezvous_delay(stage: Stage) -> None:
-    stage.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
-    signals = [a_signal() for _ in range(50)]
-    async with stage.running():
+async def test_a_signal_of_this_reactor_alone_is_offered_without_a_rendezvous_delay(harness: ScheduleHarness) -> None:
+    harness.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
+    signals = [new_signal() for _ in range(50)]
+    async with harness.running():
         for signal in signals:
-            stage.arm(signal, 0.0)
+            harness.arm(signal, 0.0)
         await idle_event()
-        assert set(stage.take()) == set(signals)
+        assert set(harness.take()) == set(signals)
 
 
-async def test_an_offer_wakes_only_its_own_ready_queue(stage: Stage) -> None:
-    run = a_signal("runs")
-    async with stage.running():
-        stage.arm(run, 0.25)
-        await stage.advance(0.25)
+async def test_an_offer_wakes_only_its_own_ready_queue(harness: ScheduleHarness) -> None:
+    run = new_signal("runs")
+    async with harness.running():
+        harness.arm(run, 0.25)
+        await harness.advance(0.25)
 
-        assert stage.ready_queues["runs"].changed.is_set()
-        assert not stage.ready_queues["uploads"].changed.is_set()
-        assert stage.take("runs") == [run]
-        assert stage.take("uploads") == []
+        assert harness.ready_queues["runs"].changed.is_set()
+        assert not harness.ready_queues["uploads"].changed.is_set()
+        assert harness.take("runs") == [run]
+        assert harness.take("uploads") == []
 
 
 @pytest.mark.parametrize(("first_s", "then_s"), [(0.5, 2.0), (2.0, 0.5), (0.25, 50.0), (50.0, 0.25)])
-async def test_arming_again_moves_the_signal(stage: Stage, first_s: float, then_s: float) -> None:
-    signal = a_signal()
-    async with stage.running():
-        stage.arm(signal, first_s)
+async def test_arming_again_moves_the_signal(harness: ScheduleHarness, first_s: float, then_s: float) -> None:
+    signal = new_signal()
+    async with harness.running():
+        harness.arm(signal, first_s)
         await idle_event()
-        stage.arm(signal, then_s)
-        assert len(stage.schedule) == 1
+        harness.arm(signal, then_s)
+        assert len(harness.schedule) == 1
 
-        await stage.advance(then_s - 0.001)
-        assert stage.take() == []
-        await stage.advance(0.001)
-        assert stage.take() == [signal]
+        await harness.advance(then_s - 0.001)
+        assert harness.take() == []
+        await harness.advance(0.001)
+        assert harness.take() == [signal]
 
-        await stage.advance(HORIZON_S)
-        assert stage.take() == []
-
-
-async def test_a_signal_beyond_the_horizon_is_not_held(stage: Stage) -> None:
-    inside, outside = a_signal(), a_signal()
-    stage.arm(inside, HORIZON_S)
-    stage.arm(outside, HORIZON_S + 0.5)
-    assert stage.schedule.is_waiting(inside)
-    assert not stage.schedule.is_waiting(outside)
-    assert not stage.schedule.has_overflowed
+        await harness.advance(HORIZON_S)
+        assert harness.take() == []
 
 
-async def test_a_signal_that_moves_beyond_the_horizon_is_dropped(stage: Stage) -> None:
-    signal = a_signal()
-    async with stage.running():
-        stage.arm(signal, 0.5)
-        stage.arm(signal, HORIZON_S + 1.0)
-        assert not stage.schedule.is_waiting(signal)
-        await stage.advance(1.0)
-        assert stage.take() == []
+async def test_a_signal_beyond_the_horizon_is_not_held(harness: ScheduleHarness) -> None:
+    inside, outside = new_signal(), new_signal()
+    harness.arm(inside, HORIZON_S)
+    harness.arm(outside, HORIZON_S + 0.5)
+    assert harness.schedule.is_waiting(inside)
+    assert not harness.schedule.is_waiting(outside)
+    assert not harness.schedule.has_overflowed
+
+
+async def test_a_signal_that_moves_beyond_the_horizon_is_dropped(harness: ScheduleHarness) -> None:
+    signal = new_signal()
+    async with harness.running():
+        harness.arm(signal, 0.5)
+        harness.arm(signal, HORIZON_S + 1.0)
+        assert not harness.schedule.is_waiting(signal)
+        await harness.advance(1.0)
+        assert harness.take() == []
 
 
 async def test_an_overflow_is_flagged_and_held_signals_can_still_move() -> None:
-    stage = Stage(capacity=2)
-    first, second, third = a_signal(), a_signal(), a_signal()
-    stage.arm(first, 1.0)
-    stage.arm(second, 1.0)
-    assert not stage.schedule.has_overflowed
+    harness = ScheduleHarness(capacity=2)
+    first, second, third = new_signal(), new_signal(), new_signal()
+    harness.arm(first, 1.0)
+    harness.arm(second, 1.0)
+    assert not harness.schedule.has_overflowed
 
-    stage.arm(third, 0.5)
-    assert stage.schedule.has_overflowed
-    assert not stage.schedule.is_waiting(third)
+    harness.arm(third, 0.5)
+    assert harness.schedule.has_overflowed
+    assert not harness.schedule.is_waiting(third)
 
-    async with stage.running():
-        stage.arm(first, 2.0)
-        await stage.advance(1.0)
-        assert stage.take() == [second]
-        await stage.advance(1.0)
-        assert stage.take() == [first]
+    async with harness.running():
+        harness.arm(first, 2.0)
+        await harness.advance(1.0)
+        assert harness.take() == [second]
+        await harness.advance(1.0)
+        assert harness.take() == [first]
 
 
-async def test_a_cancelled_signal_is_not_offered(stage: Stage) -> None:
-    waiting, ready, kept = a_signal(), a_signal(), a_signal()
-    async with stage.running():
-        stage.arm(waiting, 1.0)
-        stage.arm(kept, 1.0)
-        stage.arm(ready, 0.0)
+async def test_a_cancelled_signal_is_not_offered(harness: ScheduleHarness) -> None:
+    waiting, ready, kept = new_signal(), new_signal(), new_signal()
+    async with harness.running():
+        harness.arm(waiting, 1.0)
+        harness.arm(kept, 1.0)
+        harness.arm(ready, 0.0)
         await idle_event()
-        assert stage.schedule.is_waiting(ready)
+        assert harness.schedule.is_waiting(ready)
 
-        stage.notify([waiting, ready, a_signal()], None)
-        assert not stage.schedule.is_waiting(waiting)
-        assert not stage.schedule.is_waiting(ready)
+        harness.notify([waiting, ready, new_signal()], None)
+        assert not harness.schedule.is_waiting(waiting)
+        assert not harness.schedule.is_waiting(ready)
 
-        await stage.advance(1.0)
-        assert stage.take() == [kept]
+        await harness.advance(1.0)
+        assert harness.take() == [kept]
 
 
-async def test_a_flood_is_offered_completely_and_in_order_of_time(stage: Stage) -> None:
+async def test_a_flood_is_offered_completely_and_in_order_of_time(harness: ScheduleHarness) -> None:
     """More signals than the wheel returns in one call, so that the loop has to call it again."""
-    early = [a_signal() for _ in range(3_000)]
-    late = [a_signal() for _ in range(2_500)]
-    async with stage.running():
+    early = [new_signal() for _ in range(3_000)]
+    late = [new_signal() for _ in range(2_500)]
+    async with harness.running():
         for signal in late:
-            stage.arm(signal, 1.0)
+            harness.arm(signal, 1.0)
         for signal in early:
-            stage.arm(signal, 0.5)
-        stage.clock.advance(5.0)
+            harness.arm(signal, 0.5)
+        harness.clock.advance(5.0)
         offered: list[Signal] = []
         while len(offered) < len(early) + len(late):
-            await stage.ready_queues["uploads"].changed.wait()
-            stage.ready_queues["uploads"].changed.clear()
-            offered += stage.take()
+            await harness.ready_queues["uploads"].changed.wait()
+            harness.ready_queues["uploads"].changed.clear()
+            offered += harness.take()
         assert set(offered[: len(early)]) == set(early)
         assert set(offered[len(early) :]) == set(late)
         assert len(offered) == len(early) + len(late)
 
 
-async def test_each_offer_emits_its_lateness(stage: Stage) -> None:
-    async with stage.running():
-        stage.arm(a_signal(), 0.5)
+async def test_each_offer_emits_its_lateness(harness: ScheduleHarness) -> None:
+    async with harness.running():
+        harness.arm(new_signal(), 0.5)
         await idle_event()
-        stage.clock.advance(0.75)
-        fired = await stage.recorder.wait_for(TimerFired)
+        harness.clock.advance(0.75)
+        fired = await harness.recorder.wait_for(TimerFired)
         assert fired.lag_s == pytest.approx(0.25, abs=0.002)
 
 
-async def test_an_empty_schedule_sets_no_timer(stage: Stage) -> None:
+async def test_an_empty_schedule_sets_no_timer(harness: ScheduleHarness) -> None:
     """No timer is set while no signal is armed, and at most one however many are."""
-    async with stage.running():
-        assert stage.clock.awaited == []
+    async with harness.running():
+        assert harness.clock.awaited == []
         for number in range(1_000):
-            stage.arm(a_signal(), 10.0 + number / 64)
+            harness.arm(new_signal(), 10.0 + number / 64)
         await idle_event()
-        assert len(stage.clock.awaited) == 1
-        await stage.advance(HORIZON_S)
-        assert len(stage.take()) == 1_000
-        assert stage.clock.awaited == []
+        assert len(harness.clock.awaited) == 1
+        await harness.advance(HORIZON_S)
+        assert len(harness.take()) == 1_000
+        assert harness.clock.awaited == []

@@ -18,10 +18,10 @@ from reactor.runtime.thread_pool import ThreadPool
 from reactor.storage.spool import Spool
 from reactor.storage.stores.local import LocalStore
 
-UNREACHED = DedicatedConnection("postgresql://localhost/nobody")
+NO_DATABASE = DedicatedConnection("postgresql://localhost/nobody")
 
 
-def an_attempt() -> UploadAttempt:
+def new_attempt() -> UploadAttempt:
     upload = make_upload()
     return UploadAttempt(
         signal=Signal("uploads", upload.id.int, 1), tenant=1, upload=upload, trail=upload.trail(), lease_until=0.0
@@ -35,7 +35,7 @@ async def test_an_open_breaker_admits_no_attempt_and_then_one_probe_at_a_time(tm
     pool = ThreadPool[UploadAttempt](partial(put, spool, store), 1, name="test")
     backoff = Backoff(base_s=1.0, factor=2.0, max_s=60.0, jitter=0.0)
     reaction = FailedUploads(
-        UploadQueue(UNREACHED, claims=UNREACHED, lease_s=30.0),
+        UploadQueue(NO_DATABASE, claims=NO_DATABASE, lease_s=30.0),
         executor=pool,
         spool=spool,
         run_in_thread=pool.run,
@@ -46,7 +46,7 @@ async def test_an_open_breaker_admits_no_attempt_and_then_one_probe_at_a_time(tm
         attempt_timeout_s=300.0,
         lease_s=30.0,
     )
-    attempts = [an_attempt() for _ in range(3)]
+    attempts = [new_attempt() for _ in range(3)]
     assert list(reaction.admit(attempts)) == attempts
     assert not reaction.is_held_up
 

@@ -25,7 +25,7 @@ from reactor.storage.spooled_file import Identity
 from reactor.storage.stores.local import LocalStore
 
 PATIENCE_S = 20.0
-UNREACHED = DedicatedConnection("postgresql://localhost/nobody")
+NO_DATABASE = DedicatedConnection("postgresql://localhost/nobody")
 
 
 class HangingSpool(Spool):
@@ -62,7 +62,7 @@ async def test_a_removal_that_hangs_is_given_up_and_logged(tmp_path: Path, monke
     pool = ThreadPool[UploadAttempt](partial(put, spool, store), 1, name="test")
     breaker, backoff = CircuitBreaker(), Backoff(base_s=1.0, factor=2.0, max_s=60.0, jitter=0.0)
     reaction = FailedUploads(
-        UploadQueue(UNREACHED, claims=UNREACHED, lease_s=30.0),
+        UploadQueue(NO_DATABASE, claims=NO_DATABASE, lease_s=30.0),
         executor=pool,
         spool=spool,
         run_in_thread=pool.run,

@@ -12,7 +12,7 @@ from simulation.uploads import UploadCalls
 _SOON_S = 0.005
 
 
-class PulseAnswer(NamedTuple):
+class PresenceAnswer(NamedTuple):
     now_at: float
     queue_usage: float
     instances: list[UUID]
@@ -134,7 +134,7 @@ class Database(UploadCalls):
 
     def report_presence(
         self, instance: UUID, _host: str, _version: str, mode: str, canary: str | None, silent_after: timedelta
-    ) -> list[PulseAnswer]:
+    ) -> list[PresenceAnswer]:
         now = self.now()
         since = now - silent_after.total_seconds()
         before = self.instances.get(instance)
@@ -146,12 +146,12 @@ class Database(UploadCalls):
             self.sent.append(("reactor_peers", str(instance)))
         alive = sorted(i for i, other in self.instances.items() if other.seen_at > since)
         listening = [i for i in alive if self.instances[i].mode == "listening"]
-        return [PulseAnswer(now, 0.0, alive, listening)]
+        return [PresenceAnswer(now, 0.0, alive, listening)]
 
     def deregister_instance(self, instance: UUID) -> list[tuple[None]]:
         since = self.now() - DAY_S
-        gone = [i for i, other in self.instances.items() if i == instance or other.seen_at < since]
-        for i in gone:
+        left = [i for i, other in self.instances.items() if i == instance or other.seen_at < since]
+        for i in left:
             if self.instances.pop(i).mode == "listening" and i == instance:
                 self.sent.append(("reactor_peers", str(i)))
         return [(None,)]

@@ -116,15 +116,15 @@ class Tables:
         is_new = source.id not in self.sources
         before = (0, 0, 0) if is_new else _entry(source.storage_status, source.byte_size)
         total, reserved, stored = (a - b for a, b in zip(_entry(status, size), before, strict=True))
-        books = self.usage.get(source.user_id, Usage())
-        used = books.total_bytes + books.reserved_bytes
+        usage = self.usage.get(source.user_id, Usage())
+        used = usage.total_bytes + usage.reserved_bytes
         if not settles and total + reserved > 0 and used + total + reserved > STORAGE_LIMIT_BYTES:
             raise QuotaExceeded
         if total or reserved or stored or is_new:
-            books.total_bytes = max(0, books.total_bytes + total)
-            books.reserved_bytes = max(0, books.reserved_bytes + reserved)
-            books.total_sources = max(0, books.total_sources + stored)
-            self.usage[source.user_id] = books
+            usage.total_bytes = max(0, usage.total_bytes + total)
+            usage.reserved_bytes = max(0, usage.reserved_bytes + reserved)
+            usage.total_sources = max(0, usage.total_sources + stored)
+            self.usage[source.user_id] = usage
         if not is_new and status == "pending" and source.storage_status != "pending":
             source.pending_since = self.now()
         source.storage_status, source.byte_size = status, size

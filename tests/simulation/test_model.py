@@ -167,10 +167,10 @@ class ModelAgainstPostgres(RuleBasedStateMachine):
             ["file:///put" if verdict == "stored" else None for verdict in verdicts[:count]],
         )
 
-    @rule(gone=st.integers(0, 2), picks=_PICKS, url=st.sampled_from(["file:///put", "file:///there"]))
-    def confirm_stored(self, gone: int, picks: list[int], url: str) -> None:
-        uploads = [UUID(int=gone), *self.pick(self.model.uploads, picks)]
-        sources = self.pick(self.model.sources, [*range(gone, gone + len(uploads))])[: len(uploads)]
+    @rule(missing=st.integers(0, 2), picks=_PICKS, url=st.sampled_from(["file:///put", "file:///there"]))
+    def confirm_stored(self, missing: int, picks: list[int], url: str) -> None:
+        uploads = [UUID(int=missing), *self.pick(self.model.uploads, picks)]
+        sources = self.pick(self.model.sources, [*range(missing, missing + len(uploads))])[: len(uploads)]
         sources += [UUID(int=99)] * (len(uploads) - len(sources))
         self.both(statements.CONFIRM_STORED, uploads, sources, [url] * len(uploads))
 
@@ -252,7 +252,7 @@ class ModelAgainstPostgres(RuleBasedStateMachine):
     @rule(
         which=st.integers(0, 1), mode=st.sampled_from(["starting", "listening"]), canary=st.none() | st.just("canary")
     )
-    def pulse(self, which: int, mode: str, canary: str | None) -> None:
+    def report_presence(self, which: int, mode: str, canary: str | None) -> None:
         reactor = self.reactors[which]
         rows = self.real.rows(statements.REPORT_PRESENCE, (reactor, "host", "0", mode, canary, timedelta(seconds=26)))
         [answered] = self.model.report_presence(reactor, "host", "0", mode, canary, timedelta(seconds=26))

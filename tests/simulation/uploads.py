@@ -304,10 +304,10 @@ class UploadCalls(Tables):
         return [row.id for row in rows]
 
     def purge(self, ids: Collection[UUID]) -> list[UUID]:
-        gone = [i for i in set(ids) if i in self.uploads and self.uploads[i].status in {"dead", "cancelled"}]
-        for upload in gone:
+        purged = [i for i in set(ids) if i in self.uploads and self.uploads[i].status in {"dead", "cancelled"}]
+        for upload in purged:
             del self.uploads[upload]
-        return gone
+        return purged
 
 
 def _is_spent(row: UploadRow) -> bool:

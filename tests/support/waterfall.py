@@ -146,7 +146,7 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     logger.remove()
     busy = StorageUnavailable("503 SlowDown", http_status=503)
-    gone = StorageRejected("404 NoSuchBucket", http_status=404)
+    rejected = StorageRejected("404 NoSuchBucket", http_status=404)
     with tempfile.TemporaryDirectory(prefix="reactor-waterfall-") as home, receiving() as collector:
         os.environ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = collector.endpoint + "/v1/traces"
         Path(home).chmod(0o755)
@@ -154,7 +154,7 @@ def main() -> None:
             migrate(server.url)
             for name, title, failures in (
                 ("stored", "An upload that failed twice and was then stored", [busy, busy]),
-                ("dead", "An upload that was given up: its bucket is gone", [busy, gone]),
+                ("dead", "An upload that was given up: its bucket is gone", [busy, rejected]),
             ):
                 with open_app(server.url, Path(home)) as app:
                     spans = asyncio.run(trace_of_upload(app, collector, *failures))

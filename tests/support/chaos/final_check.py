@@ -79,7 +79,7 @@ def check(url: str, spool: Path, objects: Objects, history: History, *, within_s
         dead = {row["id"]: row for row in conn.execute("select * from public.upload_queue where status = 'dead'")}
         for intent in history.intents:
             _check_intent(intent, sources, dead, objects, findings)
-        _check_books(conn, findings)
+        _check_usage(conn, findings)
         findings.takeovers_s, findings.expiries_s = takeovers_s(conn), expiries_s(conn)
     _check_spool(spool, {intent.name for intent in history.intents if intent.source in sources}, dead, findings)
     return findings
@@ -107,7 +107,7 @@ def _check_intent(
         findings.stored += 1
 
 
-def _check_books(conn: _Conn, findings: Findings) -> None:
+def _check_usage(conn: _Conn, findings: Findings) -> None:
     findings.problems += [f"I2/I7 wrong usage: {row}" for row in wrong_usage(conn)]
     over = conn.execute(
         "select * from public.storage_usage where total_bytes + reserved_bytes > storage_limit_bytes"

@@ -22,7 +22,7 @@ from reactor.core.events import (
     RunExpired,
 )
 from reactor.core.model import Verdict
-from reactor.core.rendezvous import STEP_S
+from reactor.core.rendezvous import STEP_S, RendezvousOrder
 from reactor.postgres import statements
 from reactor.postgres.connection import ConnectionPool, DedicatedConnection
 
@@ -30,21 +30,21 @@ BUSY = StorageUnavailable("503 SlowDown", http_status=503)
 DENIED = StorageRejected("403 AccessDenied", http_status=403, denied=True)
 
 
-def settled(upload: QueuedUpload, verdict: Verdict) -> Callable[[AttemptSettled], bool]:
+def is_settled(upload: QueuedUpload, verdict: Verdict) -> Callable[[AttemptSettled], bool]:
     return lambda event: event.upload_id == upload.id and event.verdict is verdict
 
 
-def of(upload: QueuedUpload) -> Callable[[AttemptSettled], bool]:
+def is_of(upload: QueuedUpload) -> Callable[[AttemptSettled], bool]:
     return lambda event: event.upload_id == upload.id
 
 
 async def wait_until_stored(recorder: Recorder, *uploads: QueuedUpload) -> None:
     for upload in uploads:
-        await recorder.wait_for(AttemptSettled, settled(upload, Verdict.STORED))
+        await recorder.wait_for(AttemptSettled, is_settled(upload, Verdict.STORED))
 
 
 async def wait_until_dead(recorder: Recorder, upload: QueuedUpload) -> AttemptSettled:
-    return await recorder.wait_for(AttemptSettled, settled(upload, Verdict.DEAD))
+    return await recorder.wait_for(AttemptSettled, is_settled(upload, Verdict.DEAD))
 
 
 def assert_dead(app: App, upload: QueuedUpload, code: str, *, attempts: int = 1) -> None:
@@ -106,7 +106,7 @@ async def test_transient_failures_back_off_and_then_succeed(app: App, store: Stu
         with app.conn.transaction():
             [upload] = app.queue_uploads()
             store.fail(upload.key, BUSY, BUSY, BUSY)
-        retries = await recorder.wait_for_all(3, AttemptSettled, settled(upload, Verdict.RETRY))
+        retries = await recorder.wait_for_all(3, AttemptSettled, is_settled(upload, Verdict.RETRY))
         assert [retry.delay_s for retry in retries] == [0.1, 0.2, 0.4]
         assert [retry.attempt for retry in retries] == [1, 2, 3]
         assert {retry.code for retry in retries} == {"STORAGE_UNAVAILABLE"}
@@ -126,7 +126,7 @@ async def test_a_retry_never_comes_early(app: App, store: StubbornStore, recorde
         with app.conn.transaction():
             [upload] = app.queue_uploads()
             store.fail(upload.key, BUSY)
-        await recorder.wait_for(AttemptSettled, settled(upload, Verdict.RETRY))
+        await recorder.wait_for(AttemptSettled, is_settled(upload, Verdict.RETRY))
         row = app.row(upload)
         assert row is not None
         due_at = row["next_retry_at"]
@@ -135,15 +135,15 @@ async def test_a_retry_never_comes_early(app: App, store: StubbornStore, recorde
         await wait_until_stored(recorder, upload)
 
 
-@pytest.mark.parametrize(("wish_s", "delay_s"), [(0.75, 0.75), (0.01, 0.1)])
+@pytest.mark.parametrize(("retry_after_s", "delay_s"), [(0.75, 0.75), (0.01, 0.1)])
 async def test_the_longer_of_backoff_and_retry_after_wins(
-    app: App, store: StubbornStore, recorder: Recorder, wish_s: float, delay_s: float
+    app: App, store: StubbornStore, recorder: Recorder, retry_after_s: float, delay_s: float
 ) -> None:
     async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():
             [upload] = app.queue_uploads()
-            store.fail(upload.key, StorageUnavailable("429", http_status=429, retry_after_s=wish_s))
-        retry = await recorder.wait_for(AttemptSettled, settled(upload, Verdict.RETRY))
+            store.fail(upload.key, StorageUnavailable("429", http_status=429, retry_after_s=retry_after_s))
+        retry = await recorder.wait_for(AttemptSettled, is_settled(upload, Verdict.RETRY))
         assert retry.delay_s == delay_s
         await wait_until_stored(recorder, upload)
     app.assert_stored(upload)
@@ -155,7 +155,7 @@ async def test_an_attempt_without_an_answer_times_out_and_is_retried(
     async with app.running_reactor(recorder, store=store, attempt_timeout_s=0.2):
         store.open.clear()
         [upload] = app.queue_uploads()
-        retry = await recorder.wait_for(AttemptSettled, settled(upload, Verdict.RETRY))
+        retry = await recorder.wait_for(AttemptSettled, is_settled(upload, Verdict.RETRY))
         assert retry.message == "no answer within 0.2 s"
         store.open.set()
         await wait_until_stored(recorder, upload)
@@ -194,42 +194,42 @@ async def test_a_denied_upload_is_retried_once(app: App, store: StubbornStore, r
 # dead
 
 
-def _missing(app: App, upload: QueuedUpload) -> None:
+def _remove(app: App, upload: QueuedUpload) -> None:
     (app.spool / upload.key).unlink()
 
 
-def _a_link(app: App, upload: QueuedUpload) -> None:
+def _replace_by_link(app: App, upload: QueuedUpload) -> None:
     path = app.spool / upload.key
     path.rename(path.with_suffix(".real"))
     path.symlink_to(path.with_suffix(".real"))
 
 
-def _a_folder(app: App, upload: QueuedUpload) -> None:
-    _missing(app, upload)
+def _replace_by_folder(app: App, upload: QueuedUpload) -> None:
+    _remove(app, upload)
     (app.spool / upload.key).mkdir()
 
 
-def _other_bytes(app: App, upload: QueuedUpload) -> None:
+def _change_bytes(app: App, upload: QueuedUpload) -> None:
     (app.spool / upload.key).write_bytes(bytes(len(upload.content)))
 
 
-def _too_short(app: App, upload: QueuedUpload) -> None:
+def _shorten(app: App, upload: QueuedUpload) -> None:
     (app.spool / upload.key).write_bytes(upload.content[:-1])
 
 
-def _too_long(app: App, upload: QueuedUpload) -> None:
+def _lengthen(app: App, upload: QueuedUpload) -> None:
     (app.spool / upload.key).write_bytes(upload.content + b"x")
 
 
 @pytest.mark.parametrize(
     ("spoil", "code"),
     [
-        (_missing, "SPOOL_FILE_MISSING"),
-        (_a_link, "SPOOL_PATH_FORBIDDEN"),
-        (_a_folder, "SPOOL_PATH_FORBIDDEN"),
-        (_other_bytes, "CONTENT_MISMATCH"),
-        (_too_short, "CONTENT_MISMATCH"),
-        (_too_long, "CONTENT_MISMATCH"),
+        (_remove, "SPOOL_FILE_MISSING"),
+        (_replace_by_link, "SPOOL_PATH_FORBIDDEN"),
+        (_replace_by_folder, "SPOOL_PATH_FORBIDDEN"),
+        (_change_bytes, "CONTENT_MISMATCH"),
+        (_shorten, "CONTENT_MISMATCH"),
+        (_lengthen, "CONTENT_MISMATCH"),
     ],
 )
 async def test_an_upload_with_a_spoiled_file_is_dead_at_once(
@@ -245,7 +245,7 @@ async def test_an_upload_with_a_spoiled_file_is_dead_at_once(
             spoil(app, upload)
         assert (await wait_until_dead(recorder, upload)).code == code
     assert_dead(app, upload, code)
-    assert app.is_spooled(upload) == (spoil is not _missing)
+    assert app.is_spooled(upload) == (spoil is not _remove)
 
 
 @pytest.mark.parametrize("path", ["../store/canary", "/etc/passwd", "a/../../canary", "", ".", "..", "/", "nul\x01/x"])
@@ -289,7 +289,7 @@ async def test_an_upload_that_the_store_rejects_is_dead_at_once(
 
 async def test_invalid_rows_do_not_harm_others(app: App, store: StubbornStore, recorder: Recorder) -> None:
     """Each is dead on its own, and no good upload is attempted twice."""
-    nonsense = (
+    invalid_columns = (
         {"spool": "no such spool"},
         {"content_hash": "not a hash"},
         {"temp_file_path": None},
@@ -305,11 +305,11 @@ async def test_invalid_rows_do_not_harm_others(app: App, store: StubbornStore, r
     )
     async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():
-            bad = [app.queue_uploads(**columns)[0] for columns in nonsense]
+            bad = [app.queue_uploads(**columns)[0] for columns in invalid_columns]
             good = app.queue_uploads(20)
         await wait_until_stored(recorder, *good)
         for upload in bad:
-            event = await recorder.wait_for(AttemptSettled, of(upload))
+            event = await recorder.wait_for(AttemptSettled, is_of(upload))
             assert event.verdict in {Verdict.DEAD, Verdict.STORED}
     for upload in good:
         app.assert_stored(upload)
@@ -376,11 +376,11 @@ async def test_a_run_without_a_heartbeat_is_failed(app: App, recorder: Recorder)
 
 async def test_a_healthy_run_is_never_failed(app: App, recorder: Recorder) -> None:
     """Its heartbeats continue while runs with earlier and later deadlines are failed."""
-    beat = "update public.interpretation_runs set heartbeat_at = clock_timestamp() where id = %s"
+    heartbeat = "update public.interpretation_runs set heartbeat_at = clock_timestamp() where id = %s"
     async with app.running_reactor(recorder, reconcile_interval_s=0.2):
         healthy = app.begin_run(timeout_at="2100-01-01", heartbeat_timeout="0.5 s")
         for _ in range(8):
-            app.conn.execute(beat, (healthy,))
+            app.conn.execute(heartbeat, (healthy,))
             stale = app.begin_run(
                 timeout_at=app.one("select clock_timestamp() + interval '0.15 s'"),
             )
@@ -450,18 +450,18 @@ async def test_an_undetected_dead_reactor_delays_its_share_by_one_rendezvous_ste
     app: App, store: StubbornStore, recorder: Recorder
 ) -> None:
     """It still counts as listening, so it ranks first for half of all rows."""
+    dead, order = uuid4(), RendezvousOrder()
     app.conn.execute(
-        "insert into reactor.instance (id, host, version, mode) values (%s, 'gone', '0', 'listening')", (uuid4(),)
+        "insert into reactor.instance (id, host, version, mode) values (%s, 'gone', '0', 'listening')", (dead,)
     )
-    async with app.running_reactor(recorder, store=store) as reactor:
-        assert reactor._engine is not None
-        order = reactor._engine.schedule.rendezvous_order
+    async with app.running_reactor(recorder, store=store):
+        order.set_members(app.one("select id from reactor.instance where id <> %s", dead), [dead])
         uploads = app.queue_uploads(40)
         await wait_until_stored(recorder, *uploads)
-        theirs = {upload.id for upload in uploads if order.delay_s(upload.id.int)}
-    assert 0 < len(theirs) < len(uploads)
+    delayed = {upload.id for upload in uploads if order.delay_s(upload.id.int)}
+    assert 0 < len(delayed) < len(uploads)
     for event in recorder.events_of(AttemptStarted):
-        assert event.upload_id not in theirs or event.lag_s >= STEP_S - 0.01  # the clocks may differ
+        assert event.upload_id not in delayed or event.lag_s >= STEP_S - 0.01  # the clocks may differ
 
 
 async def test_uploads_of_a_killed_reactor_are_taken_over_after_their_lease(
@@ -470,11 +470,11 @@ async def test_uploads_of_a_killed_reactor_are_taken_over_after_their_lease(
     first, other_store = Recorder(), StubbornStore(app.store)
     doomed = Reactor(evolve(app.settings, lease_s=1.5), store=store, listener=first)
     store.open.clear()
-    async with create_task_group() as life:
-        await app.start(doomed, first, life)
+    async with create_task_group() as tasks:
+        await app.start(doomed, first, tasks)
         uploads = app.queue_uploads(6)
         await first.wait_for_all(6, AttemptStarted)
-        life.cancel_scope.cancel()  # without deregistering: its leases stay, and its threads continue
+        tasks.cancel_scope.cancel()  # without deregistering: its leases stay, and its threads continue
     ends = app.all("select lease_expires_at as at from public.upload_queue where status = 'uploading'")
     assert len(ends) == len(uploads)
     async with app.running_reactor(recorder, store=other_store):
@@ -539,7 +539,7 @@ async def test_a_settlement_whose_answer_was_lost_still_removes_the_spooled_file
         app.assert_stored(upload)
 
 
-@pytest.mark.parametrize("answers", [[BUSY], []], ids=["in vain", "stored"])
+@pytest.mark.parametrize("answers", [[BUSY], []], ids=["failed", "stored"])
 async def test_a_reactor_that_lost_its_lease_changes_nothing(
     app: App, store: StubbornStore, recorder: Recorder, answers: list[StorageUnavailable]
 ) -> None:

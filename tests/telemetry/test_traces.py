@@ -227,7 +227,7 @@ async def test_attempts_deferred_by_an_open_breaker_are_spans_and_no_errors(
         store.is_down = False
         await recorder.wait_for_all(8, AttemptSettled, lambda event: event.verdict == "stored")
     spans = collector.wait_for("upload", count=8)
-    [upload] = [owed for owed in uploads if owed.id == deferred.upload_id]
+    [upload] = [upload for upload in uploads if upload.id == deferred.upload_id]
     of_upload = of(spans, upload)
     attempts = named(of_upload, "upload.attempt")
     outcomes = [span.attributes["upload.outcome"] for span in attempts]
@@ -265,8 +265,8 @@ async def test_the_attempt_of_a_lost_worker_is_exported_by_the_next(
 ) -> None:
     app.disable_triggers()
     [lost, buried] = app.queue_uploads(2)
-    for owed, max_retries in ((lost, 5), (buried, 1)):
-        app.all("update public.upload_queue set max_retries = %s where id = %s returning id", max_retries, owed.id)
+    for upload, max_retries in ((lost, 5), (buried, 1)):
+        app.all("update public.upload_queue set max_retries = %s where id = %s returning id", max_retries, upload.id)
     claims = "select id, claimed_at from reactor.claim_uploads(array[%s, %s]::uuid[], %s, interval '0')"
     claimed_at = {row["id"]: row["claimed_at"] for row in app.all(claims, lost.id, buried.id, uuid4())}
     await app.drain(recorder)
