@@ -7,13 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from reactor.cli.live_api import fetch_live
-from reactor.cli.status_table import (
-    add_notification_queue,
-    add_quota_rejections,
-    add_reactors,
-    add_stale_runs,
-    printable,
-)
+from reactor.cli.status_table import add_common_rows, add_stale_runs, printable
 from reactor.core.health import TIME_LEFT_LABELS, Process, count_text, duration_text, headline, troubles
 from reactor.core.settings import Settings
 
@@ -32,7 +26,7 @@ class LiveView:
     def draw(self, summary: Mapping[str, Any]) -> Table:
         """Return the answer of reactor.live_summary() as a table, with the live API's figures if a reactor answers."""
         live = self.live_reactor(summary)
-        uploads, cap = summary["uploads"], int(summary["cap"])
+        uploads, runs, cap = summary["uploads"], summary["runs"], int(summary["cap"])
         self._due.append(int(uploads["due"]))
         self._waiting.append(int(uploads["failed"]))
         found = troubles(summary, None if live is None else _process(live))
@@ -52,10 +46,12 @@ class LiveView:
             table.add_row("", printable(f"{dead['id']} {dead['error_code']}: {dead['error_message']}"))
         if live is not None:
             _add_live_figures(table, live)
-        _add_runs(table, summary["runs"], cap)
-        add_quota_rejections(table, summary["quota_rejections"])
-        add_reactors(table, summary["reactors"])
-        add_notification_queue(table, summary)
+        table.add_row("runs running", count_text(int(runs["running"]), cap))
+        add_stale_runs(table, runs)
+        for name, time_left in TIME_LEFT_LABELS.items():
+            if runs[name]:
+                table.add_row(f"  {time_left} left", f"{runs[name]:,}")
+        add_common_rows(table, summary)
         return table
 
     def live_reactor(self, summary: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -94,11 +90,3 @@ def _add_live_figures(table: Table, live: Mapping[str, Any]) -> None:
     if reconcile["ago_s"] is not None:
         missed = ", ".join(f"{count:,} {kind}" for kind, count in reconcile["missed"].items()) or "nothing missed"
         table.add_row("reconciled", f"{duration_text(reconcile['ago_s'])} ago, {missed}")
-
-
-def _add_runs(table: Table, runs: Mapping[str, Any], cap: int) -> None:
-    table.add_row("runs running", count_text(int(runs["running"]), cap))
-    add_stale_runs(table, runs)
-    for name, time_left in TIME_LEFT_LABELS.items():
-        if runs[name]:
-            table.add_row(f"  {time_left} left", f"{runs[name]:,}")

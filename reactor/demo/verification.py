@@ -32,16 +32,16 @@ def _check_uploads(conn: _Connection, store: Path, spool: Path, scenario: Scenar
     for file in scenario.files:
         stored_path = store / BUCKET / file.key
         if file.ending == "stored":
-            yield from _check_stored(file, stored_path, queued.get(file.key), status[file.key])
+            yield from _check_stored(file, stored_path, queued.get(file.key), status.get(file.key))
             if file.key in spooled:
                 yield f"{file.key} is stored, but its spooled file still exists"
         else:
-            yield from _check_dead(file, stored_path, queued.get(file.key, {}), status[file.key])
+            yield from _check_dead(file, stored_path, queued.get(file.key, {}), status.get(file.key))
     if unexpected := queued.keys() - {file.key for file in scenario.files}:
         yield f"the queue has {len(unexpected)} uploads that are not part of the scenario"
 
 
-def _check_stored(file: DemoFile, stored_path: Path, row: dict[str, Any] | None, status: str) -> Iterator[str]:
+def _check_stored(file: DemoFile, stored_path: Path, row: dict[str, Any] | None, status: str | None) -> Iterator[str]:
     if row is not None:
         yield f"{file.key} should be stored but is {row['status']}"
     elif not stored_path.is_file() or stored_path.read_bytes() != file.content:
@@ -50,7 +50,7 @@ def _check_stored(file: DemoFile, stored_path: Path, row: dict[str, Any] | None,
         yield f"{file.key} is stored, but its source is {status}"
 
 
-def _check_dead(file: DemoFile, stored_path: Path, row: dict[str, Any], status: str) -> Iterator[str]:
+def _check_dead(file: DemoFile, stored_path: Path, row: dict[str, Any], status: str | None) -> Iterator[str]:
     code = row.get("error_code")
     if code != _EXPECTED_CODE[file.ending]:
         yield f"{file.key} ({file.ending}) should be dead with {_EXPECTED_CODE[file.ending]}, not {code}"
@@ -76,9 +76,6 @@ def _check_usage(conn: _Connection) -> Iterator[str]:
 
 def _check_runs(conn: _Connection, scenario: Scenario) -> Iterator[str]:
     status = {row["id"]: row["status"] for row in conn.execute("select * from public.interpretation_runs")}
-    for run in scenario.stale_runs:
-        if status[run] != "failed":
-            yield f"a stale run is {status[run]}"
-    for run in scenario.healthy_runs:
-        if status[run] != "completed":
-            yield f"a healthy run is {status[run]}"
+    for run, expected in scenario.runs.items():
+        if status[run] != expected:
+            yield f"a {'stale' if expected == 'failed' else 'healthy'} run is {status[run]}"

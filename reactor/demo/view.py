@@ -11,16 +11,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from reactor.core.events import (
-    AttemptSettled,
-    AttemptsSettled,
-    AttemptsStarted,
-    AttemptStarted,
-    BreakerMoved,
-    Event,
-    Listening,
-    RunExpired,
-)
+from reactor.core import events
 from reactor.core.model import Verdict
 
 _LINES_SHOWN = 12
@@ -72,32 +63,32 @@ class DemoView:
         else:
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def show(self, event: Event) -> None:
+    def show(self, event: events.Event) -> None:
         """Count and show an event of the reactor."""
         match event:
-            case Listening():
+            case events.Listening():
                 self.print_line("listening: failed uploads are notified as they commit")
-            case AttemptsStarted():
+            case events.AttemptsStarted():
                 for started in event.attempts:
                     self._count_started(started)
-            case AttemptsSettled():
+            case events.AttemptsSettled():
                 for settled in event.attempts:
                     self._show_settled(settled)
-            case RunExpired():
+            case events.RunExpired():
                 self.counts["runs failed"] += 1
                 self.lateness_ms.append(event.late_s * 1000)
                 late = f"{event.late_s * 1000:.0f} ms after its deadline"
                 self.print_line(f"run     {event.run_id.hex[:8]} failed {late}: {event.code}")
-            case BreakerMoved(is_open=True):
+            case events.BreakerMoved(is_open=True):
                 self._outages.append([monotonic(), inf])
                 self.print_line("store   is down: uploads wait and use no attempts")
-            case BreakerMoved(is_open=False):
+            case events.BreakerMoved(is_open=False):
                 self._outages[-1][1] = monotonic()
                 self.print_line("store   answers again: uploads continue")
             case _:
                 pass
 
-    def _count_started(self, event: AttemptStarted) -> None:
+    def _count_started(self, event: events.AttemptStarted) -> None:
         if event.attempt > 1:
             return
         due_at = monotonic() - event.lag_s
@@ -106,7 +97,7 @@ class DemoView:
         else:
             self.reactions_ms.append(event.lag_s * 1000)
 
-    def _show_settled(self, event: AttemptSettled) -> None:
+    def _show_settled(self, event: events.AttemptSettled) -> None:
         self.counts[event.verdict] += 1
         prefix = f"upload  {event.upload_id.hex[:8]} attempt {event.attempt}"
         match event.verdict:

@@ -21,7 +21,7 @@ _FIX = (
 
 def traces_group(environ: Mapping[str, str]) -> CheckGroup:
     """Return the check of the collector that the OTEL_* variables name."""
-    return CheckGroup(checks=[Check(name="traces", examine=partial(_examine, environ), fix=_FIX)])
+    return CheckGroup([Check("traces", partial(_examine, environ), _FIX)])
 
 
 def _examine(environ: Mapping[str, str]) -> Iterable[Finding]:

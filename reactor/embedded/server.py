@@ -23,7 +23,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from subprocess import Popen
-from types import TracebackType
 from typing import Self
 
 from reactor.core.errors import ConfigInvalid, DatabaseUnavailable
@@ -56,7 +55,6 @@ class EmbeddedPostgres:
         options: Mapping[str, str] | None = None,
     ) -> None:
         self.data_dir = data_dir.resolve()
-        self.log_path = self._beside(".log")
         self._password_path = self._beside(".password")
         self._durable = durable
         self._bin_dir = bin_dir
@@ -69,9 +67,7 @@ class EmbeddedPostgres:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property
@@ -109,18 +105,24 @@ class EmbeddedPostgres:
             raise
         return self.url
 
-    def stop(self) -> None:
-        """Stop the server: a fast shutdown, forced after STOP_TIMEOUT_S. Does nothing if it is stopped."""
-        self._end(signal.SIGINT)
+    def stop(self, first: signal.Signals = signal.SIGINT) -> None:
+        """Stop the server and release the lock. Does nothing if it is stopped.
 
-    def restart(self, *, immediate: bool = False) -> str:
-        """Stop, start, and return the URL. `immediate` stops without a checkpoint, so that the start must recover."""
-        self._end(signal.SIGQUIT if immediate else signal.SIGINT)
-        return self.start()
-
-    def kill(self) -> None:
-        """Kill the postmaster with SIGKILL. Its children end on their own; `start` waits for them."""
-        self._end(signal.SIGKILL)
+        `first` is SIGINT for a fast shutdown, SIGQUIT for one without a checkpoint, or SIGKILL: then the postmaster's
+        children end on their own, and `start` waits for them. A stronger signal follows after STOP_TIMEOUT_S.
+        """
+        process, self._process = self._process, None
+        if process is not None:
+            for signum in (first, signal.SIGQUIT, signal.SIGKILL):
+                process.send_signal(signum)
+                try:
+                    process.wait(STOP_TIMEOUT_S)
+                    break
+                except subprocess.TimeoutExpired:
+                    continue
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is not None:
+            supervisor.close()
 
     def _bring_up(self) -> None:
         self.data_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -130,8 +132,9 @@ class EmbeddedPostgres:
                 f"REACTOR_DATA_DIR: PostgreSQL cannot run as root, and the account {account.name}, which would run it, "
                 f"cannot enter {closed}; choose a folder such as /var/lib/reactor, or run as another user"
             )
-        self._supervisor = supervisor = Supervisor(self.data_dir, self._beside(".lock"), self.log_path)
-        data_major = self._data_major()
+        self._supervisor = supervisor = Supervisor(self.data_dir, self._beside(".lock"), self._beside(".log"))
+        version = self.data_dir / "PG_VERSION"
+        data_major = int(version.read_text()) if version.exists() else None
         bin_dir = choose_binaries(data_major, account, self._bin_dir)
         if data_major is None:
             self._initialise(supervisor, bin_dir, account)
@@ -140,13 +143,6 @@ class EmbeddedPostgres:
                 f"REACTOR_DATA_DIR: {self._password_path} is missing; put it back, or move {self.data_dir} away"
             )
         self._launch(supervisor, bin_dir, account)
-
-    def _data_major(self) -> int | None:
-        """Return the major version of the data folder; None if it holds no data yet."""
-        try:
-            return int((self.data_dir / "PG_VERSION").read_text())
-        except FileNotFoundError:
-            return None
 
     def _initialise(self, supervisor: Supervisor, bin_dir: Path, account: Account | None) -> None:
         """Create a cluster under another name, then rename it, so that an unfinished one never starts."""
@@ -163,20 +159,9 @@ class EmbeddedPostgres:
             os.chown(password, account.uid, account.gid)
 
         log_start = supervisor.log_size()
-        initdb = supervisor.spawn(
-            account,
-            [
-                bin_dir / "initdb",
-                f"--pgdata={unfinished}",
-                f"--username={SUPERUSER}",
-                f"--pwfile={password}",
-                "--auth=scram-sha-256",
-                "--encoding=UTF8",
-                "--locale=C",
-                "--no-instructions",
-                *([] if self._durable else ["--no-sync"]),
-            ],
-        )
+        words = [f"--pgdata={unfinished}", f"--username={SUPERUSER}", f"--pwfile={password}", "--auth=scram-sha-256"]
+        words += ["--encoding=UTF8", "--locale=C", "--no-instructions", *([] if self._durable else ["--no-sync"])]
+        initdb = supervisor.spawn(account, [bin_dir / "initdb", *words])
         try:
             status = initdb.wait()
         finally:
@@ -185,12 +170,13 @@ class EmbeddedPostgres:
         if status != 0:
             raise DatabaseUnavailable(f"initdb failed: {supervisor.log_end(log_start)}")
         unfinished.rename(self.data_dir)
-        _sync_folder(self.data_dir.parent)
+        folder = os.open(self.data_dir.parent, os.O_RDONLY)
+        os.fsync(folder)  # the rename survives a power cut
+        os.close(folder)
 
     def _launch(self, supervisor: Supervisor, bin_dir: Path, account: Account | None) -> None:
         """Start the postmaster and wait until it accepts connections. Retries if another program took its port."""
         self._remove_stale_pid_file()
-        log_start = supervisor.log_size()
         for _ in range(_PORT_ATTEMPTS):
             self._port = self._port or _free_port()
             log_start = supervisor.log_size()
@@ -243,21 +229,6 @@ class EmbeddedPostgres:
         except OSError:
             return  # no such file, no such process, or no permission: PostgreSQL decides
 
-    def _end(self, first: signal.Signals) -> None:
-        """End the server with signal `first`, then with stronger ones; then release the lock."""
-        process, self._process = self._process, None
-        if process is not None:
-            for signum in (first, signal.SIGQUIT, signal.SIGKILL):
-                process.send_signal(signum)
-                try:
-                    process.wait(STOP_TIMEOUT_S)
-                    break
-                except subprocess.TimeoutExpired:
-                    continue
-        supervisor, self._supervisor = self._supervisor, None
-        if supervisor is not None:
-            supervisor.close()
-
     def _beside(self, suffix: str) -> Path:
         return self.data_dir.with_name(self.data_dir.name + suffix)
 
@@ -274,15 +245,6 @@ def _is_free(port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename inside the folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def running_url(data_dir: Path) -> str | None:

@@ -17,7 +17,7 @@ from uuid import UUID
 from loguru import logger
 
 from reactor.app import Reactor
-from reactor.cli.garbage_collection import tune_garbage_collector
+from reactor.cli.process import tune_garbage_collector
 from reactor.core.events import AttemptsSettled, Event
 from reactor.postgres.upload_queue import ClaimedUploads, UploadQueue
 

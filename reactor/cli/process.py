@@ -1,5 +1,6 @@
-"""How a command that runs a reactor ends: on signals, and despite threads that hang."""
+"""What a command that runs a reactor does to its process: garbage collection, signals, and threads that hang."""
 
+import gc
 import os
 import signal
 import sys
@@ -9,6 +10,18 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 _THREADS_END_WITHIN_S = 0.5
+
+
+def tune_garbage_collector() -> None:
+    """Exclude all present objects from garbage collection, and collect less often from now on.
+
+    Objects of the start live as long as the process, and objects of an upload are freed by reference counting, so
+    collections find almost nothing. With Python's thresholds (700, 10, 10) they take a tenth of the time that uploads
+    take.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 50, 50)
 
 
 async def run_with_signals(work: Callable[[], Awaitable[None]], on_signal: Callable[[signal.Signals], None]) -> None:
