@@ -1,16 +1,20 @@
 """The live page's content as a table on a terminal, for `reactor status --watch`."""
 
+import json
+import urllib.request
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
-from reactor.cli.live_api import fetch_live
 from reactor.cli.status_table import add_common_rows, add_stale_runs, printable
 from reactor.core.health import TIME_LEFT_LABELS, Process, count_text, duration_text, headline, troubles
 from reactor.core.settings import Settings
 
+_TIMEOUT_S = 0.5
+_SIZE_LIMIT_BYTES = 1 << 20
+_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - addresses to listen on, not to connect to
 _HISTORY_LENGTH = 60
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
@@ -56,11 +60,26 @@ class LiveView:
 
     def live_reactor(self, summary: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the live API's answer; None if no reactor answers, or if it is not one of `summary`'s database."""
-        live = fetch_live(self._settings)
-        if live is None or not isinstance(live.get("database"), dict):
+        live = _fetch_live(self._settings)
+        if not isinstance(live, dict) or not isinstance(live.get("database"), dict):
             return None
         its_reactors = {each["id"] for each in live["database"].get("reactors", ())}
         return live if its_reactors & {each["id"] for each in summary["reactors"]} else None
+
+
+def _fetch_live(settings: Settings) -> Any:
+    """Return the answer of GET /api/live at the configured host and port; None if no reactor answers there."""
+    if settings.http_port == 0:
+        return None  # the reactor chose a free port
+    host = _LOOPBACK_OF.get(settings.http_host, settings.http_host)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{settings.http_port}/api/live"
+    headers = {"Authorization": f"Bearer {settings.http_token}"} if settings.http_token else {}
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(urllib.request.Request(address, headers=headers), timeout=_TIMEOUT_S) as response:
+            return json.loads(response.read(_SIZE_LIMIT_BYTES))
+    except (OSError, ValueError):  # nothing listens there, or another program does
+        return None
 
 
 def sparkline(figures: Iterable[int]) -> str:

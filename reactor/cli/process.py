@@ -11,6 +11,8 @@ import anyio
 
 _THREADS_END_WITHIN_S = 0.5
 
+Work = Callable[[], Awaitable[None]]
+
 
 def tune_garbage_collector() -> None:
     """Exclude all present objects from garbage collection, and collect less often from now on.
@@ -24,8 +26,8 @@ def tune_garbage_collector() -> None:
     gc.set_threshold(10_000, 50, 50)
 
 
-async def run_with_signals(work: Callable[[], Awaitable[None]], on_signal: Callable[[signal.Signals], None]) -> None:
-    """Run `work` to its end; call `on_signal` for each SIGTERM and SIGINT in the meantime."""
+async def run_with_signals(work: Work, on_signal: Callable[[signal.Signals], None], *background: Work) -> None:
+    """Run `work` to its end; meanwhile run `background`, and call `on_signal` for each SIGTERM and SIGINT."""
 
     async def receive_signals() -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -33,7 +35,8 @@ async def run_with_signals(work: Callable[[], Awaitable[None]], on_signal: Calla
                 on_signal(received)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(receive_signals)
+        for task in (receive_signals, *background):
+            tasks.start_soon(task)
         await work()
         tasks.cancel_scope.cancel()
 

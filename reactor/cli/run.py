@@ -71,11 +71,5 @@ async def _run(settings: Settings) -> None:
         logger.info("{}: finishing what is in flight", received.name)
         reactor.stop()
 
-    async def run() -> None:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(log_readiness)
-            await reactor.run()
-            tasks.cancel_scope.cancel()
-
-    await run_with_signals(run, stop)
+    await run_with_signals(reactor.run, stop, log_readiness)
     logger.info("stopped")

@@ -10,7 +10,7 @@ from reactor.cli.output import as_json, print_fields, print_json
 from reactor.cli.rows import change_rows, ids_argument, list_command
 from reactor.core.error_codes import CATALOGUE
 from reactor.core.errors import ReactorError
-from reactor.postgres.admin import Inspector, Row, inspecting
+from reactor.postgres.admin import Inspector, inspecting
 from reactor.storage.spool import Spool
 
 _COLUMNS = ("id", "status", "retry_count", "byte_size", "bucket", "object_path", "next_retry_at", "error_code")
@@ -93,15 +93,11 @@ def purge(ids: Sequence[UUID]) -> None:
     def delete(inspector: Inspector, ids: Sequence[UUID]) -> list[UUID]:
         rows = inspector.purge(ids)
         for row in rows:
-            _delete_spooled_file(spool, row)
+            try:
+                if not spool.discard(row["spool"], row["temp_file_path"] or ""):
+                    click.echo(f"reactor: {row['id']}: its spooled file was already deleted", err=True)
+            except ReactorError as error:
+                click.echo(f"reactor: {row['id']}: its spooled file stays: {error}", err=True)
         return [row["id"] for row in rows]
 
     change_rows(ids, "purge", delete, done="purged")
-
-
-def _delete_spooled_file(spool: Spool, row: Row) -> None:
-    try:
-        if not spool.discard(row["spool"], row["temp_file_path"] or ""):
-            click.echo(f"reactor: {row['id']}: its spooled file was already deleted", err=True)
-    except ReactorError as error:
-        click.echo(f"reactor: {row['id']}: its spooled file stays: {error}", err=True)

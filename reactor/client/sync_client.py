@@ -67,7 +67,8 @@ def _blocking(
 
     @wraps(method)
     def call(self: "SyncReactorClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._call(lambda client: method(client, *args, **kwargs))
+        loop_thread = self._started_loop_thread()
+        return loop_thread.portal.call(lambda: method(loop_thread.client, *args, **kwargs))
 
     return call
 
@@ -136,10 +137,6 @@ class SyncReactorClient:
             if run is not None:
                 run.check()
             raise
-
-    def _call(self, method: Callable[[ReactorClient], Awaitable[T]]) -> T:
-        loop_thread = self._started_loop_thread()
-        return loop_thread.portal.call(method, loop_thread.client)
 
     def _started_loop_thread(self) -> _LoopThread:
         """Return this process's event loop thread; the first caller starts it."""

@@ -73,7 +73,11 @@ async def fail_uploads(url: str, spool: Path, files: Sequence[DemoFile]) -> None
     async with ReactorClient(url) as client:
         for file in files:
             await to_thread.run_sync(_write_to_spool, file, spool)
-            await _queue(client, file)
+            content_hash = sha256(file.content).hexdigest()
+            source = await client.reserve_upload(file.user, content_hash, len(file.content), file_name=file.key)
+            retries = _MAX_RETRIES_EXHAUSTED if file.ending == "exhausted" else _MAX_RETRIES
+            reason = "the app's own put failed"
+            await client.fail_upload(source.source_id, BUCKET, file.key, file.key, reason, max_retries=retries)
             await sleep(_UPLOAD_INTERVAL_S)
 
 
@@ -85,15 +89,6 @@ def _write_to_spool(file: DemoFile, spool: Path) -> None:
     unfinished = spool / f".{file.key}.part"
     unfinished.write_bytes(content)
     unfinished.rename(spool / file.key)
-
-
-async def _queue(client: ReactorClient, file: DemoFile) -> None:
-    """Reserve the bytes, then report that the app's own put failed."""
-    content_hash = sha256(file.content).hexdigest()
-    source = await client.reserve_upload(file.user, content_hash, len(file.content), file_name=file.key)
-    max_retries = _MAX_RETRIES_EXHAUSTED if file.ending == "exhausted" else _MAX_RETRIES
-    reason = "the app's own put failed"
-    await client.fail_upload(source.source_id, BUCKET, file.key, file.key, reason, max_retries=max_retries)
 
 
 async def run_interpretations(url: str, expected: dict[UUID, str]) -> None:

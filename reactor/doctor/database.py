@@ -1,6 +1,5 @@
 """Checks of the database: connection, version, migrations, privileges, row level security, LISTEN, clock."""
 
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 
@@ -121,13 +120,9 @@ class DatabaseChecks:
 
     def _listen(self) -> Iterator[Finding]:
         """Check that an idle listening connection receives what another connection notifies."""
-        channel = f"reactor_doctor_{secrets.token_hex(8)}"
         with closing(ServerProbe(self._listen_url)) as listener:
             identity = listener.identity()
-            listener.listen(channel)
-            self._server.notify(channel)
-            received = listener.receives(channel, timeout_s=_NOTIFICATION_TIMEOUT_S)
-            listener.unlisten(channel)
+            received = listener.receives_from(self._server, timeout_s=_NOTIFICATION_TIMEOUT_S)
         if not received:
             yield self._nothing_received(identity)
         elif identity.is_pooled:

@@ -158,7 +158,6 @@ class EmbeddedPostgres:
             os.chown(unfinished, account.uid, account.gid)
             os.chown(password, account.uid, account.gid)
 
-        log_start = supervisor.log_size()
         words = [f"--pgdata={unfinished}", f"--username={SUPERUSER}", f"--pwfile={password}", "--auth=scram-sha-256"]
         words += ["--encoding=UTF8", "--locale=C", "--no-instructions", *([] if self._durable else ["--no-sync"])]
         initdb = supervisor.spawn(account, [bin_dir / "initdb", *words])
@@ -168,7 +167,7 @@ class EmbeddedPostgres:
             initdb.kill()
             initdb.wait()
         if status != 0:
-            raise DatabaseUnavailable(f"initdb failed: {supervisor.log_end(log_start)}")
+            raise DatabaseUnavailable(f"initdb failed: {supervisor.log_end()}")
         unfinished.rename(self.data_dir)
         folder = os.open(self.data_dir.parent, os.O_RDONLY)
         os.fsync(folder)  # the rename survives a power cut
@@ -179,7 +178,6 @@ class EmbeddedPostgres:
         self._remove_stale_pid_file()
         for _ in range(_PORT_ATTEMPTS):
             self._port = self._port or _free_port()
-            log_start = supervisor.log_size()
             self._process = supervisor.spawn(
                 account, [bin_dir / "postgres", "-D", self.data_dir, *self._settings(self._port)]
             )
@@ -188,7 +186,7 @@ class EmbeddedPostgres:
             if self._process.poll() is None or _is_free(self._port):
                 break
             self._port = None
-        raise DatabaseUnavailable(f"the embedded PostgreSQL did not start: {supervisor.log_end(log_start)}")
+        raise DatabaseUnavailable(f"the embedded PostgreSQL did not start: {supervisor.log_end()}")
 
     def _settings(self, port: int) -> list[str]:
         settings = {

@@ -40,6 +40,7 @@ class Supervisor:
     def __init__(self, folder: Path, lock_path: Path, log_path: Path) -> None:
         """Take the lock. Raises DatabaseUnavailable while a live process holds it."""
         self._log_path = log_path
+        self._log_start = 0
         self._lock = _take_lock(lock_path, folder)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="supervisor")
 
@@ -53,19 +54,16 @@ class Supervisor:
         os.ftruncate(self._lock, 0)  # a grandchild that is about to end may still hold the lock
         os.close(self._lock)
 
-    def log_size(self) -> int:
-        """Return the log's size in bytes; 0 if there is no log yet."""
-        return self._log_path.stat().st_size if self._log_path.exists() else 0
-
-    def log_end(self, start: int) -> str:
-        """Return the last lines of the log after byte `start`, joined into one, and the log's path."""
+    def log_end(self) -> str:
+        """Return the last lines of the log of the latest child, joined into one, and the log's path."""
         with self._log_path.open("rb") as log:
-            log.seek(start)
+            log.seek(self._log_start)
             lines = log.read().decode(errors="replace").strip().splitlines()
         return " | ".join(lines[-_LOG_LINES_SHOWN:]) + f" (log: {self._log_path})"
 
     def _fork(self, account: Account | None, command: Sequence[str | Path]) -> Popen[bytes]:
         with os.fdopen(os.open(self._log_path, _APPEND, 0o600), "ab") as log:
+            self._log_start = log.tell()
             return Popen(
                 command,
                 stdin=subprocess.DEVNULL,

@@ -5,6 +5,7 @@ transactions, and transaction pooling would pass a `set` on to other clients. Th
 caller must bound the time itself.
 """
 
+import secrets
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import datetime
@@ -83,59 +84,56 @@ class ServerProbe:
 
     def identity(self) -> ServerIdentity:
         """Return which server answers, and as which role."""
-        (row,) = self._all(_IDENTITY, (self._conn.info.backend_pid,))
+        (row,) = self._execute(_IDENTITY, (self._conn.info.backend_pid,))
         return ServerIdentity(**row._asdict())
 
     def missing_privileges(self) -> list[str]:
         """Return each privilege that this role lacks for the reactor's work, one line each."""
-        return [row[0] for row in self._all(statements.MISSING_PRIVILEGES)]
+        return [row[0] for row in self._execute(statements.MISSING_PRIVILEGES)]
 
     def unprotected_tables(self) -> list[tuple[str, bool]]:
         """Return the reactor's tables whose row level security is disabled or not forced, and whether it is enabled.
 
         A missing table has none.
         """
-        return [(row.name, row.is_enabled) for row in self._all(_UNPROTECTED_TABLES)]
+        return [(row.name, row.is_enabled) for row in self._execute(_UNPROTECTED_TABLES)]
 
     def queue_usage(self) -> float:
         """Return how full the notification queue is, 0 to 1."""
-        usage: float = self._all("select pg_notification_queue_usage()")[0][0]
+        usage: float = self._execute("select pg_notification_queue_usage()")[0][0]
         return usage
 
     def clock_ahead_s(self) -> tuple[float, float]:
         """Return how far the server's clock is ahead of this host's, and the measurement's error; both in seconds."""
         host, sent_at = time(), monotonic()
-        server = self._all("select extract(epoch from clock_timestamp())::float8")[0][0]
+        server = self._execute("select extract(epoch from clock_timestamp())::float8")[0][0]
         uncertainty_s = (monotonic() - sent_at) / 2
         return server - (host + uncertainty_s), uncertainty_s
 
     def buckets(self, limit: int) -> tuple[list[str], int]:
         """Return up to `limit` buckets of queued uploads, the most used first, and the number of all buckets."""
-        rows = self._all(_BUCKETS, (limit,))
+        rows = self._execute(_BUCKETS, (limit,))
         return [row.bucket for row in rows], rows[0].buckets if rows else 0
-
-    def listen(self, channel: str) -> None:
-        self._execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
-
-    def unlisten(self, channel: str) -> None:
-        self._execute(sql.SQL("unlisten {}").format(sql.Identifier(channel)))
 
     def notify(self, channel: str) -> None:
         self._execute("select pg_notify(%s, '')", (channel,))
 
-    def receives(self, channel: str, *, timeout_s: float) -> bool:
-        """Return True when a notification arrives on the channel, False after `timeout_s` without one."""
+    def receives_from(self, sender: "ServerProbe", *, timeout_s: float) -> bool:
+        """Return True when a notification by `sender` arrives here, False after `timeout_s` without one."""
+        channel = f"reactor_doctor_{secrets.token_hex(8)}"
+        self._execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
+        sender.notify(channel)
         try:
             with closing(self._conn.notifies(timeout=timeout_s)) as notifications:
-                return any(each.channel == channel for each in notifications)
+                received = any(each.channel == channel for each in notifications)
         except psycopg.Error as error:
             raise unavailable(error) from error
+        self._execute(sql.SQL("unlisten {}").format(sql.Identifier(channel)))
+        return received
 
-    def _all(self, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]:
-        return self._execute(statement, parameters).fetchall()
-
-    def _execute(self, statement: LiteralString | sql.Composed, parameters: Sequence[Any] = ()) -> psycopg.Cursor[Any]:
+    def _execute(self, statement: LiteralString | sql.Composed, parameters: Sequence[Any] = ()) -> list[Any]:
         try:
-            return self._conn.cursor(row_factory=namedtuple_row).execute(statement, parameters or None)
+            cursor = self._conn.cursor(row_factory=namedtuple_row).execute(statement, parameters or None)
+            return cursor.fetchall() if cursor.description else []
         except psycopg.Error as error:
             raise unavailable(error) from error
