@@ -50,12 +50,8 @@ def doctor(*, as_json: bool, buckets: Sequence[str]) -> None:
         fix = "correct this setting; the README lists all settings"
         _report([problem("settings", each, fix) for each in error.problems], as_json=as_json)
         raise SystemExit(2) from None
-    groups = [
-        DatabaseChecks(settings).group(),
-        *spool_groups(settings),
-        store_group(settings, buckets),
-        traces_group(os.environ),
-    ]
+    databases, stores = DatabaseChecks(settings).group(), store_group(settings, buckets)
+    groups = [databases, *spool_groups(settings), stores, traces_group(os.environ)]
     findings = chain([ok("settings", "every setting is known and valid")], examine(groups))
     raise SystemExit(1 if _report(findings, as_json=as_json) else 0)
 

@@ -5,13 +5,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import anyio
 
 _THREADS_END_WITHIN_S = 0.5
 
-Work = Callable[[], Awaitable[None]]
+Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 def tune_garbage_collector() -> None:
@@ -35,7 +36,8 @@ async def run_with_signals(work: Work, on_signal: Callable[[signal.Signals], Non
                 on_signal(received)
 
     async with anyio.create_task_group() as tasks:
-        for task in (receive_signals, *background):
+        tasks.start_soon(receive_signals)
+        for task in background:
             tasks.start_soon(task)
         await work()
         tasks.cancel_scope.cancel()

@@ -57,8 +57,6 @@ def _count(counts: Counter[str], event: Event) -> None:
             counts.update(rescued=event.retried, dead=event.buried)
         case UsageRepaired(kind="reservations"):
             counts["reservations_released"] += event.count
-        case _:
-            pass
 
 
 def _print_counts(counts: dict[str, Any], *, as_json: bool) -> None:

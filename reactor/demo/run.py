@@ -8,7 +8,7 @@ from anyio import create_task_group, move_on_after, sleep, to_thread
 
 from reactor.app import Reactor
 from reactor.core.settings import Settings
-from reactor.demo.scenario import BUCKET, Scenario, fail_uploads, make_files, run_interpretations
+from reactor.demo.scenario import BUCKET, RunEndings, fail_uploads, make_files, run_interpretations
 from reactor.demo.store import FlakyStore
 from reactor.demo.verification import find_mismatches
 from reactor.demo.view import DemoView
@@ -21,8 +21,9 @@ async def run_demo(url: str, home: Path, view: DemoView) -> list[str]:
     """Run the demo on a migrated database; return each mismatch with what was expected, one line each."""
     spool, store_folder = home / "spool", home / "store"
     spool.mkdir()
-    scenario = Scenario(make_files())
-    store = FlakyStore(store_folder, {file.key: file for file in scenario.files})
+    files = make_files()
+    run_endings = RunEndings()
+    store = FlakyStore(store_folder, {file.key: file for file in files})
     settings = Settings(
         database_url=url,
         store_url=store_folder.as_uri(),
@@ -37,16 +38,16 @@ async def run_demo(url: str, home: Path, view: DemoView) -> list[str]:
     started_at = time.monotonic()
     async with create_task_group() as tasks:
         tasks.start_soon(reactor.run)
-        view.print_line(f"app     {len(scenario.files)} uploads to bucket {BUCKET} are about to fail")
+        view.print_line(f"app     {len(files)} uploads to bucket {BUCKET} are about to fail")
         with move_on_after(_TIMEOUT_S):
             async with create_task_group() as app:
                 app.start_soon(store.interrupt)
-                app.start_soon(fail_uploads, url, spool, scenario.files)
-                app.start_soon(run_interpretations, url, scenario.runs)
+                app.start_soon(fail_uploads, url, spool, files)
+                app.start_soon(run_interpretations, url, run_endings)
             await _wait_until_settled(url)
         reactor.stop()
     elapsed_s = time.monotonic() - started_at
-    mismatches = await to_thread.run_sync(find_mismatches, url, store_folder, spool, scenario)
+    mismatches = await to_thread.run_sync(find_mismatches, url, store_folder, spool, files, run_endings)
     view.print_summary(store_folder.as_uri(), elapsed_s)
     return mismatches
 

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 from anyio import sleep, to_thread
-from attrs import field, frozen
+from attrs import frozen
 
 from reactor.client.async_client import ReactorClient
 
@@ -29,6 +29,9 @@ _MAX_RETRIES = 8
 
 _MAX_RETRIES_EXHAUSTED = 4
 
+RunEndings = dict[UUID, str]
+"""By run, how it must end: 'failed' if it goes stale, else 'completed'."""
+
 
 @frozen(kw_only=True)
 class DemoFile:
@@ -42,15 +45,6 @@ class DemoFile:
 
     failing_puts: float
     """How many puts fail before one succeeds, outage aside."""
-
-
-@frozen
-class Scenario:
-    """What the app does, for comparison with the result."""
-
-    files: Sequence[DemoFile]
-    runs: dict[UUID, str] = field(factory=dict)
-    """How each run that has started must end: 'failed' if it goes stale, else 'completed'."""
 
 
 def make_files() -> list[DemoFile]:
@@ -91,10 +85,10 @@ def _write_to_spool(file: DemoFile, spool: Path) -> None:
     unfinished.rename(spool / file.key)
 
 
-async def run_interpretations(url: str, expected: dict[UUID, str]) -> None:
+async def run_interpretations(url: str, endings: RunEndings) -> None:
     """Start runs of three kinds in turn: the worker dies, the run takes too long, the run completes.
 
-    Records in `expected` how each must end.
+    Records in `endings` how each must end.
     """
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as conn:
         user, source = uuid4(), uuid4()
@@ -112,8 +106,8 @@ async def run_interpretations(url: str, expected: dict[UUID, str]) -> None:
                 " values (%s, %s, %s, 'running', now() + make_interval(secs => %s), %s::interval)",
                 (run, user, source, timeout_s, "1.5 s" if worker_dies else "30 s"),
             )
-            expected[run] = "failed" if worker_dies or takes_too_long else "completed"
-        healthy = [run for run, ending in expected.items() if ending == "completed"]
+            endings[run] = "failed" if worker_dies or takes_too_long else "completed"
+        healthy = [run for run, ending in endings.items() if ending == "completed"]
         for _ in range(6):  # heartbeats of the healthy runs, then their completion
             await sleep(1.0)
             await conn.execute(

@@ -1,13 +1,13 @@
 """Verifies the demo: compares the queue, the store, the usage and the runs with the scenario."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
 
-from reactor.demo.scenario import BUCKET, DemoFile, Scenario
+from reactor.demo.scenario import BUCKET, DemoFile, RunEndings
 
 _Connection = psycopg.Connection[dict[str, Any]]
 
@@ -19,17 +19,19 @@ _EXPECTED_CODE = {
 }
 
 
-def find_mismatches(url: str, store: Path, spool: Path, scenario: Scenario) -> list[str]:
-    """Return each difference from the scenario's expected result, one line each; empty if there is none."""
+def find_mismatches(
+    url: str, store: Path, spool: Path, files: Sequence[DemoFile], run_endings: RunEndings
+) -> list[str]:
+    """Return each difference from the expected result, one line each; empty if there is none."""
     with psycopg.connect(url, row_factory=dict_row) as conn:
-        return [*_check_uploads(conn, store, spool, scenario), *_check_usage(conn), *_check_runs(conn, scenario)]
+        return [*_check_uploads(conn, store, spool, files), *_check_usage(conn), *_check_runs(conn, run_endings)]
 
 
-def _check_uploads(conn: _Connection, store: Path, spool: Path, scenario: Scenario) -> Iterator[str]:
+def _check_uploads(conn: _Connection, store: Path, spool: Path, files: Sequence[DemoFile]) -> Iterator[str]:
     queued = {row["object_path"]: row for row in conn.execute("select * from public.upload_queue")}
     status = {row["file_name"]: row["storage_status"] for row in conn.execute("select * from public.sources")}
     spooled = {path.name for path in spool.iterdir()}
-    for file in scenario.files:
+    for file in files:
         stored_path = store / BUCKET / file.key
         if file.ending == "stored":
             yield from _check_stored(file, stored_path, queued.get(file.key), status.get(file.key))
@@ -37,7 +39,7 @@ def _check_uploads(conn: _Connection, store: Path, spool: Path, scenario: Scenar
                 yield f"{file.key} is stored, but its spooled file still exists"
         else:
             yield from _check_dead(file, stored_path, queued.get(file.key, {}), status.get(file.key))
-    if unexpected := queued.keys() - {file.key for file in scenario.files}:
+    if unexpected := queued.keys() - {file.key for file in files}:
         yield f"the queue has {len(unexpected)} uploads that are not part of the scenario"
 
 
@@ -74,8 +76,8 @@ def _check_usage(conn: _Connection) -> Iterator[str]:
             yield f"a user's recorded usage is {recorded['total_bytes']} bytes, but their sources have {row['used']}"
 
 
-def _check_runs(conn: _Connection, scenario: Scenario) -> Iterator[str]:
+def _check_runs(conn: _Connection, run_endings: RunEndings) -> Iterator[str]:
     status = {row["id"]: row["status"] for row in conn.execute("select * from public.interpretation_runs")}
-    for run, expected in scenario.runs.items():
+    for run, expected in run_endings.items():
         if status[run] != expected:
             yield f"a {'stale' if expected == 'failed' else 'healthy'} run is {status[run]}"

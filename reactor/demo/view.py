@@ -8,6 +8,7 @@ from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from reactor.core import events
@@ -70,8 +71,6 @@ class DemoView:
             case events.BreakerMoved(is_open=False):
                 self._outages[-1][1] = monotonic()
                 self.print_line("store   answers again: uploads continue")
-            case _:
-                pass
 
     def _count_started(self, event: events.AttemptStarted) -> None:
         if event.attempt > 1:
@@ -95,14 +94,11 @@ class DemoView:
             case Verdict.DEAD:
                 self._dead_codes[event.code or ""] += 1
                 self.print_line(f"{prefix}: dead: {event.code}: {event.message}")
-            case Verdict.DEFERRED:
-                pass
 
     def _render(self) -> Group:
-        table = Table.grid(padding=(0, 3))
         names = ("stored", "retry", "dead", "deferred", "runs failed")
-        table.add_row(*(f"{name} [bold]{self._counts[name]}[/bold]" for name in names))
-        return Group(table, "", *(line.replace("[", "\\[") for line in self._lines))
+        counts = "   ".join(f"{name} [bold]{self._counts[name]}[/bold]" for name in names)
+        return Group(counts, "", *map(escape, self._lines))
 
     def print_summary(self, store_url: str, elapsed_s: float) -> None:
         """Print the totals and the latencies."""

@@ -10,7 +10,6 @@ from concurrent.futures import Future
 from functools import partial
 from threading import Thread
 from time import monotonic
-from typing import TypeVar
 
 from loguru import logger
 
@@ -23,8 +22,6 @@ CHECK_TIMEOUT_S = 6.0
 GROUP_TIMEOUT_S = 8.0
 """Time limit of a group, and so of the whole examination."""
 
-_Result = TypeVar("_Result")
-
 
 def examine(groups: Iterable[CheckGroup]) -> Iterator[Finding]:
     """Yield the findings of all checks, in the order of the groups."""
@@ -32,8 +29,8 @@ def examine(groups: Iterable[CheckGroup]) -> Iterator[Finding]:
         yield from running.result()
 
 
-def _start(work: Callable[[], _Result]) -> "Future[_Result]":
-    future: Future[_Result] = Future()
+def _start(work: Callable[[], list[Finding]]) -> "Future[list[Finding]]":
+    future: Future[list[Finding]] = Future()
 
     def run() -> None:
         try:

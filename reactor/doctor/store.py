@@ -3,7 +3,7 @@
 import os
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -65,7 +65,9 @@ class S3Checks:
 
     def _probe_buckets(self) -> Iterator[Finding]:
         places = list(dict.fromkeys(self._requested_buckets))
-        queued, count = self._queued_buckets()
+        queued, count = list[str](), 0
+        with suppress(DatabaseUnavailable), closing(ServerProbe(self._database_url)) as server:
+            queued, count = server.buckets(_BUCKETS_PROBED)  # else the database checks report the problem
         places += [bucket for bucket in queued if bucket not in {place.partition("/")[0] for place in places}]
         if not places:
             seen = "no bucket is known, because no upload is queued: credentials and buckets are not checked"
@@ -75,14 +77,6 @@ class S3Checks:
             yield ok("buckets", seen)
         for place in places:
             yield self._probe(place)
-
-    def _queued_buckets(self) -> tuple[list[str], int]:
-        """Return some buckets of queued uploads and the number of all; none if the database does not answer."""
-        try:
-            with closing(ServerProbe(self._database_url)) as server:
-                return server.buckets(_BUCKETS_PROBED)
-        except DatabaseUnavailable:
-            return [], 0  # the database checks report this
 
     def _probe(self, place: str) -> Finding:
         bucket, _, prefix = place.partition("/")

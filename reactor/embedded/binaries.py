@@ -124,10 +124,8 @@ def _readable_copy(bin_dir: Path) -> Path:
         shutil.copytree(install, unfinished / _WHEEL / install.name, symlinks=True, ignore=_NOT_NEEDED)
         if libraries.is_dir():
             shutil.copytree(libraries, unfinished / libraries.name)
-        for folder, _, files in os.walk(unfinished):  # independent of the umask at installation
-            Path(folder).chmod(0o755)
-            for file in files:
-                Path(folder, file).chmod(0o755)
+        for path in (unfinished, *unfinished.rglob("*")):  # independent of the umask at installation
+            path.chmod(0o755)
         try:
             unfinished.rename(kept)
         except OSError:

@@ -18,16 +18,16 @@ import secrets
 import shutil
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from subprocess import Popen
+from subprocess import Popen, TimeoutExpired
 from typing import Self
 
 from reactor.core.errors import ConfigInvalid, DatabaseUnavailable
 from reactor.embedded.binaries import Account, account_for, choose_binaries
-from reactor.embedded.supervisor import Supervisor, is_held
+from reactor.embedded.supervisor import Supervisor, beside, is_held
 
 SUPERUSER = "reactor"
 START_TIMEOUT_S = 60.0
@@ -55,7 +55,7 @@ class EmbeddedPostgres:
         options: Mapping[str, str] | None = None,
     ) -> None:
         self.data_dir = data_dir.resolve()
-        self._password_path = self._beside(".password")
+        self._password_path = beside(self.data_dir, ".password")
         self._durable = durable
         self._bin_dir = bin_dir
         self._options = dict(options or {})
@@ -97,11 +97,10 @@ class EmbeddedPostgres:
         self.stop()  # releases the lock of a server that has ended
         try:
             self._bring_up()
-        except OSError as error:
+        except BaseException as error:
             self.stop()
-            raise ConfigInvalid(f"REACTOR_DATA_DIR: {self.data_dir} is unusable: {error}") from error
-        except BaseException:
-            self.stop()
+            if isinstance(error, OSError):
+                raise ConfigInvalid(f"REACTOR_DATA_DIR: {self.data_dir} is unusable: {error}") from error
             raise
         return self.url
 
@@ -115,11 +114,9 @@ class EmbeddedPostgres:
         if process is not None:
             for signum in (first, signal.SIGQUIT, signal.SIGKILL):
                 process.send_signal(signum)
-                try:
+                with suppress(TimeoutExpired):
                     process.wait(STOP_TIMEOUT_S)
                     break
-                except subprocess.TimeoutExpired:
-                    continue
         supervisor, self._supervisor = self._supervisor, None
         if supervisor is not None:
             supervisor.close()
@@ -132,7 +129,7 @@ class EmbeddedPostgres:
                 f"REACTOR_DATA_DIR: PostgreSQL cannot run as root, and the account {account.name}, which would run it, "
                 f"cannot enter {closed}; choose a folder such as /var/lib/reactor, or run as another user"
             )
-        self._supervisor = supervisor = Supervisor(self.data_dir, self._beside(".lock"), self._beside(".log"))
+        self._supervisor = supervisor = Supervisor(self.data_dir)
         version = self.data_dir / "PG_VERSION"
         data_major = int(version.read_text()) if version.exists() else None
         bin_dir = choose_binaries(data_major, account, self._bin_dir)
@@ -148,7 +145,7 @@ class EmbeddedPostgres:
         """Create a cluster under another name, then rename it, so that an unfinished one never starts."""
         if self.data_dir.exists() and any(self.data_dir.iterdir()):
             raise ConfigInvalid(f"REACTOR_DATA_DIR: {self.data_dir} is neither empty nor a PostgreSQL data folder")
-        unfinished, password = self._beside(".unfinished"), self._password_path
+        unfinished, password = beside(self.data_dir, ".unfinished"), self._password_path
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
         password.unlink(missing_ok=True)
@@ -178,27 +175,23 @@ class EmbeddedPostgres:
         self._remove_stale_pid_file()
         for _ in range(_PORT_ATTEMPTS):
             self._port = self._port or _free_port()
-            self._process = supervisor.spawn(
-                account, [bin_dir / "postgres", "-D", self.data_dir, *self._settings(self._port)]
-            )
+            settings = {
+                "listen_addresses": "127.0.0.1",
+                "port": str(self._port),
+                "unix_socket_directories": "",
+                "timezone": "UTC",
+                "log_timezone": "UTC",
+                **({} if self._durable else _NOT_DURABLE),
+                **self._options,
+            }
+            words = [f"--{name}={value}" for name, value in settings.items()]
+            self._process = supervisor.spawn(account, [bin_dir / "postgres", "-D", self.data_dir, *words])
             if self._wait_ready(self._process):
                 return
             if self._process.poll() is None or _is_free(self._port):
                 break
             self._port = None
         raise DatabaseUnavailable(f"the embedded PostgreSQL did not start: {supervisor.log_end()}")
-
-    def _settings(self, port: int) -> list[str]:
-        settings = {
-            "listen_addresses": "127.0.0.1",
-            "port": str(port),
-            "unix_socket_directories": "",
-            "timezone": "UTC",
-            "log_timezone": "UTC",
-            **({} if self._durable else _NOT_DURABLE),
-            **self._options,
-        }
-        return [argument for name, value in settings.items() for argument in ("-c", f"{name}={value}")]
 
     def _wait_ready(self, process: Popen[bytes]) -> bool:
         """Wait for `ready` in line 8 of postmaster.pid, as pg_ctl does. False if the server ended or the time is up."""
@@ -227,9 +220,6 @@ class EmbeddedPostgres:
         except OSError:
             return  # no such file, no such process, or no permission: PostgreSQL decides
 
-    def _beside(self, suffix: str) -> Path:
-        return self.data_dir.with_name(self.data_dir.name + suffix)
-
 
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -248,10 +238,10 @@ def _is_free(port: int) -> bool:
 def running_url(data_dir: Path) -> str | None:
     """Return the URL of the server that runs on `data_dir`; None if there is none, or its files are unreadable."""
     try:
-        if not is_held(data_dir.with_name(f"{data_dir.name}.lock")):
+        if not is_held(data_dir):
             return None  # after a crash postmaster.pid may still exist
         lines = (data_dir / "postmaster.pid").read_text().splitlines()
-        password = data_dir.with_name(f"{data_dir.name}.password").read_text().strip()
+        password = beside(data_dir, ".password").read_text().strip()
     except OSError:
         return None
     if len(lines) < 4:  # noqa: PLR2004  # pid, data folder, start time, port: not complete yet

@@ -37,11 +37,11 @@ class Supervisor:
     Invariant: every child inherits the lock, so it is free exactly when the last of them has ended, even after a crash.
     """
 
-    def __init__(self, folder: Path, lock_path: Path, log_path: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         """Take the lock. Raises DatabaseUnavailable while a live process holds it."""
-        self._log_path = log_path
+        self._log_path = beside(folder, ".log")
         self._log_start = 0
-        self._lock = _take_lock(lock_path, folder)
+        self._lock = _take_lock(folder)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="supervisor")
 
     def spawn(self, account: Account | None, command: Sequence[str | Path]) -> Popen[bytes]:
@@ -89,9 +89,14 @@ def _end_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def _take_lock(path: Path, folder: Path) -> int:
-    """Lock the file and return its descriptor. Waits for the children of a holder that has ended."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+def beside(folder: Path, suffix: str) -> Path:
+    """Return the path of the folder's file with this suffix."""
+    return folder.with_name(folder.name + suffix)
+
+
+def _take_lock(folder: Path) -> int:
+    """Lock the folder's file and return its descriptor. Waits for the children of a holder that has ended."""
+    lock = os.open(beside(folder, ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     deadline = time.monotonic() + LEFTOVERS_TIMEOUT_S
     while not _try_lock(lock):
         holder = _holder(lock)
@@ -107,9 +112,9 @@ def _take_lock(path: Path, folder: Path) -> int:
     return lock
 
 
-def is_held(path: Path) -> bool:
-    """Return whether a live process holds the lock. Raises OSError if the file is missing or unreadable."""
-    lock = os.open(path, os.O_RDONLY)
+def is_held(folder: Path) -> bool:
+    """Return whether a live process holds the folder's lock. Raises OSError if its file is missing or unreadable."""
+    lock = os.open(beside(folder, ".lock"), os.O_RDONLY)
     try:
         return not _try_lock(lock) and _runs(_holder(lock))
     finally:

@@ -92,10 +92,8 @@ class ServerProbe:
         return [row[0] for row in self._execute(statements.MISSING_PRIVILEGES)]
 
     def unprotected_tables(self) -> list[tuple[str, bool]]:
-        """Return the reactor's tables whose row level security is disabled or not forced, and whether it is enabled.
-
-        A missing table has none.
-        """
+        """Return each table whose row level security is not both enabled and forced (or that is missing), and whether
+        it is enabled."""
         return [(row.name, row.is_enabled) for row in self._execute(_UNPROTECTED_TABLES)]
 
     def queue_usage(self) -> float:
