@@ -31,8 +31,7 @@ def status(*, as_json: bool, watch: bool) -> None:
         return
     with inspecting(database_url(settings)) as inspector:
         answer = inspector.status(heartbeat_timeout_s)
-        users = inspector.fullest_users() if as_json else []
-    if as_json:
-        print_json(answer | {"users": users})
-    else:
-        console().print(status_table(answer))
+        if as_json:
+            print_json(answer | {"users": inspector.fullest_users()})
+        else:
+            console().print(status_table(answer))

@@ -68,6 +68,7 @@ class Interpretation:
         while True:
             left_s = self._deadline - current_time()
             await sleep(min(wait_s, left_s) if left_s > 0 else wait_s)  # ask at the deadline, not an interval later
+            wait_s = interval_s
             try:
                 await self._ask(statements.HEARTBEAT_INTERPRETATION, (self.id,))
             except DatabaseUnavailable:
@@ -77,8 +78,6 @@ class Interpretation:
                     self.lost = error
                     scope.cancel()
                 return
-            else:
-                wait_s = interval_s
 
     async def complete(self) -> None:
         """Complete the run. Raises the reason if it ended elsewhere; DatabaseUnavailable after 30 s of retries."""

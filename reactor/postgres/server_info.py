@@ -98,8 +98,7 @@ class ServerProbe:
 
     def queue_usage(self) -> float:
         """Return how full the notification queue is, 0 to 1."""
-        usage: float = self._execute("select pg_notification_queue_usage()")[0][0]
-        return usage
+        return float(self._execute("select pg_notification_queue_usage()")[0][0])
 
     def clock_ahead_s(self) -> tuple[float, float]:
         """Return how far the server's clock is ahead of this host's, and the measurement's error; both in seconds."""
