@@ -56,7 +56,7 @@ NAMES: Final[Mapping[str, Any]] = MappingProxyType(
 """The type of each setting by its public name, which is the file's key. Units are written with the values."""
 
 
-def load(environ: Mapping[str, str], config: Path | None) -> Settings:
+def load(environ: Mapping[str, str], config: Path | None = None) -> Settings:
     """Return the settings from `environ` and the TOML file `config`.
 
     `config` None means `reactor.toml` in the working directory, if it exists. Relative folders are resolved against

@@ -12,9 +12,9 @@ from reactor.embedded.server import running_url
 from reactor.telemetry import logging
 
 
-def load_settings(ctx: click.Context) -> Settings:
+def load_settings() -> Settings:
     """Read the settings and configure logging. Raises ConfigInvalid with every problem at once."""
-    settings = configuration.load(os.environ, ctx.find_root().obj)
+    settings = configuration.load(os.environ, click.get_current_context().find_root().obj)
     logging.configure(settings.log_level, settings.log_format)
     return settings
 

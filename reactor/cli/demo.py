@@ -18,8 +18,7 @@ from reactor.telemetry import logging
 
 @click.command()
 @click.option("--keep", is_flag=True, help="Keep the demo's folder, with its store, spool and database.")
-@click.pass_context
-def demo(ctx: click.Context, *, keep: bool) -> None:
+def demo(*, keep: bool) -> None:
     """Show the reactor at work with a simulated app.
 
     Starts an embedded PostgreSQL in a temporary folder and an app whose uploads fail and whose runs go stale. Touches
@@ -30,10 +29,9 @@ def demo(ctx: click.Context, *, keep: bool) -> None:
     home = Path(tempfile.mkdtemp(prefix="reactor-demo-"))
     home.chmod(0o755)  # under root, the database runs as another account, which must enter the folder
     try:
-        console = Console(markup=True)
         with EmbeddedPostgres(home / "postgres", durable=False) as server:
             migrate(server.url)
-            with DemoView(console) as view:
+            with DemoView(Console()) as view:
                 problems = anyio.run(run_demo, server.url, home, view)
     finally:
         if keep:
@@ -43,5 +41,5 @@ def demo(ctx: click.Context, *, keep: bool) -> None:
     for problem in problems:
         click.echo(f"reactor: {problem}", err=True)
     if problems:
-        ctx.exit(1)
+        raise SystemExit(1)
     click.echo("Verified: every stored object has the bytes of its file, and every count is correct.")

@@ -1,7 +1,9 @@
 """`reactor doctor`: find problems in everything that the reactor depends on, and name their fixes."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import click
 from attrs import asdict, evolve
@@ -9,7 +11,6 @@ from attrs import asdict, evolve
 from reactor.cli.context import database_url, load_settings
 from reactor.cli.output import as_json, print_json
 from reactor.core.errors import ConfigInvalid
-from reactor.core.settings import Settings
 from reactor.doctor.database import DatabaseChecks
 from reactor.doctor.examine import examine
 from reactor.doctor.finding import Finding, FindingVerdict, ok, problem
@@ -36,60 +37,45 @@ _CHECK_WIDTH = len("row level security")
     metavar="NAME[/PREFIX/]",
     help="Probe this bucket, too, besides those of queued uploads. Repeatable.",
 )
-@click.pass_context
-def doctor(ctx: click.Context, *, as_json: bool, buckets: Sequence[str]) -> None:
+def doctor(*, as_json: bool, buckets: Sequence[str]) -> None:
     """Check everything the reactor depends on, and name fixes.
 
     Run it as the reactor's user, with the reactor's settings. It changes nothing: it deletes its probe files and
     objects. Exits 0 without a problem (warnings are allowed), 1 with a problem, 2 with an invalid setting.
     """
     try:
-        settings = load_settings(ctx)
+        settings = load_settings()
         settings = evolve(settings, database_url=database_url(settings))
     except ConfigInvalid as error:
         fix = "correct this setting; the README lists all settings"
         _report([problem("settings", each, fix) for each in error.problems], as_json=as_json)
-        ctx.exit(2)
-    findings = _report(_findings(settings, buckets), as_json=as_json)
-    ctx.exit(1 if any(finding.verdict is FindingVerdict.PROBLEM for finding in findings) else 0)
+        raise SystemExit(2) from None
+    databases, stores = DatabaseChecks(settings).group(), store_group(settings, buckets)
+    groups = [databases, *spool_groups(settings), stores, traces_group(os.environ)]
+    findings = chain([ok("settings", "every setting is known and valid")], examine(groups))
+    raise SystemExit(1 if _report(findings, as_json=as_json) else 0)
 
 
-def _findings(settings: Settings, buckets: Sequence[str]) -> Iterable[Finding]:
-    yield ok("settings", "every setting is known and valid")
-    yield from examine(
-        [
-            DatabaseChecks(settings).group(),
-            *spool_groups(settings),
-            store_group(settings, buckets),
-            traces_group(os.environ),
-        ]
-    )
-
-
-def _report(findings: Iterable[Finding], *, as_json: bool) -> list[Finding]:
-    """Print each finding as it comes, or all as JSON; then a summary on stderr. Return all findings."""
+def _report(findings: Iterable[Finding], *, as_json: bool) -> int:
+    """Print each finding as it comes, or all as JSON; then a summary on stderr. Return the number of problems."""
     reported = []
     for finding in findings:
         reported.append(finding)
         if not as_json:
-            _print(finding)
+            verdict = click.style(finding.verdict.ljust(_VERDICT_WIDTH), fg=_COLOURS[finding.verdict])
+            click.echo(f"{verdict}  {finding.check.ljust(_CHECK_WIDTH)}  {finding.seen}")
+            if finding.fix is not None:
+                click.echo(f"{'':{_VERDICT_WIDTH}}  {'':{_CHECK_WIDTH}}  fix: {finding.fix}")
     if as_json:
         print_json([asdict(finding) for finding in reported])
-    problems = sum(finding.verdict is FindingVerdict.PROBLEM for finding in reported)
-    warnings = sum(finding.verdict is FindingVerdict.WARNING for finding in reported)
-    summary = (
-        f"{_counted(problems, 'problem')}, {_counted(warnings, 'warning')}" if problems or warnings else "all is well"
+    counts = Counter(finding.verdict for finding in reported)
+    problems, warnings = counts[FindingVerdict.PROBLEM], counts[FindingVerdict.WARNING]
+    is_well = not problems and not warnings
+    click.echo(
+        "all is well" if is_well else f"{_counted(problems, 'problem')}, {_counted(warnings, 'warning')}", err=True
     )
-    click.echo(summary, err=True)
-    return reported
+    return problems
 
 
 def _counted(count: int, noun: str) -> str:
     return f"{count or 'no'} {noun}" + ("" if count == 1 else "s")
-
-
-def _print(finding: Finding) -> None:
-    verdict = click.style(finding.verdict.ljust(_VERDICT_WIDTH), fg=_COLOURS[finding.verdict])
-    click.echo(f"{verdict}  {finding.check.ljust(_CHECK_WIDTH)}  {finding.seen}")
-    if finding.fix is not None:
-        click.echo(f"{'':{_VERDICT_WIDTH}}  {'':{_CHECK_WIDTH}}  fix: {finding.fix}")

@@ -1,22 +1,20 @@
 """The live page's content as a table on a terminal, for `reactor status --watch`."""
 
+import json
+import urllib.request
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
-from reactor.cli.live_api import fetch_live
-from reactor.cli.status_table import (
-    add_notification_queue,
-    add_quota_rejections,
-    add_reactors,
-    add_stale_runs,
-    printable,
-)
+from reactor.cli.status_table import add_common_rows, add_stale_runs, printable
 from reactor.core.health import TIME_LEFT_LABELS, Process, count_text, duration_text, headline, troubles
 from reactor.core.settings import Settings
 
+_TIMEOUT_S = 0.5
+_SIZE_LIMIT_BYTES = 1 << 20
+_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - addresses to listen on, not to connect to
 _HISTORY_LENGTH = 60
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 
@@ -32,7 +30,7 @@ class LiveView:
     def draw(self, summary: Mapping[str, Any]) -> Table:
         """Return the answer of reactor.live_summary() as a table, with the live API's figures if a reactor answers."""
         live = self.live_reactor(summary)
-        uploads, cap = summary["uploads"], int(summary["cap"])
+        uploads, runs, cap = summary["uploads"], summary["runs"], int(summary["cap"])
         self._due.append(int(uploads["due"]))
         self._waiting.append(int(uploads["failed"]))
         found = troubles(summary, None if live is None else _process(live))
@@ -52,19 +50,36 @@ class LiveView:
             table.add_row("", printable(f"{dead['id']} {dead['error_code']}: {dead['error_message']}"))
         if live is not None:
             _add_live_figures(table, live)
-        _add_runs(table, summary["runs"], cap)
-        add_quota_rejections(table, summary["quota_rejections"])
-        add_reactors(table, summary["reactors"])
-        add_notification_queue(table, summary)
+        table.add_row("runs running", count_text(int(runs["running"]), cap))
+        add_stale_runs(table, runs)
+        for name, time_left in TIME_LEFT_LABELS.items():
+            if runs[name]:
+                table.add_row(f"  {time_left} left", f"{runs[name]:,}")
+        add_common_rows(table, summary)
         return table
 
     def live_reactor(self, summary: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the live API's answer; None if no reactor answers, or if it is not one of `summary`'s database."""
-        live = fetch_live(self._settings)
-        if live is None or not isinstance(live.get("database"), dict):
+        live = _fetch_live(self._settings)
+        if not isinstance(live, dict) or not isinstance(live.get("database"), dict):
             return None
         its_reactors = {each["id"] for each in live["database"].get("reactors", ())}
         return live if its_reactors & {each["id"] for each in summary["reactors"]} else None
+
+
+def _fetch_live(settings: Settings) -> Any:
+    """Return the answer of GET /api/live at the configured host and port; None if no reactor answers there."""
+    if settings.http_port == 0:
+        return None  # the reactor chose a free port
+    host = _LOOPBACK_OF.get(settings.http_host, settings.http_host)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{settings.http_port}/api/live"
+    headers = {"Authorization": f"Bearer {settings.http_token}"} if settings.http_token else {}
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(urllib.request.Request(address, headers=headers), timeout=_TIMEOUT_S) as response:
+            return json.loads(response.read(_SIZE_LIMIT_BYTES))
+    except (OSError, ValueError):  # nothing listens there, or another program does
+        return None
 
 
 def sparkline(figures: Iterable[int]) -> str:
@@ -94,11 +109,3 @@ def _add_live_figures(table: Table, live: Mapping[str, Any]) -> None:
     if reconcile["ago_s"] is not None:
         missed = ", ".join(f"{count:,} {kind}" for kind, count in reconcile["missed"].items()) or "nothing missed"
         table.add_row("reconciled", f"{duration_text(reconcile['ago_s'])} ago, {missed}")
-
-
-def _add_runs(table: Table, runs: Mapping[str, Any], cap: int) -> None:
-    table.add_row("runs running", count_text(int(runs["running"]), cap))
-    add_stale_runs(table, runs)
-    for name, time_left in TIME_LEFT_LABELS.items():
-        if runs[name]:
-            table.add_row(f"  {time_left} left", f"{runs[name]:,}")

@@ -12,8 +12,7 @@ from reactor.postgres.migrate import plan, schema_files
 @click.option("--status", is_flag=True, help="Show which schema files are applied; change nothing.")
 @click.option("--print", "print_sql", is_flag=True, help="Print the SQL on stdout; do not connect.")
 @as_json
-@click.pass_context
-def migrate(ctx: click.Context, *, status: bool, print_sql: bool, as_json: bool) -> None:
+def migrate(*, status: bool, print_sql: bool, as_json: bool) -> None:
     """Create or update the schema in the database.
 
     Safe to repeat, and safe while the app runs. Connect directly, as the tables' owner with CREATEROLE (on Supabase:
@@ -23,15 +22,14 @@ def migrate(ctx: click.Context, *, status: bool, print_sql: bool, as_json: bool)
         for file in schema_files():
             click.echo(f"-- {file.name}\n{file.text}")
         return
-    settings = load_settings(ctx)
-    url = database_url(settings)
+    url = database_url(load_settings())
     if status:
         steps = plan(url)
         if as_json:
             print_json([{"name": step.file.name, "state": step.state} for step in steps])
         else:
             print_table(("state", "file"), [(step.state, step.file.name) for step in steps], empty="no schema files")
-        ctx.exit(0 if all(step.state == "applied" for step in steps) else 1)
+        raise SystemExit(0 if all(step.state == "applied" for step in steps) else 1)
     applied = apply(url, on_file=lambda name: click.echo(f"applying {name}", err=True))
     if as_json:
         print_json({"applied": applied})

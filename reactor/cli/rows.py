@@ -1,69 +1,65 @@
-"""What `reactor uploads` and `reactor runs` share: filters, lists, and changes by id."""
+"""What `reactor uploads` and `reactor runs` share: lists, and changes by id."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 from uuid import UUID
 
 import click
 
+from reactor.cli.context import database_url, load_settings
 from reactor.cli.output import as_json, print_json, print_table
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from reactor.core.operations import WHY_UNCHANGED
+from reactor.postgres.admin import Inspector, Row, inspecting
 
 ids_argument = click.argument("ids", type=click.UUID, nargs=-1, required=True, metavar="ID…")
 
 
-def list_options(statuses: Sequence[str]) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Return a decorator that adds --status (one of `statuses`), --user, --limit and --json."""
-    options = (
-        click.option("--status", type=click.Choice(statuses), help="Show only rows with this status."),
-        click.option("--user", type=click.UUID, help="Show only this user's rows."),
-        click.option(
-            "--limit",
-            type=click.IntRange(1, 100_000),
-            default=50,
-            show_default=True,
-            help="Show at most this many rows.",
-        ),
-        as_json,
+def list_command(
+    *, statuses: Sequence[str], read: Callable[..., list[Row]], columns: Sequence[str], empty: str, help_text: str
+) -> click.Command:
+    """Return the command `list` with filters: it prints rows as JSON, or their `columns` as a table.
+
+    `read` is a method of Inspector with status, user and limit; `empty` replaces a table without rows.
+    """
+
+    @click.command("list", help=help_text)
+    @click.option("--status", type=click.Choice(statuses), help="Show only rows with this status.")
+    @click.option("--user", type=click.UUID, help="Show only this user's rows.")
+    @click.option(
+        "--limit", type=click.IntRange(1, 100_000), default=50, show_default=True, help="Show at most this many rows."
     )
+    @as_json
+    def list_(*, as_json: bool, **filters: Any) -> None:
+        with inspecting(database_url(load_settings())) as inspector:
+            rows = read(inspector, **filters)
+        if as_json:
+            print_json(rows)
+        else:
+            print_table(columns, [[row[column] for column in columns] for row in rows], empty=empty)
 
-    def decorate(command: Callable[P, T]) -> Callable[P, T]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
-    """Print rows as JSON with all columns, or as a table of `columns`; `empty` replaces a table without rows."""
-    if as_json:
-        print_json(rows)
-    else:
-        print_table(columns, [[row[column] for column in columns] for row in rows], empty=empty)
+    return list_
 
 
 def change_rows(
     ids: Sequence[UUID],
-    change: Callable[[Sequence[UUID]], Sequence[UUID]],
+    action: str,
+    change: Callable[[Inspector, Sequence[UUID]], Sequence[UUID]],
     *,
     done: str,
-    refused: str,
     reasons: Mapping[UUID, str] = MappingProxyType({}),
 ) -> None:
     """Change rows by id and print each result. Exits with 1 if any row was not changed.
 
-    `change` returns the ids that it changed. `refused` explains why a row was not changed, unless `reasons`, read
-    after `change`, has another explanation.
+    `change` returns the ids that it changed. WHY_UNCHANGED explains why `action` did not change a row, unless
+    `reasons`, read after `change`, has another explanation.
     """
-    changed = change(ids)
+    with inspecting(database_url(load_settings())) as inspector:
+        changed = change(inspector, ids)
     for row_id in changed:
         click.echo(f"{row_id} {done}")
     unchanged = [row_id for row_id in ids if row_id not in set(changed)]
     for row_id in unchanged:
-        click.echo(f"reactor: {row_id} {reasons.get(row_id, refused)}", err=True)
+        click.echo(f"reactor: {row_id} {reasons.get(row_id, WHY_UNCHANGED[action])}", err=True)
     if unchanged:
         raise SystemExit(1)

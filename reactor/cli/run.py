@@ -12,8 +12,7 @@ from loguru import logger
 
 from reactor.app import Reactor
 from reactor.cli.context import embedded_dir, load_settings
-from reactor.cli.garbage_collection import tune_garbage_collector
-from reactor.cli.signals import exit_if_threads_hang, run_with_signals
+from reactor.cli.process import exit_if_threads_hang, run_with_signals, tune_garbage_collector
 from reactor.core.errors import ConfigInvalid
 from reactor.core.settings import Settings
 from reactor.embedded.server import EmbeddedPostgres
@@ -21,14 +20,13 @@ from reactor.postgres.migrate import migrate
 
 
 @click.command()
-@click.pass_context
-def run(ctx: click.Context) -> None:
+def run() -> None:
     """Run the reactor until SIGTERM or Ctrl-C.
 
     The first signal stops claims, finishes or releases the uploads in flight, and exits 0. A second one exits at once
     with 1. Without a configured database, starts an embedded PostgreSQL, migrates it and stores into a local folder.
     """
-    settings = load_settings(ctx)
+    settings = load_settings()
     with _database(settings) as settings:
         tune_garbage_collector()
         anyio.run(_run, settings)
@@ -73,11 +71,5 @@ async def _run(settings: Settings) -> None:
         logger.info("{}: finishing what is in flight", received.name)
         reactor.stop()
 
-    async def run() -> None:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(log_readiness)
-            await reactor.run()
-            tasks.cancel_scope.cancel()
-
-    await run_with_signals(run, stop)
+    await run_with_signals(reactor.run, stop, log_readiness)
     logger.info("stopped")

@@ -7,38 +7,31 @@ from reactor.cli.live_view import LiveView
 from reactor.cli.output import as_json, print_json
 from reactor.cli.status_table import status_table
 from reactor.cli.watch import console, follow, readings
-from reactor.postgres.admin import inspecting
+from reactor.postgres.admin import Inspector, inspecting
 
 
 @click.command()
 @as_json
 @click.option("--watch", is_flag=True, help="Repeat every two seconds until Ctrl-C.")
-@click.pass_context
-def status(ctx: click.Context, *, as_json: bool, watch: bool) -> None:
+def status(*, as_json: bool, watch: bool) -> None:
     """Show uploads, runs and reactors.
 
     With --watch, shows what the live page shows: redrawn on a terminal, one table after another in a pipe, one object
     per line with --json. Reads the figures that only a reactor has from the one at REACTOR_HTTP_HOST and
     REACTOR_HTTP_PORT, if it uses this database. Continues through database outages. Ctrl-C and SIGTERM exit 0.
     """
-    settings = load_settings(ctx)
+    settings = load_settings()
     heartbeat_timeout_s = settings.heartbeat_timeout_s
     if watch:
-        if as_json:
-            follow(
-                readings(lambda: database_url(settings), lambda inspector: inspector.status(heartbeat_timeout_s)), None
-            )
-        else:
-            view = LiveView(settings)
-            follow(
-                readings(lambda: database_url(settings), lambda inspector: inspector.live_summary(heartbeat_timeout_s)),
-                view.draw,
-            )
+        read = Inspector.status if as_json else Inspector.live_summary
+        follow(
+            readings(lambda: database_url(settings), lambda inspector: read(inspector, heartbeat_timeout_s)),
+            None if as_json else LiveView(settings).draw,
+        )
         return
     with inspecting(database_url(settings)) as inspector:
         answer = inspector.status(heartbeat_timeout_s)
-        users = inspector.fullest_users() if as_json else []
-    if as_json:
-        print_json(answer | {"users": users})
-    else:
-        console().print(status_table(answer))
+        if as_json:
+            print_json(answer | {"users": inspector.fullest_users()})
+        else:
+            console().print(status_table(answer))

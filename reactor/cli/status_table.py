@@ -1,6 +1,6 @@
 """Tables of `reactor status`: what waits, what is overdue, which reactors run, what the quotas refused."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
@@ -28,9 +28,7 @@ def status_table(status: Mapping[str, Any]) -> Table:
     table.add_row("storage used", f"{sum(int(plan['bytes']) for plan in usage):,} bytes")
     for plan in usage:
         table.add_row(f"  {plan['plan']}", f"{int(plan['bytes']):,} bytes, {plan['users']} users")
-    add_quota_rejections(table, status["quota_rejections"])
-    add_reactors(table, status["reactors"])
-    add_notification_queue(table, status)
+    add_common_rows(table, status)
     return table
 
 
@@ -40,24 +38,20 @@ def add_stale_runs(table: Table, runs: Mapping[str, Any]) -> None:
         table.add_row("  stale", f"{runs['stale']}: no reactor has failed them yet")
 
 
-def add_quota_rejections(table: Table, rejections: Sequence[Mapping[str, Any]]) -> None:
-    """Add the refusals of the last hour: all, then by quota and plan."""
+def add_common_rows(table: Table, status: Mapping[str, Any]) -> None:
+    """Add the refusals of the last hour (all, then by quota and plan), the live reactors and the notification queue.
+
+    `status` is the answer of reactor.status() or reactor.live_summary().
+    """
+    rejections, reactors = status["quota_rejections"], status["reactors"]
     table.add_row("refused by quota", f"{sum(int(each['last_hour']) for each in rejections)} in the last hour")
     for each in rejections:
         if each["last_hour"]:
             table.add_row(f"  {each['quota']}, plan {printable(each['plan'])}", str(each["last_hour"]))
-
-
-def add_reactors(table: Table, reactors: Sequence[Mapping[str, Any]]) -> None:
-    """Add the number of live reactors, then a row for each."""
     table.add_row("reactors", str(len(reactors)) if reactors else "none is running")
     for each in reactors:
         text = f"{each['mode']}, seen {duration_text(each['seen_s_ago'])} ago, version {each['version']}"
         table.add_row(f"  {printable(each['host'])}", printable(text))
-
-
-def add_notification_queue(table: Table, status: Mapping[str, Any]) -> None:
-    """Add how full the server's notification queue is."""
     table.add_row("notification queue", f"{float(status['notification_queue_usage']):.2%} full")
 
 

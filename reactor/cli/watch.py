@@ -4,6 +4,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import click
@@ -59,7 +60,7 @@ def follow(readings: Iterator[Reading], draw: Draw | None) -> None:
         if draw is not None and out.is_terminal and not out.is_dumb_terminal:
             _redraw(out, first, readings, draw)
         else:
-            _append(out, first, readings, draw)
+            _append(out, chain([first], readings), draw)
     except KeyboardInterrupt:
         return
 
@@ -79,9 +80,8 @@ def _redraw(out: Console, first: Status, readings: Iterator[Reading], draw: Draw
                 live.update(latest, refresh=True)
 
 
-def _append(out: Console, first: Status, readings: Iterator[Reading], draw: Draw | None) -> None:
+def _append(out: Console, readings: Iterator[Reading], draw: Draw | None) -> None:
     """Print each reading below the last one; the start and end of an outage go to stderr."""
-    _print(out, first, draw)
     is_outage = False
     for reading in readings:
         if isinstance(reading, ReactorError):
@@ -92,13 +92,9 @@ def _append(out: Console, first: Status, readings: Iterator[Reading], draw: Draw
         if is_outage:
             click.echo("reactor: the database answers again", err=True)
         is_outage = False
-        _print(out, reading, draw)
-
-
-def _print(out: Console, status: Status, draw: Draw | None) -> None:
-    if draw is None:
-        print_json(status, indent=None)
-        return
-    with out.capture() as drawn:  # click.echo raises BrokenPipeError when the pipe is closed; rich would exit 1
-        out.print(draw(status))
-    click.echo(drawn.get())
+        if draw is None:
+            print_json(reading, indent=None)
+            continue
+        with out.capture() as drawn:  # click.echo raises BrokenPipeError when the pipe is closed; rich would exit 1
+            out.print(draw(reading))
+        click.echo(drawn.get())

@@ -6,11 +6,13 @@ Each raises InvalidArgument, which names the argument.
 
 import json
 import math
+import re
 from uuid import UUID
 
 from reactor.core.errors import InvalidArgument
 
 _LONGEST_S = 30 * 86_400
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def as_id(name: str, value: object) -> UUID:
@@ -27,7 +29,7 @@ def as_text(name: str, value: object) -> str | None:
         return None
     if not isinstance(value, str):
         raise _invalid(name, "must be a string")
-    if "\0" in value or not _is_encodable(value):
+    if "\0" in value or _SURROGATE.search(value):
         raise _invalid(name, "must be text without NUL and without unpaired surrogates")
     return value
 
@@ -52,17 +54,9 @@ def as_json_text(name: str, value: object) -> str:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
         raise _invalid(name, "must be a value that JSON can represent") from None
-    if "\\u0000" in text or not _is_encodable(text):
+    if "\\u0000" in text or _SURROGATE.search(text):
         raise _invalid(name, "must be JSON without NUL and without unpaired surrogates")
     return text
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _invalid(name: str, problem: str) -> InvalidArgument:

@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
-from types import TracebackType
 from typing import Any, LiteralString, Self
 from uuid import UUID
 
@@ -50,9 +49,7 @@ class ReactorClient:
         await self._opened_pool()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -81,20 +78,17 @@ class ReactorClient:
 
         Raises StorageQuotaExceeded.
         """
-        answer = await self.ask(
-            statements.RESERVE_UPLOAD,
-            (
-                as_id("user_id", user_id),
-                as_text("content_hash", content_hash),
-                as_integer("byte_size", byte_size, at_least=0),
-                as_text("mime_type", mime_type),
-                as_text("file_name", file_name),
-                as_text("source_type", source_type),
-                as_text("source_agent_id", source_agent_id),
-                as_json_text("source_metadata", {} if source_metadata is None else source_metadata),
-            ),
+        arguments = (
+            as_id("user_id", user_id),
+            as_text("content_hash", content_hash),
+            as_integer("byte_size", byte_size, at_least=0),
+            as_text("mime_type", mime_type),
+            as_text("file_name", file_name),
+            as_text("source_type", source_type),
+            as_text("source_agent_id", source_agent_id),
+            as_json_text("source_metadata", {} if source_metadata is None else source_metadata),
         )
-        return structured(answer, Reservation)
+        return structured(await self.ask(statements.RESERVE_UPLOAD, arguments), Reservation)
 
     async def complete_upload(self, source_id: Id, storage_url: str) -> StoredSource:
         """Record that the app's own upload succeeded; return the stored source. Idempotent.
@@ -128,21 +122,18 @@ class ReactorClient:
         Raises NotFound; StorageUploadFailed when the upload is already dead or cancelled; StorageQuotaExceeded when its
         reservation was released and no longer fits.
         """
-        answer = await self.ask(
-            statements.FAIL_UPLOAD,
-            (
-                as_id("source_id", source_id),
-                as_text("bucket", bucket),
-                as_text("object_path", object_path),
-                as_text("temp_file_path", temp_file_path),
-                as_text("error_message", error_message),
-                as_text("spool", spool),
-                as_text("traceparent", traceparent or _current_traceparent()),
-                as_integer("max_retries", max_retries, at_least=1),
-                as_json_text("metadata", {} if metadata is None else metadata),
-            ),
+        arguments = (
+            as_id("source_id", source_id),
+            as_text("bucket", bucket),
+            as_text("object_path", object_path),
+            as_text("temp_file_path", temp_file_path),
+            as_text("error_message", error_message),
+            as_text("spool", spool),
+            as_text("traceparent", traceparent or _current_traceparent()),
+            as_integer("max_retries", max_retries, at_least=1),
+            as_json_text("metadata", {} if metadata is None else metadata),
         )
-        return structured(answer, PendingRetry)
+        return structured(await self.ask(statements.FAIL_UPLOAD, arguments), PendingRetry)
 
     async def usage(self, user_id: Id) -> Usage:
         """Return a user's plan, limits and current usage. A user without any rows has the free plan."""
@@ -182,7 +173,7 @@ class ReactorClient:
         async def begin(run_id: UUID) -> StartedRun:
             return structured(await self.ask(statements.BEGIN_INTERPRETATION, (*arguments, run_id)), StartedRun)
 
-        return interpreting(self, begin)
+        return interpreting(self.ask, begin)
 
     async def ask(self, statement: LiteralString, arguments: Sequence[Any]) -> Mapping[str, Any]:
         """Call one SQL function and return its answer. Raises the typed error of a refusal."""

@@ -5,8 +5,7 @@ Invariant: a run that starts here ends as completed, failed or lost; it never st
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime
-from typing import Any, LiteralString, Protocol
+from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
 from anyio import CancelScope, create_task_group, current_time, get_cancelled_exc_class, move_on_after, sleep
@@ -22,43 +21,29 @@ _END_TIMEOUT_S = 30.0
 _CANCELLED_END_TIMEOUT_S = 5.0
 """The same for a cancelled worker, whose canceller waits."""
 
-
-class FunctionCaller(Protocol):
-    """Calls SQL functions; implemented by ReactorClient."""
-
-    async def ask(self, statement: LiteralString, arguments: Sequence[Any]) -> Mapping[str, Any]: ...
+Ask = Callable[[LiteralString, Sequence[Any]], Awaitable[Mapping[str, Any]]]
+"""Calls one SQL function and returns its answer: ReactorClient.ask."""
 
 
 class Interpretation:
     """A running interpretation, as its worker sees it. Made by `ReactorClient.interpretation`."""
 
-    def __init__(self, caller: FunctionCaller, started: StartedRun) -> None:
-        self._caller = caller
-        self._started = started
-        self._deadline = current_time() + (started.timeout_at - started.started_at).total_seconds()
-        self._has_ended = False
+    def __init__(self, ask: Ask, started: StartedRun) -> None:
+        self.id = started.run_id
+        self.source_id = started.source_id
+        self.timeout_at = started.timeout_at
+        """When the run times out, by the database's clock."""
+
+        self.traceparent = started.traceparent
+        """The run's W3C trace context."""
+
         self.lost: ReactorError | None = None
         """Why the run ended elsewhere; None while this worker still owns it."""
 
-    @property
-    def id(self) -> UUID:
-        """The run's id."""
-        return self._started.run_id
-
-    @property
-    def source_id(self) -> UUID:
-        """The id of the source that is interpreted."""
-        return self._started.source_id
-
-    @property
-    def timeout_at(self) -> datetime:
-        """When the run times out, by the database's clock."""
-        return self._started.timeout_at
-
-    @property
-    def traceparent(self) -> str:
-        """The run's W3C trace context."""
-        return self._started.traceparent
+        self._ask = ask
+        self._heartbeat_interval_s = started.heartbeat_timeout_s / 3
+        self._deadline = current_time() + (started.timeout_at - started.started_at).total_seconds()
+        self._has_ended = False
 
     def check(self) -> None:
         """Raise the reason if the run ended elsewhere, else return at once. For work that cannot be cancelled."""
@@ -70,7 +55,7 @@ class Interpretation:
 
         `code` consists of capitals, digits and `_`.
         """
-        await self._caller.ask(statements.FAIL_INTERPRETATION, (self.id, code, message))
+        await self._ask(statements.FAIL_INTERPRETATION, (self.id, code, message))
         self._has_ended = True
 
     async def keep_alive(self, scope: CancelScope) -> None:
@@ -79,13 +64,13 @@ class Interpretation:
         The interval is a third of the heartbeat timeout. A heartbeat that gets no answer is retried: only the
         database's answer can end the run.
         """
-        interval_s = self._started.heartbeat_timeout_s / 3
-        wait_s = interval_s
+        wait_s = interval_s = self._heartbeat_interval_s
         while True:
             left_s = self._deadline - current_time()
             await sleep(min(wait_s, left_s) if left_s > 0 else wait_s)  # ask at the deadline, not an interval later
+            wait_s = interval_s
             try:
-                await self._caller.ask(statements.HEARTBEAT_INTERPRETATION, (self.id,))
+                await self._ask(statements.HEARTBEAT_INTERPRETATION, (self.id,))
             except DatabaseUnavailable:
                 wait_s = min(interval_s, _RETRY_S)
             except ReactorError as error:
@@ -93,18 +78,13 @@ class Interpretation:
                     self.lost = error
                     scope.cancel()
                 return
-            else:
-                wait_s = interval_s
 
     async def complete(self) -> None:
         """Complete the run. Raises the reason if it ended elsewhere; DatabaseUnavailable after 30 s of retries."""
-        if not self._has_ended:
-            await self._end(statements.COMPLETE_INTERPRETATION, (self.id,))
+        await self._end(statements.COMPLETE_INTERPRETATION, (self.id,))
 
     async def fail_with(self, cause: BaseException) -> None:
         """Fail the run with what its worker raised. An error of this call becomes a note on `cause`."""
-        if self._has_ended:
-            return
         message = f"{type(cause).__name__}: {cause}".replace("\0", "").encode(errors="replace").decode()
         try:
             await self._end(statements.FAIL_INTERPRETATION, (self.id, "INTERPRETATION_FAILED", message))
@@ -112,32 +92,29 @@ class Interpretation:
             cause.add_note(f"run {self.id} could not be failed: {error.code}: {error}")
 
     async def _end(self, statement: LiteralString, arguments: Sequence[Any]) -> None:
+        """End the run unless it has ended."""
         give_up_at = current_time() + _END_TIMEOUT_S
-        while True:
+        while not self._has_ended:
             try:
-                await self._caller.ask(statement, arguments)
+                await self._ask(statement, arguments)
+                self._has_ended = True
             except DatabaseUnavailable:
                 if current_time() > give_up_at:
                     raise
                 await sleep(_RETRY_S)
-            else:
-                self._has_ended = True
-                return
 
 
 @asynccontextmanager
-async def interpreting(
-    caller: FunctionCaller, begin: Callable[[UUID], Awaitable[StartedRun]]
-) -> AsyncIterator[Interpretation]:
+async def interpreting(ask: Ask, begin: Callable[[UUID], Awaitable[StartedRun]]) -> AsyncIterator[Interpretation]:
     """Start a run with `begin(run_id)`, send heartbeats during the block, and end the run as the block ends."""
     run_id = uuid4()  # chosen here, so that a repeated `begin` starts one run
     try:
         started = await begin(run_id)
     except get_cancelled_exc_class():
         with move_on_after(_CANCELLED_END_TIMEOUT_S, shield=True), suppress(ReactorError):  # NotFound: it did not start
-            await caller.ask(statements.FAIL_INTERPRETATION, (run_id, "INTERPRETATION_FAILED", "cancelled as it began"))
+            await ask(statements.FAIL_INTERPRETATION, (run_id, "INTERPRETATION_FAILED", "cancelled as it began"))
         raise
-    run = Interpretation(caller, started)
+    run = Interpretation(ask, started)
     failure: Exception | None = None
     try:
         async with create_task_group() as tasks:

@@ -15,9 +15,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from functools import partial, wraps
 from threading import Lock, Thread
-from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
-from uuid import UUID
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -43,23 +41,12 @@ class SyncInterpretation:
     """A running interpretation for a worker that cannot be cancelled. Made by `SyncReactorClient.interpretation`."""
 
     def __init__(self, run: Interpretation, portal: BlockingPortal) -> None:
+        self.id, self.source_id = run.id, run.source_id
+        self.traceparent = run.traceparent
+        """The run's W3C trace context."""
+
         self._run = run
         self._portal = portal
-
-    @property
-    def id(self) -> UUID:
-        """The run's id."""
-        return self._run.id
-
-    @property
-    def source_id(self) -> UUID:
-        """The id of the source that is interpreted."""
-        return self._run.source_id
-
-    @property
-    def traceparent(self) -> str:
-        """The run's W3C trace context."""
-        return self._run.traceparent
 
     def check(self) -> None:
         """Raise the reason if the run ended elsewhere, for example InterpretationTimeout; else return at once."""
@@ -80,7 +67,8 @@ def _blocking(
 
     @wraps(method)
     def call(self: "SyncReactorClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self._call(lambda client: method(client, *args, **kwargs))
+        loop_thread = self._started_loop_thread()
+        return loop_thread.portal.call(lambda: method(loop_thread.client, *args, **kwargs))
 
     return call
 
@@ -105,9 +93,7 @@ class SyncReactorClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -119,17 +105,9 @@ class SyncReactorClient:
             loop_thread.portal.call(loop_thread.portal.stop)
 
     reserve_upload = _blocking(ReactorClient.reserve_upload)
-    """Reserve quota for an upload before the app stores it; return the source to store. See ReactorClient."""
-
     complete_upload = _blocking(ReactorClient.complete_upload)
-    """Record that the app's own upload succeeded; return the stored source. See ReactorClient."""
-
     fail_upload = _blocking(ReactorClient.fail_upload)
-    """Record that the app's own upload failed and queue it for the reactor; return its place in the queue. See
-    ReactorClient."""
-
     usage = _blocking(ReactorClient.usage)
-    """Return a user's plan, limits and current usage. See ReactorClient."""
 
     @contextmanager
     def interpretation(
@@ -148,11 +126,7 @@ class SyncReactorClient:
         """
         loop_thread = self._started_loop_thread()
         interpretation = loop_thread.client.interpretation(
-            source_id,
-            config,
-            timeout_s=timeout_s,
-            heartbeat_timeout_s=heartbeat_timeout_s,
-            traceparent=traceparent,
+            source_id, config, timeout_s=timeout_s, heartbeat_timeout_s=heartbeat_timeout_s, traceparent=traceparent
         )
         run: Interpretation | None = None
         try:
@@ -163,10 +137,6 @@ class SyncReactorClient:
             if run is not None:
                 run.check()
             raise
-
-    def _call(self, method: Callable[[ReactorClient], Awaitable[T]]) -> T:
-        loop_thread = self._started_loop_thread()
-        return loop_thread.portal.call(method, loop_thread.client)
 
     def _started_loop_thread(self) -> _LoopThread:
         """Return this process's event loop thread; the first caller starts it."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 ROOT_SPAN_ID = b"reactor\x00"
-"""The parent id in a traceparent that the database made (schema/functions/lib_traceparent.sql). No app has a span there.
+"""The parent id of a traceparent that the database made (schema/functions/lib_traceparent.sql); no app's span has it.
 
 The reactor exports a root span with this id. Only the pair of trace id and span id has to be unique.
 """

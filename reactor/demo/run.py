@@ -8,11 +8,10 @@ from anyio import create_task_group, move_on_after, sleep, to_thread
 
 from reactor.app import Reactor
 from reactor.core.settings import Settings
-from reactor.demo.scenario import BUCKET, Scenario, make_files, run_app
+from reactor.demo.scenario import BUCKET, RunEndings, fail_uploads, make_files, run_interpretations
 from reactor.demo.store import FlakyStore
 from reactor.demo.verification import find_mismatches
 from reactor.demo.view import DemoView
-from reactor.storage.stores.local import LocalStore
 
 _TIMEOUT_S = 40.0
 _POLL_S = 0.2
@@ -22,8 +21,9 @@ async def run_demo(url: str, home: Path, view: DemoView) -> list[str]:
     """Run the demo on a migrated database; return each mismatch with what was expected, one line each."""
     spool, store_folder = home / "spool", home / "store"
     spool.mkdir()
-    files, failures, refused = make_files()
-    store = FlakyStore(LocalStore(store_folder), failures, refused)
+    files = make_files()
+    run_endings = RunEndings()
+    store = FlakyStore(store_folder, {file.key: file for file in files})
     settings = Settings(
         database_url=url,
         store_url=store_folder.as_uri(),
@@ -35,31 +35,29 @@ async def run_demo(url: str, home: Path, view: DemoView) -> list[str]:
         http_port=0,
     )
     reactor = Reactor(settings, store=store, listener=view.show)
-    scenario = Scenario()
     started_at = time.monotonic()
     async with create_task_group() as tasks:
         tasks.start_soon(reactor.run)
         view.print_line(f"app     {len(files)} uploads to bucket {BUCKET} are about to fail")
         with move_on_after(_TIMEOUT_S):
-            await run_app(url, spool, store, scenario, files)
-            await _wait_until_settled(url, scenario)
+            async with create_task_group() as app:
+                app.start_soon(store.interrupt)
+                app.start_soon(fail_uploads, url, spool, files)
+                app.start_soon(run_interpretations, url, run_endings)
+            await _wait_until_settled(url)
         reactor.stop()
     elapsed_s = time.monotonic() - started_at
-    mismatches = await to_thread.run_sync(find_mismatches, url, store_folder, spool, scenario)
+    mismatches = await to_thread.run_sync(find_mismatches, url, store_folder, spool, files, run_endings)
     view.print_summary(store_folder.as_uri(), elapsed_s)
     return mismatches
 
 
-async def _wait_until_settled(url: str, scenario: Scenario) -> None:
+async def _wait_until_settled(url: str) -> None:
     """Wait until no upload is waiting and no run is running. Polls the database, as an app would."""
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as conn:
-        while True:
-            row = await (
-                await conn.execute(
-                    "select (select count(*) from public.upload_queue where status in ('failed', 'uploading'))"
-                    " + (select count(*) from public.interpretation_runs where status = 'running')"
-                )
-            ).fetchone()
-            if row == (0,) and scenario.files:
-                return
+        unsettled = (
+            "select from public.upload_queue where status in ('failed', 'uploading')"
+            " union all select from public.interpretation_runs where status = 'running'"
+        )
+        while (await conn.execute(unsettled)).rowcount > 0:  # noqa: ASYNC110 - another process changes the rows
             await sleep(_POLL_S)

@@ -1,23 +1,22 @@
 """The simulated app: users whose uploads fail, and interpretation runs, some of which go stale."""
 
 import random
+from collections.abc import Sequence
 from hashlib import sha256
+from math import inf
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import psycopg
-from anyio import create_task_group, sleep, to_thread
-from attrs import define, field, frozen
+from anyio import sleep, to_thread
+from attrs import frozen
 
 from reactor.client.async_client import ReactorClient
-from reactor.demo.store import ALWAYS, FlakyStore
 
 BUCKET = "demo"
 UPLOADS = 90
 RUNS = 9
 _UPLOAD_INTERVAL_S = 0.09
-_OUTAGE_FROM_S = 3.0
-_OUTAGE_UNTIL_S = 6.0
 
 _FAIL_TWICE = frozenset({0, 6, 12, 18, 24, 30, 48, 66, 84})
 """Numbers of the uploads that fail twice, outage aside.
@@ -30,6 +29,9 @@ _MAX_RETRIES = 8
 
 _MAX_RETRIES_EXHAUSTED = 4
 
+RunEndings = dict[UUID, str]
+"""By run, how it must end: 'failed' if it goes stale, else 'completed'."""
+
 
 @frozen(kw_only=True)
 class DemoFile:
@@ -41,61 +43,35 @@ class DemoFile:
     ending: str
     """'stored', 'refused' (by the store), 'exhausted' (fails always), 'missing' or 'changed' (in the spool)."""
 
-    @property
-    def hash(self) -> str:
-        return sha256(self.content).hexdigest()
+    failing_puts: float
+    """How many puts fail before one succeeds, outage aside."""
 
 
-@define(kw_only=True)
-class Scenario:
-    """What the app has done so far, for comparison with the result."""
-
-    files: list[DemoFile] = field(factory=list)
-    stale_runs: set[UUID] = field(factory=set)
-    healthy_runs: set[UUID] = field(factory=set)
-
-
-def make_files(seed: int = 7) -> tuple[list[DemoFile], dict[str, int], frozenset[str]]:
-    """Return the files, how often the put of each key fails, and the keys that the store refuses.
-
-    The same seed gives the same result.
-    """
-    rng = random.Random(seed)  # noqa: S311  # test data, not a secret
+def make_files() -> list[DemoFile]:
+    """Return the files, the same ones each time."""
+    rng = random.Random(7)  # noqa: S311  # test data, not a secret
     users = [UUID(int=rng.getrandbits(128), version=4) for _ in range(6)]
-    files, failures, refused = [], {}, set()
+    files = []
     endings = {20: "refused", 41: "exhausted", 55: "missing", 70: "changed", 82: "refused"}
     for number in range(UPLOADS):
         ending = endings.get(number, "stored")
         content = rng.randbytes(0 if number == 1 else rng.choice((200, 5_000, 60_000, 400_000)))
-        file = DemoFile(key=f"{number:03}.bin", user=rng.choice(users), content=content, ending=ending)
-        files.append(file)
-        failures[file.key] = ALWAYS if ending == "exhausted" else 2 if number in _FAIL_TWICE else 0
-        if ending == "refused":
-            refused.add(file.key)
-    return files, failures, frozenset(refused)
+        failing_puts = inf if ending == "exhausted" else 2 if number in _FAIL_TWICE else 0
+        user, key = rng.choice(users), f"{number:03}.bin"
+        files.append(DemoFile(key=key, user=user, content=content, ending=ending, failing_puts=failing_puts))
+    return files
 
 
-async def run_app(url: str, spool: Path, store: FlakyStore, scenario: Scenario, files: list[DemoFile]) -> None:
-    """Queue uploads at a steady pace, with an outage of the store in between, and run interpretations beside them."""
-    async with create_task_group() as tasks:
-        tasks.start_soon(_fail_uploads, url, spool, scenario, files)
-        tasks.start_soon(_interrupt_store, store)
-        tasks.start_soon(_run_interpretations, url, scenario)
-
-
-async def _interrupt_store(store: FlakyStore) -> None:
-    await sleep(_OUTAGE_FROM_S)
-    store.is_down = True
-    await sleep(_OUTAGE_UNTIL_S - _OUTAGE_FROM_S)
-    store.is_down = False
-
-
-async def _fail_uploads(url: str, spool: Path, scenario: Scenario, files: list[DemoFile]) -> None:
+async def fail_uploads(url: str, spool: Path, files: Sequence[DemoFile]) -> None:
+    """Spool and queue the files at a steady pace, as an app does whose own puts failed."""
     async with ReactorClient(url) as client:
         for file in files:
             await to_thread.run_sync(_write_to_spool, file, spool)
-            await _queue(client, file)
-            scenario.files.append(file)
+            content_hash = sha256(file.content).hexdigest()
+            source = await client.reserve_upload(file.user, content_hash, len(file.content), file_name=file.key)
+            retries = _MAX_RETRIES_EXHAUSTED if file.ending == "exhausted" else _MAX_RETRIES
+            reason = "the app's own put failed"
+            await client.fail_upload(source.source_id, BUCKET, file.key, file.key, reason, max_retries=retries)
             await sleep(_UPLOAD_INTERVAL_S)
 
 
@@ -109,16 +85,11 @@ def _write_to_spool(file: DemoFile, spool: Path) -> None:
     unfinished.rename(spool / file.key)
 
 
-async def _queue(client: ReactorClient, file: DemoFile) -> None:
-    """Reserve the bytes, then report that the app's own put failed."""
-    source = await client.reserve_upload(file.user, file.hash, len(file.content), file_name=file.key)
-    max_retries = _MAX_RETRIES_EXHAUSTED if file.ending == "exhausted" else _MAX_RETRIES
-    reason = "the app's own put failed"
-    await client.fail_upload(source.source_id, BUCKET, file.key, file.key, reason, max_retries=max_retries)
+async def run_interpretations(url: str, endings: RunEndings) -> None:
+    """Start runs of three kinds in turn: the worker dies, the run takes too long, the run completes.
 
-
-async def _run_interpretations(url: str, scenario: Scenario) -> None:
-    """Start runs of three kinds in turn: the worker dies, the run takes too long, the run completes."""
+    Records in `endings` how each must end.
+    """
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as conn:
         user, source = uuid4(), uuid4()
         await conn.execute(
@@ -135,14 +106,15 @@ async def _run_interpretations(url: str, scenario: Scenario) -> None:
                 " values (%s, %s, %s, 'running', now() + make_interval(secs => %s), %s::interval)",
                 (run, user, source, timeout_s, "1.5 s" if worker_dies else "30 s"),
             )
-            (scenario.stale_runs if worker_dies or takes_too_long else scenario.healthy_runs).add(run)
+            endings[run] = "failed" if worker_dies or takes_too_long else "completed"
+        healthy = [run for run, ending in endings.items() if ending == "completed"]
         for _ in range(6):  # heartbeats of the healthy runs, then their completion
             await sleep(1.0)
             await conn.execute(
                 "update public.interpretation_runs set heartbeat_at = clock_timestamp() where id = any(%s)",
-                (list(scenario.healthy_runs),),
+                (healthy,),
             )
         await conn.execute(
             "update public.interpretation_runs set status = 'completed', completed_at = now() where id = any(%s)",
-            (list(scenario.healthy_runs),),
+            (healthy,),
         )

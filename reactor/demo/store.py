@@ -2,52 +2,46 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from threading import Lock
 
-from attrs import define, field
+from anyio import sleep
 
 from reactor.core.errors import StorageRejected, StorageUnavailable
-from reactor.storage.stores.base import Body, ObjectStore
+from reactor.demo.scenario import DemoFile
+from reactor.storage.stores.base import Body
+from reactor.storage.stores.local import LocalStore
 
-ALWAYS = 1_000_000
-"""A number of failures that no upload reaches."""
+_OUTAGE_FROM_S = 3.0
+_OUTAGE_UNTIL_S = 6.0
 
 
-@define
-class FlakyStore:
-    """Forwards to a real store each put that it does not fail."""
+class FlakyStore(LocalStore):
+    """Stores each put that it does not fail."""
 
-    inner: ObjectStore
-    failures: Mapping[str, int]
-    """How many puts of each key fail before one succeeds."""
+    def __init__(self, root: Path, files: Mapping[str, DemoFile]) -> None:
+        """`files`, by key, say which puts fail."""
+        super().__init__(root)
+        self._files = files
+        self._is_down = False
+        self._puts: Counter[str] = Counter()  # by key, outages not counted
+        self._lock = Lock()
 
-    refused: frozenset[str]
-    """Keys whose puts fail permanently."""
-
-    is_down: bool = False
-    puts: Counter[str] = field(factory=Counter)
-    """Number of puts by key, outages not counted."""
-
-    _lock: Lock = field(factory=Lock)
-
-    @property
-    def name(self) -> str:
-        return "flaky"
+    async def interrupt(self) -> None:
+        """Have one outage, from 3 s to 6 s after the call."""
+        await sleep(_OUTAGE_FROM_S)
+        self._is_down = True
+        await sleep(_OUTAGE_UNTIL_S - _OUTAGE_FROM_S)
+        self._is_down = False
 
     def put(self, bucket: str, key: str, body: Body, *, mime_type: str | None) -> str:
         with self._lock:
-            if self.is_down:
+            if self._is_down:
                 raise StorageUnavailable("503 ServiceUnavailable: the store is down", http_status=503)
-            self.puts[key] += 1
-            put_number = self.puts[key]
-        if key in self.refused:
+            self._puts[key] += 1
+            put_number = self._puts[key]
+        if self._files[key].ending == "refused":
             raise StorageRejected("400 InvalidRequest: the object name is not allowed", http_status=400)
-        if put_number <= self.failures.get(key, 0):
+        if put_number <= self._files[key].failing_puts:
             raise StorageUnavailable("500 InternalError: please try again", http_status=500)
-        return self.inner.put(bucket, key, body, mime_type=mime_type)
-
-    def check(self) -> None:
-        self.inner.check()
-
-    def close(self) -> None:
-        self.inner.close()
+        return super().put(bucket, key, body, mime_type=mime_type)

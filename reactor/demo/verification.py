@@ -1,13 +1,13 @@
 """Verifies the demo: compares the queue, the store, the usage and the runs with the scenario."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
 
-from reactor.demo.scenario import BUCKET, DemoFile, Scenario
+from reactor.demo.scenario import BUCKET, DemoFile, RunEndings
 
 _Connection = psycopg.Connection[dict[str, Any]]
 
@@ -19,29 +19,31 @@ _EXPECTED_CODE = {
 }
 
 
-def find_mismatches(url: str, store: Path, spool: Path, scenario: Scenario) -> list[str]:
-    """Return each difference from the scenario's expected result, one line each; empty if there is none."""
+def find_mismatches(
+    url: str, store: Path, spool: Path, files: Sequence[DemoFile], run_endings: RunEndings
+) -> list[str]:
+    """Return each difference from the expected result, one line each; empty if there is none."""
     with psycopg.connect(url, row_factory=dict_row) as conn:
-        return [*_check_uploads(conn, store, spool, scenario), *_check_usage(conn), *_check_runs(conn, scenario)]
+        return [*_check_uploads(conn, store, spool, files), *_check_usage(conn), *_check_runs(conn, run_endings)]
 
 
-def _check_uploads(conn: _Connection, store: Path, spool: Path, scenario: Scenario) -> Iterator[str]:
+def _check_uploads(conn: _Connection, store: Path, spool: Path, files: Sequence[DemoFile]) -> Iterator[str]:
     queued = {row["object_path"]: row for row in conn.execute("select * from public.upload_queue")}
     status = {row["file_name"]: row["storage_status"] for row in conn.execute("select * from public.sources")}
     spooled = {path.name for path in spool.iterdir()}
-    for file in scenario.files:
+    for file in files:
         stored_path = store / BUCKET / file.key
         if file.ending == "stored":
-            yield from _check_stored(file, stored_path, queued.get(file.key), status[file.key])
+            yield from _check_stored(file, stored_path, queued.get(file.key), status.get(file.key))
             if file.key in spooled:
                 yield f"{file.key} is stored, but its spooled file still exists"
         else:
-            yield from _check_dead(file, stored_path, queued.get(file.key, {}), status[file.key])
-    if unexpected := queued.keys() - {file.key for file in scenario.files}:
+            yield from _check_dead(file, stored_path, queued.get(file.key, {}), status.get(file.key))
+    if unexpected := queued.keys() - {file.key for file in files}:
         yield f"the queue has {len(unexpected)} uploads that are not part of the scenario"
 
 
-def _check_stored(file: DemoFile, stored_path: Path, row: dict[str, Any] | None, status: str) -> Iterator[str]:
+def _check_stored(file: DemoFile, stored_path: Path, row: dict[str, Any] | None, status: str | None) -> Iterator[str]:
     if row is not None:
         yield f"{file.key} should be stored but is {row['status']}"
     elif not stored_path.is_file() or stored_path.read_bytes() != file.content:
@@ -50,7 +52,7 @@ def _check_stored(file: DemoFile, stored_path: Path, row: dict[str, Any] | None,
         yield f"{file.key} is stored, but its source is {status}"
 
 
-def _check_dead(file: DemoFile, stored_path: Path, row: dict[str, Any], status: str) -> Iterator[str]:
+def _check_dead(file: DemoFile, stored_path: Path, row: dict[str, Any], status: str | None) -> Iterator[str]:
     code = row.get("error_code")
     if code != _EXPECTED_CODE[file.ending]:
         yield f"{file.key} ({file.ending}) should be dead with {_EXPECTED_CODE[file.ending]}, not {code}"
@@ -74,11 +76,8 @@ def _check_usage(conn: _Connection) -> Iterator[str]:
             yield f"a user's recorded usage is {recorded['total_bytes']} bytes, but their sources have {row['used']}"
 
 
-def _check_runs(conn: _Connection, scenario: Scenario) -> Iterator[str]:
+def _check_runs(conn: _Connection, run_endings: RunEndings) -> Iterator[str]:
     status = {row["id"]: row["status"] for row in conn.execute("select * from public.interpretation_runs")}
-    for run in scenario.stale_runs:
-        if status[run] != "failed":
-            yield f"a stale run is {status[run]}"
-    for run in scenario.healthy_runs:
-        if status[run] != "completed":
-            yield f"a healthy run is {status[run]}"
+    for run, expected in run_endings.items():
+        if status[run] != expected:
+            yield f"a {'stale' if expected == 'failed' else 'healthy'} run is {status[run]}"

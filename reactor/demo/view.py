@@ -4,60 +4,37 @@ from collections import Counter, deque
 from math import inf
 from statistics import quantiles
 from time import monotonic
-from typing import Any, Self
+from typing import Self
 
-from attrs import define, field
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
-from reactor.core.events import (
-    AttemptSettled,
-    AttemptsSettled,
-    AttemptsStarted,
-    AttemptStarted,
-    BreakerMoved,
-    Event,
-    Listening,
-    RunExpired,
-)
+from reactor.core import events
 from reactor.core.model import Verdict
 
 _LINES_SHOWN = 12
 
 
-@define
 class DemoView:
     """Counts and shows the reactor's events. As a context manager: draws the live table inside the block."""
 
-    console: Console
-    counts: Counter[str] = field(factory=Counter)
-    """Settled attempts by verdict, and failed runs."""
-
-    dead_codes: Counter[str] = field(factory=Counter)
-    """Dead uploads by error code."""
-
-    reactions_ms: list[float] = field(factory=list)
-    """From due to the start of the first attempt, for uploads that became due outside an outage."""
-
-    lateness_ms: list[float] = field(factory=list)
-    """From a run's deadline until it was failed."""
-
-    retried: set[Any] = field(factory=set)
-    """Ids of uploads with a failed attempt that was followed by another."""
-
-    delayed_by_outage: int = 0
-    """Number of uploads that became due during an outage of the store."""
-
-    _outages: list[list[float]] = field(factory=list)
-    """Start and end of each outage, by monotonic(); the end is infinite until the store answers again."""
-
-    _lines: deque[str] = field(factory=lambda: deque(maxlen=_LINES_SHOWN))
-    _live: Live | None = None
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._counts: Counter[str] = Counter()  # settled attempts by verdict, and failed runs
+        self._dead_codes: Counter[str] = Counter()
+        self._reactions_ms: list[float] = []  # from due to the first attempt, of uploads that came outside an outage
+        self._lateness_ms: list[float] = []  # from a run's deadline until it was failed
+        self._retried: set[object] = set()
+        self._delayed_by_outage = 0
+        self._outages: list[list[float]] = []  # start and end by monotonic(); the end is infinite until it is over
+        self._lines: deque[str] = deque(maxlen=_LINES_SHOWN)
+        self._live: Live | None = None
 
     def __enter__(self) -> Self:
-        if self.console.is_terminal:
-            self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=8, transient=True)
+        if self._console.is_terminal:
+            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=8, transient=True)
             self._live.start()
         return self
 
@@ -70,77 +47,72 @@ class DemoView:
         if self._live is not None:
             self._lines.append(line)
         else:
-            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def show(self, event: Event) -> None:
+    def show(self, event: events.Event) -> None:
         """Count and show an event of the reactor."""
         match event:
-            case Listening():
+            case events.Listening():
                 self.print_line("listening: failed uploads are notified as they commit")
-            case AttemptsStarted():
+            case events.AttemptsStarted():
                 for started in event.attempts:
                     self._count_started(started)
-            case AttemptsSettled():
+            case events.AttemptsSettled():
                 for settled in event.attempts:
                     self._show_settled(settled)
-            case RunExpired():
-                self.counts["runs failed"] += 1
-                self.lateness_ms.append(event.late_s * 1000)
+            case events.RunExpired():
+                self._counts["runs failed"] += 1
+                self._lateness_ms.append(event.late_s * 1000)
                 late = f"{event.late_s * 1000:.0f} ms after its deadline"
                 self.print_line(f"run     {event.run_id.hex[:8]} failed {late}: {event.code}")
-            case BreakerMoved(is_open=True):
+            case events.BreakerMoved(is_open=True):
                 self._outages.append([monotonic(), inf])
                 self.print_line("store   is down: uploads wait and use no attempts")
-            case BreakerMoved(is_open=False):
+            case events.BreakerMoved(is_open=False):
                 self._outages[-1][1] = monotonic()
                 self.print_line("store   answers again: uploads continue")
-            case _:
-                pass
 
-    def _count_started(self, event: AttemptStarted) -> None:
+    def _count_started(self, event: events.AttemptStarted) -> None:
         if event.attempt > 1:
             return
         due_at = monotonic() - event.lag_s
         if any(start <= due_at <= end for start, end in self._outages):
-            self.delayed_by_outage += 1
+            self._delayed_by_outage += 1
         else:
-            self.reactions_ms.append(event.lag_s * 1000)
+            self._reactions_ms.append(event.lag_s * 1000)
 
-    def _show_settled(self, event: AttemptSettled) -> None:
-        self.counts[event.verdict] += 1
+    def _show_settled(self, event: events.AttemptSettled) -> None:
+        self._counts[event.verdict] += 1
         prefix = f"upload  {event.upload_id.hex[:8]} attempt {event.attempt}"
         match event.verdict:
             case Verdict.STORED:
                 duration_ms = event.put_s * 1000
                 self.print_line(f"{prefix}: stored {event.trail.size_bytes:,} bytes in {duration_ms:.0f} ms")
             case Verdict.RETRY:
-                self.retried.add(event.upload_id)
+                self._retried.add(event.upload_id)
                 self.print_line(f"{prefix}: failed, next attempt in {event.delay_s:.1f} s: {event.message}")
             case Verdict.DEAD:
-                self.dead_codes[event.code or ""] += 1
+                self._dead_codes[event.code or ""] += 1
                 self.print_line(f"{prefix}: dead: {event.code}: {event.message}")
-            case Verdict.DEFERRED:
-                pass
 
     def _render(self) -> Group:
-        table = Table.grid(padding=(0, 3))
         names = ("stored", "retry", "dead", "deferred", "runs failed")
-        table.add_row(*(f"{name} [bold]{self.counts[name]}[/bold]" for name in names))
-        return Group(table, "", *(line.replace("[", "\\[") for line in self._lines))
+        counts = "   ".join(f"{name} [bold]{self._counts[name]}[/bold]" for name in names)
+        return Group(counts, "", *map(escape, self._lines))
 
     def print_summary(self, store_url: str, elapsed_s: float) -> None:
         """Print the totals and the latencies."""
         table = Table.grid(padding=(0, 2))
-        table.add_row("stored", str(self.counts[Verdict.STORED]))
-        table.add_row("retried", f"{len(self.retried)} uploads, {self.counts[Verdict.RETRY]} times")
-        table.add_row("deferred", f"{self.counts[Verdict.DEFERRED]} attempts, not counted, while the store was down")
-        codes = ", ".join(f"{count} {code}" for code, count in sorted(self.dead_codes.items()))
-        table.add_row("dead", f"{self.counts[Verdict.DEAD]} ({codes})")
-        table.add_row("runs failed", f"{self.counts['runs failed']}, {_percentiles(self.lateness_ms)} late")
-        table.add_row("reaction", f"{_percentiles(self.reactions_ms)} from the app's commit to the attempt's start")
-        table.add_row("", f"({self.delayed_by_outage} more uploads came while the store was down, and waited for it)")
-        self.console.print(f"\nIn {elapsed_s:.1f} s, into {store_url}:")
-        self.console.print(table, highlight=False, soft_wrap=True)
+        table.add_row("stored", str(self._counts[Verdict.STORED]))
+        table.add_row("retried", f"{len(self._retried)} uploads, {self._counts[Verdict.RETRY]} times")
+        table.add_row("deferred", f"{self._counts[Verdict.DEFERRED]} attempts, not counted, while the store was down")
+        codes = ", ".join(f"{count} {code}" for code, count in sorted(self._dead_codes.items()))
+        table.add_row("dead", f"{self._counts[Verdict.DEAD]} ({codes})")
+        table.add_row("runs failed", f"{self._counts['runs failed']}, {_percentiles(self._lateness_ms)} late")
+        table.add_row("reaction", f"{_percentiles(self._reactions_ms)} from the app's commit to the attempt's start")
+        table.add_row("", f"({self._delayed_by_outage} more uploads came while the store was down, and waited for it)")
+        self._console.print(f"\nIn {elapsed_s:.1f} s, into {store_url}:")
+        self._console.print(table, highlight=False, soft_wrap=True)
 
 
 def _percentiles(values_ms: list[float]) -> str:

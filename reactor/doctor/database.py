@@ -1,9 +1,8 @@
 """Checks of the database: connection, version, migrations, privileges, row level security, LISTEN, clock."""
 
-import secrets
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 
-from reactor.core.errors import DatabaseUnavailable
 from reactor.core.settings import Settings
 from reactor.doctor.finding import Check, CheckGroup, Finding, ok, problem, warning
 from reactor.postgres.migrate import OLDEST_SERVER, Step, plan
@@ -28,80 +27,48 @@ class DatabaseChecks:
         self._url = settings.database_url or ""
         self._listen_url = settings.listen_url or self._url
         self._listen_setting = "REACTOR_LISTEN_URL" if settings.listen_url else "REACTOR_DATABASE_URL"
-        self._server: ServerProbe | None = None
-        self._identity: ServerIdentity | None = None
+        self._opened = ExitStack()
         self._steps: Sequence[Step] = ()
 
     def group(self) -> CheckGroup:
         """Return the checks, in order."""
-        connect_fix = "check host, port, user and password in REACTOR_DATABASE_URL, and that the server is running"
-        slow_fix = "check the server's log and load; the check itself takes milliseconds"
-        return CheckGroup(
-            checks=[
-                Check(name="database", examine=self._connect, fix=connect_fix),
-                Check(name="server version", examine=self._version, fix=slow_fix, needs=["database"]),
-                Check(name="primary", examine=self._primary, fix=slow_fix, needs=["database"]),
-                Check(
-                    name="migrations",
-                    examine=self._migrations,
-                    fix="run `reactor migrate` as the tables' owner; connect the reactor as reactor_worker",
-                    needs=["database", "server version"],
-                ),
-                Check(name="role", examine=self._role, fix=self._grant_fix("…"), needs=["database", "migrations"]),
-                Check(
-                    name="row level security",
-                    examine=self._row_level_security,
-                    fix=slow_fix,
-                    needs=["database", "migrations"],
-                ),
-                Check(
-                    name="listen",
-                    examine=self._listen,
-                    fix=f"check {self._listen_setting}; it needs a direct connection to the same database",
-                    needs=["database", "primary"],
-                ),
-                Check(name="notification queue", examine=self._queue, fix=slow_fix, needs=["database"]),
-                Check(name="clock", examine=self._clock, fix=slow_fix, needs=["database"]),
-            ],
-            close=self._close,
-        )
-
-    def _close(self) -> None:
-        if self._server is not None:
-            self._server.close()
-
-    def _connected(self) -> tuple[ServerProbe, ServerIdentity]:
-        if self._server is None or self._identity is None:
-            raise DatabaseUnavailable("the connection is closed")
-        return self._server, self._identity
+        connect = "check host, port, user and password in REACTOR_DATABASE_URL, and that the server is running"
+        migrate = "run `reactor migrate` as the tables' owner; connect the reactor as reactor_worker"
+        listen = f"check {self._listen_setting}; it needs a direct connection to the same database"
+        slow = "check the server's log and load; the check itself takes milliseconds"
+        checks = [
+            Check("database", self._connect, connect),
+            Check("server version", self._version, slow, needs=["database"]),
+            Check("primary", self._primary, slow, needs=["database"]),
+            Check("migrations", self._migrations, migrate, needs=["database", "server version"]),
+            Check("role", self._role, self._grant_fix("…"), needs=["database", "migrations"]),
+            Check("row level security", self._row_level_security, slow, needs=["database", "migrations"]),
+            Check("listen", self._listen, listen, needs=["database", "primary"]),
+            Check("notification queue", self._queue, slow, needs=["database"]),
+            Check("clock", self._clock, slow, needs=["database"]),
+        ]
+        return CheckGroup(checks, close=self._opened.close)
 
     # one method per check
 
     def _connect(self) -> Iterator[Finding]:
-        server = self._server = ServerProbe(self._url)
-        identity = self._identity = server.identity()
+        self._server = self._opened.enter_context(closing(ServerProbe(self._url)))
+        self._identity = identity = self._server.identity()
         suffix = ", through a pooler" if identity.is_pooled else ""
-        yield ok("database", f"connected to {server.address}/{identity.database} as {identity.role}{suffix}")
+        yield ok("database", f"connected to {self._server.address}/{identity.database} as {identity.role}{suffix}")
 
     def _version(self) -> Iterator[Finding]:
-        server, _ = self._connected()
-        major, minor = divmod(server.version_number, 10_000)
-        if server.version_number < OLDEST_SERVER:
-            yield problem(
-                "server version",
-                f"PostgreSQL {major}.{minor} is too old",
-                f"upgrade to PostgreSQL {OLDEST_SERVER // 10_000} or newer",
-            )
+        major, minor = divmod(self._server.version_number, 10_000)
+        if self._server.version_number < OLDEST_SERVER:
+            fix = f"upgrade to PostgreSQL {OLDEST_SERVER // 10_000} or newer"
+            yield problem("server version", f"PostgreSQL {major}.{minor} is too old", fix)
         else:
             yield ok("server version", f"PostgreSQL {major}.{minor}")
 
     def _primary(self) -> Iterator[Finding]:
-        if self._connected()[1].is_standby:
-            yield problem(
-                "primary",
-                "the server is a standby: it can neither write nor notify",
-                "point REACTOR_DATABASE_URL at the primary; with several hosts, add target_session_attrs=read-write",
-            )
+        if self._identity.is_standby:
+            fix = "point REACTOR_DATABASE_URL at the primary; with several hosts, add target_session_attrs=read-write"
+            yield problem("primary", "the server is a standby: it can neither write nor notify", fix)
         else:
             yield ok("primary", "the server accepts writes")
 
@@ -109,31 +76,22 @@ class DatabaseChecks:
         self._steps = steps = plan(self._url)
         edited = [s.file.name for s in steps if s.state == "changed" and not s.file.is_function]
         if edited:
-            yield problem(
-                "migrations",
-                f"{_first_names(edited)} edited after being applied",
-                "restore schema/migrations as it was released, and put the change into a new file",
-            )
+            fix = "restore schema/migrations as it was released, and put the change into a new file"
+            yield problem("migrations", f"{_first_names(edited)} edited after being applied", fix)
         if pending := [s.file.name for s in steps if s.state != "applied" and s.file.name not in edited]:
-            yield problem(
-                "migrations",
-                f"{len(pending)} of {len(steps)} schema files are not applied: {_first_names(pending)}",
-                "run `reactor migrate` as the tables' owner",
-            )
+            seen = f"{len(pending)} of {len(steps)} schema files are not applied: {_first_names(pending)}"
+            yield problem("migrations", seen, "run `reactor migrate` as the tables' owner")
         if not edited and not pending:
             yield ok("migrations", f"all {len(steps)} schema files are applied, none was edited")
 
     def _role(self) -> Iterator[Finding]:
-        server, identity = self._connected()
-        if missing := server.missing_privileges():
+        identity = self._identity
+        if missing := self._server.missing_privileges():
             yield problem("role", "; ".join(missing), self._grant_fix(identity.role))
         elif identity.is_superuser or identity.bypasses_rls:
             privilege = "is a superuser" if identity.is_superuser else "bypasses row level security"
-            yield warning(
-                "role",
-                f"{identity.role} {privilege}: the reactor needs far less",
-                "connect as reactor_worker: `alter role reactor_worker password …`, then set REACTOR_DATABASE_URL",
-            )
+            fix = "connect as reactor_worker: `alter role reactor_worker password …`, then set REACTOR_DATABASE_URL"
+            yield warning("role", f"{identity.role} {privilege}: the reactor needs far less", fix)
         else:
             yield ok("role", f"{identity.role} sees every row and may execute the reactor's functions")
 
@@ -145,74 +103,51 @@ class DatabaseChecks:
         )
 
     def _row_level_security(self) -> Iterator[Finding]:
-        server, _ = self._connected()
         migrations_force = any("force" in step.file.name and not step.file.is_function for step in self._steps)
-        unprotected = server.unprotected_tables()
-        off = [table.name for table in unprotected if not table.is_enabled]
-        unforced = [table.name for table in unprotected if table.is_enabled] if migrations_force else []
+        unprotected = self._server.unprotected_tables()
+        off = [name for name, is_enabled in unprotected if not is_enabled]
+        unforced = [name for name, is_enabled in unprotected if is_enabled] if migrations_force else []
         if off:
-            yield problem(
-                "row level security",
-                f"off for {_first_names(off)}: users with table grants can read and write every user's rows",
-                f"as the tables' owner: `alter table {off[0]} enable row level security`, for each of them",
-            )
+            seen = f"off for {_first_names(off)}: users with table grants can read and write every user's rows"
+            fix = f"as the tables' owner: `alter table {off[0]} enable row level security`, for each of them"
+            yield problem("row level security", seen, fix)
         if unforced:
-            yield problem(
-                "row level security",
-                f"not forced for {_first_names(unforced)}: their owner can read and write every user's rows",
-                f"as the tables' owner: `alter table {unforced[0]} force row level security`, for each of them",
-            )
+            seen = f"not forced for {_first_names(unforced)}: their owner can read and write every user's rows"
+            fix = f"as the tables' owner: `alter table {unforced[0]} force row level security`, for each of them"
+            yield problem("row level security", seen, fix)
         if not off and not unforced:
             yield ok("row level security", "on for all of the reactor's tables")
 
     def _listen(self) -> Iterator[Finding]:
         """Check that an idle listening connection receives what another connection notifies."""
-        server, identity = self._connected()
-        channel = f"reactor_doctor_{secrets.token_hex(8)}"
-        listener = ServerProbe(self._listen_url)
-        try:
-            listener_identity = listener.identity()
-            listener.listen(channel)
-            server.notify(channel)
-            received = listener.receives(channel, timeout_s=_NOTIFICATION_TIMEOUT_S)
-            listener.unlisten(channel)
-        finally:
-            listener.close()
+        with closing(ServerProbe(self._listen_url)) as listener:
+            identity = listener.identity()
+            received = listener.receives_from(self._server, timeout_s=_NOTIFICATION_TIMEOUT_S)
         if not received:
-            yield self._nothing_received(identity, listener_identity)
-        elif listener_identity.is_pooled:
-            yield warning(
-                "listen",
-                f"notifications arrive at {listener.address}, through a pooler in session mode",
-                f"{_DIRECT_FIX}: each reactor occupies one of the pooler's connections, and reconnects when the pooler "
-                "restarts",
-            )
+            yield self._nothing_received(identity)
+        elif identity.is_pooled:
+            seen = f"notifications arrive at {listener.address}, through a pooler in session mode"
+            cost = "each reactor occupies one of the pooler's connections, and reconnects when the pooler restarts"
+            yield warning("listen", seen, f"{_DIRECT_FIX}: {cost}")
         else:
             yield ok("listen", f"notifications arrive at {listener.address}, on a direct connection")
 
-    def _nothing_received(self, sender: ServerIdentity, listener: ServerIdentity) -> Finding:
+    def _nothing_received(self, listener: ServerIdentity) -> Finding:
+        mine = self._identity
         if listener.is_pooled:
-            return problem(
-                "listen",
-                f"{self._listen_setting} leads through a transaction pooler: LISTEN succeeds and nothing arrives",
-                _DIRECT_FIX,
-            )
-        if not sender.is_same_database(listener):
-            return problem(
-                "listen",
-                f"{self._listen_setting} leads to another database ({listener.database}) or server than "
-                f"REACTOR_DATABASE_URL ({sender.database}): nothing arrives",
-                "set both to the same database of the same server",
-            )
-        return problem(
-            "listen",
-            "LISTEN succeeds, but a notification from another connection did not arrive within "
-            f"{_NOTIFICATION_TIMEOUT_S:g} s",
-            f"bypass the proxy or load balancer between the reactor and the server: {_DIRECT_FIX}",
-        )
+            seen = f"{self._listen_setting} leads through a transaction pooler: LISTEN succeeds and nothing arrives"
+            return problem("listen", seen, _DIRECT_FIX)
+        if (listener.database, listener.started_at) != (mine.database, mine.started_at):
+            other = f"another database ({listener.database}) or server than REACTOR_DATABASE_URL ({mine.database})"
+            seen = f"{self._listen_setting} leads to {other}: nothing arrives"
+            return problem("listen", seen, "set both to the same database of the same server")
+        late = f"did not arrive within {_NOTIFICATION_TIMEOUT_S:g} s"
+        seen = f"LISTEN succeeds, but a notification from another connection {late}"
+        fix = f"bypass the proxy or load balancer between the reactor and the server: {_DIRECT_FIX}"
+        return problem("listen", seen, fix)
 
     def _queue(self) -> Iterator[Finding]:
-        usage = self._connected()[0].queue_usage()
+        usage = self._server.queue_usage()
         seen = f"{usage:.1%} full"
         fix = (
             "end the listener that does not read: `select pg_terminate_backend(pid)` for each row of `select pid, "
@@ -226,15 +161,13 @@ class DatabaseChecks:
             yield ok("notification queue", seen)
 
     def _clock(self) -> Iterator[Finding]:
-        ahead_s, uncertainty_s = self._connected()[0].clock_ahead_s()
+        ahead_s, uncertainty_s = self._server.clock_ahead_s()
         direction = "ahead of" if ahead_s > 0 else "behind"
         seen = f"the database's clock is {abs(ahead_s):.3f} s {direction} this host's (± {uncertainty_s:.3f} s)"
         if abs(ahead_s) - uncertainty_s > _CLOCK_SKEW_S:
-            yield problem(
-                "clock",
-                f"{seen}: retries and deadlines follow the database's clock, but log times will differ from it",
-                "synchronise both by NTP: `timedatectl set-ntp true`, or chrony; `timedatectl` shows which is wrong",
-            )
+            seen = f"{seen}: retries and deadlines follow the database's clock, but log times will differ from it"
+            fix = "synchronise both by NTP: `timedatectl set-ntp true`, or chrony; `timedatectl` shows which is wrong"
+            yield problem("clock", seen, fix)
         else:
             yield ok("clock", seen)
 

@@ -5,25 +5,22 @@ exceeds its limit is abandoned; a daemon thread does not keep the process alive.
 because it would wait for the same connection or disk. The other groups are not affected.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from threading import Thread
 from time import monotonic
-from typing import TypeVar
 
 from loguru import logger
 
 from reactor.core.errors import ReactorError
-from reactor.doctor.finding import Check, CheckGroup, Finding, FindingVerdict, problem
+from reactor.doctor.finding import Check, CheckGroup, Finding, FindingVerdict, problem, skipped
 
 CHECK_TIMEOUT_S = 6.0
 """Time limit of one check; longer than the reactor's own 5 s to connect."""
 
 GROUP_TIMEOUT_S = 8.0
 """Time limit of a group, and so of the whole examination."""
-
-_Result = TypeVar("_Result")
 
 
 def examine(groups: Iterable[CheckGroup]) -> Iterator[Finding]:
@@ -32,8 +29,8 @@ def examine(groups: Iterable[CheckGroup]) -> Iterator[Finding]:
         yield from running.result()
 
 
-def _start(work: Callable[[], _Result]) -> "Future[_Result]":
-    future: Future[_Result] = Future()
+def _start(work: Callable[[], list[Finding]]) -> "Future[list[Finding]]":
+    future: Future[list[Finding]] = Future()
 
     def run() -> None:
         try:
@@ -48,23 +45,26 @@ def _start(work: Callable[[], _Result]) -> "Future[_Result]":
 def _examine_group(group: CheckGroup) -> list[Finding]:
     deadline = monotonic() + GROUP_TIMEOUT_S
     findings: list[Finding] = []
-    failed: list[str] = []
-    for index, check in enumerate(group.checks):
-        if failed_needs := [name for name in check.needs if name in failed]:
-            failed.append(check.name)
-            findings.append(_skipped(check, f"not checked: it needs '{failed_needs[0]}'"))
-            continue
-        running = _start(partial(_examine, check))
-        limit_s = max(0.0, min(CHECK_TIMEOUT_S, deadline - monotonic()))
-        try:
-            found = running.result(limit_s)
-        except TimeoutError:
-            findings.append(problem(check.name, f"no answer within {limit_s:.0f} s", check.fix))
-            return findings + _skip_rest(group.checks[index + 1 :], check.name)
-        findings += found
-        if any(finding.verdict is FindingVerdict.PROBLEM for finding in found):
-            failed.append(check.name)
-    group.close()
+    failed: set[str] = set()
+    hanging: str | None = None
+    for check in group.checks:
+        if hanging is not None:
+            findings.append(skipped(check.name, f"not checked: '{hanging}' did not end in time"))
+        elif missing := next((name for name in check.needs if name in failed), None):
+            failed.add(check.name)
+            findings.append(skipped(check.name, f"not checked: it needs '{missing}'"))
+        else:
+            limit_s = max(0.0, min(CHECK_TIMEOUT_S, deadline - monotonic()))
+            try:
+                found = _start(partial(_examine, check)).result(limit_s)
+            except TimeoutError:
+                hanging = check.name
+                found = [problem(check.name, f"no answer within {limit_s:.0f} s", check.fix)]
+            findings += found
+            if any(finding.verdict is FindingVerdict.PROBLEM for finding in found):
+                failed.add(check.name)
+    if hanging is None:
+        group.close()
     return findings
 
 
@@ -77,11 +77,3 @@ def _examine(check: Check) -> list[Finding]:
         logger.opt(exception=error).debug("the check '{}' failed", check.name)
         fix = "this is a bug in reactor: REACTOR_LOG_LEVEL=DEBUG shows the traceback"
         return [problem(check.name, f"the check itself failed ({type(error).__name__})", fix)]
-
-
-def _skip_rest(checks: Sequence[Check], hanging: str) -> list[Finding]:
-    return [_skipped(check, f"not checked: '{hanging}' did not end in time") for check in checks]
-
-
-def _skipped(check: Check, reason: str) -> Finding:
-    return Finding(check=check.name, verdict=FindingVerdict.SKIPPED, seen=reason, fix=None)

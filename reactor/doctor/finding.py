@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
+from functools import partial
 
-from attrs import frozen
+from attrs import field, frozen
 
 
 class FindingVerdict(StrEnum):
@@ -17,32 +18,26 @@ class FindingVerdict(StrEnum):
     """Not checked, because of an earlier problem."""
 
 
-@frozen(kw_only=True)
+@frozen
 class Finding:
     """The result of one check."""
 
     check: str
-    verdict: FindingVerdict
+    verdict: FindingVerdict = field(kw_only=True)
     seen: str
     """What the check saw, as a sentence without secrets."""
 
-    fix: str | None
+    fix: str | None = None
     """The setting or command that fixes it; None if there is nothing to fix."""
 
 
-def ok(check: str, seen: str) -> Finding:
-    return Finding(check=check, verdict=FindingVerdict.OK, seen=seen, fix=None)
+ok = partial(Finding, verdict=FindingVerdict.OK)
+warning = partial(Finding, verdict=FindingVerdict.WARNING)
+problem = partial(Finding, verdict=FindingVerdict.PROBLEM)
+skipped = partial(Finding, verdict=FindingVerdict.SKIPPED)
 
 
-def warning(check: str, seen: str, fix: str) -> Finding:
-    return Finding(check=check, verdict=FindingVerdict.WARNING, seen=seen, fix=fix)
-
-
-def problem(check: str, seen: str, fix: str) -> Finding:
-    return Finding(check=check, verdict=FindingVerdict.PROBLEM, seen=seen, fix=fix)
-
-
-@frozen(kw_only=True)
+@frozen
 class Check:
     """One check. `examine` blocks, and raises a ReactorError if it cannot do its work at all."""
 
@@ -55,7 +50,7 @@ class Check:
     """Names of earlier checks in the same group. This check is skipped if one of them found a problem."""
 
 
-@frozen(kw_only=True)
+@frozen
 class CheckGroup:
     """Checks of one external system, run one after another."""
 

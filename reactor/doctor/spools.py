@@ -19,7 +19,7 @@ def spool_groups(settings: Settings) -> list[CheckGroup]:
         setting = "REACTOR_SPOOL_DIR" if name == "default" else "REACTOR_SPOOLS"
         fix = f"make it a folder owned by the reactor's user (uid {os.geteuid()}), or correct {setting}"
         check = f"spool {name}"
-        groups.append(CheckGroup(checks=[Check(name=check, examine=partial(examine_folder, check, folder), fix=fix)]))
+        groups.append(CheckGroup([Check(check, partial(examine_folder, check, folder), fix)]))
     return groups
 
 

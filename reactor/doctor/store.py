@@ -3,9 +3,9 @@
 import os
 import secrets
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from reactor.core.errors import DatabaseUnavailable, ReactorError, StorageRejected, StorageUnavailable
 from reactor.core.settings import Settings
@@ -14,11 +14,9 @@ from reactor.doctor.spools import examine_folder
 from reactor.postgres.server_info import ServerProbe
 from reactor.storage.stores import store_folder
 
-if TYPE_CHECKING:
-    from reactor.storage.stores.s3 import S3Store
-
 _BUCKETS_PROBED = 5
 _TIMEOUT_S = 3.0
+_UNREACHABLE_FIX = "check AWS_ENDPOINT_URL, the network path to it, and that the store is running"
 
 
 def store_group(settings: Settings, buckets: Sequence[str]) -> CheckGroup:
@@ -27,24 +25,17 @@ def store_group(settings: Settings, buckets: Sequence[str]) -> CheckGroup:
     if folder is None:
         return S3Checks(settings, buckets).group()
     fix = "make it a folder owned by the reactor's user, or set REACTOR_STORE_URL to another folder"
-    return CheckGroup(checks=[Check(name="store", examine=partial(_examine_store_folder, folder), fix=fix)])
+    return CheckGroup([Check("store", partial(_examine_store_folder, folder), fix)])
 
 
 def _examine_store_folder(folder: Path) -> Iterator[Finding]:
     """Check the folder; if it is missing but `reactor run` could create it, only warn."""
     ancestor = next(path for path in (folder, *folder.parents) if path.exists())
-    if ancestor == folder or not ancestor.is_dir() or not _is_writable(ancestor):
+    if ancestor == folder or not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK, effective_ids=True):
         yield from examine_folder("store", folder)
     else:
-        yield warning(
-            "store",
-            f"{folder} does not exist; `reactor run` would create it",
-            "if a disk belongs there, mount it first; else create the folder, or correct REACTOR_STORE_URL",
-        )
-
-
-def _is_writable(folder: Path) -> bool:
-    return os.access(folder, os.W_OK | os.X_OK, effective_ids=True)
+        fix = "if a disk belongs there, mount it first; else create the folder, or correct REACTOR_STORE_URL"
+        yield warning("store", f"{folder} does not exist; `reactor run` would create it", fix)
 
 
 class S3Checks:
@@ -53,62 +44,41 @@ class S3Checks:
     def __init__(self, settings: Settings, buckets: Sequence[str]) -> None:
         self._database_url = settings.database_url or ""
         self._requested_buckets = buckets
-        self._store: S3Store | None = None
+        self._opened = ExitStack()
 
     def group(self) -> CheckGroup:
         """Return the checks, in order."""
-        fix = "check AWS_ENDPOINT_URL, the network path to it, and that the store is running"
-        return CheckGroup(
-            checks=[
-                Check(name="store", examine=self._connect, fix=fix),
-                Check(name="buckets", examine=self._probe_buckets, fix=fix, needs=["store"]),
-            ],
-            close=self._close,
-        )
-
-    def _close(self) -> None:
-        if self._store is not None:
-            self._store.close()
+        checks = [
+            Check("store", self._connect, _UNREACHABLE_FIX),
+            Check("buckets", self._probe_buckets, _UNREACHABLE_FIX, needs=["store"]),
+        ]
+        return CheckGroup(checks, close=self._opened.close)
 
     def _connect(self) -> Iterator[Finding]:
         # boto3 takes 0.2 s to import; a folder store does not need it
         from reactor.storage.stores.s3 import S3Store  # noqa: PLC0415 - see above
 
-        store = self._store = S3Store(concurrency=1, connect_timeout_s=_TIMEOUT_S, read_timeout_s=_TIMEOUT_S)
-        store.check()
-        yield ok("store", f"{store.name} answers")
+        self._store = S3Store(concurrency=1, connect_timeout_s=_TIMEOUT_S, read_timeout_s=_TIMEOUT_S)
+        self._opened.callback(self._store.close)
+        self._store.check()
+        yield ok("store", f"{self._store.name} answers")
 
     def _probe_buckets(self) -> Iterator[Finding]:
         places = list(dict.fromkeys(self._requested_buckets))
-        queued, count = self._queued_buckets()
+        queued, count = list[str](), 0
+        with suppress(DatabaseUnavailable), closing(ServerProbe(self._database_url)) as server:
+            queued, count = server.buckets(_BUCKETS_PROBED)  # else the database checks report the problem
         places += [bucket for bucket in queued if bucket not in {place.partition("/")[0] for place in places}]
         if not places:
-            yield warning(
-                "buckets",
-                "no bucket is known, because no upload is queued: credentials and buckets are not checked",
-                "name the bucket that your app uses: `reactor doctor --bucket NAME`",
-            )
+            seen = "no bucket is known, because no upload is queued: credentials and buckets are not checked"
+            yield warning("buckets", seen, "name the bucket that your app uses: `reactor doctor --bucket NAME`")
         if count > len(queued):
-            yield ok(
-                "buckets", f"{len(queued)} of the {count} buckets of queued uploads are probed; --bucket NAME adds one"
-            )
+            seen = f"{len(queued)} of the {count} buckets of queued uploads are probed; --bucket NAME adds one"
+            yield ok("buckets", seen)
         for place in places:
             yield self._probe(place)
 
-    def _queued_buckets(self) -> tuple[list[str], int]:
-        """Return some buckets of queued uploads and the number of all; none if the database does not answer."""
-        try:
-            server = ServerProbe(self._database_url)
-            try:
-                return server.buckets(_BUCKETS_PROBED)
-            finally:
-                server.close()
-        except DatabaseUnavailable:
-            return [], 0  # the database checks report this
-
     def _probe(self, place: str) -> Finding:
-        if self._store is None:
-            raise StorageUnavailable("the store was not opened")
         bucket, _, prefix = place.partition("/")
         check = f"bucket {bucket}"
         key = f"{prefix}.reactor-doctor-{secrets.token_hex(8)}"
@@ -117,28 +87,22 @@ class S3Checks:
         except ReactorError as error:
             return problem(check, str(error), _fix(error, bucket))
         unread, undeleted = probed.unread, probed.undeleted
-        if unread is not None and not _is_denied(unread):
+        if unread is not None and not (isinstance(unread, StorageRejected) and unread.denied):
             return problem(check, f"accepted an object but did not return it: {unread}", _fix(unread, bucket))
         if undeleted is not None:
-            return warning(
-                check,
-                f"accepts objects, which is all that the reactor needs; the probe {key} was not deleted: {undeleted}",
-                f"delete it with other credentials, or allow s3:DeleteObject on {bucket}/{prefix}.reactor-doctor-*",
-            )
+            seen = f"accepts objects, which is all that the reactor needs; the probe {key} was not deleted: {undeleted}"
+            fix = f"delete it with other credentials, or allow s3:DeleteObject on {bucket}/{prefix}.reactor-doctor-*"
+            return warning(check, seen, fix)
         if unread is not None:
             return ok(check, "accepts and deletes objects; reading is not allowed, and the reactor does not need it")
         return ok(check, "accepted, returned and deleted a small object")
-
-
-def _is_denied(error: ReactorError) -> bool:
-    return isinstance(error, StorageRejected) and error.denied
 
 
 def _fix(error: ReactorError, bucket: str) -> str:
     """Return the fix for an unreachable store, an overloaded store, bad credentials, a wrong bucket, or the rest."""
     match error:
         case StorageUnavailable(http_status=None):
-            return "check AWS_ENDPOINT_URL, the network path to it, and that the store is running"
+            return _UNREACHABLE_FIX
         case StorageUnavailable():
             return "the store is unavailable at the moment: check its own status, and try again"
         case StorageRejected(denied=True):

@@ -5,13 +5,12 @@ The check sends an ExportTraceServiceRequest without spans, which protobuf encod
 
 from collections.abc import Iterable, Mapping
 from functools import partial
+from http import HTTPStatus
 
 from reactor.doctor.finding import Check, CheckGroup, Finding, ok, problem
 from reactor.telemetry.collector import Collector, ExportFailed, collector_of
 from reactor.telemetry.exporter import probe
 
-_TOO_MANY_REQUESTS = 429
-_SERVER_ERROR = 500
 _GRPC_PORT = ":4317"
 _FIX = (
     "correct the variable: traces are sent as http/protobuf, to port 4318 of most collectors; "
@@ -21,7 +20,7 @@ _FIX = (
 
 def traces_group(environ: Mapping[str, str]) -> CheckGroup:
     """Return the check of the collector that the OTEL_* variables name."""
-    return CheckGroup(checks=[Check(name="traces", examine=partial(_examine, environ), fix=_FIX)])
+    return CheckGroup([Check("traces", partial(_examine, environ), _FIX)])
 
 
 def _examine(environ: Mapping[str, str]) -> Iterable[Finding]:
@@ -47,7 +46,7 @@ def _problem(collector: Collector, refusal: ExportFailed) -> Finding:
         case 401 | 403:
             seen = f"{name} refuses the credentials ({refusal.status})"
             fix = "check OTEL_EXPORTER_OTLP_HEADERS (or …_TRACES_HEADERS)"
-        case status if status == _TOO_MANY_REQUESTS or status >= _SERVER_ERROR:
+        case status if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             seen = f"{name} answers {status}: it accepts no traces at the moment"
         case status:
             seen = f"{name} answers {status}: this is not an OTLP traces endpoint"

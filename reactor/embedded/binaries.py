@@ -14,7 +14,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 from attrs import frozen
@@ -81,10 +80,7 @@ def major_of(bin_dir: Path) -> int:
         output = subprocess.check_output([bin_dir / "postgres", "--version"], text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise ConfigInvalid(f"{bin_dir}/postgres cannot run: {error}") from error
-    version = re.search(r"\d+", output)
-    if version is None:
-        raise ConfigInvalid(f"{bin_dir}/postgres is not PostgreSQL: {output.strip()!r}")
-    return int(version[0])
+    return int(re.findall(r"\d+", output)[0])
 
 
 def choose_binaries(data_major: int | None, account: Account | None, bin_dir: Path | None = None) -> Path:
@@ -96,13 +92,13 @@ def choose_binaries(data_major: int | None, account: Account | None, bin_dir: Pa
     available = installed_binaries() if bin_dir is None else {major_of(bin_dir): bin_dir.resolve()}
     major = data_major or max(available)
     if major not in available:
+        listed = " and ".join(str(each) for each in sorted(available))
         raise ConfigInvalid(
-            f"REACTOR_DATA_DIR: PostgreSQL {major} made the data, but only {_listed(available)} is available; "
+            f"REACTOR_DATA_DIR: PostgreSQL {major} made the data, but only PostgreSQL {listed} is available; "
             "upgrade the data with pg_upgrade, or choose another folder"
         )
     chosen = available[major]
-    closed = account.first_closed(chosen / "postgres") if account else None
-    if closed is None or account is None:
+    if account is None or (closed := account.first_closed(chosen / "postgres")) is None:
         return chosen
     if bin_dir is not None:
         raise ConfigInvalid(
@@ -128,10 +124,8 @@ def _readable_copy(bin_dir: Path) -> Path:
         shutil.copytree(install, unfinished / _WHEEL / install.name, symlinks=True, ignore=_NOT_NEEDED)
         if libraries.is_dir():
             shutil.copytree(libraries, unfinished / libraries.name)
-        for folder, _, files in os.walk(unfinished):  # independent of the umask at installation
-            Path(folder).chmod(0o755)
-            for file in files:
-                Path(folder, file).chmod(0o755)
+        for path in (unfinished, *unfinished.rglob("*")):  # independent of the umask at installation
+            path.chmod(0o755)
         try:
             unfinished.rename(kept)
         except OSError:
@@ -145,7 +139,3 @@ def _name_of(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"user {uid}"
-
-
-def _listed(majors: Iterable[int]) -> str:
-    return "PostgreSQL " + " and ".join(str(major) for major in sorted(majors))

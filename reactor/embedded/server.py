@@ -18,17 +18,16 @@ import secrets
 import shutil
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from subprocess import Popen
-from types import TracebackType
+from subprocess import Popen, TimeoutExpired
 from typing import Self
 
 from reactor.core.errors import ConfigInvalid, DatabaseUnavailable
 from reactor.embedded.binaries import Account, account_for, choose_binaries
-from reactor.embedded.supervisor import Supervisor, is_held
+from reactor.embedded.supervisor import Supervisor, beside, is_held
 
 SUPERUSER = "reactor"
 START_TIMEOUT_S = 60.0
@@ -56,8 +55,7 @@ class EmbeddedPostgres:
         options: Mapping[str, str] | None = None,
     ) -> None:
         self.data_dir = data_dir.resolve()
-        self.log_path = self._beside(".log")
-        self._password_path = self._beside(".password")
+        self._password_path = beside(self.data_dir, ".password")
         self._durable = durable
         self._bin_dir = bin_dir
         self._options = dict(options or {})
@@ -69,9 +67,7 @@ class EmbeddedPostgres:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property
@@ -101,26 +97,29 @@ class EmbeddedPostgres:
         self.stop()  # releases the lock of a server that has ended
         try:
             self._bring_up()
-        except OSError as error:
+        except BaseException as error:
             self.stop()
-            raise ConfigInvalid(f"REACTOR_DATA_DIR: {self.data_dir} is unusable: {error}") from error
-        except BaseException:
-            self.stop()
+            if isinstance(error, OSError):
+                raise ConfigInvalid(f"REACTOR_DATA_DIR: {self.data_dir} is unusable: {error}") from error
             raise
         return self.url
 
-    def stop(self) -> None:
-        """Stop the server: a fast shutdown, forced after STOP_TIMEOUT_S. Does nothing if it is stopped."""
-        self._end(signal.SIGINT)
+    def stop(self, first: signal.Signals = signal.SIGINT) -> None:
+        """Stop the server and release the lock. Does nothing if it is stopped.
 
-    def restart(self, *, immediate: bool = False) -> str:
-        """Stop, start, and return the URL. `immediate` stops without a checkpoint, so that the start must recover."""
-        self._end(signal.SIGQUIT if immediate else signal.SIGINT)
-        return self.start()
-
-    def kill(self) -> None:
-        """Kill the postmaster with SIGKILL. Its children end on their own; `start` waits for them."""
-        self._end(signal.SIGKILL)
+        `first` is SIGINT for a fast shutdown, SIGQUIT for one without a checkpoint, or SIGKILL: then the postmaster's
+        children end on their own, and `start` waits for them. A stronger signal follows after STOP_TIMEOUT_S.
+        """
+        process, self._process = self._process, None
+        if process is not None:
+            for signum in (first, signal.SIGQUIT, signal.SIGKILL):
+                process.send_signal(signum)
+                with suppress(TimeoutExpired):
+                    process.wait(STOP_TIMEOUT_S)
+                    break
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is not None:
+            supervisor.close()
 
     def _bring_up(self) -> None:
         self.data_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -130,8 +129,9 @@ class EmbeddedPostgres:
                 f"REACTOR_DATA_DIR: PostgreSQL cannot run as root, and the account {account.name}, which would run it, "
                 f"cannot enter {closed}; choose a folder such as /var/lib/reactor, or run as another user"
             )
-        self._supervisor = supervisor = Supervisor(self.data_dir, self._beside(".lock"), self.log_path)
-        data_major = self._data_major()
+        self._supervisor = supervisor = Supervisor(self.data_dir)
+        version = self.data_dir / "PG_VERSION"
+        data_major = int(version.read_text()) if version.exists() else None
         bin_dir = choose_binaries(data_major, account, self._bin_dir)
         if data_major is None:
             self._initialise(supervisor, bin_dir, account)
@@ -141,18 +141,11 @@ class EmbeddedPostgres:
             )
         self._launch(supervisor, bin_dir, account)
 
-    def _data_major(self) -> int | None:
-        """Return the major version of the data folder; None if it holds no data yet."""
-        try:
-            return int((self.data_dir / "PG_VERSION").read_text())
-        except FileNotFoundError:
-            return None
-
     def _initialise(self, supervisor: Supervisor, bin_dir: Path, account: Account | None) -> None:
         """Create a cluster under another name, then rename it, so that an unfinished one never starts."""
         if self.data_dir.exists() and any(self.data_dir.iterdir()):
             raise ConfigInvalid(f"REACTOR_DATA_DIR: {self.data_dir} is neither empty nor a PostgreSQL data folder")
-        unfinished, password = self._beside(".unfinished"), self._password_path
+        unfinished, password = beside(self.data_dir, ".unfinished"), self._password_path
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
         password.unlink(missing_ok=True)
@@ -162,59 +155,43 @@ class EmbeddedPostgres:
             os.chown(unfinished, account.uid, account.gid)
             os.chown(password, account.uid, account.gid)
 
-        log_start = supervisor.log_size()
-        initdb = supervisor.spawn(
-            account,
-            [
-                bin_dir / "initdb",
-                f"--pgdata={unfinished}",
-                f"--username={SUPERUSER}",
-                f"--pwfile={password}",
-                "--auth=scram-sha-256",
-                "--encoding=UTF8",
-                "--locale=C",
-                "--no-instructions",
-                *([] if self._durable else ["--no-sync"]),
-            ],
-        )
+        words = [f"--pgdata={unfinished}", f"--username={SUPERUSER}", f"--pwfile={password}", "--auth=scram-sha-256"]
+        words += ["--encoding=UTF8", "--locale=C", "--no-instructions", *([] if self._durable else ["--no-sync"])]
+        initdb = supervisor.spawn(account, [bin_dir / "initdb", *words])
         try:
             status = initdb.wait()
         finally:
             initdb.kill()
             initdb.wait()
         if status != 0:
-            raise DatabaseUnavailable(f"initdb failed: {supervisor.log_end(log_start)}")
+            raise DatabaseUnavailable(f"initdb failed: {supervisor.log_end()}")
         unfinished.rename(self.data_dir)
-        _sync_folder(self.data_dir.parent)
+        folder = os.open(self.data_dir.parent, os.O_RDONLY)
+        os.fsync(folder)  # the rename survives a power cut
+        os.close(folder)
 
     def _launch(self, supervisor: Supervisor, bin_dir: Path, account: Account | None) -> None:
         """Start the postmaster and wait until it accepts connections. Retries if another program took its port."""
         self._remove_stale_pid_file()
-        log_start = supervisor.log_size()
         for _ in range(_PORT_ATTEMPTS):
             self._port = self._port or _free_port()
-            log_start = supervisor.log_size()
-            self._process = supervisor.spawn(
-                account, [bin_dir / "postgres", "-D", self.data_dir, *self._settings(self._port)]
-            )
+            settings = {
+                "listen_addresses": "127.0.0.1",
+                "port": str(self._port),
+                "unix_socket_directories": "",
+                "timezone": "UTC",
+                "log_timezone": "UTC",
+                **({} if self._durable else _NOT_DURABLE),
+                **self._options,
+            }
+            words = [f"--{name}={value}" for name, value in settings.items()]
+            self._process = supervisor.spawn(account, [bin_dir / "postgres", "-D", self.data_dir, *words])
             if self._wait_ready(self._process):
                 return
             if self._process.poll() is None or _is_free(self._port):
                 break
             self._port = None
-        raise DatabaseUnavailable(f"the embedded PostgreSQL did not start: {supervisor.log_end(log_start)}")
-
-    def _settings(self, port: int) -> list[str]:
-        settings = {
-            "listen_addresses": "127.0.0.1",
-            "port": str(port),
-            "unix_socket_directories": "",
-            "timezone": "UTC",
-            "log_timezone": "UTC",
-            **({} if self._durable else _NOT_DURABLE),
-            **self._options,
-        }
-        return [argument for name, value in settings.items() for argument in ("-c", f"{name}={value}")]
+        raise DatabaseUnavailable(f"the embedded PostgreSQL did not start: {supervisor.log_end()}")
 
     def _wait_ready(self, process: Popen[bytes]) -> bool:
         """Wait for `ready` in line 8 of postmaster.pid, as pg_ctl does. False if the server ended or the time is up."""
@@ -243,24 +220,6 @@ class EmbeddedPostgres:
         except OSError:
             return  # no such file, no such process, or no permission: PostgreSQL decides
 
-    def _end(self, first: signal.Signals) -> None:
-        """End the server with signal `first`, then with stronger ones; then release the lock."""
-        process, self._process = self._process, None
-        if process is not None:
-            for signum in (first, signal.SIGQUIT, signal.SIGKILL):
-                process.send_signal(signum)
-                try:
-                    process.wait(STOP_TIMEOUT_S)
-                    break
-                except subprocess.TimeoutExpired:
-                    continue
-        supervisor, self._supervisor = self._supervisor, None
-        if supervisor is not None:
-            supervisor.close()
-
-    def _beside(self, suffix: str) -> Path:
-        return self.data_dir.with_name(self.data_dir.name + suffix)
-
 
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -276,22 +235,13 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename inside the folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def running_url(data_dir: Path) -> str | None:
     """Return the URL of the server that runs on `data_dir`; None if there is none, or its files are unreadable."""
     try:
-        if not is_held(data_dir.with_name(f"{data_dir.name}.lock")):
+        if not is_held(data_dir):
             return None  # after a crash postmaster.pid may still exist
         lines = (data_dir / "postmaster.pid").read_text().splitlines()
-        password = data_dir.with_name(f"{data_dir.name}.password").read_text().strip()
+        password = beside(data_dir, ".password").read_text().strip()
     except OSError:
         return None
     if len(lines) < 4:  # noqa: PLR2004  # pid, data folder, start time, port: not complete yet

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from subprocess import Popen
@@ -36,10 +37,11 @@ class Supervisor:
     Invariant: every child inherits the lock, so it is free exactly when the last of them has ended, even after a crash.
     """
 
-    def __init__(self, folder: Path, lock_path: Path, log_path: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         """Take the lock. Raises DatabaseUnavailable while a live process holds it."""
-        self._log_path = log_path
-        self._lock = _take_lock(lock_path, folder)
+        self._log_path = beside(folder, ".log")
+        self._log_start = 0
+        self._lock = _take_lock(folder)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="supervisor")
 
     def spawn(self, account: Account | None, command: Sequence[str | Path]) -> Popen[bytes]:
@@ -52,19 +54,16 @@ class Supervisor:
         os.ftruncate(self._lock, 0)  # a grandchild that is about to end may still hold the lock
         os.close(self._lock)
 
-    def log_size(self) -> int:
-        """Return the log's size in bytes; 0 if there is no log yet."""
-        return self._log_path.stat().st_size if self._log_path.exists() else 0
-
-    def log_end(self, start: int) -> str:
-        """Return the last lines of the log after byte `start`, joined into one, and the log's path."""
+    def log_end(self) -> str:
+        """Return the last lines of the log of the latest child, joined into one, and the log's path."""
         with self._log_path.open("rb") as log:
-            log.seek(start)
+            log.seek(self._log_start)
             lines = log.read().decode(errors="replace").strip().splitlines()
         return " | ".join(lines[-_LOG_LINES_SHOWN:]) + f" (log: {self._log_path})"
 
     def _fork(self, account: Account | None, command: Sequence[str | Path]) -> Popen[bytes]:
         with os.fdopen(os.open(self._log_path, _APPEND, 0o600), "ab") as log:
+            self._log_start = log.tell()
             return Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -90,9 +89,14 @@ def _end_with_parent(parent: int) -> None:
         os._exit(1)
 
 
-def _take_lock(path: Path, folder: Path) -> int:
-    """Lock the file and return its descriptor. Waits for the children of a holder that has ended."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+def beside(folder: Path, suffix: str) -> Path:
+    """Return the path of the folder's file with this suffix."""
+    return folder.with_name(folder.name + suffix)
+
+
+def _take_lock(folder: Path) -> int:
+    """Lock the folder's file and return its descriptor. Waits for the children of a holder that has ended."""
+    lock = os.open(beside(folder, ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     deadline = time.monotonic() + LEFTOVERS_TIMEOUT_S
     while not _try_lock(lock):
         holder = _holder(lock)
@@ -108,9 +112,9 @@ def _take_lock(path: Path, folder: Path) -> int:
     return lock
 
 
-def is_held(path: Path) -> bool:
-    """Return whether a live process holds the lock. Raises OSError if the file is missing or unreadable."""
-    lock = os.open(path, os.O_RDONLY)
+def is_held(folder: Path) -> bool:
+    """Return whether a live process holds the folder's lock. Raises OSError if its file is missing or unreadable."""
+    lock = os.open(beside(folder, ".lock"), os.O_RDONLY)
     try:
         return not _try_lock(lock) and _runs(_holder(lock))
     finally:
@@ -134,9 +138,8 @@ def _runs(pid: int | None) -> bool:
     if pid is None:
         return False
     try:
-        os.kill(pid, 0)
+        with suppress(PermissionError):  # a process of another user
+            os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True  # a process of another user
     return True

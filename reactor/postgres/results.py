@@ -64,8 +64,6 @@ class StoredSource:
 
     source_id: UUID
     storage_url: str | None
-    """Where the object is."""
-
     storage_status: str
     """'uploaded'."""
 
@@ -103,14 +101,10 @@ class Usage:
     """Number of stored sources."""
 
     interpretation_limit: int | None
-    """Interpretations per month."""
-
     interpretations_used: int
-    """Interpretations in the current month."""
-
     interpretations_remaining: int | None
     billing_month: str
-    """The current month, YYYY-MM."""
+    """The month of the interpretation figures, YYYY-MM."""
 
     resets_at: datetime
     """When the next month starts, which sets interpretations_used to 0."""

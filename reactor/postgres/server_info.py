@@ -5,10 +5,12 @@ transactions, and transaction pooling would pass a `set` on to other clients. Th
 caller must bound the time itself.
 """
 
+import secrets
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import datetime
 from time import monotonic, time
-from typing import Any, LiteralString, NamedTuple
+from typing import Any, LiteralString
 
 import psycopg
 from attrs import frozen
@@ -19,14 +21,15 @@ from reactor.postgres import statements
 from reactor.postgres.connection import connect, unavailable
 
 _IDENTITY: LiteralString = """
-    select current_user as role, current_database() as database, pg_backend_pid() as backend_pid,
-           pg_is_in_recovery() as is_standby, pg_postmaster_start_time() as started_at, r.rolsuper, r.rolbypassrls
+    select current_user as role, current_database() as database, pg_postmaster_start_time() as started_at,
+           pg_is_in_recovery() as is_standby, r.rolsuper as is_superuser, r.rolbypassrls as bypasses_rls,
+           pg_backend_pid() <> %s as is_pooled
       from pg_roles as r
      where r.rolname = current_user
 """
 
 _UNPROTECTED_TABLES: LiteralString = """
-    select t.name, coalesce(c.relrowsecurity, false) as is_enabled, coalesce(c.relforcerowsecurity, false) as is_forced
+    select t.name, coalesce(c.relrowsecurity, false) as is_enabled
       from (select unnest(array['public.sources', 'public.interpretation_runs', 'public.upload_queue',
                                 'public.storage_usage', 'public.quota_plans']) as name
             union
@@ -60,18 +63,6 @@ class ServerIdentity:
     is_pooled: bool
     """True if a pooler is in between: the answering server process is not the one announced at connect."""
 
-    def is_same_database(self, other: "ServerIdentity") -> bool:
-        """Return whether both connections reach the same database of the same server."""
-        return (self.database, self.started_at) == (other.database, other.started_at)
-
-
-class UnprotectedTable(NamedTuple):
-    """A table of the reactor whose row level security is not both enabled and forced; a missing table has neither."""
-
-    name: str
-    is_enabled: bool
-    is_forced: bool
-
 
 class ServerProbe:
     """One connection for the doctor's questions. Methods raise DatabaseUnavailable, in one line without secrets."""
@@ -93,71 +84,53 @@ class ServerProbe:
 
     def identity(self) -> ServerIdentity:
         """Return which server answers, and as which role."""
-        (row,) = self._all(_IDENTITY)
-        return ServerIdentity(
-            role=row.role,
-            database=row.database,
-            started_at=row.started_at,
-            is_standby=row.is_standby,
-            is_superuser=row.rolsuper,
-            bypasses_rls=row.rolbypassrls,
-            is_pooled=row.backend_pid != self._conn.info.backend_pid,
-        )
+        (row,) = self._execute(_IDENTITY, (self._conn.info.backend_pid,))
+        return ServerIdentity(**row._asdict())
 
     def missing_privileges(self) -> list[str]:
         """Return each privilege that this role lacks for the reactor's work, one line each."""
-        return [row[0] for row in self._all(statements.MISSING_PRIVILEGES)]
+        return [row[0] for row in self._execute(statements.MISSING_PRIVILEGES)]
 
-    def unprotected_tables(self) -> list[UnprotectedTable]:
-        """Return the reactor's tables whose row level security is disabled or not forced."""
-        return [UnprotectedTable(*row) for row in self._all(_UNPROTECTED_TABLES)]
+    def unprotected_tables(self) -> list[tuple[str, bool]]:
+        """Return each table whose row level security is not both enabled and forced (or that is missing), and whether
+        it is enabled."""
+        return [(row.name, row.is_enabled) for row in self._execute(_UNPROTECTED_TABLES)]
 
     def queue_usage(self) -> float:
         """Return how full the notification queue is, 0 to 1."""
-        usage: float = self._all("select pg_notification_queue_usage()")[0][0]
-        return usage
+        return float(self._execute("select pg_notification_queue_usage()")[0][0])
 
     def clock_ahead_s(self) -> tuple[float, float]:
         """Return how far the server's clock is ahead of this host's, and the measurement's error; both in seconds."""
         host, sent_at = time(), monotonic()
-        server = self._all("select extract(epoch from clock_timestamp())::float8")[0][0]
+        server = self._execute("select extract(epoch from clock_timestamp())::float8")[0][0]
         uncertainty_s = (monotonic() - sent_at) / 2
         return server - (host + uncertainty_s), uncertainty_s
 
     def buckets(self, limit: int) -> tuple[list[str], int]:
         """Return up to `limit` buckets of queued uploads, the most used first, and the number of all buckets."""
-        rows = self._all(_BUCKETS, (limit,))
+        rows = self._execute(_BUCKETS, (limit,))
         return [row.bucket for row in rows], rows[0].buckets if rows else 0
 
-    def listen(self, channel: str) -> None:
-        self._execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
-
-    def unlisten(self, channel: str) -> None:
-        self._execute(sql.SQL("unlisten {}").format(sql.Identifier(channel)))
-
     def notify(self, channel: str) -> None:
-        self._all("select pg_notify(%s, '')", (channel,))
+        self._execute("select pg_notify(%s, '')", (channel,))
 
-    def receives(self, channel: str, *, timeout_s: float) -> bool:
-        """Return True when a notification arrives on the channel, False after `timeout_s` without one."""
-        deadline = monotonic() + timeout_s
+    def receives_from(self, sender: "ServerProbe", *, timeout_s: float) -> bool:
+        """Return True when a notification by `sender` arrives here, False after `timeout_s` without one."""
+        channel = f"reactor_doctor_{secrets.token_hex(8)}"
+        self._execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
+        sender.notify(channel)
         try:
-            while (left_s := deadline - monotonic()) > 0:
-                for notification in self._conn.notifies(timeout=left_s, stop_after=1):
-                    if notification.channel == channel:
-                        return True
+            with closing(self._conn.notifies(timeout=timeout_s)) as notifications:
+                received = any(each.channel == channel for each in notifications)
         except psycopg.Error as error:
             raise unavailable(error) from error
-        return False
+        self._execute(sql.SQL("unlisten {}").format(sql.Identifier(channel)))
+        return received
 
-    def _all(self, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]:
+    def _execute(self, statement: LiteralString | sql.Composed, parameters: Sequence[Any] = ()) -> list[Any]:
         try:
-            return self._conn.cursor(row_factory=namedtuple_row).execute(statement, parameters or None).fetchall()
-        except psycopg.Error as error:
-            raise unavailable(error) from error
-
-    def _execute(self, statement: sql.Composed) -> None:
-        try:
-            self._conn.execute(statement)
+            cursor = self._conn.cursor(row_factory=namedtuple_row).execute(statement, parameters or None)
+            return cursor.fetchall() if cursor.description else []
         except psycopg.Error as error:
             raise unavailable(error) from error

@@ -10,7 +10,7 @@ import psycopg
 from loguru import logger
 
 from reactor.app import Reactor
-from reactor.cli.garbage_collection import tune_garbage_collector
+from reactor.cli.process import tune_garbage_collector
 from reactor.core.events import AttemptsSettled, Event, UploadsClaimed
 from reactor.postgres.upload_queue import ClaimedUploads, UploadQueue
 from reactor.storage.stores.base import ObjectStore

@@ -16,7 +16,7 @@ from typing import Any
 from loguru import logger
 
 from reactor.app import Reactor
-from reactor.cli.garbage_collection import tune_garbage_collector
+from reactor.cli.process import tune_garbage_collector
 from reactor.core.events import AttemptsSettled, Event
 from reactor.postgres.upload_queue import ClaimedUploads, UploadQueue
 

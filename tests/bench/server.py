@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg import sql
 
-from reactor.cli.garbage_collection import tune_garbage_collector
+from reactor.cli.process import tune_garbage_collector
 from reactor.core.settings import Settings
 from reactor.embedded.server import EmbeddedPostgres
 from reactor.postgres.migrate import migrate

@@ -1,6 +1,7 @@
 """Restarts of the database, terminated sessions and many reactors at once lose or repeat no acknowledged effect."""
 
 import random
+import signal
 import time
 from collections.abc import Callable
 
@@ -19,7 +20,8 @@ def test_work_continues_after_an_immediate_restart(harness: Harness, reactors: F
     reactors.start().wait_until_ready()
     with loading(load, workers=1):
         load.wait_for(20)
-        harness.server.restart(immediate=True)
+        harness.server.stop(signal.SIGQUIT)
+        harness.server.start()
         load.wait_for(20)
     findings = harness.check(load)
     assert findings.dead == 0
@@ -34,7 +36,8 @@ def test_twenty_immediate_restarts_lose_nothing(harness: Harness, reactors: Flee
     with loading(load, uploaders=2, workers=2):
         for _ in range(20):
             time.sleep(2.0)
-            harness.server.restart(immediate=True)
+            harness.server.stop(signal.SIGQUIT)
+            harness.server.start()
             began = time.monotonic()
             load.wait_for(1)
             harness.wait_for_next_stored()

@@ -4,6 +4,7 @@ They find it through the list of hosts in their URL. The standby is synchronous,
 commit.
 """
 
+import signal
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -32,7 +33,7 @@ def test_a_failover_loses_nothing_and_work_continues_within_ten_seconds(tmp_path
         _start(reactors, either)
         with loading(load):
             load.wait_for(50)
-            primary.kill()
+            primary.stop(signal.SIGKILL)
             standby.promote()
             _make_asynchronous(standby.url_of("postgres"))
             promoted = time.monotonic()

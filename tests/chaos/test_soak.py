@@ -1,6 +1,7 @@
 """All kinds of faults at random for as long as --soak says: `pytest -m soak --soak 600`."""
 
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -57,7 +58,8 @@ class Faults:
                 run.terminate()
                 self._runs[number] = self._start(number)
             case "restart":
-                self._harness.server.restart(immediate=True)
+                self._harness.server.stop(signal.SIGQUIT)
+                self._harness.server.start()
             case "storm":
                 for _ in range(10):
                     self._harness.terminate_sessions("%")

@@ -1,4 +1,4 @@
-"""The embedded server starts, recovers, refuses others, and never outis_alive its process."""
+"""The embedded server starts, recovers, refuses others, and never outlives its process."""
 
 import importlib.util
 import os
@@ -100,18 +100,20 @@ def test_data_and_port_survive_a_restart_an_immediate_shutdown_and_a_kill(data_d
         port = server.port
         change(server, "create table kept (n int)")
         change(server, "insert into kept values (1)")
-        server.restart()
+        server.stop()
+        server.start()
         change(server, "insert into kept values (2)")
-        server.restart(immediate=True)
+        server.stop(signal.SIGQUIT)
+        server.start()
         change(server, "insert into kept values (3)")
-        server.kill()
+        server.stop(signal.SIGKILL)
         assert server.pid is None
         server.start()
         assert server.start() == server.url  # starting a running server changes nothing
         assert ask(server, "select sum(n)::int from kept") == 6
         assert ask(server, "show max_connections") == "20"
         assert server.port == port
-        server.kill()
+        server.stop(signal.SIGKILL)
         assert running_url(data_dir) is None
     assert running_url(data_dir) is None
     with EmbeddedPostgres(data_dir) as another:
@@ -165,7 +167,7 @@ def test_an_ordinary_user_can_run_a_server(data_dir: Path) -> None:
 def test_a_stale_pid_file_that_names_another_program_is_removed(data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir, durable=False) as server:
         owner = data_dir.stat().st_uid
-        server.kill()
+        server.stop(signal.SIGKILL)
         other = subprocess.Popen(["/bin/sleep", "60"], user=owner, cwd="/")
         try:
             pid_file = data_dir / "postmaster.pid"
@@ -249,5 +251,6 @@ def test_programs_that_the_account_cannot_reach_are_copied_once(
     with EmbeddedPostgres(data_dir, durable=False) as server:
         assert Path(f"/proc/{server.pid}/exe").readlink().is_relative_to(cache)
         copied_at = cache.stat().st_mtime_ns
-        server.restart()
+        server.stop()
+        server.start()
         assert cache.stat().st_mtime_ns == copied_at
