@@ -7,7 +7,7 @@ WITHIN_S = 30.0
 
 HANGING = """
 import asyncio, threading
-from reactor.cli.signals import exit_if_threads_hang
+from reactor.cli.process import exit_if_threads_hang
 from reactor.runtime.executor import Job
 from reactor.runtime.thread_pool import ThreadPool
 
