@@ -31,6 +31,7 @@ from reactor.reactions.uploads import UploadAttempt, put
 from reactor.runtime.clock import Clock
 from reactor.runtime.thread_pool import ThreadPool
 from reactor.storage.spool import Spool
+from reactor.storage.spool_probe import check_spools, least_free_bytes
 from reactor.storage.stores import open_store
 from reactor.storage.stores.base import ObjectStore
 from reactor.telemetry.dispatcher import Dispatcher
@@ -50,7 +51,6 @@ _DRAIN_HORIZON_S = 1.0
 class _Parts:
     """What a running reactor is made of, beside its engine and its web pages."""
 
-    spool: Spool
     store: ObjectStore
     database: ConnectionPool
     claims: DedicatedConnection
@@ -147,7 +147,7 @@ class Reactor:
                 database=parts.ports.database,
                 summary_connection=summary_connection,
                 recent=parts.recent,
-                spool_free_bytes=parts.spool.free_bytes,
+                spool_free_bytes=partial(least_free_bytes, self.settings.spools),
                 not_ready=self.not_ready,
                 timers_by_due=engine.schedule.timers_by_due,
                 request_reconcile=engine.requests.request_pass,
@@ -229,8 +229,8 @@ class Reactor:
 
     def _build(self, database_url: str, changes: Changes | None) -> _Parts:
         settings, clock = self.settings, Clock()
+        check_spools(settings.spools)
         spool = Spool(settings.spools)
-        spool.check()
         store = self._store or open_store(settings.store_url, concurrency=settings.upload_concurrency)
         database = ConnectionPool(database_url, size=_CONNECTIONS)
         # a claim need not wait for the disk: the settlement's commit makes it durable (decision 25)
@@ -266,12 +266,11 @@ class Reactor:
             __version__,
             os.environ,
             timers=self._count_timers,
-            spool_free_bytes=spool.free_bytes,
+            spool_free_bytes=partial(least_free_bytes, settings.spools),
             status=lambda: self._figures,
             subscribers=subscribers,
         )
         return _Parts(
-            spool=spool,
             store=store,
             database=database,
             claims=claims,
