@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from anyio import CancelScope, Event, create_task_group, to_thread
 from attrs import frozen
@@ -261,7 +261,7 @@ class Reactor:
         if changes is not None:
             subscribers.append(changes.subscriptions())
         if self._listener is not None:
-            subscribers.append(dict.fromkeys(get_args(events.Event), self._listener))
+            subscribers.append(dict.fromkeys(events.EVENT_TYPES, self._listener))
         dispatcher = Dispatcher(
             __version__,
             os.environ,

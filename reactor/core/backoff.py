@@ -7,7 +7,7 @@ them would wait exactly `max_s` and return together. So the longest delay is `ma
 import math
 from typing import Final
 
-from attrs import Attribute, field, frozen
+from attrs import frozen
 
 RETRY_AFTER_MAX_S: Final = 3_600.0
 """The longest Retry-After that is honoured, by the backoff of an upload and by the circuit breaker of its store.
@@ -24,11 +24,6 @@ def honoured_retry_after_s(retry_after_s: float | None) -> float:
     return min(retry_after_s, RETRY_AFTER_MAX_S)
 
 
-def _check(holds: bool, name: str, rule: str, value: float) -> None:
-    if not (holds and math.isfinite(value)):
-        raise ValueError(f"{name} must be {rule}, not {value}")
-
-
 @frozen
 class Backoff:
     """Seconds to wait after each failed attempt.
@@ -38,33 +33,27 @@ class Backoff:
     per cent.
     """
 
-    base_s: float = field()
+    base_s: float
     """The first delay, more than 0."""
 
-    factor: float = field()
+    factor: float
     """The ratio of each delay to the one before, at least 1."""
 
-    max_s: float = field()
+    max_s: float
     """The cap of a delay before jitter, at least `base_s`."""
 
-    jitter: float = field()
+    jitter: float
     """The fraction by which a delay may be shorter or longer, 0 <= jitter < 1."""
 
-    @base_s.validator
-    def _validate_base_s(self, _: "Attribute[float]", value: float) -> None:
-        _check(value > 0, "base_s", "more than 0", value)
-
-    @factor.validator
-    def _validate_factor(self, _: "Attribute[float]", value: float) -> None:
-        _check(value >= 1, "factor", "at least 1", value)
-
-    @max_s.validator
-    def _validate_max_s(self, _: "Attribute[float]", value: float) -> None:
-        _check(value >= self.base_s, "max_s", "at least base_s", value)
-
-    @jitter.validator
-    def _validate_jitter(self, _: "Attribute[float]", value: float) -> None:
-        _check(0 <= value < 1, "jitter", "at least 0 and below 1", value)
+    def __attrs_post_init__(self) -> None:
+        rules = {
+            "base_s must be more than 0": 0 < self.base_s < math.inf,
+            "factor must be at least 1": 1 <= self.factor < math.inf,
+            "max_s must be at least base_s": self.base_s <= self.max_s < math.inf,
+            "jitter must be at least 0 and below 1": 0 <= self.jitter < 1,
+        }
+        if broken := [rule for rule, holds in rules.items() if not holds]:
+            raise ValueError(f"{'; '.join(broken)}: {self}")
 
     def delay_s(self, retry: int, u: float, retry_after_s: float | None = None) -> float:
         """Return the seconds to wait after the failure of retry number `retry`, counted from 1.

@@ -1,15 +1,11 @@
 """A tickless timer wheel over integer ticks. It owns no clock: the caller passes the time.
 
-Time is divided into *blocks* of 4 096 ticks. A key due in a later block waits in that block's slot, unordered. When
-the wheel enters a block, it sorts the block's keys by tick and gives them out from the front. So each key is handled
-twice, however far ahead it is due, and a heap of block numbers finds the next block without stepping over empty ones.
+Time is divided into blocks of 4 096 ticks. A key due in a later block waits in that block's slot, unordered, and is
+sorted when the wheel enters the block. A heap of block numbers finds the next block without stepping over empty ones.
 
-The dictionary of due ticks is the truth; an entry in a slot is only a hint. Cancelling or moving a key leaves its
-old entry behind as *stale*. Each slot counts its stale entries and drops them when they outnumber the live ones. So
-`arm` and `cancel` never search, and every slot that exists has a live key.
-
-A timer takes about 100 bytes: a place in the dictionary, a pointer in a slot and, unless the caller shares it, an int.
-None of these is tracked by the garbage collector, and slots reuse their lists, so timers never cause a collection.
+The dictionary of due ticks is the truth; an entry in a slot is only a hint. Cancelling or moving a key leaves its old
+entry behind as *stale*; a slot drops stale entries when they outnumber the live ones. So `arm` and `cancel` never
+search. A timer takes about 100 bytes, none of them tracked by the garbage collector: timers never cause a collection.
 """
 
 import sys
@@ -34,14 +30,16 @@ class TimerWheel(Generic[K]):
     `now` is the tick at which the wheel starts, at least 0.
     """
 
-    __slots__ = ("_current", "_later", "_now", "due_ticks")
+    __slots__ = ("_current", "_later", "due_ticks", "now")
 
     def __init__(self, now: int = 0) -> None:
         if now < 0:
             raise ValueError(f"now must be at least 0, not {now}")
 
         # Invariant: no armed key is due before now.
-        self._now = now
+        self.now = now
+        """The tick that the wheel has reached: all keys due before it have been popped. Read only."""
+
         self.due_ticks: dict[K, int] = {}
         """The armed keys and the tick at which each is due. Read only."""
 
@@ -51,18 +49,6 @@ class TimerWheel(Generic[K]):
 
     def __len__(self) -> int:
         return len(self.due_ticks)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self.due_ticks
-
-    @property
-    def now(self) -> int:
-        """The tick that the wheel has reached. All keys due before it have been popped."""
-        return self._now
-
-    def due_of(self, key: K) -> int | None:
-        """Return the tick at which `key` is due; None if it isn't armed."""
-        return self.due_ticks.get(key)
 
     def sample(self, size: int) -> tuple[list[int], int]:
         """Return the due ticks of about `size` evenly chosen keys, and the number of keys that each stands for."""
@@ -74,7 +60,7 @@ class TimerWheel(Generic[K]):
 
         Any int is allowed. A tick in the past counts as `now`, behind the keys that are already due.
         """
-        due = max(due, self._now)
+        due = max(due, self.now)
         armed = len(self.due_ticks)
         before = self.due_ticks.setdefault(key, due)  # one look-up in the common case: hashing a key may be slow
         is_move = len(self.due_ticks) == armed
@@ -82,10 +68,10 @@ class TimerWheel(Generic[K]):
             if before == due:
                 return
             self.due_ticks[key] = due
-            if before >> BITS == due >> BITS > self._now >> BITS:
+            if before >> BITS == due >> BITS > self.now >> BITS:
                 return
         block = due >> BITS
-        if block > self._now >> BITS:
+        if block > self.now >> BITS:
             self._later.add(key, block)
         else:
             self._current.add(key, due)
@@ -109,17 +95,17 @@ class TimerWheel(Generic[K]):
         returns the rest. The order within a tick is not defined. A `now` in the past returns [].
         """
         popped: list[K] = []
-        if now < self._now:
+        if now < self.now:
             return popped
         while self._advance(now):
             if len(popped) == limit:
                 return popped
             keys = self._current.take(now, None if limit is None else limit - len(popped), self.due_ticks.get)
-            self._now = self.due_ticks[keys[-1]]
+            self.now = self.due_ticks[keys[-1]]
             for key in keys:
                 del self.due_ticks[key]
             popped += keys
-        self._now = now
+        self.now = now
         self._shrink()
         return popped
 
@@ -140,14 +126,14 @@ class TimerWheel(Generic[K]):
             block = self._later.first()
             if block is None or block << BITS > now:
                 return False
-            self._now = block << BITS
+            self.now = block << BITS
             keys = self._later.take(block, self.due_ticks.get)
             self._current = CurrentBlock(keys, [*map(self.due_ticks.__getitem__, keys)])
         return tick <= now
 
     def _mark_stale(self, due: int) -> bool:
         """Count the entry at tick `due` as stale; return whether stale entries were dropped."""
-        if due >> BITS > self._now >> BITS:
+        if due >> BITS > self.now >> BITS:
             return self._later.mark_stale(due >> BITS, self.due_ticks.get)
         return self._current.mark_stale(self.due_ticks.get)
 
