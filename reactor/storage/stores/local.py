@@ -42,7 +42,7 @@ class LocalStore:
         """Write root/bucket/key, replacing an object of that name, and return its file:// URL.
 
         Never creates the root: while its disk is unmounted, a new folder would receive the objects, and the next mount
-        would hide them. Raises StorageUnavailable, StorageRejected, FileTooLarge, or the error of `body.read`.
+        would hide them. Raises as `ObjectStore.put`.
         """
         try:
             folders, name = self._split(bucket, key)
@@ -63,10 +63,7 @@ class LocalStore:
         return "file://" + quote(f"{self._root}/{bucket}/{key}")
 
     def check(self) -> None:
-        """Create the root if it is missing, and check that files can be written and removed in it.
-
-        Raises ConfigInvalid when they can't.
-        """
+        """Create the root if it is missing, and write and remove a file in it. Raises ConfigInvalid."""
         try:
             self._root.mkdir(parents=True, exist_ok=True)
             root = confined_path.open_root(self._root)

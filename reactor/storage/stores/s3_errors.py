@@ -31,7 +31,6 @@ from reactor.core.errors import FileTooLarge, ReactorError, StorageRejected, Sto
 _MESSAGE_CHARS = 200
 
 _TRANSIENT_STATUS = {408, 425, 429}
-
 _TRANSIENT_CODE = {
     "RequestTimeout",  # a 400 that means a slow connection
     "RequestTimeoutException",
@@ -48,7 +47,6 @@ _TRANSIENT_CODE = {
 }
 
 _TOO_LARGE = {"EntityTooLarge", "MaxMessageLengthExceeded"}
-
 _DENIED_STATUS = {401, 403}
 
 NO_CREDENTIALS = (
@@ -63,6 +61,7 @@ NO_CREDENTIALS = (
 )
 
 _UNREACHABLE = (ConnectionError, HTTPClientError, ResponseParserError)
+BOTO_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
 
 
 def error_for(exc: ClientError | BotoCoreError | ResponseParserError) -> ReactorError:
@@ -105,8 +104,7 @@ def retry_after_s(headers: Mapping[str, str], *, now: datetime) -> float | None:
     value = headers.get("retry-after", "").strip()
     if re.fullmatch("[0-9]{1,9}", value):
         return float(value)
-    retry_at = _date(value)
-    if retry_at is None:
+    if (retry_at := _date(value)) is None:
         return None
     return max(0.0, (retry_at - (_date(headers.get("date", "")) or now)).total_seconds())
 
