@@ -100,29 +100,8 @@ class AttemptSettled(NamedTuple):
         return self.trail.upload_id
 
     @property
-    def attempt(self) -> int:
-        return self.trail.attempt
-
-    @property
     def verdict(self) -> Verdict:
         return self.outcome.verdict
-
-    @property
-    def delay_s(self) -> float:
-        return self.outcome.delay_s
-
-    @property
-    def code(self) -> str | None:
-        return self.outcome.code
-
-    @property
-    def message(self) -> str | None:
-        return self.outcome.message
-
-    @property
-    def put_s(self) -> float:
-        """Seconds that the put took; 0.0 if it did not begin."""
-        return 0.0 if self.put is None else self.put[1] - self.put[0]
 
 
 @frozen(kw_only=True)

@@ -28,7 +28,7 @@ class FairQueue(Generic[T]):
     """
 
     def __init__(self, per_tenant: int | None = None) -> None:
-        self._per_tenant = _checked(per_tenant)
+        self._per_tenant = per_tenant
 
         # OrderedDict, because finding the first key of a dict takes O(removed keys)
         # Invariant: a tenant with waiting signals has one line, in the ring or parked; other tenants have none.
@@ -59,7 +59,7 @@ class FairQueue(Generic[T]):
     def per_tenant(self, per_tenant: int | None) -> None:
         if per_tenant == self._per_tenant:
             return
-        self._per_tenant = _checked(per_tenant)
+        self._per_tenant = per_tenant
         lines = [*self._ring.items(), *self._parked.items()]
         self._ring.clear()
         self._parked.clear()
@@ -142,9 +142,3 @@ class FairQueue(Generic[T]):
         at_cap = self._per_tenant is not None and self._taken.get(tenant, 0) >= self._per_tenant
         (self._parked if at_cap else self._ring)[tenant] = line
         return line
-
-
-def _checked(per_tenant: int | None) -> int | None:
-    if per_tenant is not None and per_tenant < 1:
-        raise ValueError(f"per_tenant must be at least 1, not {per_tenant}")
-    return per_tenant

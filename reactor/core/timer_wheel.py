@@ -33,9 +33,6 @@ class TimerWheel(Generic[K]):
     __slots__ = ("_current", "_later", "due_ticks", "now")
 
     def __init__(self, now: int = 0) -> None:
-        if now < 0:
-            raise ValueError(f"now must be at least 0, not {now}")
-
         # Invariant: no armed key is due before now.
         self.now = now
         """The tick that the wheel has reached: all keys due before it have been popped. Read only."""

@@ -5,8 +5,6 @@ from datetime import timedelta
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
-from attrs import frozen
-
 from reactor.core.events import UploadRescued
 from reactor.core.model import Outcome, Verdict
 from reactor.core.trace_context import Trail
@@ -43,10 +41,10 @@ class Upload(NamedTuple):
     """Number of this claim among all claims of the row, from 1."""
 
     waited_since: float | None
-    """When the wait began that ends with this claim; None when the claim was repeated."""
+    """When the wait that ends with this claim began; None when the claim was repeated."""
 
     lost_at: float | None
-    """When the attempt was claimed whose expired lease this claim takes over; None when there was none."""
+    """When the attempt whose expired lease this claim takes over was claimed; None when there was none."""
 
     source_id: UUID
 
@@ -72,13 +70,12 @@ SweptRow: TypeAlias = tuple[UUID, int, float, float]
 A plain tuple, because a sweep may list 50 000."""
 
 
-@frozen(kw_only=True)
-class ClaimedUploads:
-    """What became of a batch of ids."""
+class ClaimedUploads(NamedTuple):
+    """The result of a claim: the ids by state."""
 
     uploads: list[Upload]
     waiting: list[tuple[UUID, float]]
-    """Ids to look at again, and when."""
+    """Ids that aren't due yet, and when they are."""
 
     exhausted: list[UUID]
     """Ids that have used up their retries."""
@@ -94,7 +91,7 @@ class Settled(NamedTuple):
 
 
 class Rescue(NamedTuple):
-    """An upload whose worker is gone, and what became of it. Times are database seconds since 1970."""
+    """An upload that was due again or given up after its worker was lost. Times are database seconds since 1970."""
 
     id: UUID
     verdict: str
@@ -108,7 +105,7 @@ class Rescue(NamedTuple):
     byte_size: int
     created_at: float
     claimed_at: float | None
-    """When the attempt was claimed that never ended; None when there was none."""
+    """When the attempt that never ended was claimed; None when there was none."""
 
     rescued_at: float
 
@@ -139,7 +136,7 @@ class UploadQueue:
     """The table upload_queue."""
 
     def __init__(self, database: QueryRunner, *, claims: QueryRunner, lease_s: float) -> None:
-        """`claims` is a connection that does nothing else: no other statement delays a claim."""
+        """`claims` runs nothing but claims, so that no other statement delays them."""
         self._database = database
         self._claims = claims
         self._lease = timedelta(seconds=lease_s)
@@ -150,17 +147,13 @@ class UploadQueue:
         return float(now_at)
 
     async def claim(self, ids: Sequence[int], token: UUID) -> ClaimedUploads:
-        """Claim those of these rows that are due; ids are UUIDs as numbers.
-
-        A claim that is repeated with the same token returns the same uploads.
-        """
+        """Claim those of these rows that are due. The same token returns the same uploads again."""
         rows = await self._claims.call(statements.CLAIM_UPLOADS, (uuid_array(ids), token, self._lease))
-        claimed = ClaimedUploads(uploads=[], waiting=[], exhausted=[])
+        claimed = ClaimedUploads([], [], [])
         for row in rows:
-            state = row[0]
-            if state == "claimed":
+            if row[0] == "claimed":
                 claimed.uploads.append(Upload._make((token, *row[1:])))
-            elif state == "waiting":
+            elif row[0] == "waiting":
                 claimed.waiting.append(row[1:3])
             else:
                 claimed.exhausted.append(row[1])

@@ -194,11 +194,6 @@ def test_popping_at_a_past_tick_changes_nothing() -> None:
     assert wheel.pop(100) == ["a"]
 
 
-def test_a_negative_start_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 0"):
-        TimerWheel(-1)
-
-
 def test_moving_keys_leaves_no_more_stale_entries_than_keys() -> None:
     wheel: TimerWheel[int] = TimerWheel()
     for key in range(100):
