@@ -1,12 +1,9 @@
 """Reads the settings from environment variables and `reactor.toml`.
 
-For each setting the first of these wins: REACTOR_<NAME> in the environment, <name> in the file, the default. An
-empty value counts as not set. The database has two more sources, after both: DATABASE_URL, which many hosts set, and
-then libpq's own PG* variables. If none names a server, the embedded one is used.
-
-Every problem is one line, and all are reported at once; an unknown name is reported with the nearest known one. No
-message contains a secret or the password inside a URL. The rules on the converted values are in
-reactor/core/settings.py.
+The first of these wins: REACTOR_<NAME> in the environment, <name> in the file, the default; an empty value counts as
+not set. The database has two more sources: DATABASE_URL, which many hosts set, then libpq's own PG* variables. If none
+names a server, the embedded one is used. All problems are reported at once, one line each, without any secret. The
+rules on the converted values are in reactor/core/settings.py.
 """
 
 import re

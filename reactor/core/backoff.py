@@ -9,10 +9,9 @@ from typing import Final
 from attrs import frozen
 
 RETRY_AFTER_MAX_S: Final = 3_600.0
-"""The longest Retry-After that is honoured, by the backoff of an upload and by the circuit breaker of its store.
+"""The longest Retry-After that counts, for the backoff of an upload and for the circuit breaker of its store.
 
-Stores ask for seconds or minutes, and for an hour at most where a quota is hourly. A longer value is a mistake (a
-wrong clock, a maintenance page's date): it must neither hold an upload back nor leave a store unprobed for a day.
+Stores ask for an hour at most, where a quota is hourly. A longer value is a mistake, such as a wrong clock.
 """
 
 
@@ -25,11 +24,10 @@ def honoured_retry_after_s(retry_after_s: float | None) -> float:
 
 @frozen
 class Backoff:
-    """Seconds to wait after each failed attempt. Settings has the rules on the fields.
+    """Seconds to wait after each failed attempt. The rules on the fields are those of the settings.
 
-    Source: exponential backoff with a cap, as in M. Brooker, "Exponential Backoff and Jitter", AWS
-    Architecture Blog, 2015; but with proportional jitter, so that operators can predict a retry within a few
-    per cent.
+    Source: M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015; but with proportional jitter, so
+    that operators can predict a retry within a few per cent.
     """
 
     base_s: float

@@ -30,8 +30,7 @@ from reactor.core.backoff import honoured_retry_after_s
 class CircuitBreaker:
     """Decides how many uploads may start, from the results of the earlier ones.
 
-    `threshold` is the number of different rows, at least 1, whose failure opens it; pauses are in seconds,
-    0 < first_pause_s <= max_pause_s.
+    `threshold` different rows, at least 1, open it by their failures. Pauses: 0 < first_pause_s <= max_pause_s.
     """
 
     def __init__(self, threshold: int = 5, first_pause_s: float = 1.0, max_pause_s: float = 10.0) -> None:
@@ -44,11 +43,7 @@ class CircuitBreaker:
 
         # Invariant: is_clear exactly when closed and no row is in _failed.
         self.is_clear = True
-        """Whether it is closed and counts no failure. Read only.
-
-        While True, `allowance` is None, and `started`, `succeeded` and `abandoned` change nothing: a caller may
-        skip these calls.
-        """
+        """Whether it is closed and counts no failure: then only `failed` changes anything. Read only."""
 
         # Invariant: while closed, the rows that failed since the last success, fewer than the threshold; else empty.
         self._failed: set[UUID] = set()
@@ -88,10 +83,9 @@ class CircuitBreaker:
         self.is_open, self.is_clear = False, True
 
     def failed(self, now: float, row_id: UUID, retry_after_s: float | None = None) -> bool:
-        """Record that the attempt of `row_id` failed because of the store; return whether to hand it back unspent.
+        """Record a failure because of the store; return whether to hand the attempt back unspent, as in an outage.
 
-        True when the breaker was open: the failure belongs to the outage. False when it was closed: the attempt
-        counts. `retry_after_s` is the store's Retry-After.
+        `retry_after_s` is the store's Retry-After.
         """
         if self._paused_until is None:
             self.is_clear = False

@@ -1,11 +1,7 @@
-"""The exceptions, in three branches by what the caller should do.
+"""The exceptions, in three branches by what the caller should do: `Rejected`, `Refused`, `Unavailable`.
 
-* `Rejected`: the input is wrong; a retry can't help.
-* `Refused`: a rule forbids it; the row is unchanged.
-* `Unavailable`: something outside is down; try later.
-
-Each exception has one code of the catalogue (reactor/core/error_codes.py), which defines whether a retry can help, the
-HTTP status and the next step.
+Each has one code of the catalogue (reactor/core/error_codes.py), which defines whether a retry can help, the HTTP
+status and the next step.
 """
 
 from collections.abc import Mapping

@@ -1,10 +1,8 @@
 """Events: frozen values that the reactor emits. Log lines, metrics and spans are made from them in telemetry/.
 
-Events of uploads are emitted in batches: one call for each upload and subscriber was a quarter of all calls. The items
-of a batch are named tuples, which are created in a third of an attrs class's time.
-
-Times are seconds since 1970 by the database's clock, so that a trace has one clock although several reactors take part.
-No event holds a secret, a spool path or an object's content, so no subscriber has to remove any.
+Events of uploads are emitted in batches, because the calls are costly; a batch has named tuples, which are quicker to
+create. Times are seconds since 1970 by the database's clock, so that a trace of several reactors has one clock. No
+event holds a secret, a spool path or an object's content.
 """
 
 from collections.abc import Callable, Sequence

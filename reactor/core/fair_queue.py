@@ -1,8 +1,7 @@
 """Round-robin by tenant over signals that are ready, with a cap per tenant.
 
-A tenant with one signal waits for as many signals as there are other tenants, however many each of them has. A tenant
-that has reached its cap of taken signals is *parked*: it leaves the ring until one is released. Every call takes
-amortised O(1) per signal, however many tenants wait or are parked.
+A tenant with one signal waits for as many signals as there are other tenants. A tenant that has reached its cap of
+taken signals is *parked*: it leaves the ring until one is released. Every call takes amortised O(1) per signal.
 """
 
 import math
@@ -24,7 +23,7 @@ T = TypeVar("T", bound=OfTenant)
 class FairQueue(Generic[T]):
     """Ready signals, taken round-robin by tenant.
 
-    `per_tenant` is the cap of signals that one tenant may have taken and not released, at least 1; None means no cap.
+    `per_tenant` is the most signals, at least 1, that one tenant may have taken and not released; None: no cap.
     """
 
     def __init__(self, per_tenant: int | None = None) -> None:

@@ -6,10 +6,9 @@ from uuid import UUID
 
 
 class Signal(NamedTuple):
-    """A hint that one row may need attention. It names the row and carries no state.
+    """A hint that one row may need attention, from a notification, a sweep, or the reactor's own retry.
 
-    Source: a notification (schema/functions/notify_*.sql), a sweep, or the reactor's own retry. A named tuple and
-    not an attrs class, because the wheel holds up to a million of them as dictionary keys.
+    A named tuple and not an attrs class, because the wheel holds up to a million of them as dictionary keys.
     """
 
     reaction: str

@@ -25,10 +25,7 @@ _BYTES_PER_KEY_MAX: Final = 1024
 
 
 class TimerWheel(Generic[K]):
-    """Keys, each armed for one tick and returned by `pop` when that tick has come.
-
-    `now` is the tick at which the wheel starts, at least 0.
-    """
+    """Keys, each armed for one tick and returned by `pop` when that tick has come; `now` >= 0 is the first tick."""
 
     __slots__ = ("_current", "_later", "due_ticks", "now")
 
@@ -53,10 +50,7 @@ class TimerWheel(Generic[K]):
         return list(islice(self.due_ticks.values(), None, None, step)), step
 
     def arm(self, key: K, due: int) -> None:
-        """Make `key` due at tick `due`, moving it if it is already armed.
-
-        Any int is allowed. A tick in the past counts as `now`, behind the keys that are already due.
-        """
+        """Make `key` due at tick `due`, armed or not. A past tick counts as `now`, after the keys already due."""
         due = max(due, self.now)
         armed = len(self.due_ticks)
         before = self.due_ticks.setdefault(key, due)  # one look-up in the common case: hashing a key may be slow
@@ -109,8 +103,8 @@ class TimerWheel(Generic[K]):
     def next_due(self) -> int | None:
         """Return a tick to `pop` at, never later than the earliest due tick; None if no key is armed.
 
-        It is exact in the current block; otherwise it is the start of the next block with a key. So a caller that
-        sleeps until this tick and pops gets [] at most once before a key.
+        Exact in the current block, otherwise the start of the next one with a key: at most one `pop` returns [] before
+        a key.
         """
         if (tick := self._current.first(self.due_ticks.get)) is not None:
             return tick
@@ -135,9 +129,6 @@ class TimerWheel(Generic[K]):
         return self._current.mark_stale(self.due_ticks.get)
 
     def _shrink(self) -> None:
-        """Copy the dictionary if most of it is unused: a dict releases memory only when it is copied.
-
-        After a million timers this takes about 20 ms, once.
-        """
+        """Copy the dictionary if most of it is unused, to release memory: about 20 ms after a million timers."""
         if sys.getsizeof(self.due_ticks) > _BYTES_PER_KEY_MAX * (len(self.due_ticks) + _KEYS_MIN):
             self.due_ticks = dict(self.due_ticks)

@@ -13,7 +13,7 @@ from uuid import UUID
 ROOT_SPAN_ID = b"reactor\x00"
 """The parent id in a traceparent that the database made (schema/functions/traceparent.sql): no app has a span there.
 
-The reactor exports a root span with this id. Only the pair of trace id and span id has to be unique.
+The reactor exports a root span with this id.
 """
 
 _TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")

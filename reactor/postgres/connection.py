@@ -98,10 +98,7 @@ def unreachable(error: Exception, named: str = "REACTOR_DATABASE_URL") -> Databa
 
 
 def abort(conn: psycopg.AsyncConnection[Any]) -> None:
-    """Shut down the connection's socket: what waits for an answer raises OperationalError at once.
-
-    psycopg keeps its file descriptor.
-    """
+    """Shut down the connection's socket, but leave it open: what waits for an answer raises OperationalError."""
     with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as duplicate:
         duplicate.shutdown(socket.SHUT_RDWR)
 
@@ -142,9 +139,8 @@ async def _run(
 class QueryRunner(Protocol):
     """Runs one statement at a time and returns its rows as tuples.
 
-    `call` raises DatabaseUnavailable. It is never cancelled once begun, and bounded by the server's statement_timeout
-    of 30 s and 5 s more. When the connection is dead, the statement is sent again on another: every statement of ours
-    may be repeated.
+    `call` raises DatabaseUnavailable. It isn't cancelled once begun, and ends within 35 s on a connection. When one is
+    dead, the statement is sent again on another: every statement of the reactor may be repeated.
     """
 
     async def call(self, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]: ...

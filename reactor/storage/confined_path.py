@@ -39,8 +39,7 @@ def open_root(folder: str | os.PathLike[str]) -> int:
 def descend(root: int, folders: Iterable[str], *, create: bool = False) -> int:
     """Return a descriptor of the folder below `root` under these names. Closes `root`, also when this raises.
 
-    Raises NotADirectoryError for a link, or anything else that is no folder. With `create`, missing folders are created
-    and forced to disk.
+    Raises NotADirectoryError for a link or a file. With `create`, missing folders are made and forced to disk.
     """
     folder = root
     try:

@@ -1,12 +1,9 @@
 """The spool: directories where an app leaves the bytes of an upload that failed, and one open file of them.
 
-Anyone who can write a row can write a path, so a path is never trusted. Invariant: no byte outside the spools is ever
-read or deleted. A path is split into plain names. Each folder, and then the file, is opened relative to the folder
-before it and never through a link (confined_path.py). Only plain files with one name are read. The way to the spool
-itself belongs to the operator, so a file directly in the spool needs no walk: one name after the spool's path can't
-lead out.
-
-Messages say what is wrong and never the path, because logs and rows keep them.
+Anyone who can write a row can write a path. Invariant: no byte outside the spools is ever read or deleted. Each folder
+of a path, and then the file, is opened relative to the one before and never through a link (confined_path.py). Only
+plain files with one name are read. The path of the spool itself is the operator's, so a file directly in it needs no
+walk. Messages never contain a path, because logs and rows keep them.
 """
 
 import errno
@@ -62,9 +59,9 @@ class Spool:
     def open(self, spool: str, path: str, *, size_bytes: int, sha256: str | None, reader: Cancellable) -> "SpooledFile":
         """Open a file that must have the recorded size and SHA-256 (lower-case hex; None: unknown).
 
-        `path` is relative to the spool, or absolute inside it. Raises SpoolPathForbidden, SpoolFileMissing or
-        ContentMismatch. Raises StorageUnavailable when the spool itself can't be opened: while a disk is unmounted, no
-        queued upload may become dead.
+        `path` is relative to the spool, or absolute inside it. Raises SpoolPathForbidden, SpoolFileMissing,
+        ContentMismatch, or StorageUnavailable when the spool can't be opened: while a disk is unmounted, no upload may
+        become dead.
         """
         if sha256 is not None and _SHA256.fullmatch(sha256) is None:
             raise ContentMismatch("the recorded SHA-256 isn't 64 lower-case hex digits")
@@ -85,8 +82,7 @@ class Spool:
     def discard(self, spool: str, path: str) -> bool:
         """Delete the plain file at this path, whatever it contains. Return False when there is none.
 
-        Raises SpoolPathForbidden for a path that leads out of the spool, and SpoolFileMissing or StorageUnavailable
-        when the system refuses.
+        Raises SpoolPathForbidden for a path out of the spool, SpoolFileMissing or StorageUnavailable on other errors.
         """
         try:
             return self._call_in_folder(spool, path, partial(_unlink, None))

@@ -14,10 +14,9 @@ _CONTENT = b"reactor doctor"
 
 
 def probe(folder: Path) -> int:
-    """List the folder; write, read back and remove a small file; return the free bytes of its disk.
+    """List the folder; write, read back and remove a small hidden file; return the free bytes of its disk.
 
-    The file's name begins with a dot and names the reactor, so that it isn't mistaken for an upload. Raises
-    ConfigInvalid that says which step failed, and why.
+    Raises ConfigInvalid that says which step failed, and why.
     """
     step = "opened"
     try:

@@ -1,8 +1,7 @@
 """A folder of this machine as an object store: the object is the file <root>/<bucket>/<key>.
 
-An object appears whole or not at all. Its bytes are written into a file without a name and forced to disk; then the
-file gets its name. A crash before that leaves nothing, because the system deletes a file without a name when its
-process ends.
+An object appears whole or not at all: its bytes go into a file without a name, are forced to disk, and then the file
+gets its name. After a crash before that, the system deletes a file without a name.
 """
 
 import errno
@@ -96,8 +95,8 @@ def _write(folder: int, name: str, chunks: Iterable[bytes]) -> None:
     """Write a file, force it to disk, and then give it its name, replacing the file that had it."""
     file, temporary = _new_file(folder)
     try:
-        for chunk in chunks:
-            _write_all(file, chunk)
+        with open(file, "wb", closefd=False) as output:
+            output.writelines(chunks)
         os.fsync(file)
         if temporary is None:
             temporary = _link(file, folder, name)
@@ -138,12 +137,6 @@ def _link(file: int, folder: int, name: str) -> str | None:
 
 def _new_name() -> str:
     return f".reactor-{secrets.token_hex(8)}"
-
-
-def _write_all(file: int, chunk: bytes) -> None:
-    left = memoryview(chunk)
-    while left:
-        left = left[os.write(file, left) :]
 
 
 def _error_for(exc: OSError) -> ReactorError:

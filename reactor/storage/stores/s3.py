@@ -1,10 +1,8 @@
 """An S3 server as an object store: AWS, Supabase, SeaweedFS and others with the same protocol.
 
 boto3 reads credentials, region and endpoint from the usual AWS_* variables and files. Bytes go to that endpoint only:
-neither a row (an ARN as bucket) nor a response (a redirect) can send them elsewhere.
-
-One put is one request. The reactor retries: it counts attempts, shows waiting uploads, and honours Retry-After. So
-boto3's own retries are off.
+neither a row (an ARN as bucket) nor a response (a redirect) can send them elsewhere. One put is one request: the
+reactor itself retries, so boto3's retries are off.
 """
 
 import base64
@@ -80,10 +78,7 @@ class S3Store:
         return f"s3:{self._endpoint.hostname}"
 
     def put(self, bucket: str, key: str, body: Body, *, mime_type: str | None) -> str:
-        """Send the body in one request and return s3://bucket/key.
-
-        Raises StorageUnavailable, StorageRejected, FileTooLarge, or the error of `body.read`.
-        """
+        """Send the body in one request and return s3://bucket/key. Raises as `ObjectStore.put`."""
         _check_names(bucket, key)
         reader = _BodyReader(body)
         headers: dict[str, Any] = {}
@@ -125,10 +120,7 @@ class S3Store:
                 raise problem from None
 
     def probe(self, bucket: str, key: str) -> Probed:
-        """Put a small object as the reactor puts an upload, read it back, and delete it.
-
-        Raises the errors of `put`; the result has those of reading and deleting.
-        """
+        """Put a small object, read it back, delete it. Raises as `put`; returns the errors of the other two."""
         self.put(bucket, key, _ProbeBody(_PROBE_CONTENT), mime_type="text/plain")
         unread: ReactorError | None = None
         undeleted: ReactorError | None = None

@@ -65,10 +65,9 @@ BOTO_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
 
 
 def error_for(exc: ClientError | BotoCoreError | ResponseParserError) -> ReactorError:
-    """Return the error to raise for an error of boto3.
+    """Return the error to raise for an error of boto3: with status, code and the beginning of the server's message.
 
-    The message has status, code and the beginning of the server's message. It has no URL, because that may be signed,
-    and no message of boto3's, because that quotes the request.
+    It has no URL, which may be signed, and no message of boto3's, which quotes the request.
     """
     if isinstance(exc, ClientError):
         return _error_for_response(exc.response)
@@ -96,10 +95,9 @@ def _error_for_response(response: Mapping[str, Any]) -> ReactorError:
 
 
 def retry_after_s(headers: Mapping[str, str], *, now: datetime) -> float | None:
-    """Return the seconds that Retry-After asks for, >= 0; None without the header, or when it is malformed.
+    """Return the seconds of Retry-After, >= 0; None without a valid one. `headers` have lower-case names.
 
-    `headers` have lower-case names. A date is relative to the response's own Date if there is one, because the server's
-    clock and ours may differ. Source: RFC 9110, 10.2.3.
+    A date is relative to the response's own Date, because the server's clock may differ. Source: RFC 9110, 10.2.3.
     """
     value = headers.get("retry-after", "").strip()
     if re.fullmatch("[0-9]{1,9}", value):
