@@ -67,10 +67,11 @@ def load(environ: Mapping[str, str], config: Path | None) -> Settings:
         found.append(str(wrong))
     given = dict(_given(environ, table, path))
 
-    def named(key: str) -> str:
-        return given[key][0] if key in given else _variable(key)
+    def named(name: str) -> str:
+        return given[_key(name)][0] if _key(name) in given else _variable(_key(name))
 
-    def shown(key: str) -> str:
+    def shown(name: str) -> str:
+        key = _key(name)
         return "" if key in _SECRET or key not in given else f", not {_redacted(str(given[key][1]))!r}"
 
     found += _unknown(environ, table, path)
@@ -83,7 +84,7 @@ def load(environ: Mapping[str, str], config: Path | None) -> Settings:
 
     complete = _fields(values)
     read = {name: value for name, value in complete.items() if _key(name) in values or _key(name) not in given}
-    found += problems(read, lambda name: named(_key(name)), lambda name: shown(_key(name)))
+    found += problems(read, named, shown)
     if found:
         raise ConfigInvalid(*found)
     return Settings(**complete)

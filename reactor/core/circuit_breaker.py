@@ -2,8 +2,7 @@
 
 The breaker counts the different rows that failed because of the store (refused, timed out, 503) since the last
 success. At `threshold` rows it opens: no upload starts, later failures are handed back unspent, and one upload
-at a time probes the store. It counts rows and not failures, because one upload to which the store always
-answers 500 must not stop the others.
+at a time probes the store. It counts rows, because one upload that always fails must not stop the others.
 
     state     event                               next       and
     closed    failure of a `threshold`-th row     open       counted; pause = first pause
@@ -17,9 +16,8 @@ answers 500 must not stop the others.
               failure of another row (late)       probing    unspent
               any success                         closed
 
-A store's Retry-After makes a pause longer, never shorter, up to RETRY_AFTER_MAX_S (reactor/core/backoff.py).
-
-The breaker owns no clock. `now` is monotonic seconds, from the same clock in every call.
+A store's Retry-After makes a pause longer, up to RETRY_AFTER_MAX_S (reactor/core/backoff.py). `now` is monotonic
+seconds, from the same clock in every call.
 """
 
 from uuid import UUID
@@ -87,27 +85,24 @@ class CircuitBreaker:
 
         `retry_after_s` is the store's Retry-After.
         """
+        wait_s = honoured_retry_after_s(retry_after_s)
         if self._paused_until is None:
             self.is_clear = False
             self._failed.add(row_id)
             if len(self._failed) == self._threshold:
                 self._failed.clear()
                 self.is_open = True
-                self._pause_until(now + max(self._pause_s, honoured_retry_after_s(retry_after_s)))
+                self._paused_until = now + max(self._pause_s, wait_s)
             return False
         if row_id == self._probe:
             self._probe = None
             self._pause_s = min(2 * self._pause_s, self._max_pause_s)
-            self._pause_until(now + max(self._pause_s, honoured_retry_after_s(retry_after_s)))
-        else:
-            self._pause_until(now + honoured_retry_after_s(retry_after_s))
+            wait_s = max(self._pause_s, wait_s)
+        # the latest time wins: a late failure with a shorter Retry-After must not shorten the pause
+        self._paused_until = max(self._paused_until, now + wait_s)
         return True
 
     def abandoned(self, now: float, row_id: UUID) -> None:  # noqa: ARG002 - all results have the same signature
         """Record that the attempt of `row_id` ended without a result from the store: shutdown, a lost lease."""
         if row_id == self._probe:
             self._probe = None
-
-    def _pause_until(self, until: float) -> None:
-        # the latest time wins: a late failure with a shorter Retry-After must not shorten the pause
-        self._paused_until = until if self._paused_until is None else max(self._paused_until, until)

@@ -40,10 +40,6 @@ class TraceContext(NamedTuple):
         """True when no app has made the parent: the reactor exports it, and decides whether the trace is sampled."""
         return self.span_id == ROOT_SPAN_ID
 
-    @property
-    def trace_hex(self) -> str:
-        return self.trace_id.hex()
-
 
 @lru_cache(_CACHE_SIZE)
 def context_of(traceparent: str | None, row_id: UUID) -> TraceContext:
@@ -115,6 +111,6 @@ class Trail(NamedTuple):
         return {
             "upload_id": str(self.upload_id),
             "attempt": self.attempt,
-            "trace_id": self.context.trace_hex,
+            "trace_id": self.context.trace_id.hex(),
             "span_id": self.span_id.hex(),
         }

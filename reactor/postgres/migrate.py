@@ -145,13 +145,10 @@ def _plan(conn: psycopg.Connection, schema: list[SchemaFile]) -> list[Step]:
     unknown = recorded.keys() - {file.name for file in schema}
     if newer := min((name for name in unknown if name.startswith("migrations/")), default=None):
         raise MigrationChanged(f"the database has {newer}, which this version doesn't have: run a newer reactor")
-    return [Step(file, _state(file, recorded.get(file.name))) for file in schema]
-
-
-def _state(file: SchemaFile, recorded: str | None) -> str:
-    if recorded is None:
-        return "pending"
-    return "applied" if recorded == file.checksum else "changed"
+    return [
+        Step(file, {None: "pending", file.checksum: "applied"}.get(recorded.get(file.name), "changed"))
+        for file in schema
+    ]
 
 
 def _lock(conn: psycopg.Connection) -> None:

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Protocol, Self, TypeAlias, TypeVar
+from typing import Self, TypeAlias, TypeVar
 
 from reactor.core.errors import ContentMismatch, ReactorError, SpoolFileMissing, SpoolPathForbidden, StorageUnavailable
+from reactor.runtime.executor import Job
 from reactor.storage import confined_path
 
 T = TypeVar("T")
@@ -43,20 +44,13 @@ _FORBIDDEN = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV}
 _TRANSIENT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT}
 
 
-class Cancellable(Protocol):
-    """The job for which a file is read."""
-
-    is_cancelled: bool
-    """Another thread sets it once the result is not wanted any more."""
-
-
 class Spool:
     """Opens and removes spooled files by the spool's name and the path in the row. Safe to use from several threads."""
 
     def __init__(self, dirs: Mapping[str, Path]) -> None:
         self._dirs = {name: folder.absolute() for name, folder in dirs.items()}
 
-    def open(self, spool: str, path: str, *, size_bytes: int, sha256: str | None, reader: Cancellable) -> "SpooledFile":
+    def open(self, spool: str, path: str, *, size_bytes: int, sha256: str | None, reader: Job) -> "SpooledFile":
         """Open a file that must have the recorded size and SHA-256 (lower-case hex; None: unknown).
 
         `path` is relative to the spool, or absolute inside it. Raises SpoolPathForbidden, SpoolFileMissing,
@@ -143,8 +137,8 @@ class SpooledFile:
     the size never has a whole object of wrong bytes. A context manager that closes the file.
     """
 
-    def __init__(self, file: int, *, size_bytes: int, sha256: str | None, reader: Cancellable) -> None:
-        """Take over `file`, an open descriptor, which is also closed when this raises.
+    def __init__(self, file: int, *, size_bytes: int, sha256: str | None, reader: Job) -> None:
+        """Take over `file`, an open descriptor, which is also closed when this raises. `reader` may be cancelled.
 
         Raises SpoolPathForbidden for anything but a plain file with one name, and ContentMismatch for another size.
         """
@@ -154,7 +148,6 @@ class SpooledFile:
         self._reader = reader
         self._hash = hashlib.sha256()
         self._position = 0
-        self._is_proven = False
         try:
             found = os.fstat(file)
             self.identity = _identity_of(found)
@@ -165,11 +158,6 @@ class SpooledFile:
         except ReactorError:
             self.close()
             raise
-
-    @property
-    def digest(self) -> str | None:
-        """SHA-256 of the bytes, lower-case hex; None until all of them were read and proven."""
-        return self._hash.hexdigest() if self._is_proven else None
 
     def read(self, size: int = -1, /) -> bytes:
         """Return up to `size` bytes (all that are left when negative), b"" at the end.
@@ -216,7 +204,6 @@ class SpooledFile:
     def _prove(self) -> None:
         if self.sha256 is not None and self._hash.hexdigest() != self.sha256:
             raise ContentMismatch("the spooled file doesn't have the recorded SHA-256")
-        self._is_proven = True
 
     def _read_chunk(self, size: int) -> bytes:
         """Return at most `size` bytes. With the last of them, check that the file ends there."""

@@ -6,10 +6,6 @@ too, and no other client exposes status, error code and Retry-After.
 
 from typing import Protocol
 
-from attrs import frozen
-
-from reactor.core.errors import ReactorError
-
 
 class Body(Protocol):
     """The bytes of one upload, read once from start to end.
@@ -27,17 +23,6 @@ class Body(Protocol):
 
     def read(self, size: int = -1, /) -> bytes:
         """Return up to `size` bytes, b"" at the end. Raises ContentMismatch; StorageUnavailable once cancelled."""
-
-
-@frozen(kw_only=True)
-class Probed:
-    """Results of reading back and deleting a small object that was put successfully."""
-
-    unread: ReactorError | None
-    """Why it couldn't be read back; None when it could. The reactor itself never reads."""
-
-    undeleted: ReactorError | None
-    """Why it couldn't be deleted; None when it could. The reactor itself never deletes."""
 
 
 class ObjectStore(Protocol):

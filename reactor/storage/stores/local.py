@@ -99,7 +99,15 @@ def _write(folder: int, name: str, chunks: Iterable[bytes]) -> None:
             output.writelines(chunks)
         os.fsync(file)
         if temporary is None:
-            temporary = _link(file, folder, name)
+            link: Callable[[str], None] = partial(
+                os.link, f"/proc/self/fd/{file}", dst_dir_fd=folder, follow_symlinks=True
+            )
+            try:
+                link(name)
+            except FileExistsError:
+                # link(2) can't replace a file, and rename(2) needs a first name
+                temporary = _new_name()
+                link(temporary)
         if temporary is not None:
             os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             temporary = None
@@ -120,19 +128,6 @@ def _new_file(folder: int) -> tuple[int, str | None]:
     temporary = _new_name()
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(temporary, flags, 0o666, dir_fd=folder), temporary
-
-
-def _link(file: int, folder: int, name: str) -> str | None:
-    """Give a file its first name: `name`, or a temporary one if that is taken. Return the temporary name, or None."""
-    link: Callable[[str], None] = partial(os.link, f"/proc/self/fd/{file}", dst_dir_fd=folder, follow_symlinks=True)
-    try:
-        link(name)
-    except FileExistsError:
-        # link(2) can't replace a file, and rename(2) needs a first name
-        temporary = _new_name()
-        link(temporary)
-        return temporary
-    return None
 
 
 def _new_name() -> str:

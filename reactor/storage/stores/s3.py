@@ -18,7 +18,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
 from reactor.core.errors import ConfigInvalid, ReactorError, StorageRejected, StorageUnavailable
-from reactor.storage.stores.base import Body, Probed
+from reactor.storage.stores.base import Body
 from reactor.storage.stores.s3_errors import BOTO_ERRORS, NO_CREDENTIALS, error_for
 
 if TYPE_CHECKING:
@@ -119,8 +119,8 @@ class S3Store:
             if isinstance(problem, StorageUnavailable):
                 raise problem from None
 
-    def probe(self, bucket: str, key: str) -> Probed:
-        """Put a small object, read it back, delete it. Raises as `put`; returns the errors of the other two."""
+    def probe(self, bucket: str, key: str) -> tuple[ReactorError | None, ReactorError | None]:
+        """Put a small object; return the errors of reading it back and of deleting it. Raises as `put`."""
         self.put(bucket, key, _ProbeBody(_PROBE_CONTENT), mime_type="text/plain")
         unread: ReactorError | None = None
         undeleted: ReactorError | None = None
@@ -134,7 +134,7 @@ class S3Store:
             self._client.delete_object(Bucket=bucket, Key=key)
         except BOTO_ERRORS as exc:
             undeleted = error_for(exc)
-        return Probed(unread=unread, undeleted=undeleted)
+        return unread, undeleted
 
     def close(self) -> None:
         self._client.close()
