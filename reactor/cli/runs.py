@@ -8,7 +8,7 @@ import click
 from reactor.cli.context import database_url, load_settings
 from reactor.cli.output import as_json, print_fields, print_json
 from reactor.cli.rows import change_rows, ids_argument, list_options, print_rows
-from reactor.core.operations import WHY_UNCHANGED
+from reactor.core.model import WHY_UNCHANGED
 from reactor.postgres.admin import inspecting
 
 _COLUMNS = ("id", "status", "source_id", "started_at", "heartbeat_at", "timeout_at", "error_code")

@@ -12,7 +12,7 @@ from reactor.cli.output import as_json, print_fields, print_json
 from reactor.cli.rows import change_rows, ids_argument, list_options, print_rows
 from reactor.core.error_codes import CATALOGUE
 from reactor.core.errors import ReactorError
-from reactor.core.operations import WHY_UNCHANGED
+from reactor.core.model import WHY_UNCHANGED
 from reactor.postgres.admin import Inspector, Row, inspecting
 from reactor.storage.spool import Spool
 

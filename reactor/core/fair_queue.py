@@ -46,7 +46,6 @@ class FairQueue(Generic[T]):
         return self._waiting
 
     def __contains__(self, signal: T) -> bool:
-        """Return whether `signal` waits."""
         return signal in (self._line(signal.tenant) or ())
 
     @property

@@ -1,7 +1,7 @@
 """Values that pass through the reactor. A signal is a hint; the row decides."""
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 
@@ -65,3 +65,12 @@ class Outcome(NamedTuple):
 
     storage_url: str | None = None
     """URL of the stored object; None unless stored."""
+
+
+WHY_UNCHANGED: Final = {
+    "retry": "is not waiting, dead or cancelled",
+    "cancel": "is not waiting, uploading or dead",
+    "purge": "is not dead or cancelled: cancel it first",
+    "fail": "is not pending or running, or does not exist",
+}
+"""Why an operator's action leaves a row unchanged, by action. Completes "<row id> …"."""

@@ -31,8 +31,6 @@ _DEDICATED_SILENCE_S = 10.0
 _SLICE_ROWS = 512
 """Other tasks run after this many rows of an answer; a claim or a settlement has fewer."""
 
-_PAUSE_S = 0.001
-
 # Both kinds are needed: keepalives notice a peer that vanished while idle, tcp_user_timeout one that vanished
 # while data was on its way. Neither notices a middlebox that still acknowledges: the listener asks for answers.
 _OPTIONS: dict[str, Any] = {
@@ -130,7 +128,7 @@ async def _run(
             while batch := await cursor.fetchmany(_SLICE_ROWS):
                 rows += batch
                 if len(batch) == _SLICE_ROWS:
-                    await asyncio.sleep(_PAUSE_S)  # a sweep's 50 000 rows would delay a notification by 50 ms
+                    await asyncio.sleep(0.001)  # a sweep's 50 000 rows would delay a notification by 50 ms
         return rows
     finally:
         watchdog.cancel()

@@ -111,7 +111,7 @@ class Rescue(NamedTuple):
 
     def event(self) -> UploadRescued:
         """Return the event to emit."""
-        claimed_at = self.rescued_at if self.claimed_at is None else self.claimed_at
+        claimed_at = self.claimed_at or self.rescued_at
         trail = Trail(
             upload_id=self.id,
             traceparent=self.traceparent,
