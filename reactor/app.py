@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from anyio import CancelScope, Event, create_task_group, to_thread
 from attrs import frozen
@@ -30,6 +30,7 @@ from reactor.reactions.uploads import UploadAttempt, put
 from reactor.runtime.clock import Clock
 from reactor.runtime.thread_pool import ThreadPool
 from reactor.storage.spool import Spool
+from reactor.storage.spool_probe import check_spools, least_free_bytes
 from reactor.storage.stores import open_store
 from reactor.storage.stores.base import ObjectStore
 from reactor.telemetry.dispatcher import Dispatcher
@@ -49,7 +50,6 @@ _DRAIN_HORIZON_S = 1.0
 class _Parts:
     """What a running reactor is made of, beside its engine and its web pages."""
 
-    spool: Spool
     store: ObjectStore
     database: ConnectionPool
     claims: DedicatedConnection
@@ -141,7 +141,7 @@ class Reactor:
                 database=parts.ports.database,
                 summary_connection=summary_connection,
                 recent=parts.recent,
-                spool_free_bytes=parts.spool.free_bytes,
+                spool_free_bytes=partial(least_free_bytes, self.settings.spools),
                 not_ready=self.not_ready,
                 timers_by_due=engine.schedule.timers_by_due,
                 request_reconcile=engine.requests.request_pass,
@@ -223,8 +223,8 @@ class Reactor:
 
     def _build(self, database_url: str, changes: Changes | None) -> _Parts:
         settings, clock = self.settings, Clock()
+        check_spools(settings.spools)
         spool = Spool(settings.spools)
-        spool.check()
         store = self._store or open_store(settings.store_url, concurrency=settings.upload_concurrency)
         database = ConnectionPool(database_url, size=_CONNECTIONS)
         # a claim need not wait for the disk: the settlement's commit makes it durable (schema/README.md, decision 12)
@@ -255,17 +255,16 @@ class Reactor:
         if changes is not None:
             subscribers.append(changes.subscriptions())
         if self._listener is not None:
-            subscribers.append(dict.fromkeys(get_args(events.Event), self._listener))
+            subscribers.append(dict.fromkeys(events.EVENT_TYPES, self._listener))
         dispatcher = Dispatcher(
             __version__,
             os.environ,
             timers=self._count_timers,
-            spool_free_bytes=spool.free_bytes,
+            spool_free_bytes=partial(least_free_bytes, settings.spools),
             status=lambda: self._figures,
             subscribers=subscribers,
         )
         return _Parts(
-            spool=spool,
             store=store,
             database=database,
             claims=claims,

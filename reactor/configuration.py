@@ -1,11 +1,8 @@
 """Reads the settings from environment variables and `reactor.toml`.
 
-For each setting the first of these wins: REACTOR_<NAME> in the environment, <name> in the file, the default. An
-empty value counts as not set. The database has two more sources, after both: DATABASE_URL, which many hosts set, and
-then libpq's own PG* variables. If none names a server, the embedded one is used.
-
-Every problem is one line, and all are reported at once; an unknown name is reported with the nearest known one. No
-message contains a secret or the password inside a URL. cattrs converts each value by the type of its field; the
+The first of these wins: REACTOR_<NAME> in the environment, <name> in the file, the default; an empty value counts as
+not set. The database has two more sources: DATABASE_URL, which many hosts set, then libpq's own PG* variables. If none
+names a server, the embedded one is used. All problems are reported at once, one line each, without any secret. The
 rules on the converted values are in reactor/core/settings.py.
 """
 
@@ -15,18 +12,15 @@ from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from attrs import NOTHING, fields, frozen
-from cattrs import Converter
+from attrs import NOTHING, fields
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
 from reactor.core.durations import parse_duration_s
 from reactor.core.errors import ConfigInvalid
 from reactor.core.settings import ConnectionString, LowerCase, Seconds, Settings, UpperCase, problems
-
-T = TypeVar("T")
 
 _PREFIX: Final = "REACTOR_"
 _NOT_OURS: Final = re.compile(
@@ -46,14 +40,14 @@ _SHOWN_CHARS: Final = 60
 
 
 def _key(name: str) -> str:
-    """Return the public name of a field, which is the file's key."""
+    """Return the public name of a field, which is the file's key. Units are written with the values."""
     return name.removesuffix("_s")
 
 
 NAMES: Final[Mapping[str, Any]] = MappingProxyType(
     {_key(attribute.name): attribute.type for attribute in fields(Settings)} | {"spool_dir": Path}
 )
-"""The type of each setting by its public name, which is the file's key. Units are written with the values."""
+"""The type of each setting by its public name."""
 
 
 def load(environ: Mapping[str, str], config: Path | None = None) -> Settings:
@@ -63,6 +57,7 @@ def load(environ: Mapping[str, str], config: Path | None = None) -> Settings:
     the working directory. Raises ConfigInvalid with one line for each variable or key that is wrong or unknown.
     """
     found: list[str] = []
+    environ = {name: text.strip() for name, text in environ.items()}
     path = config if config is not None else _DEFAULT_FILE
     table: dict[str, Any] = {}
     try:
@@ -70,22 +65,26 @@ def load(environ: Mapping[str, str], config: Path | None = None) -> Settings:
             table = _table(path)
     except ValueError as wrong:
         found.append(str(wrong))
-    source = _Source(environ={name: text.strip() for name, text in environ.items()}, table=table, path=path)
+    given = dict(_given(environ, table, path))
 
-    found += source.unknown()
+    def named(name: str) -> str:
+        return given[_key(name)][0] if _key(name) in given else _variable(_key(name))
+
+    def shown(name: str) -> str:
+        key = _key(name)
+        return "" if key in _SECRET or key not in given else f", not {_redacted(str(given[key][1]))!r}"
+
+    found += _unknown(environ, table, path)
     values: dict[str, Any] = {}
-    unread: set[str] = set()
-    for key, type_ in NAMES.items():
+    for key, (name, raw) in given.items():
         try:
-            if (value := source.value(key)) is not None:
-                values[key] = _CONVERTER.structure(value, type_)
+            values[key] = _READERS[NAMES[key]](raw)
         except ValueError as wrong:
-            found.append(f"{source.named(key)} must be {wrong}{source.shown(key)}")
-            unread.add(key)
+            found.append(f"{name} must be {wrong}{shown(key)}")
 
     complete = _fields(values)
-    converted = {name: value for name, value in complete.items() if _key(name) not in unread}
-    found += problems(converted, lambda name: source.named(_key(name)), lambda name: source.shown(_key(name)))
+    read = {name: value for name, value in complete.items() if _key(name) in values or _key(name) not in given}
+    found += problems(read, named, shown)
     if found:
         raise ConfigInvalid(*found)
     return Settings(**complete)
@@ -115,54 +114,29 @@ def _table(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} isn't valid TOML: {failure}") from failure
 
 
-@frozen(kw_only=True)
-class _Source:
-    """The sources of values: the environment first, then the file."""
+def _given(environ: Mapping[str, str], table: Mapping[str, Any], path: Path) -> Iterator[tuple[str, tuple[str, Any]]]:
+    """Yield each setting that is set, with the name under which it is set and its raw value: text, or any of TOML."""
+    for key in NAMES:
+        if text := environ.get(_variable(key)):
+            yield key, (_variable(key), text)
+        elif table.get(key, "") != "":
+            yield key, (f"{key} in {path}", table[key])
+        elif key == "database_url" and (text := environ.get("DATABASE_URL")):
+            yield key, ("DATABASE_URL", text)
+        elif key == "database_url" and any(environ.get(name) for name in _SERVER):
+            yield key, (_variable(key), "")  # an empty connection string: libpq reads its own variables
 
-    environ: Mapping[str, str]
-    table: Mapping[str, Any]
-    path: Path
 
-    def value(self, key: str) -> Any:
-        """Return the raw value of `key`: text from the environment, any TOML value from the file; None if not set."""
-        value = self.environ.get(_variable(key)) or self.table.get(key)
-        if key == "database_url" and value in (None, ""):
-            value = self.environ.get("DATABASE_URL") or None
-            if value is None and any(self.environ.get(name) for name in _SERVER):
-                return ""  # an empty connection string: libpq reads its own variables
-        elif value == "":
-            return None
-        return value
-
-    def named(self, key: str) -> str:
-        """Return where `key` is set: the variable, or the key and its file; the variable if it isn't set."""
-        if self.environ.get(_variable(key)):
-            return _variable(key)
-        if key in self.table:
-            return f"{key} in {self.path}"
-        if key == "database_url" and self.environ.get("DATABASE_URL"):
-            return "DATABASE_URL"
-        return _variable(key)
-
-    def shown(self, key: str) -> str:
-        """Return ", not …" with the raw value of `key`; "" for a secret or a default."""
-        value = self.value(key)
-        if value is None or key in _SECRET:
-            return ""
-        text = re.sub(r"//\S*@", "//***@", str(value))
-        text = re.sub(r"(?i)(password|secret|token|key)(\s*=\s*)\S+", r"\1\2***", text)
-        return f", not {text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + '…'!r}"
-
-    def unknown(self) -> Iterator[str]:
-        """Yield a line for each variable with our prefix and each key of the file that is not a setting."""
-        known = {_variable(key) for key in NAMES}
-        for variable, text in sorted(self.environ.items()):
-            ours = variable.startswith(_PREFIX) and not _NOT_OURS.fullmatch(f"{variable}={text}")
-            if ours and text and variable not in known:
-                yield f"{variable} is not a setting: {_advice(variable, _variable)}"
-        for key in self.table:
-            if key not in NAMES:
-                yield f"{key} in {self.path} is not a setting: {_advice(key, str)}"
+def _unknown(environ: Mapping[str, str], table: Mapping[str, Any], path: Path) -> Iterator[str]:
+    """Yield a line for each variable with our prefix and each key of the file that is not a setting."""
+    known = {_variable(key) for key in NAMES}
+    for variable, text in sorted(environ.items()):
+        ours = variable.startswith(_PREFIX) and not _NOT_OURS.fullmatch(f"{variable}={text}")
+        if ours and text and variable not in known:
+            yield f"{variable} is not a setting: {_advice(variable, _variable)}"
+    for key in table:
+        if key not in NAMES:
+            yield f"{key} in {path} is not a setting: {_advice(key, str)}"
 
 
 def _variable(key: str) -> str:
@@ -174,43 +148,19 @@ def _advice(key: str, spelled: Callable[[str], str]) -> str:
     return f"did you mean {spelled(near[0])}?" if near else "remove it"
 
 
-_CONVERTER: Final = Converter()
+def _redacted(text: str) -> str:
+    """Return the beginning of a value, without passwords."""
+    text = re.sub(r"//\S*@", "//***@", text)
+    text = re.sub(r"(?i)(password|secret|token|key)(\s*=\s*)\S+", r"\1\2***", text)
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
 
 
-def _reads(type_: Any) -> Callable[[Callable[[Any], T]], Callable[[Any], T]]:
-    """Register a function that converts a raw value, text or TOML, to `type_`.
-
-    It raises ValueError with words that complete "must be …".
-    """
-
-    def register(read: Callable[[Any], T]) -> Callable[[Any], T]:
-        if isinstance(type_, type):
-            _CONVERTER.register_structure_hook(type_, lambda value, _: read(value))
-        else:  # an Annotated or generic alias
-            _CONVERTER.register_structure_hook_func(lambda candidate: candidate == type_, lambda value, _: read(value))
-        return read
-
-    return register
-
-
-@_reads(str)
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value.strip()
     raise ValueError("text in quotes")
 
 
-@_reads(UpperCase)
-def _upper(value: Any) -> str:
-    return _text(value).upper()
-
-
-@_reads(LowerCase)
-def _lower(value: Any) -> str:
-    return _text(value).lower()
-
-
-@_reads(ConnectionString)
 def _connection_string(value: Any) -> str:
     text = _text(value)
     try:
@@ -221,12 +171,10 @@ def _connection_string(value: Any) -> str:
     return text
 
 
-@_reads(Path)
 def _folder(value: Any) -> Path:
     return Path(_text(value)).absolute()
 
 
-@_reads(Seconds)
 def _seconds(value: Any) -> float:
     try:
         if not isinstance(value, bool):
@@ -236,7 +184,6 @@ def _seconds(value: Any) -> float:
     raise ValueError("a duration like 30s, 0.5s, 5m, 1h30m, or plain seconds")
 
 
-@_reads(int)
 def _whole_number(value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -245,7 +192,6 @@ def _whole_number(value: Any) -> int:
     raise ValueError("a whole number")
 
 
-@_reads(float)
 def _number(value: Any) -> float:
     if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}(\.[0-9]{1,18})?", value):
         return float(value)
@@ -254,7 +200,6 @@ def _number(value: Any) -> float:
     raise ValueError("a number")
 
 
-@_reads(Mapping[str, Path])
 def _spools(value: Any) -> dict[str, Path]:
     """Read `name=/folder,other=/folder`, or the file's table [spools]."""
     if isinstance(value, str):
@@ -268,3 +213,20 @@ def _spools(value: Any) -> dict[str, Path]:
     if len(folders) < len(value) or "default" in folders or "" in folders:
         raise ValueError("name=/folder pairs with commas between, names different and none default (spool_dir)")
     return folders
+
+
+_READERS: Final[Mapping[Any, Callable[[Any], Any]]] = MappingProxyType(
+    {
+        str: _text,
+        str | None: _text,
+        UpperCase: lambda value: _text(value).upper(),
+        LowerCase: lambda value: _text(value).lower(),
+        ConnectionString | None: _connection_string,
+        Path: _folder,
+        Seconds: _seconds,
+        int: _whole_number,
+        float: _number,
+        Mapping[str, Path]: _spools,
+    }
+)
+"""By type: converts a raw value, text or TOML. Raises ValueError with words that complete "must be …"."""

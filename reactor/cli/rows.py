@@ -9,7 +9,7 @@ import click
 
 from reactor.cli.context import database_url, load_settings
 from reactor.cli.output import as_json, print_json, print_table
-from reactor.core.operations import WHY_UNCHANGED
+from reactor.core.model import WHY_UNCHANGED
 from reactor.postgres.admin import Inspector, Row, inspecting
 
 ids_argument = click.argument("ids", type=click.UUID, nargs=-1, required=True, metavar="ID…")

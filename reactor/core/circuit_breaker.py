@@ -2,8 +2,7 @@
 
 The breaker counts the different rows that failed because of the store (refused, timed out, 503) since the last
 success. At `threshold` rows it opens: no upload starts, later failures are handed back unspent, and one upload
-at a time probes the store. It counts rows and not failures, because one upload to which the store always
-answers 500 must not stop the others.
+at a time probes the store. It counts rows, because one upload that always fails must not stop the others.
 
     state     event                               next       and
     closed    failure of a `threshold`-th row     open       counted; pause = first pause
@@ -17,9 +16,8 @@ answers 500 must not stop the others.
               failure of another row (late)       probing    unspent
               any success                         closed
 
-A store's Retry-After makes a pause longer, never shorter, up to RETRY_AFTER_MAX_S (reactor/core/backoff.py).
-
-The breaker owns no clock. `now` is monotonic seconds, from the same clock in every call.
+A store's Retry-After makes a pause longer, up to RETRY_AFTER_MAX_S (reactor/core/backoff.py). `now` is monotonic
+seconds, from the same clock in every call.
 """
 
 from uuid import UUID
@@ -30,15 +28,10 @@ from reactor.core.backoff import honoured_retry_after_s
 class CircuitBreaker:
     """Decides how many uploads may start, from the results of the earlier ones.
 
-    `threshold` is the number of different rows, at least 1, whose failure opens it; pauses are in seconds,
-    0 < first_pause_s <= max_pause_s.
+    `threshold` different rows, at least 1, open it by their failures. Pauses: 0 < first_pause_s <= max_pause_s.
     """
 
     def __init__(self, threshold: int = 5, first_pause_s: float = 1.0, max_pause_s: float = 10.0) -> None:
-        if threshold < 1:
-            raise ValueError(f"threshold must be at least 1, not {threshold}")
-        if not 0 < first_pause_s <= max_pause_s:
-            raise ValueError(f"pauses must be 0 < first <= max, not {first_pause_s} and {max_pause_s}")
         self._threshold = threshold
         self._first_pause_s = first_pause_s
         self._max_pause_s = max_pause_s
@@ -48,11 +41,7 @@ class CircuitBreaker:
 
         # Invariant: is_clear exactly when closed and no row is in _failed.
         self.is_clear = True
-        """Whether it is closed and counts no failure. Read only.
-
-        While True, `allowance` is None, and `started`, `succeeded` and `abandoned` change nothing: a caller may
-        skip these calls.
-        """
+        """Whether it is closed and counts no failure: then only `failed` changes anything. Read only."""
 
         # Invariant: while closed, the rows that failed since the last success, fewer than the threshold; else empty.
         self._failed: set[UUID] = set()
@@ -84,7 +73,7 @@ class CircuitBreaker:
             self._probe = row_id
 
     def succeeded(self, now: float) -> None:  # noqa: ARG002 - all results have the same signature
-        """Record that the store answered: it stored an object, or refused one for good. Closes the breaker."""
+        """Record that the store stored an object, or refused one for good. Closes the breaker."""
         self._failed.clear()
         self._paused_until = None
         self._pause_s = self._first_pause_s
@@ -92,32 +81,28 @@ class CircuitBreaker:
         self.is_open, self.is_clear = False, True
 
     def failed(self, now: float, row_id: UUID, retry_after_s: float | None = None) -> bool:
-        """Record that the attempt of `row_id` failed because of the store; return whether to hand it back unspent.
+        """Record a failure because of the store; return whether to hand the attempt back unspent, as in an outage.
 
-        True when the breaker was open: the failure belongs to the outage. False when it was closed: the attempt
-        counts. `retry_after_s` is the store's Retry-After.
+        `retry_after_s` is the store's Retry-After.
         """
+        wait_s = honoured_retry_after_s(retry_after_s)
         if self._paused_until is None:
             self.is_clear = False
             self._failed.add(row_id)
             if len(self._failed) == self._threshold:
                 self._failed.clear()
                 self.is_open = True
-                self._pause_until(now + max(self._pause_s, honoured_retry_after_s(retry_after_s)))
+                self._paused_until = now + max(self._pause_s, wait_s)
             return False
         if row_id == self._probe:
             self._probe = None
             self._pause_s = min(2 * self._pause_s, self._max_pause_s)
-            self._pause_until(now + max(self._pause_s, honoured_retry_after_s(retry_after_s)))
-        else:
-            self._pause_until(now + honoured_retry_after_s(retry_after_s))
+            wait_s = max(self._pause_s, wait_s)
+        # the latest time wins: a late failure with a shorter Retry-After must not shorten the pause
+        self._paused_until = max(self._paused_until, now + wait_s)
         return True
 
     def abandoned(self, now: float, row_id: UUID) -> None:  # noqa: ARG002 - all results have the same signature
         """Record that the attempt of `row_id` ended without a result from the store: shutdown, a lost lease."""
         if row_id == self._probe:
             self._probe = None
-
-    def _pause_until(self, until: float) -> None:
-        # the latest time wins: a late failure with a shorter Retry-After must not shorten the pause
-        self._paused_until = until if self._paused_until is None else max(self._paused_until, until)

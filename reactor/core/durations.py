@@ -28,10 +28,7 @@ def parse_duration_s(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Return `seconds` in the form that `parse_duration_s` reads, rounded to a millisecond.
-
-    Raises ValueError if `seconds` is negative or not finite.
-    """
+    """Return `seconds`, finite and at least 0, as `parse_duration_s` reads it, rounded to a millisecond."""
     if not (math.isfinite(seconds) and seconds >= 0):
         raise ValueError(f"{seconds} is not a duration")
     remaining_ms = round(seconds * 1000)

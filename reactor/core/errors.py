@@ -1,11 +1,7 @@
-"""The exceptions, in three branches by what the caller should do.
+"""The exceptions, in three branches by what the caller should do: `Rejected`, `Refused`, `Unavailable`.
 
-* `Rejected`: the input is wrong; a retry can't help.
-* `Refused`: a rule forbids it; the row is unchanged.
-* `Unavailable`: something outside is down; try later.
-
-Each exception has one code of the catalogue (reactor/core/error_codes.py), which defines whether a retry can help, the
-HTTP status and the next step.
+Each has one code of the catalogue (reactor/core/error_codes.py), which defines whether a retry can help, the HTTP
+status and the next step.
 """
 
 from collections.abc import Mapping
@@ -43,21 +39,18 @@ class ReactorError(Exception):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the same object as the SQL functions: ok, code, message, retryable, details."""
-        return {
-            "ok": False,
-            "code": self.code,
-            "message": str(self),
-            "retryable": self.retryable,
-            "details": self.details,
-        }
+        answer = {"ok": False, "code": self.code, "message": str(self)}
+        return answer | {"retryable": self.retryable, "details": self.details}
 
 
 _CLASS_OF: dict[str, type[ReactorError]] = {}
 
 
-def error_of(code: str, message: str | None = None, details: Mapping[str, Any] | None = None) -> ReactorError:
+def error_of(code: str, message: str, details: Mapping[str, Any]) -> ReactorError:
     """Return the exception of a code. Raises KeyError for a code that isn't in this version."""
-    return _CLASS_OF[code](message, details=details)
+    error = _CLASS_OF[code](message)
+    error.details = dict(details)
+    return error
 
 
 class Rejected(ReactorError):
@@ -140,14 +133,9 @@ class StorageUnavailable(Unavailable, code="STORAGE_UNAVAILABLE"):
     """
 
     def __init__(
-        self,
-        message: str | None = None,
-        *,
-        http_status: int | None = None,
-        retry_after_s: float | None = None,
-        details: Mapping[str, Any] | None = None,
+        self, message: str | None = None, *, http_status: int | None = None, retry_after_s: float | None = None
     ) -> None:
-        super().__init__(message, details=details)
+        super().__init__(message)
         self.http_status = http_status
         self.retry_after_s = retry_after_s
 
@@ -158,15 +146,8 @@ class StorageRejected(Rejected, code="STORAGE_REJECTED"):
     `denied` is True for 401 and 403, which get one more attempt because credentials may be rotating.
     """
 
-    def __init__(
-        self,
-        message: str | None = None,
-        *,
-        http_status: int | None = None,
-        denied: bool = False,
-        details: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(message, details=details)
+    def __init__(self, message: str | None = None, *, http_status: int | None = None, denied: bool = False) -> None:
+        super().__init__(message)
         self.http_status = http_status
         self.denied = denied
 

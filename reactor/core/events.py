@@ -1,10 +1,8 @@
 """Events: frozen values that the reactor emits. Log lines, metrics and spans are made from them in telemetry/.
 
-Events of uploads are emitted in batches: one call for each upload and subscriber was a quarter of all calls. The items
-of a batch are named tuples, which are created in a third of an attrs class's time.
-
-Times are seconds since 1970 by the database's clock, so that a trace has one clock although several reactors take part.
-No event holds a secret, a spool path or an object's content, so no subscriber has to remove any.
+Events of uploads are emitted in batches, because the calls are costly; a batch has named tuples, which are quicker to
+create. Times are seconds since 1970 by the database's clock, so that a trace of several reactors has one clock. No
+event holds a secret, a spool path or an object's content.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,20 +15,25 @@ from reactor.core.model import Outcome, Verdict
 from reactor.core.trace_context import TraceContext, Trail
 
 
+@frozen
+class Event:
+    """The base of all events."""
+
+
 @frozen(kw_only=True)
-class Listening:
+class Listening(Event):
     """The listening connection is live: a notification has come back through it."""
 
 
 @frozen(kw_only=True)
-class ListenerLost:
+class ListenerLost(Event):
     """The listening connection has ended, or a notification did not come back."""
 
     reason: str
 
 
 @frozen(kw_only=True)
-class Polling:
+class Polling(Event):
     """Notifications don't arrive; the reactor polls the database every `interval_s` seconds until they do."""
 
     interval_s: float
@@ -38,7 +41,7 @@ class Polling:
 
 
 @frozen(kw_only=True)
-class Notified:
+class Notified(Event):
     """A notification has arrived."""
 
     channel: str
@@ -47,7 +50,7 @@ class Notified:
 
 
 @frozen(kw_only=True)
-class NotificationRejected:
+class NotificationRejected(Event):
     """A notification of unknown form was ignored."""
 
     channel: str
@@ -55,7 +58,7 @@ class NotificationRejected:
 
 
 @frozen(kw_only=True)
-class UploadsClaimed:
+class UploadsClaimed(Event):
     """Uploads were claimed; their waits are over."""
 
     trails: Sequence[Trail]
@@ -71,7 +74,7 @@ class AttemptStarted(NamedTuple):
 
 
 @frozen(kw_only=True)
-class AttemptsStarted:
+class AttemptsStarted(Event):
     """Attempts have started."""
 
     attempts: Sequence[AttemptStarted]
@@ -95,40 +98,19 @@ class AttemptSettled(NamedTuple):
         return self.trail.upload_id
 
     @property
-    def attempt(self) -> int:
-        return self.trail.attempt
-
-    @property
     def verdict(self) -> Verdict:
         return self.outcome.verdict
 
-    @property
-    def delay_s(self) -> float:
-        return self.outcome.delay_s
-
-    @property
-    def code(self) -> str | None:
-        return self.outcome.code
-
-    @property
-    def message(self) -> str | None:
-        return self.outcome.message
-
-    @property
-    def put_s(self) -> float:
-        """Seconds that the put took; 0.0 if it did not begin."""
-        return 0.0 if self.put is None else self.put[1] - self.put[0]
-
 
 @frozen(kw_only=True)
-class AttemptsSettled:
+class AttemptsSettled(Event):
     """Outcomes of attempts are committed: all or some of one settlement."""
 
     attempts: Sequence[AttemptSettled]
 
 
 @frozen(kw_only=True)
-class UploadRescued:
+class UploadRescued(Event):
     """An upload whose lease expired, or that has no attempts left, is due again or dead."""
 
     trail: Trail
@@ -142,7 +124,8 @@ class UploadRescued:
     rescued_at: float
 
 
-class UploadDied(NamedTuple):
+@frozen
+class UploadDied(Event):
     """An upload was given up."""
 
     upload_id: UUID
@@ -152,14 +135,14 @@ class UploadDied(NamedTuple):
 
 
 @frozen(kw_only=True)
-class LeaseLost:
+class LeaseLost(Event):
     """Another reactor took over an upload during this reactor's attempt, whose outcome is dropped."""
 
     upload_id: UUID
 
 
 @frozen(kw_only=True)
-class RunExpired:
+class RunExpired(Event):
     """A stale run was failed."""
 
     run_id: UUID
@@ -172,7 +155,7 @@ class RunExpired:
 
 
 @frozen(kw_only=True)
-class Rescued:
+class Rescued(Event):
     """Counts of one rescue: uploads whose lease expired, or that have no attempts left."""
 
     retried: int
@@ -183,7 +166,7 @@ class Rescued:
 
 
 @frozen(kw_only=True)
-class Swept:
+class Swept(Event):
     """One reaction's due rows were read from the database and scheduled."""
 
     reaction: str
@@ -199,7 +182,7 @@ MOST_LINKS = 128
 
 
 @frozen(kw_only=True)
-class Reconciled:
+class Reconciled(Event):
     """A complete pass of the reconciliation has ended."""
 
     pass_id: UUID
@@ -213,7 +196,7 @@ class Reconciled:
 
 
 @frozen(kw_only=True)
-class UsageRepaired:
+class UsageRepaired(Event):
     """Reconciliation corrected rows of storage_usage."""
 
     kind: str
@@ -223,7 +206,7 @@ class UsageRepaired:
 
 
 @frozen(kw_only=True)
-class BreakerMoved:
+class BreakerMoved(Event):
     """The breaker of a store has opened or closed."""
 
     store: str
@@ -231,7 +214,7 @@ class BreakerMoved:
 
 
 @frozen(kw_only=True)
-class DatabaseLost:
+class DatabaseLost(Event):
     """A call to the database failed and will be repeated."""
 
     doing: str
@@ -239,7 +222,7 @@ class DatabaseLost:
 
 
 @frozen(kw_only=True)
-class ReactorsChanged:
+class ReactorsChanged(Event):
     """Reactors joined or left. Uploads of those that left may be waiting for a rescue."""
 
     alive: int
@@ -248,33 +231,12 @@ class ReactorsChanged:
 
 
 @frozen(kw_only=True)
-class TimerFired:
+class TimerFired(Event):
     """A timer of the wheel fired, `lag_s` seconds late."""
 
     lag_s: float
 
 
-Event = (
-    Listening
-    | ListenerLost
-    | Polling
-    | Notified
-    | NotificationRejected
-    | UploadsClaimed
-    | AttemptsStarted
-    | AttemptsSettled
-    | UploadDied
-    | LeaseLost
-    | RunExpired
-    | UploadRescued
-    | Rescued
-    | Swept
-    | Reconciled
-    | UsageRepaired
-    | BreakerMoved
-    | DatabaseLost
-    | ReactorsChanged
-    | TimerFired
-)
+EVENT_TYPES = [kind for kind in globals().copy().values() if isinstance(kind, type) and issubclass(kind, Event)]
 
 Emit = Callable[[Event], None]

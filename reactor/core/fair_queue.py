@@ -1,8 +1,7 @@
 """Round-robin by tenant over signals that are ready, with a cap per tenant.
 
-A tenant with one signal waits for as many signals as there are other tenants, however many each of them has. A tenant
-that has reached its cap of taken signals is *parked*: it leaves the ring until one is released. Every call takes
-amortised O(1) per signal, however many tenants wait or are parked.
+A tenant with one signal waits for as many signals as there are other tenants. A tenant that has reached its cap of
+taken signals is *parked*: it leaves the ring until one is released. Every call takes amortised O(1) per signal.
 """
 
 import math
@@ -24,11 +23,11 @@ T = TypeVar("T", bound=OfTenant)
 class FairQueue(Generic[T]):
     """Ready signals, taken round-robin by tenant.
 
-    `per_tenant` is the cap of signals that one tenant may have taken and not released, at least 1; None means no cap.
+    `per_tenant` is the most signals, at least 1, that one tenant may have taken and not released; None: no cap.
     """
 
     def __init__(self, per_tenant: int | None = None) -> None:
-        self._per_tenant = _checked(per_tenant)
+        self._per_tenant = per_tenant
 
         # OrderedDict, because finding the first key of a dict takes O(removed keys)
         # Invariant: a tenant with waiting signals has one line, in the ring or parked; other tenants have none.
@@ -47,7 +46,6 @@ class FairQueue(Generic[T]):
         return self._waiting
 
     def __contains__(self, signal: T) -> bool:
-        """Return whether `signal` waits."""
         return signal in (self._line(signal.tenant) or ())
 
     @property
@@ -59,7 +57,7 @@ class FairQueue(Generic[T]):
     def per_tenant(self, per_tenant: int | None) -> None:
         if per_tenant == self._per_tenant:
             return
-        self._per_tenant = _checked(per_tenant)
+        self._per_tenant = per_tenant
         lines = [*self._ring.items(), *self._parked.items()]
         self._ring.clear()
         self._parked.clear()
@@ -142,9 +140,3 @@ class FairQueue(Generic[T]):
         at_cap = self._per_tenant is not None and self._taken.get(tenant, 0) >= self._per_tenant
         (self._parked if at_cap else self._ring)[tenant] = line
         return line
-
-
-def _checked(per_tenant: int | None) -> int | None:
-    if per_tenant is not None and per_tenant < 1:
-        raise ValueError(f"per_tenant must be at least 1, not {per_tenant}")
-    return per_tenant

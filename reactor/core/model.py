@@ -1,15 +1,14 @@
 """Values that pass through the reactor. A signal is a hint; the row decides."""
 
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 
 class Signal(NamedTuple):
-    """A hint that one row may need attention. It names the row and carries no state.
+    """A hint that one row may need attention, from a notification, a sweep, or the reactor's own retry.
 
-    Source: a notification (schema/functions/notify_*.sql), a sweep, or the reactor's own retry. A named tuple and
-    not an attrs class, because the wheel holds up to a million of them as dictionary keys.
+    A named tuple and not an attrs class, because the wheel holds up to a million of them as dictionary keys.
     """
 
     reaction: str
@@ -66,3 +65,12 @@ class Outcome(NamedTuple):
 
     storage_url: str | None = None
     """URL of the stored object; None unless stored."""
+
+
+WHY_UNCHANGED: Final = {
+    "retry": "is not waiting, dead or cancelled",
+    "cancel": "is not waiting, uploading or dead",
+    "purge": "is not dead or cancelled: cancel it first",
+    "fail": "is not pending or running, or does not exist",
+}
+"""Why an operator's action leaves a row unchanged, by action. Completes "<row id> …"."""

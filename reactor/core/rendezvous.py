@@ -1,8 +1,7 @@
 """The order in which reactors try a notified row: rendezvous hashing, computed by each reactor alone.
 
-Every listening reactor ranks all of them for a row by the same arithmetic. The first claims at once, the second after
-STEP_S, and so on. So a row is usually claimed once, and the next reactor tries it only when the one before it may
-have failed. The order decides only when a reactor tries; the row's lock decides who gets it.
+Every reactor ranks all that listen by the same arithmetic. The first claims at once, the second after STEP_S, and so
+on: a row is usually claimed once. The order decides only when a reactor tries; the row's lock decides which gets it.
 
 Source: D. Thaler and C. Ravishankar, "A Name-Based Mapping Scheme for Rendezvous", 1996.
 """
@@ -17,8 +16,8 @@ LAST_RANK = 4
 """Higher ranks wait as long as this one, so that any reactor tries within a second."""
 
 _SHARES = 4093
-"""The number of shares that rows are divided into by id, each with one order, computed once: a sweep asks for 50 000
-rows. A prime, so that every bit of an id counts."""
+"""Rows are divided by id into so many shares, each with one order that is computed once: a sweep has 50 000 rows. A
+prime, so that every bit of an id counts."""
 
 _MASK = (1 << 64) - 1
 _ODD = 0x9E37_79B9_7F4A_7C15
@@ -32,7 +31,7 @@ class RendezvousOrder:
         self._members: tuple[int, ...] = ()
         self._delays_s: dict[int, float] = {}
         self.is_alone = True
-        """Whether no other reactor listens; then it ranks first for every row."""
+        """Whether no other reactor listens: then this one ranks first for every row."""
 
     def set_members(self, me: UUID, others: Iterable[UUID]) -> None:
         """Set this reactor's id, and the ids of the others that listen."""

@@ -10,13 +10,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, TypeAlias
 
-from attrs import field, fields, frozen
+from attrs import field, fields_dict, frozen
 
 from reactor.core.errors import ConfigInvalid
 
-YEAR_S: Final = 365 * 86_400.0
-LOG_LEVELS: Final = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
-LOG_FORMATS: Final = ("text", "json")
+_YEAR_S: Final = 365 * 86_400.0
+_LOG_LEVELS: Final = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
 
 Seconds: TypeAlias = Annotated[float, "seconds"]
 ConnectionString: TypeAlias = Annotated[str, "libpq connection string"]
@@ -24,25 +23,16 @@ UpperCase: TypeAlias = Annotated[str, "upper case"]
 LowerCase: TypeAlias = Annotated[str, "lower case"]
 
 
-@frozen
-class Rule:
-    """A condition on a value, in words and as a predicate."""
-
-    words: str
-    """Completes "must be …"."""
-
-    holds: Callable[[Any], bool]
+def _must_be(words: str, holds: Callable[[Any], bool]) -> dict[str, Any]:
+    """Return the metadata of a field that has a rule: `words` completes "must be …"."""
+    return {"words": words, "holds": holds}
 
 
-def _must_be(words: str, holds: Callable[[Any], bool]) -> dict[str, Rule]:
-    return {"rule": Rule(words, holds)}
-
-
-def _within(words: str, low: float, high: float) -> dict[str, Rule]:
+def _within(words: str, low: float, high: float) -> dict[str, Any]:
     return _must_be(words, lambda value: low <= value <= high)
 
 
-_POSITIVE: Final = _must_be("a duration of more than 0, at most 365d", lambda seconds: 0 < seconds <= YEAR_S)
+_POSITIVE: Final = _must_be("a duration of more than 0, at most 365d", lambda seconds: 0 < seconds <= _YEAR_S)
 
 
 def _is_store(url: str) -> bool:
@@ -56,10 +46,6 @@ def _are_spools(spools: Mapping[str, Path]) -> bool:
 
 def _is_token(token: str) -> bool:
     return bool(token) and token.isascii() and token.isprintable() and " " not in token
-
-
-def _is_http_url(url: str) -> bool:
-    return url.startswith(("http://", "https://"))
 
 
 def _read_only(spools: Mapping[str, Path]) -> Mapping[str, Path]:
@@ -139,14 +125,17 @@ class Settings:
     """REACTOR_HTTP_TOKEN, default None: all changes over HTTP are refused. The token that authorises them."""
 
     log_level: UpperCase = field(
-        default="INFO", metadata=_must_be(f"one of {', '.join(LOG_LEVELS)}", LOG_LEVELS.__contains__)
+        default="INFO", metadata=_must_be(f"one of {', '.join(_LOG_LEVELS)}", _LOG_LEVELS.__contains__)
     )
     """REACTOR_LOG_LEVEL, default INFO. The lowest level that is logged."""
 
-    log_format: LowerCase = field(default="text", metadata=_must_be("text or json", LOG_FORMATS.__contains__))
+    log_format: LowerCase = field(default="text", metadata=_must_be("text or json", ("text", "json").__contains__))
     """REACTOR_LOG_FORMAT, default text. Readable lines, or one JSON object per line."""
 
-    trace_url: str | None = field(default=None, metadata=_must_be("an http:// or https:// URL", _is_http_url))
+    trace_url: str | None = field(
+        default=None,
+        metadata=_must_be("an http:// or https:// URL", lambda url: url.startswith(("http://", "https://"))),
+    )
     """REACTOR_TRACE_URL, default None: no links. The URL of Jaeger's page."""
 
     data_dir: Path = field(default=Path("reactor-data"))
@@ -154,31 +143,27 @@ class Settings:
     database."""
 
     def __attrs_post_init__(self) -> None:
-        values = {attribute.name: getattr(self, attribute.name) for attribute in fields(Settings)}
-        if found := problems(values):
+        if found := problems({name: getattr(self, name) for name in fields_dict(Settings)}):
             raise ConfigInvalid(*found)
 
 
 def problems(
-    values: Mapping[str, Any],
-    named: Callable[[str], str] = str,
-    shown: Callable[[str], str] = lambda _: "",
+    values: Mapping[str, Any], named: Callable[[str], str] = str, shown: Callable[[str], str] = lambda _: ""
 ) -> list[str]:
     """Return a line for each of `values`, by field name, that breaks a rule, alone or together with another.
 
     `named` returns the name that messages show for a field, `shown` returns ", not …" with its value. The default
     shows no value, because it may be a secret.
     """
-    rules: dict[str, Rule] = {
-        attribute.name: attribute.metadata["rule"]
-        for attribute in fields(Settings)
-        if "rule" in attribute.metadata and values.get(attribute.name) is not None
-    }
-    broken = [name for name, rule in rules.items() if not rule.holds(values[name])]
-    found = [f"{named(name)} must be {rules[name].words}{shown(name)}" for name in broken]
-    sound = {name: value for name, value in values.items() if name not in broken}
+    found: list[str] = []
+    sound = dict(values)
+    for name, attribute in fields_dict(Settings).items():
+        rule, value = attribute.metadata, values.get(name)
+        if rule and value is not None and not rule["holds"](value):
+            found.append(f"{named(name)} must be {rule['words']}{shown(name)}")
+            del sound[name]
 
-    if sound.get("retry_max_s", YEAR_S) < sound.get("retry_base_s", 0):
+    if sound.get("retry_max_s", _YEAR_S) < sound.get("retry_base_s", 0):
         found.append(f"{named('retry_max_s')} must be at least {named('retry_base_s')}")
     open_to_all = "http_host" in sound and not is_loopback(sound["http_host"])
     if open_to_all and values.get("http_token", "unknown") is None:

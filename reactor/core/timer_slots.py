@@ -12,8 +12,7 @@ K = TypeVar("K", bound=Hashable)
 DueOf: TypeAlias = Callable[[K], int | None]
 
 BITS: Final = 12
-"""A block is `1 << BITS` ticks. Smaller blocks make more slots compete for the CPU cache; larger ones take longer
-to sort."""
+"""A block is `1 << BITS` ticks. Smaller blocks make more slots compete for the CPU cache; larger ones sort slowly."""
 
 _SPARE_LISTS: Final = 2_500
 """Lists created at the start and reused by slots: slightly more than the blocks of fifteen minutes."""
@@ -77,12 +76,8 @@ class LaterBlocks(Generic[K]):
         return keys
 
     def _live(self, number: int, due_of: DueOf[K]) -> list[K]:
-        # dict.fromkeys: a key that was moved away and back has two entries
-        return [
-            *dict.fromkeys(
-                key for key in self.slots[number] if (due := due_of(key)) is not None and due >> BITS == number
-            )
-        ]
+        keys = (key for key in self.slots[number] if (due := due_of(key)) is not None and due >> BITS == number)
+        return [*dict.fromkeys(keys)]  # once: a key that was moved away and back has two entries
 
     def _remove(self, number: int) -> None:
         self.stale.pop(number, None)

@@ -1,15 +1,11 @@
 """A tickless timer wheel over integer ticks. It owns no clock: the caller passes the time.
 
-Time is divided into *blocks* of 4 096 ticks. A key due in a later block waits in that block's slot, unordered. When
-the wheel enters a block, it sorts the block's keys by tick and gives them out from the front. So each key is handled
-twice, however far ahead it is due, and a heap of block numbers finds the next block without stepping over empty ones.
+Time is divided into blocks of 4 096 ticks. A key due in a later block waits in that block's slot, unordered, and is
+sorted when the wheel enters the block. A heap of block numbers finds the next block without stepping over empty ones.
 
-The dictionary of due ticks is the truth; an entry in a slot is only a hint. Cancelling or moving a key leaves its
-old entry behind as *stale*. Each slot counts its stale entries and drops them when they outnumber the live ones. So
-`arm` and `cancel` never search, and every slot that exists has a live key.
-
-A timer takes about 100 bytes: a place in the dictionary, a pointer in a slot and, unless the caller shares it, an int.
-None of these is tracked by the garbage collector, and slots reuse their lists, so timers never cause a collection.
+The dictionary of due ticks is the truth; an entry in a slot is only a hint. Cancelling or moving a key leaves its old
+entry behind as *stale*; a slot drops stale entries when they outnumber the live ones. So `arm` and `cancel` never
+search. A timer takes about 100 bytes, none of them tracked by the garbage collector: timers never cause a collection.
 """
 
 import sys
@@ -29,19 +25,15 @@ _BYTES_PER_KEY_MAX: Final = 1024
 
 
 class TimerWheel(Generic[K]):
-    """Keys, each armed for one tick and returned by `pop` when that tick has come.
+    """Keys, each armed for one tick and returned by `pop` when that tick has come; `now` >= 0 is the first tick."""
 
-    `now` is the tick at which the wheel starts, at least 0.
-    """
-
-    __slots__ = ("_current", "_later", "_now", "due_ticks")
+    __slots__ = ("_current", "_later", "due_ticks", "now")
 
     def __init__(self, now: int = 0) -> None:
-        if now < 0:
-            raise ValueError(f"now must be at least 0, not {now}")
-
         # Invariant: no armed key is due before now.
-        self._now = now
+        self.now = now
+        """The tick that the wheel has reached: all keys due before it have been popped. Read only."""
+
         self.due_ticks: dict[K, int] = {}
         """The armed keys and the tick at which each is due. Read only."""
 
@@ -52,29 +44,14 @@ class TimerWheel(Generic[K]):
     def __len__(self) -> int:
         return len(self.due_ticks)
 
-    def __contains__(self, key: object) -> bool:
-        return key in self.due_ticks
-
-    @property
-    def now(self) -> int:
-        """The tick that the wheel has reached. All keys due before it have been popped."""
-        return self._now
-
-    def due_of(self, key: K) -> int | None:
-        """Return the tick at which `key` is due; None if it isn't armed."""
-        return self.due_ticks.get(key)
-
     def sample(self, size: int) -> tuple[list[int], int]:
         """Return the due ticks of about `size` evenly chosen keys, and the number of keys that each stands for."""
         step = len(self.due_ticks) // size + 1
         return list(islice(self.due_ticks.values(), None, None, step)), step
 
     def arm(self, key: K, due: int) -> None:
-        """Make `key` due at tick `due`, moving it if it is already armed.
-
-        Any int is allowed. A tick in the past counts as `now`, behind the keys that are already due.
-        """
-        due = max(due, self._now)
+        """Make `key` due at tick `due`, armed or not. A past tick counts as `now`, after the keys already due."""
+        due = max(due, self.now)
         armed = len(self.due_ticks)
         before = self.due_ticks.setdefault(key, due)  # one look-up in the common case: hashing a key may be slow
         is_move = len(self.due_ticks) == armed
@@ -82,10 +59,10 @@ class TimerWheel(Generic[K]):
             if before == due:
                 return
             self.due_ticks[key] = due
-            if before >> BITS == due >> BITS > self._now >> BITS:
+            if before >> BITS == due >> BITS > self.now >> BITS:
                 return
         block = due >> BITS
-        if block > self._now >> BITS:
+        if block > self.now >> BITS:
             self._later.add(key, block)
         else:
             self._current.add(key, due)
@@ -109,25 +86,25 @@ class TimerWheel(Generic[K]):
         returns the rest. The order within a tick is not defined. A `now` in the past returns [].
         """
         popped: list[K] = []
-        if now < self._now:
+        if now < self.now:
             return popped
         while self._advance(now):
             if len(popped) == limit:
                 return popped
             keys = self._current.take(now, None if limit is None else limit - len(popped), self.due_ticks.get)
-            self._now = self.due_ticks[keys[-1]]
+            self.now = self.due_ticks[keys[-1]]
             for key in keys:
                 del self.due_ticks[key]
             popped += keys
-        self._now = now
+        self.now = now
         self._shrink()
         return popped
 
     def next_due(self) -> int | None:
         """Return a tick to `pop` at, never later than the earliest due tick; None if no key is armed.
 
-        It is exact in the current block; otherwise it is the start of the next block with a key. So a caller that
-        sleeps until this tick and pops gets [] at most once before a key.
+        Exact in the current block, otherwise the start of the next one with a key: at most one `pop` returns [] before
+        a key.
         """
         if (tick := self._current.first(self.due_ticks.get)) is not None:
             return tick
@@ -140,21 +117,18 @@ class TimerWheel(Generic[K]):
             block = self._later.first()
             if block is None or block << BITS > now:
                 return False
-            self._now = block << BITS
+            self.now = block << BITS
             keys = self._later.take(block, self.due_ticks.get)
             self._current = CurrentBlock(keys, [*map(self.due_ticks.__getitem__, keys)])
         return tick <= now
 
     def _mark_stale(self, due: int) -> bool:
         """Count the entry at tick `due` as stale; return whether stale entries were dropped."""
-        if due >> BITS > self._now >> BITS:
+        if due >> BITS > self.now >> BITS:
             return self._later.mark_stale(due >> BITS, self.due_ticks.get)
         return self._current.mark_stale(self.due_ticks.get)
 
     def _shrink(self) -> None:
-        """Copy the dictionary if most of it is unused: a dict releases memory only when it is copied.
-
-        After a million timers this takes about 20 ms, once.
-        """
+        """Copy the dictionary if most of it is unused, to release memory: about 20 ms after a million timers."""
         if sys.getsizeof(self.due_ticks) > _BYTES_PER_KEY_MAX * (len(self.due_ticks) + _KEYS_MIN):
             self.due_ticks = dict(self.due_ticks)

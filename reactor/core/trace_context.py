@@ -13,7 +13,7 @@ from uuid import UUID
 ROOT_SPAN_ID = b"reactor\x00"
 """The parent id of a traceparent that the database made (schema/functions/lib_traceparent.sql); no app's span has it.
 
-The reactor exports a root span with this id. Only the pair of trace id and span id has to be unique.
+The reactor exports a root span with this id.
 """
 
 _TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
@@ -39,10 +39,6 @@ class TraceContext(NamedTuple):
     def is_ours(self) -> bool:
         """True when no app has made the parent: the reactor exports it, and decides whether the trace is sampled."""
         return self.span_id == ROOT_SPAN_ID
-
-    @property
-    def trace_hex(self) -> str:
-        return self.trace_id.hex()
 
 
 @lru_cache(_CACHE_SIZE)
@@ -115,6 +111,6 @@ class Trail(NamedTuple):
         return {
             "upload_id": str(self.upload_id),
             "attempt": self.attempt,
-            "trace_id": self.context.trace_hex,
+            "trace_id": self.context.trace_id.hex(),
             "span_id": self.span_id.hex(),
         }

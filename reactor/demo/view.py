@@ -82,18 +82,21 @@ class DemoView:
             self._reactions_ms.append(event.lag_s * 1000)
 
     def _show_settled(self, event: events.AttemptSettled) -> None:
-        self._counts[event.verdict] += 1
-        prefix = f"upload  {event.upload_id.hex[:8]} attempt {event.attempt}"
-        match event.verdict:
+        outcome = event.outcome
+        self._counts[outcome.verdict] += 1
+        prefix = f"upload  {event.upload_id.hex[:8]} attempt {event.trail.attempt}"
+        match outcome.verdict:
             case Verdict.STORED:
-                duration_ms = event.put_s * 1000
-                self.print_line(f"{prefix}: stored {event.trail.size_bytes:,} bytes in {duration_ms:.0f} ms")
+                began, ended = event.put or (0.0, 0.0)
+                self.print_line(f"{prefix}: stored {event.trail.size_bytes:,} bytes in {(ended - began) * 1000:.0f} ms")
             case Verdict.RETRY:
                 self._retried.add(event.upload_id)
-                self.print_line(f"{prefix}: failed, next attempt in {event.delay_s:.1f} s: {event.message}")
+                self.print_line(f"{prefix}: failed, next attempt in {outcome.delay_s:.1f} s: {outcome.message}")
             case Verdict.DEAD:
-                self._dead_codes[event.code or ""] += 1
-                self.print_line(f"{prefix}: dead: {event.code}: {event.message}")
+                self._dead_codes[outcome.code or ""] += 1
+                self.print_line(f"{prefix}: dead: {outcome.code}: {outcome.message}")
+            case Verdict.DEFERRED:
+                pass
 
     def _render(self) -> Group:
         names = ("stored", "retry", "dead", "deferred", "runs failed")

@@ -83,10 +83,9 @@ class S3Checks:
         check = f"bucket {bucket}"
         key = f"{prefix}.reactor-doctor-{secrets.token_hex(8)}"
         try:
-            probed = self._store.probe(bucket, key)
+            unread, undeleted = self._store.probe(bucket, key)
         except ReactorError as error:
             return problem(check, str(error), _fix(error, bucket))
-        unread, undeleted = probed.unread, probed.undeleted
         if unread is not None and not (isinstance(unread, StorageRejected) and unread.denied):
             return problem(check, f"accepted an object but did not return it: {unread}", _fix(unread, bucket))
         if undeleted is not None:

@@ -87,7 +87,7 @@ class Schedule:
 
     def is_waiting(self, signal: Signal) -> bool:
         """Return whether the signal is in the wheel or in its ready queue."""
-        return signal in self._wheel or signal in self._ready_queues[signal.reaction].queue
+        return signal in self._wheel.due_ticks or signal in self._ready_queues[signal.reaction].queue
 
     def arm(self, dues: Iterable[Due]) -> None:
         """Schedule signals; one that is scheduled already moves to its new time."""

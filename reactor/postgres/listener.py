@@ -1,10 +1,8 @@
-"""The connection that LISTENs: notifications are passed on in the turn of the loop in which they arrive.
+"""The connection that LISTENs: each notification is passed on in the loop's turn in which it arrives.
 
-libpq is read directly when the socket is readable, so that no task has to be woken first. psycopg's own `notifies()`
-would hold the connection meanwhile, and nothing else could be sent on it.
-
-Silence is noticed: every few seconds a bare Sync message is sent, which the server answers at once and without a
-transaction, so it costs the database nothing.
+libpq is read directly when the socket is readable, so no task has to wake up first. psycopg's own `notifies()` would
+occupy the connection, and nothing else could be sent on it. Every few seconds a bare Sync message is sent, which the
+server answers at once and without a transaction: a server that has become silent is noticed.
 """
 
 import asyncio
@@ -18,10 +16,10 @@ from anyio import CancelScope
 from psycopg import sql
 
 from reactor.core.errors import DatabaseUnavailable
-from reactor.postgres.connection import PATIENCE, abort, unavailable
+from reactor.postgres.connection import abort, connect_async, unavailable
 
 SYNC_INTERVAL_S = 3.0
-"""How often the server is asked for an answer; the connection is given up when none has come by the next time."""
+"""How often a Sync is sent. Without an answer until the next one, the connection is lost."""
 
 _READ_FOR_S = 0.002
 """How long notifications are read before other tasks run."""
@@ -31,14 +29,14 @@ Handlers = Mapping[str, Callable[[str], None]]
 
 
 class NotificationSource(Protocol):
-    """Whatever receives notifications, one connection after another."""
+    """Receives notifications, one connection after another."""
 
     async def listen(self, on_live: Callable[[], None], handlers: Handlers) -> None:
         """Connect, LISTEN on the channels, call `on_live`, then the channel's handler for each notification.
 
-        Everything that commits after `on_live` is received. Both are called between reads and must neither wait nor
-        raise, or the rest of a batch would be lost. Raises DatabaseUnavailable when the connection can't be opened, is
-        lost, or is aborted; never returns.
+        What commits after `on_live` is received. Both are called between reads and must neither wait nor raise, or the
+        rest of a batch would be lost. Never returns: raises DatabaseUnavailable when the connection can't be opened,
+        is lost, or is aborted.
         """
 
     def abort(self) -> None:
@@ -57,9 +55,7 @@ class Listener:
         """Listen on one connection; see `NotificationSource`."""
         try:
             with CancelScope(shield=True):
-                conn = self.connection = await psycopg.AsyncConnection.connect(
-                    self._conninfo, autocommit=True, **(PATIENCE | {"application_name": "reactor-listen"})
-                )
+                conn = self.connection = await connect_async(self._conninfo, application_name="reactor-listen")
                 await _start_listening(conn, handlers)
             reader = Reader(conn, handlers)
             on_live()
@@ -82,7 +78,7 @@ async def _start_listening(conn: psycopg.AsyncConnection[Any], handlers: Handler
     if row is not None and row[0]:
         raise DatabaseUnavailable("the server is a standby, which can't LISTEN: point the URL at the primary")
     with suppress(psycopg.Error):  # a pooler in between may refuse these settings
-        # the server drops a reactor that stands still, before it fills the notification queue
+        # the server drops a reactor that has stopped reading, before it fills the notification queue
         await conn.execute("set tcp_user_timeout = 10000; set tcp_keepalives_idle = 10")
         await conn.execute("set idle_session_timeout = 0")
     for channel in handlers:
@@ -104,7 +100,7 @@ class Reader:
         self._is_reading = False
 
     async def read(self) -> None:
-        """Read until nothing can be received any more. Raises psycopg.Error or DatabaseUnavailable."""
+        """Read until the connection is lost. Raises psycopg.Error or DatabaseUnavailable."""
         self._conn.enter_pipeline_mode()  # only in this mode can a Sync be sent
         self._descriptor = self._conn.socket
         self._loop.add_reader(self._descriptor, self._on_readable)
@@ -123,7 +119,7 @@ class Reader:
             self._loop.remove_reader(self._descriptor)
 
     def _on_readable(self) -> None:
-        """Read for a while. The rest of a flood is read after the tasks that it has woken have run."""
+        """Read for 2 ms. The rest of a flood is read after other tasks have run."""
         self._has_received = True
         began = time.monotonic()
         try:
@@ -133,7 +129,7 @@ class Reader:
             self._break(error)
 
     def read_once(self) -> bool:
-        """Pass on what libpq reads at once; return whether that was anything."""
+        """Pass on what libpq can read without waiting; return whether a notification was read."""
         self._conn.consume_input()
         has_read = False
         while (notification := self._conn.notifies()) is not None:
@@ -146,7 +142,7 @@ class Reader:
         return has_read
 
     def send_sync(self) -> None:
-        """Ask for an answer, or give up when the last one is missing and nothing else was received since.
+        """Send a Sync, or give up if the last one has no answer and nothing else was received since.
 
         The loop reads before it runs timers, so everything that has arrived was read.
         """

@@ -1,13 +1,12 @@
-"""Bring a database to the schema that this version needs, or report its state.
+"""Migrates a database to the schema that this version needs, or reports its state.
 
 `schema/migrations/` is append-only: each file is applied once, in order of its number, in one transaction, and recorded
-with its SHA-256; a file that was edited afterwards is refused. `schema/functions/` holds every function as it is today;
-a file that changed is applied again. `lib_` files come first, so that a function never calls a rule that isn't there
-yet. An advisory lock makes two migrators at once equal to one.
+with its SHA-256; a file that was edited afterwards is refused. `schema/functions/` has every function as it is today;
+a file that changed is applied again. `lib_` files come first, because other functions call them.
 
-A migration whose first line is `-- no-transaction` builds indexes CONCURRENTLY, statement by statement; starting over
-is harmless. The advisory lock is polled, not waited for: a session that waits inside a statement holds a snapshot, and
-a concurrent index build of another session would wait for that snapshot forever.
+A migration whose first line is `-- no-transaction` builds indexes CONCURRENTLY, statement by statement, and may be
+repeated. One migrator runs at a time: the advisory lock is polled and not waited for, because a session that waits in a
+statement holds a snapshot, and another session's concurrent index build would wait for that snapshot forever.
 """
 
 import re
@@ -16,11 +15,10 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
-from typing import LiteralString
+from typing import Any, NamedTuple
 
 import psycopg
 from anyio import to_thread
-from attrs import frozen
 from psycopg import sql
 
 from reactor.core.errors import DatabaseUnavailable, MigrationChanged
@@ -34,7 +32,7 @@ _LOCK_ID = 0x7265_6163_746F_72  # "reactor" in ASCII: the same in every version
 _LOCK_WAIT_S = 60.0
 _LOCK_TIMEOUT = "5s"
 _ATTEMPTS = 5
-_BACKFILL_USERS = 200
+_RECOUNT_USERS = 200
 
 _LEDGER = """
 create schema if not exists reactor;
@@ -46,22 +44,19 @@ create table if not exists reactor.migration (
 comment on table reactor.migration is 'Schema files that were applied, with the SHA-256 of each.';
 """
 
-_APPLIED_FIRST = "functions/lib_"
-"""The rules that other functions call."""
-
-_EQUAL_INDEX_EXISTS: dict[str, LiteralString] = {
-    "sources_are_unique_by_content": (
-        "select exists (select from pg_index as i"
-        " where i.indrelid = 'public.sources'::regclass and i.indisunique and i.indisvalid and i.indpred is null"
-        " and (select array_agg(a.attname::text order by a.attname) from pg_attribute as a"
-        " where a.attrelid = i.indrelid and a.attnum = any(i.indkey)) = '{content_hash,user_id}')"
-    ),
-}
-"""For an index that an app may have made under another name: the query that finds it. It is then not built."""
+_CONTENT_INDEX = "sources_are_unique_by_content"
+_HAS_EQUAL_INDEX = """
+select exists (
+    select from pg_index as i
+    where i.indrelid = 'public.sources'::regclass and i.indisunique and i.indisvalid and i.indpred is null
+      and (select array_agg(a.attname::text order by a.attname) from pg_attribute as a
+           where a.attrelid = i.indrelid and a.attnum = any(i.indkey)) = '{content_hash,user_id}'
+)
+"""
+"""An app may have made this index under another name. Then it isn't built again."""
 
 
-@frozen(kw_only=True)
-class SchemaFile:
+class SchemaFile(NamedTuple):
     """One file under schema/."""
 
     name: str
@@ -77,13 +72,8 @@ class SchemaFile:
     def is_function(self) -> bool:
         return self.name.startswith("functions/")
 
-    @property
-    def in_transaction(self) -> bool:
-        return not self.text.startswith("-- no-transaction")
 
-
-@frozen(kw_only=True)
-class Step:
+class Step(NamedTuple):
     """One file and its state in the ledger."""
 
     file: SchemaFile
@@ -102,11 +92,11 @@ def schema_files(root: Path | None = None) -> list[SchemaFile]:
     """Return every file in the order in which it is applied: migrations by number, `lib_` functions, the others."""
     root = root or schema_dir()
     schema = [
-        SchemaFile(name=f"{folder}/{path.name}", text=path.read_text(encoding="utf-8"))
+        SchemaFile(f"{folder}/{path.name}", path.read_text(encoding="utf-8"))
         for folder in ("migrations", "functions")
         for path in (root / folder).glob("*.sql")
     ]
-    return sorted(schema, key=lambda file: (file.is_function, not file.name.startswith(_APPLIED_FIRST), file.name))
+    return sorted(schema, key=lambda file: (file.is_function, not file.name.startswith("functions/lib_"), file.name))
 
 
 def plan(conninfo: str, *, root: Path | None = None) -> list[Step]:
@@ -141,31 +131,26 @@ def migrate(
                     f"schema/{step.file.name} was edited after it was applied: restore it, and put the change "
                     "into a new migration"
                 )
-        applied = []
-        for step in steps:
-            if step.state != "applied":
-                on_file(step.file.name)
-                _apply(conn, step.file)
-                applied.append(step.file.name)
-        if any(name.startswith("migrations/") for name in applied):
+        missing = [step.file for step in steps if step.state != "applied"]
+        for file in missing:
+            on_file(file.name)
+            _apply(conn, file)
+        if not all(file.is_function for file in missing):
             _count_existing_rows(conn)
-        return applied
+        return [file.name for file in missing]
 
 
 def _plan(conn: psycopg.Connection, schema: list[SchemaFile]) -> list[Step]:
     recorded: dict[str, str] = {}
     if conn.execute("select to_regclass('reactor.migration')").fetchone() != (None,):
         recorded = dict(conn.execute("select name, checksum from reactor.migration").fetchall())
-    newer = sorted(recorded.keys() - {file.name for file in schema})
-    if unknown := [name for name in newer if name.startswith("migrations/")]:
-        raise MigrationChanged(f"the database has {unknown[0]}, which this version doesn't have: run a newer reactor")
-    return [Step(file=file, state=_state(file, recorded.get(file.name))) for file in schema]
-
-
-def _state(file: SchemaFile, recorded: str | None) -> str:
-    if recorded is None:
-        return "pending"
-    return "applied" if recorded == file.checksum else "changed"
+    unknown = recorded.keys() - {file.name for file in schema}
+    if newer := min((name for name in unknown if name.startswith("migrations/")), default=None):
+        raise MigrationChanged(f"the database has {newer}, which this version doesn't have: run a newer reactor")
+    return [
+        Step(file, {None: "pending", file.checksum: "applied"}.get(recorded.get(file.name), "changed"))
+        for file in schema
+    ]
 
 
 def _lock(conn: psycopg.Connection) -> None:
@@ -181,7 +166,7 @@ def _apply(conn: psycopg.Connection, file: SchemaFile) -> None:
     """Apply one file; try again while another session holds a lock that it needs."""
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            if file.in_transaction:
+            if not file.text.startswith("-- no-transaction"):
                 with conn.transaction():
                     if file.is_function:  # it may call a function that is applied later
                         conn.execute("set local check_function_bodies = off")
@@ -222,7 +207,7 @@ def _apply_concurrently(conn: psycopg.Connection, statement: str) -> None:
     """Run one statement outside a transaction; drop an index that an earlier try left invalid first."""
     if index := _CONCURRENTLY.search(statement):
         name, schema = index.groups()
-        if (query := _EQUAL_INDEX_EXISTS.get(name)) and conn.execute(query).fetchone() == (True,):
+        if name == _CONTENT_INDEX and conn.execute(_HAS_EQUAL_INDEX).fetchone() == (True,):
             return
         invalid = conn.execute(
             "select from pg_index where not indisvalid and indexrelid = to_regclass(%s)", (f"{schema}.{name}",)
@@ -241,12 +226,10 @@ def _statements(text: str) -> Iterator[str]:
 
 def _count_existing_rows(conn: psycopg.Connection) -> None:
     """Count what users used before the triggers existed, some users per transaction."""
-    after = None
-    while True:
-        row = conn.execute("select last_user from reactor.recount_users(%s, %s)", (after, _BACKFILL_USERS)).fetchone()
-        if row is None:
-            return
-        (after,) = row
+    row: tuple[Any, ...] | None = (None,)
+    while row is not None:
+        parameters = (row[0], _RECOUNT_USERS)
+        row = conn.execute("select last_user from reactor.recount_users(%s, %s)", parameters).fetchone()
 
 
 async def check_schema(database: QueryRunner, conninfo: str) -> None:

@@ -1,8 +1,8 @@
-"""NOTIFY text → hints, or a rejection. Anybody who can connect may notify, so nothing here is believed.
+"""Decodes a notification's text into hints, or rejects it. Anyone who can connect may notify, so nothing is trusted.
 
-Our own triggers (schema/functions/lib_hint.sql) send `{"v": 1, "at": ms, "rows": [[id, tenant, due], …]}`, or
-`"rescan": true` in place of the rows. Whatever else arrives is refused; a well-formed forgery costs one indexed
-look-up that finds nothing.
+The reactor's triggers (schema/functions/lib_hint.sql) send `{"v": 1, "at": ms, "rows": [[id, tenant, due], …]}`, or
+`"rescan": true` in place of the rows. All else is rejected; a well-formed forgery costs one indexed look-up that finds
+nothing.
 """
 
 import json
@@ -21,11 +21,11 @@ _ID = re.compile("[0-9a-f]{32}")
 
 
 class BadPayload(InvalidArgument):
-    """The text isn't a payload of ours; the message says why, without quoting it."""
+    """The text is no payload of the reactor's; the message says why, without quoting it."""
 
 
 class Hint(NamedTuple):
-    """What a notification says of one row. Milliseconds are since 1970, by the database's clock."""
+    """One row in a notification. Milliseconds are since 1970, by the database's clock."""
 
     row_id: UUID
     tenant: int
@@ -37,19 +37,19 @@ class Hint(NamedTuple):
 
 
 HINT_ROUNDING_S = 0.001
-"""By how much later than it is a hint may say that a row is due."""
+"""A hint's due time may be later than the row's by so much."""
 
 
 @frozen(kw_only=True)
 class Payload:
-    """A notification that was understood."""
+    """A decoded notification."""
 
     hints: tuple[Hint, ...] = ()
     rescan: bool = False
 
 
 def decode(text: str) -> Payload:
-    """Return what the text says. Raises BadPayload for anything that our triggers don't send."""
+    """Return the payload in the text. Raises BadPayload for anything that the reactor's triggers don't send."""
     if len(text) > MAX_BYTES:
         raise BadPayload("longer than a notification can be")
     try:
@@ -69,14 +69,15 @@ def decode(text: str) -> Payload:
 def _hint(row: Any, at: int) -> Hint:
     if not isinstance(row, list) or not 3 <= len(row) <= 4:  # noqa: PLR2004  # id, tenant, due, heartbeat's age
         raise BadPayload("a row that isn't [id, tenant, due]")
-    row_id, tenant, due, beat = row if len(row) > 3 else (*row, None)  # noqa: PLR2004
+    row_id, tenant, due, heartbeat_age = row if len(row) > 3 else (*row, None)  # noqa: PLR2004
     if type(row_id) is not str or _ID.fullmatch(row_id) is None:
         raise BadPayload("a row without an id")
     if type(tenant) is not int or not -(2**31) <= tenant < 2**31:
         raise BadPayload("a row without a tenant")
-    if not all(value is None or _is_ms(value) for value in (due, beat)):
+    if not all(value is None or _is_ms(value) for value in (due, heartbeat_age)):
         raise BadPayload("a row with an impossible time")
-    return Hint(UUID(hex=row_id), tenant, None if due is None else at + due, None if beat is None else at - beat)
+    heartbeat_ms = None if heartbeat_age is None else at - heartbeat_age
+    return Hint(UUID(hex=row_id), tenant, None if due is None else at + due, heartbeat_ms)
 
 
 def _is_ms(value: Any) -> bool:

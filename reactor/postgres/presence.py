@@ -1,4 +1,4 @@
-"""This reactor's row among the living instances: one statement reports it, and may notify a canary."""
+"""This reactor's row among the running instances: one statement reports it, and may notify a canary."""
 
 import math
 import socket
@@ -26,7 +26,7 @@ class Presence:
     """Reports one reactor's presence, and measures the database's clock with each report."""
 
     def __init__(self, database: QueryRunner, clock: Clock, *, version: str, expires_s: float) -> None:
-        """`expires_s`: an instance that has not reported for so long counts as gone."""
+        """An instance that has not reported for `expires_s` counts as stopped."""
         self._database = database
         self._clock = clock
         self._version = version
@@ -40,7 +40,7 @@ class Presence:
         """Monotonic time of the database's last answer."""
 
     async def report(self, mode: str, *, with_canary: bool) -> Peers:
-        """Report that this reactor lives; return the others. Raises DatabaseUnavailable.
+        """Report that this reactor runs; return all that do. Raises DatabaseUnavailable.
 
         `mode` is 'starting', 'listening' or 'polling'. With a canary, the database notifies `channel`.
         """
@@ -54,5 +54,5 @@ class Presence:
         return Peers(frozenset(instances), frozenset(listening))
 
     async def deregister(self) -> None:
-        """Delete this reactor's row; the others are notified at once. Raises DatabaseUnavailable."""
+        """Delete this reactor's row, which notifies the others. Raises DatabaseUnavailable."""
         await self._database.call(statements.DEREGISTER_INSTANCE, (self.instance,))

@@ -11,7 +11,7 @@ from reactor.postgres.upload_queue import SweptRow
 
 
 class Expiry(NamedTuple):
-    """What became of one run: failed with `code`, or alive until `due_at`. Times are database seconds since 1970."""
+    """One checked run: failed with `code`, or due at `due_at`. Times are database seconds since 1970."""
 
     id: UUID
     due_at: float | None
@@ -26,15 +26,15 @@ class Expiry(NamedTuple):
 
 
 class Runs:
-    """The table interpretation_runs, as far as the reactor works on it."""
+    """The running rows of interpretation_runs."""
 
     def __init__(self, database: QueryRunner, *, heartbeat_timeout_s: float) -> None:
-        """`heartbeat_timeout_s` holds for runs that name none."""
+        """`heartbeat_timeout_s` is the heartbeat timeout of runs that have none of their own."""
         self._database = database
         self._heartbeat_timeout = timedelta(seconds=heartbeat_timeout_s)
 
     async def expire(self, ids: Sequence[UUID]) -> list[Expiry]:
-        """Fail the runs whose deadline has passed; return these, and when the others are due."""
+        """Fail the runs whose deadline has passed; return all, with the due times of the others."""
         rows = await self._database.call(statements.EXPIRE_RUNS, (list(ids), self._heartbeat_timeout))
         return [Expiry(*row) for row in rows]
 

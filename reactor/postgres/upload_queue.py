@@ -5,8 +5,6 @@ from datetime import timedelta
 from typing import NamedTuple, TypeAlias
 from uuid import UUID, uuid4
 
-from attrs import frozen
-
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.events import UploadRescued
 from reactor.core.model import Outcome, Verdict
@@ -44,10 +42,10 @@ class Upload(NamedTuple):
     """Number of this claim among all claims of the row, from 1."""
 
     waited_since: float | None
-    """When the wait began that ends with this claim; None when the claim was repeated."""
+    """When the wait that ends with this claim began; None when the claim was repeated."""
 
     lost_at: float | None
-    """When the attempt was claimed whose expired lease this claim takes over; None when there was none."""
+    """When the attempt whose expired lease this claim takes over was claimed; None when there was none."""
 
     source_id: UUID
 
@@ -73,13 +71,12 @@ SweptRow: TypeAlias = tuple[UUID, int, float, float]
 A plain tuple, because a sweep may list 50 000."""
 
 
-@frozen(kw_only=True)
-class ClaimedUploads:
-    """What became of a batch of ids."""
+class ClaimedUploads(NamedTuple):
+    """The result of a claim: the ids by state."""
 
     uploads: list[Upload]
     waiting: list[tuple[UUID, float]]
-    """Ids to look at again, and when."""
+    """Ids that aren't due yet, and when they are."""
 
     exhausted: list[UUID]
     """Ids that have used up their retries."""
@@ -95,7 +92,7 @@ class Settled(NamedTuple):
 
 
 class Rescue(NamedTuple):
-    """An upload whose worker is gone, and what became of it. Times are database seconds since 1970."""
+    """An upload that was due again or given up after its worker was lost. Times are database seconds since 1970."""
 
     id: UUID
     verdict: str
@@ -109,13 +106,13 @@ class Rescue(NamedTuple):
     byte_size: int
     created_at: float
     claimed_at: float | None
-    """When the attempt was claimed that never ended; None when there was none."""
+    """When the attempt that never ended was claimed; None when there was none."""
 
     rescued_at: float
 
     def event(self) -> UploadRescued:
         """Return the event to emit."""
-        claimed_at = self.rescued_at if self.claimed_at is None else self.claimed_at
+        claimed_at = self.claimed_at or self.rescued_at
         trail = Trail(
             upload_id=self.id,
             traceparent=self.traceparent,
@@ -140,7 +137,7 @@ class UploadQueue:
     """The table upload_queue."""
 
     def __init__(self, database: QueryRunner, *, claims: QueryRunner, lease_s: float) -> None:
-        """`claims` is a connection that does nothing else: no other statement delays a claim."""
+        """`claims` runs nothing but claims, so that no other statement delays them."""
         self._database = database
         self._claims = claims
         self._lease = timedelta(seconds=lease_s)
@@ -162,7 +159,7 @@ class UploadQueue:
         rows_by_token: dict[UUID, list[int]] = {}
         for row in rows:
             rows_by_token.setdefault(self._unanswered.get(row, fresh), []).append(row)
-        claimed = ClaimedUploads(uploads=[], waiting=[], exhausted=[])
+        claimed = ClaimedUploads([], [], [])
         try:
             for token, some in rows_by_token.items() or [(fresh, [])]:
                 for answer in await self._claims.call(statements.CLAIM_UPLOADS, (uuid_array(some), token, self._lease)):

@@ -1,4 +1,6 @@
-"""The users' books, as reconciliation looks after them."""
+"""Repairs of what is counted per user in storage_usage."""
+
+from collections import Counter
 
 from reactor.postgres import statements
 from reactor.postgres.connection import QueryRunner
@@ -7,17 +9,16 @@ _BATCH = 1000
 
 
 class StorageUsage:
-    """storage_usage and what is counted in it."""
+    """The table storage_usage."""
 
     def __init__(self, database: QueryRunner) -> None:
         self._database = database
 
     async def repair(self) -> dict[str, int]:
-        """Give leaked reservations back, turn months over; return how many of each kind. Raises DatabaseUnavailable."""
-        repaired: dict[str, int] = {}
+        """Release old reservations, start months; return how many of each kind. Raises DatabaseUnavailable."""
+        repaired: Counter[str] = Counter()
         while True:
-            rows = await self._database.call(statements.REPAIR_USAGE, (_BATCH,))
-            for kind, count in rows:
-                repaired[kind] = repaired.get(kind, 0) + count
-            if all(count < _BATCH for _, count in rows):
+            counts = dict(await self._database.call(statements.REPAIR_USAGE, (_BATCH,)))
+            repaired.update(counts)
+            if all(count < _BATCH for count in counts.values()):
                 return repaired

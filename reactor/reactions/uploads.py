@@ -36,8 +36,7 @@ from reactor.reactions.upload_backlog import UploadBacklog
 from reactor.reactions.upload_failures import UploadFailures
 from reactor.runtime.clock import Clock
 from reactor.runtime.executor import Executor
-from reactor.storage.spool import Spool
-from reactor.storage.spooled_file import Identity
+from reactor.storage.spool import Identity, Spool
 from reactor.storage.stores.base import ObjectStore
 
 _BURY_AGAIN_S = 1.0

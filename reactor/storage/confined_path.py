@@ -1,25 +1,19 @@
-"""Open folders below a root folder, and never anything outside it.
+"""Opens folders below a root folder, and never anything outside it.
 
 `names` checks the text of a path. `descend` then opens one folder after the other, each relative to the one before and
-never through a link. So no folder that is moved or replaced meanwhile leads out: nothing is checked first and opened
-later.
-
-Functions raise ValueError for a text that is no path below a folder, and OSError from the system. The caller decides
-what an error means for an upload.
+never through a link, so a folder that is moved or replaced meanwhile can't lead out. The caller decides what a
+ValueError (for a text) or an OSError means for an upload.
 """
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def names(path: str) -> list[str]:
-    """Split a relative path into its names.
-
-    Raises ValueError when one is empty, "." or "..", or no file can have it as a name. The message never contains the
-    path.
-    """
+    """Return the names in a relative path. Raises ValueError, without the path, for a name that no file can have."""
     parts = path.split("/")
     if path.startswith("/"):
         raise ValueError("it is absolute")
@@ -45,14 +39,15 @@ def open_root(folder: str | os.PathLike[str]) -> int:
 def descend(root: int, folders: Iterable[str], *, create: bool = False) -> int:
     """Return a descriptor of the folder below `root` under these names. Closes `root`, also when this raises.
 
-    Raises NotADirectoryError for a link, or anything else that is no folder. With `create`, missing folders are created
-    and forced to disk.
+    Raises NotADirectoryError for a link or a file. With `create`, missing folders are made and forced to disk.
     """
     folder = root
     try:
         for name in folders:
             if create:
-                _make(folder, name)
+                with suppress(FileExistsError):
+                    os.mkdir(name, dir_fd=folder)
+                    os.fsync(folder)
             below = os.open(name, _FOLDER, dir_fd=folder)
             os.close(folder)
             folder = below
@@ -60,11 +55,3 @@ def descend(root: int, folders: Iterable[str], *, create: bool = False) -> int:
         os.close(folder)
         raise
     return folder
-
-
-def _make(parent: int, name: str) -> None:
-    try:
-        os.mkdir(name, dir_fd=parent)
-    except FileExistsError:
-        return
-    os.fsync(parent)

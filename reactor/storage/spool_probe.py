@@ -1,7 +1,9 @@
-"""A trial of what this process may do in a folder, for the doctor."""
+"""Checks of the spools' directories: what this process may do in them, and how much room they have."""
 
 import os
 import secrets
+import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from reactor.core.errors import ConfigInvalid
@@ -12,10 +14,9 @@ _CONTENT = b"reactor doctor"
 
 
 def probe(folder: Path) -> int:
-    """List the folder; write, read back and remove a small file; return the free bytes of its disk.
+    """List the folder; write, read back and remove a small hidden file; return the free bytes of its disk.
 
-    The file's name begins with a dot and names the reactor, so that it isn't mistaken for an upload. Raises
-    ConfigInvalid that says which step failed, and why.
+    Raises ConfigInvalid that says which step failed, and why.
     """
     step = "opened"
     try:
@@ -47,3 +48,35 @@ def _write_and_remove(root: int) -> bool:
     finally:
         os.close(file)
         os.unlink(name, dir_fd=root)
+
+
+def check_spools(dirs: Mapping[str, Path]) -> None:
+    """Raise ConfigInvalid, one line for each spool that isn't a directory the reactor can work in."""
+    problems = [
+        f"REACTOR_SPOOL_DIR / REACTOR_SPOOLS: spool '{name}' ({folder}) {problem}"
+        for name, folder in dirs.items()
+        if (problem := _problem(folder)) is not None
+    ]
+    if problems:
+        raise ConfigInvalid(*problems)
+
+
+def least_free_bytes(dirs: Mapping[str, Path]) -> int:
+    """Return the free space of the fullest spool; 0 when one of them can't be read, which is as urgent as full."""
+    try:
+        figures = [os.statvfs(folder) for folder in dirs.values()]
+    except OSError:
+        return 0
+    return min((figure.f_bavail * figure.f_frsize for figure in figures), default=0)
+
+
+def _problem(folder: Path) -> str | None:
+    try:
+        found = folder.stat()
+    except OSError as exc:
+        return f"can't be found ({exc.strerror}); create it, or point the setting elsewhere"
+    if not stat.S_ISDIR(found.st_mode):
+        return "isn't a directory; point the setting at one"
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+        return "isn't readable, writable and searchable for the reactor's user; change its owner or mode"
+    return None

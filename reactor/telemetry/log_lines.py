@@ -80,7 +80,7 @@ class LogLines:
 
     def _on_expired(self, event: events.RunExpired) -> None:
         logger.bind(
-            run_id=str(event.run_id), trace_id=event.context.trace_hex, span_id=timeout_span_id(event.run_id).hex()
+            run_id=str(event.run_id), trace_id=event.context.trace_id.hex(), span_id=timeout_span_id(event.run_id).hex()
         ).warning("failed a stale run {:.3f} s after its deadline: {}", event.late_s, event.code)
 
     def _on_rescued(self, event: events.Rescued) -> None:

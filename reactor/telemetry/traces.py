@@ -126,7 +126,7 @@ class Traces:
         trail, verdict = event.trail, event.verdict
         ids = span_ids(trail.upload_id, trail.ordinal)
         times = (trail.claimed_at, event.settled_at)
-        self._export_attempt(trail, trail.ordinal, times, verdict, (event.code, event.message))
+        self._export_attempt(trail, trail.ordinal, times, verdict, (event.outcome.code, event.outcome.message))
         # the reactor's estimate of the database's clock is off by a millisecond or so: keep children inside the attempt
         settling_at = min(max(event.settling_at, trail.claimed_at), event.settled_at)
         about = _about(trail.upload_id, trail.bucket, trail.size_bytes)
@@ -138,7 +138,7 @@ class Traces:
         attributes: dict[str, Attribute] = {"upload.id": about["upload.id"]}
         self._export(trail, "upload.settle", ids.settle, times, attributes, parent_id=ids.attempt)
         if verdict in (Verdict.STORED, Verdict.DEAD):
-            self._export_whole(trail, event.settled_at, verdict, event.code)
+            self._export_whole(trail, event.settled_at, verdict, event.outcome.code)
 
     def _on_rescued(self, event: UploadRescued) -> None:
         """Export the attempt of a lost worker, and the whole upload if it is dead."""

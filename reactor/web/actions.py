@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 
 from reactor.core.error_codes import CATALOGUE
 from reactor.core.errors import ReactorError
-from reactor.core.operations import WHY_UNCHANGED
+from reactor.core.model import WHY_UNCHANGED
 from reactor.postgres import statements
 from reactor.postgres.connection import QueryRunner
 from reactor.storage.spool import Spool

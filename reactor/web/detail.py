@@ -112,7 +112,7 @@ class Details:
         return self._detail(row, run_id, list(run_timeline(row, now)))
 
     def _detail(self, row: dict[str, Any], row_id: UUID, steps: list[TimelineStep]) -> Detail:
-        trace_id = context_of(row.pop("traceparent"), row_id).trace_hex
+        trace_id = context_of(row.pop("traceparent"), row_id).trace_id.hex()
         return Detail(
             row=row,
             steps=steps,

@@ -43,12 +43,12 @@ def test_changing_the_details_that_were_passed_does_not_change_the_error() -> No
 
 
 def test_store_errors_carry_what_the_store_answered() -> None:
-    unavailable = StorageUnavailable("503", http_status=503, retry_after_s=2.0, details={"a": 1})
-    rejected = StorageRejected("403", http_status=403, denied=True, details={"a": 1})
+    unavailable = StorageUnavailable("503", http_status=503, retry_after_s=2.0)
+    rejected = StorageRejected("403", http_status=403, denied=True)
 
     assert (str(unavailable), unavailable.http_status, unavailable.retry_after_s) == ("503", 503, 2.0)
     assert (str(rejected), rejected.http_status, rejected.denied) == ("403", 403, True)
-    assert unavailable.details == rejected.details == {"a": 1}
+    assert error_of("STORAGE_REJECTED", "403", {"a": 1}).details == {"a": 1}
     assert not StorageRejected().denied
 
 

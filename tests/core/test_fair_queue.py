@@ -122,11 +122,6 @@ def test_a_tenant_without_signals_takes_no_memory() -> None:
     assert not queue._parked
 
 
-def test_a_cap_is_at_least_one() -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        FairQueue[Signal](0)
-
-
 class FairAgainstList(RuleBasedStateMachine):
     """Against a list of the waiting signals and a list of the tenants in the ring."""
 

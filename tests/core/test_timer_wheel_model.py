@@ -77,8 +77,8 @@ class WheelAgainstDict(RuleBasedStateMachine):
     @invariant()
     def it_holds_the_keys_of_the_model(self) -> None:
         assert len(self.wheel) == len(self.model)
-        assert all(self.wheel.due_of(key) == self.model.get(key) for key in range(13))
-        assert all((key in self.wheel) == (key in self.model) for key in range(13))
+        assert all(self.wheel.due_ticks.get(key) == self.model.get(key) for key in range(13))
+        assert all((key in self.wheel.due_ticks) == (key in self.model) for key in range(13))
 
     @rule()  # not an invariant: the call removes unused heap numbers, and some should stay
     def next_due_is_never_later_than_the_earliest(self) -> None:

@@ -528,7 +528,7 @@ async def test_an_expired_lease_of_a_dead_reactor_is_taken_over(app: App, record
     await app.drain(recorder)
     assert recorder.events_of(Rescued) == [Rescued(retried=1, buried=0)]
     [settled] = recorder.events_of(AttemptSettled)
-    assert settled.attempt == 2
+    assert settled.trail.attempt == 2
     assert_all_stored(app, [upload])
 
 

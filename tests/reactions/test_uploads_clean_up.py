@@ -20,8 +20,7 @@ from reactor.postgres.upload_queue import UploadQueue
 from reactor.reactions.upload_failures import UploadFailures
 from reactor.reactions.uploads import FailedUploads, UploadAttempt, put
 from reactor.runtime.thread_pool import ThreadPool
-from reactor.storage.spool import Spool
-from reactor.storage.spooled_file import Identity
+from reactor.storage.spool import Identity, Spool
 from reactor.storage.stores.local import LocalStore
 
 PATIENCE_S = 20.0

@@ -11,7 +11,7 @@ from support.task_executor import TaskExecutor
 from reactor.core.errors import ContentMismatch, SpoolFileMissing, StorageRejected, StorageUnavailable
 from reactor.postgres.upload_queue import Upload
 from reactor.reactions.uploads import UploadAttempt
-from reactor.storage.spooled_file import Identity
+from reactor.storage.spool import Identity
 from simulation.checks import Checks
 from simulation.faults import Faults
 from simulation.loop import Node, VirtualLoop

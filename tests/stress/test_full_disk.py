@@ -42,8 +42,8 @@ async def test_uploads_wait_for_disk_space_and_then_are_stored(app: App, recorde
         assert (await recorder.wait_for(BreakerMoved)).is_open
         await recorder.wait_for(AttemptSettled, lambda settled: settled.verdict is Verdict.RETRY)
         failed = recorder.events_of(AttemptSettled, lambda settled: settled.verdict is Verdict.RETRY)
-        assert {event.code for event in failed} == {"STORAGE_UNAVAILABLE"}
-        assert all("No space left on device" in (event.message or "") for event in failed)
+        assert {event.outcome.code for event in failed} == {"STORAGE_UNAVAILABLE"}
+        assert all("No space left on device" in (event.outcome.message or "") for event in failed)
         assert app.one("select count(*) from public.upload_queue where status = 'dead'") == 0
         whole = [path for path in every_file(app.store) if path.stat().st_size == _MIB // 4]
         assert every_file(app.store) == whole

@@ -101,7 +101,7 @@ async def test_uploads_with_bad_paths_are_dead_with_a_reason_and_read_nothing_ou
                 uploads = [app.queue_uploads(content=CONTENT, spooled=False, temp_file_path=path)[0] for path in paths]
             settled = await recorder.wait_for_all(PATHS, AttemptSettled)
     assert {event.verdict for event in settled} == {Verdict.DEAD}
-    assert {event.code for event in settled} <= {"SPOOL_PATH_FORBIDDEN", "SPOOL_FILE_MISSING"}
+    assert {event.outcome.code for event in settled} <= {"SPOOL_PATH_FORBIDDEN", "SPOOL_FILE_MISSING"}
     for upload, path in zip(uploads, paths, strict=True):
         row = app.row(upload)
         assert row is not None

@@ -230,5 +230,5 @@ async def test_a_file_that_changes_between_open_and_read_is_not_stored(
             [upload] = app.queue_uploads(content=CONTENT)
             store.tampering[upload.key] = tamper
         settled = await recorder.wait_for(AttemptSettled)
-    assert (settled.verdict, settled.code) == (Verdict.DEAD, MISMATCH)
+    assert (settled.verdict, settled.outcome.code) == (Verdict.DEAD, MISMATCH)
     assert not app.stored_path(upload).exists()

@@ -82,13 +82,13 @@ async def test_a_passing_error_is_retried_and_the_upload_is_counted_once(
         server.fault = once(PASSING[name])
         [upload] = app.queue_uploads(content=bytes(200_000))
         retry = await recorder.wait_for(AttemptSettled)
-        assert (retry.verdict, retry.attempt) == (Verdict.RETRY, 1)
-        assert retry.message is not None
-        assert retry.message.isprintable()
+        assert (retry.verdict, retry.trail.attempt) == (Verdict.RETRY, 1)
+        assert retry.outcome.message is not None
+        assert retry.outcome.message.isprintable()
         stored = await recorder.wait_for(AttemptSettled)
-        assert (stored.verdict, stored.attempt) == (Verdict.STORED, 2)
+        assert (stored.verdict, stored.trail.attempt) == (Verdict.STORED, 2)
         assert puts(server, upload) == 2
-        assert retry.delay_s == (1.0 if name.endswith("Retry-After") else 0.1)
+        assert retry.outcome.delay_s == (1.0 if name.endswith("Retry-After") else 0.1)
     assert_stored_once(app, server, upload)
 
 
@@ -131,7 +131,7 @@ async def test_an_outage_spends_at_most_two_attempts_and_all_uploads_are_stored_
         assert opened.is_open
         # puts in flight when the breaker opened, and its probes, fail with a code; uploads never tried have none
         await recorder.wait_for_all(
-            3, AttemptSettled, lambda settled: settled.verdict is Verdict.DEFERRED and settled.code is not None
+            3, AttemptSettled, lambda settled: settled.verdict is Verdict.DEFERRED and settled.outcome.code is not None
         )
         assert b"reactor_breaker_open" in await reactor.metrics()
         assert app.one("select max(retry_count) from public.upload_queue") <= 2
@@ -139,7 +139,7 @@ async def test_an_outage_spends_at_most_two_attempts_and_all_uploads_are_stored_
         server.fault = stores
         await recorder.wait_for(BreakerMoved, lambda moved: not moved.is_open)
         await recorder.wait_for_all(60, AttemptSettled, lambda settled: settled.verdict is Verdict.STORED)
-        assert max(settled.attempt for settled in recorder.events_of(AttemptSettled)) <= 3
+        assert max(settled.trail.attempt for settled in recorder.events_of(AttemptSettled)) <= 3
     for upload in uploads:
         assert_stored_once(app, server, upload)
     app.assert_usage_matches_rows()

@@ -10,8 +10,7 @@ from uuid import uuid4
 
 from reactor.postgres.upload_queue import Upload
 from reactor.runtime.executor import Job
-from reactor.storage.spool import Spool
-from reactor.storage.spooled_file import SpooledFile
+from reactor.storage.spool import Spool, SpooledFile
 
 CONTENT = bytes(range(256)) * 40
 UNPRIVILEGED_UID = 65534

@@ -107,9 +107,9 @@ async def test_transient_failures_back_off_and_then_succeed(app: App, store: Stu
             [upload] = app.queue_uploads()
             store.fail(upload.key, BUSY, BUSY, BUSY)
         retries = await recorder.wait_for_all(3, AttemptSettled, is_settled(upload, Verdict.RETRY))
-        assert [retry.delay_s for retry in retries] == [0.1, 0.2, 0.4]
-        assert [retry.attempt for retry in retries] == [1, 2, 3]
-        assert {retry.code for retry in retries} == {"STORAGE_UNAVAILABLE"}
+        assert [retry.outcome.delay_s for retry in retries] == [0.1, 0.2, 0.4]
+        assert [retry.trail.attempt for retry in retries] == [1, 2, 3]
+        assert {retry.outcome.code for retry in retries} == {"STORAGE_UNAVAILABLE"}
         row = app.row(upload)
         assert row is not None
         assert [error["code"] for error in row["errors"]] == ["STORAGE_UNAVAILABLE"] * 3
@@ -144,7 +144,7 @@ async def test_the_longer_of_backoff_and_retry_after_wins(
             [upload] = app.queue_uploads()
             store.fail(upload.key, StorageUnavailable("429", http_status=429, retry_after_s=retry_after_s))
         retry = await recorder.wait_for(AttemptSettled, is_settled(upload, Verdict.RETRY))
-        assert retry.delay_s == delay_s
+        assert retry.outcome.delay_s == delay_s
         await wait_until_stored(recorder, upload)
     app.assert_stored(upload)
 
@@ -156,7 +156,7 @@ async def test_an_attempt_without_an_answer_times_out_and_is_retried(
         store.open.clear()
         [upload] = app.queue_uploads()
         retry = await recorder.wait_for(AttemptSettled, is_settled(upload, Verdict.RETRY))
-        assert retry.message == "no answer within 0.2 s"
+        assert retry.outcome.message == "no answer within 0.2 s"
         store.open.set()
         await wait_until_stored(recorder, upload)
     app.assert_stored(upload)
@@ -168,9 +168,9 @@ async def test_an_upload_is_dead_after_max_retries(app: App, store: StubbornStor
             [upload] = app.queue_uploads(max_retries=3)
             store.fail(upload.key, *[BUSY] * 10)
         dead = await wait_until_dead(recorder, upload)
-        assert dead.code == "STORAGE_UPLOAD_FAILED"
-        assert dead.message is not None
-        assert "STORAGE_UNAVAILABLE: 503 SlowDown" in dead.message
+        assert dead.outcome.code == "STORAGE_UPLOAD_FAILED"
+        assert dead.outcome.message is not None
+        assert "STORAGE_UNAVAILABLE: 503 SlowDown" in dead.outcome.message
     assert_dead(app, upload, "STORAGE_UPLOAD_FAILED", attempts=3)
     assert app.is_spooled(upload)
     assert store.puts[upload.key] == 3
@@ -243,7 +243,7 @@ async def test_an_upload_with_a_spoiled_file_is_dead_at_once(
         with app.conn.transaction():
             [upload] = app.queue_uploads()
             spoil(app, upload)
-        assert (await wait_until_dead(recorder, upload)).code == code
+        assert (await wait_until_dead(recorder, upload)).outcome.code == code
     assert_dead(app, upload, code)
     assert app.is_spooled(upload) == (spoil is not _remove)
 
@@ -257,9 +257,9 @@ async def test_an_upload_with_a_path_outside_the_spool_is_dead_and_nothing_is_re
     async with app.running_reactor(recorder, store=store):
         [upload] = app.queue_uploads(content=b"canary", temp_file_path=path)
         dead = await wait_until_dead(recorder, upload)
-        assert dead.code in {"SPOOL_PATH_FORBIDDEN", "SPOOL_FILE_MISSING"}
-        assert path == "" or len(path) < 3 or path not in (dead.message or "")
-    assert_dead(app, upload, dead.code)
+        assert dead.outcome.code in {"SPOOL_PATH_FORBIDDEN", "SPOOL_FILE_MISSING"}
+        assert path == "" or len(path) < 3 or path not in (dead.outcome.message or "")
+    assert_dead(app, upload, dead.outcome.code)
     assert app.is_spooled(upload)
     assert canary.read_bytes() == b"canary"
 
@@ -334,7 +334,7 @@ async def test_an_outage_costs_each_upload_at_most_one_attempt(
         # the breaker probes, and a failed probe spends no attempt; uploads deferred without a try have no code
         probe = await recorder.wait_for(AttemptStarted)
         failed = await recorder.wait_for(AttemptSettled, lambda event: event.upload_id == probe.upload_id)
-        assert (failed.verdict, failed.code) == (Verdict.DEFERRED, "STORAGE_UNAVAILABLE")
+        assert (failed.verdict, failed.outcome.code) == (Verdict.DEFERRED, "STORAGE_UNAVAILABLE")
         store.is_down = False
         assert not (await recorder.wait_for(BreakerMoved)).is_open
         await wait_until_stored(recorder, *uploads)
@@ -482,7 +482,7 @@ async def test_uploads_of_a_killed_reactor_are_taken_over_after_their_lease(
         assert app.one("select clock_timestamp()") >= min(end["at"] for end in ends)
         await wait_until_stored(recorder, *uploads)
         store.open.set()  # the puts of the killed reactor end now; they wrote the same bytes and change nothing
-    assert {event.attempt for event in recorder.events_of(AttemptSettled)} == {2}
+    assert {event.trail.attempt for event in recorder.events_of(AttemptSettled)} == {2}
     for upload in uploads:
         app.assert_stored(upload)
     app.assert_usage_matches_rows()
@@ -509,7 +509,7 @@ async def test_a_claim_whose_answer_was_lost_costs_no_attempt_and_no_wait(
         uploads = app.queue_uploads(5)
         await wait_until_stored(recorder, *uploads)
     assert lost == 0
-    assert {event.attempt for event in recorder.events_of(AttemptSettled)} == {1}
+    assert {event.trail.attempt for event in recorder.events_of(AttemptSettled)} == {1}
     for upload in uploads:
         app.assert_stored(upload)
 
@@ -562,7 +562,7 @@ async def test_a_reactor_that_lost_its_lease_changes_nothing(
         assert row is not None
         assert (row["status"], row["errors"]) == ("uploading", [])
         again = await recorder.wait_for(AttemptSettled)  # it takes the upload over when that lease has expired
-        assert (again.verdict, again.code) == (Verdict.STORED, None)
+        assert (again.verdict, again.outcome.code) == (Verdict.STORED, None)
     app.assert_stored(upload)
     assert store.puts[upload.key] == 2
 

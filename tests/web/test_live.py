@@ -71,7 +71,7 @@ async def test_every_open_page_shows_a_dead_upload_within_a_second_and_its_retry
             settled = await recorder.wait_for(AttemptSettled)
             died_at = time.monotonic()
             shown_at = [await to_thread.run_sync(w.wait_for, "dead", upload.id.hex[:8]) for w in watchers]
-            assert settled.code == "SPOOL_FILE_MISSING"
+            assert settled.outcome.code == "SPOOL_FILE_MISSING"
             delays_s.append(max(shown_at) - died_at)
             dead.append(upload)
         assert min(delays_s) <= 1.0  # the machine may delay the others

@@ -6,16 +6,12 @@ too, and no other client exposes status, error code and Retry-After.
 
 from typing import Protocol
 
-from attrs import frozen
-
-from reactor.core.errors import ReactorError
-
 
 class Body(Protocol):
     """The bytes of one upload, read once from start to end.
 
-    `read` returns the last bytes only if size and SHA-256 of all bytes are the recorded ones. So a store that gets
-    fewer than `size_bytes` bytes must not keep the object.
+    `read` returns the last bytes only if all bytes are the recorded ones: a store must not keep an object of fewer
+    bytes.
     """
 
     @property
@@ -26,22 +22,7 @@ class Body(Protocol):
         """Recorded SHA-256, lower-case hex; None when the row has none."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return up to `size` bytes, b"" at the end.
-
-        Raises ContentMismatch when size or SHA-256 differ from the row's, and StorageUnavailable once the attempt was
-        cancelled.
-        """
-
-
-@frozen(kw_only=True)
-class Probed:
-    """Results of reading back and deleting a small object that was put successfully."""
-
-    unread: ReactorError | None
-    """Why it couldn't be read back; None when it could. The reactor itself never reads."""
-
-    undeleted: ReactorError | None
-    """Why it couldn't be deleted; None when it could. The reactor itself never deletes."""
+        """Return up to `size` bytes, b"" at the end. Raises ContentMismatch; StorageUnavailable once cancelled."""
 
 
 class ObjectStore(Protocol):
@@ -60,8 +41,8 @@ class ObjectStore(Protocol):
     def check(self) -> None:
         """Check that the store can be written to, as far as that is possible without a row's bucket.
 
-        Raises ConfigInvalid with the setting and the fix. Raises StorageUnavailable when the store is down: an outage
-        ends without a change of settings, so the reactor may start.
+        Raises ConfigInvalid with the setting and the fix, or StorageUnavailable in an outage: then the reactor may
+        start.
         """
 
     def close(self) -> None: ...

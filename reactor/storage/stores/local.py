@@ -1,8 +1,7 @@
 """A folder of this machine as an object store: the object is the file <root>/<bucket>/<key>.
 
-An object appears whole or not at all. Its bytes are written into a file without a name and forced to disk; then the
-file gets its name. A crash before that leaves nothing, because the system deletes a file without a name when its
-process ends.
+An object appears whole or not at all: its bytes go into a file without a name, are forced to disk, and then the file
+gets its name. After a crash before that, the system deletes a file without a name.
 """
 
 import errno
@@ -42,7 +41,7 @@ class LocalStore:
         """Write root/bucket/key, replacing an object of that name, and return its file:// URL.
 
         Never creates the root: while its disk is unmounted, a new folder would receive the objects, and the next mount
-        would hide them. Raises StorageUnavailable, StorageRejected, FileTooLarge, or the error of `body.read`.
+        would hide them. Raises as `ObjectStore.put`.
         """
         try:
             folders, name = self._split(bucket, key)
@@ -63,10 +62,7 @@ class LocalStore:
         return "file://" + quote(f"{self._root}/{bucket}/{key}")
 
     def check(self) -> None:
-        """Create the root if it is missing, and check that files can be written and removed in it.
-
-        Raises ConfigInvalid when they can't.
-        """
+        """Create the root if it is missing, and write and remove a file in it. Raises ConfigInvalid."""
         try:
             self._root.mkdir(parents=True, exist_ok=True)
             root = confined_path.open_root(self._root)
@@ -99,11 +95,19 @@ def _write(folder: int, name: str, chunks: Iterable[bytes]) -> None:
     """Write a file, force it to disk, and then give it its name, replacing the file that had it."""
     file, temporary = _new_file(folder)
     try:
-        for chunk in chunks:
-            _write_all(file, chunk)
+        with open(file, "wb", closefd=False) as output:
+            output.writelines(chunks)
         os.fsync(file)
         if temporary is None:
-            temporary = _link(file, folder, name)
+            link: Callable[[str], None] = partial(
+                os.link, f"/proc/self/fd/{file}", dst_dir_fd=folder, follow_symlinks=True
+            )
+            try:
+                link(name)
+            except FileExistsError:
+                # link(2) can't replace a file, and rename(2) needs a first name
+                temporary = _new_name()
+                link(temporary)
         if temporary is not None:
             os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             temporary = None
@@ -126,27 +130,8 @@ def _new_file(folder: int) -> tuple[int, str | None]:
     return os.open(temporary, flags, 0o666, dir_fd=folder), temporary
 
 
-def _link(file: int, folder: int, name: str) -> str | None:
-    """Give a file its first name: `name`, or a temporary one if that is taken. Return the temporary name, or None."""
-    link: Callable[[str], None] = partial(os.link, f"/proc/self/fd/{file}", dst_dir_fd=folder, follow_symlinks=True)
-    try:
-        link(name)
-    except FileExistsError:
-        # link(2) can't replace a file, and rename(2) needs a first name
-        temporary = _new_name()
-        link(temporary)
-        return temporary
-    return None
-
-
 def _new_name() -> str:
     return f".reactor-{secrets.token_hex(8)}"
-
-
-def _write_all(file: int, chunk: bytes) -> None:
-    left = memoryview(chunk)
-    while left:
-        left = left[os.write(file, left) :]
 
 
 def _error_for(exc: OSError) -> ReactorError:

@@ -1,10 +1,8 @@
 """An S3 server as an object store: AWS, Supabase, SeaweedFS and others with the same protocol.
 
 boto3 reads credentials, region and endpoint from the usual AWS_* variables and files. Bytes go to that endpoint only:
-neither a row (an ARN as bucket) nor a response (a redirect) can send them elsewhere.
-
-One put is one request. The reactor retries: it counts attempts, shows waiting uploads, and honours Retry-After. So
-boto3's own retries are off.
+neither a row (an ARN as bucket) nor a response (a redirect) can send them elsewhere. One put is one request: the
+reactor itself retries, so boto3's retries are off.
 """
 
 import base64
@@ -17,12 +15,11 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError
+from botocore.exceptions import BotoCoreError
 
 from reactor.core.errors import ConfigInvalid, ReactorError, StorageRejected, StorageUnavailable
-from reactor.storage.stores.base import Body, Probed
-from reactor.storage.stores.s3_errors import NO_CREDENTIALS, error_for
+from reactor.storage.stores.base import Body
+from reactor.storage.stores.s3_errors import BOTO_ERRORS, NO_CREDENTIALS, error_for
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -81,28 +78,21 @@ class S3Store:
         return f"s3:{self._endpoint.hostname}"
 
     def put(self, bucket: str, key: str, body: Body, *, mime_type: str | None) -> str:
-        """Send the body in one request and return s3://bucket/key.
-
-        Raises StorageUnavailable, StorageRejected, FileTooLarge, or the error of `body.read`.
-        """
+        """Send the body in one request and return s3://bucket/key. Raises as `ObjectStore.put`."""
         _check_names(bucket, key)
         reader = _BodyReader(body)
         headers: dict[str, Any] = {}
         # the MIME type comes from a row; if no header can contain it, the upload is stored without
-        if mime_type is not None and re.fullmatch("[!-~][ -~]{0,254}", mime_type):
+        if re.fullmatch("[!-~][ -~]{0,254}", mime_type or ""):
             headers["ContentType"] = mime_type
         checksum = None if body.sha256 is None else base64.b64encode(bytes.fromhex(body.sha256)).decode()
         if checksum is not None:
             headers["ChecksumSHA256"] = checksum
         try:
             response = self._client.put_object(
-                Bucket=bucket,
-                Key=key,
-                Body=cast("IO[bytes]", reader),
-                ContentLength=body.size_bytes,
-                **headers,
+                Bucket=bucket, Key=key, Body=cast("IO[bytes]", reader), ContentLength=body.size_bytes, **headers
             )
-        except (ClientError, BotoCoreError, ResponseParserError) as exc:
+        except BOTO_ERRORS as exc:
             raise reader.failure or error_for(exc) from None
         # every S3 server returns an ETag; a proxy's 200 has none, and boto3 has then sent no byte
         if "ETag" not in response:
@@ -114,9 +104,7 @@ class S3Store:
     def check(self) -> None:
         """Check that there are credentials and that the endpoint answers; a refusal is an answer too.
 
-        Rows name the buckets, so only a put shows whether one can be written to. Raises ConfigInvalid when credentials
-        or endpoint are missing or malformed. Raises StorageUnavailable when the store is down: an outage ends without
-        a change of settings, so the reactor may start.
+        Rows name the buckets, so only a put shows whether one can be written to. See `ObjectStore.check`.
         """
         if self._endpoint.scheme not in {"http", "https"}:
             raise ConfigInvalid("AWS_ENDPOINT_URL: it must begin with https:// or http://")
@@ -126,47 +114,37 @@ class S3Store:
             self._client.list_buckets()
         except NO_CREDENTIALS as exc:
             raise ConfigInvalid(f"{_NO_CREDENTIALS} ({type(exc).__name__})") from None
-        except (ClientError, BotoCoreError, ResponseParserError) as exc:
+        except BOTO_ERRORS as exc:
             problem = error_for(exc)
             if isinstance(problem, StorageUnavailable):
                 raise problem from None
 
-    def probe(self, bucket: str, key: str) -> Probed:
-        """Put a small object as the reactor puts an upload, read it back, and delete it.
-
-        Raises the errors of `put`; the result has those of reading and deleting.
-        """
-        self.put(bucket, key, _ProbeBody(), mime_type="text/plain")
-        return Probed(unread=self._unread(bucket, key), undeleted=self._undeleted(bucket, key))
-
-    def _unread(self, bucket: str, key: str) -> ReactorError | None:
+    def probe(self, bucket: str, key: str) -> tuple[ReactorError | None, ReactorError | None]:
+        """Put a small object; return the errors of reading it back and of deleting it. Raises as `put`."""
+        self.put(bucket, key, _ProbeBody(_PROBE_CONTENT), mime_type="text/plain")
+        unread: ReactorError | None = None
+        undeleted: ReactorError | None = None
         try:
             content = self._client.get_object(Bucket=bucket, Key=key)["Body"].read(len(_PROBE_CONTENT) + 1)
-        except (ClientError, BotoCoreError, ResponseParserError) as exc:
-            return error_for(exc)
-        return None if content == _PROBE_CONTENT else StorageRejected("it gave back other bytes than were put")
-
-    def _undeleted(self, bucket: str, key: str) -> ReactorError | None:
+            if content != _PROBE_CONTENT:
+                unread = StorageRejected("it gave back other bytes than were put")
+        except BOTO_ERRORS as exc:
+            unread = error_for(exc)
         try:
             self._client.delete_object(Bucket=bucket, Key=key)
-        except (ClientError, BotoCoreError, ResponseParserError) as exc:
-            return error_for(exc)
-        return None
+        except BOTO_ERRORS as exc:
+            undeleted = error_for(exc)
+        return unread, undeleted
 
     def close(self) -> None:
         self._client.close()
 
 
-class _ProbeBody:
+class _ProbeBody(BytesIO):
     """The body of the object that `probe` puts."""
 
-    def __init__(self) -> None:
-        self._content = BytesIO(_PROBE_CONTENT)
-        self.size_bytes = len(_PROBE_CONTENT)
-        self.sha256: str | None = hashlib.sha256(_PROBE_CONTENT).hexdigest()
-
-    def read(self, size: int = -1, /) -> bytes:
-        return self._content.read(size)
+    size_bytes = len(_PROBE_CONTENT)
+    sha256: str | None = hashlib.sha256(_PROBE_CONTENT).hexdigest()
 
 
 class _BodyReader:

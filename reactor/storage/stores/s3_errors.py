@@ -31,7 +31,6 @@ from reactor.core.errors import FileTooLarge, ReactorError, StorageRejected, Sto
 _MESSAGE_CHARS = 200
 
 _TRANSIENT_STATUS = {408, 425, 429}
-
 _TRANSIENT_CODE = {
     "RequestTimeout",  # a 400 that means a slow connection
     "RequestTimeoutException",
@@ -48,7 +47,6 @@ _TRANSIENT_CODE = {
 }
 
 _TOO_LARGE = {"EntityTooLarge", "MaxMessageLengthExceeded"}
-
 _DENIED_STATUS = {401, 403}
 
 NO_CREDENTIALS = (
@@ -63,13 +61,13 @@ NO_CREDENTIALS = (
 )
 
 _UNREACHABLE = (ConnectionError, HTTPClientError, ResponseParserError)
+BOTO_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
 
 
 def error_for(exc: ClientError | BotoCoreError | ResponseParserError) -> ReactorError:
-    """Return the error to raise for an error of boto3.
+    """Return the error to raise for an error of boto3: with status, code and the beginning of the server's message.
 
-    The message has status, code and the beginning of the server's message. It has no URL, because that may be signed,
-    and no message of boto3's, because that quotes the request.
+    It has no URL, which may be signed, and no message of boto3's, which quotes the request.
     """
     if isinstance(exc, ClientError):
         return _error_for_response(exc.response)
@@ -97,16 +95,14 @@ def _error_for_response(response: Mapping[str, Any]) -> ReactorError:
 
 
 def retry_after_s(headers: Mapping[str, str], *, now: datetime) -> float | None:
-    """Return the seconds that Retry-After asks for, >= 0; None without the header, or when it is malformed.
+    """Return the seconds of Retry-After, >= 0; None without a valid one. `headers` have lower-case names.
 
-    `headers` have lower-case names. A date is relative to the response's own Date if there is one, because the server's
-    clock and ours may differ. Source: RFC 9110, 10.2.3.
+    A date is relative to the response's own Date, because the server's clock may differ. Source: RFC 9110, 10.2.3.
     """
     value = headers.get("retry-after", "").strip()
     if re.fullmatch("[0-9]{1,9}", value):
         return float(value)
-    retry_at = _date(value)
-    if retry_at is None:
+    if (retry_at := _date(value)) is None:
         return None
     return max(0.0, (retry_at - (_date(headers.get("date", "")) or now)).total_seconds())
 
