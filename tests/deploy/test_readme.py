@@ -68,5 +68,5 @@ def test_it_writes_nowhere_but_into_the_spool(app: App, tmp_path: Path, s3_envir
         run.terminate()
         assert run.ended() == 0
     written = [line for line in run.log.splitlines() if line.startswith("WRITES")]
-    assert written == [f"WRITES os.remove {upload.key}"]
+    assert written == [f"WRITES os.remove {app.spool / upload.key}"]
     assert not app.is_spooled(upload)
