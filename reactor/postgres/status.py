@@ -40,12 +40,11 @@ class StatusQuery:
     async def ask(self) -> Figures:
         """Return the current figures. Raises DatabaseUnavailable."""
         began_at = self._clock.now()
-        rows = await self._database.call(statements.STATUS, (self._heartbeat_timeout,))
-        figures: Figures = rows[0][0]
+        [(figures,)] = await self._database.call(statements.STATUS, (self._heartbeat_timeout,))
         self._asked_at = self._clock.now()
         self._took_s = self._asked_at - began_at
         self._on_result(figures)
-        return figures
+        return dict(figures)
 
     async def ask_with_users(self) -> Figures:
         """Return the current figures, and under `users` the users closest to a limit. Raises DatabaseUnavailable."""

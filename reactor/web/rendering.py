@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from reactor.core.health import TIME_LEFT_LABELS, count_text, duration_text
+from reactor.web.filters import printable
 
 _NOTHING: Final = "\N{EN DASH}"
 _MAX_CHARS: Final = 400
@@ -33,9 +34,7 @@ def safe_value(value: object) -> object:
         return value
     if isinstance(value, datetime):
         return utc_time(value)
-    text = str(value)
-    short = text if len(text) <= _MAX_CHARS else text[: _MAX_CHARS - 1] + "…"
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in short)
+    return printable(str(value), _MAX_CHARS)
 
 
 def utc_time(value: datetime | str | None) -> str:
@@ -50,12 +49,9 @@ def utc_time(value: datetime | str | None) -> str:
 
 def size(value: int | str | None) -> str:
     """Return a number of bytes in binary units, for people."""
-    number = float(value or 0)
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if number < 1024:  # noqa: PLR2004 - binary units
-            return f"{number:,.0f} {unit}" if unit == "bytes" else f"{number:,.1f} {unit}"
-        number /= 1024
-    return f"{number:,.1f} TiB"
+    number = int(value or 0)
+    power = min(4, max(0, number.bit_length() - 1) // 10)
+    return f"{number:,} bytes" if power == 0 else f"{number / 1024**power:,.1f} {'KMGT'[power - 1]}iB"
 
 
 def milliseconds(value_s: float | None) -> str:
@@ -70,24 +66,18 @@ def static(name: str) -> tuple[bytes, str]:
     return content, sha256(content).hexdigest()[:12]
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("reactor.web"),
-        autoescape=True,
-        finalize=safe_value,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
-    )
-    for text_filter in (count_text, duration_text, utc_time, size, milliseconds):
-        environment.filters[text_filter.__name__] = text_filter
-    environment.globals["version_of"] = lambda name: static(name)[1]
-    environment.globals |= {"PANELS": PANELS, "TIME_LEFT_LABELS": TIME_LEFT_LABELS}
-    return environment
-
-
-_ENVIRONMENT: Final = _environment()
+_ENVIRONMENT: Final = Environment(
+    loader=PackageLoader("reactor.web"),
+    autoescape=True,
+    finalize=safe_value,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    auto_reload=False,
+)
+_ENVIRONMENT.filters |= {each.__name__: each for each in (count_text, duration_text, utc_time, size, milliseconds)}
+_ENVIRONMENT.globals |= {"PANELS": PANELS, "TIME_LEFT_LABELS": TIME_LEFT_LABELS}
+_ENVIRONMENT.globals["version_of"] = lambda name: static(name)[1]
 
 
 def warm() -> None:

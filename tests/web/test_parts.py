@@ -151,11 +151,11 @@ def test_missed_rows_are_counted_per_reconciliation_and_since_the_start() -> Non
     emit(recent, UsageRepaired(kind="reservations", count=1))
     emit(recent, UsageRepaired(kind="months", count=9))
     emit(recent, done)
-    assert recent.reconciled is not None
-    assert recent.reconciled.missed == {"uploads": 2, "reservations": 1}
+    assert recent.reconciled_at is not None
+    assert recent.missed_in_last_pass == {"uploads": 2, "reservations": 1}
     emit(recent, Swept(reaction="uploads", found=0, missed=0, duration_s=0.1))
     emit(recent, done)
-    assert recent.reconciled.missed == {}
+    assert recent.missed_in_last_pass == {}
     assert recent.missed == {"uploads": 2, "reservations": 1}
 
 
@@ -170,10 +170,10 @@ def test_bars_stay_inside_their_picture_and_only_zero_is_invisible(counts: list[
 
 def test_a_line_has_gaps_without_values_and_drops_old_points() -> None:
     points = [(0.0, 9.0), (90.0, 5.0), (93.0, 10.0), (140.0, 0.0)]
-    drawn = charts.line_chart([("due", points)], span_s=60.0, now=150.0, gap_s=12.0)
-    [series] = drawn.series
-    assert [len(segment.split()) for segment in series.segments] == [2, 2]
-    assert series.segments[0] == "0.0,30.0 15.0,0.0"
+    drawn = charts.line_chart({"due": points}, span_s=60.0, now=150.0, gap_s=12.0)
+    [segments] = drawn.lines.values()
+    assert [len(segment.split()) for segment in segments] == [2, 2]
+    assert segments[0] == "0.0,30.0 15.0,0.0"
     assert drawn.maximum == 10.0
 
 
@@ -183,7 +183,7 @@ def test_a_timeline_fills_its_width_and_every_step_is_visible(lengths: list[floa
     steps = [TimelineStep(kind="wait", text="", began=at, ended=at + timedelta(seconds=length)) for length in lengths]
     bars = timeline_bars(steps)
     assert len(bars) == len(steps)
-    assert all(bar.width >= 1 and bar.x + bar.width <= WIDTH + 1 for bar in bars)
+    assert all(width >= 1 and x + width <= WIDTH + 1 for x, width, _ in bars)
 
 
 def test_a_timeline_is_in_order_even_if_an_attempt_has_no_beginning() -> None:
