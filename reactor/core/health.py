@@ -142,8 +142,7 @@ def _of_work(database: Mapping[str, Any]) -> list[str]:
         which = _uploads_for("dead", dead, cap, uploads["dead_for_s"])
         found.append(f"{which}: retry, cancel or purge {'it' if dead == 1 else 'them'}.")
     if stale := int(database["runs"]["stale"]):
-        them = "it" if stale == 1 else "them"
-        found.append(f"{_are(stale, cap, 'run')} stale: no reactor has failed {them} yet.")
+        found.append(f"{_are(stale, cap, 'run')} stale: no reactor has failed {'it' if stale == 1 else 'them'} yet.")
     if usage >= QUEUE_FULL_FROM:
         found.append(f"The notification queue is {usage:.0%} full: a listening session does not read it.")
     return found

@@ -71,8 +71,6 @@ LIVE_SUMMARY_CAP = 10_000
 FULLEST_USERS = 20
 """How many users `reactor status --json` shows."""
 
-_USERS_PER_TRANSACTION = 200
-
 
 class Inspector:
     """The queries of one command, on its own connection."""
@@ -90,8 +88,7 @@ class Inspector:
 
     def due(self, heartbeat_timeout_s: float) -> Row:
         """Count what a reconciliation would work on now."""
-        (row,) = self._all(_DUE, (timedelta(seconds=heartbeat_timeout_s),))
-        return row
+        return self._all(_DUE, (timedelta(seconds=heartbeat_timeout_s),))[0]
 
     def uploads(self, *, status: str | None, user: UUID | None, limit: int) -> list[Row]:
         """List uploads, the newest first."""
@@ -110,10 +107,7 @@ class Inspector:
         return self._found(_RUN, "run", run_id)
 
     def requeue(self, ids: Sequence[UUID]) -> list[Row]:
-        """Make dead, cancelled or waiting uploads due now.
-
-        Returns a row for each upload in such a state: id, and code, which is None or the quota's refusal.
-        """
+        """Make dead, cancelled or waiting uploads due now; return their id, and code: None or the quota's refusal."""
         return self._all("select * from reactor.requeue_uploads(%s)", (list(ids),))
 
     def cancel(self, ids: Sequence[UUID]) -> list[UUID]:
@@ -143,7 +137,7 @@ class Inspector:
     def recalculate_all(self) -> int:
         """Recalculate every user's usage, 200 users per transaction; return how many were wrong before."""
         changed, last = 0, None
-        while rows := self._all("select * from reactor.recount_users(%s::uuid, %s)", (last, _USERS_PER_TRANSACTION)):
+        while rows := self._all("select * from reactor.recount_users(%s::uuid, %s)", (last, 200)):
             changed, last = changed + rows[0]["changed"], rows[0]["last_user"]
         return changed
 
@@ -168,8 +162,7 @@ class Inspector:
 
 
 class _LenientLoader(Loader):
-    """Loads a value that Python can't represent (infinity, the year 290000) as text. Apps may write such values, and
-    one of them must not make a whole list fail."""
+    """Loads as text what Python can't represent (infinity, the year 290000): one such value must not fail a list."""
 
     def load(self, data: Buffer) -> Any:
         try:

@@ -32,11 +32,7 @@ class WebApp:
         port: int,
         recent: RecentActivity,
     ) -> None:
-        """Wire the page.
-
-        summary_connection: runs the page's reads, so that they never wait for the reactor's own statements.
-        timers_by_due: see LiveView. port: where the web server listens; it names the session cookie.
-        """
+        """`summary_connection` runs the page's reads, so that they never wait for the reactor's own statements."""
         self.live = LiveView(
             recent=recent,
             database=summary_connection,
@@ -44,17 +40,12 @@ class WebApp:
             not_ready=not_ready,
             spool_free_bytes=spool_free_bytes,
             timers_by_due=timers_by_due,
-            horizon_s=settings.wheel_horizon_s,
-            heartbeat_timeout_s=settings.heartbeat_timeout_s,
+            settings=settings,
         )
         routes = Routes(
             self.live,
             Listings(summary_connection),
-            Details(
-                database=summary_connection,
-                heartbeat_timeout_s=settings.heartbeat_timeout_s,
-                trace_url=settings.trace_url,
-            ),
+            Details(summary_connection, settings),
             Actions(database=database, spool=Spool(settings.spools), request_reconcile=request_reconcile),
             Sessions(settings.http_token, is_private=is_loopback(settings.http_host), port=port),
         )

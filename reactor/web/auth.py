@@ -55,11 +55,7 @@ class Sessions:
     """The log-ins of this process."""
 
     def __init__(self, token: str | None, *, is_private: bool, port: int, now: Callable[[], float] = monotonic) -> None:
-        """Create an empty set of sessions.
-
-        token: REACTOR_HTTP_TOKEN; None refuses every change. is_private: the server listens on a loopback address, so
-        reading needs no token.
-        """
+        """`token` None refuses every change. `is_private`: on a loopback address, reading needs no token."""
         self._token = token
         self._is_private = is_private
         self._now = now

@@ -9,8 +9,10 @@ from attrs import frozen
 
 from reactor.core.error_codes import CATALOGUE
 from reactor.core.health import duration_text
+from reactor.core.settings import Settings
 from reactor.core.trace_context import context_of
 from reactor.postgres.connection import QueryRunner
+from reactor.web.filters import parse_path_id
 from reactor.web.http_errors import not_found
 
 WIDTH: Final = 720
@@ -74,24 +76,25 @@ class TimelineStep:
         return duration_text(self.length_s) if self.length_s >= 1 else f"{max(0, round(1000 * self.length_s))}ms"
 
 
-@frozen(kw_only=True)
+@frozen
 class Details:
     """Reads uploads and runs by id, as their pages show them."""
 
     _database: QueryRunner
-    _heartbeat_timeout_s: float
-    _trace_url: str | None
+    _settings: Settings
 
-    async def upload(self, upload_id: UUID) -> dict[str, Any]:
-        """Return an upload. Raises HttpError when there is none."""
+    async def upload(self, text: str) -> dict[str, Any]:
+        """Return the upload with this id. Raises HttpError when there is none."""
+        upload_id = parse_path_id(text, "an upload")
         advice = "if it was stored, its row was removed and its source has the address"
         missing = f"there is no upload {upload_id} in the queue: {advice}"
         row, errors, now = await self._read(_UPLOAD, (upload_id,), missing)
         return self._detail(row, upload_id, list(upload_timeline(row, errors[-_MAX_ATTEMPTS:], now)))
 
-    async def run(self, run_id: UUID) -> dict[str, Any]:
-        """Return a run. Raises HttpError when there is none."""
-        row, now = await self._read(_RUN, (self._heartbeat_timeout_s, run_id), f"there is no run {run_id}")
+    async def run(self, text: str) -> dict[str, Any]:
+        """Return the run with this id. Raises HttpError when there is none."""
+        run_id = parse_path_id(text, "a run")
+        row, now = await self._read(_RUN, (self._settings.heartbeat_timeout_s, run_id), f"there is no run {run_id}")
         return self._detail(row, run_id, list(run_timeline(row, now)))
 
     async def _read(self, statement: LiteralString, parameters: tuple[Any, ...], missing: str) -> Any:
@@ -101,7 +104,8 @@ class Details:
 
     def _detail(self, row: dict[str, Any], row_id: UUID, steps: list[TimelineStep]) -> dict[str, Any]:
         trace_id = context_of(row.pop("traceparent"), row_id).trace_hex
-        trace_url = f"{self._trace_url.rstrip('/')}/trace/{trace_id}" if self._trace_url else None
+        site = self._settings.trace_url
+        trace_url = f"{site.rstrip('/')}/trace/{trace_id}" if site else None
         return {"row": row, "steps": steps, "bars": timeline_bars(steps), "trace_id": trace_id, "trace_url": trace_url}
 
 
@@ -109,9 +113,7 @@ def upload_timeline(row: Mapping[str, Any], errors: list[Any], now: datetime) ->
     """Yield an upload's steps in order. `errors` is the column upload_queue.errors: apps may write anything there."""
     since = _parse_time(row["created_at"])
     yield TimelineStep("start", "queued after the app's own attempt failed", ended=since)
-    for entry in errors:
-        if not isinstance(entry, dict):
-            continue
+    for entry in (each for each in errors if isinstance(each, dict)):
         began, ended = _parse_time(entry.get("began")), _parse_time(entry.get("at"))
         if began is not None:
             yield TimelineStep("wait", "waited", since, began)
@@ -129,7 +131,7 @@ def upload_timeline(row: Mapping[str, Any], errors: list[Any], now: datetime) ->
         case "failed":
             yield TimelineStep("ahead", f"attempt {number + 1} has been due since then", since, due or now)
         case "dead":
-            yield _failed_end("dead", changed, row)
+            yield TimelineStep("end", "dead", None, changed, row["error_code"], row["error_message"])
         case _:
             yield TimelineStep("end", "cancelled by an operator", ended=changed)
 
@@ -148,21 +150,14 @@ def run_timeline(row: Mapping[str, Any], now: datetime) -> Iterator[TimelineStep
             yield TimelineStep("ahead", "its deadline, unless a heartbeat arrives first", last, due)
         case "failed":
             yield TimelineStep("wait", "waited until it was failed", last, ended)
-            yield _failed_end("failed", ended, row)
+            yield TimelineStep("end", "failed", None, ended, row["error_code"], row["error_message"])
         case _:
             yield TimelineStep("running", "ran until it was completed", last, ended)
             yield TimelineStep("end", str(row["status"]), ended=ended)
 
 
-def _failed_end(text: str, at: datetime | None, row: Mapping[str, Any]) -> TimelineStep:
-    return TimelineStep("end", text, None, at, row["error_code"], row["error_message"])
-
-
 def timeline_bars(steps: list[TimelineStep]) -> list[tuple[float, float, TimelineStep]]:
-    """Lay the steps that have a duration side by side over WIDTH. Return the x and the width of each.
-
-    The widths are to scale above a minimum width.
-    """
+    """Lay the steps with a duration side by side over WIDTH, to scale above a minimum; return x and width of each."""
     timed = [(step, step.length_s) for step in steps if step.length_s is not None and step.length_s >= 0]
     min_width = min(_MIN_WIDTH, WIDTH / max(1, len(timed)))
     scale = (WIDTH - min_width * len(timed)) / (sum(length_s for _, length_s in timed) or 1.0)

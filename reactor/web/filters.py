@@ -4,6 +4,7 @@ import base64
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from reprlib import repr as quoted
 from typing import Final
 from urllib.parse import urlencode
 from uuid import UUID
@@ -18,7 +19,6 @@ RUN_STATUSES: Final = ("running", "failed", "completed", "pending")
 _CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _YEAR: Final = re.compile(r"(\d{4,6})(-.*)")
 _LAST_YEAR: Final = 290_000
-_MAX_QUOTED_CHARS: Final = 40
 
 
 @frozen(kw_only=True)
@@ -46,8 +46,7 @@ def parse_filter(query: Mapping[str, str], statuses: tuple[str, ...]) -> Filter:
     user, code = (query.get("user") or "").strip(), (query.get("code") or "").strip()
     if code and not _CODE.fullmatch(code):
         raise bad_request(f"code must be an error code such as STORAGE_REJECTED, not {quoted(code)}")
-    error = bad_request(f"user must be a user's id (a UUID), not {quoted(user)}")
-    user_id = _parse_uuid(user, error) if user else None
+    user_id = _parse_uuid(user, bad_request(f"user must be a user's id (a UUID), not {quoted(user)}")) if user else None
     return Filter(status=status, user=user_id, code=code or None)
 
 
@@ -62,9 +61,8 @@ def parse_form_ids(texts: list[str], *, limit: int) -> list[UUID]:
         raise bad_request("ids must name at least one row")
     if len(texts) > limit:
         raise bad_request(f"ids must name at most {limit} rows at once")
-    return list(
-        dict.fromkeys(_parse_uuid(text, bad_request(f"ids must be UUIDs, not {quoted(text)}")) for text in texts)
-    )
+    ids = (_parse_uuid(text, bad_request(f"ids must be UUIDs, not {quoted(text)}")) for text in texts)
+    return list(dict.fromkeys(ids))
 
 
 def _parse_uuid(text: str, error: HttpError) -> UUID:
@@ -112,14 +110,3 @@ def _check_moment(text: str) -> None:
         raise ValueError(text)
     year = "2000" if int(match[1]) % 4 == 0 else "2001"  # a leap year or not, as the original
     datetime.fromisoformat(year + match[2])
-
-
-def printable(text: str, max_chars: int) -> str:
-    """Return the text, cut to `max_chars` and without terminal and bidirectional controls, line ends and the like."""
-    short = text if len(text) <= max_chars else text[: max_chars - 1] + "…"
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in short)
-
-
-def quoted(text: str) -> str:
-    """Return text from a request in quotes, safe to show."""
-    return f"'{printable(text, _MAX_QUOTED_CHARS)}'"

@@ -15,19 +15,6 @@ from reactor.web.filters import HIGHEST, LOWEST, Cursor, Filter, parse_cursor
 PAGE_ROWS: Final = 50
 MAX_SCANNED_ROWS: Final = 20_000
 
-_RUN: Final[LiteralString] = """
-    select r.id, r.user_id, r.source_id, r.status, left(r.error_code, 80) as error_code,
-           left(r.error_message, 200) as error_message, r.started_at, r.heartbeat_at, r.timeout_at, r.completed_at,
-           coalesce(r.created_at, '-infinity') as moment
-      from public.interpretation_runs as r
-     where (coalesce(r.created_at, '-infinity'), r.id) < (%s::timestamptz, %s::uuid)
-"""
-
-_NEWEST_RUN_FIRST: Final[LiteralString] = """
-     order by coalesce(r.created_at, '-infinity') desc, r.id desc
-"""
-
-
 _AUDIT: Final[LiteralString] = """
     select a.id, a.at, a.actor, a.remote_address, a.action, a.ids[1:5] as ids, cardinality(a.ids) as asked, a.filter,
            a.changed, a.at as moment
@@ -61,6 +48,17 @@ def _upload_walk(
 """
 
 
+def _run_walk(only: LiteralString) -> LiteralString:
+    return f"""
+    select r.id, r.user_id, r.source_id, r.status, left(r.error_code, 80) as error_code,
+           left(r.error_message, 200) as error_message, r.started_at, r.heartbeat_at, r.timeout_at, r.completed_at,
+           coalesce(r.created_at, '-infinity') as moment
+      from public.interpretation_runs as r
+     where (coalesce(r.created_at, '-infinity'), r.id) < (%s::timestamptz, %s::uuid) {only}
+     order by coalesce(r.created_at, '-infinity') desc, r.id desc
+"""
+
+
 def _page_statement(walk: LiteralString, matches: LiteralString) -> LiteralString:
     """Return the statement of one page. The filter is outside of the walk, so that the walk's limit counts all rows."""
     return f"""
@@ -86,21 +84,14 @@ UPLOADS: Final = {
 }
 """By status. Parameters: the cursor (moment, id), rows to scan; user, code, status, each twice; rows to return."""
 
-RUNNING: Final = _page_statement(_RUN + " and r.status = 'running'" + _NEWEST_RUN_FIRST, _MATCHES)
-RUNS: Final = _page_statement(_RUN + _NEWEST_RUN_FIRST, _MATCHES)
+RUNNING: Final = _page_statement(_run_walk("and r.status = 'running'"), _MATCHES)
+RUNS: Final = _page_statement(_run_walk(""), _MATCHES)
 AUDIT: Final = _page_statement(_AUDIT, "")
 
 
-@frozen
-class ListPage:
-    """Some rows of a list."""
-
-    rows: list[dict[str, Any]]
-    after: str | None = None
-    """The next page's cursor; None on the last page."""
-
-    scanned: int | None = None
-    """How many rows were scanned, if the page is short because the scan ended; else None."""
+ListPage = dict[str, Any]
+"""`rows`; `after`, the next page's cursor, None on the last page; and `scanned`, how many rows were scanned if the page
+is short because the scan ended, else None."""
 
 
 @frozen
@@ -134,7 +125,7 @@ class Listings:
         [(scanned, last_moment, last_id, found)] = await self._database.call(statement, parameters)
         rows: list[dict[str, Any]] = found[:PAGE_ROWS]
         if len(found) > PAGE_ROWS:
-            return ListPage(rows, Cursor(rows[-1]["moment"], UUID(rows[-1]["id"])).encode())
+            return {"rows": rows, "after": Cursor(rows[-1]["moment"], UUID(rows[-1]["id"])).encode(), "scanned": None}
         if scanned == scan_rows:
-            return ListPage(rows, Cursor(last_moment, last_id).encode(), scan_rows)
-        return ListPage(rows)
+            return {"rows": rows, "after": Cursor(last_moment, last_id).encode(), "scanned": scan_rows}
+        return {"rows": rows, "after": None, "scanned": None}

@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from attrs import asdict, define, field
 
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.health import headline, troubles
+from reactor.core.settings import Settings
 from reactor.postgres import statements
 from reactor.postgres.admin import LIVE_SUMMARY_CAP
 from reactor.postgres.connection import QueryRunner
@@ -56,10 +58,9 @@ class LiveView:
     _timers_by_due: Callable[[float, int, int], list[int]]
     """(width_s, count, sample): how many timers fire in each of `count` spans, estimated from about `sample` timers."""
 
-    _horizon_s: float
-    _heartbeat_timeout_s: float
+    _settings: Settings
     _summary: Values | None = field(init=False, default=None)
-    _read_at: float = field(init=False, default=float("-inf"))
+    _read_at: float = field(init=False, default=-REFRESH_S)  # due at once: a monotonic clock is never below 0
     _is_outdated: bool = field(init=False, default=False)
     _reading: Lock = field(init=False, factory=Lock)
     _due: deque[tuple[float, int]] = field(init=False, factory=lambda: deque(maxlen=_HISTORY_POINTS))
@@ -91,17 +92,14 @@ class LiveView:
         """Keep open pages fresh. Never returns."""
         await to_thread.run_sync(rendering.warm)
         while True:
-            while not self.open_pages:
-                await self._wait_for_change()
-            await self.refresh(REFRESH_S - _COALESCE_S)
-            self._publish()
-            await self._clock.sleep(_COALESCE_S)
-            with self._clock.alarm(round((self._read_at + REFRESH_S) * TICKS_PER_S)):
-                await self._wait_for_change()
-
-    async def _wait_for_change(self) -> None:
-        await self._recent.changed.wait()
-        self._recent.changed.clear()
+            next_read = round((self._read_at + REFRESH_S) * TICKS_PER_S) if self.open_pages else None
+            with nullcontext() if next_read is None else self._clock.alarm(next_read):
+                await self._recent.changed.wait()
+            self._recent.changed.clear()
+            if self.open_pages:
+                await self.refresh(REFRESH_S - _COALESCE_S)
+                self._publish()
+                await self._clock.sleep(_COALESCE_S)
 
     async def refresh(self, max_age_s: float = _FRESH_S) -> None:
         """Read the database, unless this was done within `max_age_s`."""
@@ -110,7 +108,7 @@ class LiveView:
                 return
             self._is_outdated = False
             self._read_at = self._clock.now()
-            parameters = (timedelta(seconds=self._heartbeat_timeout_s), LIVE_SUMMARY_CAP)
+            parameters = (timedelta(seconds=self._settings.heartbeat_timeout_s), LIVE_SUMMARY_CAP)
             try:
                 [(self._summary,)] = await self._database.call(statements.LIVE_SUMMARY, parameters)
             except DatabaseUnavailable:
@@ -141,7 +139,7 @@ class LiveView:
                 "missed": recent.missed_in_last_pass,
                 "missed_since_start": dict(+recent.missed),
             },
-            "wheel": {"span_s": self._horizon_s, "about": self._timer_counts()},
+            "wheel": {"span_s": self._settings.wheel_horizon_s, "about": self._timer_counts()},
         }
 
     def values(self) -> Values:
@@ -170,7 +168,7 @@ class LiveView:
         """Return how many timers fire in each span; counted less often the larger the wheel, because it walks it."""
         counted_at, counts = self._wheel
         if self._clock.now() - counted_at >= max(1.0, sum(counts) / _TIMERS_COUNTED_PER_S):
-            counts = self._timers_by_due(self._horizon_s / _WHEEL_BARS, _WHEEL_BARS, _WHEEL_SAMPLE)
+            counts = self._timers_by_due(self._settings.wheel_horizon_s / _WHEEL_BARS, _WHEEL_BARS, _WHEEL_SAMPLE)
             self._wheel = (self._clock.now(), counts)
         return counts
 
@@ -220,8 +218,7 @@ class LiveView:
             await self.refresh()
             self._publish()
             self._recent.changed.set()
-            sent_version = self._version
-            yield _message(self._fragments)
+            sent_version = -1
             while not self._is_closed:
                 if sent_version == self._version:
                     with self._clock.alarm(self._clock.tick() + round(_KEEPALIVE_S * TICKS_PER_S)):

@@ -13,7 +13,6 @@ from typing import Any
 from attrs import define, field
 
 from reactor.core import events
-from reactor.core.events import Event
 from reactor.core.health import Process
 from reactor.runtime.clock import Clock
 
@@ -95,7 +94,7 @@ class RecentActivity:
         self.reconciled_at: float | None = None
         """When the last reconciliation ended, in monotonic seconds; None before the first."""
 
-    def subscriptions(self) -> Mapping[type[Event], Callable[[Any], None]]:
+    def subscriptions(self) -> Mapping[type[events.Event], Callable[[Any], None]]:
         """Return the handler of each event type that this object follows."""
         return {
             events.AttemptsStarted: self._started.append,

@@ -14,7 +14,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from reactor.core.health import TIME_LEFT_LABELS, count_text, duration_text
-from reactor.web.filters import printable
 
 _NOTHING: Final = "\N{EN DASH}"
 _MAX_CHARS: Final = 400
@@ -34,7 +33,9 @@ def safe_value(value: object) -> object:
         return value
     if isinstance(value, datetime):
         return utc_time(value)
-    return printable(str(value), _MAX_CHARS)
+    text = str(value)
+    short = text if len(text) <= _MAX_CHARS else text[: _MAX_CHARS - 1] + "…"
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in short)
 
 
 def utc_time(value: datetime | str | None) -> str:

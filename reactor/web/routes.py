@@ -54,13 +54,16 @@ class Routes:
             "/runs/{id}": self._get_run,
             "/audit": self._get_audit,
         }
-        changes: dict[str, Change] = {action: partial(self._apply, action) for action in WHY_UNCHANGED}
+        changes: dict[str, Change] = {
+            "/do/reconcile": lambda _, operator: self._actions.reconcile(operator),
+            "/do/retry-all": self._retry_all,
+        }
+        by_id: dict[str, Change] = {f"/do/{action}": partial(self._apply, action) for action in WHY_UNCHANGED}
         return [
             *(Route(path, partial(self._read, endpoint), methods=["GET"]) for path, endpoint in reads.items()),
-            Route("/do/reconcile", partial(self._act, self._reconcile), methods=["POST"]),
-            Route("/do/retry-all", partial(self._act, self._retry_all), methods=["POST"]),
+            *(Route(path, partial(self._act, change), methods=["POST"]) for path, change in changes.items()),
             Route("/do/logout", self._log_out, methods=["POST"]),
-            *(Route(f"/do/{name}", partial(self._act, change), methods=["POST"]) for name, change in changes.items()),
+            *(Route(path, partial(self._act, change), methods=["POST"]) for path, change in by_id.items()),
             Route("/login", self._get_login, methods=["GET"]),
             Route("/login", self._log_in, methods=["POST"]),
             *(Route(f"/static/{name}", partial(self._get_static, name)) for name in rendering.STATIC_FILES),
@@ -106,7 +109,7 @@ class Routes:
             return error_json(error.status_code, error.code, error.detail, error.headers)
         if error.status_code == HTTPStatus.UNAUTHORIZED and request.url.path != "/login":
             return RedirectResponse("/login", 303)
-        answer = self._html(request, "error.html", title="Not done", error=error)
+        answer = self._html(request, "error.html", error=error)
         answer.status_code = error.status_code
         answer.headers.update(error.headers or {})
         return answer
@@ -128,7 +131,7 @@ class Routes:
 
     async def _get_page(self, request: Request) -> Response:
         await self._live.refresh()
-        return self._html(request, "page.html", title="Reactor", panels=rendering.panels(self._live.values()))
+        return self._html(request, "page.html", panels=rendering.panels(self._live.values()))
 
     async def _get_stream(self, _: Request) -> Response:
         if self._live.open_pages >= MAX_STREAMS:
@@ -143,32 +146,27 @@ class Routes:
     async def _get_uploads(self, request: Request) -> Response:
         wanted = filters.parse_filter(request.query_params, filters.UPLOAD_STATUSES)
         page = await self._listings.uploads(wanted, request.query_params.get("after"))
-        values = {"statuses": filters.UPLOAD_STATUSES, "is_retriable": wanted.status in RETRIABLE_STATUSES}
-        return self._html(request, "uploads.html", title="Uploads", wanted=wanted, page=page, **values)
+        return self._html(request, "uploads.html", wanted=wanted, page=page, statuses=filters.UPLOAD_STATUSES)
 
     async def _get_runs(self, request: Request) -> Response:
         wanted = filters.parse_filter(request.query_params, filters.RUN_STATUSES)
         page = await self._listings.runs(wanted, request.query_params.get("after"))
-        return self._html(request, "runs.html", title="Runs", wanted=wanted, page=page, statuses=filters.RUN_STATUSES)
+        return self._html(request, "runs.html", wanted=wanted, page=page, statuses=filters.RUN_STATUSES)
 
     async def _get_upload(self, request: Request) -> Response:
-        upload_id = filters.parse_path_id(request.path_params["id"], "an upload")
-        detail = await self._details.upload(upload_id)
-        return self._html(request, "upload.html", title=f"Upload {upload_id}", detail=detail)
+        return self._html(request, "upload.html", detail=await self._details.upload(request.path_params["id"]))
 
     async def _get_run(self, request: Request) -> Response:
-        run_id = filters.parse_path_id(request.path_params["id"], "a run")
-        detail = await self._details.run(run_id)
-        return self._html(request, "run.html", title=f"Run {run_id}", detail=detail)
+        return self._html(request, "run.html", detail=await self._details.run(request.path_params["id"]))
 
     async def _get_audit(self, request: Request) -> Response:
         page = await self._listings.audit(request.query_params.get("after"))
-        return self._html(request, "audit.html", title="Audit log", page=page)
+        return self._html(request, "audit.html", page=page)
 
     async def _get_retry_all(self, request: Request) -> Response:
         wanted = filters.parse_filter(request.query_params, RETRIABLE_STATUSES)
         count = await self._actions.count(wanted)
-        return self._html(request, "retry_all.html", title="Retry all", wanted=wanted, count=count, limit=MAX_RETRIED)
+        return self._html(request, "retry_all.html", wanted=wanted, count=count, limit=MAX_RETRIED)
 
     async def _get_static(self, name: str, request: Request) -> Response:
         content, version = rendering.static(name)
@@ -180,7 +178,7 @@ class Routes:
     # log in and out
 
     async def _get_login(self, request: Request) -> Response:
-        return self._html(request, "login.html", title="Log in")
+        return self._html(request, "login.html")
 
     async def _log_in(self, request: Request) -> Response:
         auth.require_same_site(request)
@@ -218,6 +216,3 @@ class Routes:
 
     async def _retry_all(self, form: forms.Form, operator: auth.Operator) -> ActionResult:
         return await self._actions.retry_all(filters.parse_filter(form, RETRIABLE_STATUSES), operator)
-
-    async def _reconcile(self, _: forms.Form, operator: auth.Operator) -> ActionResult:
-        return await self._actions.reconcile(operator)

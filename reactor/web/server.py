@@ -31,8 +31,8 @@ from reactor.core.settings import is_loopback
 from reactor.web.http_errors import error_json
 
 _ANY_HOST_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-_PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 _REQUEST_HEAD_TIMEOUT_S = 10.0
+_WRONG_HOST: Final = error_json(403, "NOT_ALLOWED", "only this machine may ask: send Host: localhost")
 
 _SECURITY_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -109,16 +109,12 @@ class _UvicornServer(uvicorn.Server):
 
 
 def _for_this_machine(app: ASGIApp) -> ASGIApp:
-    """Return an app that refuses a Host header that does not name this machine.
+    """Return an app that refuses a Host header that does not name this machine."""
 
-    Not Starlette's TrustedHostMiddleware: its list of names can't express "every loopback address", and it has no
-    exceptions by path.
-    """
-
+    # not Starlette's TrustedHostMiddleware: it can't express "every loopback address", nor exceptions by path
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         allowed = scope["path"] in _ANY_HOST_PATHS or _names_this_machine(Headers(scope=scope).get("host", "localhost"))
-        refusal = error_json(403, "NOT_ALLOWED", "only this machine may ask: send Host: localhost")
-        await (app if allowed else refusal)(scope, receive, send)
+        await (app if allowed else _WRONG_HOST)(scope, receive, send)
 
     return answer
 
@@ -144,11 +140,7 @@ class WebServer:
         guard: Callable[[Request], None],
         error_handlers: Mapping[type[Exception], ErrorHandler],
     ) -> None:
-        """Serve on `listening`, a socket from `bind`.
-
-        is_private: the configured host is a loopback address. guard: raises HttpError when the request may not read.
-        error_handlers: answer all errors but Starlette's own and failures.
-        """
+        """`listening` is from `bind`; `is_private`: a loopback address. `guard` raises HttpError to refuse a read."""
         self._listening = listening
         self._not_ready = not_ready
         self._metrics = metrics
@@ -163,7 +155,7 @@ class WebServer:
                 *routes,
             ],
             middleware=[Middleware(_for_this_machine)] if is_private else [],
-            exception_handlers={**_ERROR_HANDLERS, **error_handlers},
+            exception_handlers={HTTPException: _answer_http_exception, Exception: _answer_failure, **error_handlers},
         )
         app.router.redirect_slashes = False  # a redirect would repeat a forged Host header
         self._server = _UvicornServer(app, listening)
@@ -205,14 +197,14 @@ class WebServer:
         return JSONResponse({"ready": not reasons, "reasons": reasons}, status_code=503 if reasons else 200)
 
     async def _get_metrics(self, _request: Request) -> Response:
-        return Response(await self._metrics(), media_type=_PROMETHEUS)
+        return Response(await self._metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _get_status(self, request: Request) -> Response:
         self._guard(request)
         return JSONResponse(await self._status())
 
 
-async def _answer_http_exception(request: Request, error: HTTPException) -> Response:
+async def _answer_http_exception(request: Request, error: Any) -> Response:
     """Answer Starlette's own errors: an unknown address, or a method that it does not accept."""
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         return error_json(405, "INVALID_ARGUMENT", f"{request.method} is not allowed here", error.headers)
@@ -222,9 +214,3 @@ async def _answer_http_exception(request: Request, error: HTTPException) -> Resp
 async def _answer_failure(_request: Request, _failure: Exception) -> Response:
     """Answer without details; uvicorn logs the exception."""
     return error_json(500, "internal error", "the reactor failed to answer; its log has the reason")
-
-
-_ERROR_HANDLERS: Final[dict[type[Exception], ErrorHandler]] = {
-    HTTPException: _answer_http_exception,
-    Exception: _answer_failure,
-}

@@ -171,7 +171,7 @@ def test_it_shows_what_the_live_page_shows_including_a_reactors_own_figures(app:
         stuck = app.begin_run(timeout_at="2100-01-01", heartbeat_at="2100-01-01")
         port = str(urlsplit(run.url).port)
         with watching(app, HTTP_PORT=port, HTTP_TOKEN="a-token") as watch:
-            watch.out.wait_for("One upload has been given up, ")
+            watch.out.wait_for("1 upload has been dead for ")
             for text in (
                 f"{dead.id} SPOOL_FILE_MISSING: ",
                 "runs running        1",
@@ -190,7 +190,7 @@ def test_it_shows_what_the_live_page_shows_including_a_reactors_own_figures(app:
 def test_without_a_reactor_it_says_so(app: App) -> None:
     with watching(app) as watch:
         watch.out.wait_for("One thing is wrong.")
-        watch.out.wait_for("No reactor runs.")
+        watch.out.wait_for("No reactor is running.")
         assert watch.end_with(signal.SIGINT) == 0
     assert "timer wheel" not in watch.out.text
 

@@ -162,19 +162,19 @@ def test_missed_rows_are_counted_per_reconciliation_and_since_the_start() -> Non
 @given(st.lists(st.integers(0, 10**9), max_size=100))
 def test_bars_stay_inside_their_picture_and_only_zero_is_invisible(counts: list[int]) -> None:
     drawn = charts.histogram(counts)
-    assert [bar.count for bar in drawn] == counts
+    assert [bar["count"] for bar in drawn] == counts
     for bar in drawn:
-        assert 0 <= bar.y <= bar.y + bar.height <= charts.HEIGHT + 0.01
-        assert (bar.height > 0) == (bar.count > 0)
+        assert 0 <= bar["y"] <= bar["y"] + bar["height"] <= charts.HEIGHT + 0.01
+        assert (bar["height"] > 0) == (bar["count"] > 0)
 
 
 def test_a_line_has_gaps_without_values_and_drops_old_points() -> None:
     points = [(0.0, 9.0), (90.0, 5.0), (93.0, 10.0), (140.0, 0.0)]
     drawn = charts.line_chart({"due": points}, span_s=60.0, now=150.0, gap_s=12.0)
-    [segments] = drawn.lines.values()
+    [segments] = drawn["lines"].values()
     assert [len(segment.split()) for segment in segments] == [2, 2]
     assert segments[0] == "0.0,30.0 15.0,0.0"
-    assert drawn.maximum == 10.0
+    assert drawn["maximum"] == 10.0
 
 
 @given(st.lists(st.floats(0, 1e6), max_size=300))
