@@ -5,7 +5,6 @@ reactor.live_summary() returns; a reactor's own part is a `Process`, None where 
 """
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Final
 
 from attrs import frozen
@@ -32,15 +31,13 @@ NOT_LISTENING: Final = "not listening"
 POLLED: Final = "polling: notifications don't arrive"
 """Readiness reasons that `Process.mode` already contains."""
 
-TIME_LEFT_LABELS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "within_1m": "up to 1 min",
-        "within_5m": "up to 5 min",
-        "within_15m": "up to 15 min",
-        "later": "more",
-        "unbounded": "no limit",
-    }
-)
+TIME_LEFT_LABELS: Final[Mapping[str, str]] = {
+    "within_1m": "up to 1 min",
+    "within_5m": "up to 5 min",
+    "within_15m": "up to 15 min",
+    "later": "more",
+    "unbounded": "no limit",
+}
 """How much time a run has left, in words, by reactor.live_summary()'s key."""
 
 _HOUR_S: Final = 3_600
@@ -87,15 +84,12 @@ def troubles(database: Mapping[str, Any] | None, process: Process | None) -> lis
 
     database: reactor.live_summary(), None when the database does not answer.
     """
-    found: list[str] = []
-    if process is not None:
-        found += _of_process(process)
+    found = [] if process is None else _of_process(process)
     if database is None:
-        found.append("The database does not answer: the figures below may be old.")
-        return found
-    found += _of_reactors(database["reactors"], is_one_here=process is not None)
-    found += _of_work(database)
-    return found
+        return [*found, "The database does not answer: the figures below may be old."]
+    if process is None:
+        found += _of_reactors(database["reactors"])
+    return found + _of_work(database)
 
 
 def headline(found: Sequence[str]) -> str:
@@ -106,8 +100,7 @@ def headline(found: Sequence[str]) -> str:
 
 
 def _of_process(process: Process) -> list[str]:
-    found = []
-    since = duration_text(process.mode_for_s)
+    found, since = [], duration_text(process.mode_for_s)
     if process.mode == "polling":
         found.append(f"Notifications have not arrived for {since}: the reactor polls the database every 2 s.")
     elif process.mode != "listening":
@@ -125,15 +118,12 @@ def _of_process(process: Process) -> list[str]:
     return found
 
 
-def _of_reactors(reactors: Sequence[Mapping[str, Any]], *, is_one_here: bool) -> list[str]:
-    if is_one_here:
-        return []  # its own state says more
+def _of_reactors(reactors: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not reactors:
+        return ["No reactor is running."]
     running = [each for each in reactors if float(each["seen_s_ago"]) <= SEEN_WITHIN_S]
     if not running:
-        seen_s_ago = min((float(each["seen_s_ago"]) for each in reactors), default=None)
-        if seen_s_ago is None:
-            return ["No reactor is running."]
-        return [f"No reactor has reported for {duration_text(seen_s_ago)}."]
+        return [f"No reactor has reported for {duration_text(min(float(each['seen_s_ago']) for each in reactors))}."]
     if polling := sum(each["mode"] == "polling" for each in running):
         verbs = "receives no notifications and polls" if polling == 1 else "receive no notifications and poll"
         return [f"{polling} of {len(running)} reactors {verbs} the database."]
@@ -142,27 +132,28 @@ def _of_reactors(reactors: Sequence[Mapping[str, Any]], *, is_one_here: bool) ->
 
 def _of_work(database: Mapping[str, Any]) -> list[str]:
     found = []
-    uploads, runs, cap = database["uploads"], database["runs"], int(database["cap"])
-    overdue_s = float(uploads["oldest_due_age_s"])
+    uploads, cap = database["uploads"], int(database["cap"])
+    overdue_s, usage = float(uploads["oldest_due_age_s"]), float(database["notification_queue_usage"])
     if overdue_s > OVERDUE_FROM_S:
         found.append(f"{_uploads_for('overdue', int(uploads['due']), cap, overdue_s)}.")
     if expired := int(uploads["leases_expired"]):
-        subject = "1 upload is" if expired == 1 else f"{count_text(expired, cap).capitalize()} uploads are"
-        found.append(f"{subject} abandoned in an attempt: no reactor has taken over yet.")
+        found.append(f"{_are(expired, cap, 'upload')} abandoned in an attempt: no reactor has taken over yet.")
     if dead := int(uploads["dead"]):
         which = _uploads_for("dead", dead, cap, uploads["dead_for_s"])
         found.append(f"{which}: retry, cancel or purge {'it' if dead == 1 else 'them'}.")
-    if stale := int(runs["stale"]):
-        subject = "1 run is" if stale == 1 else f"{count_text(stale, cap).capitalize()} runs are"
-        found.append(f"{subject} stale: no reactor has failed {'it' if stale == 1 else 'them'} yet.")
-    usage = float(database["notification_queue_usage"])
+    if stale := int(database["runs"]["stale"]):
+        found.append(f"{_are(stale, cap, 'run')} stale: no reactor has failed {'it' if stale == 1 else 'them'} yet.")
     if usage >= QUEUE_FULL_FROM:
         found.append(f"The notification queue is {usage:.0%} full: a listening session does not read it.")
     return found
+
+
+def _are(count: int, cap: int, noun: str) -> str:
+    return f"1 {noun} is" if count == 1 else f"{count_text(count, cap).capitalize()} {noun}s are"
 
 
 def _uploads_for(state: str, count: int, cap: int, oldest_s: float | str | None) -> str:
     age = duration_text(oldest_s)
     if count == 1:
         return f"1 upload has been {state} for {age}"
-    return f"{count_text(count, cap).capitalize()} uploads are {state}, the oldest for {age}"
+    return f"{_are(count, cap, 'upload')} {state}, the oldest for {age}"

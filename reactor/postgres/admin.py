@@ -8,6 +8,7 @@ from uuid import UUID
 
 import psycopg
 from psycopg.abc import Buffer
+from psycopg.adapt import Loader
 from psycopg.rows import dict_row
 from psycopg.types.datetime import IntervalLoader, TimestamptzLoader
 
@@ -16,13 +17,16 @@ from reactor.postgres import statements
 from reactor.postgres.connection import connected
 from reactor.postgres.results import accepted
 
-_UPLOADS: LiteralString = """
-    select id, user_id, status, retry_count, max_retries, bucket, object_path, byte_size, next_retry_at, error_code,
-           created_at
-      from public.upload_queue
+_LISTED: LiteralString = """
      where (%(status)s::text is null or status = %(status)s) and (%(user)s::uuid is null or user_id = %(user)s)
      order by created_at desc, id
      limit %(limit)s
+"""
+
+_UPLOADS: LiteralString = f"""
+    select id, user_id, status, retry_count, max_retries, bucket, object_path, byte_size, next_retry_at, error_code,
+           created_at
+      from public.upload_queue {_LISTED}
 """
 
 _UPLOAD: LiteralString = """
@@ -31,18 +35,13 @@ _UPLOAD: LiteralString = """
      where q.id = %s
 """
 
-_RUNS: LiteralString = """
+_RUNS: LiteralString = f"""
     select id, user_id, source_id, status, started_at, heartbeat_at, timeout_at, completed_at, error_code
-      from public.interpretation_runs
-     where (%(status)s::text is null or status = %(status)s) and (%(user)s::uuid is null or user_id = %(user)s)
-     order by created_at desc, id
-     limit %(limit)s
+      from public.interpretation_runs {_LISTED}
 """
 
 _RUN: LiteralString = """
-    select r.*, split_part(r.traceparent, '-', 2) as trace_id
-      from public.interpretation_runs as r
-     where r.id = %s
+    select r.*, split_part(r.traceparent, '-', 2) as trace_id from public.interpretation_runs as r where r.id = %s
 """
 
 _DUE: LiteralString = """
@@ -72,8 +71,6 @@ LIVE_SUMMARY_CAP = 10_000
 FULLEST_USERS = 20
 """How many users `reactor status --json` shows."""
 
-_USERS_PER_TRANSACTION = 200
-
 
 class Inspector:
     """The queries of one command, on its own connection."""
@@ -83,20 +80,15 @@ class Inspector:
 
     def status(self, heartbeat_timeout_s: float) -> Row:
         """Return reactor.status()."""
-        (row,) = self._all(statements.STATUS, (timedelta(seconds=heartbeat_timeout_s),))
-        answer: Row = row["status"]
-        return answer
+        return dict(self._value(statements.STATUS, (timedelta(seconds=heartbeat_timeout_s),)))
 
     def live_summary(self, heartbeat_timeout_s: float) -> Row:
         """Return reactor.live_summary(); its cost does not depend on the length of the queue."""
-        (row,) = self._all(statements.LIVE_SUMMARY, (timedelta(seconds=heartbeat_timeout_s), LIVE_SUMMARY_CAP))
-        answer: Row = row["live_summary"]
-        return answer
+        return dict(self._value(statements.LIVE_SUMMARY, (timedelta(seconds=heartbeat_timeout_s), LIVE_SUMMARY_CAP)))
 
     def due(self, heartbeat_timeout_s: float) -> Row:
         """Count what a reconciliation would work on now."""
-        (row,) = self._all(_DUE, (timedelta(seconds=heartbeat_timeout_s),))
-        return row
+        return self._all(_DUE, (timedelta(seconds=heartbeat_timeout_s),))[0]
 
     def uploads(self, *, status: str | None, user: UUID | None, limit: int) -> list[Row]:
         """List uploads, the newest first."""
@@ -104,7 +96,7 @@ class Inspector:
 
     def upload(self, upload_id: UUID) -> Row:
         """Return one upload with all columns. Raises NotFound."""
-        return self._found(self._one(_UPLOAD, (upload_id,)), "upload", upload_id)
+        return self._found(_UPLOAD, "upload", upload_id)
 
     def runs(self, *, status: str | None, user: UUID | None, limit: int) -> list[Row]:
         """List runs, the newest first."""
@@ -112,13 +104,10 @@ class Inspector:
 
     def run(self, run_id: UUID) -> Row:
         """Return one run with all columns. Raises NotFound."""
-        return self._found(self._one(_RUN, (run_id,)), "run", run_id)
+        return self._found(_RUN, "run", run_id)
 
     def requeue(self, ids: Sequence[UUID]) -> list[Row]:
-        """Make dead, cancelled or waiting uploads due now.
-
-        Returns a row for each upload in such a state: id, and code, which is None or the quota's refusal.
-        """
+        """Make dead, cancelled or waiting uploads due now; return their id, and code: None or the quota's refusal."""
         return self._all("select * from reactor.requeue_uploads(%s)", (list(ids),))
 
     def cancel(self, ids: Sequence[UUID]) -> list[UUID]:
@@ -148,53 +137,36 @@ class Inspector:
     def recalculate_all(self) -> int:
         """Recalculate every user's usage, 200 users per transaction; return how many were wrong before."""
         changed, last = 0, None
-        while rows := self._all("select * from reactor.recount_users(%s::uuid, %s)", (last, _USERS_PER_TRANSACTION)):
-            (row,) = rows
-            changed, last = changed + row["changed"], row["last_user"]
+        while rows := self._all("select * from reactor.recount_users(%s::uuid, %s)", (last, 200)):
+            changed, last = changed + rows[0]["changed"], rows[0]["last_user"]
         return changed
 
     def fullest_users(self) -> list[Row]:
         """Return the usage of the users closest to a limit."""
-        (row,) = self._all(statements.FULLEST_USERS, (FULLEST_USERS,))
-        users: list[Row] = row["fullest_users"]
-        return users
+        return list(self._value(statements.FULLEST_USERS, (FULLEST_USERS,)))
 
-    def _answer(self, statement: LiteralString, parameters: Any) -> Row:
-        (row,) = self._all(statement, parameters)
-        return {name: value for name, value in accepted(row["answer"]).items() if name != "ok"}
+    def _answer(self, statement: LiteralString, parameters: Sequence[Any]) -> Row:
+        return {name: value for name, value in accepted(self._value(statement, parameters)).items() if name != "ok"}
 
     def _all(self, statement: LiteralString, parameters: Any) -> list[Row]:
         return self._conn.execute(statement, parameters).fetchall()
 
-    def _one(self, statement: LiteralString, parameters: Any) -> Row | None:
-        return self._conn.execute(statement, parameters).fetchone()
+    def _value(self, statement: LiteralString, parameters: Sequence[Any]) -> Any:
+        ((value,),) = (row.values() for row in self._all(statement, parameters))
+        return value
 
-    @staticmethod
-    def _found(row: Row | None, kind: str, row_id: UUID) -> Row:
-        if row is None:
-            raise NotFound(
-                f"there is no {kind} {row_id}; a stored upload has no row any more, its source has the address"
-            )
-        return row
+    def _found(self, statement: LiteralString, kind: str, row_id: UUID) -> Row:
+        for row in self._all(statement, (row_id,)):
+            return row
+        raise NotFound(f"there is no {kind} {row_id}; a stored upload has no row any more, its source has the address")
 
 
-class _LenientTimestampLoader(TimestamptzLoader):
-    """Loads a time outside of Python's calendar (infinity, the year 290000) as text. Apps may write such times, and one
-    of them must not make a whole list fail."""
+class _LenientLoader(Loader):
+    """Loads as text what Python can't represent (infinity, the year 290000): one such value must not fail a list."""
 
     def load(self, data: Buffer) -> Any:
         try:
-            return super().load(data)
-        except psycopg.DataError:
-            return bytes(data).decode()
-
-
-class _LenientIntervalLoader(IntervalLoader):
-    """Loads an interval that is too long for Python as text."""
-
-    def load(self, data: Buffer) -> Any:
-        try:
-            return super().load(data)
+            return super().load(data)  # type: ignore[safe-super]  # of the loader that it is combined with
         except (psycopg.DataError, OverflowError):
             return bytes(data).decode()
 
@@ -204,8 +176,8 @@ def inspecting(conninfo: str) -> Iterator[Inspector]:
     """Open a connection for one command. Raises DatabaseUnavailable, also when the database is not migrated."""
     with connected(conninfo, application_name="reactor-cli") as conn:
         conn.row_factory = dict_row  # type: ignore[assignment]  # a connection's row type can't change
-        conn.adapters.register_loader("timestamptz", _LenientTimestampLoader)
-        conn.adapters.register_loader("interval", _LenientIntervalLoader)
+        for name, loader in (("timestamptz", TimestamptzLoader), ("interval", IntervalLoader)):
+            conn.adapters.register_loader(name, type(f"Lenient{loader.__name__}", (_LenientLoader, loader), {}))
         try:
             yield Inspector(conn)  # type: ignore[arg-type]
         except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName) as e:

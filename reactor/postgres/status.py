@@ -34,18 +34,16 @@ class StatusQuery:
         self._clock = clock
         self._heartbeat_timeout = timedelta(seconds=heartbeat_timeout_s)
         self._on_result = on_result
-        self._asked_at = float("-inf")
-        self._took_s = 0.0
+        self._fresh_until = float("-inf")
 
     async def ask(self) -> Figures:
         """Return the current figures. Raises DatabaseUnavailable."""
         began_at = self._clock.now()
-        rows = await self._database.call(statements.STATUS, (self._heartbeat_timeout,))
-        figures: Figures = rows[0][0]
-        self._asked_at = self._clock.now()
-        self._took_s = self._asked_at - began_at
+        [(figures,)] = await self._database.call(statements.STATUS, (self._heartbeat_timeout,))
+        now = self._clock.now()
+        self._fresh_until = now + max(_SCRAPED_AGE_S, min(_AGE_PER_DURATION * (now - began_at), _MAX_AGE_S))
         self._on_result(figures)
-        return figures
+        return dict(figures)
 
     async def ask_with_users(self) -> Figures:
         """Return the current figures, and under `users` the users closest to a limit. Raises DatabaseUnavailable."""
@@ -53,10 +51,9 @@ class StatusQuery:
         [(users,)] = await self._database.call(statements.FULLEST_USERS, (FULLEST_USERS,))
         return figures | {"users": users}
 
-    async def refresh(self, *, older_than_s: float = _SCRAPED_AGE_S) -> None:
-        """Query again if the last answer is older than this, and than its cost allows."""
-        max_age_s = max(older_than_s, min(_AGE_PER_DURATION * self._took_s, _MAX_AGE_S))
-        if self._clock.now() - self._asked_at > max_age_s:
+    async def refresh(self) -> None:
+        """Query again if the last answer is older than 5 s, and than its cost allows."""
+        if self._clock.now() > self._fresh_until:
             try:
                 await self.ask()
             except DatabaseUnavailable:

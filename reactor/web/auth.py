@@ -24,7 +24,6 @@ MAX_FAILURES = 5
 FAILURE_WINDOW_S = 60.0
 _MAX_ADDRESSES = 1024
 _NAME_CHARS = 80
-_TOO_MANY_REQUESTS = 429
 
 
 @define(kw_only=True)
@@ -56,23 +55,15 @@ class Sessions:
     """The log-ins of this process."""
 
     def __init__(self, token: str | None, *, is_private: bool, port: int, now: Callable[[], float] = monotonic) -> None:
-        """Create an empty set of sessions.
-
-        token: REACTOR_HTTP_TOKEN; None refuses every change. is_private: the server listens on a loopback address, so
-        reading needs no token.
-        """
+        """`token` None refuses every change. `is_private`: on a loopback address, reading needs no token."""
         self._token = token
         self._is_private = is_private
         self._now = now
         self._sessions: dict[str, Session] = {}
         self._failures: dict[str, deque[float]] = {}
+        self.has_token = token is not None
         # browsers share cookies between ports, and one machine may run several reactors
         self.cookie_name = f"reactor_session_{port}"
-
-    @property
-    def has_token(self) -> bool:
-        """Return whether a token is set; without one nothing can be changed."""
-        return self._token is not None
 
     # identify
 
@@ -113,7 +104,7 @@ class Sessions:
         failures = self._failures.setdefault(address, deque(maxlen=MAX_FAILURES))
         if len(failures) == MAX_FAILURES and (wait_s := failures[0] + FAILURE_WINDOW_S - now) > 0:
             message = f"too many wrong tokens from {address}: wait {wait_s:.0f} s"
-            raise HttpError(_TOO_MANY_REQUESTS, "NOT_ALLOWED", message, headers={"Retry-After": f"{wait_s:.0f}"})
+            raise HttpError(429, "NOT_ALLOWED", message, headers={"Retry-After": f"{wait_s:.0f}"})
         if self._token is None or not hmac.compare_digest(token.encode(), self._token.encode()):
             failures.append(now)
             if len(self._failures) > _MAX_ADDRESSES:

@@ -9,8 +9,10 @@ from attrs import frozen
 
 from reactor.core.error_codes import CATALOGUE
 from reactor.core.health import duration_text
+from reactor.core.settings import Settings
 from reactor.core.trace_context import context_of
 from reactor.postgres.connection import QueryRunner
+from reactor.web.filters import parse_path_id
 from reactor.web.http_errors import not_found
 
 WIDTH: Final = 720
@@ -36,13 +38,13 @@ _RUN: Final[LiteralString] = """
                'error_message', left(r.error_message, 2000), 'traceparent', left(r.traceparent, 200),
                'due_at', reactor.deadline(r.timeout_at, r.heartbeat_at,
                                           coalesce(r.heartbeat_timeout, make_interval(secs => %s)))) as row,
-           '[]'::jsonb as errors, clock_timestamp() as now_at
+           clock_timestamp() as now_at
       from public.interpretation_runs as r
      where r.id = %s
 """
 
 
-@frozen(kw_only=True)
+@frozen
 class TimelineStep:
     """One step in a row's life."""
 
@@ -54,155 +56,115 @@ class TimelineStep:
     ended: datetime | None = None
     code: str | None = None
     message: str | None = None
-    advice: str | None = None
-    """What the catalogue of error codes says to do next."""
+
+    @property
+    def advice(self) -> str | None:
+        """Return what the catalogue of error codes says to do next; None for an unknown code."""
+        entry = CATALOGUE.get(self.code or "")
+        return None if entry is None else entry.next_step
+
+    @property
+    def length_s(self) -> float | None:
+        """Return how long the step took; None when unknown."""
+        return None if self.began is None or self.ended is None else (self.ended - self.began).total_seconds()
 
     @property
     def duration(self) -> str:
         """Return how long the step took, for people; empty when unknown."""
-        if self.began is None or self.ended is None:
+        if self.length_s is None:
             return ""
-        seconds = (self.ended - self.began).total_seconds()
-        return f"{max(0, round(1000 * seconds))}ms" if seconds < 1 else duration_text(seconds)
+        return duration_text(self.length_s) if self.length_s >= 1 else f"{max(0, round(1000 * self.length_s))}ms"
 
 
-@frozen(kw_only=True)
-class TimelineBar:
-    """Where a step is drawn."""
-
-    x: float
-    width: float
-    step: TimelineStep
-
-
-@frozen(kw_only=True)
-class Detail:
-    """One row, as its page shows it."""
-
-    row: dict[str, Any]
-    steps: list[TimelineStep]
-    bars: list[TimelineBar]
-    trace_id: str
-    trace_url: str | None
-
-
+@frozen
 class Details:
-    """Reads uploads and runs by id."""
+    """Reads uploads and runs by id, as their pages show them."""
 
-    def __init__(self, database: QueryRunner, *, heartbeat_timeout_s: float, trace_url: str | None) -> None:
-        self._database = database
-        self._heartbeat_timeout_s = heartbeat_timeout_s
-        self._trace_url = trace_url
+    _database: QueryRunner
+    _settings: Settings
 
-    async def upload(self, upload_id: UUID) -> Detail:
-        """Return an upload. Raises HttpError when there is none."""
-        rows = await self._database.call(_UPLOAD, (upload_id,))
-        if not rows:
-            advice = "if it was stored, its row was removed and its source has the address"
-            raise not_found(f"there is no upload {upload_id} in the queue: {advice}")
-        [(row, errors, now)] = rows
+    async def upload(self, text: str) -> dict[str, Any]:
+        """Return the upload with this id. Raises HttpError when there is none."""
+        upload_id = parse_path_id(text, "an upload")
+        advice = "if it was stored, its row was removed and its source has the address"
+        missing = f"there is no upload {upload_id} in the queue: {advice}"
+        row, errors, now = await self._read(_UPLOAD, (upload_id,), missing)
         return self._detail(row, upload_id, list(upload_timeline(row, errors[-_MAX_ATTEMPTS:], now)))
 
-    async def run(self, run_id: UUID) -> Detail:
-        """Return a run. Raises HttpError when there is none."""
-        rows = await self._database.call(_RUN, (self._heartbeat_timeout_s, run_id))
-        if not rows:
-            raise not_found(f"there is no run {run_id}")
-        [(row, _, now)] = rows
+    async def run(self, text: str) -> dict[str, Any]:
+        """Return the run with this id. Raises HttpError when there is none."""
+        run_id = parse_path_id(text, "a run")
+        row, now = await self._read(_RUN, (self._settings.heartbeat_timeout_s, run_id), f"there is no run {run_id}")
         return self._detail(row, run_id, list(run_timeline(row, now)))
 
-    def _detail(self, row: dict[str, Any], row_id: UUID, steps: list[TimelineStep]) -> Detail:
+    async def _read(self, statement: LiteralString, parameters: tuple[Any, ...], missing: str) -> Any:
+        for row in await self._database.call(statement, parameters):
+            return row
+        raise not_found(missing)
+
+    def _detail(self, row: dict[str, Any], row_id: UUID, steps: list[TimelineStep]) -> dict[str, Any]:
         trace_id = context_of(row.pop("traceparent"), row_id).trace_id.hex()
-        return Detail(
-            row=row,
-            steps=steps,
-            bars=timeline_bars(steps),
-            trace_id=trace_id,
-            trace_url=f"{self._trace_url.rstrip('/')}/trace/{trace_id}" if self._trace_url else None,
-        )
+        site = self._settings.trace_url
+        trace_url = f"{site.rstrip('/')}/trace/{trace_id}" if site else None
+        return {"row": row, "steps": steps, "bars": timeline_bars(steps), "trace_id": trace_id, "trace_url": trace_url}
 
 
 def upload_timeline(row: Mapping[str, Any], errors: list[Any], now: datetime) -> Iterator[TimelineStep]:
     """Yield an upload's steps in order. `errors` is the column upload_queue.errors: apps may write anything there."""
     since = _parse_time(row["created_at"])
-    yield TimelineStep(kind="start", text="queued after the app's own attempt failed", ended=since)
-    for entry in errors:
-        if not isinstance(entry, dict):
-            continue
+    yield TimelineStep("start", "queued after the app's own attempt failed", ended=since)
+    for entry in (each for each in errors if isinstance(each, dict)):
         began, ended = _parse_time(entry.get("began")), _parse_time(entry.get("at"))
         if began is not None:
-            yield TimelineStep(kind="wait", text="waited", began=since, ended=began)
-        code = _text(entry.get("code"))
-        yield TimelineStep(
-            kind="attempt",
-            text=f"attempt {_text(entry.get('attempt')) or '?'} failed",
-            began=began or ended,  # older rows have no beginning
-            ended=ended,
-            code=code,
-            message=_text(entry.get("message")),
-            advice=_advice(code),
-        )
+            yield TimelineStep("wait", "waited", since, began)
+        text = f"attempt {_text(entry.get('attempt')) or '?'} failed"
+        code, message = _text(entry.get("code")), _text(entry.get("message"))
+        yield TimelineStep("attempt", text, began or ended, ended, code, message)  # older rows have no beginning
         since = ended or since
-    changed, due = _parse_time(row["updated_at"]), _parse_time(row["next_retry_at"])
+    changed, due, number = _parse_time(row["updated_at"]), _parse_time(row["next_retry_at"]), row["retry_count"]
     match row["status"]:
         case "uploading":
-            text = f"attempt {row['retry_count']} is running"
-            yield TimelineStep(kind="wait", text="waited", began=since, ended=changed)
-            yield TimelineStep(kind="running", text=text, began=changed, ended=now)
+            yield TimelineStep("wait", "waited", since, changed)
+            yield TimelineStep("running", f"attempt {number} is running", changed, now)
         case "failed" if due is not None and due > now:
-            text = f"waiting; attempt {row['retry_count'] + 1} is due"
-            yield TimelineStep(kind="ahead", text=text, began=since, ended=due)
+            yield TimelineStep("ahead", f"waiting; attempt {number + 1} is due", since, due)
         case "failed":
-            text = f"attempt {row['retry_count'] + 1} has been due since then"
-            yield TimelineStep(kind="ahead", text=text, began=since, ended=due or now)
+            yield TimelineStep("ahead", f"attempt {number + 1} has been due since then", since, due or now)
         case "dead":
-            yield _failed_end("dead", changed, row)
+            yield TimelineStep("end", "dead", None, changed, row["error_code"], row["error_message"])
         case _:
-            yield TimelineStep(kind="end", text="cancelled by an operator", ended=changed)
+            yield TimelineStep("end", "cancelled by an operator", ended=changed)
 
 
 def run_timeline(row: Mapping[str, Any], now: datetime) -> Iterator[TimelineStep]:
     """Yield a run's steps in order."""
     began = _parse_time(row["started_at"]) or _parse_time(row["created_at"])
     heartbeat, ended = _parse_time(row["heartbeat_at"]), _parse_time(row["completed_at"])
-    due = _parse_time(row["due_at"])
-    yield TimelineStep(kind="start", text="started", ended=began)
+    yield TimelineStep("start", "started", ended=began)
     if heartbeat is not None and (began is None or heartbeat >= began):
-        text = "its worker was alive until the last heartbeat"
-        yield TimelineStep(kind="running", text=text, began=began, ended=heartbeat)
+        yield TimelineStep("running", "its worker was alive until the last heartbeat", began, heartbeat)
     last = heartbeat or began
     match row["status"]:
         case "running" | "pending":
-            text = "its deadline, unless a heartbeat arrives first"
-            yield TimelineStep(kind="ahead", text=text, began=last, ended=due or now)
+            due = _parse_time(row["due_at"]) or now
+            yield TimelineStep("ahead", "its deadline, unless a heartbeat arrives first", last, due)
         case "failed":
-            yield TimelineStep(kind="wait", text="waited until it was failed", began=last, ended=ended)
-            yield _failed_end("failed", ended, row)
+            yield TimelineStep("wait", "waited until it was failed", last, ended)
+            yield TimelineStep("end", "failed", None, ended, row["error_code"], row["error_message"])
         case _:
-            yield TimelineStep(kind="running", text="ran until it was completed", began=last, ended=ended)
-            yield TimelineStep(kind="end", text=str(row["status"]), ended=ended)
+            yield TimelineStep("running", "ran until it was completed", last, ended)
+            yield TimelineStep("end", str(row["status"]), ended=ended)
 
 
-def _advice(code: str | None) -> str | None:
-    entry = CATALOGUE.get(code or "")
-    return None if entry is None else entry.next_step
-
-
-def _failed_end(text: str, at: datetime | None, row: Mapping[str, Any]) -> TimelineStep:
-    code, message = row["error_code"], row["error_message"]
-    return TimelineStep(kind="end", text=text, ended=at, code=code, message=message, advice=_advice(code))
-
-
-def timeline_bars(steps: list[TimelineStep]) -> list[TimelineBar]:
-    """Lay the steps that have a duration side by side over WIDTH: to scale above a minimum width."""
-    timed = [step for step in steps if step.began is not None and step.ended is not None and step.ended >= step.began]
-    lengths_s = [(step.ended - step.began).total_seconds() for step in timed if step.began and step.ended]
+def timeline_bars(steps: list[TimelineStep]) -> list[tuple[float, float, TimelineStep]]:
+    """Lay the steps with a duration side by side over WIDTH, to scale above a minimum; return x and width of each."""
+    timed = [(step, step.length_s) for step in steps if step.length_s is not None and step.length_s >= 0]
     min_width = min(_MIN_WIDTH, WIDTH / max(1, len(timed)))
-    scale = (WIDTH - min_width * len(timed)) / (sum(lengths_s) or 1.0)
+    scale = (WIDTH - min_width * len(timed)) / (sum(length_s for _, length_s in timed) or 1.0)
     bars, x = [], 0.0
-    for step, length_s in zip(timed, lengths_s, strict=True):
+    for step, length_s in timed:
         width = min_width + length_s * scale
-        bars.append(TimelineBar(x=round(x, 1), width=round(max(1.0, width - 1), 1), step=step))
+        bars.append((round(x, 1), round(max(1.0, width - 1), 1), step))
         x += width
     return bars
 

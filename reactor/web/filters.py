@@ -1,17 +1,17 @@
 """Parses which rows a list shows and where it starts. Raises HttpError for invalid values, which anyone may send."""
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final
+from reprlib import repr as quoted
+from typing import Final
 from urllib.parse import urlencode
 from uuid import UUID
 
 from attrs import asdict, frozen
 
-from reactor.web.http_errors import bad_request, not_found
+from reactor.web.http_errors import HttpError, bad_request, not_found
 
 UPLOAD_STATUSES: Final = ("dead", "failed", "uploading", "cancelled")
 RUN_STATUSES: Final = ("running", "failed", "completed", "pending")
@@ -19,7 +19,6 @@ RUN_STATUSES: Final = ("running", "failed", "completed", "pending")
 _CODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _YEAR: Final = re.compile(r"(\d{4,6})(-.*)")
 _LAST_YEAR: Final = 290_000
-_MAX_QUOTED_CHARS: Final = 40
 
 
 @frozen(kw_only=True)
@@ -30,14 +29,13 @@ class Filter:
     user: UUID | None = None
     code: str | None = None
 
-    def query(self, **extra: str | None) -> str:
-        """Return the filter as the query of an address, without empty values."""
-        values = {"status": self.status, "user": self.user, "code": self.code} | extra
-        return urlencode({name: str(value) for name, value in values.items() if value})
-
-    def record(self) -> dict[str, Any]:
+    def record(self, **extra: str | None) -> dict[str, str]:
         """Return the filter for the audit log, without empty values."""
-        return {name: str(value) for name, value in asdict(self).items() if value}
+        return {name: str(value) for name, value in (asdict(self) | extra).items() if value}
+
+    def query(self, **extra: str | None) -> str:
+        """Return the filter as the query of an address."""
+        return urlencode(self.record(**extra))
 
 
 def parse_filter(query: Mapping[str, str], statuses: tuple[str, ...]) -> Filter:
@@ -48,16 +46,13 @@ def parse_filter(query: Mapping[str, str], statuses: tuple[str, ...]) -> Filter:
     user, code = (query.get("user") or "").strip(), (query.get("code") or "").strip()
     if code and not _CODE.fullmatch(code):
         raise bad_request(f"code must be an error code such as STORAGE_REJECTED, not {quoted(code)}")
-    user_id = _parse_uuid(user, "user must be a user's id (a UUID)") if user else None
+    user_id = _parse_uuid(user, bad_request(f"user must be a user's id (a UUID), not {quoted(user)}")) if user else None
     return Filter(status=status, user=user_id, code=code or None)
 
 
 def parse_path_id(text: str, kind: str) -> UUID:
     """Parse a row's id in a path. Raises HttpError."""
-    try:
-        return UUID(text)
-    except ValueError:
-        raise not_found(f"{quoted(text)} is not the id of {kind}: ids are UUIDs") from None
+    return _parse_uuid(text, not_found(f"{quoted(text)} is not the id of {kind}: ids are UUIDs"))
 
 
 def parse_form_ids(texts: list[str], *, limit: int) -> list[UUID]:
@@ -66,14 +61,15 @@ def parse_form_ids(texts: list[str], *, limit: int) -> list[UUID]:
         raise bad_request("ids must name at least one row")
     if len(texts) > limit:
         raise bad_request(f"ids must name at most {limit} rows at once")
-    return list(dict.fromkeys(_parse_uuid(text, "ids must be UUIDs") for text in texts))
+    ids = (_parse_uuid(text, bad_request(f"ids must be UUIDs, not {quoted(text)}")) for text in texts)
+    return list(dict.fromkeys(ids))
 
 
-def _parse_uuid(text: str, rule: str) -> UUID:
+def _parse_uuid(text: str, error: HttpError) -> UUID:
     try:
         return UUID(text)
     except ValueError:
-        raise bad_request(f"{rule}, not {quoted(text)}") from None
+        raise error from None
 
 
 @frozen
@@ -101,7 +97,7 @@ def parse_cursor(text: str | None, default: Cursor) -> Cursor:
         moment, _, row_id = decoded.partition(" ")
         _check_moment(moment)
         return Cursor(moment, UUID(row_id))
-    except (ValueError, binascii.Error):  # UnicodeDecodeError is a ValueError
+    except ValueError:
         raise bad_request("after is not a position in this list: start again from its first page") from None
 
 
@@ -114,11 +110,3 @@ def _check_moment(text: str) -> None:
         raise ValueError(text)
     year = "2000" if int(match[1]) % 4 == 0 else "2001"  # a leap year or not, as the original
     datetime.fromisoformat(year + match[2])
-
-
-def quoted(text: str) -> str:
-    """Return text from a request in quotes: short, and with printable characters only."""
-    printable = "".join(
-        char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[:_MAX_QUOTED_CHARS]
-    )
-    return f"'{printable}{'…' if len(text) > _MAX_QUOTED_CHARS else ''}'"

@@ -5,6 +5,7 @@ from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
 from anyio import move_on_after
+from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
 
 from reactor.web.http_errors import HttpError, bad_request
@@ -15,11 +16,8 @@ _MAX_FIELDS: Final = 600
 _CONTENT_TYPE: Final = "application/x-www-form-urlencoded"
 _CLOSE: Final = {"Connection": "close"}
 
-
-class Form(dict[str, str]):
-    """A posted form: the last value of each name, and every value of `ids`."""
-
-    ids: list[str]
+Form = QueryParams
+"""Posted fields: the last value of each name, or all of them."""
 
 
 def return_path(form: Mapping[str, str]) -> str:
@@ -49,9 +47,6 @@ async def read(request: Request) -> Form:
         message = f"the form was not complete within {BODY_TIMEOUT_S:.0f} s"
         raise HttpError(408, "INVALID_ARGUMENT", message, headers=_CLOSE)
     try:
-        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+        return Form(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS))
     except ValueError:
         raise bad_request(f"send a form in UTF-8, of at most {_MAX_FIELDS} fields") from None
-    form = Form(pairs)
-    form.ids = [value for name, value in pairs if name == "ids"]
-    return form

@@ -1,6 +1,8 @@
 """Errors that the web server answers: an HTTP status, a public error code, and a sentence that says what to do."""
 
 from collections.abc import Mapping
+from functools import partial
+from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -16,24 +18,12 @@ class HttpError(HTTPException):
         self.code = code
 
 
-def bad_request(message: str) -> HttpError:
-    """Return the error for an invalid argument."""
-    return HttpError(400, "INVALID_ARGUMENT", message)
-
-
-def not_found(message: str) -> HttpError:
-    """Return the error for a row that does not exist."""
-    return HttpError(404, "NOT_FOUND", message)
-
-
-def forbidden(message: str) -> HttpError:
-    """Return the error for a request that is refused from every sender."""
-    return HttpError(403, "NOT_ALLOWED", message)
-
-
-def unauthorised(message: str) -> HttpError:
-    """Return the error for a request without a valid token or session."""
-    return HttpError(401, "NOT_ALLOWED", message)
+bad_request: Final = partial(HttpError, 400, "INVALID_ARGUMENT")
+unauthorised: Final = partial(HttpError, 401, "NOT_ALLOWED")
+"""For a request without a valid token or session."""
+forbidden: Final = partial(HttpError, 403, "NOT_ALLOWED")
+"""For a request that is refused from every sender."""
+not_found: Final = partial(HttpError, 404, "NOT_FOUND")
 
 
 def error_json(status_code: int, error: str, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:

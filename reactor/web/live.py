@@ -7,18 +7,23 @@ HTML fragments by section id. A page that has just connected gets all fragments,
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
-from anyio import Lock
-from attrs import asdict
+from anyio import Lock, to_thread
+from attrs import asdict, define, field
 
 from reactor.core.errors import DatabaseUnavailable
-from reactor.core.health import Process, headline, troubles
+from reactor.core.health import headline, troubles
+from reactor.core.settings import Settings
+from reactor.postgres import statements
 from reactor.postgres.admin import LIVE_SUMMARY_CAP
+from reactor.postgres.connection import QueryRunner
 from reactor.runtime.clock import TICKS_PER_S, Clock
-from reactor.web import charts
+from reactor.web import charts, rendering
 from reactor.web.recent import BUCKET_S, BUCKETS, RecentActivity, quantile
 
 REFRESH_S = 3.0
@@ -32,112 +37,92 @@ _KEEPALIVE_S = 5.0
 _COALESCE_S = 0.1
 """How long a change waits for others, to be rendered with them."""
 
-_HISTORY_S = BUCKET_S * BUCKETS
-_HISTORY_POINTS = round(_HISTORY_S / REFRESH_S)
+_HISTORY_POINTS = round(BUCKET_S * BUCKETS / REFRESH_S)
 _WHEEL_BARS = 45
 _WHEEL_SAMPLE = 10_000
 _TIMERS_COUNTED_PER_S = 50_000
 _SHOWN_DEATHS = 5
 
 Values = dict[str, Any]
-"""What the templates of the live page show."""
-
-Fragments = dict[str, str]
-"""HTML by section id."""
 
 
+@define(kw_only=True, eq=False)
 class LiveView:
     """Reads, renders and streams the live page."""
 
-    def __init__(
-        self,
-        recent: RecentActivity,
-        *,
-        clock: Clock,
-        read_summary: Callable[[], Awaitable[Values]],
-        process: Callable[[], Process],
-        timers_by_due: Callable[[float, int, int], list[int]],
-        horizon_s: float,
-        render: Callable[[Values], Fragments],
-    ) -> None:
-        """Create a view without open pages.
+    _recent: RecentActivity
+    _database: QueryRunner
+    _clock: Clock
+    _not_ready: Callable[[], list[str]]
+    _spool_free_bytes: Callable[[], int]
+    _timers_by_due: Callable[[float, int, int], list[int]]
+    """(width_s, count, sample): how many timers fire in each of `count` spans, estimated from about `sample` timers."""
 
-        read_summary: returns reactor.live_summary(). timers_by_due(width_s, count, sample): returns how many timers
-        fire in each of `count` spans, estimated from about `sample` timers.
-        """
-        self._recent = recent
-        self._clock = clock
-        self._read_summary = read_summary
-        self._process = process
-        self._timers_by_due = timers_by_due
-        self._horizon_s = horizon_s
-        self._render = render
-        self._summary: Values | None = None
-        self._read_at = float("-inf")
-        self._is_outdated = False
-        self._reading = Lock()
-        self._history: deque[tuple[float, int, int]] = deque(maxlen=_HISTORY_POINTS)
-        self._wheel: tuple[float, list[int]] = (float("-inf"), [])
-        self._changed = recent.changed
-        self._streams: set[asyncio.Event] = set()
-        self._closed = False
-        self._version = 0
-        self._fragments: Fragments = {}
-        self._delta = b""
+    _settings: Settings
+    _summary: Values | None = field(init=False, default=None)
+    _read_at: float = field(init=False, default=-REFRESH_S)  # due at once: a monotonic clock is never below 0
+    _is_outdated: bool = field(init=False, default=False)
+    _reading: Lock = field(init=False, factory=Lock)
+    _due: deque[tuple[float, int]] = field(init=False, factory=lambda: deque(maxlen=_HISTORY_POINTS))
+    _waiting: deque[tuple[float, int]] = field(init=False, factory=lambda: deque(maxlen=_HISTORY_POINTS))
+    _wheel: tuple[float, list[int]] = field(init=False, default=(float("-inf"), []))
+    open_pages: int = field(init=False, default=0)
+    _is_closed: bool = field(init=False, default=False)
+    _version: int = field(init=False, default=0)
+    _published: asyncio.Event = field(init=False, factory=asyncio.Event)
+    """Set, and replaced, when `_version` is incremented or `_is_closed` set."""
+
+    _fragments: dict[str, str] = field(init=False, factory=dict)
+    _delta: bytes = field(init=False, default=b"")
 
     # read
-
-    async def values(self) -> Values:
-        """Return what a page shows, at most two seconds old."""
-        await self._refresh(_FRESH_S)
-        return self._values()
 
     def record_status(self, figures: Values) -> None:
         """Add figures of reactor.status() or live_summary() to the charts: scrapes fill them while no page is open."""
         if uploads := figures.get("uploads"):
-            self._history.append((self._clock.now(), int(uploads["due"]), int(uploads["failed"])))
+            self._due.append((self._clock.now(), int(uploads["due"])))
+            self._waiting.append((self._clock.now(), int(uploads["failed"])))
 
     def request_update(self) -> None:
         """Read the database again and update open pages now."""
         self._is_outdated = True
-        self._changed.set()
+        self._recent.changed.set()
 
     async def run(self) -> None:
         """Keep open pages fresh. Never returns."""
+        await to_thread.run_sync(rendering.warm)
         while True:
-            while not self._streams:
-                await self._wait_for_change()
-            await self._refresh(REFRESH_S - _COALESCE_S)
-            self._publish()
-            await self._clock.sleep(_COALESCE_S)
-            with self._clock.alarm(round((self._read_at + REFRESH_S) * TICKS_PER_S)):
-                await self._wait_for_change()
+            next_read = round((self._read_at + REFRESH_S) * TICKS_PER_S) if self.open_pages else None
+            with nullcontext() if next_read is None else self._clock.alarm(next_read):
+                await self._recent.changed.wait()
+            self._recent.changed.clear()
+            if self.open_pages:
+                await self.refresh(REFRESH_S - _COALESCE_S)
+                self._publish()
+                await self._clock.sleep(_COALESCE_S)
 
-    async def _wait_for_change(self) -> None:
-        await self._changed.wait()
-        self._changed.clear()
-
-    async def _refresh(self, max_age_s: float) -> None:
+    async def refresh(self, max_age_s: float = _FRESH_S) -> None:
+        """Read the database, unless this was done within `max_age_s`."""
         async with self._reading:
             if not self._is_outdated and self._clock.now() - self._read_at < max_age_s:
                 return
             self._is_outdated = False
             self._read_at = self._clock.now()
+            parameters = (timedelta(seconds=self._settings.heartbeat_timeout_s), LIVE_SUMMARY_CAP)
             try:
-                self._summary = await self._read_summary()
+                [(self._summary,)] = await self._database.call(statements.LIVE_SUMMARY, parameters)
             except DatabaseUnavailable:
                 self._summary = None
             else:
-                self.record_status(self._summary)
+                self.record_status(self._summary or {})
 
     # render
 
     def facts(self) -> Values:
         """Return the figures behind the page, as GET /api/live answers them."""
-        process = self._process()
+        recent = self._recent
+        process = recent.process(not_ready=self._not_ready(), spool_free_bytes=self._spool_free_bytes())
         found = troubles(self._summary, process)
-        now = self._clock.now()
-        reconciled = self._recent.reconciled
         return {
             "well": not found,
             "headline": headline(found),
@@ -145,66 +130,60 @@ class LiveView:
             "database": self._summary,
             "process": asdict(process),
             "reaction_s": {
-                "p50": self._recent.reactions.quantile(0.5),
-                "p95": self._recent.reactions.quantile(0.95),
-                "count": sum(bucket.count for bucket in self._recent.reactions.buckets()),
+                "p50": recent.reactions.quantile(0.5),
+                "p95": recent.reactions.quantile(0.95),
+                "count": sum(bucket.count for bucket in recent.reactions.buckets()),
             },
             "reconcile": {
-                "ago_s": None if reconciled is None else now - reconciled.at,
-                "missed": {} if reconciled is None else reconciled.missed,
-                "missed_since_start": dict(+self._recent.missed),
+                "ago_s": None if recent.reconciled_at is None else self._clock.now() - recent.reconciled_at,
+                "missed": recent.missed_in_last_pass,
+                "missed_since_start": dict(+recent.missed),
             },
-            "wheel": {"span_s": self._horizon_s, "about": self._timer_counts()},
+            "wheel": {"span_s": self._settings.wheel_horizon_s, "about": self._timer_counts()},
         }
 
-    def _values(self) -> Values:
-        now = self._clock.now()
-        history = list(self._history)
+    def values(self) -> Values:
+        """Return what the templates show."""
         reactions = [(bucket.began_at, bucket.samples) for bucket in self._recent.reactions.buckets()]
+        draw = partial(charts.line_chart, span_s=BUCKET_S * BUCKETS, now=self._clock.now())
         facts = self.facts()
+        timers = facts["wheel"]["about"]
         return facts | {
-            "at": datetime.now(UTC),
             "cap": LIVE_SUMMARY_CAP,
             "deaths": self._deaths(),
-            "queue_chart": charts.line_chart(
-                [
-                    ("waiting", [(at, waiting) for at, _, waiting in history]),
-                    ("due", [(at, due) for at, due, _ in history]),
-                ],
-                span_s=_HISTORY_S, now=now, gap_s=4 * REFRESH_S,
-            ),
-            "reaction_chart": charts.line_chart(
-                [
-                    (name, [(at, 1000 * (quantile(samples, share) or 0.0)) for at, samples in reactions])
+            "queue_chart": draw({"waiting": self._waiting, "due": self._due}, gap_s=4 * REFRESH_S),
+            "reaction_chart": draw(
+                {
+                    name: [(at, 1000 * (quantile(samples, share) or 0.0)) for at, samples in reactions]
                     for name, share in (("p95", 0.95), ("p50", 0.5))
-                ],
-                span_s=_HISTORY_S, now=now, gap_s=2.5 * BUCKET_S,
+                },
+                gap_s=2.5 * BUCKET_S,
             ),
-            "wheel_bars": charts.histogram(facts["wheel"]["about"]),
-            "timers": sum(facts["wheel"]["about"]),
-            "is_estimate": sum(facts["wheel"]["about"]) > _WHEEL_SAMPLE,
-        }  # fmt: skip
+            "wheel_bars": charts.histogram(timers),
+            "timers": sum(timers),
+            "is_estimate": sum(timers) > _WHEEL_SAMPLE,
+        }
 
     def _timer_counts(self) -> list[int]:
         """Return how many timers fire in each span; counted less often the larger the wheel, because it walks it."""
         counted_at, counts = self._wheel
         if self._clock.now() - counted_at >= max(1.0, sum(counts) / _TIMERS_COUNTED_PER_S):
-            counts = self._timers_by_due(self._horizon_s / _WHEEL_BARS, _WHEEL_BARS, _WHEEL_SAMPLE)
+            counts = self._timers_by_due(self._settings.wheel_horizon_s / _WHEEL_BARS, _WHEEL_BARS, _WHEEL_SAMPLE)
             self._wheel = (self._clock.now(), counts)
         return counts
 
     def _deaths(self) -> list[Values]:
         """Return the newest dead uploads: those that the database returned, and those that died here since."""
-        listed = list(self._summary["dead"]) if self._summary else []
+        listed, listed_at = [], 0.0
+        if self._summary:
+            listed, listed_at = self._summary["dead"], datetime.fromisoformat(self._summary["now"]).timestamp()
         listed_ids = {death["id"] for death in listed}
-        listed_at = datetime.fromisoformat(self._summary["now"]).timestamp() if self._summary else 0.0
         newer = [
             {
                 "id": str(death.upload_id),
-                "updated_at": datetime.fromtimestamp(death.died_at, UTC).isoformat(),
+                "updated_at": datetime.fromtimestamp(death.died_at, UTC),
                 "error_code": death.code,
                 "error_message": death.message,
-                "object_path": None,
             }
             for death in reversed(self._recent.deaths)
             if death.died_at > listed_at and str(death.upload_id) not in listed_ids
@@ -212,53 +191,47 @@ class LiveView:
         return [*newer, *listed][:_SHOWN_DEATHS]
 
     def _publish(self) -> None:
-        fragments = self._render(self._values())
+        fragments = rendering.panels(self.values())
         changed = {name: html for name, html in fragments.items() if self._fragments.get(name) != html}
         self._fragments = fragments
         if changed:
             self._version += 1
             self._delta = _message(changed)
-            for published in self._streams:
-                published.set()
+            self._wake_streams()
 
     # send
 
-    @property
-    def is_full(self) -> bool:
-        """Return whether no further page may be open."""
-        return len(self._streams) >= MAX_STREAMS
-
     def close(self) -> None:
         """End all streams."""
-        self._closed = True
-        for published in self._streams:
-            published.set()
+        self._is_closed = True
+        self._wake_streams()
+
+    def _wake_streams(self) -> None:
+        self._published.set()
+        self._published = asyncio.Event()
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Yield server-sent events until the page disconnects, or `close`. A slow page skips versions."""
-        published = asyncio.Event()
-        self._streams.add(published)
+        self.open_pages += 1
         try:
             yield b"retry: 2000\n\n"
-            await self._refresh(_FRESH_S)
+            await self.refresh()
             self._publish()
-            self._changed.set()
-            sent_version = self._version
-            yield _message(self._fragments)
-            while not self._closed:
-                with self._clock.alarm(self._clock.tick() + round(_KEEPALIVE_S * TICKS_PER_S)):
-                    await published.wait()
-                if not published.is_set():
+            self._recent.changed.set()
+            sent_version = -1
+            while not self._is_closed:
+                if sent_version == self._version:
+                    with self._clock.alarm(self._clock.tick() + round(_KEEPALIVE_S * TICKS_PER_S)):
+                        await self._published.wait()
+                if sent_version == self._version:
                     yield b"event: keepalive\ndata: 0\n\n"
-                    continue
-                published.clear()
-                if sent_version < self._version:
+                else:
                     message = self._delta if sent_version == self._version - 1 else _message(self._fragments)
                     sent_version = self._version
                     yield message
         finally:
-            self._streams.discard(published)
+            self.open_pages -= 1
 
 
-def _message(fragments: Fragments) -> bytes:
+def _message(fragments: dict[str, str]) -> bytes:
     return b"event: panels\ndata: " + json.dumps(fragments).encode() + b"\n\n"

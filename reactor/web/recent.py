@@ -10,10 +10,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from reactor.core import events
-from reactor.core.events import Event
 from reactor.core.health import Process
 from reactor.runtime.clock import Clock
 
@@ -30,18 +29,12 @@ _MAX_STARTED = 10_000
 
 @define
 class Bucket:
-    """A uniform sample of the values of half a minute (Vitter's algorithm R)."""
+    """The values of half a minute."""
 
     began_at: float
     count: int = 0
     samples: list[float] = field(factory=list)
-
-    def add(self, value: float) -> None:
-        self.count += 1
-        if len(self.samples) < _BUCKET_SAMPLES:
-            self.samples.append(value)
-        elif (place := random.randrange(self.count)) < _BUCKET_SAMPLES:  # noqa: S311 - sampling is not security
-            self.samples[place] = value
+    """A uniform sample (Vitter's algorithm R)."""
 
 
 class RecentValues:
@@ -56,7 +49,12 @@ class RecentValues:
         now = self._clock.now()
         if not self._buckets or now - self._buckets[-1].began_at >= BUCKET_S:
             self._buckets.append(Bucket(now))
-        self._buckets[-1].add(value)
+        bucket = self._buckets[-1]
+        bucket.count += 1
+        if len(bucket.samples) < _BUCKET_SAMPLES:
+            bucket.samples.append(value)
+        elif (place := random.randrange(bucket.count)) < _BUCKET_SAMPLES:  # noqa: S311 - sampling is not security
+            bucket.samples[place] = value
 
     def buckets(self) -> list[Bucket]:
         """Return the buckets that are not too old, the oldest first."""
@@ -71,17 +69,6 @@ class RecentValues:
 def quantile(values: Sequence[float], share: float) -> float | None:
     """Return the quantile of `values`, 0 <= share <= 1; None without values."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else None
-
-
-@frozen(kw_only=True)
-class Reconciliation:
-    """What the last reconciliation found."""
-
-    at: float
-    """Monotonic seconds."""
-
-    missed: dict[str, int]
-    """How many rows notifications missed, by kind."""
 
 
 class RecentActivity:
@@ -102,9 +89,12 @@ class RecentActivity:
         self.missed: Counter[str] = Counter()
         """How many rows notifications missed since the start, by kind."""
         self._missed_in_pass: Counter[str] = Counter()
-        self.reconciled: Reconciliation | None = None
+        self.missed_in_last_pass: dict[str, int] = {}
+        """How many rows notifications missed until the last reconciliation, by kind."""
+        self.reconciled_at: float | None = None
+        """When the last reconciliation ended, in monotonic seconds; None before the first."""
 
-    def subscriptions(self) -> Mapping[type[Event], Callable[[Any], None]]:
+    def subscriptions(self) -> Mapping[type[events.Event], Callable[[Any], None]]:
         """Return the handler of each event type that this object follows."""
         return {
             events.AttemptsStarted: self._started.append,
@@ -173,5 +163,6 @@ class RecentActivity:
             self._count_missed(event.kind, event.count)
 
     def _on_reconciled(self, _: events.Reconciled) -> None:
-        self.reconciled = Reconciliation(at=self._clock.now(), missed=dict(+self._missed_in_pass))
+        self.reconciled_at = self._clock.now()
+        self.missed_in_last_pass = dict(+self._missed_in_pass)
         self._missed_in_pass.clear()

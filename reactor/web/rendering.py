@@ -50,12 +50,9 @@ def utc_time(value: datetime | str | None) -> str:
 
 def size(value: int | str | None) -> str:
     """Return a number of bytes in binary units, for people."""
-    number = float(value or 0)
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if number < 1024:  # noqa: PLR2004 - binary units
-            return f"{number:,.0f} {unit}" if unit == "bytes" else f"{number:,.1f} {unit}"
-        number /= 1024
-    return f"{number:,.1f} TiB"
+    number = int(value or 0)
+    power = min(4, max(0, number.bit_length() - 1) // 10)
+    return f"{number:,} bytes" if power == 0 else f"{number / 1024**power:,.1f} {'KMGT'[power - 1]}iB"
 
 
 def milliseconds(value_s: float | None) -> str:
@@ -70,24 +67,18 @@ def static(name: str) -> tuple[bytes, str]:
     return content, sha256(content).hexdigest()[:12]
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("reactor.web"),
-        autoescape=True,
-        finalize=safe_value,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
-    )
-    for text_filter in (count_text, duration_text, utc_time, size, milliseconds):
-        environment.filters[text_filter.__name__] = text_filter
-    environment.globals["version_of"] = lambda name: static(name)[1]
-    environment.globals |= {"PANELS": PANELS, "TIME_LEFT_LABELS": TIME_LEFT_LABELS}
-    return environment
-
-
-_ENVIRONMENT: Final = _environment()
+_ENVIRONMENT: Final = Environment(
+    loader=PackageLoader("reactor.web"),
+    autoescape=True,
+    finalize=safe_value,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    auto_reload=False,
+)
+_ENVIRONMENT.filters |= {each.__name__: each for each in (count_text, duration_text, utc_time, size, milliseconds)}
+_ENVIRONMENT.globals |= {"PANELS": PANELS, "TIME_LEFT_LABELS": TIME_LEFT_LABELS}
+_ENVIRONMENT.globals["version_of"] = lambda name: static(name)[1]
 
 
 def warm() -> None:

@@ -9,13 +9,15 @@ other addresses the host names are not fixed; there core/settings.py requires a 
 import asyncio
 import socket
 from asyncio import TimerHandle, Transport
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any, Final
 
 import h11
 import uvicorn
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -24,14 +26,13 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from reactor.core.errors import ConfigInvalid, DatabaseUnavailable
+from reactor.core.errors import ConfigInvalid
 from reactor.core.settings import is_loopback
-from reactor.web.http_errors import HttpError, error_json, unauthorised
+from reactor.web.http_errors import error_json
 
 _ANY_HOST_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-_PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 _REQUEST_HEAD_TIMEOUT_S = 10.0
-_METHOD_NOT_ALLOWED: Final = 405
+_WRONG_HOST: Final = error_json(403, "NOT_ALLOWED", "only this machine may ask: send Host: localhost")
 
 _SECURITY_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -42,9 +43,6 @@ _SECURITY_HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-
-Guard = Callable[[Request], None]
-"""Raises HttpError when the request may not read."""
 
 ErrorHandler = Callable[[Request, Any], Awaitable[Response]]
 
@@ -80,30 +78,45 @@ class _HeadTimeoutProtocol(H11Protocol):
 
 
 class _UvicornServer(uvicorn.Server):
-    """A uvicorn server that installs no signal handlers; the command does."""
+    """Installs no signal handlers, because the command does. Closes everything at once when it is cancelled."""
+
+    def __init__(self, app: ASGIApp, listening: socket.socket) -> None:
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            headers=list(_SECURITY_HEADERS.items()),
+            server_header=False,
+            proxy_headers=False,  # the audit log records the peer's address, not what a header claims
+            http=_HeadTimeoutProtocol,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+        )
+        super().__init__(config)
+        self._listening = listening
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        yield
+        """Enclose the whole run of the server."""
+        try:
+            yield
+        finally:
+            if self._listening.fileno() >= 0:  # cancelled: uvicorn leaves the socket and its connections open
+                asyncio.get_running_loop().remove_reader(self._listening)
+                self._listening.close()
+                for connection in list(self.server_state.connections):
+                    connection.shutdown()
 
 
-class _LocalHostMiddleware:
-    """Refuses a Host header that does not name this machine.
+def _for_this_machine(app: ASGIApp) -> ASGIApp:
+    """Return an app that refuses a Host header that does not name this machine."""
 
-    Not Starlette's TrustedHostMiddleware: its list of names can't express "every loopback address", and it has no
-    exceptions by path.
-    """
+    # not Starlette's TrustedHostMiddleware: it can't express "every loopback address", nor exceptions by path
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        allowed = scope["path"] in _ANY_HOST_PATHS or _names_this_machine(Headers(scope=scope).get("host", "localhost"))
+        await (app if allowed else _WRONG_HOST)(scope, receive, send)
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app: ASGIApp = self._app
-        if scope["type"] == "http" and scope["path"] not in _ANY_HOST_PATHS:
-            host = Request(scope).headers.get("host")
-            if host is not None and not _names_this_machine(host):
-                app = error_json(403, "NOT_ALLOWED", "only this machine may ask: send Host: localhost")
-        await app(scope, receive, send)
+    return answer
 
 
 def _names_this_machine(host: str) -> bool:
@@ -123,24 +136,29 @@ class WebServer:
         not_ready: Callable[[], list[str]],
         metrics: Callable[[], Awaitable[bytes]],
         status: Callable[[], Awaitable[dict[str, Any]]],
-        routes: Sequence[BaseRoute] = (),
-        guard: Guard | None = None,
-        error_handlers: Mapping[type[Exception], ErrorHandler] | None = None,
+        routes: Sequence[BaseRoute],
+        guard: Callable[[Request], None],
+        error_handlers: Mapping[type[Exception], ErrorHandler],
     ) -> None:
-        """Serve on `listening`, a socket from `bind`.
-
-        is_private: the configured host is a loopback address. guard: decides who may read /api/status; the default
-        lets everyone read on a private address and refuses everyone elsewhere. error_handlers: add to the JSON ones.
-        """
+        """`listening` is from `bind`; `is_private`: a loopback address. `guard` raises HttpError to refuse a read."""
         self._listening = listening
-        self._is_private = is_private
         self._not_ready = not_ready
         self._metrics = metrics
         self._status = status
-        self._routes = routes
-        self._guard = guard or (_allow if is_private else _refuse)
-        self._error_handlers = error_handlers or {}
-        self._server: _UvicornServer | None = None
+        self._guard = guard
+        app = Starlette(
+            routes=[
+                Route("/healthz", self._get_health),
+                Route("/readyz", self._get_ready),
+                Route("/metrics", self._get_metrics),
+                Route("/api/status", self._get_status),
+                *routes,
+            ],
+            middleware=[Middleware(_for_this_machine)] if is_private else [],
+            exception_handlers={HTTPException: _answer_http_exception, Exception: _answer_failure, **error_handlers},
+        )
+        app.router.redirect_slashes = False  # a redirect would repeat a forged Host header
+        self._server = _UvicornServer(app, listening)
         host, port = listening.getsockname()[:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -160,45 +178,16 @@ class WebServer:
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listening
 
-    async def serve(self) -> None:
-        """Serve until `close`, then end open requests within a second. When cancelled, close everything at once."""
-        app = Starlette(
-            routes=[
-                Route("/healthz", self._get_health),
-                Route("/readyz", self._get_ready),
-                Route("/metrics", self._get_metrics),
-                Route("/api/status", self._get_status),
-                *self._routes,
-            ],
-            middleware=[Middleware(_LocalHostMiddleware)] if self._is_private else [],
-            exception_handlers={**_JSON_ERROR_HANDLERS, **self._error_handlers},
-        )
-        app.router.redirect_slashes = False  # a redirect would repeat a forged Host header
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            headers=list(_SECURITY_HEADERS.items()),
-            server_header=False,
-            proxy_headers=False,  # the audit log records the peer's address, not what a header claims
-            http=_HeadTimeoutProtocol,
-            lifespan="off",
-            timeout_graceful_shutdown=1,
-        )
-        self._server = _UvicornServer(config)
-        try:
-            await self._server.serve(sockets=[self._listening])
-        finally:
-            if self._listening.fileno() >= 0:  # cancelled: uvicorn leaves the socket and its connections open
-                asyncio.get_running_loop().remove_reader(self._listening)
-                self._listening.close()
-                for connection in list(self._server.server_state.connections):
-                    connection.shutdown()
+    def serve(self) -> Coroutine[Any, Any, None]:
+        """Serve until `close`, then end open requests within a second. When cancelled, close everything at once.
+
+        Returns uvicorn's coroutine itself: its loop wakes ten times a second, and would wake a frame around it too.
+        """
+        return self._server.serve(sockets=[self._listening])
 
     def close(self) -> None:
         """End `serve`."""
-        if self._server is not None:
-            self._server.should_exit = True
+        self._server.should_exit = True
 
     async def _get_health(self, _request: Request) -> Response:
         return JSONResponse({"status": "alive"})
@@ -208,44 +197,20 @@ class WebServer:
         return JSONResponse({"ready": not reasons, "reasons": reasons}, status_code=503 if reasons else 200)
 
     async def _get_metrics(self, _request: Request) -> Response:
-        return Response(await self._metrics(), media_type=_PROMETHEUS)
+        return Response(await self._metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _get_status(self, request: Request) -> Response:
         self._guard(request)
         return JSONResponse(await self._status())
 
 
-def _allow(_request: Request) -> None:
-    pass
-
-
-def _refuse(_request: Request) -> None:
-    raise unauthorised("reading from other machines needs a token, and none is set")
-
-
-async def _answer_http_error(_request: Request, error: HttpError) -> Response:
-    return error_json(error.status_code, error.code, error.detail, error.headers)
-
-
-async def _answer_http_exception(request: Request, error: HTTPException) -> Response:
+async def _answer_http_exception(request: Request, error: Any) -> Response:
     """Answer Starlette's own errors: an unknown address, or a method that it does not accept."""
-    if error.status_code == _METHOD_NOT_ALLOWED:
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         return error_json(405, "INVALID_ARGUMENT", f"{request.method} is not allowed here", error.headers)
     return error_json(error.status_code, "NOT_FOUND", "there is nothing here", error.headers)
-
-
-async def _answer_database_unavailable(_request: Request, error: DatabaseUnavailable) -> Response:
-    return error_json(503, error.code, str(error))
 
 
 async def _answer_failure(_request: Request, _failure: Exception) -> Response:
     """Answer without details; uvicorn logs the exception."""
     return error_json(500, "internal error", "the reactor failed to answer; its log has the reason")
-
-
-_JSON_ERROR_HANDLERS: Final[dict[type[Exception], ErrorHandler]] = {
-    HTTPException: _answer_http_exception,
-    HttpError: _answer_http_error,
-    DatabaseUnavailable: _answer_database_unavailable,
-    Exception: _answer_failure,
-}

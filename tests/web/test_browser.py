@@ -135,7 +135,7 @@ def test_every_action_between_log_in_and_log_out_works_and_is_audited(browser: A
         [upload] = app.queue_uploads(spooled=False)
         page.locator("#dead").get_by_role("link", name=str(upload.id)[:8]).click()
         expect(page.get_by_role("heading", level=1)).to_contain_text(str(upload.id))
-        expect(page.locator(".steps")).to_contain_text("Put the file back under the same path")
+        expect(page.locator(".steps")).to_contain_text("Put the file back at the same path")
         expect(page.get_by_role("button", name="Retry")).to_have_count(0)
         trace = app.row(upload)["traceparent"].split("-")[1]  # type: ignore[index]
         link = page.get_by_role("link", name="Open in Jaeger")

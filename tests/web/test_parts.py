@@ -151,30 +151,30 @@ def test_missed_rows_are_counted_per_reconciliation_and_since_the_start() -> Non
     emit(recent, UsageRepaired(kind="reservations", count=1))
     emit(recent, UsageRepaired(kind="months", count=9))
     emit(recent, done)
-    assert recent.reconciled is not None
-    assert recent.reconciled.missed == {"uploads": 2, "reservations": 1}
+    assert recent.reconciled_at is not None
+    assert recent.missed_in_last_pass == {"uploads": 2, "reservations": 1}
     emit(recent, Swept(reaction="uploads", found=0, missed=0, duration_s=0.1))
     emit(recent, done)
-    assert recent.reconciled.missed == {}
+    assert recent.missed_in_last_pass == {}
     assert recent.missed == {"uploads": 2, "reservations": 1}
 
 
 @given(st.lists(st.integers(0, 10**9), max_size=100))
 def test_bars_stay_inside_their_picture_and_only_zero_is_invisible(counts: list[int]) -> None:
     drawn = charts.histogram(counts)
-    assert [bar.count for bar in drawn] == counts
+    assert [bar["count"] for bar in drawn] == counts
     for bar in drawn:
-        assert 0 <= bar.y <= bar.y + bar.height <= charts.HEIGHT + 0.01
-        assert (bar.height > 0) == (bar.count > 0)
+        assert 0 <= bar["y"] <= bar["y"] + bar["height"] <= charts.HEIGHT + 0.01
+        assert (bar["height"] > 0) == (bar["count"] > 0)
 
 
 def test_a_line_has_gaps_without_values_and_drops_old_points() -> None:
     points = [(0.0, 9.0), (90.0, 5.0), (93.0, 10.0), (140.0, 0.0)]
-    drawn = charts.line_chart([("due", points)], span_s=60.0, now=150.0, gap_s=12.0)
-    [series] = drawn.series
-    assert [len(segment.split()) for segment in series.segments] == [2, 2]
-    assert series.segments[0] == "0.0,30.0 15.0,0.0"
-    assert drawn.maximum == 10.0
+    drawn = charts.line_chart({"due": points}, span_s=60.0, now=150.0, gap_s=12.0)
+    [segments] = drawn["lines"].values()
+    assert [len(segment.split()) for segment in segments] == [2, 2]
+    assert segments[0] == "0.0,30.0 15.0,0.0"
+    assert drawn["maximum"] == 10.0
 
 
 @given(st.lists(st.floats(0, 1e6), max_size=300))
@@ -183,7 +183,7 @@ def test_a_timeline_fills_its_width_and_every_step_is_visible(lengths: list[floa
     steps = [TimelineStep(kind="wait", text="", began=at, ended=at + timedelta(seconds=length)) for length in lengths]
     bars = timeline_bars(steps)
     assert len(bars) == len(steps)
-    assert all(bar.width >= 1 and bar.x + bar.width <= WIDTH + 1 for bar in bars)
+    assert all(width >= 1 and x + width <= WIDTH + 1 for x, width, _ in bars)
 
 
 def test_a_timeline_is_in_order_even_if_an_attempt_has_no_beginning() -> None:

@@ -15,6 +15,8 @@ from anyio import EndOfStream, connect_tcp, create_task_group, fail_after, to_th
 
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.settings import is_loopback
+from reactor.web.auth import Sessions
+from reactor.web.routes import Routes
 from reactor.web.server import WebServer
 
 STATUS: dict[str, Any] = {"uploads": {}}
@@ -29,7 +31,18 @@ def server_on(listening: socket.socket, *, is_private: bool = True, failure: Exc
             raise failure
         return STATUS
 
-    return WebServer(listening, is_private=is_private, not_ready=lambda: ["a reason"], metrics=metrics, status=status)
+    nothing: Any = None  # no page is requested
+    page = Routes(nothing, nothing, nothing, nothing, Sessions(None, is_private=is_private, port=0))
+    return WebServer(
+        listening,
+        is_private=is_private,
+        not_ready=lambda: ["a reason"],
+        metrics=metrics,
+        status=status,
+        routes=[],
+        guard=page.guard,
+        error_handlers=page.error_handlers(),
+    )
 
 
 @asynccontextmanager
