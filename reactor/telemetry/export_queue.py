@@ -49,11 +49,11 @@ class ExportQueue(Exporter):
             self._processor.on_end(span)
 
     def export(self, *args: Any, **options: Any) -> Any:
-        result = super().export(*args, **options)
+        result, [spans] = super().export(*args, **options), args
         if result is SpanExportResult.SUCCESS:
-            self.sent += len(args[0])
+            self.sent += len(spans)
         else:
-            self._failed += len(args[0])
+            self._failed += len(spans)
         return result
 
     def observe(self, _: CallbackOptions) -> Iterable[Observation]:

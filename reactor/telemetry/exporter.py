@@ -54,16 +54,19 @@ _EXPORT_FAILED = ExportFailed(reason="the export failed")
 class Exporter(SpanExporter, MetricExporter):
     """The SDK's exporter of the collector's signal; logs failures once in a while."""
 
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, collector: Collector, complete: Callable[[Any], Any] = lambda data: data) -> None:
+        """`complete` returns what is exported, from what the SDK exports."""
         super().__init__()
+        self._complete = complete
         self.source = f"the collector at {collector.name}"
         self._what = "spans" if collector.signal == "traces" else collector.signal
         self._logged_at: float | None = None
         self._exporter = sdk_exporter(collector, self._log_failure)
 
     def export(self, *args: Any, **options: Any) -> Any:
+        [data] = args
         with muted():
-            result = self._exporter.export(*args, **options)
+            result = self._exporter.export(self._complete(data), **options)
         if result.name != "SUCCESS":
             self._log_failure(_EXPORT_FAILED)
         elif self._logged_at is not None:
@@ -150,7 +153,7 @@ def _reason(error: BaseException, timeout_s: float) -> str:
     reason = type(root).__name__
     match root:
         case TimeoutError() | urllib3.exceptions.TimeoutError():
-            reason = f"no answer within {timeout_s:.3g} s"
+            reason = f"no answer within {round(timeout_s, 1):g} s"
         case ssl.SSLError():
             reason = f"TLS fails ({root.reason or reason})"
         case RemoteDisconnected():

@@ -5,10 +5,11 @@ side by side). An upload records up to three values.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 
-from opentelemetry.sdk.metrics.export import AggregationTemporality, HistogramDataPoint, Metric
+from opentelemetry.sdk.metrics.export import AggregationTemporality, HistogramDataPoint, Metric, MetricsData
 from opentelemetry.sdk.metrics.export import Histogram as HistogramData
 from prometheus_client import Histogram
 from prometheus_client.metrics_core import Metric as Family
@@ -37,23 +38,29 @@ class Histograms(Collector):
             family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
             yield family
 
-    def otlp(self) -> list[Metric]:
-        """Return every histogram that has a value, as the SDK's exporters take it."""
-        metrics = []
+    def added_to(self, data: MetricsData) -> MetricsData:
+        """Return the SDK's data with every histogram that has a value."""
+        # the first resource and scope are the reactor's: some of its gauges always have a value
+        first_resource, *resources = data.resource_metrics
+        first_scope, *scopes = first_resource.scope_metrics
+        first_scope = replace(first_scope, metrics=[*first_scope.metrics, *self._otlp()])
+        first_resource = replace(first_resource, scope_metrics=[first_scope, *scopes])
+        return replace(data, resource_metrics=[first_resource, *resources])
+
+    def _otlp(self) -> Iterator[Metric]:
         for name, family in zip(self._histograms, self.collect(), strict=True):
             *cumulative, count, total = (sample.value for sample in family.samples)
-            point = HistogramDataPoint(
-                attributes={},
-                start_time_unix_nano=self._started_ns,
-                time_unix_nano=time.time_ns(),
-                count=int(count),
-                sum=total,
-                bucket_counts=[int(upper - lower) for lower, upper in pairwise([0.0, *cumulative])],
-                explicit_bounds=_BOUNDS_S,
-                min=None,  # type: ignore[arg-type]  # optional in OTLP, and prometheus_client keeps none
-                max=None,  # type: ignore[arg-type]
-            )
-            data = HistogramData(data_points=[point], aggregation_temporality=AggregationTemporality.CUMULATIVE)
-            if point.count:
-                metrics.append(Metric(name=name, description=family.documentation, unit="s", data=data))
-        return metrics
+            if count:
+                point = HistogramDataPoint(
+                    attributes={},
+                    start_time_unix_nano=self._started_ns,
+                    time_unix_nano=time.time_ns(),
+                    count=int(count),
+                    sum=total,
+                    bucket_counts=[int(upper - lower) for lower, upper in pairwise([0.0, *cumulative])],
+                    explicit_bounds=_BOUNDS_S,
+                    min=None,  # type: ignore[arg-type]  # optional in OTLP, and prometheus_client keeps none
+                    max=None,  # type: ignore[arg-type]
+                )
+                data = HistogramData([point], AggregationTemporality.CUMULATIVE)
+                yield Metric(name, family.documentation, "s", data)

@@ -17,11 +17,7 @@ from loguru import logger
 if TYPE_CHECKING:
     from loguru import Message, Record
 
-_TEXT = (
-    "<green>{time:YYYY-MM-DD HH:mm:ss.SSS}</green> <level>{level: <7}</level> {message}{extra[_fields]}"
-    "{extra[_exception]}\n"
-)
-_INTERNAL = frozenset({"_fields", "_exception"})
+_TEXT = "<green>{time:YYYY-MM-DD HH:mm:ss.SSS}</green> <level>{level: <7}</level> {message}{extra[_tail]}\n"
 
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*"|b'[^']*'|\w+://\S+|(?<![\w.])/[^\s:,)]+|\([^)]*\)=\([^)]*\)""")
 
@@ -60,12 +56,8 @@ def configure(level: str, style: str) -> None:
 
 
 def _text(record: "Record") -> str:
-    extra = record["extra"]
-    extra["_fields"] = "".join(f" {key}={value}" for key, value in extra.items() if key not in _INTERNAL)
-    exception = record["exception"]
-    extra["_exception"] = ""
-    if exception is not None and exception.value is not None:
-        extra["_exception"] = "".join(f"\n{line}" for line in exception_lines(exception.value))
+    fields = "".join(f" {key}={value}" for key, value in record["extra"].items() if key != "_tail")
+    record["extra"]["_tail"] = fields + "".join(f"\n{line}" for line in _lines_of(record))
     return _TEXT
 
 
@@ -77,10 +69,15 @@ def _write_json(message: "Message") -> None:
         "message": record["message"],
         **record["extra"],
     }
+    if exception := "\n".join(_lines_of(record)):
+        line["exception"] = exception
+    sys.stderr.write(json.dumps(line, default=str) + "\n")
+
+
+def _lines_of(record: "Record") -> Iterator[str]:
     exception = record["exception"]
     if exception is not None and exception.value is not None:
-        line["exception"] = "\n".join(exception_lines(exception.value))
-    sys.stderr.write(json.dumps(line, default=str) + "\n")
+        yield from exception_lines(exception.value)
 
 
 def exception_lines(error: BaseException) -> Iterator[str]:

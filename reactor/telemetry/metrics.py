@@ -6,13 +6,12 @@ reactor.status(), so it survives restarts. No user id, upload id or path is ever
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader, MetricsData, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -54,7 +53,7 @@ class Metrics:
         self._registry.register(histograms)
         readers: list[MetricReader] = [PrometheusMetricReader(scope_info_enabled=False, registry=self._registry)]
         if collector is not None:
-            readers.append(PeriodicExportingMetricReader(_Exporter(collector, histograms)))
+            readers.append(PeriodicExportingMetricReader(Exporter(collector, complete=histograms.added_to)))
         self._provider = MeterProvider(metric_readers=readers, resource=resource, shutdown_on_exit=False)
         meter = self._provider.get_meter("reactor", version)
         self._timeouts = meter.create_counter("interpretation.timeouts", "{run}", "stale runs that were failed")
@@ -153,20 +152,3 @@ class Metrics:
     def _on_repaired(self, event: events.UsageRepaired) -> None:
         if event.kind == "reservations":
             self._missed.add(event.count, {"kind": event.kind})
-
-
-class _Exporter(Exporter):
-    """Adds the histograms to what it exports."""
-
-    def __init__(self, collector: Collector, histograms: Histograms) -> None:
-        super().__init__(collector)
-        self._histograms = histograms
-
-    def export(self, *args: Any, **options: Any) -> Any:
-        data: MetricsData = args[0]
-        # the first resource and scope are the reactor's: some of its gauges always have a value
-        first_resource, *resources = data.resource_metrics
-        first_scope, *scopes = first_resource.scope_metrics
-        first_scope = replace(first_scope, metrics=[*first_scope.metrics, *self._histograms.otlp()])
-        first_resource = replace(first_resource, scope_metrics=[first_scope, *scopes])
-        return super().export(replace(data, resource_metrics=[first_resource, *resources]), **options)

@@ -19,26 +19,10 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision, Sampler
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import (
-    Link,
-    NonRecordingSpan,
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    TraceFlags,
-    set_span_in_context,
-)
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, TraceFlags, set_span_in_context
+from opentelemetry.trace.status import Status, StatusCode
 
-from reactor.core.events import (
-    MOST_LINKS,
-    AttemptSettled,
-    AttemptsSettled,
-    Reconciled,
-    RunExpired,
-    UploadRescued,
-    UploadsClaimed,
-)
+from reactor.core import events
 from reactor.core.model import Verdict
 from reactor.core.trace_context import TraceContext, Trail, context_of, span_ids, timeout_span_id
 
@@ -79,11 +63,11 @@ class Traces:
     def subscriptions(self) -> Mapping[type[Any], Callable[[Any], None]]:
         """Return the method to call for each type of event."""
         return {
-            UploadsClaimed: self._on_claimed,
-            AttemptsSettled: self._on_settled,
-            UploadRescued: self._on_rescued,
-            RunExpired: self._on_expired,
-            Reconciled: self._on_reconciled,
+            events.UploadsClaimed: self._on_claimed,
+            events.AttemptsSettled: self._on_settled,
+            events.UploadRescued: self._on_rescued,
+            events.RunExpired: self._on_expired,
+            events.Reconciled: self._on_reconciled,
         }
 
     def _decide(self, context: TraceContext) -> bool:
@@ -99,7 +83,7 @@ class Traces:
             result = self._sampler.should_sample(parent, trace_id, "upload", SpanKind.CONSUMER)
         return result.decision is Decision.RECORD_AND_SAMPLE
 
-    def _on_claimed(self, event: UploadsClaimed) -> None:
+    def _on_claimed(self, event: events.UploadsClaimed) -> None:
         """Export what preceded each claim: the queueing, a lost attempt, the wait."""
         for trail in event.trails:
             if not self._is_sampled(trail.context):
@@ -118,29 +102,28 @@ class Traces:
                 span_id = span_ids(trail.upload_id, trail.ordinal).backoff
                 self._export_span("upload.backoff", trail.context, span_id, times, attributes)
 
-    def _on_settled(self, event: AttemptsSettled) -> None:
+    def _on_settled(self, event: events.AttemptsSettled) -> None:
+        """Export each attempt, and the whole upload if this was its end."""
         for settled in event.attempts:
-            if self._is_sampled(settled.trail.context):
-                self._export_settled(settled)
+            trail, verdict, settled_at = settled.trail, settled.verdict, settled.settled_at
+            context = trail.context
+            if not self._is_sampled(context):
+                continue
+            ids, about = span_ids(trail.upload_id, trail.ordinal), _about(trail)
+            failure = (settled.code or "", settled.message or "")
+            self._export_attempt(trail, trail.ordinal, (trail.claimed_at, settled_at), verdict, failure)
+            # the reactor's estimate of the database's clock is off by a millisecond or so: keep children in the attempt
+            settling_at = min(max(settled.settling_at, trail.claimed_at), settled_at)
+            if settled.put is not None:
+                began = min(max(settled.put[0], trail.claimed_at), settling_at)
+                ended = min(max(settled.put[1], began), settling_at)
+                self._export_span("upload.put", context, ids.put, (began, ended), about, parent_id=ids.attempt)
+            times, attributes = (settling_at, settled_at), {"upload.id": about["upload.id"]}
+            self._export_span("upload.settle", context, ids.settle, times, attributes, parent_id=ids.attempt)
+            if verdict in (Verdict.STORED, Verdict.DEAD):
+                self._export_whole(trail, settled_at, verdict, settled.code)
 
-    def _export_settled(self, event: AttemptSettled) -> None:
-        """Export the attempt, and the whole upload if this was its end."""
-        trail, context, settled_at = event.trail, event.trail.context, event.settled_at
-        ids, about = span_ids(trail.upload_id, trail.ordinal), _about(trail)
-        failure = (event.code or "", event.message or "")
-        self._export_attempt(trail, trail.ordinal, (trail.claimed_at, settled_at), event.verdict, failure)
-        # the reactor's estimate of the database's clock is off by a millisecond or so: keep children inside the attempt
-        settling_at = min(max(event.settling_at, trail.claimed_at), settled_at)
-        if event.put is not None:
-            began = min(max(event.put[0], trail.claimed_at), settling_at)
-            ended = min(max(event.put[1], began), settling_at)
-            self._export_span("upload.put", context, ids.put, (began, ended), about, parent_id=ids.attempt)
-        times, attributes = (settling_at, settled_at), {"upload.id": about["upload.id"]}
-        self._export_span("upload.settle", context, ids.settle, times, attributes, parent_id=ids.attempt)
-        if event.verdict in (Verdict.STORED, Verdict.DEAD):
-            self._export_whole(trail, settled_at, event.verdict, event.code)
-
-    def _on_rescued(self, event: UploadRescued) -> None:
+    def _on_rescued(self, event: events.UploadRescued) -> None:
         """Export the attempt of a lost worker, and the whole upload if it is dead."""
         trail = event.trail
         if not self._is_sampled(trail.context):
@@ -192,7 +175,7 @@ class Traces:
         span_id = span_ids(trail.upload_id, trail.ordinal).whole
         self._export_span("upload", trail.context, span_id, (trail.created_at, ended_at), attributes)
 
-    def _on_expired(self, event: RunExpired) -> None:
+    def _on_expired(self, event: events.RunExpired) -> None:
         """Export, in the run's own trace, the time from the deadline until the run was failed."""
         context, span_id = event.context, timeout_span_id(event.run_id)
         if self._is_sampled(context):
@@ -200,12 +183,12 @@ class Traces:
             attributes = {"interpretation.id": str(event.run_id), "error.type": event.code}
             self._export_span("interpretation.timeout", context, span_id, times, attributes, is_root=context.is_ours)
 
-    def _on_reconciled(self, event: Reconciled) -> None:
+    def _on_reconciled(self, event: events.Reconciled) -> None:
         """Export the pass, with links into the traces of what it changed."""
         context = context_of(None, event.pass_id)
         if self._is_sampled(context):
             times, attributes = (event.began_at, event.ended_at), {"reconcile.changed": event.changed}
-            links = [(row.trace_id, row.span_id) for row in event.links[:MOST_LINKS]]
+            links = [(row.trace_id, row.span_id) for row in event.links[: events.MOST_LINKS]]
             self._export_span("reconcile", context, context.span_id, times, attributes, is_root=True, links=links)
 
     def _export_span(
