@@ -24,6 +24,9 @@ _MIN_TIMEOUT_MS = 100.0
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 """Source: RFC 9110, 5.1."""
 
+_PROTOCOLS: Mapping[str, Literal["http", "grpc"]] = {"http/protobuf": "http", "grpc": "grpc"}
+_USE_GZIP = {"gzip": True, "none": False}
+
 Signal = Literal["traces", "metrics"]
 T = TypeVar("T")
 
@@ -39,8 +42,7 @@ class Collector:
     variable: str
     """The variable that names the URL."""
 
-    protocol: str
-    """http/protobuf or grpc."""
+    protocol: Literal["http", "grpc"]
 
     url: str = field(repr=False)
     """Without user and password."""
@@ -72,14 +74,14 @@ def collector_of(environ: Mapping[str, str], signal: Signal) -> Collector | None
     if is_disabled or environ.get(switch, "").strip().lower() == "none" or not environ.get(variable, "").strip():
         return None
     words = "be http/protobuf (port 4318 of most collectors) or grpc (port 4317), not {}; or set "
-    protocol = read("PROTOCOL", "http/protobuf", _one_of("http/protobuf", "grpc"), f"{words}{switch}=none")
+    protocol = read("PROTOCOL", "http/protobuf", _PROTOCOLS.__getitem__, f"{words}{switch}=none")
     if protocol == "grpc" and find_spec("opentelemetry.exporter.otlp.proto.grpc") is None:
         raise ConfigInvalid(
             f"{variable_of('PROTOCOL')} is grpc, which needs a package that isn't installed: "
             "pip install opentelemetry-exporter-otlp-proto-grpc, or set http/protobuf (port 4318 of most collectors)"
         )
     url = read("ENDPOINT", "", _url, "be an http:// or https:// URL, like http://127.0.0.1:4318")
-    if variable == "OTEL_EXPORTER_OTLP_ENDPOINT" and protocol == "http/protobuf":
+    if variable == "OTEL_EXPORTER_OTLP_ENDPOINT" and protocol == "http":
         url = url._replace(path=f"{(url.path or '').rstrip('/')}/v1/{signal}")
     for name in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY"):
         read(name, os.devnull, _check_readable, "name a file that can be read")
@@ -92,7 +94,7 @@ def collector_of(environ: Mapping[str, str], signal: Signal) -> Collector | None
         url=url._replace(auth=None).url,
         headers=user | read("HEADERS", "", _headers, "be name=value pairs with commas between, percent-encoded"),
         timeout_s=read("TIMEOUT", "10000", _timeout_s, "be milliseconds above 0, like 3000, not {}"),
-        use_gzip=read("COMPRESSION", "none", _one_of("gzip", "none"), "be gzip or none, not {}") == "gzip",
+        use_gzip=read("COMPRESSION", "none", _USE_GZIP.__getitem__, "be gzip or none, not {}"),
     )
 
 
@@ -102,19 +104,15 @@ def positive_int(environ: Mapping[str, str], variable: str, default: int) -> int
 
 
 def _read(environ: Mapping[str, str], variable: str, default: str, parse: Callable[[str], T], words: str) -> T:
-    """Return the parsed value; an empty variable counts as unset. `words` say what it must be, {} is its value."""
+    """Return the parsed value; an empty variable counts as unset. `words` say what it must be, {} is its value.
+
+    `parse` raises ValueError or KeyError for a bad value.
+    """
     text = environ.get(variable, "").strip() or default
     try:
         return parse(text)
-    except ValueError:
+    except (ValueError, KeyError):
         raise ConfigInvalid(f"{variable} must {words.format(repr(text))}") from None
-
-
-# Each parser raises ValueError.
-
-
-def _one_of(*choices: str) -> Callable[[str], str]:
-    return lambda text: choices[choices.index(text)]
 
 
 def _positive_int(text: str) -> int:

@@ -106,14 +106,15 @@ def probe(collector: Collector) -> None:
 
 def sdk_exporter(collector: Collector, on_failure: Callable[[ExportFailed], None]) -> Any:
     """Return the SDK's exporter. `on_failure` is called for each failed HTTP request, also if the SDK repeats it."""
-    is_grpc, kind = collector.protocol == "grpc", "Span" if collector.signal == "traces" else "Metric"
-    # gRPC is imported on demand: its package is an extra
-    package = f"opentelemetry.exporter.otlp.proto.{'grpc' if is_grpc else 'http'}"
-    module = import_module(f"{package}.{'trace' if kind == 'Span' else 'metric'}_exporter")
+    package = f"opentelemetry.exporter.otlp.proto.{collector.protocol}"
+    kind, module = ("Span", "trace_exporter") if collector.signal == "traces" else ("Metric", "metric_exporter")
+    # imported on demand, because gRPC's package is an extra
+    exporter = getattr(import_module(f"{package}.{module}"), f"OTLP{kind}Exporter")
+    is_grpc = collector.protocol == "grpc"
     compression = import_module("grpc" if is_grpc else package).Compression
     with muted():
         # the SDK reads the variables of TLS itself
-        return getattr(module, f"OTLP{kind}Exporter")(
+        return exporter(
             endpoint=collector.url,
             headers=dict(collector.headers),
             timeout=collector.timeout_s,

@@ -21,15 +21,8 @@ _TEXT = "<green>{time:YYYY-MM-DD HH:mm:ss.SSS}</green> <level>{level: <7}</level
 
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*"|b'[^']*'|\w+://\S+|(?<![\w.])/[^\s:,)]+|\([^)]*\)=\([^)]*\)""")
 
-_MIN_LEVELS = {
-    # the reactor logs each failed reconnection
-    "psycopg.pool": logging.ERROR,
-    # they log each request that they repeat
-    "botocore": logging.ERROR,
-    "boto3": logging.ERROR,
-    "urllib3": logging.ERROR,
-    "uvicorn": logging.ERROR,
-}
+_QUIET = ("psycopg.pool", "botocore", "boto3", "urllib3", "uvicorn")
+"""Libraries that log each reconnection or request that they repeat: only their errors are logged."""
 
 
 class _Routed(logging.Handler):
@@ -51,8 +44,8 @@ def configure(level: str, style: str) -> None:
     else:
         logger.add(sys.stderr, level=level, format=_text, backtrace=False, diagnose=False)
     logging.basicConfig(handlers=[_Routed()], level=logging.WARNING, force=True)
-    for name, min_level in _MIN_LEVELS.items():
-        logging.getLogger(name).setLevel(min_level)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _text(record: "Record") -> str:

@@ -78,7 +78,7 @@ class Traces:
         if context.is_ours:
             result = self._sampler.should_sample(None, trace_id, "upload.queued", SpanKind.PRODUCER)
         else:
-            app = _span_context(context.trace_id, context.span_id, context.flags, is_remote=True)
+            app = SpanContext(trace_id, int.from_bytes(context.span_id), True, TraceFlags(context.flags))
             parent = set_span_in_context(NonRecordingSpan(app))
             result = self._sampler.should_sample(parent, trace_id, "upload", SpanKind.CONSUMER)
         return result.decision is Decision.RECORD_AND_SAMPLE
@@ -210,17 +210,20 @@ class Traces:
         a failure; None leaves the status unset.
         """
         # exported spans are sampled, whatever the app's flags are
-        flags = context.flags | TraceFlags.SAMPLED
-        parent = _span_context(context.trace_id, parent_id or context.span_id, flags, is_remote=parent_id is None)
-        start_ns, end_ns = (int(1e9 * min(max(time_s, 0.0), _MAX_S)) for time_s in times)
+        trace_id, flags = int.from_bytes(context.trace_id), TraceFlags(context.flags | TraceFlags.SAMPLED)
+        parent = None
+        if not is_root:
+            parent = SpanContext(trace_id, int.from_bytes(parent_id or context.span_id), parent_id is None, flags)
+        start_ns = int(1e9 * min(max(times[0], 0.0), _MAX_S))
+        end_ns = int(1e9 * min(max(times[1], 0.0), _MAX_S))
         self._export(
             ReadableSpan(
                 name,
-                context=_span_context(context.trace_id, span_id, flags, is_remote=False),
-                parent=None if is_root else parent,
+                context=SpanContext(trace_id, int.from_bytes(span_id), is_remote=False, trace_flags=flags),
+                parent=parent,
                 resource=self._resource,
                 attributes=attributes,
-                links=[Link(_span_context(*ids, TraceFlags.DEFAULT, is_remote=True)) for ids in links],
+                links=[_link(*ids) for ids in links] if links else (),
                 kind=_KINDS.get(name, SpanKind.INTERNAL),
                 status=_UNSET if error is None else Status(StatusCode.ERROR, error),
                 start_time=start_ns,
@@ -230,8 +233,8 @@ class Traces:
         )
 
 
-def _span_context(trace_id: bytes, span_id: bytes, flags: int, *, is_remote: bool) -> SpanContext:
-    return SpanContext(int.from_bytes(trace_id), int.from_bytes(span_id), is_remote, TraceFlags(flags))
+def _link(trace_id: bytes, span_id: bytes) -> Link:
+    return Link(SpanContext(int.from_bytes(trace_id), int.from_bytes(span_id), is_remote=True))
 
 
 def _lag(trail: Trail) -> Mapping[str, Attribute]:
