@@ -101,6 +101,11 @@ class AttemptSettled(NamedTuple):
     def verdict(self) -> Verdict:
         return self.outcome.verdict
 
+    @property
+    def put_s(self) -> float:
+        """How long `put` took."""
+        return 0.0 if self.put is None else self.put[1] - self.put[0]
+
 
 @frozen(kw_only=True)
 class AttemptsSettled(Event):

@@ -87,8 +87,7 @@ class DemoView:
         prefix = f"upload  {event.upload_id.hex[:8]} attempt {event.trail.attempt}"
         match outcome.verdict:
             case Verdict.STORED:
-                began, ended = event.put or (0.0, 0.0)
-                self.print_line(f"{prefix}: stored {event.trail.size_bytes:,} bytes in {(ended - began) * 1000:.0f} ms")
+                self.print_line(f"{prefix}: stored {event.trail.size_bytes:,} bytes in {event.put_s * 1000:.0f} ms")
             case Verdict.RETRY:
                 self._retried.add(event.upload_id)
                 self.print_line(f"{prefix}: failed, next attempt in {outcome.delay_s:.1f} s: {outcome.message}")

@@ -8,13 +8,13 @@ from functools import partial
 from http import HTTPStatus
 
 from reactor.doctor.finding import Check, CheckGroup, Finding, ok, problem
-from reactor.telemetry.collector import Collector, ExportFailed, collector_of
-from reactor.telemetry.exporter import probe
+from reactor.telemetry.collector import Collector, collector_of
+from reactor.telemetry.exporter import ExportFailed, probe
 
 _GRPC_PORT = ":4317"
 _FIX = (
-    "correct the variable: traces are sent as http/protobuf, to port 4318 of most collectors; "
-    "OTEL_TRACES_EXPORTER=none exports none"
+    "correct the variable: traces are sent as http/protobuf, to port 4318 of most collectors, or with "
+    "OTEL_EXPORTER_OTLP_PROTOCOL=grpc to port 4317; OTEL_TRACES_EXPORTER=none exports none"
 )
 
 
@@ -41,8 +41,8 @@ def _problem(collector: Collector, refusal: ExportFailed) -> Finding:
     match refusal.status:
         case None:
             seen = f"{name} accepts no traces: {refusal.reason}"
-            if name.endswith(_GRPC_PORT):
-                fix += "; 4317 is OTLP's gRPC port, HTTP's is 4318"
+            if name.endswith(_GRPC_PORT) and collector.protocol != "grpc":
+                fix += "; 4317 is OTLP's gRPC port (OTEL_EXPORTER_OTLP_PROTOCOL=grpc), HTTP's is 4318"
         case 401 | 403:
             seen = f"{name} refuses the credentials ({refusal.status})"
             fix = "check OTEL_EXPORTER_OTLP_HEADERS (or …_TRACES_HEADERS)"

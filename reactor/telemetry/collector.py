@@ -8,17 +8,15 @@ bad value and continues with a default; here a bad value is a ConfigInvalid that
 import os
 import re
 from base64 import b64encode
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Literal, TypeVar
 from urllib.parse import unquote
 
 from attrs import field, frozen
-from urllib3.exceptions import LocationParseError
 from urllib3.util import Url, parse_url
 
 from reactor.core.errors import ConfigInvalid
-
-_DEFAULT_TIMEOUT_MS = "10000"
 
 _MIN_TIMEOUT_MS = 100.0
 """The specification's timeouts are milliseconds, the Python SDK's are seconds: a lower value is read as seconds."""
@@ -26,23 +24,25 @@ _MIN_TIMEOUT_MS = 100.0
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 """Source: RFC 9110, 5.1."""
 
+_PROTOCOLS: Mapping[str, Literal["http", "grpc"]] = {"http/protobuf": "http", "grpc": "grpc"}
+_USE_GZIP = {"gzip": True, "none": False}
+
 Signal = Literal["traces", "metrics"]
-Protocol = Literal["http/protobuf", "grpc"]
+T = TypeVar("T")
 
 
 @frozen(kw_only=True)
 class Collector:
     """The collector of one signal. `url` and `headers` may hold secrets: show only `name`."""
 
+    signal: Signal
     name: str
     """Scheme, host and port."""
 
     variable: str
     """The variable that names the URL."""
 
-    protocol: Protocol
-    protocol_variable: str
-    """The variable that names the protocol."""
+    protocol: Literal["http", "grpc"]
 
     url: str = field(repr=False)
     """Without user and password."""
@@ -56,118 +56,101 @@ class Collector:
     use_gzip: bool
 
 
-@frozen(kw_only=True)
-class ExportFailed(Exception):
-    """A collector did not accept an export."""
-
-    reason: str
-    """In words that hold no part of a header or of the URL."""
-
-    status: int | None = None
-    """The HTTP status; None if there was no HTTP response."""
-
-
 def collector_of(environ: Mapping[str, str], signal: Signal) -> Collector | None:
     """Return the signal's collector; None if no endpoint is set, or the variables switch the export off.
 
-    Raises ConfigInvalid, which names the variable and the fix.
+    Raises ConfigInvalid, which names the variable and the fix; also if gRPC is set and its package is missing.
     """
 
-    def setting(name: str) -> tuple[str, str]:
-        """Return the variable that takes precedence, and its value. An empty variable counts as unset."""
-        general, specific = f"OTEL_EXPORTER_OTLP_{name}", f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}"
-        variable = specific if environ.get(specific, "").strip() else general
-        return variable, environ.get(variable, "").strip()
+    def variable_of(name: str) -> str:
+        specific = f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}"
+        return specific if environ.get(specific, "").strip() else f"OTEL_EXPORTER_OTLP_{name}"
 
+    def read(name: str, default: str, parse: Callable[[str], T], words: str) -> T:
+        return _read(environ, variable_of(name), default, parse, words)
+
+    switch, variable = f"OTEL_{signal.upper()}_EXPORTER", variable_of("ENDPOINT")
     is_disabled = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-    if is_disabled or environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").strip().lower() == "none":
+    if is_disabled or environ.get(switch, "").strip().lower() == "none" or not environ.get(variable, "").strip():
         return None
-    variable, text = setting("ENDPOINT")
-    if not text:
-        return None
-    protocol_variable, protocol = _protocol(*setting("PROTOCOL"), signal)
-    if variable == "OTEL_EXPORTER_OTLP_ENDPOINT" and protocol == "http/protobuf":
-        text = f"{text.rstrip('/')}/v1/{signal}"
-    url = _http_url(variable, text)
+    words = "be http/protobuf (port 4318 of most collectors) or grpc (port 4317), not {}; or set "
+    protocol = read("PROTOCOL", "http/protobuf", _PROTOCOLS.__getitem__, f"{words}{switch}=none")
+    if protocol == "grpc" and find_spec("opentelemetry.exporter.otlp.proto.grpc") is None:
+        raise ConfigInvalid(
+            f"{variable_of('PROTOCOL')} is grpc, which needs a package that isn't installed: "
+            "pip install opentelemetry-exporter-otlp-proto-grpc, or set http/protobuf (port 4318 of most collectors)"
+        )
+    url = read("ENDPOINT", "", _url, "be an http:// or https:// URL, like http://127.0.0.1:4318")
+    if variable == "OTEL_EXPORTER_OTLP_ENDPOINT" and protocol == "http":
+        url = url._replace(path=f"{(url.path or '').rstrip('/')}/v1/{signal}")
     for name in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY"):
-        _check_readable(*setting(name))
-    headers = {} if url.auth is None else {"authorization": _basic(url.auth)}
+        read(name, os.devnull, _check_readable, "name a file that can be read")
+    user = {} if url.auth is None else {"authorization": _basic(url.auth)}
     return Collector(
+        signal=signal,
         name=Url(scheme=url.scheme, host=url.host, port=url.port).url,
         variable=variable,
         protocol=protocol,
-        protocol_variable=protocol_variable,
         url=url._replace(auth=None).url,
-        headers=headers | _headers(*setting("HEADERS")),
-        timeout_s=_timeout_s(*setting("TIMEOUT")),
-        use_gzip=_use_gzip(*setting("COMPRESSION")),
+        headers=user | read("HEADERS", "", _headers, "be name=value pairs with commas between, percent-encoded"),
+        timeout_s=read("TIMEOUT", "10000", _timeout_s, "be milliseconds above 0, like 3000, not {}"),
+        use_gzip=read("COMPRESSION", "none", _USE_GZIP.__getitem__, "be gzip or none, not {}"),
     )
 
 
 def positive_int(environ: Mapping[str, str], variable: str, default: int) -> int:
     """Return the variable's value, or `default` if it is unset or empty. Raises ConfigInvalid."""
-    text = environ.get(variable, "").strip()
-    if text and not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise ConfigInvalid(f"{variable} must be a whole number above 0, not {text!r}")
-    return int(text) if text else default
+    return _read(environ, variable, str(default), _positive_int, "be a whole number above 0, not {}")
 
 
-def _protocol(variable: str, text: str, signal: Signal) -> tuple[str, Protocol]:
-    match text:
-        case "" | "http/protobuf":
-            return variable, "http/protobuf"
-        case "grpc":
-            return variable, "grpc"
-        case _:
-            raise ConfigInvalid(
-                f"{variable} must be http/protobuf (port 4318 of most collectors) or grpc (port 4317), not {text!r}; "
-                f"or set OTEL_{signal.upper()}_EXPORTER=none"
-            )
+def _read(environ: Mapping[str, str], variable: str, default: str, parse: Callable[[str], T], words: str) -> T:
+    """Return the parsed value; an empty variable counts as unset. `words` say what it must be, {} is its value.
 
-
-def _http_url(variable: str, text: str) -> Url:
+    `parse` raises ValueError or KeyError for a bad value.
+    """
+    text = environ.get(variable, "").strip() or default
     try:
-        url = parse_url(text)
-    except LocationParseError:
-        url = Url()
+        return parse(text)
+    except (ValueError, KeyError):
+        raise ConfigInvalid(f"{variable} must {words.format(repr(text))}") from None
+
+
+def _positive_int(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise ValueError
+    return int(text)
+
+
+def _url(text: str) -> Url:
+    url = parse_url(text)
     if url.scheme not in ("http", "https") or not url.host:
-        raise ConfigInvalid(f"{variable} must be an http:// or https:// URL, like http://127.0.0.1:4318")
+        raise ValueError
     return url
 
 
 def _basic(user: str) -> str:
     """Return the header for a URL's percent-encoded `name:password`, in UTF-8."""
-    name, _, password = user.partition(":")
-    return f"Basic {b64encode(f'{unquote(name)}:{unquote(password)}'.encode()).decode()}"
+    credentials = unquote(user if ":" in user else f"{user}:")
+    return f"Basic {b64encode(credentials.encode()).decode()}"
 
 
-def _headers(variable: str, text: str) -> dict[str, str]:
-    """Parse `name=value,name=value`, percent-encoded."""
+def _headers(text: str) -> dict[str, str]:
     headers = {}
     for pair in filter(str.strip, text.split(",")):
         name, sign, value = (unquote(part).strip() for part in pair.partition("="))
         if not sign or not _HEADER_NAME.fullmatch(name) or not (value.isascii() and value.isprintable()):
-            raise ConfigInvalid(f"{variable} must be name=value pairs with commas between, percent-encoded")
+            raise ValueError
         headers[name.lower()] = value
     return headers
 
 
-def _timeout_s(variable: str, text: str) -> float:
-    try:
-        value = float(text or _DEFAULT_TIMEOUT_MS)
-    except ValueError:
-        value = -1.0
+def _timeout_s(text: str) -> float:
+    value = float(text)
     if not 0 < value < float("inf"):
-        raise ConfigInvalid(f"{variable} must be milliseconds above 0, like 3000, not {text!r}")
+        raise ValueError
     return value / 1000 if value >= _MIN_TIMEOUT_MS else value
 
 
-def _use_gzip(variable: str, text: str) -> bool:
-    if text not in ("", "none", "gzip"):
-        raise ConfigInvalid(f"{variable} must be gzip or none, not {text!r}")
-    return text == "gzip"
-
-
-def _check_readable(variable: str, path: str) -> None:
-    if path and not os.access(path, os.R_OK):
-        raise ConfigInvalid(f"{variable} must name a file that can be read")
+def _check_readable(path: str) -> None:
+    if not os.access(path, os.R_OK):
+        raise ValueError

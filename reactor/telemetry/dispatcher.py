@@ -9,6 +9,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -19,7 +20,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from reactor.core.events import Event
 from reactor.telemetry.collector import collector_of
 from reactor.telemetry.export_queue import ExportQueue
-from reactor.telemetry.log_lines import LogLines
+from reactor.telemetry.log_lines import LOG_LINES
 from reactor.telemetry.metrics import Metrics
 from reactor.telemetry.traces import Traces
 
@@ -54,15 +55,17 @@ class Dispatcher:
         `spool_free_bytes` and `status` (the newest answer of reactor.status(), {} for none) are called when metrics
         are collected.
         """
-        resource = _resource(version)
+        # the variables take precedence; without host.name, Jaeger adjusts the spans' times for clock skew
+        identity = {"service.name": "reactor", "service.version": version, "host.name": socket.gethostname()}
+        resource = Resource.create({**identity, **OTELResourceDetector().detect().attributes})
         self._export_queue: ExportQueue | None = None
         listeners = []
         if (collector := collector_of(environ, "traces")) is not None:
             self._export_queue = ExportQueue(collector, environ)
             sampler = TracerProvider(shutdown_on_exit=False).sampler
             listeners.append(Traces(self._export_queue.add, sampler, resource, version=version).subscriptions())
-        metrics_collector = collector_of(environ, "metrics")
-        self.pushes = metrics_collector is not None
+        collector = collector_of(environ, "metrics")
+        self.pushes = collector is not None
         """True when metrics are pushed to a collector, and not only scraped."""
         self.metrics = Metrics(
             resource,
@@ -70,10 +73,10 @@ class Dispatcher:
             timers=timers,
             spool_free_bytes=spool_free_bytes,
             status=status,
-            collector=metrics_collector,
+            collector=collector,
             export_queue=self._export_queue,
         )
-        listeners += [self.metrics.subscriptions(), LogLines().subscriptions()]
+        listeners += [self.metrics.subscriptions(), LOG_LINES]
         self._subscribers = _by_type(subscribers)
         self._listeners = _by_type(listeners)
         self._events: deque[Event] = deque()
@@ -90,10 +93,12 @@ class Dispatcher:
                 self._is_scheduled = True
                 asyncio.get_running_loop().call_later(_DELAY_S, self._process_slice)
 
-    def flush(self) -> None:
-        """Process every queued event."""
-        while self._events:
-            self._process(self._events.popleft())
+    def flush(self, until: float = inf) -> None:
+        """Process queued events, until that value of time.monotonic()."""
+        while self._events and monotonic() < until:
+            event = self._events.popleft()
+            for handle in self._listeners[type(event)]:
+                handle(event)
 
     def prometheus(self) -> bytes:
         """Return every metric in Prometheus' text format, including all events up to now."""
@@ -118,17 +123,10 @@ class Dispatcher:
     def _process_slice(self) -> None:
         """Process events for a moment, and schedule the rest behind the loop's other tasks."""
         self._is_scheduled = False
-        deadline = monotonic() + _SLICE_S
-        while self._events:
-            self._process(self._events.popleft())
-            if monotonic() > deadline and self._events:
-                self._is_scheduled = True
-                asyncio.get_running_loop().call_soon(self._process_slice)
-                return
-
-    def _process(self, event: Event) -> None:
-        for handle in self._listeners[type(event)]:
-            handle(event)
+        self.flush(monotonic() + _SLICE_S)
+        if self._events:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._process_slice)
 
 
 def _by_type(subscriptions: Iterable[Mapping[type[Any], Callable[[Any], None]]]) -> Handlers:
@@ -138,10 +136,3 @@ def _by_type(subscriptions: Iterable[Mapping[type[Any], Callable[[Any], None]]])
         for kind, handle in mapping.items():
             handlers.setdefault(kind, []).append(handle)
     return handlers
-
-
-def _resource(version: str) -> Resource:
-    """Return what identifies this process. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES take precedence."""
-    # without host.name, Jaeger adjusts the spans' times for clock skew
-    defaults = {"service.name": "reactor", "service.version": version, "host.name": socket.gethostname()}
-    return Resource.create({**defaults, **OTELResourceDetector().detect().attributes})

@@ -5,53 +5,60 @@ for a stated time at most.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from loguru import logger
+from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 
 from reactor.telemetry.collector import Collector, positive_int
-from reactor.telemetry.exporter import EXPORT_FAILED, ExportLog, HttpSession, muted, span_exporter
+from reactor.telemetry.exporter import Exporter
 
 
-class ExportQueue:
-    """Exports spans in batches. Add spans in one thread."""
+class ExportQueue(Exporter):
+    """Exports spans in batches. Add spans in one thread; the SDK calls `export` in another."""
 
     def __init__(self, collector: Collector, environ: Mapping[str, str]) -> None:
         """Raises ConfigInvalid when an OTEL_BSP_* variable of `environ` is not a whole number above 0."""
-        self._collector = collector
+        super().__init__(collector)
+        self.sent = 0
+        """How many spans the collector accepted."""
+        self._added = self._dropped = self._failed = 0
         self._size = positive_int(environ, "OTEL_BSP_MAX_QUEUE_SIZE", 16_384)
-        batch_size = positive_int(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)
-        delay_ms = positive_int(environ, "OTEL_BSP_SCHEDULE_DELAY", 1_000)
-        self._exporter = _CountingExporter(collector)
         self._processor = BatchSpanProcessor(
-            self._exporter,
+            self,
             max_queue_size=self._size,
-            schedule_delay_millis=delay_ms,
-            max_export_batch_size=min(self._size, batch_size),
+            schedule_delay_millis=positive_int(environ, "OTEL_BSP_SCHEDULE_DELAY", 1_000),
+            max_export_batch_size=min(self._size, positive_int(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)),
         )
-        self._added = 0
-        self._dropped = 0
-
-    @property
-    def sent(self) -> int:
-        """Return how many spans the collector accepted."""
-        return self._exporter.sent
 
     @property
     def lost(self) -> int:
         """Return how many spans were dropped because the queue was full, or were not accepted."""
-        return self._dropped + self._exporter.failed
+        return self._dropped + self._failed
 
     def add(self, span: ReadableSpan) -> None:
         """Queue a span, or count it as lost if the queue is full. Never waits."""
         # bounded here, because the SDK's queue drops spans without counting them
-        if self._added - self._exporter.sent - self._exporter.failed >= self._size:
+        if self._added - self.sent - self._failed >= self._size:
             self._dropped += 1
-            return
-        self._added += 1
-        self._processor.on_end(span)
+        else:
+            self._added += 1
+            self._processor.on_end(span)
+
+    def export(self, *args: Any, **options: Any) -> Any:
+        result, [spans] = super().export(*args, **options), args
+        if result is SpanExportResult.SUCCESS:
+            self.sent += len(spans)
+        else:
+            self._failed += len(spans)
+        return result
+
+    def observe(self, _: CallbackOptions) -> Iterable[Observation]:
+        """Return how many spans were sent and lost, for a metric."""
+        return [Observation(self.sent, {"outcome": "sent"}), Observation(self.lost, {"outcome": "lost"})]
 
     def close(self, within_s: float) -> None:
         """Export what is queued, for `within_s` at most; what is left then is lost. Blocks."""
@@ -60,33 +67,7 @@ class ExportQueue:
         closing.start()
         closing.join(within_s)
         if closing.is_alive():
-            self._exporter.shutdown()  # ends the SDK's repetitions, so that its threads end soon
-        lost = self._dropped + self._added - self._exporter.sent
+            self.shutdown()  # ends the SDK's repetitions, so that its threads end soon
+        lost = self._dropped + self._added - self.sent
         if lost:
-            logger.warning("spans lost: {}; the collector at {} did not accept them", lost, self._collector.name)
-
-
-class _CountingExporter(SpanExporter):
-    """The SDK's exporter; counts and logs what it returns. Called in the processor's thread."""
-
-    def __init__(self, collector: Collector) -> None:
-        self._log = ExportLog(collector.name, "spans")
-        with muted():
-            self._exporter = span_exporter(collector, HttpSession(self._log.failed))
-        self.sent = 0
-        self.failed = 0
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        with muted():
-            result = self._exporter.export(spans)
-        if result is SpanExportResult.SUCCESS:
-            self.sent += len(spans)
-            self._log.succeeded()
-        else:
-            self.failed += len(spans)
-            self._log.failed(EXPORT_FAILED)
-        return result
-
-    def shutdown(self) -> None:
-        with muted():
-            self._exporter.shutdown()
+            logger.warning("spans lost: {}; {} did not accept them", lost, self.source)

@@ -1,6 +1,6 @@
 """Build the SDK's OTLP exporters, over HTTP or gRPC, and report their failures without secrets.
 
-The SDK's exporters log every failed export, with URL and exception. Here these records are dropped; `ExportLog` logs
+The SDK's exporters log every failed export, with URL and exception. Here these records are dropped; `Exporter` logs
 the first failure and then one line in five minutes, in words that hold no part of a URL or header.
 """
 
@@ -12,29 +12,19 @@ from contextvars import ContextVar
 from http.client import HTTPException, RemoteDisconnected
 from importlib import import_module
 from time import monotonic
-from types import ModuleType
 from typing import Any
 
 import requests
 import urllib3
-from attrs import evolve
+from attrs import evolve, frozen
 from loguru import logger
-from opentelemetry.exporter.otlp.proto.http import Compression
-from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.metrics.export import MetricExporter
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import SpanExporter
 
-from reactor.core.errors import ConfigInvalid
-from reactor.telemetry.collector import Collector, ExportFailed
+from reactor.telemetry.collector import Collector
 
 _LOG_INTERVAL_S = 300.0
 _PROBE_TIMEOUT_S = 3.0
-
-EXPORT_FAILED = ExportFailed(reason="the export failed")
-"""Over gRPC, where the SDK gives no reason."""
-
-_GRPC_PACKAGE = "opentelemetry-exporter-otlp-proto-grpc"
 
 _is_muted = ContextVar("is_muted", default=False)
 _MUTED_LOGGERS = (
@@ -46,11 +36,97 @@ _MUTED_LOGGERS = (
 )
 
 
-class HttpSession(requests.Session):
+@frozen(kw_only=True)
+class ExportFailed(Exception):
+    """A collector did not accept an export."""
+
+    reason: str
+    """In words that hold no part of a header or of the URL."""
+
+    status: int | None = None
+    """The HTTP status; None if there was no HTTP response."""
+
+
+_EXPORT_FAILED = ExportFailed(reason="the export failed")
+"""Over gRPC, where the SDK gives no reason."""
+
+
+class Exporter(SpanExporter, MetricExporter):
+    """The SDK's exporter of the collector's signal; logs failures once in a while."""
+
+    def __init__(self, collector: Collector, complete: Callable[[Any], Any] = lambda data: data) -> None:
+        """`complete` returns what is exported, from what the SDK exports."""
+        super().__init__()
+        self._complete = complete
+        self.source = f"the collector at {collector.name}"
+        self._what = "spans" if collector.signal == "traces" else collector.signal
+        self._logged_at: float | None = None
+        self._exporter = sdk_exporter(collector, self._log_failure)
+
+    def export(self, *args: Any, **options: Any) -> Any:
+        [data] = args
+        with muted():
+            result = self._exporter.export(self._complete(data), **options)
+        if result.name != "SUCCESS":
+            self._log_failure(_EXPORT_FAILED)
+        elif self._logged_at is not None:
+            self._logged_at = None
+            logger.info("{} accepts {} again", self.source, self._what)
+        return result
+
+    def force_flush(self, *_args: Any, **_options: Any) -> bool:
+        return True  # the SDK's exporters hold nothing back
+
+    def shutdown(self, *args: Any, **options: Any) -> None:
+        with muted():
+            self._exporter.shutdown(*args, **options)
+
+    def _log_failure(self, failure: ExportFailed) -> None:
+        now = monotonic()
+        if self._logged_at is None or now - self._logged_at > _LOG_INTERVAL_S:
+            self._logged_at = now
+            logger.warning("{} doesn't accept {}: {}", self.source, self._what, failure.reason)
+
+
+def probe(collector: Collector) -> None:
+    """Export nothing, once. Blocks for 3 s at most. Raises ExportFailed."""
+    failures: list[ExportFailed] = []
+
+    def stop(failure: ExportFailed) -> None:
+        failures.append(failure)
+        exporter.shutdown()  # the SDK would repeat the request
+
+    exporter = sdk_exporter(evolve(collector, timeout_s=min(_PROBE_TIMEOUT_S, collector.timeout_s)), stop)
+    with muted():
+        result = exporter.export([])
+        exporter.shutdown()
+    if result.name != "SUCCESS":
+        raise failures[0] if failures else _EXPORT_FAILED
+
+
+def sdk_exporter(collector: Collector, on_failure: Callable[[ExportFailed], None]) -> Any:
+    """Return the SDK's exporter. `on_failure` is called for each failed HTTP request, also if the SDK repeats it."""
+    package = f"opentelemetry.exporter.otlp.proto.{collector.protocol}"
+    kind, module = ("Span", "trace_exporter") if collector.signal == "traces" else ("Metric", "metric_exporter")
+    # imported on demand, because gRPC's package is an extra
+    exporter = getattr(import_module(f"{package}.{module}"), f"OTLP{kind}Exporter")
+    is_grpc = collector.protocol == "grpc"
+    compression = import_module("grpc" if is_grpc else package).Compression
+    with muted():
+        # the SDK reads the variables of TLS itself
+        return exporter(
+            endpoint=collector.url,
+            headers=dict(collector.headers),
+            timeout=collector.timeout_s,
+            compression=compression.Gzip if collector.use_gzip else compression.NoCompression,
+            **({} if is_grpc else {"session": _HttpSession(on_failure)}),
+        )
+
+
+class _HttpSession(requests.Session):
     """Sends requests to one collector, and reports each that fails."""
 
     def __init__(self, on_failure: Callable[[ExportFailed], None]) -> None:
-        """`on_failure` is called for each failed request, also if the SDK repeats it."""
         super().__init__()
         self._on_failure = on_failure
         self.auth = lambda request: request  # without it, an entry in ~/.netrc replaces the header `authorization`
@@ -61,81 +137,13 @@ class HttpSession(requests.Session):
         except (OSError, ValueError, HTTPException) as error:  # requests' own errors are OSErrors
             self._on_failure(ExportFailed(reason=_reason(error, options["timeout"])))
             raise
-        if response.status_code not in range(200, 300):
-            failure = ExportFailed(reason=f"it answered {response.status_code}", status=response.status_code)
+        status = response.status_code
+        if status not in range(200, 300):
+            failure = ExportFailed(reason=f"it answered {status}", status=status)
             self._on_failure(failure)
-            if response.status_code in range(300, 400):
-                # the SDK follows no redirect, but counts it as a success
-                raise requests.RequestException(failure)
+            if status in range(300, 400):
+                raise requests.RequestException(failure)  # the SDK follows no redirect, but counts it as a success
         return response
-
-
-def span_exporter(collector: Collector, session: HttpSession) -> SpanExporter:
-    """Return the SDK's exporter of spans. Raises ConfigInvalid if gRPC is set and its package is missing."""
-    if collector.protocol == "grpc":
-        exporter: SpanExporter = _grpc_module(collector, "trace").OTLPSpanExporter(**_grpc_options(collector))
-        return exporter
-    return OTLPSpanExporter(**_http_options(collector, session))
-
-
-def metric_exporter(collector: Collector, session: HttpSession) -> MetricExporter:
-    """Return the SDK's exporter of metrics. Raises ConfigInvalid if gRPC is set and its package is missing."""
-    if collector.protocol == "grpc":
-        exporter: MetricExporter = _grpc_module(collector, "metric").OTLPMetricExporter(**_grpc_options(collector))
-        return exporter
-    return OTLPMetricExporter(**_http_options(collector, session))
-
-
-def probe(collector: Collector) -> None:
-    """Export no span, once. Blocks for 3 s at most.
-
-    Raises ExportFailed; ConfigInvalid if gRPC is set and its package is missing.
-    """
-    failures: list[ExportFailed] = []
-
-    def stop(failure: ExportFailed) -> None:
-        failures.append(failure)
-        exporter.shutdown()  # the SDK would repeat the request
-
-    timeout_s = min(_PROBE_TIMEOUT_S, collector.timeout_s)
-    with muted():
-        exporter = span_exporter(evolve(collector, timeout_s=timeout_s), HttpSession(stop))
-        result = exporter.export([])
-        exporter.shutdown()
-    if result is not SpanExportResult.SUCCESS:
-        raise failures[0] if failures else EXPORT_FAILED
-
-
-def _http_options(collector: Collector, session: HttpSession) -> dict[str, Any]:
-    # the SDK reads the variables of TLS itself
-    return {
-        "endpoint": collector.url,
-        "headers": collector.headers,
-        "timeout": collector.timeout_s,
-        "compression": Compression.Gzip if collector.use_gzip else Compression.NoCompression,
-        "session": session,
-    }
-
-
-def _grpc_options(collector: Collector) -> dict[str, Any]:
-    compression = import_module("grpc").Compression
-    return {
-        "endpoint": collector.url,
-        "headers": dict(collector.headers),
-        "timeout": collector.timeout_s,
-        "compression": compression.Gzip if collector.use_gzip else compression.NoCompression,
-    }
-
-
-def _grpc_module(collector: Collector, signal: str) -> ModuleType:
-    """Import the SDK's gRPC exporters, whose package is an extra."""
-    try:
-        return import_module(f"opentelemetry.exporter.otlp.proto.grpc.{signal}_exporter")
-    except ImportError:
-        raise ConfigInvalid(
-            f"{collector.protocol_variable} is grpc, which needs a package that isn't installed: "
-            f"pip install {_GRPC_PACKAGE}, or set http/protobuf (port 4318 of most collectors)"
-        ) from None
 
 
 def _reason(error: BaseException, timeout_s: float) -> str:
@@ -146,7 +154,7 @@ def _reason(error: BaseException, timeout_s: float) -> str:
     reason = type(root).__name__
     match root:
         case TimeoutError() | urllib3.exceptions.TimeoutError():
-            reason = f"no answer within {timeout_s:.3g} s"
+            reason = f"no answer within {round(timeout_s, 1):g} s"
         case ssl.SSLError():
             reason = f"TLS fails ({root.reason or reason})"
         case RemoteDisconnected():
@@ -170,31 +178,5 @@ def muted() -> Iterator[None]:
         _is_muted.reset(token)
 
 
-def _pass_unless_muted(_record: logging.LogRecord) -> bool:
-    return not _is_muted.get()
-
-
 for _name in _MUTED_LOGGERS:
-    logging.getLogger(_name).addFilter(_pass_unless_muted)
-
-
-class ExportLog:
-    """Logs that a collector accepts nothing: at once, then every five minutes; and once that it does again."""
-
-    def __init__(self, collector_name: str, what: str) -> None:
-        self._collector_name = collector_name
-        self._what = what
-        self._logged_at: float | None = None
-
-    def failed(self, failure: ExportFailed) -> None:
-        now = monotonic()
-        if self._logged_at is None or now - self._logged_at > _LOG_INTERVAL_S:
-            self._logged_at = now
-            logger.warning(
-                "the collector at {} doesn't accept {}: {}", self._collector_name, self._what, failure.reason
-            )
-
-    def succeeded(self) -> None:
-        if self._logged_at is not None:
-            self._logged_at = None
-            logger.info("the collector at {} accepts {} again", self._collector_name, self._what)
+    logging.getLogger(_name).addFilter(lambda _record: not _is_muted.get())

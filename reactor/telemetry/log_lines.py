@@ -7,111 +7,86 @@ from loguru import logger
 
 from reactor.core import events
 from reactor.core.model import Verdict
-from reactor.core.trace_context import Trail, timeout_span_id
+from reactor.core.trace_context import timeout_span_id
 
 
-class LogLines:
-    """Logs events."""
-
-    def __init__(self) -> None:
-        self._trail: Trail
-        # one logger for all lines: making one for each line takes as long as discarding the line below the log level
-        self._log = logger.patch(lambda record: record["extra"].update(self._trail.fields))
-
-    def subscriptions(self) -> Mapping[type[Any], Callable[[Any], None]]:
-        """Return the method to call for each type of event."""
-        return {
-            events.Listening: self._on_listening,
-            events.ListenerLost: self._on_listener_lost,
-            events.Polling: self._on_polling,
-            events.NotificationRejected: self._on_rejected,
-            events.AttemptsSettled: self._on_settled,
-            events.UploadRescued: self._on_upload_rescued,
-            events.LeaseLost: self._on_lease_lost,
-            events.RunExpired: self._on_expired,
-            events.Rescued: self._on_rescued,
-            events.Swept: self._on_swept,
-            events.UsageRepaired: self._on_repaired,
-            events.BreakerMoved: self._on_breaker,
-            events.DatabaseLost: self._on_database_lost,
-            events.ReactorsChanged: self._on_reactors,
-        }
-
-    def _on_listening(self, _event: events.Listening) -> None:
-        logger.info("listening for notifications: the test notification has arrived")
-
-    def _on_listener_lost(self, event: events.ListenerLost) -> None:
-        logger.warning("lost the listening connection ({}): reconnecting", event.reason)
-
-    def _on_polling(self, event: events.Polling) -> None:
-        logger.error(
-            "notifications don't arrive ({}): polling the database every {:g} s", event.reason, event.interval_s
-        )
-
-    def _on_rejected(self, event: events.NotificationRejected) -> None:
-        logger.debug("ignored a notification on {}: {}", event.channel, event.reason)
-
-    def _on_settled(self, event: events.AttemptsSettled) -> None:
-        for settled in event.attempts:
-            self._log_settled(settled)
-
-    def _log_settled(self, event: events.AttemptSettled) -> None:
-        log, outcome = self._bind(event.trail), event.outcome
+def _on_settled(event: events.AttemptsSettled) -> None:
+    # loguru makes fields of keyword arguments; a bound logger for each line would take as long as the line
+    for attempt in event.attempts:
+        outcome, fields = attempt.outcome, attempt.trail.fields
         match outcome.verdict:
             case Verdict.STORED:
-                began, ended = event.put or (0.0, 0.0)
-                log.info("stored {} bytes in {:.3f} s", event.trail.size_bytes, ended - began)
+                logger.info("stored {} bytes in {:.3f} s", attempt.trail.size_bytes, attempt.put_s, **fields)
             case Verdict.RETRY:
-                log.warning("failed, next attempt in {:.1f} s: {}: {}", outcome.delay_s, outcome.code, outcome.message)
+                words = "failed, next attempt in {:.1f} s: {}: {}"
+                logger.warning(words, outcome.delay_s, outcome.code, outcome.message, **fields)
             case Verdict.DEAD:
-                log.error("dead: {}: {}", outcome.code, outcome.message)
+                logger.error("dead: {}: {}", outcome.code, outcome.message, **fields)
             case Verdict.DEFERRED:
-                log.debug("deferred: the attempt isn't counted")
+                logger.debug("deferred: the attempt isn't counted", **fields)
 
-    def _on_upload_rescued(self, event: events.UploadRescued) -> None:
-        log = self._bind(event.trail)
-        if event.verdict is Verdict.DEAD:
-            log.error("dead: {}: no attempts are left", event.code)
-        else:
-            log.warning("the worker stopped without settling: the upload is due again")
 
-    def _on_lease_lost(self, event: events.LeaseLost) -> None:
-        logger.bind(upload_id=str(event.upload_id)).warning("lost the lease to another reactor: the outcome is dropped")
+def _on_upload_rescued(event: events.UploadRescued) -> None:
+    if event.verdict is Verdict.DEAD:
+        logger.error("dead: {}: no attempts are left", event.code, **event.trail.fields)
+    else:
+        logger.warning("the worker stopped without settling: the upload is due again", **event.trail.fields)
 
-    def _on_expired(self, event: events.RunExpired) -> None:
-        logger.bind(
-            run_id=str(event.run_id), trace_id=event.context.trace_id.hex(), span_id=timeout_span_id(event.run_id).hex()
-        ).warning("failed a stale run {:.3f} s after its deadline: {}", event.late_s, event.code)
 
-    def _on_rescued(self, event: events.Rescued) -> None:
-        logger.warning(
-            "rescued {} abandoned uploads; {} more have no attempts left and are dead", event.retried, event.buried
-        )
+def _on_expired(event: events.RunExpired) -> None:
+    fields = {"trace_id": event.context.trace_id.hex(), "span_id": timeout_span_id(event.run_id).hex()}
+    words = "failed a stale run {:.3f} s after its deadline: {}"
+    logger.warning(words, event.late_s, event.code, run_id=str(event.run_id), **fields)
 
-    def _on_swept(self, event: events.Swept) -> None:
-        if event.missed:
-            logger.warning("found {} overdue {} that no notification named", event.missed, event.reaction)
-        logger.debug("swept {}: {} found in {:.3f} s", event.reaction, event.found, event.duration_s)
 
-    def _on_repaired(self, event: events.UsageRepaired) -> None:
-        if event.kind == "reservations":
-            logger.warning("released {} reservations that were unused for a day", event.count)
-        else:
-            logger.info("repaired {} {}", event.count, event.kind)
+def _on_swept(event: events.Swept) -> None:
+    if event.missed:
+        logger.warning("found {} overdue {} that no notification named", event.missed, event.reaction)
+    logger.debug("swept {}: {} found in {:.3f} s", event.reaction, event.found, event.duration_s)
 
-    def _on_breaker(self, event: events.BreakerMoved) -> None:
-        if event.is_open:
-            logger.error("store {} is down for everyone: uploads wait, and their attempts aren't counted", event.store)
-        else:
-            logger.info("store {} is up again", event.store)
 
-    def _on_database_lost(self, event: events.DatabaseLost) -> None:
-        logger.warning("couldn't {}: {}; retrying", event.doing, event.reason)
+def _on_repaired(event: events.UsageRepaired) -> None:
+    if event.kind == "reservations":
+        logger.warning("released {} reservations that were unused for a day", event.count)
+    else:
+        logger.info("repaired {} {}", event.count, event.kind)
 
-    def _on_reactors(self, event: events.ReactorsChanged) -> None:
-        logger.info("{} reactors alive ({} joined, {} left)", event.alive, event.joined, event.left)
 
-    def _bind(self, trail: Trail) -> Any:
-        """Return a logger whose next line carries the ids of the row."""
-        self._trail = trail
-        return self._log
+def _on_breaker(event: events.BreakerMoved) -> None:
+    if event.is_open:
+        logger.error("store {} is down for everyone: uploads wait, and their attempts aren't counted", event.store)
+    else:
+        logger.info("store {} is up again", event.store)
+
+
+def _line(level: str, text: str) -> Callable[[Any], None]:
+    """Return a handler that logs `text`, in which {event.x} is the attribute x of the event."""
+    return lambda event: _plain.log(level, text, event=event)
+
+
+_plain = logger.opt(capture=False)  # else the event would be a field of the line
+
+LOG_LINES: Mapping[type[Any], Callable[[Any], None]] = {
+    events.Listening: _line("INFO", "listening for notifications: the test notification has arrived"),
+    events.ListenerLost: _line("WARNING", "lost the listening connection ({event.reason}): reconnecting"),
+    events.Polling: _line(
+        "ERROR", "notifications don't arrive ({event.reason}): polling the database every {event.interval_s:g} s"
+    ),
+    events.NotificationRejected: _line("DEBUG", "ignored a notification on {event.channel}: {event.reason}"),
+    events.LeaseLost: lambda event: logger.warning(
+        "lost the lease to another reactor: the outcome is dropped", upload_id=str(event.upload_id)
+    ),
+    events.AttemptsSettled: _on_settled,
+    events.UploadRescued: _on_upload_rescued,
+    events.RunExpired: _on_expired,
+    events.Rescued: _line(
+        "WARNING",
+        "rescued {event.retried} abandoned uploads; {event.buried} more have no attempts left and are dead",
+    ),
+    events.Swept: _on_swept,
+    events.UsageRepaired: _on_repaired,
+    events.BreakerMoved: _on_breaker,
+    events.DatabaseLost: _line("WARNING", "couldn't {event.doing}: {event.reason}; retrying"),
+    events.ReactorsChanged: _line("INFO", "{event.alive} reactors alive ({event.joined} joined, {event.left} left)"),
+}
+"""The function that logs each type of event."""

@@ -17,23 +17,12 @@ from loguru import logger
 if TYPE_CHECKING:
     from loguru import Message, Record
 
-_TEXT = (
-    "<green>{time:YYYY-MM-DD HH:mm:ss.SSS}</green> <level>{level: <7}</level> {message}{extra[_fields]}"
-    "{extra[_exception]}\n"
-)
-_INTERNAL = frozenset({"_fields", "_exception"})
+_TEXT = "<green>{time:YYYY-MM-DD HH:mm:ss.SSS}</green> <level>{level: <7}</level> {message}{extra[_tail]}\n"
 
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*"|b'[^']*'|\w+://\S+|(?<![\w.])/[^\s:,)]+|\([^)]*\)=\([^)]*\)""")
 
-_MIN_LEVELS = {
-    # the reactor logs each failed reconnection
-    "psycopg.pool": logging.ERROR,
-    # they log each request that they repeat
-    "botocore": logging.ERROR,
-    "boto3": logging.ERROR,
-    "urllib3": logging.ERROR,
-    "uvicorn": logging.ERROR,
-}
+_QUIET = ("psycopg.pool", "botocore", "boto3", "urllib3", "uvicorn")
+"""Libraries that log each reconnection or request that they repeat: only their errors are logged."""
 
 
 class _Routed(logging.Handler):
@@ -55,17 +44,13 @@ def configure(level: str, style: str) -> None:
     else:
         logger.add(sys.stderr, level=level, format=_text, backtrace=False, diagnose=False)
     logging.basicConfig(handlers=[_Routed()], level=logging.WARNING, force=True)
-    for name, min_level in _MIN_LEVELS.items():
-        logging.getLogger(name).setLevel(min_level)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _text(record: "Record") -> str:
-    extra = record["extra"]
-    extra["_fields"] = "".join(f" {key}={value}" for key, value in extra.items() if key not in _INTERNAL)
-    exception = record["exception"]
-    extra["_exception"] = ""
-    if exception is not None and exception.value is not None:
-        extra["_exception"] = "".join(f"\n{line}" for line in exception_lines(exception.value))
+    fields = "".join(f" {key}={value}" for key, value in record["extra"].items() if key != "_tail")
+    record["extra"]["_tail"] = fields + "".join(f"\n{line}" for line in _lines_of(record))
     return _TEXT
 
 
@@ -77,10 +62,15 @@ def _write_json(message: "Message") -> None:
         "message": record["message"],
         **record["extra"],
     }
+    if exception := "\n".join(_lines_of(record)):
+        line["exception"] = exception
+    sys.stderr.write(json.dumps(line, default=str) + "\n")
+
+
+def _lines_of(record: "Record") -> Iterator[str]:
     exception = record["exception"]
     if exception is not None and exception.value is not None:
-        line["exception"] = "\n".join(exception_lines(exception.value))
-    sys.stderr.write(json.dumps(line, default=str) + "\n")
+        yield from exception_lines(exception.value)
 
 
 def exception_lines(error: BaseException) -> Iterator[str]:

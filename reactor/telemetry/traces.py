@@ -11,40 +11,41 @@ so a crash loses none, and no state is kept between events: a trace reads the sa
 reactor that finds a lease expired exports the attempt of the lost worker.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
-from uuid import UUID
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import DEFAULT_ON, Decision, Sampler
-from opentelemetry.trace import SpanKind, TraceFlags
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, TraceFlags, set_span_in_context
+from opentelemetry.trace.status import Status, StatusCode
 
-from reactor.core.events import (
-    MOST_LINKS,
-    AttemptSettled,
-    AttemptsSettled,
-    Reconciled,
-    RunExpired,
-    UploadRescued,
-    UploadsClaimed,
-)
+from reactor.core import events
 from reactor.core.model import Verdict
 from reactor.core.trace_context import TraceContext, Trail, context_of, span_ids, timeout_span_id
-from reactor.telemetry.finished_span import Attribute, FinishedSpans, remote_parent
+
+Attribute = str | int | float
+Times = tuple[float, float]
+"""Start and end in seconds since 1970."""
 
 _MIN_UNPLANNED_WAIT_S = 1.0
 """A wait without a due time of its own is a span from here on: no reactor was running, or all were busy."""
 
+_MAX_S = 9e9
+"""An app may write any time; later ones don't fit into 64 bits of nanoseconds."""
+
 _CACHE_SIZE = 10_000
+_UNSET = Status(StatusCode.UNSET)
 
 _KINDS = {
-    "upload.backoff": SpanKind.INTERNAL,
+    "upload.queued": SpanKind.PRODUCER,
+    "upload.attempt": SpanKind.CONSUMER,
     "upload.put": SpanKind.CLIENT,
     "upload.settle": SpanKind.CLIENT,
-    "upload": SpanKind.INTERNAL,
 }
+"""Other spans are INTERNAL."""
 
 
 class Traces:
@@ -53,94 +54,76 @@ class Traces:
     def __init__(
         self, export: Callable[[ReadableSpan], None], sampler: Sampler, resource: Resource, *, version: str
     ) -> None:
-        self._spans = FinishedSpans(export, resource, version)
+        self._export = export
         self._sampler = sampler
+        self._resource = resource
+        self._scope = InstrumentationScope("reactor", version)
         self._is_sampled = lru_cache(_CACHE_SIZE)(self._decide)
 
     def subscriptions(self) -> Mapping[type[Any], Callable[[Any], None]]:
         """Return the method to call for each type of event."""
         return {
-            UploadsClaimed: self._on_claimed,
-            AttemptsSettled: self._on_settled,
-            UploadRescued: self._on_rescued,
-            RunExpired: self._on_expired,
-            Reconciled: self._on_reconciled,
+            events.UploadsClaimed: self._on_claimed,
+            events.AttemptsSettled: self._on_settled,
+            events.UploadRescued: self._on_rescued,
+            events.RunExpired: self._on_expired,
+            events.Reconciled: self._on_reconciled,
         }
 
     def _decide(self, context: TraceContext) -> bool:
         """Ask the sampler: for a root span if the reactor exports the root, else for a child of the app's span."""
         if self._sampler is DEFAULT_ON:  # the usual one; asking it takes as long as three spans
             return context.is_ours or bool(context.flags & TraceFlags.SAMPLED)
+        trace_id = int.from_bytes(context.trace_id)
         if context.is_ours:
-            parent, name, kind = None, "upload.queued", SpanKind.PRODUCER
+            result = self._sampler.should_sample(None, trace_id, "upload.queued", SpanKind.PRODUCER)
         else:
-            parent, name, kind = remote_parent(context), "upload", SpanKind.CONSUMER
-        result = self._sampler.should_sample(parent, int.from_bytes(context.trace_id), name, kind)
+            app = SpanContext(trace_id, int.from_bytes(context.span_id), True, TraceFlags(context.flags))
+            parent = set_span_in_context(NonRecordingSpan(app))
+            result = self._sampler.should_sample(parent, trace_id, "upload", SpanKind.CONSUMER)
         return result.decision is Decision.RECORD_AND_SAMPLE
 
-    # uploads
-
-    def _on_claimed(self, event: UploadsClaimed) -> None:
+    def _on_claimed(self, event: events.UploadsClaimed) -> None:
+        """Export what preceded each claim: the queueing, a lost attempt, the wait."""
         for trail in event.trails:
-            if self._is_sampled(trail.context):
-                self._export_history(trail)
-
-    def _export_history(self, trail: Trail) -> None:
-        """Export what preceded the claim: the queueing, a lost attempt, the wait."""
-        since = trail.waited_since
-        if trail.lost_at is not None and since is not None:
-            self._export_lost(trail, trail.ordinal - 1, (trail.lost_at, since), Verdict.RETRY)
-        has_waited = since is not None and (trail.due_at > since or trail.claimed_at - since >= _MIN_UNPLANNED_WAIT_S)
-        if trail.ordinal == 1:
-            self._export_queued(trail, trail.created_at if has_waited else trail.claimed_at)
-        if has_waited and since is not None:
-            self._export(
-                trail,
-                "upload.backoff",
-                span_ids(trail.upload_id, trail.ordinal).backoff,
-                (since, trail.claimed_at),
-                {"upload.id": str(trail.upload_id), "upload.attempt": trail.attempt, **_lag(trail)},
+            if not self._is_sampled(trail.context):
+                continue
+            since = trail.waited_since
+            if since is not None and trail.lost_at is not None:
+                self._export_lost(trail, trail.ordinal - 1, (trail.lost_at, since), Verdict.RETRY)
+            has_waited = since is not None and (
+                trail.due_at > since or trail.claimed_at - since >= _MIN_UNPLANNED_WAIT_S
             )
+            if trail.ordinal == 1:
+                self._export_queued(trail, trail.created_at if has_waited else trail.claimed_at)
+            if since is not None and has_waited:
+                times = (since, trail.claimed_at)
+                attributes = {"upload.id": str(trail.upload_id), "upload.attempt": trail.attempt, **_lag(trail)}
+                span_id = span_ids(trail.upload_id, trail.ordinal).backoff
+                self._export_span("upload.backoff", trail.context, span_id, times, attributes)
 
-    def _export_queued(self, trail: Trail, ended_at: float) -> None:
-        """Export the root, unless it is the app's: from created to the first reaction."""
-        context = trail.context
-        if context.is_ours:
-            self._spans.export(
-                "upload.queued",
-                SpanKind.PRODUCER,
-                context,
-                context.span_id,
-                (trail.created_at, ended_at),
-                attributes=_about(trail.upload_id, trail.bucket, trail.size_bytes),
-                parent_id=None,
-            )
-
-    def _on_settled(self, event: AttemptsSettled) -> None:
+    def _on_settled(self, event: events.AttemptsSettled) -> None:
+        """Export each attempt, and the whole upload if this was its end."""
         for settled in event.attempts:
-            if self._is_sampled(settled.trail.context):
-                self._export_settled(settled)
+            trail, verdict, settled_at = settled.trail, settled.verdict, settled.settled_at
+            context = trail.context
+            if not self._is_sampled(context):
+                continue
+            ids, about = span_ids(trail.upload_id, trail.ordinal), _about(trail)
+            failure = (settled.outcome.code, settled.outcome.message)
+            self._export_attempt(trail, trail.ordinal, (trail.claimed_at, settled_at), verdict, failure)
+            # the reactor's estimate of the database's clock is off by a millisecond or so: keep children in the attempt
+            settling_at = min(max(settled.settling_at, trail.claimed_at), settled_at)
+            if settled.put is not None:
+                began = min(max(settled.put[0], trail.claimed_at), settling_at)
+                ended = min(max(settled.put[1], began), settling_at)
+                self._export_span("upload.put", context, ids.put, (began, ended), about, parent_id=ids.attempt)
+            times, attributes = (settling_at, settled_at), {"upload.id": about["upload.id"]}
+            self._export_span("upload.settle", context, ids.settle, times, attributes, parent_id=ids.attempt)
+            if verdict in (Verdict.STORED, Verdict.DEAD):
+                self._export_whole(trail, settled_at, verdict, settled.outcome.code)
 
-    def _export_settled(self, event: AttemptSettled) -> None:
-        """Export the attempt, and the whole upload if this was its end."""
-        trail, verdict = event.trail, event.verdict
-        ids = span_ids(trail.upload_id, trail.ordinal)
-        times = (trail.claimed_at, event.settled_at)
-        self._export_attempt(trail, trail.ordinal, times, verdict, (event.outcome.code, event.outcome.message))
-        # the reactor's estimate of the database's clock is off by a millisecond or so: keep children inside the attempt
-        settling_at = min(max(event.settling_at, trail.claimed_at), event.settled_at)
-        about = _about(trail.upload_id, trail.bucket, trail.size_bytes)
-        if event.put is not None:
-            began = min(max(event.put[0], trail.claimed_at), settling_at)
-            ended = min(max(event.put[1], began), settling_at)
-            self._export(trail, "upload.put", ids.put, (began, ended), about, parent_id=ids.attempt)
-        times = (settling_at, event.settled_at)
-        attributes: dict[str, Attribute] = {"upload.id": about["upload.id"]}
-        self._export(trail, "upload.settle", ids.settle, times, attributes, parent_id=ids.attempt)
-        if verdict in (Verdict.STORED, Verdict.DEAD):
-            self._export_whole(trail, event.settled_at, verdict, event.outcome.code)
-
-    def _on_rescued(self, event: UploadRescued) -> None:
+    def _on_rescued(self, event: events.UploadRescued) -> None:
         """Export the attempt of a lost worker, and the whole upload if it is dead."""
         trail = event.trail
         if not self._is_sampled(trail.context):
@@ -152,120 +135,115 @@ class Traces:
         if event.verdict is Verdict.DEAD:
             self._export_whole(trail, event.rescued_at, event.verdict, event.code)
 
-    def _export_lost(self, trail: Trail, ordinal: int, times: tuple[float, float], verdict: Verdict) -> None:
+    def _export_queued(self, trail: Trail, ended_at: float) -> None:
+        """Export the root, unless it is the app's: from created to the first reaction."""
+        context = trail.context
+        if context.is_ours:
+            times = (trail.created_at, ended_at)
+            self._export_span("upload.queued", context, context.span_id, times, _about(trail), is_root=True)
+
+    def _export_lost(self, trail: Trail, ordinal: int, times: Times, verdict: Verdict) -> None:
         if ordinal == 1:
             self._export_queued(trail, times[0])  # again, because it may be lost with the worker
         failure = ("STORAGE_UNAVAILABLE", "the worker stopped without settling")
         self._export_attempt(trail, ordinal, times, verdict, failure)
 
     def _export_attempt(
-        self,
-        trail: Trail,
-        ordinal: int,
-        times: tuple[float, float],
-        verdict: Verdict,
-        failure: tuple[str | None, str | None],
+        self, trail: Trail, ordinal: int, times: Times, verdict: Verdict, failure: tuple[str, str]
     ) -> None:
-        """Export this attempt or the one before; `failure` is its code and message."""
+        """Export this attempt or the one before; `failure` is its code and message, if the verdict is one."""
         is_this = ordinal == trail.ordinal
-        has_failed = verdict in (Verdict.RETRY, Verdict.DEAD)
-        code, message = failure
         attributes: dict[str, Attribute] = {
-            **_about(trail.upload_id, trail.bucket, trail.size_bytes),
+            **_about(trail),
             # a lost attempt counts, so the attempt that takes over has the next number
             "upload.attempt": trail.attempt if is_this else trail.attempt - 1,
             "upload.outcome": verdict.value,
         }
         if is_this:
             attributes |= _lag(trail)
-        if has_failed:
-            attributes["error.type"] = code or ""
-        context = trail.context
-        self._spans.export(
-            "upload.attempt",
-            SpanKind.CONSUMER,
-            context,
-            span_ids(trail.upload_id, ordinal).attempt,
-            times,
-            attributes=attributes,
-            parent_id=context.span_id,
-            links=[(context.trace_id, span_ids(trail.upload_id, ordinal - 1).attempt)] if ordinal > 1 else (),
-            error=message or "" if has_failed else None,
-        )
+        context, error = trail.context, None
+        if verdict in (Verdict.RETRY, Verdict.DEAD):
+            attributes["error.type"], error = failure
+        links = [(context.trace_id, span_ids(trail.upload_id, ordinal - 1).attempt)] if ordinal > 1 else ()
+        span_id = span_ids(trail.upload_id, ordinal).attempt
+        self._export_span("upload.attempt", context, span_id, times, attributes, links=links, error=error)
 
     def _export_whole(self, trail: Trail, ended_at: float, verdict: Verdict, code: str | None) -> None:
-        attributes: dict[str, Attribute] = {
-            **_about(trail.upload_id, trail.bucket, trail.size_bytes),
-            "upload.attempt": trail.attempt,
-            "upload.outcome": verdict.value,
-        }
+        attributes = {**_about(trail), "upload.attempt": trail.attempt, "upload.outcome": verdict.value}
         if code is not None:
             attributes["error.type"] = code
         span_id = span_ids(trail.upload_id, trail.ordinal).whole
-        self._export(trail, "upload", span_id, (trail.created_at, ended_at), attributes)
+        self._export_span("upload", trail.context, span_id, (trail.created_at, ended_at), attributes)
 
-    def _export(
-        self,
-        trail: Trail,
-        name: str,
-        span_id: bytes,
-        times: tuple[float, float],
-        attributes: Mapping[str, Attribute],
-        *,
-        parent_id: bytes | None = None,
-    ) -> None:
-        """Export a span of the upload, below `parent_id` or else below the row's place in the trace."""
-        context = trail.context
-        self._spans.export(
-            name,
-            _KINDS[name],
-            context,
-            span_id,
-            times,
-            attributes=attributes,
-            parent_id=parent_id or context.span_id,
-            is_parent_remote=parent_id is None,
-        )
-
-    # runs, and the reactor's own work
-
-    def _on_expired(self, event: RunExpired) -> None:
+    def _on_expired(self, event: events.RunExpired) -> None:
         """Export, in the run's own trace, the time from the deadline until the run was failed."""
-        context = event.context
+        context, span_id = event.context, timeout_span_id(event.run_id)
         if self._is_sampled(context):
-            self._spans.export(
-                "interpretation.timeout",
-                SpanKind.INTERNAL,
-                context,
-                timeout_span_id(event.run_id),
-                (event.failed_at - event.late_s, event.failed_at),
-                attributes={"interpretation.id": str(event.run_id), "error.type": event.code},
-                parent_id=None if context.is_ours else context.span_id,
-            )
+            times = (event.failed_at - event.late_s, event.failed_at)
+            attributes = {"interpretation.id": str(event.run_id), "error.type": event.code}
+            self._export_span("interpretation.timeout", context, span_id, times, attributes, is_root=context.is_ours)
 
-    def _on_reconciled(self, event: Reconciled) -> None:
+    def _on_reconciled(self, event: events.Reconciled) -> None:
         """Export the pass, with links into the traces of what it changed."""
         context = context_of(None, event.pass_id)
         if self._is_sampled(context):
-            self._spans.export(
-                "reconcile",
-                SpanKind.INTERNAL,
-                context,
-                context.span_id,
-                (event.began_at, event.ended_at),
-                attributes={"reconcile.changed": event.changed},
-                parent_id=None,
-                links=[(row.trace_id, row.span_id) for row in event.links[:MOST_LINKS]],
+            times, attributes = (event.began_at, event.ended_at), {"reconcile.changed": event.changed}
+            links = [(row.trace_id, row.span_id) for row in event.links[: events.MOST_LINKS]]
+            self._export_span("reconcile", context, context.span_id, times, attributes, is_root=True, links=links)
+
+    def _export_span(
+        self,
+        name: str,
+        context: TraceContext,
+        span_id: bytes,
+        times: Times,
+        attributes: Mapping[str, Attribute],
+        *,
+        is_root: bool = False,
+        parent_id: bytes | None = None,
+        links: Sequence[tuple[bytes, bytes]] = (),
+        error: str | None = None,
+    ) -> None:
+        """Export a span of the context's trace, below `parent_id` or else below the row's place in the trace.
+
+        An end before the start becomes the start. `links` are pairs of trace id and span id. `error` is the message of
+        a failure; None leaves the status unset.
+        """
+        # exported spans are sampled, whatever the app's flags are
+        trace_id, flags = int.from_bytes(context.trace_id), TraceFlags(context.flags | TraceFlags.SAMPLED)
+        parent = None
+        if not is_root:
+            parent = SpanContext(trace_id, int.from_bytes(parent_id or context.span_id), parent_id is None, flags)
+        start_ns = int(1e9 * min(max(times[0], 0.0), _MAX_S))
+        end_ns = int(1e9 * min(max(times[1], 0.0), _MAX_S))
+        self._export(
+            ReadableSpan(
+                name,
+                context=SpanContext(trace_id, int.from_bytes(span_id), is_remote=False, trace_flags=flags),
+                parent=parent,
+                resource=self._resource,
+                attributes=attributes,
+                links=[_link(*ids) for ids in links] if links else (),
+                kind=_KINDS.get(name, SpanKind.INTERNAL),
+                status=_UNSET if error is None else Status(StatusCode.ERROR, error),
+                start_time=start_ns,
+                end_time=max(start_ns, end_ns),
+                instrumentation_scope=self._scope,
             )
+        )
 
 
-def _lag(trail: Trail) -> dict[str, Attribute]:
+def _link(trace_id: bytes, span_id: bytes) -> Link:
+    return Link(SpanContext(int.from_bytes(trace_id), int.from_bytes(span_id), is_remote=True))
+
+
+def _lag(trail: Trail) -> Mapping[str, Attribute]:
     """Return how much later than due the upload was claimed."""
     due_at = trail.due_at if trail.waited_since is None else max(trail.due_at, trail.waited_since)
     return {"reactor.wheel_lag_ms": round(1000 * max(0.0, trail.claimed_at - due_at), 3)}
 
 
 @lru_cache(_CACHE_SIZE)
-def _about(upload_id: UUID, bucket: str, size_bytes: int) -> Mapping[str, Attribute]:
+def _about(trail: Trail) -> Mapping[str, Attribute]:
     """Return the attributes that most spans of an upload have."""
-    return {"upload.id": str(upload_id), "upload.bucket": bucket, "upload.bytes": size_bytes}
+    return {"upload.id": str(trail.upload_id), "upload.bucket": trail.bucket, "upload.bytes": trail.size_bytes}

@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import BaseRoute, Route
 
 from reactor.core.errors import DatabaseUnavailable
-from reactor.core.operations import WHY_UNCHANGED
+from reactor.core.model import WHY_UNCHANGED
 from reactor.web import auth, filters, forms, rendering
 from reactor.web.actions import BATCH_ROWS, MAX_RETRIED, RETRIABLE_STATUSES, ActionResult, Actions
 from reactor.web.detail import Details

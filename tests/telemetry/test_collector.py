@@ -44,7 +44,7 @@ def test_each_signal_has_its_own_path_and_variables() -> None:
     assert traces is not None
     assert metrics is not None
     assert (traces.url, traces.protocol) == ("http://c", "grpc")
-    assert (metrics.url, metrics.protocol) == ("http://c/v1/metrics", "http/protobuf")
+    assert (metrics.url, metrics.protocol) == ("http://c/v1/metrics", "http")
 
 
 @pytest.mark.parametrize(

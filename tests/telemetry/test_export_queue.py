@@ -3,17 +3,21 @@
 import threading
 import time
 from collections.abc import Iterator
+from uuid import UUID
 
 import pytest
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.trace import SpanKind
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.trace import SpanContext, TraceFlags
 from support.servers.otlp_receiver import Receiver, receiving
 
 from reactor.core.errors import ConfigInvalid
+from reactor.core.events import RunExpired
 from reactor.core.trace_context import TraceContext
 from reactor.telemetry.collector import collector_of
 from reactor.telemetry.export_queue import ExportQueue
-from reactor.telemetry.finished_span import FinishedSpans
+from reactor.telemetry.traces import Traces
 
 pytestmark = pytest.mark.usefixtures("no_proxy")
 
@@ -31,11 +35,10 @@ def queue_to(receiver: Receiver, **variables: str) -> ExportQueue:
     return ExportQueue(collector, environ)
 
 
-def add(queue: ExportQueue, *names: str, flags: int = 1) -> None:
-    spans = FinishedSpans(queue.add, Resource({}), "1")
-    context = TraceContext(b"t" * 16, b"p" * 8, flags)
+def add(queue: ExportQueue, *names: str) -> None:
+    context = SpanContext(trace_id=1, span_id=2, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
     for name in names:
-        spans.export(name, SpanKind.INTERNAL, context, b"s" * 8, (1.0, 2.0), attributes={}, parent_id=None)
+        queue.add(ReadableSpan(name, context, resource=Resource({}), start_time=1, end_time=2))
 
 
 def test_a_full_queue_loses_what_is_added(receiver: Receiver, log_lines: list[str]) -> None:
@@ -97,9 +100,13 @@ def test_an_empty_queue_sends_nothing(receiver: Receiver, log_lines: list[str]) 
 
 def test_spans_that_the_sampler_chose_are_exported_whatever_the_apps_flags(receiver: Receiver) -> None:
     queue = queue_to(receiver)
-    add(queue, "1", flags=0)
+    traces = Traces(queue.add, ALWAYS_ON, Resource({}), version="1")
+    context = TraceContext(b"t" * 16, b"p" * 8, 0)
+    traces.subscriptions()[RunExpired](
+        RunExpired(run_id=UUID(int=1), code="X", late_s=1.0, context=context, failed_at=2.0)
+    )
     queue.close(10.0)
-    assert [span.name for span in receiver.spans] == ["1"]
+    assert [span.name for span in receiver.spans] == ["interpretation.timeout"]
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 from opentelemetry.sdk.trace.export import SpanExportResult
 from support.servers.fault_server import FaultServer, Request, answers, hangs
 from support.servers.otlp_receiver import GrpcReceiver, receiving_grpc
 
 from reactor.core.errors import ConfigInvalid
-from reactor.telemetry.collector import Collector, ExportFailed, collector_of
-from reactor.telemetry.exporter import ExportLog, HttpSession, metric_exporter, muted, probe, span_exporter
+from reactor.telemetry.collector import Collector, collector_of
+from reactor.telemetry.exporter import Exporter, ExportFailed, muted, probe, sdk_exporter
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 SECRET = "s3cr3t"  # noqa: S105 - a mark to look for
@@ -54,7 +55,7 @@ def collector_at(url: str, **variables: str) -> Collector:
 def export(collector: Collector) -> tuple[SpanExportResult, list[ExportFailed]]:
     """Export nothing; return the SDK's result, and the failures of its requests."""
     failures: list[ExportFailed] = []
-    exporter = span_exporter(collector, HttpSession(failures.append))
+    exporter = sdk_exporter(collector, failures.append)
     with muted():
         result = exporter.export([])
     exporter.shutdown()
@@ -206,10 +207,11 @@ def grpc_server() -> Iterator[GrpcReceiver]:
 
 def test_spans_and_metrics_are_exported_over_grpc(grpc_server: GrpcReceiver) -> None:
     variables = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_HEADERS": "X-Key=one"}
-    collector = collector_at(grpc_server.endpoint.replace("//", "//me:p%40ss@"), **variables)
+    url = grpc_server.endpoint.replace("//", "//me:p%40ss@")
+    collector = collector_at(url, **variables)
     assert export(collector) == (SpanExportResult.SUCCESS, [])
     probe(collector)
-    metrics = metric_exporter(collector, HttpSession(lambda _: None))
+    metrics = sdk_exporter(evolve(collector, signal="metrics"), lambda _: None)
     assert metrics.export(MetricsData(resource_metrics=[])) is MetricExportResult.SUCCESS
     metrics.shutdown()
     assert [name for name, _ in grpc_server.calls] == ["traces", "traces", "metrics"]
@@ -225,7 +227,7 @@ def test_a_grpc_failure_is_reported() -> None:
 
 @pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"])
 def test_grpc_without_its_package_is_one_clear_line(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc", None)
     with pytest.raises(
         ConfigInvalid, match=f"^{variable} is grpc, .*pip install opentelemetry-exporter-otlp-proto-grpc"
     ):
@@ -267,7 +269,7 @@ def test_no_log_record_holds_a_secret(
 def test_records_of_other_exporters_in_the_process_pass(server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
     server.fault = answers(400)
     collector = collector_at(server.endpoint)
-    exporter = span_exporter(collector, HttpSession(lambda _: None))
+    exporter = sdk_exporter(collector, lambda _: None)
     exporter.export([])
     assert "Failed to export" in caplog.text
     caplog.clear()
@@ -277,16 +279,14 @@ def test_records_of_other_exporters_in_the_process_pass(server: FaultServer, cap
     exporter.shutdown()
 
 
-def test_a_failure_is_logged_once_until_exports_succeed(log_lines: list[str]) -> None:
-    log = ExportLog("http://c", "spans")
-    log.succeeded()
-    for _ in range(3):
-        log.failed(ExportFailed(reason="it answered 503"))
-    log.succeeded()
-    log.succeeded()
-    log.failed(ExportFailed(reason="it answered 401"))
+def test_a_failure_is_logged_once_until_exports_succeed(server: FaultServer, log_lines: list[str]) -> None:
+    exporter = Exporter(collector_at(server.endpoint))
+    for status in (200, 400, 400, 400, 200, 200, 401):
+        server.fault = answers(status)
+        exporter.export([])
+    exporter.shutdown()
     assert log_lines == [
-        "the collector at http://c doesn't accept spans: it answered 503",
-        "the collector at http://c accepts spans again",
-        "the collector at http://c doesn't accept spans: it answered 401",
+        f"the collector at {server.endpoint} doesn't accept spans: it answered 400",
+        f"the collector at {server.endpoint} accepts spans again",
+        f"the collector at {server.endpoint} doesn't accept spans: it answered 401",
     ]

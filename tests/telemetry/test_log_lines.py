@@ -10,7 +10,7 @@ from loguru import logger
 from reactor.core import events
 from reactor.core.model import Outcome, Verdict
 from reactor.core.trace_context import Trail, timeout_span_id
-from reactor.telemetry.log_lines import LogLines
+from reactor.telemetry.log_lines import LOG_LINES
 
 if TYPE_CHECKING:
     from loguru import Message, Record
@@ -32,9 +32,8 @@ def records() -> Iterator[list["Record"]]:
 
 
 def emit(*emitted: events.Event) -> None:
-    subscriptions = LogLines().subscriptions()
     for event in emitted:
-        subscriptions[type(event)](event)
+        LOG_LINES[type(event)](event)
 
 
 def trail(number: int) -> Trail:
