@@ -110,7 +110,7 @@ class Traces:
             if not self._is_sampled(context):
                 continue
             ids, about = span_ids(trail.upload_id, trail.ordinal), _about(trail)
-            failure = (settled.outcome.code, settled.outcome.message)
+            failure = (settled.outcome.code or "", settled.outcome.message or "")
             self._export_attempt(trail, trail.ordinal, (trail.claimed_at, settled_at), verdict, failure)
             # the reactor's estimate of the database's clock is off by a millisecond or so: keep children in the attempt
             settling_at = min(max(settled.settling_at, trail.claimed_at), settled_at)
