@@ -1,9 +1,11 @@
 """Reads the settings from environment variables and `reactor.toml`.
 
 The first of these wins: REACTOR_<NAME> in the environment, <name> in the file, the default; an empty value counts as
-not set. The database has two more sources: DATABASE_URL, which many hosts set, then libpq's own PG* variables. If none
-names a server, the embedded one is used. All problems are reported at once, one line each, without any secret. The
-rules on the converted values are in reactor/core/settings.py.
+not set. cattrs converts each value by the type of its field; the rules on converted values are in
+reactor/core/settings.py. All problems are reported at once, one line each, without any secret.
+
+The database has two more sources: DATABASE_URL, which many hosts set, then libpq's own PG* variables. If none names a
+server, the embedded one is used.
 """
 
 import re
@@ -15,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from attrs import NOTHING, fields
+from cattrs import Converter
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
@@ -78,7 +81,7 @@ def load(environ: Mapping[str, str], config: Path | None = None) -> Settings:
     values: dict[str, Any] = {}
     for key, (name, raw) in given.items():
         try:
-            values[key] = _READERS[NAMES[key]](raw)
+            values[key] = _CONVERTER.structure(raw, NAMES[key])
         except ValueError as wrong:
             found.append(f"{name} must be {wrong}{shown(key)}")
 
@@ -215,18 +218,23 @@ def _spools(value: Any) -> dict[str, Path]:
     return folders
 
 
-_READERS: Final[Mapping[Any, Callable[[Any], Any]]] = MappingProxyType(
-    {
-        str: _text,
-        str | None: _text,
-        UpperCase: lambda value: _text(value).upper(),
-        LowerCase: lambda value: _text(value).lower(),
-        ConnectionString | None: _connection_string,
-        Path: _folder,
-        Seconds: _seconds,
-        int: _whole_number,
-        float: _number,
-        Mapping[str, Path]: _spools,
-    }
-)
-"""By type: converts a raw value, text or TOML. Raises ValueError with words that complete "must be …"."""
+_CONVERTER: Final = Converter()
+"""Converts a raw value, text or TOML. Raises ValueError with words that complete "must be …"."""
+
+
+def _register(type_: Any, read: Callable[[Any], Any]) -> None:
+    if isinstance(type_, type):
+        _CONVERTER.register_structure_hook(type_, lambda value, _: read(value))
+    else:  # Annotated and generic types
+        _CONVERTER.register_structure_hook_func(lambda candidate: candidate == type_, lambda value, _: read(value))
+
+
+_register(str, _text)
+_register(UpperCase, lambda value: _text(value).upper())
+_register(LowerCase, lambda value: _text(value).lower())
+_register(ConnectionString, _connection_string)
+_register(Path, _folder)
+_register(Seconds, _seconds)
+_register(int, _whole_number)
+_register(float, _number)
+_register(Mapping[str, Path], _spools)
