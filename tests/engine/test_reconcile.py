@@ -580,6 +580,8 @@ async def test_a_backlog_larger_than_a_sweep_drains(app: App, recorder: Recorder
     )
     await app.drain(recorder)
     assert_all_stored(app, [*of_one, *of_many, *abandoned])
+    before_sweep = recorder.events[: recorder.events.index(recorder.events_of(Swept)[0])]
+    assert sum(event.retried for event in before_sweep if isinstance(event, Rescued)) == len(abandoned)
     assert len(recorder.events_of(AttemptStarted)) == 240
 
 
