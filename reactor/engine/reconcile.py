@@ -71,6 +71,7 @@ class Reconcile:
         self._refill_after = 0.0
         self._began_at = 0.0
         self._rescued: list[TraceContext] = []
+        self._passes_begun = self._passes_ended = 0
         self._pass_ended = Event()
         self._finished_at = 0.0
         self.polling_interval_s: float | None = None
@@ -87,11 +88,10 @@ class Reconcile:
 
     async def request_and_wait(self) -> None:
         """Request a whole pass, and return once one that began after this call has ended."""
+        wanted = self._passes_begun + 1
         self._requests.request_pass()
-        while True:
+        while self._passes_ended < wanted:
             await self._pass_ended.wait()
-            if not self._requests.whole_pass:
-                return
 
     async def run(self) -> None:
         """Do a pass on request and on time, and fetch more of a backlog whenever there is room for it."""
@@ -130,6 +130,7 @@ class Reconcile:
     async def run_pass(self) -> None:
         """Do one whole pass: rescue and sweep for every reaction, then repair usage. Raises DatabaseUnavailable."""
         self._requests.whole_pass = self._requests.refill = False
+        self._passes_begun += 1
         self._began_at = self._clock.database_now()
         self._rescued = []
         try:
@@ -142,6 +143,7 @@ class Reconcile:
             self._requests.whole_pass = True
             raise
         self._finished_at = self._clock.now()
+        self._passes_ended = self._passes_begun
         self._pass_ended.set()
         self._pass_ended = Event()
 

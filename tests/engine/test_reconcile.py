@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, contextmanager
 from uuid import uuid4
 
 import pytest
-from anyio import create_task_group
+from anyio import Event, create_task_group
 from support.app import App, QueuedUpload
 from support.manual_clock import ManualClock, idle_event
 from support.recorder import Recorder
@@ -54,6 +54,9 @@ class Listed(DirectReaction):
         self.rescues = 0
         self.sweeps = 0
         self.while_read: Callable[[], None] = lambda: None
+        self.may_sweep = Event()
+        """While it is clear, sweeps wait."""
+        self.may_sweep.set()
 
     def due_at(self, hint: Hint) -> float | None:
         raise NotImplementedError
@@ -71,6 +74,7 @@ class Listed(DirectReaction):
         assert horizon_s == 900.0
         self.sweeps += 1
         self.while_read()
+        await self.may_sweep.wait()
         return Sweep(rows=list(self.rows), complete=self.complete)
 
 
@@ -211,23 +215,25 @@ async def test_a_request_during_a_pass_is_one_more_pass(harness: ReconcileHarnes
         assert harness.reaction.sweeps == 2
 
 
-async def test_who_requests_and_waits_returns_after_a_pass_that_began_later(harness: ReconcileHarness) -> None:
-    sweeps_before_return: list[int] = []
+async def test_request_and_wait_returns_after_a_pass_that_began_after_the_call(harness: ReconcileHarness) -> None:
+    has_returned, first, second = Event(), Event(), Event()
 
     async def request_and_wait() -> None:
         await harness.reconcile.request_and_wait()
-        sweeps_before_return.append(harness.reaction.sweeps)
+        has_returned.set()
 
-    async with create_task_group() as tasks:
-
-        def request_once() -> None:
-            if harness.reaction.sweeps == 1:
-                tasks.start_soon(request_and_wait)
-
-        harness.reaction.while_read = request_once
-        async with harness.running():
-            pass
-    assert sweeps_before_return == [2]
+    harness.reaction.may_sweep = first
+    async with harness.running(), create_task_group() as tasks:
+        tasks.start_soon(request_and_wait)
+        await idle_event()
+        harness.reaction.may_sweep = second
+        first.set()
+        await idle_event()
+        assert harness.reaction.sweeps == 2
+        assert not has_returned.is_set()
+        second.set()
+        await idle_event()
+        assert has_returned.is_set()
 
 
 async def test_passes_are_frequent_while_polling(harness: ReconcileHarness) -> None:
@@ -574,6 +580,8 @@ async def test_a_backlog_larger_than_a_sweep_drains(app: App, recorder: Recorder
     )
     await app.drain(recorder)
     assert_all_stored(app, [*of_one, *of_many, *abandoned])
+    before_sweep = recorder.events[: recorder.events.index(recorder.events_of(Swept)[0])]
+    assert sum(event.retried for event in before_sweep if isinstance(event, Rescued)) == len(abandoned)
     assert len(recorder.events_of(AttemptStarted)) == 240
 
 

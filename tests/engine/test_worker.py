@@ -23,7 +23,7 @@ async def test_a_row_is_claimed_acted_on_and_settled(worker_harness: WorkerHarne
 
 
 async def test_slow_work_is_not_claimed_in_advance(worker_harness: WorkerHarness) -> None:
-    """Another reactor may have free threads; and with long attempts the pace of the work is known too badly."""
+    """Another reactor may have free threads, and the pace of long attempts is measured too roughly."""
     slow, worker_harness.reaction.may_claim = Event(), Event()
     worker_harness.reaction.may_act = slow
     async with worker_harness.running():

@@ -32,25 +32,25 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
         yield receiver
 
 
-def of(spans: list[ReceivedSpan], upload: QueuedUpload) -> list[ReceivedSpan]:
+def spans_of(spans: list[ReceivedSpan], upload: QueuedUpload) -> list[ReceivedSpan]:
     """Return an upload's spans, in the order of their times."""
-    its_own = [span for span in spans if span.attributes.get("upload.id") == str(upload.id)]
-    return sorted(its_own, key=lambda span: (span.start, span.end))
+    own = [span for span in spans if span.attributes.get("upload.id") == str(upload.id)]
+    return sorted(own, key=lambda span: (span.start, span.end))
 
 
-def named(spans: list[ReceivedSpan], name: str) -> list[ReceivedSpan]:
+def spans_named(spans: list[ReceivedSpan], name: str) -> list[ReceivedSpan]:
     return [span for span in spans if span.name == name]
 
 
-def only(spans: list[ReceivedSpan], name: str) -> ReceivedSpan:
-    [span] = named(spans, name)
+def only_span(spans: list[ReceivedSpan], name: str) -> ReceivedSpan:
+    [span] = spans_named(spans, name)
     return span
 
 
 def assert_attempts_are_complete(spans: list[ReceivedSpan], root_id: str) -> None:
     """Each attempt is a child of the root, is linked to the previous one, and has a put and a settlement inside."""
     previous: ReceivedSpan | None = None
-    for attempt in named(spans, "upload.attempt"):
+    for attempt in spans_named(spans, "upload.attempt"):
         assert (attempt.kind, attempt.parent_id) == ("CONSUMER", root_id)
         assert attempt.links == (((previous.trace_id, previous.span_id),) if previous else ())
         children = [span for span in spans if span.parent_id == attempt.span_id]
@@ -69,7 +69,7 @@ async def test_an_upload_that_fails_twice_and_is_then_stored_is_one_readable_tra
             store.fail(upload.key, BUSY, BUSY)
         traceparent = app.one("select traceparent from public.upload_queue where id = %s", upload.id)
         await recorder.wait_for_all(3, AttemptSettled)
-    spans = of(collector.wait_for("upload"), upload)
+    spans = spans_of(collector.wait_for("upload"), upload)
     _, trace_id, root_id, _ = traceparent.split("-")
 
     assert {span.trace_id for span in spans} == {trace_id}
@@ -84,7 +84,7 @@ async def test_an_upload_that_fails_twice_and_is_then_stored_is_one_readable_tra
     ]
     assert_attempts_are_complete(spans, root_id)
 
-    root, whole = only(spans, "upload.queued"), only(spans, "upload")
+    root, whole = only_span(spans, "upload.queued"), only_span(spans, "upload")
     assert (root.kind, root.span_id, root.parent_id) == ("PRODUCER", root_id, "")
     assert (whole.kind, whole.parent_id) == ("INTERNAL", root_id)
     # one clock and no gap: each wait starts when an attempt ends, and ends when the next one starts
@@ -93,12 +93,12 @@ async def test_an_upload_that_fails_twice_and_is_then_stored_is_one_readable_tra
     for earlier, later in pairwise(siblings):
         assert earlier.end == later.start
     assert siblings[-1].end == whole.end
-    waits = [(wait.end - wait.start) / MS for wait in named(spans, "upload.backoff")]
+    waits = [(wait.end - wait.start) / MS for wait in spans_named(spans, "upload.backoff")]
     assert waits == [pytest.approx(RETRY_BASE_MS, abs=60), pytest.approx(2 * RETRY_BASE_MS, abs=60)]
     assert min(waits[0], waits[1] / 2) >= RETRY_BASE_MS
-    assert {span.kind for span in named(spans, "upload.backoff")} == {"INTERNAL"}
+    assert {span.kind for span in spans_named(spans, "upload.backoff")} == {"INTERNAL"}
 
-    attempts = named(spans, "upload.attempt")
+    attempts = spans_named(spans, "upload.attempt")
     assert [span.attributes["upload.outcome"] for span in attempts] == ["retry", "retry", "stored"]
     assert [span.attributes["upload.attempt"] for span in attempts] == [1, 2, 3]
     assert [span.attributes.get("error.type") for span in attempts] == ["STORAGE_UNAVAILABLE"] * 2 + [None]
@@ -123,14 +123,14 @@ async def test_a_dead_uploads_trace_ends_with_the_error(
             [upload] = app.queue_uploads()
             store.fail(upload.key, BUSY, GONE)
         await recorder.wait_for_all(2, AttemptSettled)
-    spans = of(collector.wait_for("upload"), upload)
-    root = only(spans, "upload.queued")
+    spans = spans_of(collector.wait_for("upload"), upload)
+    root = only_span(spans, "upload.queued")
     assert len(spans) == 9
     assert_attempts_are_complete(spans, root.span_id)
-    first, second = named(spans, "upload.attempt")
+    first, second = spans_named(spans, "upload.attempt")
     assert (second.is_error, second.attributes["upload.outcome"]) == (True, "dead")
     assert second.attributes["error.type"] == "STORAGE_REJECTED"
-    wait, whole = only(spans, "upload.backoff"), only(spans, "upload")
+    wait, whole = only_span(spans, "upload.backoff"), only_span(spans, "upload")
     assert (wait.start, wait.end) == (first.end, second.start)
     assert (whole.start, whole.end) == (root.start, second.end)
     assert (whole.attributes["upload.outcome"], whole.attributes["error.type"]) == ("dead", "STORAGE_REJECTED")
@@ -143,11 +143,11 @@ async def test_a_row_with_the_apps_own_traceparent_continues_the_apps_trace(
     async with app.running_reactor(recorder):
         [upload] = app.queue_uploads(traceparent=f"00-{TRACE}-{SPAN}-01")
         await recorder.wait_for(AttemptSettled)
-    spans = of(collector.wait_for("upload"), upload)
+    spans = spans_of(collector.wait_for("upload"), upload)
     assert {span.trace_id for span in spans} == {TRACE}
     assert [span.name for span in spans if span.parent_id == SPAN] == ["upload", "upload.attempt"]
     assert SPAN not in {span.span_id for span in spans}  # the app exports its own span
-    assert not named(spans, "upload.queued")
+    assert not spans_named(spans, "upload.queued")
 
 
 async def test_a_trace_that_the_app_did_not_sample_is_not_exported(
@@ -159,8 +159,8 @@ async def test_a_trace_that_the_app_did_not_sample_is_not_exported(
         [sampled] = app.queue_uploads()
         await recorder.wait_for(AttemptSettled)
     spans = collector.wait_for("upload")
-    assert of(spans, sampled)
-    assert not of(spans, unsampled)
+    assert spans_of(spans, sampled)
+    assert not spans_of(spans, unsampled)
 
 
 @pytest.mark.parametrize(("ratio", "is_sampled"), [("0.0", False), ("1.0", True)])
@@ -182,8 +182,8 @@ async def test_the_sampler_decides_where_the_reactor_makes_the_root(
         [of_the_app] = app.queue_uploads(traceparent=f"00-{TRACE}-{SPAN}-01")
         await recorder.wait_for(AttemptSettled)
     spans = collector.wait(lambda spans: any(span.trace_id == TRACE and span.name == "upload" for span in spans))
-    assert bool(of(spans, upload)) is is_sampled
-    assert of(spans, of_the_app)
+    assert bool(spans_of(spans, upload)) is is_sampled
+    assert spans_of(spans, of_the_app)
 
 
 @pytest.mark.parametrize(
@@ -196,10 +196,10 @@ async def test_an_invalid_traceparent_costs_only_the_apps_trace(
         [upload] = app.queue_uploads(traceparent=garbage)
         await recorder.wait_for(AttemptSettled)
     app.assert_stored(upload)
-    spans = of(collector.wait_for("upload"), upload)
+    spans = spans_of(collector.wait_for("upload"), upload)
     [trace_id] = {span.trace_id for span in spans}
     assert trace_id not in {TRACE, "0" * 32}
-    root = only(spans, "upload.queued")
+    root = only_span(spans, "upload.queued")
     assert {span.parent_id for span in spans if span.name in ("upload", "upload.attempt")} == {root.span_id}
 
 
@@ -208,8 +208,12 @@ async def test_a_planned_first_wait_is_a_span(app: App, recorder: Recorder, coll
         due = app.one("select clock_timestamp() + interval '0.3 s' as due")
         [upload] = app.queue_uploads(next_retry_at=due)
         await recorder.wait_for(AttemptSettled)
-    spans = of(collector.wait_for("upload"), upload)
-    root, wait, attempt = only(spans, "upload.queued"), only(spans, "upload.backoff"), only(spans, "upload.attempt")
+    spans = spans_of(collector.wait_for("upload"), upload)
+    root, wait, attempt = (
+        only_span(spans, "upload.queued"),
+        only_span(spans, "upload.backoff"),
+        only_span(spans, "upload.attempt"),
+    )
     assert root.start == root.end == wait.start
     assert wait.end == attempt.start
     late_ms = attempt.start / MS - due.timestamp() * 1000
@@ -228,8 +232,8 @@ async def test_attempts_deferred_by_an_open_breaker_are_spans_and_no_errors(
         await recorder.wait_for_all(8, AttemptSettled, lambda event: event.verdict == "stored")
     spans = collector.wait_for("upload", count=8)
     [upload] = [upload for upload in uploads if upload.id == deferred.upload_id]
-    of_upload = of(spans, upload)
-    attempts = named(of_upload, "upload.attempt")
+    of_upload = spans_of(spans, upload)
+    attempts = spans_named(of_upload, "upload.attempt")
     outcomes = [span.attributes["upload.outcome"] for span in attempts]
     assert (outcomes[0], outcomes[-1]) == ("deferred", "stored")
     assert not attempts[0].is_error
@@ -237,7 +241,7 @@ async def test_attempts_deferred_by_an_open_breaker_are_spans_and_no_errors(
     assert len({span.span_id for span in attempts}) == len(attempts)
     for earlier, later in pairwise(attempts):
         assert later.links == ((earlier.trace_id, earlier.span_id),)
-    waits = named(of_upload, "upload.backoff")
+    waits = spans_named(of_upload, "upload.backoff")
     assert (waits[0].start, waits[0].end) == (attempts[0].end, attempts[1].start)
 
 
@@ -251,13 +255,13 @@ async def test_a_dead_upload_that_is_retried_continues_its_trace(
         await recorder.wait_for(AttemptSettled)
         app.all("select * from reactor.requeue_uploads(array[%s]::uuid[])", upload.id)
         await recorder.wait_for(AttemptSettled)
-    spans = of(collector.wait_for("upload", count=2), upload)
-    first, second = named(spans, "upload.attempt")
+    spans = spans_of(collector.wait_for("upload", count=2), upload)
+    first, second = spans_named(spans, "upload.attempt")
     assert (first.attributes["upload.attempt"], second.attributes["upload.attempt"]) == (1, 1)
     assert second.links == ((first.trace_id, first.span_id),)
     assert first.trace_id == second.trace_id
     assert len({span.span_id for span in spans}) == len(spans)
-    assert [span.attributes["upload.outcome"] for span in named(spans, "upload")] == ["dead", "stored"]
+    assert [span.attributes["upload.outcome"] for span in spans_named(spans, "upload")] == ["dead", "stored"]
 
 
 async def test_the_attempt_of_a_lost_worker_is_exported_by_the_next(
@@ -271,9 +275,9 @@ async def test_the_attempt_of_a_lost_worker_is_exported_by_the_next(
     claimed_at = {row["id"]: row["claimed_at"] for row in app.all(claims, lost.id, buried.id, uuid4())}
     await app.drain(recorder)
     spans = collector.wait_for("upload", count=2)
-    of_lost = of(spans, lost)
-    root = only(of_lost, "upload.queued")
-    first, second = named(of_lost, "upload.attempt")
+    of_lost = spans_of(spans, lost)
+    root = only_span(of_lost, "upload.queued")
+    first, second = spans_named(of_lost, "upload.attempt")
     assert first.start == pytest.approx(claimed_at[lost.id] * 1e9, abs=2000)
     assert root.end == first.start
     assert first.is_error
@@ -281,12 +285,12 @@ async def test_the_attempt_of_a_lost_worker_is_exported_by_the_next(
     assert first.message == "the worker stopped without settling"
     assert second.links == ((first.trace_id, first.span_id),)
     assert second.start >= first.end
-    dead = of(spans, buried)
-    [attempt] = named(dead, "upload.attempt")
-    assert only(dead, "upload").attributes["upload.outcome"] == attempt.attributes["upload.outcome"] == "dead"
-    assert only(dead, "upload").end == attempt.end
+    dead = spans_of(spans, buried)
+    [attempt] = spans_named(dead, "upload.attempt")
+    assert only_span(dead, "upload").attributes["upload.outcome"] == attempt.attributes["upload.outcome"] == "dead"
+    assert only_span(dead, "upload").end == attempt.end
 
-    [reconcile] = [span for span in named(spans, "reconcile") if span.links]
+    [reconcile] = [span for span in spans_named(spans, "reconcile") if span.links]
     assert (reconcile.parent_id, reconcile.kind) == ("", "INTERNAL")
     assert {span.trace_id for span in spans if span.attributes.get("upload.id")} == {
         trace for trace, _ in reconcile.links
@@ -307,7 +311,7 @@ async def test_a_runs_timeout_is_a_span_of_the_runs_own_trace(
         await recorder.wait_for(RunExpired)
     spans = {
         UUID(span.attributes["interpretation.id"]): span
-        for span in named(collector.wait_for("interpretation.timeout", count=3), "interpretation.timeout")
+        for span in spans_named(collector.wait_for("interpretation.timeout", count=3), "interpretation.timeout")
     }
     span = spans[traced]
     assert (span.trace_id, span.parent_id) == (TRACE, SPAN)
