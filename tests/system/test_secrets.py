@@ -70,13 +70,6 @@ def queue_marked(app: App, fault: str, **columns: Any) -> QueuedUpload:
     """Queue an upload with marked content and file name; the object's key selects the store's fault."""
     path = f"{FILE}-{secrets.token_hex(4)}"
     content = CONTENT.encode() * 100
-    [upload] = app.queue_uploads(
-        content=content,
-        spooled=False,
-        max_retries=2,
-        object_path=f"{fault}/{secrets.token_hex(4)}",
-        **{"temp_file_path": path, **columns},
-    )
     if fault != "missing":
         (app.spool / path).write_bytes(content if fault != "changed" else b"x" + content[1:])
     if fault == "link":
@@ -85,6 +78,13 @@ def queue_marked(app: App, fault: str, **columns: Any) -> QueuedUpload:
     if fault == "folder":
         (app.spool / path).unlink()
         (app.spool / path).mkdir()
+    [upload] = app.queue_uploads(
+        content=content,
+        spooled=False,
+        max_retries=2,
+        object_path=f"{fault}/{secrets.token_hex(4)}",
+        **{"temp_file_path": path, **columns},
+    )
     return upload
 
 
