@@ -34,6 +34,15 @@ def wait_until_spool_is_empty(app: App) -> None:
         time.sleep(0.02)
 
 
+def wait_until_no_session_waits_for_a_lock(app: App) -> None:
+    """Return once the server has noticed that a killed process is gone, and has given up its blocked statement."""
+    give_up = time.monotonic() + _PATIENCE_S
+    blocked = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    while app.conn.execute(blocked).fetchall():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
 def test_it_becomes_ready_stores_an_upload_reports_it_and_stops(app: App, tmp_path: Path) -> None:
     with running(settings_of(app), cwd=tmp_path) as run:
         run.wait_until_ready()
@@ -115,6 +124,7 @@ def test_a_second_sigterm_exits_at_once_and_another_reactor_takes_over(app: App,
             run.terminate()
             assert run.ended() == 1
             assert "exiting now" in run.log
+            wait_until_no_session_waits_for_a_lock(app)  # else the settlement may commit, and its file stays behind
     with running(settings_of(app), cwd=tmp_path) as other:
         wait_until_stored(app, upload)
         wait_until_spool_is_empty(app)
