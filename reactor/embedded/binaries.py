@@ -80,7 +80,10 @@ def major_of(bin_dir: Path) -> int:
         output = subprocess.check_output([bin_dir / "postgres", "--version"], text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise ConfigInvalid(f"{bin_dir}/postgres cannot run: {error}") from error
-    return int(re.findall(r"\d+", output)[0])
+    version = re.search(r"\d+", output)
+    if version is None:
+        raise ConfigInvalid(f"{bin_dir}/postgres is not PostgreSQL: {output.strip()!r}")
+    return int(version[0])
 
 
 def choose_binaries(data_major: int | None, account: Account | None, bin_dir: Path | None = None) -> Path:

@@ -154,7 +154,7 @@ def _reason(error: BaseException, timeout_s: float) -> str:
     reason = type(root).__name__
     match root:
         case TimeoutError() | urllib3.exceptions.TimeoutError():
-            reason = f"no answer within {round(timeout_s, 1):g} s"
+            reason = f"no answer within {timeout_s:.2g} s"
         case ssl.SSLError():
             reason = f"TLS fails ({root.reason or reason})"
         case RemoteDisconnected():

@@ -30,6 +30,7 @@ _MATCHING: Final[LiteralString] = """
       from public.upload_queue as q
      where q.status = %s and q.status in ('dead', 'cancelled')
        and (%s::uuid is null or q.user_id = %s) and (%s::text is null or q.error_code = %s)
+       and (%s::uuid[] is null or q.id = any (%s))
      order by q.updated_at, q.id
      limit %s
 """
@@ -87,7 +88,9 @@ class Actions:
         chosen, remaining = ids[:MAX_RETRIED], len(ids) - MAX_RETRIED
         result = ActionResult([], {}, [], _DONE_TEXTS["retry"])
         for first in range(0, len(chosen), BATCH_ROWS):
-            outcome = await self._operate(operator, "retry", chosen[first : first + BATCH_ROWS], wanted=wanted)
+            # again: another operator may have cancelled or retried some of them since
+            batch = await self._matching(wanted, BATCH_ROWS, among=chosen[first : first + BATCH_ROWS])
+            outcome = await self._operate(operator, "retry", batch, wanted=wanted)
             result.changed.extend(outcome["changed"])
             result.unchanged.update({row_id: CATALOGUE[code].message for row_id, code in outcome["kept"].items()})
         if remaining > 0:
@@ -95,8 +98,8 @@ class Actions:
             result.notes.append(f"{count} remain: one action retries at most {MAX_RETRIED:,}; repeat it")
         return result
 
-    async def _matching(self, wanted: Filter, limit: int) -> list[UUID]:
-        parameters = (wanted.status, wanted.user, wanted.user, wanted.code, wanted.code, limit)
+    async def _matching(self, wanted: Filter, limit: int, *, among: list[UUID] | None = None) -> list[UUID]:
+        parameters = (wanted.status, wanted.user, wanted.user, wanted.code, wanted.code, among, among, limit)
         return [row_id for (row_id,) in await self._database.call(_MATCHING, parameters)]
 
     async def _operate(

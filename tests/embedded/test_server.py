@@ -222,6 +222,14 @@ def test_a_failed_start_reports_the_end_of_the_log(data_dir: Path) -> None:
     assert server.pid is None
 
 
+def test_a_program_that_names_no_version_is_refused(data_dir: Path, tmp_path: Path) -> None:
+    program = tmp_path / "postgres"
+    program.write_text("#!/bin/sh\necho hello\n")
+    program.chmod(0o755)
+    with pytest.raises(ConfigInvalid, match="postgres is not PostgreSQL: 'hello'"):
+        EmbeddedPostgres(data_dir, bin_dir=tmp_path).start()
+
+
 def test_a_folder_with_other_files_is_refused_and_left_unchanged(data_dir: Path) -> None:
     data_dir.mkdir()
     (data_dir / "letter").write_text("dear")

@@ -161,6 +161,32 @@ async def test_retry_all_works_in_batches_up_to_a_limit_and_counts_the_rest(
     assert [(len(row["ids"]), row["changed"]) for row in audit(app)] == [(4, 3), (4, 4), (2, 2)]
 
 
+async def test_retry_all_leaves_an_upload_that_is_cancelled_while_it_runs(
+    app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reactor.web.actions.BATCH_ROWS", 1)
+    [_, later] = app.queue_uploads(2, status="dead", updated_at="2026-01-01")
+    app.conn.execute("update public.upload_queue set updated_at = '2026-01-02' where id = %s", (later.id,))
+    app.conn.execute(
+        "create function public.cancel_later() returns trigger language plpgsql as $$ begin"
+        f" update public.upload_queue set status = 'cancelled' where id = '{later.id}' and status = 'dead';"
+        " return null; end $$"
+    )
+    app.conn.execute(
+        "create trigger cancel_later after update on public.upload_queue for each row"
+        " when (old.status = 'dead' and new.status = 'failed') execute function public.cancel_later()"
+    )
+    try:
+        async with visiting(app, recorder) as visitor:
+            done = json.loads((await program(visitor.url).post("/do/retry-all", {"status": "dead"})).text)
+    finally:
+        app.conn.execute("drop function public.cancel_later() cascade")
+    assert len(done["changed"]) == 1
+    row = app.row(later)
+    assert row is not None
+    assert row["status"] == "cancelled"
+
+
 async def test_an_action_that_cannot_be_audited_changes_nothing(app: App, recorder: Recorder) -> None:
     [upload] = app.queue_uploads(status="dead")
     async with visiting(app, recorder) as visitor:

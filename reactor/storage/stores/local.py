@@ -106,8 +106,9 @@ def _write(folder: int, name: str, chunks: Iterable[bytes]) -> None:
                 link(name)
             except FileExistsError:
                 # link(2) can't replace a file, and rename(2) needs a first name
-                temporary = _new_name()
-                link(temporary)
+                first_name = _new_name()
+                link(first_name)
+                temporary = first_name
         if temporary is not None:
             os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             temporary = None

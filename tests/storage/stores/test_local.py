@@ -1,5 +1,6 @@
 """A folder stores an object whole or not at all, and never outside its root."""
 
+import errno
 import os
 import resource
 import signal
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -273,3 +275,20 @@ class TestChecking:
             Path(name).chmod(0o555)
             with unprivileged(), pytest.raises(ConfigInvalid, match="Permission"):
                 LocalStore(Path(name)).check()
+
+
+def test_a_replacement_that_finds_no_room_for_its_first_name_reports_that(
+    store: LocalStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, "documents", "a.txt")
+    link = os.link
+
+    def refuse_temporary_names(source: str, name: str, **options: Any) -> None:
+        if name != "a.txt":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        link(source, name, **options)
+
+    monkeypatch.setattr(os, "link", refuse_temporary_names)
+    with pytest.raises(StorageUnavailable, match="No space left on device"):
+        put(store, "documents", "a.txt", b"other bytes")
+    assert [path.read_bytes() for path in files(root)] == [CONTENT]
