@@ -98,7 +98,7 @@ class Reactor:
         return ending + self._parts.readiness.reasons()
 
     async def wait_ready(self, *, ready: bool = True) -> None:
-        """Return when the reactor is ready (listening, reconciled, database answers), or with False when it isn't."""
+        """Return when the reactor is ready (listening, reconciled, database answers); with False, when it isn't."""
         await self._has_started.wait()
         await self._running_parts().readiness.wait(ready=ready)
 
@@ -188,7 +188,7 @@ class Reactor:
                 while has_more and not self._stop.is_set():
                     spent_before = engine.spent
                     await engine.reconcile.run_pass()
-                    await engine.reconcile.refill()  # the first sweep has a lower limit; list more rows while attempts run
+                    await engine.reconcile.refill()  # the first sweep lists fewer rows than a later one
                     await engine.until_idle(self._stop)
                     engine.reconcile.emit_reconciled(changes)
                     changes.clear()

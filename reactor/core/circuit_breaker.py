@@ -1,9 +1,9 @@
 """A circuit breaker for one store, so that an outage doesn't use up the retries of every upload.
 
 The breaker records the rows that failed because of the store (refused, timed out, 503) since the last success. With
-`threshold` different rows it opens. While it is open, no upload starts except, after a pause, one upload as a probe;
-attempts that fail then aren't counted. The breaker records rows, not failures, because one upload that always fails
-must not open it.
+`threshold` different rows it opens. While it is open, failed attempts aren't counted as attempts of their uploads, and
+no upload starts, except one at a time as a probe after each pause. The breaker records rows, not failures, because one
+upload that always fails must not open it.
 
     state     event                               next       and
     closed    failure of a `threshold`-th row     open       attempt counted; pause = first pause

@@ -86,7 +86,7 @@ class AttemptSettled(NamedTuple):
     trail: Trail
     outcome: Outcome
     put: tuple[float, float] | None
-    """Start and end of the call of `uploads.put`; None if the attempt didn't begin."""
+    """Start and end of reading the spool and writing to the store; None if the attempt didn't begin."""
 
     settling_at: float
     """When the settlement was sent to the database."""

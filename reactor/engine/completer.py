@@ -30,8 +30,8 @@ _PAUSE_S = 0.5
 """Delay before a settlement is repeated after the database failed."""
 
 _DROP_AFTER_S = 600.0
-"""An outcome is dropped when its lease ended this long ago. Before that, its settlement is repeated: the token of the
-claim decides in the database whether the outcome is accepted."""
+"""An outcome is dropped when its attempt's lease ended this long ago. Before that, its settlement is repeated, and the
+database accepts the outcome only if the claim's token still matches."""
 
 
 class Completer(Generic[A]):
@@ -74,7 +74,7 @@ class Completer(Generic[A]):
     def track_released(self) -> Iterator[Container[Signal]]:
         """Yield a set that collects the signals released during the block.
 
-        A row of a released signal that was read from the database during the block may be out of date.
+        What the block reads from the database about the signals' rows may be out of date.
         """
         self._released = released = set[Signal]()
         try:

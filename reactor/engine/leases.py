@@ -52,7 +52,7 @@ class Leases(Generic[A]):
 
     async def end_late_attempts(self) -> None:
         """Cut attempts short at their deadline. Never returns."""
-        # no sleep is longer than an attempt's timeout, so an attempt that begins during a sleep ends after it
+        # no sleep is longer than the timeout, so the deadline of an attempt that begins meanwhile is after the sleep
         longest_sleep_s = min(self._reaction.attempt_timeout_s, _LONGEST_SLEEP_S)
         while True:
             now = self._clock.now()

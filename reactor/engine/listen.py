@@ -1,12 +1,12 @@
 """Keeps the listening connection open, and proves that notifications arrive.
 
-Each new connection first executes LISTEN, then requests a reconciliation pass, then proves itself with a canary. The
-pass is needed because notifications that were sent while no connection listened are lost.
+Each new connection first executes LISTEN, then requests a reconciliation pass, then waits for a canary. The pass is
+needed because notifications that were sent while no connection listened are lost.
 
 A connection may answer and still deliver no notifications: a transaction pooler accepts LISTEN and delivers nothing. So
 every few seconds another connection sends a canary. If the canary doesn't arrive, the connection is aborted and opened
-again. After three new connections in a row without a canary, the database is polled until a canary arrives. It is also
-polled while the server's notification queue is at least half full, because the triggers then send no notifications.
+again. After three new connections in a row without a canary, the reactor polls the database until a canary arrives. It
+also polls while the server's notification queue is at least half full, because the triggers then send no notifications.
 """
 
 import asyncio

@@ -30,7 +30,7 @@ _MISSED_AFTER_S = 5.0
 """A row counts as missed when it is overdue for longer than this. Before that, another reactor may be claiming it."""
 
 _RETRY_S = 1.0
-"""Delay after a failed pass or refill, and between two refills if the first one scheduled no row."""
+"""Delay after a failed pass or refill, and from a sweep that scheduled no new row to the next refill."""
 
 _CHECK_YIELDED_AFTER_S = 30.0
 """Delay from yielding rows until a sweep checks that other reactors have claimed them. A dead reactor is noticed within
@@ -185,7 +185,7 @@ class Reconcile:
         rows, counts, others = iter(sweep.rows), Counter[str](), list[Due]()
 
         def is_new(signal: Signal) -> bool:
-            # the sweep read a released row before it was settled, so what was read is out of date
+            # the row of a released signal may have changed since the sweep read it
             return not (worker.is_claimed(signal) or self._schedule.is_waiting(signal) or signal in released)
 
         while chunk := [*islice(rows, _CHUNK_ROWS)]:

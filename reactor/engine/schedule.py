@@ -18,7 +18,7 @@ from reactor.reactions.base import Reaction
 from reactor.runtime.clock import TICKS_PER_S, Clock
 
 _POP_LIMIT = 2_000
-"""Maximum number of timers that fire before other tasks run. It takes a few milliseconds."""
+"""Maximum number of timers that fire before other tasks run. This takes a few milliseconds."""
 
 _ENOUGH_READY = 500
 """With at least this many ready signals, the size of one claim, rows that rank another reactor first are yielded."""
@@ -117,7 +117,7 @@ class Schedule:
             self._emit(NotificationRejected(channel=reaction.channel, reason=str(error)))
             return
         dues = []
-        # a hint's due time may be up to 1 ms late, so this 1 ms counts as due: the claim checks the row anyway
+        # a hint's due time may be up to 1 ms late: treat the next 1 ms as due; the claim checks the row
         soon = self._clock.now() + self._clock.offset_s + HINT_ROUNDING_S
         for hint in payload.hints:
             signal = Signal(reaction.name, hint.row_id.int, hint.tenant)

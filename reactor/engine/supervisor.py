@@ -38,7 +38,7 @@ class Engine:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Run the schedule and the workers during the block. The block calls `finish` to stop the workers."""
+        """Run the schedule and the workers during the block. The block must end with a call of `finish`."""
         async with create_task_group() as tasks:
             tasks.start_soon(self.schedule.run)
             for worker in self.workers:

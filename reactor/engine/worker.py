@@ -1,7 +1,7 @@
 """Takes ready signals in batches and claims their rows.
 
-The size of a batch needs no timer and no setting. Rows that become due during a claim wait, and the next claim takes
-all of them: one row when the reactor is idle, hundreds of rows under load.
+Batches need no timer and no setting. Rows that become due during a claim wait, and the next claim takes all of them:
+one row when the reactor is idle, hundreds of rows under load.
 
 The window limits how many attempts are in flight: `concurrency`, plus four times the number of attempts that end during
 one claim, at most three batches. So slow uploads are claimed one by one, and other reactors can claim the remaining
@@ -102,7 +102,7 @@ class Worker(ABC, Generic[R]):
         self._idle.set()
 
     def close(self) -> None:
-        """Claim no more."""
+        """Stop claiming rows."""
         self._is_closing = True
         self.ready.changed.set()
 
@@ -131,7 +131,7 @@ class Worker(ABC, Generic[R]):
             except DatabaseUnavailable as error:
                 self._emit(DatabaseLost(doing=f"claim {self.reaction.name}", reason=str(error)))
                 self._release_tenants(batch)
-                await self._clock.sleep(_PAUSE_S)  # other ready rows would fare no better
+                await self._clock.sleep(_PAUSE_S)  # claims of other rows would fail too
                 self._schedule.arm([Due(signal, self._clock.database_now()) for signal in batch])
             self._claiming = 0
             await cancel_shielded_checkpoint()  # let the claimed attempts begin before the next claim
@@ -219,7 +219,7 @@ class AttemptWorker(Worker[AttemptReaction[A]]):
         self._idle.set()
 
     def close(self) -> None:
-        """Claim no more rows, and hand back the attempts that have not begun. Running attempts may end."""
+        """Claim no more rows, and hand back the attempts that have not begun. Running attempts continue."""
         super().close()
         self._completer.hand_back(self.reaction.executor.drain())
 
@@ -270,7 +270,7 @@ class AttemptWorker(Worker[AttemptReaction[A]]):
         self._completer.in_flight += len(ours)
         self._dispatch(result.attempts)
         if len(ours) < len(batch):
-            # rows that another reactor has ended are counted as ended here, so that the window grows
+            # rows that need no attempt any more are counted as ended attempts, so that the window grows
             self._done_elsewhere += len(batch) - len(ours) - len(result.later)
             self._completer.release_tenants(signal for signal in batch if signal not in ours)
 

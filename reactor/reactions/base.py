@@ -112,7 +112,7 @@ class AttemptReaction(Reaction, Generic[A]):
     """Executes the attempts."""
 
     attempt_timeout_s: float = math.inf
-    """Maximum seconds from an attempt's begin to its deadline."""
+    """Maximum seconds from the start of an attempt to its deadline."""
 
     @property
     def is_held_up(self) -> bool:
@@ -121,7 +121,7 @@ class AttemptReaction(Reaction, Generic[A]):
 
     @abstractmethod
     async def claim(self, signals: Sequence[Signal]) -> ClaimResult[A]:
-        """Claim the rows that are due. Raises DatabaseUnavailable; then the call may be repeated for the same rows."""
+        """Claim the rows that are due. Raises DatabaseUnavailable; may be repeated then, for the same rows."""
 
     def admit(self, attempts: Sequence[A]) -> Sequence[A]:
         """Return the first of these attempts, as many as may begin now. The engine hands back the others."""
@@ -144,7 +144,7 @@ class AttemptReaction(Reaction, Generic[A]):
 
     @abstractmethod
     async def settle(self, ended: Sequence[tuple[A, Outcome]]) -> Sequence[Due]:
-        """Commit the outcomes; return the signals to schedule again. Raises DatabaseUnavailable; then call it again."""
+        """Commit the outcomes; return the signals to schedule again. Raises DatabaseUnavailable; may be repeated then."""
 
     async def clean_up(self, settled: Sequence[A]) -> None:
         """Remove what settled attempts leave behind. The next settlement may run concurrently."""

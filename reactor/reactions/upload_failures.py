@@ -17,7 +17,7 @@ from reactor.runtime.clock import Clock
 _MESSAGE_CHARS = 500
 
 _PROBE_WAIT_S = 0.25
-"""Minimum delay of a deferred upload. A probe that is in flight may close the breaker meanwhile."""
+"""Minimum delay of an upload that the open breaker defers. It applies while a probe is in flight."""
 
 
 class UploadFailures:

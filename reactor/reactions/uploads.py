@@ -180,7 +180,7 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
 
     def _measure_clock(self, asked: float, upload: Upload) -> None:
         """Measure the offset of the database's clock from a claim of one row, which has the shortest round trip."""
-        if upload.waited_since is not None:  # None: the claim was sent twice, so `asked` may be too early
+        if upload.waited_since is not None:  # None: repeated, so the round trip may include a failed call
             answered = self._clock.now()
             self._clock.observe(asked, answered, upload.claimed_at)
             self._measure_clock_at = answered + _CLOCK_INTERVAL_S

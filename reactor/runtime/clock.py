@@ -50,7 +50,7 @@ class Clock:
         return moment + self.offset_s
 
     def observe(self, sent: float, received: float, database_now: float) -> None:
-        """Measure the offset, unless a recent round trip was faster.
+        """Measure the offset, unless a recent round trip was clearly faster.
 
         The database read its clock as `database_now` between `sent` and `received` (monotonic seconds).
         """
