@@ -24,7 +24,7 @@ _SETTLE_DELAY_S = 0.02
 """Maximum time that an outcome waits for more outcomes, to be settled in one batch with them."""
 
 _CLEAN_UP_BACKLOG = 4
-"""Maximum number of settled batches that wait for their clean-up. Further settlements are delayed until one is done."""
+"""Maximum number of settled batches that wait for their clean-up. At this number, the next settlement waits."""
 
 _PAUSE_S = 0.5
 """Delay before a settlement is repeated after the database failed."""

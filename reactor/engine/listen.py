@@ -169,7 +169,9 @@ class Listen:
     def _on_queue_full(self) -> None:
         if self._mode != "polling":
             usage = f"{self._presence.queue_usage:.0%}"
-            self._start_polling(f"the server's notification queue is {usage} full: a session listens but does not read")
+            self._start_polling(
+                f"the server's notification queue is {usage} full: a session does not read its notifications"
+            )
             self._source.abort()  # in case this connection is the one whose notifications are not read
 
     def _start_polling(self, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Requests of other parts of the engine to the reconciliation loop, which waits for `changed`."""
+"""Requests from other parts of the engine to the reconciliation loop. The loop waits for `changed`."""
 
 import asyncio
 

@@ -38,7 +38,7 @@ class ReadyQueue:
 
     @property
     def is_full(self) -> bool:
-        """Whether enough signals are ready for a full claim, and no cap of a tenant stops the worker."""
+        """Whether enough signals are ready for a full claim, and at least one tenant is below its cap."""
         return len(self.queue) >= _ENOUGH_READY and self.queue.takeable
 
 

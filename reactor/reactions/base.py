@@ -121,7 +121,10 @@ class AttemptReaction(Reaction, Generic[A]):
 
     @abstractmethod
     async def claim(self, signals: Sequence[Signal]) -> ClaimResult[A]:
-        """Claim the rows that are due. Raises DatabaseUnavailable; may be repeated then, for the same rows."""
+        """Claim the rows that are due. Raises DatabaseUnavailable.
+
+        After DatabaseUnavailable, the engine repeats the claim, perhaps in another batch.
+        """
 
     def admit(self, attempts: Sequence[A]) -> Sequence[A]:
         """Return the first of these attempts, as many as may begin now. The engine hands back the others."""
@@ -144,7 +147,10 @@ class AttemptReaction(Reaction, Generic[A]):
 
     @abstractmethod
     async def settle(self, ended: Sequence[tuple[A, Outcome]]) -> Sequence[Due]:
-        """Commit the outcomes; return the signals to schedule again. Raises DatabaseUnavailable; may be repeated then."""
+        """Commit the outcomes; return the signals to schedule again. Raises DatabaseUnavailable.
+
+        After DatabaseUnavailable, the engine repeats the call.
+        """
 
     async def clean_up(self, settled: Sequence[A]) -> None:
         """Remove what settled attempts leave behind. The next settlement may run concurrently."""

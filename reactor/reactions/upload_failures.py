@@ -64,7 +64,7 @@ class UploadFailures:
         return Outcome(verdict=Verdict.RETRY, delay_s=delay_s, code=code, message=message)
 
     def hand_back(self, upload_id: UUID) -> Outcome:
-        """Return DEFERRED, for an attempt that didn't begin or was abandoned before its deadline."""
+        """Return the outcome DEFERRED, for an attempt that didn't begin or was abandoned before its deadline."""
         self._breaker.abandoned(self._clock.now(), upload_id)
         return Outcome(verdict=Verdict.DEFERRED, delay_s=self.pause_s() if self._breaker.is_open else 0.0)
 
