@@ -1,4 +1,4 @@
-"""Opens what the settings name, wires it together, runs it, and shuts it down in order.
+"""Opens the database, store and spools of the settings, runs a reactor on them, and shuts it down in order.
 
 settings = load(os.environ)
 await Reactor(settings).run()
@@ -48,7 +48,7 @@ _DRAIN_HORIZON_S = 1.0
 
 @frozen(kw_only=True)
 class _Parts:
-    """What a running reactor is made of, beside its engine and its web pages."""
+    """The parts of a running reactor, without its engine and its web pages."""
 
     store: ObjectStore
     database: ConnectionPool
@@ -66,7 +66,7 @@ class Reactor:
     """One reactor, in this process."""
 
     def __init__(self, settings: Settings, *, store: ObjectStore | None = None, listener: Emit | None = None) -> None:
-        """`store` replaces the one that the settings name; `listener` is called with every event."""
+        """`store` replaces the store of the settings. `listener` is called with each event."""
         self.settings = settings
         self._store = store
         self._listener = listener
@@ -77,12 +77,12 @@ class Reactor:
         self._web: WebApp | None = None
         self._figures: dict[str, Any] = {}
         self.http_url = ""
-        """The address of the HTTP server; empty before it listens."""
+        """URL of the HTTP server; empty before the server listens."""
 
     # state
 
     def stop(self) -> None:
-        """Shut down: claim no more, finish or hand back what is in flight within the grace period."""
+        """Shut down: claim no more rows, and end or hand back the running attempts within the grace period."""
         self._stop.set()
 
     @property
@@ -98,17 +98,17 @@ class Reactor:
         return ending + self._parts.readiness.reasons()
 
     async def wait_ready(self, *, ready: bool = True) -> None:
-        """Return once the reactor is ready (listening, reconciled, its database answers), or no longer is."""
+        """Return when the reactor is ready (listening, reconciled, database answers); with False, when it isn't."""
         await self._has_started.wait()
         await self._running_parts().readiness.wait(ready=ready)
 
     @property
     def emit(self) -> Emit:
-        """Where the reactor's events go: subscribers, log lines, metrics and spans."""
+        """The function that passes an event to the subscribers, log lines, metrics and spans."""
         return self._running_parts().dispatcher
 
     async def reconcile(self) -> None:
-        """Do a whole reconciliation pass; return once one that began after this call has ended."""
+        """Request a whole reconciliation pass; return when a pass that began after this call has ended."""
         await self._has_started.wait()
         if self._engine is not None:
             await self._engine.reconcile.request_and_wait()
@@ -126,7 +126,7 @@ class Reactor:
     # running
 
     async def run(self) -> None:
-        """Run until `stop`. Raises ConfigInvalid and DatabaseUnavailable when it can't start."""
+        """Run until `stop` is called. Raises ConfigInvalid or DatabaseUnavailable if the reactor can't start."""
         async with self._opened() as parts, AsyncExitStack() as stack:
             summary_connection = DedicatedConnection(self.settings.database_url or "")
             stack.push_async_callback(summary_connection.close)
@@ -167,15 +167,15 @@ class Reactor:
             async with create_task_group() as tasks:
                 tasks.start_soon(server.serve)
                 await engine.run_until(self._stop, background_tasks, grace_s=self.settings.shutdown_grace_s)
-                with suppress(DatabaseUnavailable):  # the other reactors notice without it, later
+                with suppress(DatabaseUnavailable):  # without it, the other reactors notice when the presence expires
                     await parts.presence.deregister()
                 web.close()
                 server.close()
 
     async def drain(self) -> None:
-        """Do one reconciliation to completion, without listening.
+        """Run reconciliation passes without listening, until no due row is left in the database.
 
-        Every due upload is tried once, and every stale run is failed.
+        Tries each due upload once, and fails each stale run. Uploads that are deferred stay due.
         """
         changes = Changes()
         async with self._opened(changes) as parts:
@@ -188,11 +188,11 @@ class Reactor:
                 while has_more and not self._stop.is_set():
                     spent_before = engine.spent
                     await engine.reconcile.run_pass()
-                    await engine.reconcile.refill()  # while the rows of a short first sweep are worked on
+                    await engine.reconcile.refill()  # the first sweep lists fewer rows than a later one
                     await engine.until_idle(self._stop)
                     engine.reconcile.emit_reconciled(changes)
                     changes.clear()
-                    # a store that is down spends nothing: its uploads wait for the next reconciliation
+                    # if all attempts were deferred, the store is down: leave its uploads for the next call
                     has_more = engine.reconcile.has_more and engine.spent > spent_before
                 await engine.finish(self.settings.shutdown_grace_s)
             await parts.presence.deregister()
@@ -201,7 +201,7 @@ class Reactor:
 
     @asynccontextmanager
     async def _opened(self, changes: Changes | None = None) -> AsyncIterator[_Parts]:
-        """Open and check everything that the settings name, before any work begins."""
+        """Open and check the store, the spools and the database before any row is claimed."""
         if self.settings.database_url is None:
             raise ConfigInvalid("REACTOR_DATABASE_URL isn't set: set it to the database's URL")
         parts = self._parts = self._build(self.settings.database_url, changes)
@@ -227,7 +227,8 @@ class Reactor:
         spool = Spool(settings.spools)
         store = self._store or open_store(settings.store_url, concurrency=settings.upload_concurrency)
         database = ConnectionPool(database_url, size=_CONNECTIONS)
-        # a claim need not wait for the disk: the settlement's commit makes it durable (schema/README.md, decision 12)
+        # a claim's commit needn't wait for the disk: the settlement's commit makes both durable (schema/README.md,
+        # decision 12)
         claims = DedicatedConnection(database_url, waits_for_disk=False)
         executor = ThreadPool(
             partial(put, spool, store),

@@ -1,4 +1,4 @@
-"""The object graph of a running reactor, whatever stands behind its ports. Every connection is a constructor argument.
+"""Builds the object graph of a reactor. All dependencies are constructor arguments, and tests can replace the ports.
 
 clock ─► schedule ◄─ requests ─► reconcile ─► workers (one per reaction) ─► completer, leases
             ▲                                     │
@@ -35,16 +35,16 @@ from reactor.runtime.executor import Executor
 
 @frozen(kw_only=True)
 class Ports:
-    """Everything outside the process that the engine uses, opened."""
+    """The clock, connections, threads and files that the engine uses. All are open."""
 
     clock: Clock
     database: QueryRunner
     claims: QueryRunner
-    """A connection that does nothing but claim."""
+    """A connection that executes nothing but claims and readings of the database's clock."""
 
     source: NotificationSource
     executor: Executor[UploadAttempt]
-    """Puts uploads into the store."""
+    """Executes the attempts: stores uploads."""
 
     spool: SpooledFiles
     run_in_thread: RunInThread
@@ -54,12 +54,12 @@ class Ports:
 
 
 def wire_presence(ports: Ports, *, version: str) -> Presence:
-    """Return the presence of a reactor that has not reported yet."""
+    """Return a presence, not reported yet."""
     return Presence(ports.database, ports.clock, version=version, expires_s=PRESENCE_EXPIRES_S)
 
 
 def wire_engine(ports: Ports, settings: Settings, *, horizon_s: float, emit: Emit) -> Engine:
-    """Wire schedule, workers and reconciliation. A further reaction gets its ready queue and its worker here."""
+    """Build schedule, workers and reconciliation. Add the ready queue and the worker of a new reaction here."""
     clock, idle, requests = ports.clock, asyncio.Event(), ReconcileRequests()
     ready = {FailedUploads.name: ReadyQueue(), StaleRuns.name: ReadyQueue()}
     schedule = Schedule(clock, ready, requests, horizon_s=horizon_s, emit=emit)
@@ -126,7 +126,7 @@ def _failed_uploads(ports: Ports, settings: Settings, emit: Emit) -> FailedUploa
 
 
 def wire_listen(ports: Ports, engine: Engine, presence: Presence, *, emit: Emit) -> Listen:
-    """Wire the listening connection: each reaction's channel schedules the rows that are notified on it."""
+    """Build the listening connection. A notification on a reaction's channel schedules the rows that it names."""
     return Listen(
         ports.source,
         presence,

@@ -1,23 +1,24 @@
 """A circuit breaker for one store, so that an outage doesn't use up the retries of every upload.
 
-The breaker counts the different rows that failed because of the store (refused, timed out, 503) since the last
-success. At `threshold` rows it opens: no upload starts, later failures are handed back unspent, and one upload
-at a time probes the store. It counts rows, because one upload that always fails must not stop the others.
+The breaker records the rows that failed because of the store (refused, timed out, 503) since the last success. With
+`threshold` different rows it opens. While it is open, failed attempts aren't counted as attempts of their uploads, and
+no upload starts, except one at a time as a probe after each pause. The breaker records rows, not failures, because one
+upload that always fails must not open it.
 
     state     event                               next       and
-    closed    failure of a `threshold`-th row     open       counted; pause = first pause
-              any other failure                   closed     counted
+    closed    failure of a `threshold`-th row     open       attempt counted; pause = first pause
+              any other failure                   closed     attempt counted
               success                             closed     failed rows cleared
     open      a start after the pause             probing    that row is the probe
-              failure (late: started before)      open       unspent
-              success (late)                      closed
-    probing   the probe fails                     open       unspent; pause doubled, up to the longest
-              the probe is abandoned              open       the next probe may start at once
-              failure of another row (late)       probing    unspent
+              late failure                        open       attempt not counted
+              late success                        closed
+    probing   the probe fails                     open       attempt not counted; pause doubled, up to the maximum
+              the probe is abandoned              open       the next probe may start immediately
+              late failure                        probing    attempt not counted
               any success                         closed
 
-A store's Retry-After makes a pause longer, up to RETRY_AFTER_MAX_S (reactor/core/backoff.py). `now` is monotonic
-seconds, from the same clock in every call.
+A result is late if its attempt was claimed before the breaker opened. A store's Retry-After makes a pause longer, up to
+RETRY_AFTER_MAX_S (reactor/core/backoff.py). `now` is monotonic seconds, from the same clock in every call.
 """
 
 from uuid import UUID
@@ -26,9 +27,9 @@ from reactor.core.backoff import honoured_retry_after_s
 
 
 class CircuitBreaker:
-    """Decides how many uploads may start, from the results of the earlier ones.
+    """Decides how many uploads may start, from the results of earlier attempts.
 
-    `threshold` different rows, at least 1, open it by their failures. Pauses: 0 < first_pause_s <= max_pause_s.
+    Failures of `threshold` different rows (at least 1) open it. Pauses: 0 < first_pause_s <= max_pause_s.
     """
 
     def __init__(self, threshold: int = 5, first_pause_s: float = 1.0, max_pause_s: float = 10.0) -> None:
@@ -37,16 +38,16 @@ class CircuitBreaker:
         self._max_pause_s = max_pause_s
 
         self.is_open = False
-        """Whether the store counts as down: open or probing. Read only."""
+        """Whether the breaker is open or probing, so the store is treated as down. Read only."""
 
         # Invariant: is_clear exactly when closed and no row is in _failed.
         self.is_clear = True
-        """Whether it is closed and counts no failure: then only `failed` changes anything. Read only."""
+        """Whether the breaker is closed and has no failed rows. Then only `failed` can change its state. Read only."""
 
-        # Invariant: while closed, the rows that failed since the last success, fewer than the threshold; else empty.
+        # Invariant: while closed, the rows failed since the last success, fewer than `threshold`. Empty while open.
         self._failed: set[UUID] = set()
 
-        # Invariant: a time before which nothing starts exactly when is_open.
+        # Invariant: None exactly while closed. While open, no probe starts before this time.
         self._paused_until: float | None = None
         self._pause_s = first_pause_s
 
@@ -55,11 +56,11 @@ class CircuitBreaker:
 
     @property
     def retry_at(self) -> float | None:
-        """The time at which a probe may start; None while closed, and while a probe is in flight."""
+        """The time from which a probe may start; None while the breaker is closed or a probe is in flight."""
         return None if self._probe is not None else self._paused_until
 
     def allowance(self, now: float) -> int | None:
-        """Return how many uploads may start: None any number, 0 none now, 1 a probe."""
+        """Return how many uploads may start now. None: any number. 0: none. 1: one, as the probe."""
         if self._paused_until is None:
             return None
         return int(self._probe is None and now >= self._paused_until)
@@ -67,13 +68,13 @@ class CircuitBreaker:
     def started(self, now: float, row_id: UUID) -> None:
         """Record that the attempt of `row_id` starts. It becomes the probe if `allowance` is 1.
 
-        An attempt that was claimed before the breaker opened may start while `allowance` is 0; it is a late one.
+        An attempt that was claimed before the breaker opened may start while `allowance` is 0. It is not a probe.
         """
         if self.allowance(now) == 1:
             self._probe = row_id
 
-    def succeeded(self, now: float) -> None:  # noqa: ARG002 - all results have the same signature
-        """Record that the store stored an object, or refused one for good. Closes the breaker."""
+    def succeeded(self, now: float) -> None:  # noqa: ARG002 - unused; `failed` needs it
+        """Record that the store stored an object, or refused one permanently. Closes the breaker."""
         self._failed.clear()
         self._paused_until = None
         self._pause_s = self._first_pause_s
@@ -81,7 +82,7 @@ class CircuitBreaker:
         self.is_open, self.is_clear = False, True
 
     def failed(self, now: float, row_id: UUID, retry_after_s: float | None = None) -> bool:
-        """Record a failure because of the store; return whether to hand the attempt back unspent, as in an outage.
+        """Record a failure because of the store. Return True if the attempt must not be counted: the breaker was open.
 
         `retry_after_s` is the store's Retry-After.
         """
@@ -102,7 +103,10 @@ class CircuitBreaker:
         self._paused_until = max(self._paused_until, now + wait_s)
         return True
 
-    def abandoned(self, now: float, row_id: UUID) -> None:  # noqa: ARG002 - all results have the same signature
-        """Record that the attempt of `row_id` ended without a result from the store: shutdown, a lost lease."""
+    def abandoned(self, now: float, row_id: UUID) -> None:  # noqa: ARG002 - unused; `failed` needs it
+        """Record that the attempt of `row_id` ended without a result from the store.
+
+        If it was the probe, the next probe may start immediately.
+        """
         if row_id == self._probe:
             self._probe = None

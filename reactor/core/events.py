@@ -1,8 +1,8 @@
 """Events: frozen values that the reactor emits. Log lines, metrics and spans are made from them in telemetry/.
 
-Events of uploads are emitted in batches, because the calls are costly; a batch has named tuples, which are quicker to
-create. Times are seconds since 1970 by the database's clock, so that a trace of several reactors has one clock. No
-event holds a secret, a spool path or an object's content.
+Most events of uploads are emitted in batches, because each call of `Emit` is slow. A batch contains named tuples, which
+are faster to create than attrs classes. Times are seconds since 1970 by the database's clock, so that all reactors of a
+trace use the same clock. No event contains a secret, a spool path or an object's content.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,19 +22,19 @@ class Event:
 
 @frozen(kw_only=True)
 class Listening(Event):
-    """The listening connection is live: a notification has come back through it."""
+    """A canary has arrived on the listening connection: notifications arrive."""
 
 
 @frozen(kw_only=True)
 class ListenerLost(Event):
-    """The listening connection has ended, or a notification did not come back."""
+    """The listening connection has ended, or a canary did not arrive on it."""
 
     reason: str
 
 
 @frozen(kw_only=True)
 class Polling(Event):
-    """Notifications don't arrive; the reactor polls the database every `interval_s` seconds until they do."""
+    """Notifications don't arrive. Until they arrive, the reactor polls the database every `interval_s` seconds."""
 
     interval_s: float
     reason: str
@@ -46,12 +46,12 @@ class Notified(Event):
 
     channel: str
     rows: int
-    """How many rows it names; 0 if it asks for a sweep."""
+    """Number of rows that the notification names; 0 if it only requests a reconciliation pass."""
 
 
 @frozen(kw_only=True)
 class NotificationRejected(Event):
-    """A notification of unknown form was ignored."""
+    """A notification with an invalid payload was ignored."""
 
     channel: str
     reason: str
@@ -59,7 +59,7 @@ class NotificationRejected(Event):
 
 @frozen(kw_only=True)
 class UploadsClaimed(Event):
-    """Uploads were claimed; their waits are over."""
+    """Uploads were claimed."""
 
     trails: Sequence[Trail]
 
@@ -70,7 +70,7 @@ class AttemptStarted(NamedTuple):
     upload_id: UUID
     attempt: int
     lag_s: float
-    """Seconds from the row's due time until a thread started the attempt."""
+    """Seconds from the row's due time to the start of the attempt, at least 0."""
 
 
 @frozen(kw_only=True)
@@ -86,7 +86,7 @@ class AttemptSettled(NamedTuple):
     trail: Trail
     outcome: Outcome
     put: tuple[float, float] | None
-    """Start and end of reading the spool and writing to the store; None if that was not started."""
+    """Start and end of reading the spool and writing to the store; None if the attempt didn't begin."""
 
     settling_at: float
     """When the settlement was sent to the database."""
@@ -103,20 +103,20 @@ class AttemptSettled(NamedTuple):
 
     @property
     def put_s(self) -> float:
-        """How long `put` took."""
+        """Seconds from start to end of `put`; 0.0 if `put` is None."""
         return 0.0 if self.put is None else self.put[1] - self.put[0]
 
 
 @frozen(kw_only=True)
 class AttemptsSettled(Event):
-    """Outcomes of attempts are committed: all or some of one settlement."""
+    """Outcomes of attempts are committed. One settlement may emit several of these events."""
 
     attempts: Sequence[AttemptSettled]
 
 
 @frozen(kw_only=True)
 class UploadRescued(Event):
-    """An upload whose lease expired, or that has no attempts left, is due again or dead."""
+    """A rescue has made an upload due again or dead: its lease had expired, or it had no attempts left."""
 
     trail: Trail
     verdict: Verdict
@@ -124,14 +124,14 @@ class UploadRescued(Event):
 
     code: str | None
     was_leased: bool
-    """True if an attempt was claimed and never settled; False if the upload only had no attempts left."""
+    """True if its lease had expired; False if no attempt was claimed and the upload had no attempts left."""
 
     rescued_at: float
 
 
 @frozen
 class UploadDied(Event):
-    """An upload was given up."""
+    """An upload has become dead."""
 
     upload_id: UUID
     died_at: float
@@ -141,7 +141,10 @@ class UploadDied(Event):
 
 @frozen(kw_only=True)
 class LeaseLost(Event):
-    """Another reactor took over an upload during this reactor's attempt, whose outcome is dropped."""
+    """This reactor's claim of an upload is no longer valid, so the outcome of its attempt is dropped.
+
+    Another reactor took the upload over, or the upload was cancelled or deleted.
+    """
 
     upload_id: UUID
 
@@ -153,7 +156,7 @@ class RunExpired(Event):
     run_id: UUID
     code: str
     late_s: float
-    """Seconds from its deadline until it was failed."""
+    """Seconds from the run's deadline until the run was failed."""
 
     context: TraceContext
     failed_at: float
@@ -161,43 +164,43 @@ class RunExpired(Event):
 
 @frozen(kw_only=True)
 class Rescued(Event):
-    """Counts of one rescue: uploads whose lease expired, or that have no attempts left."""
+    """Numbers of uploads that one statement rescued: their lease had expired, or they had no attempts left."""
 
     retried: int
-    """How many are due again."""
+    """Number of uploads that are due again."""
 
     buried: int
-    """How many are dead."""
+    """Number of uploads that are dead."""
 
 
 @frozen(kw_only=True)
 class Swept(Event):
-    """One reaction's due rows were read from the database and scheduled."""
+    """A sweep has listed one reaction's due rows and scheduled them."""
 
     reaction: str
     found: int
     missed: int
-    """How many rows were overdue without having been notified."""
+    """Number of overdue rows that a notification should have scheduled."""
 
     duration_s: float
 
 
 MOST_LINKS = 128
-"""How many links tracing back ends keep per span: the default limit of OpenTelemetry's specification."""
+"""Maximum number of links of a span, the default limit in OpenTelemetry's specification."""
 
 
 @frozen(kw_only=True)
 class Reconciled(Event):
-    """A complete pass of the reconciliation has ended."""
+    """A whole reconciliation pass has ended."""
 
     pass_id: UUID
     began_at: float
     ended_at: float
     changed: int
-    """How many rows it changed."""
+    """Number of rows that were rescued; after `Reactor.drain`, also those that its attempts and expiries changed."""
 
     links: Sequence[TraceContext]
-    """The changed rows' places in their traces: all, or at least the first MOST_LINKS."""
+    """The trace contexts of the changed rows: of all, or of at least the first MOST_LINKS."""
 
 
 @frozen(kw_only=True)
@@ -205,14 +208,14 @@ class UsageRepaired(Event):
     """Reconciliation corrected rows of storage_usage."""
 
     kind: str
-    """'reservations': unused for a day and released; 'months': users whose billing month was over."""
+    """'reservations' (released, because unused for a day) or 'months' (of users whose billing month was over)."""
 
     count: int
 
 
 @frozen(kw_only=True)
 class BreakerMoved(Event):
-    """The breaker of a store has opened or closed."""
+    """The circuit breaker of a store has opened or closed."""
 
     store: str
     is_open: bool
@@ -228,7 +231,7 @@ class DatabaseLost(Event):
 
 @frozen(kw_only=True)
 class ReactorsChanged(Event):
-    """Reactors joined or left. Uploads of those that left may be waiting for a rescue."""
+    """Reactors have started or gone. Uploads that a gone reactor had claimed may need a rescue."""
 
     alive: int
     joined: int

@@ -1,7 +1,7 @@
-"""Where a row stands in its trace: the place that its traceparent names, and the ids of its spans.
+"""The trace context of a row, from its traceparent, and the ids of its spans.
 
-Span ids are derived, not random: from the row's id, the number of the claim, and the span's name. So a link to the
-previous attempt needs no stored state, and a span that is exported again after a crash has the same id.
+Span ids are not random. They are derived from the row's id and the number of the claim. So a link to the previous
+attempt needs no stored state, and a span that is exported again after a crash has the same id.
 """
 
 import re
@@ -11,20 +11,20 @@ from typing import NamedTuple
 from uuid import UUID
 
 ROOT_SPAN_ID = b"reactor\x00"
-"""The parent id of a traceparent that the database made (schema/functions/lib_traceparent.sql); no app's span has it.
+"""The span id in a traceparent that the database made (schema/functions/lib_traceparent.sql).
 
-The reactor exports a root span with this id.
+The reactor exports a root span with this id, because no app has exported one.
 """
 
 _TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
-"""W3C Trace Context, level 2. Versions above 00 may have further fields, which are ignored."""
+"""W3C Trace Context, level 2. A version above 00 may have further fields. They are ignored."""
 
 _SAMPLED_AND_RANDOM = 3
 _CACHE_SIZE = 10_000
 
 
 class TraceContext(NamedTuple):
-    """A row's place in a trace."""
+    """The trace that a row belongs to, and the parent of the row's spans."""
 
     trace_id: bytes
     """16 bytes."""
@@ -37,13 +37,13 @@ class TraceContext(NamedTuple):
 
     @property
     def is_ours(self) -> bool:
-        """True when no app has made the parent: the reactor exports it, and decides whether the trace is sampled."""
+        """True if the parent is not an app's span: the reactor exports the parent and decides about sampling."""
         return self.span_id == ROOT_SPAN_ID
 
 
 @lru_cache(_CACHE_SIZE)
 def context_of(traceparent: str | None, row_id: UUID) -> TraceContext:
-    """Return the place that `traceparent` names; for a missing or invalid one, a trace derived from the row's id."""
+    """Return the context in `traceparent`. If it is None or invalid, return one derived from the row's id."""
     found = _TRACEPARENT.fullmatch(traceparent or "")
     if found is None or (found[1] == "00" and found[5]):
         trace_id = blake2b(row_id.bytes, digest_size=16).digest()
@@ -52,7 +52,7 @@ def context_of(traceparent: str | None, row_id: UUID) -> TraceContext:
 
 
 class SpanIds(NamedTuple):
-    """The ids of all spans of one claim of a row, 8 bytes each."""
+    """The ids of all spans of one claim of a row, 8 bytes each. `whole` is for the span of the whole upload."""
 
     attempt: bytes
     backoff: bytes
@@ -63,41 +63,41 @@ class SpanIds(NamedTuple):
 
 @lru_cache(_CACHE_SIZE)
 def span_ids(row_id: UUID, ordinal: int) -> SpanIds:
-    """Return the span ids of claim number `ordinal` of a row: one hash, cut into five."""
+    """Return the span ids of claim number `ordinal` of a row: five parts of one hash."""
     digest = blake2b(b"%b%d" % (row_id.bytes, ordinal), digest_size=40).digest()
     return SpanIds(digest[:8], digest[8:16], digest[16:24], digest[24:32], digest[32:])
 
 
 def timeout_span_id(run_id: UUID) -> bytes:
-    """Return the id of the span of a run's timeout. A run times out once at most."""
+    """Return the id of the span of a run's timeout. A run has at most one."""
     return blake2b(run_id.bytes, digest_size=8, person=b"timeout").digest()
 
 
 class Trail(NamedTuple):
-    """What the trace of a claimed upload needs. Times are seconds since 1970, by the database's clock."""
+    """The data for the spans of a claimed upload. Times are seconds since 1970, by the database's clock."""
 
     upload_id: UUID
     traceparent: str | None
     bucket: str
     size_bytes: int
     attempt: int
-    """From 1, as max_retries counts: a deferred attempt isn't counted."""
+    """Number of the attempt, from 1, without the deferred attempts. The last is attempt max_retries."""
 
     ordinal: int
-    """From 1: the number of this claim among all claims of the row. The ids of the attempt's spans derive from it."""
+    """Number of this claim among all claims of the row, from 1. The ids of the attempt's spans are derived from it."""
 
     created_at: float
     due_at: float
     claimed_at: float
     waited_since: float | None = None
-    """When the wait before this claim began; None if unknown."""
+    """When the wait before this claim began; None if the claim was repeated, or if the upload was rescued."""
 
     lost_at: float | None = None
-    """When the previous attempt was claimed, if its lease expired and this attempt takes over; else None."""
+    """When the lost attempt was claimed; None unless this claim takes over an expired lease."""
 
     @property
     def context(self) -> TraceContext:
-        """The row's place in its trace."""
+        """The row's trace context."""
         return context_of(self.traceparent, self.upload_id)
 
     @property

@@ -1,1 +1,1 @@
-"""When the reactor does it: hearing, track_released, claiming, settling, and catching up."""
+"""The engine: listens, schedules signals, claims rows, settles attempts, and reconciles with the database."""

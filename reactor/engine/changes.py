@@ -1,4 +1,4 @@
-"""Collects which rows change while the result of one reconciliation is worked off."""
+"""Counts the rows that change during one `Reactor.drain`: settled attempts and failed runs."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,19 +9,19 @@ from reactor.core.trace_context import TraceContext
 
 
 class Changes:
-    """The number of changed rows, and where the first of them stand in their traces."""
+    """The number of changed rows, and the trace contexts of the first ones."""
 
     def __init__(self) -> None:
         self.count = 0
         self.links = list[TraceContext]()
-        """At least the first MOST_LINKS."""
+        """The trace contexts of at least the first MOST_LINKS changed rows."""
 
     def subscriptions(self) -> Mapping[type[Any], Callable[[Any], None]]:
-        """Return the handlers by event type."""
+        """Return a handler for each event type that this class counts."""
         return {AttemptsSettled: self._on_settled, RunExpired: self._on_expired}
 
     def clear(self) -> None:
-        """Start again from nothing."""
+        """Reset the count and the links."""
         self.count = 0
         self.links = []
 

@@ -1,7 +1,7 @@
-"""Holds what one reaction has claimed until its outcome is committed: outcomes, settlements, clean-up.
+"""Tracks the claimed attempts of one reaction until they are settled and cleaned up.
 
-Outcomes are settled in batches: when half of what is claimed has ended, or 20 ms later. One upload alone is settled at
-once. What the settled leave behind is removed beside the next settlement.
+Outcomes are settled in batches: as soon as half of the claimed attempts have ended, or after 20 ms. A single claimed
+upload is settled immediately. The clean-up of one batch runs concurrently with the settlement of the next.
 """
 
 import asyncio
@@ -18,23 +18,24 @@ from reactor.reactions.base import A, AttemptReaction
 from reactor.runtime.clock import Clock
 
 BATCH = 500
-"""Most rows in one claim or one settlement: a statement of some 50 ms."""
+"""Maximum number of rows in one claim or one settlement. Such a statement takes about 50 ms."""
 
 _SETTLE_DELAY_S = 0.02
-"""How long an outcome may wait for others to be settled with."""
+"""Maximum time that an outcome waits for more outcomes, to be settled in one batch with them."""
 
 _CLEAN_UP_BACKLOG = 4
-"""How many settled batches may wait for their clean-up before the next settlement waits too."""
+"""Maximum number of settled batches that wait for their clean-up. At this number, the next settlement waits."""
 
 _PAUSE_S = 0.5
-"""How long a settlement waits after the database failed."""
+"""Delay before a settlement is repeated after the database failed."""
 
 _DROP_AFTER_S = 600.0
-"""How long after its lease an outcome is still offered to the database, whose fence decides whether it counts."""
+"""An outcome is dropped when its attempt's lease ended this long ago. Before that, its settlement is repeated, and the
+database accepts the outcome only if the claim's token still matches."""
 
 
 class Completer(Generic[A]):
-    """The claimed attempts of one reaction, and what becomes of them."""
+    """Collects the outcomes of one reaction's claimed attempts, settles them, and cleans up."""
 
     def __init__(
         self, reaction: AttemptReaction[A], ready: ReadyQueue, schedule: Schedule, *, clock: Clock, emit: Emit
@@ -45,17 +46,17 @@ class Completer(Generic[A]):
         self._clock = clock
         self._emit = emit
 
-        # Invariant: a claimed attempt is in flight (waits for the executor, or is acted on) or has ended, never both.
+        # Invariant: a claimed attempt is either in flight (waits for the executor or is executed) or has an outcome.
         self.claimed: dict[Signal, A] = {}
-        """Attempts whose outcome is not committed yet."""
+        """Attempts that are not settled yet."""
         self.in_flight = 0
-        """Claimed attempts without an outcome."""
+        """Number of claimed attempts without an outcome."""
         self.acting: dict[Signal, A] = {}
-        """Attempts that the executor works on, in the order in which they began."""
+        """Attempts that the executor executes, in the order in which they began."""
         self.ended_count = 0
-        """Attempts that have ended since the start."""
+        """Number of attempts that have got an outcome since the start."""
         self.spent = 0
-        """Attempts that were settled and counted: not those handed back."""
+        """Number of settled attempts that count as attempts of their rows: all verdicts except DEFERRED."""
 
         self._ended: deque[tuple[A, Outcome]] = deque()
         self._settle_now = asyncio.Event()
@@ -66,12 +67,15 @@ class Completer(Generic[A]):
 
     @property
     def outstanding(self) -> int:
-        """Attempts that are claimed, and settled ones that are not cleaned up."""
+        """Number of attempts that are not settled, or settled and not cleaned up."""
         return len(self.claimed) + self._cleaning
 
     @contextmanager
     def track_released(self) -> Iterator[Container[Signal]]:
-        """Yield the signals that are released until the block ends: what was read of them meanwhile is out of date."""
+        """Yield a set that collects the signals released during the block.
+
+        What the block reads from the database about the signals' rows may be out of date.
+        """
         self._released = released = set[Signal]()
         try:
             yield released
@@ -79,7 +83,7 @@ class Completer(Generic[A]):
             self._released = None
 
     async def until_empty(self) -> None:
-        """Return once everything is settled and cleaned up."""
+        """Return when all attempts are settled and cleaned up."""
         while self.outstanding:
             await self._ready.changed.wait()
             self._ready.changed.clear()
@@ -87,7 +91,7 @@ class Completer(Generic[A]):
     # outcomes
 
     async def collect_outcomes(self) -> None:
-        """Take the executor's progress: started attempts get a deadline, ended ones an outcome. Never returns."""
+        """Collect started attempts (they get a deadline) and ended attempts (they get an outcome). Never returns."""
         while True:
             started, ended = await self._reaction.executor.progress()
             if started:
@@ -103,12 +107,12 @@ class Completer(Generic[A]):
                 self.hand_back(self._reaction.executor.drain())
 
     def hand_back(self, attempts: Sequence[A]) -> None:
-        """End attempts that did not begin: not counted, due again."""
+        """Give attempts that didn't begin the outcome DEFERRED: they aren't counted, and their rows are due again."""
         if attempts:
             self._complete(attempts, [self._reaction.hand_back(attempt) for attempt in attempts])
 
     def cut_short(self, attempt: A) -> None:
-        """Abandon an attempt, unless it has just ended."""
+        """Abandon an attempt and give it an outcome, unless it has just ended."""
         if self._reaction.executor.abandon(attempt):
             self.acting.pop(attempt.signal, None)
             self._complete([attempt], [self._reaction.cut_short(attempt)])
@@ -127,12 +131,12 @@ class Completer(Generic[A]):
         self._ready.changed.set()
 
     def release_tenants(self, signals: Iterable[Signal]) -> None:
-        """Let as many other signals of the same tenants be taken."""
+        """Release these signals in the ready queue, so that it can return other signals of the same tenants."""
         for tenant, count in Counter(signal.tenant for signal in signals).items():
             self._ready.queue.release(tenant, count)
 
     def _release(self, attempts: Sequence[A]) -> None:
-        """Stop holding the rows: they are settled, or may be another reactor's."""
+        """Forget the claims of these attempts: they are settled, or another reactor may have claimed their rows."""
         for attempt in attempts:
             del self.claimed[attempt.signal]
         if self._released is not None:
@@ -140,7 +144,10 @@ class Completer(Generic[A]):
         self._ready.changed.set()
 
     def _give_up(self, attempt: A) -> None:
-        """Release a row that another reactor may hold, and look at it again: hints of it were ignored meanwhile."""
+        """Release a row that another reactor may have claimed, and schedule it immediately.
+
+        Signals of the row were ignored while it was claimed here, so the next claim has to check the row.
+        """
         self._release([attempt])
         self._schedule.arm([Due(attempt.signal, self._clock.database_now())])
 
@@ -157,7 +164,7 @@ class Completer(Generic[A]):
         self._settle_now.set()
 
     async def settle_outcomes(self) -> None:
-        """Settle batch after batch. Never returns."""
+        """Settle the outcomes batch by batch. Never returns."""
         while True:
             await self._settle_now.wait()
             self._settle_now.clear()
@@ -183,7 +190,7 @@ class Completer(Generic[A]):
             await self._settled_batches.put(attempts)
 
     def _drop_expired(self) -> None:
-        """Drop outcomes whose lease ended long ago, while the database was away: the rows were taken over since."""
+        """Drop outcomes whose lease ended long ago: other reactors have taken over the rows since."""
         too_old = self._clock.now() - _DROP_AFTER_S
         for _ in range(len(self._ended)):
             attempt, outcome = self._ended.popleft()
@@ -193,7 +200,7 @@ class Completer(Generic[A]):
                 self._ended.append((attempt, outcome))
 
     async def clean_up_settled(self) -> None:
-        """Clean up after settled batches. Never returns."""
+        """Clean up after each settled batch. Never returns."""
         while True:
             settled = await self._settled_batches.get()
             await self._reaction.clean_up(settled)

@@ -1,6 +1,6 @@
-"""Keeps claimed rows claimed, and ends attempts that have lost their lease or their time.
+"""Extends the leases of claimed rows, and cuts attempts short whose lease is lost or whose deadline has passed.
 
-Both loops wake at fixed intervals, not at each claim: a claim is short, and most never need them.
+Neither loop wakes for each claim: most attempts end before their lease must be extended.
 """
 
 from typing import Final, Generic
@@ -15,7 +15,7 @@ _LONGEST_SLEEP_S: Final = 60.0
 
 
 class Leases(Generic[A]):
-    """The leases and deadlines of what one reaction has claimed."""
+    """The leases and deadlines of the attempts that one reaction has claimed."""
 
     def __init__(
         self, reaction: AttemptReaction[A], completer: Completer[A], *, clock: Clock, emit: Emit, lease_s: float
@@ -46,13 +46,13 @@ class Leases(Generic[A]):
                 attempt.lease_until = sent + self._lease_s
         for attempt in held:
             if attempt.signal.row_id not in still_held and not attempt.is_over:
-                attempt.is_lost = True  # another reactor may hold the row: nothing of it is settled
+                attempt.is_lost = True  # another reactor may have claimed the row, so its outcome isn't settled
                 self._emit(LeaseLost(upload_id=attempt.signal.row_id))
                 self._completer.cut_short(attempt)
 
     async def end_late_attempts(self) -> None:
         """Cut attempts short at their deadline. Never returns."""
-        # an attempt that begins during a sleep can't reach its deadline before the sleep ends
+        # no sleep is longer than the timeout, so the deadline of an attempt that begins meanwhile is after the sleep
         longest_sleep_s = min(self._reaction.attempt_timeout_s, _LONGEST_SLEEP_S)
         while True:
             now = self._clock.now()

@@ -1,12 +1,12 @@
-"""Keeps the listening connection alive, and proves that notifications arrive.
+"""Keeps the listening connection open, and proves that notifications arrive.
 
-The order on every connection is: LISTEN is live, then reconcile, then trust notifications. Whatever was notified while
-there was no connection is lost, so each new connection begins with a whole pass.
+Each new connection first executes LISTEN, then requests a reconciliation pass, then waits for a canary. The pass is
+needed because notifications that were sent while no connection listened are lost.
 
-A connection that answers may still deliver nothing: a transaction pooler lets LISTEN succeed. So every few seconds a
-canary, notified from another connection, must come back. When it doesn't, the connection is aborted and opened again.
-When three fresh connections in a row receive nothing, the database is polled until one does. The same holds while the
-server's notification queue is half full, because the triggers send nothing then.
+A connection may answer and still deliver no notifications: a transaction pooler accepts LISTEN and delivers nothing. So
+every few seconds another connection sends a canary. If the canary doesn't arrive, the connection is aborted and opened
+again. After three new connections in a row without a canary, the reactor polls the database until a canary arrives. It
+also polls while the server's notification queue is at least half full, because the triggers then send no notifications.
 """
 
 import asyncio
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 PRESENCE_INTERVAL_S = 13.0
-"""Nine transactions a minute: a report of presence, and the receipt of its canary. A connection that answers and
-delivers nothing is noticed within this and CANARY_GRACE_S; one that doesn't answer sooner, by the listener."""
+"""Seconds between two reports of presence. A report and the delivery of its canary are two transactions: about nine a
+minute. A connection that delivers no canary is aborted within PRESENCE_INTERVAL_S + CANARY_GRACE_S."""
 
 PRESENCE_EXPIRES_S = PRESENCE_INTERVAL_S + 4.0
-"""A reactor that has not reported its presence for so long counts as gone: it has missed one report. The others notice
-within another interval, before its leases of 30 s end; a wrong guess costs each of them one sweep."""
+"""A reactor whose last report is older than this counts as gone: it has missed one report. The other reactors notice
+within a further PRESENCE_INTERVAL_S. If the reactor was only late, each of them has done one unneeded pass."""
 
 CANARY_GRACE_S = 1.0
-"""How long a canary may take to come back."""
+"""Maximum seconds from a report's answer until its canary arrives."""
 
 SILENT_BEFORE_POLLING = 3
-"""Fresh connections in a row that must have received nothing before the database is polled."""
+"""Number of new connections in a row without a canary after which the database is polled."""
 
 POLLING_INTERVAL_S = 2.0
 _RECONNECT_MIN_S = 0.05
@@ -49,7 +49,7 @@ _RECONNECT_MAX_S = 5.0
 
 
 class Listen:
-    """The listening connection and its proof."""
+    """The listening connection, and the repeated proof that notifications arrive through it."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Listen:
         clock: Clock,
         emit: Emit,
     ) -> None:
-        """`handlers` by channel get each notification's text; they must neither wait nor raise."""
+        """`handlers` maps a channel to a function that gets each notification's text. It must not wait or raise."""
         self._source = source
         self._presence = presence
         self._handlers = {
@@ -82,7 +82,7 @@ class Listen:
         self._is_connected = False
         self._others: frozenset[UUID] = frozenset()
         self._mode = "starting"
-        """'starting', 'listening' (proven) or 'polling'."""
+        """'starting', 'listening' (a canary has arrived) or 'polling'."""
 
     async def run(self) -> None:
         """Listen; reconnect with jittered backoff. Never returns."""
@@ -119,9 +119,9 @@ class Listen:
 
     def _on_peers_changed(self, instance: str) -> None:
         if instance != str(self._presence.instance):
-            self._prove_now.set()  # the answer to a report of presence lists the reactors
+            self._prove_now.set()  # the next report of presence returns the new list of reactors
 
-    # the proof
+    # proof by canary
 
     async def _prove_repeatedly(self) -> None:
         while True:
@@ -155,10 +155,10 @@ class Listen:
         if self._mode != "listening":
             self._mode = "listening"
             self._reconcile.polling_interval_s = None
-            self._requests.request_pass()  # rows committed since the last pass may not have been notified
+            self._requests.request_pass()  # notifications may have been lost since the last pass
             self._reconcile.expect_notifications(arrive=True)
             self._emit(Listening())
-            self._prove_now.set()  # the other reactors learn the new mode from a report
+            self._prove_now.set()  # report the new mode, which other reactors need for their ranking
 
     def _on_silence(self) -> None:
         self._silent_connections += 1
@@ -169,8 +169,10 @@ class Listen:
     def _on_queue_full(self) -> None:
         if self._mode != "polling":
             usage = f"{self._presence.queue_usage:.0%}"
-            self._start_polling(f"the server's notification queue is {usage} full: a listening session does not read")
-            self._source.abort()  # if this connection is the one that does not read, it no longer fills the queue
+            self._start_polling(
+                f"the server's notification queue is {usage} full: a session does not read its notifications"
+            )
+            self._source.abort()  # in case this connection is the one whose notifications are not read
 
     def _start_polling(self, reason: str) -> None:
         self._mode = "polling"
@@ -180,7 +182,7 @@ class Listen:
         self._emit(Polling(interval_s=POLLING_INTERVAL_S, reason=reason))
 
     def _take_in_peers(self, peers: Peers) -> None:
-        """Rank the listening reactors; reconcile when one is gone, for its retries waited in its own wheel."""
+        """Update the list of reactors. Request a pass when one has gone: only its wheel had timers for its retries."""
         others = peers.alive - {self._presence.instance}
         joined, left = others - self._others, self._others - others
         self._others = others

@@ -1,7 +1,7 @@
-"""Whether the reactor can do its work now, and why not: what /readyz answers.
+"""Computes whether the reactor is ready and, if not, why. /readyz returns the result.
 
-Readiness says nothing about life. An outage of the database makes a reactor unready, and must never get it restarted:
-it reconnects, and a restart would lose what it holds in memory.
+Readiness is not liveness. A reactor is unready during an outage of the database, but must not be restarted for it: the
+reactor reconnects without a restart, and a restart would lose the timers in its memory.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,11 +15,11 @@ from reactor.postgres.presence import Presence
 from reactor.runtime.clock import Clock
 
 UNANSWERED_S = 10.0
-"""How long the database may fail to answer before the reactor is unready: a failover takes less."""
+"""The reactor is unready when the database hasn't answered for this long. A failover takes less."""
 
 
 class Readiness:
-    """The state that events say, and the database's last answer to a report of presence."""
+    """Derives readiness from events, and from the time of the database's last answer to a report of presence."""
 
     def __init__(self, presence: Presence, clock: Clock) -> None:
         self._presence = presence
@@ -31,7 +31,7 @@ class Readiness:
         self._changed = Event()
 
     def subscriptions(self) -> Mapping[type[Any], Callable[[Any], None]]:
-        """Return the handlers by event type."""
+        """Return a handler for each event type that affects readiness."""
         return {
             Listening: lambda _: self._set_mode("listening"),
             ListenerLost: lambda _: self._set_mode("starting"),
@@ -41,7 +41,7 @@ class Readiness:
         }
 
     async def wait(self, *, ready: bool) -> None:
-        """Return once the reactor is ready, or once an event has made it unready."""
+        """Return when the reactor is ready, or with `ready=False` when an event has made it unready."""
         while bool(self.reasons()) is ready:
             await self._changed.wait()
 
@@ -68,7 +68,7 @@ class Readiness:
         self._notify_change()
 
     def _on_database_lost(self, event: DatabaseLost) -> None:
-        # the listening connection may lead to another server; its state is the mode
+        # a lost listening connection is covered by the mode, and REACTOR_LISTEN_URL may name another server
         if event.doing != "listen" and self._lost_at <= self._presence.answered_at:
             self._lost_at = self._clock.now()
 

@@ -1,8 +1,8 @@
-"""Catches up with the database: at start, at each new listening connection, on request, and every few minutes.
+"""Runs reconciliation passes: at start, on each new listening connection, on request, and every few minutes.
 
-A pass rescues rows whose worker is gone, lists what is due within the horizon, and schedules it. Correctness rests on
-this loop alone; notifications only make it fast. A row that is overdue although a notification should have come is
-counted as missed: a figure above zero says that notifications are being lost.
+A pass rescues rows whose worker has gone, lists the rows that are due within the horizon, and schedules them. This loop
+finds every row even without notifications, which only make the reactor faster. A row that a sweep finds overdue, and
+that a notification should have scheduled, is counted as missed. A count above 0 means that notifications are lost.
 """
 
 from collections import Counter
@@ -27,22 +27,23 @@ if TYPE_CHECKING:
     from reactor.core.trace_context import TraceContext
 
 _MISSED_AFTER_S = 5.0
-"""How long overdue a row must be before it counts as missed: another reactor may be about to claim it."""
+"""A row counts as missed when it is overdue for longer than this. Before that, another reactor may be claiming it."""
 
 _RETRY_S = 1.0
-"""How long a failed pass, or a refill that found nothing, waits for the next try."""
+"""Delay after a failed pass or refill, and from a sweep that scheduled no new row to the next refill."""
 
 _CHECK_YIELDED_AFTER_S = 30.0
-"""How long other reactors have for the rows that were yielded to them: as long as a dead one may go unnoticed."""
+"""Delay from yielding rows until a sweep checks that other reactors have claimed them. A dead reactor is noticed within
+this time (PRESENCE_INTERVAL_S + PRESENCE_EXPIRES_S)."""
 
 _CHUNK_ROWS = 100
-"""Rows of a sweep that are scheduled before other tasks run; 50 000 at once would block the loop for 150 ms."""
+"""Number of rows that a sweep schedules before other tasks run. 50 000 rows would block the event loop for 150 ms."""
 
 _CHUNK_PAUSE_S = 0.001
 
 
 class Reconcile:
-    """The loop that finds whatever was missed."""
+    """The loop that schedules due rows from the database, including rows whose notification was lost."""
 
     def __init__(
         self,
@@ -65,8 +66,9 @@ class Reconcile:
         self._interval_s = interval_s
         self._horizon_s = horizon_s
         self._notified_since: float | None = None
-        self._not_acting = set[str]()
-        """Reactions whose first yielded row was yielded again: the reactor it was yielded to does not act."""
+        """Database time since which notifications arrive; None while they don't arrive."""
+        self._must_take_over = set[str]()
+        """Reactions whose yielded rows no other reactor claimed. The next sweep takes these rows over."""
         self._check_yielded_at: dict[str, float] = {}
         self._refill_after = 0.0
         self._began_at = 0.0
@@ -75,26 +77,26 @@ class Reconcile:
         self._pass_ended = Event()
         self._finished_at = 0.0
         self.polling_interval_s: float | None = None
-        """Seconds between passes while notifications don't arrive; None while they do."""
+        """Seconds between passes while the database is polled; None otherwise, then `interval_s` applies."""
 
     @property
     def has_more(self) -> bool:
-        """Whether a sweep has left due rows in the database."""
+        """Whether the last sweep of any reaction has left due rows in the database."""
         return any(worker.ready.is_incomplete for worker in self._workers)
 
     def expect_notifications(self, *, arrive: bool) -> None:
-        """Say whether notifications arrive from now on; only while they do can one be missed."""
+        """Set whether notifications arrive from now on. Rows are counted as missed only while they arrive."""
         self._notified_since = self._clock.database_now() if arrive else None
 
     async def request_and_wait(self) -> None:
-        """Request a whole pass, and return once one that began after this call has ended."""
+        """Request a whole pass. Return when a pass that began after this call has ended."""
         wanted = self._passes_begun + 1
         self._requests.request_pass()
         while self._passes_ended < wanted:
             await self._pass_ended.wait()
 
     async def run(self) -> None:
-        """Do a pass on request and on time, and fetch more of a backlog whenever there is room for it."""
+        """Run passes and refills, on request and on time. Never returns."""
         requests = self._requests
         while True:
             try:
@@ -105,11 +107,11 @@ class Reconcile:
                     await self.refill()
             except DatabaseUnavailable as error:
                 self._emit(DatabaseLost(doing="reconcile", reason=str(error)))
-                requests.refill = True  # what was to be fetched is still to be fetched
+                requests.refill = True  # the failed refill must be repeated
                 await self._clock.sleep(_RETRY_S)
                 continue
             pass_at = round((self._finished_at + (self.polling_interval_s or self._interval_s)) * TICKS_PER_S)
-            # a refill that comes too soon is put off, not dropped: the worker may not ask again
+            # a refill requested before _refill_after is delayed, not dropped: the worker may not request it again
             refill_at = round(self._refill_after * TICKS_PER_S) + 1
             check_at = self._next_check(pass_at)
             with self._clock.alarm(min(pass_at, refill_at if requests.refill else check_at)):
@@ -119,7 +121,7 @@ class Reconcile:
             requests.refill |= self._clock.tick() >= self._next_check(pass_at)
 
     def _next_check(self, otherwise: int) -> int:
-        """Return the tick at which yielded rows are looked for; `otherwise` when none was yielded."""
+        """Return the tick at which a sweep must check yielded rows, or `otherwise` when no row was yielded."""
         now = self._clock.now()
         yielded = [worker.reaction.name for worker in self._workers if worker.ready.first_yielded is not None]
         for name in yielded:
@@ -128,7 +130,7 @@ class Reconcile:
         return otherwise if at is None else round(at * TICKS_PER_S)
 
     async def run_pass(self) -> None:
-        """Do one whole pass: rescue and sweep for every reaction, then repair usage. Raises DatabaseUnavailable."""
+        """Run one whole pass: rescue and sweep each reaction, then repair usage. Raises DatabaseUnavailable."""
         self._requests.whole_pass = self._requests.refill = False
         self._passes_begun += 1
         self._began_at = self._clock.database_now()
@@ -148,7 +150,7 @@ class Reconcile:
         self._pass_ended = Event()
 
     def emit_reconciled(self, changes: Changes | None = None) -> None:
-        """Emit the last pass, with what it changed itself and `changes` that came of it."""
+        """Emit `Reconciled` for the last pass. It counts the rescued rows, and the rows in `changes` if given."""
         self._emit(
             Reconciled(
                 pass_id=uuid4(),
@@ -160,7 +162,7 @@ class Reconcile:
         )
 
     async def refill(self) -> None:
-        """Sweep the reactions that have left rows in the database or to others. Raises DatabaseUnavailable."""
+        """Sweep the reactions that left rows in the database or yielded rows. Raises DatabaseUnavailable."""
         self._requests.refill = False
         for worker in self._workers:
             if worker.ready.is_incomplete or worker.ready.first_yielded is not None:
@@ -176,44 +178,45 @@ class Reconcile:
         began, name, ready = self._clock.now(), worker.reaction.name, worker.ready
         yielded_before, ready.first_yielded = ready.first_yielded, None
         self._check_yielded_at.pop(name, None)
-        # kept if the sweep fails: what was yielded or left in the database is still to be fetched
+        # is_incomplete stays true if the sweep raises, so that a later refill lists the left and yielded rows
         was_incomplete = ready.is_incomplete = ready.is_incomplete or yielded_before is not None
         self._schedule.has_overflowed = False
         sweep = await worker.reaction.sweep(self._horizon_s)
         rows, counts, others = iter(sweep.rows), Counter[str](), list[Due]()
 
         def is_new(signal: Signal) -> bool:
-            # a row that was released since it was read is no longer as it was read
+            # the row of a released signal may have changed since the sweep read it
             return not (worker.is_claimed(signal) or self._schedule.is_waiting(signal) or signal in released)
 
         while chunk := [*islice(rows, _CHUNK_ROWS)]:
             new = [row for row in chunk if is_new(row[0].signal)]
             counts["found"] += len(new)
-            if not was_incomplete:  # else a sweep had left it: no notification was missed
+            if not was_incomplete:  # a row that an earlier sweep left or yielded has not missed its notification
                 counts["missed"] += sum(self._is_missed(*row) for row in new)
             others += self._schedule.arm_own([due for due, _ in new])
             if len(chunk) == _CHUNK_ROWS:
                 (first, _), *_ = chunk
-                # a worker that runs low waits for these very rows, if they are due
+                # don't pause if the worker has few ready signals and these rows are due
                 is_wanted = worker.is_low and first.due_at <= self._clock.database_now()
                 await self._clock.sleep(0.0 if is_wanted else _CHUNK_PAUSE_S)
-        if others and ready.is_full and name not in self._not_acting:
+        if others and ready.is_full and name not in self._must_take_over:
             self._schedule.yield_to_others(others)
             counts["found"] -= len(others)
         else:
             await self._take_over(others, is_new)
         if yielded_before is not None and yielded_before == ready.first_yielded:
-            self._not_acting.add(name)
+            self._must_take_over.add(name)
         else:
-            self._not_acting.discard(name)
+            self._must_take_over.discard(name)
         ready.is_incomplete = not sweep.complete or self._schedule.has_overflowed
         ended = self._clock.now()
         if not counts["found"]:
-            self._refill_after = ended + _RETRY_S  # all that is listed is known; more comes only as that is done
+            # the listed rows are scheduled, claimed or yielded already; the database lists others when some are settled
+            self._refill_after = ended + _RETRY_S
         self._emit(Swept(reaction=name, found=counts["found"], missed=counts["missed"], duration_s=ended - began))
 
     async def _take_over(self, others: Sequence[Due], is_new: Callable[[Signal], bool]) -> None:
-        since = self._clock.database_now()  # one time for all, so that they are claimed together
+        since = self._clock.database_now()  # the same time for all rows, so that they are claimed in few batches
         for first in range(0, len(others), _CHUNK_ROWS):
             chunk = others[first : first + _CHUNK_ROWS]
             self._schedule.take_over([due for due in chunk if is_new(due.signal)], since)

@@ -1,28 +1,28 @@
-"""What the other parts of the engine ask of the reconciliation loop, which waits for `changed`."""
+"""Requests from other parts of the engine to the reconciliation loop. The loop waits for `changed`."""
 
 import asyncio
 
 
 class ReconcileRequests:
-    """Requests that are pending. Setting one twice is the same as once."""
+    """The pending requests. Repeating a pending request has no effect."""
 
     def __init__(self) -> None:
         self.changed = asyncio.Event()
         self.whole_pass = True
-        """A whole pass is wanted: rescue, sweep, repair of usage. The first one is."""
+        """A whole pass (rescue, sweep, repair of usage) is requested. True at first, so the loop starts with a pass."""
         self.refill = False
-        """Some reaction's ready queue runs low, and the database holds more of its rows."""
+        """A sweep is requested, of the reactions that left rows in the database or yielded rows to other reactors."""
 
     def request_pass(self) -> None:
-        """Ask for a whole pass now."""
+        """Request a whole pass."""
         self.whole_pass = True
         self.changed.set()
 
     def request_refill(self) -> None:
-        """Ask for a sweep of the reactions that have left rows in the database."""
+        """Request a sweep of the reactions that left rows in the database or yielded rows to other reactors."""
         self.refill = True
         self.changed.set()
 
     def wake(self) -> None:
-        """Have the loop look again at what it waits for."""
+        """Make the loop compute its next wake-up time again."""
         self.changed.set()

@@ -1,7 +1,7 @@
-"""Owns the timer wheel: takes signals with their due times, and offers each to its ready queue when it is due.
+"""Owns the timer wheel: schedules signals, and moves each to its reaction's ready queue when it is due.
 
-Every signal passes through here, whether a notification, a sweep or a failed attempt brought it. After `arm`, nothing
-can distinguish them.
+All signals pass through `Schedule.arm`, whether they come from a notification, a sweep or a failed attempt. From there
+on they are handled alike.
 """
 
 import asyncio
@@ -18,32 +18,32 @@ from reactor.reactions.base import Reaction
 from reactor.runtime.clock import TICKS_PER_S, Clock
 
 _POP_LIMIT = 2_000
-"""Most timers that are offered before other tasks run; a few milliseconds' work."""
+"""Maximum number of timers that fire before other tasks run. This takes a few milliseconds."""
 
 _ENOUGH_READY = 500
-"""With so many signals ready, as many as one claim takes, rows that rank another reactor first are yielded to it."""
+"""With at least this many ready signals, the size of one claim, rows that rank another reactor first are yielded."""
 
 
 class ReadyQueue:
-    """The due signals of one reaction, and what the database holds beyond them."""
+    """The due signals of one reaction, and whether due rows were left in the database or yielded."""
 
     def __init__(self) -> None:
         self.queue = FairQueue[Signal]()
         self.changed = asyncio.Event()
-        """Set when the worker may have something to do."""
+        """Set when the worker or its completer may have something to do."""
         self.is_incomplete = False
-        """The last sweep left due rows in the database."""
+        """True if the last sweep left due rows in the database."""
         self.first_yielded: Signal | None = None
-        """The first signal that was yielded to another reactor since the last sweep."""
+        """The first signal that was yielded to another reactor since the last sweep began; None: no signal was."""
 
     @property
     def is_full(self) -> bool:
-        """Whether the worker has a whole claim's worth of signals to take."""
+        """Whether enough signals are ready for a full claim, and at least one tenant is below its cap."""
         return len(self.queue) >= _ENOUGH_READY and self.queue.takeable
 
 
 class Schedule:
-    """What is due when, within the horizon; later rows stay in the database until a sweep lists them."""
+    """The due times of signals within the horizon. A later sweep lists the rows that are due after the horizon."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Schedule:
         emit: Emit,
         capacity: int = 1_000_000,
     ) -> None:
-        """`ready_queues` by reaction name; `capacity` is the most timers that the wheel holds."""
+        """`ready_queues` maps a reaction's name to its queue. `capacity`: maximum number of timers in the wheel."""
         self._clock = clock
         self._ready_queues = ready_queues
         self._requests = requests
@@ -65,18 +65,18 @@ class Schedule:
         self._wheel: TimerWheel[Signal] = TimerWheel(clock.tick())
         self._changed = asyncio.Event()
         self.rendezvous_order = RendezvousOrder()
-        """Ranks the reactors for each row; `Listen` says which reactors there are."""
+        """Ranks the listening reactors for each row. `Listen` sets its members."""
         self.has_overflowed = False
-        """True once a signal found no room in the wheel; the next sweep must list its row again."""
+        """True if a full wheel has dropped a signal since the last sweep began. A later sweep lists its row."""
 
     def __len__(self) -> int:
         """Return how many timers the wheel holds."""
         return len(self._wheel)
 
     def timers_by_due(self, width_s: float, count: int, sample: int) -> list[int]:
-        """Return how many timers fire in each of `count` spans of `width_s` from now; later ones count in the last.
+        """Return the number of timers that fire in each of `count` spans of `width_s` from now. The last is open-ended.
 
-        Exact up to `sample` timers, an estimate from a sample beyond.
+        Exact if the wheel has at most `sample` timers, otherwise an estimate from a sample.
         """
         width_ticks, now = width_s * TICKS_PER_S, self._clock.tick()
         counts = [0] * count
@@ -90,7 +90,7 @@ class Schedule:
         return signal in self._wheel.due_ticks or signal in self._ready_queues[signal.reaction].queue
 
     def arm(self, dues: Iterable[Due]) -> None:
-        """Schedule signals; one that is scheduled already moves to its new time."""
+        """Schedule signals. A signal that is scheduled already moves to its new time."""
         now = self._clock.now() + self._clock.offset_s
         for signal, due_at in dues:
             if due_at <= now:
@@ -100,7 +100,7 @@ class Schedule:
                 continue
             tick = self._clock.tick_at(due_at)
             if due_at - now > self._horizon_s:
-                self._wheel.cancel(signal)  # beyond the horizon the database holds it
+                self._wheel.cancel(signal)  # a sweep lists the row when it is due within the horizon
             elif len(self._wheel) < self._capacity or signal in self._wheel.due_ticks:
                 self._wheel.arm(signal, tick)
             else:
@@ -110,14 +110,14 @@ class Schedule:
     # notified signals
 
     def schedule_notified(self, reaction: Reaction, text: str) -> None:
-        """Schedule the rows that a notification names. Never waits and never raises, whatever the text is."""
+        """Schedule the rows that a notification names. Never waits, and never raises for any text."""
         try:
             payload = decode(text)
         except BadPayload as error:
             self._emit(NotificationRejected(channel=reaction.channel, reason=str(error)))
             return
         dues = []
-        # a hint rounds due times up to a millisecond; the database decides whether the row is due already
+        # a hint's due time may be up to 1 ms late: treat the next 1 ms as due; the claim checks the row
         soon = self._clock.now() + self._clock.offset_s + HINT_ROUNDING_S
         for hint in payload.hints:
             signal = Signal(reaction.name, hint.row_id.int, hint.tenant)
@@ -136,16 +136,17 @@ class Schedule:
         self._emit(Notified(channel=reaction.channel, rows=len(payload.hints)))
 
     def _forget(self, signal: Signal) -> None:
-        """Drop a signal whose row needs nothing any more."""
+        """Drop a signal whose row needs no work any more."""
         self._wheel.cancel(signal)
         self._ready_queues[signal.reaction].queue.discard(signal)
 
     # sharing with other reactors
 
     def arm_own(self, dues: Sequence[Due]) -> Sequence[Due]:
-        """Schedule signals that every reactor receives, with the delay of this reactor's rank for the row.
+        """Schedule signals that all reactors receive, each with the delay of this reactor's rank for the row.
 
-        Return those that are due now and rank another reactor first: to be yielded to it, or taken over.
+        Doesn't schedule signals that are due now and rank another reactor first: returns them, for the caller to yield
+        or take over.
         """
         if self.rendezvous_order.is_alone:
             self.arm(dues)
@@ -162,11 +163,11 @@ class Schedule:
         return others
 
     def take_over(self, others: Iterable[Due], since: float) -> None:
-        """Schedule signals of other reactors, in case those are gone: each at `since` plus this reactor's delay."""
+        """Schedule signals that rank another reactor first, each at `since` plus this reactor's delay for the row."""
         self.arm(Due(signal, since + self.rendezvous_order.delay_s(signal.row)) for signal, _ in others)
 
     def yield_to_others(self, others: Sequence[Due]) -> None:
-        """Leave signals of one reaction to the reactors that rank first. A later sweep checks that they acted."""
+        """Leave these signals of one reaction unscheduled. A later sweep checks that other reactors claimed them."""
         first = others[0].signal
         ready = self._ready_queues[first.reaction]
         if ready.first_yielded is None:
@@ -176,12 +177,12 @@ class Schedule:
     # the wheel
 
     async def run(self) -> None:
-        """Offer each signal at its tick and not before. Sleeps until the next tick or a change."""
+        """Move each signal to its ready queue at its tick, never earlier. Never returns."""
         with self._clock.timer(self._changed.set) as timer:
             while True:
                 now = self._clock.tick()
                 offered = self._offer_due(now)
-                # more are due than were offered: let other tasks run, then go on
+                # at the limit, more timers may be due: let other tasks run, then continue
                 timer.set(now if offered == _POP_LIMIT else self._wheel.next_due())
                 await self._changed.wait()
                 self._changed.clear()
@@ -192,9 +193,9 @@ class Schedule:
         ready.changed.set()
 
     def _offer_due(self, now: int) -> int:
-        """Offer at most _POP_LIMIT signals that are due at tick `now`; return how many."""
+        """Move at most _POP_LIMIT signals that are due at tick `now` to their ready queues; return their number."""
         fired: list[Signal] = []
-        # next_due is the start of a slot for far timers: pop slot by slot, so that the lag is exact
+        # for a later block, next_due is the start of the block: pop until a timer fires, so that the lag is exact
         while not fired and (next_due := self._wheel.next_due()) is not None and next_due <= now:
             if fired := self._wheel.pop(next_due, _POP_LIMIT):
                 self._emit(TimerFired(lag_s=(now - next_due) / TICKS_PER_S))

@@ -1,4 +1,4 @@
-"""Starts the engine's parts, waits for them, and ends them in order."""
+"""Starts the engine's tasks, and stops them in the right order."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -16,12 +16,12 @@ from reactor.engine.worker import Worker
 from reactor.runtime.clock import Clock
 
 _LAST_SETTLEMENT_S = 5.0
-"""How long shutdown waits for the last settlements after the grace period."""
+"""Maximum time that shutdown waits for the last settlements after the grace period."""
 
 
 @frozen(kw_only=True)
 class Engine:
-    """Everything that turns signals into settled rows, wired."""
+    """The parts that turn signals into settled rows, connected to each other."""
 
     clock: Clock
     schedule: Schedule
@@ -29,16 +29,16 @@ class Engine:
     requests: ReconcileRequests
     reconcile: Reconcile
     idle: asyncio.Event
-    """Set by each worker whenever it has nothing to do."""
+    """Set by each worker when it has no ready, claimed or unsettled rows."""
 
     @property
     def spent(self) -> int:
-        """Attempts that were settled and counted since the start."""
+        """Number of attempts settled since the start, without the deferred ones."""
         return sum(worker.spent for worker in self.workers)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Run schedule and workers within the block, which ends them with `finish`."""
+        """Run the schedule and the workers during the block. The block must end with a call of `finish`."""
         async with create_task_group() as tasks:
             tasks.start_soon(self.schedule.run)
             for worker in self.workers:
@@ -49,7 +49,7 @@ class Engine:
     async def run_until(
         self, stop: Event, background_tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]], *, grace_s: float
     ) -> None:
-        """Run with these tasks beside until `stop` is set; then cancel the tasks, and end in order."""
+        """Run the engine and these tasks until `stop` is set. Then cancel the tasks, and `finish` the engine."""
         async with self.running():
             with CancelScope() as background:
                 async with create_task_group() as tasks:
@@ -60,13 +60,13 @@ class Engine:
             await self.finish(grace_s)
 
     async def until_idle(self, stop: Event) -> None:
-        """Return once nothing is scheduled, ready, claimed or unsettled, or `stop` is set."""
+        """Return when no signal is scheduled or ready and no row is claimed or unsettled, or when `stop` is set."""
         while not stop.is_set() and (len(self.schedule) or not all(worker.is_idle for worker in self.workers)):
             await self.idle.wait()
             self.idle.clear()
 
     async def finish(self, grace_s: float) -> None:
-        """Let what is in flight end within the grace period, hand back the rest, and wait for its settlement."""
+        """Wait for running attempts during the grace period, cut the remaining ones short, and wait for settlements."""
         for worker in self.workers:
             worker.close()
         with move_on_after(grace_s):

@@ -1,11 +1,11 @@
 """Takes ready signals in batches and claims their rows.
 
-Batches are natural. While a claim is on its way to the database, rows that become due wait; the next claim takes all
-of them. One row at a time when idle, hundreds in one round trip under load, and no timer or setting in between.
+Batches need no timer and no setting. Rows that become due during a claim wait, and the next claim takes all of them:
+one row when the reactor is idle, hundreds of rows under load.
 
-How much is claimed follows the pace of the work: as many rows as there are free places, and four times as many as end
-while one claim is on its way. Slow uploads are claimed one by one as places become free, so that other reactors may
-take the rest. Quick ones are claimed by hundreds, once there is room for half a batch, up to three batches ahead.
+The window limits how many attempts are in flight: `concurrency`, plus four times the number of attempts that end during
+one claim, at most three batches. So slow uploads are claimed one by one, and other reactors can claim the remaining
+rows. Quick uploads are claimed by hundreds, when there is room for half a batch.
 """
 
 import asyncio
@@ -31,17 +31,17 @@ from reactor.runtime.clock import Clock
 R = TypeVar("R", bound=Reaction)
 
 _MOST_CLAIMED = 5 * BATCH
-"""Most rows claimed and not settled: one batch on its way from the database, one to it, three being worked on."""
+"""Maximum number of claimed, unsettled rows: one batch being claimed, one being settled, three in flight."""
 
 _LOW = 5_000
-"""With fewer ready signals than this, a sweep fetches more before these are used up."""
+"""With fewer ready signals than this, the worker requests a sweep, so that the ready queue doesn't become empty."""
 
 _PAUSE_S = 0.5
-"""How long claims pause after the database failed."""
+"""Delay of the next claim after the database failed."""
 
 
 class Worker(ABC, Generic[R]):
-    """Claims the ready signals of one reaction. `DirectWorker` and `AttemptWorker` say what a claim is."""
+    """Claims the rows of one reaction's ready signals. `DirectWorker` and `AttemptWorker` implement the claim."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Worker(ABC, Generic[R]):
         emit: Emit,
         idle: asyncio.Event,
     ) -> None:
-        """`idle` is set whenever this worker has nothing ready, claimed or unsettled."""
+        """The worker sets `idle` when it has no ready, claimed or unsettled rows."""
         self.reaction = reaction
         self.ready = ready
         self._schedule = schedule
@@ -65,49 +65,49 @@ class Worker(ABC, Generic[R]):
         self._claiming = 0
         self._is_closing = False
         self.ended = asyncio.Event()
-        """Set once the worker was closed and everything is settled."""
+        """Set when the worker was closed and all its attempts are settled."""
 
     @property
     def outstanding(self) -> int:
-        """Rows that are being claimed, claimed, or settled and not cleaned up."""
+        """Number of rows that are being claimed, claimed, or settled and not cleaned up."""
         return self._claiming
 
     @property
     def spent(self) -> int:
-        """Attempts that were settled and counted since the start."""
+        """Number of attempts settled since the start, without the deferred ones."""
         return 0
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is ready or outstanding."""
+        """Whether no row is ready or outstanding."""
         return not self.outstanding and not len(self.ready.queue)
 
     @property
     def is_low(self) -> bool:
-        """Whether few rows are ready."""
+        """Whether fewer than _LOW signals are ready."""
         return len(self.ready.queue) < _LOW
 
-    def is_claimed(self, signal: Signal) -> bool:  # noqa: ARG002  # AttemptWorker's rows are
-        """Return whether this reactor holds the row."""
+    def is_claimed(self, signal: Signal) -> bool:  # noqa: ARG002  # AttemptWorker uses it
+        """Return whether this reactor has claimed the row."""
         return False
 
     def track_released(self) -> AbstractContextManager[Container[Signal]]:
-        """Yield the signals that are released until the block ends: what was read of them meanwhile is out of date."""
+        """Yield a set that collects the signals released during the block; see `Completer.track_released`."""
         return nullcontext(())
 
     async def run(self) -> None:
-        """Work until closed."""
+        """Claim rows until closed."""
         await self._claim_until_closed()
         self.ended.set()
         self._idle.set()
 
     def close(self) -> None:
-        """Claim no more."""
+        """Stop claiming rows."""
         self._is_closing = True
         self.ready.changed.set()
 
     def abort(self) -> None:
-        """Interrupt what is being worked on; it is handed back."""
+        """Abandon the attempts that have not ended."""
 
     async def _claim_until_closed(self) -> None:
         try:
@@ -131,18 +131,18 @@ class Worker(ABC, Generic[R]):
             except DatabaseUnavailable as error:
                 self._emit(DatabaseLost(doing=f"claim {self.reaction.name}", reason=str(error)))
                 self._release_tenants(batch)
-                await self._clock.sleep(_PAUSE_S)  # other ready rows would fare no better
+                await self._clock.sleep(_PAUSE_S)  # claims of other rows would fail too
                 self._schedule.arm([Due(signal, self._clock.database_now()) for signal in batch])
             self._claiming = 0
-            await cancel_shielded_checkpoint()  # let what was claimed begin first
+            await cancel_shielded_checkpoint()  # let the claimed attempts begin before the next claim
 
     def request_refill(self) -> None:
-        """Request a sweep, if the last one has left rows in the database, or to other reactors while few are ready."""
+        """Request a sweep if rows were left in the database, or if rows were yielded and the ready queue isn't full."""
         if self.ready.is_incomplete or (self.ready.first_yielded is not None and not self.ready.is_full):
             self._requests.request_refill()
 
     def _take(self) -> list[Signal]:
-        """Return the signals to claim now, removed from the ready queue."""
+        """Remove the signals to claim now from the ready queue, and return them."""
         return self.ready.queue.take(BATCH)
 
     @abstractmethod
@@ -155,7 +155,7 @@ class Worker(ABC, Generic[R]):
 
 
 class DirectWorker(Worker[DirectReaction]):
-    """Works for a `DirectReaction`: the claim is the whole work."""
+    """The worker of a `DirectReaction`, whose claim does the whole work."""
 
     async def _claim(self, batch: Sequence[Signal]) -> None:
         self._schedule.arm(await self.reaction.act(batch))
@@ -163,7 +163,7 @@ class DirectWorker(Worker[DirectReaction]):
 
 
 class AttemptWorker(Worker[AttemptReaction[A]]):
-    """Works for an `AttemptReaction`: claims rows, hands them to the executor, and has them settled."""
+    """The worker of an `AttemptReaction`: claims rows and submits them to the executor. Its completer settles them."""
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class AttemptWorker(Worker[AttemptReaction[A]]):
         per_tenant: int,
         lease_s: float,
     ) -> None:
-        """`concurrency` attempts at once, `per_tenant` of them for one tenant."""
+        """At most `concurrency` attempts are executed concurrently, at most `per_tenant` of them for one tenant."""
         super().__init__(reaction, ready, schedule, requests, clock=clock, emit=emit, idle=idle)
         self._completer = Completer(reaction, ready, schedule, clock=clock, emit=emit)
         self._leases = Leases(reaction, self._completer, clock=clock, emit=emit, lease_s=lease_s)
@@ -205,7 +205,7 @@ class AttemptWorker(Worker[AttemptReaction[A]]):
         return self._completer.track_released()
 
     async def run(self) -> None:
-        """Work until closed and everything is settled."""
+        """Claim rows until closed, then return when all attempts are settled and cleaned up."""
         async with create_task_group() as tasks:
             tasks.start_soon(self._completer.collect_outcomes)
             tasks.start_soon(self._completer.settle_outcomes)
@@ -219,7 +219,7 @@ class AttemptWorker(Worker[AttemptReaction[A]]):
         self._idle.set()
 
     def close(self) -> None:
-        """Claim no more, hand back what has not begun; what is being acted on may finish."""
+        """Claim no more rows, and hand back the attempts that have not begun. Running attempts continue."""
         super().close()
         self._completer.hand_back(self.reaction.executor.drain())
 
@@ -230,7 +230,7 @@ class AttemptWorker(Worker[AttemptReaction[A]]):
     # window
 
     def _take(self) -> list[Signal]:
-        """Take signals of rows that are not claimed here; a lease that has ended under a running attempt is."""
+        """Take signals, without those of rows that are claimed here: another reactor may have rescued such a row."""
         claimed = self._completer.claimed
         while (room := self._room()) and (taken := self.ready.queue.take(room)):
             if claimed.keys().isdisjoint(taken):
@@ -241,16 +241,16 @@ class AttemptWorker(Worker[AttemptReaction[A]]):
         return []
 
     def _room(self) -> int:
-        """Return how many rows to claim now, and cap each tenant at its share of that window."""
+        """Return the number of rows to claim now, and set the cap of each tenant to its share of the window."""
         window = min(3 * BATCH, self._concurrency + int(4 * self._ended_during_a_claim()))
-        # Invariant: one tenant never holds the whole window while it is capped below the concurrency
+        # Invariant: if per_tenant < concurrency, no tenant can fill the whole window
         self.ready.queue.per_tenant = math.ceil(window * min(1.0, self._per_tenant / self._concurrency))
         room = max(0, min(BATCH, window - self._completer.in_flight, _MOST_CLAIMED - len(self._completer.claimed)))
-        # enough waits for the executor: a round trip for a few more rows would cost as much as one for many
+        # enough attempts wait for the executor: don't claim until there is room for half a batch
         return 0 if self.reaction.executor.waiting >= self._concurrency and room < min(window, BATCH) / 2 else room
 
     def _ended_during_a_claim(self) -> float:
-        """Return how many attempts end while a claim is on its way, from those that ended since the last was sent."""
+        """Estimate the number of attempts that end during one claim, from those ended since the last claim was sent."""
         ended = self._completer.ended_count - self._ended_before + self._done_elsewhere
         since_s = self._clock.now() - self._claim_sent_at
         return ended * (self._claim_took_s / since_s if since_s > self._claim_took_s else 1.0)
@@ -270,12 +270,12 @@ class AttemptWorker(Worker[AttemptReaction[A]]):
         self._completer.in_flight += len(ours)
         self._dispatch(result.attempts)
         if len(ours) < len(batch):
-            # rows that another reactor has finished count as progress: the next claim may be larger
+            # rows that need no attempt any more are counted as ended attempts, so that the window grows
             self._done_elsewhere += len(batch) - len(ours) - len(result.later)
             self._completer.release_tenants(signal for signal in batch if signal not in ours)
 
     def _dispatch(self, attempts: Sequence[A]) -> None:
-        """Let the executor begin those that may begin; hand the others back."""
+        """Submit the attempts that may begin to the executor, and hand the others back."""
         admitted = () if self._is_closing else self.reaction.admit(attempts)
         if admitted:
             self.reaction.executor.submit(admitted)

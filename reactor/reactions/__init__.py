@@ -1,1 +1,1 @@
-"""What the reactor does: one module per kind of row that needs attention."""
+"""The reactions: the work that the reactor does for each kind of row."""

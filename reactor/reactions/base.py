@@ -1,7 +1,7 @@
-"""What a reaction is: the code for one kind of row, as the engine sees it.
+"""The interface between the engine and a reaction. A reaction is the code for one kind of row.
 
-Two kinds exist. A `DirectReaction` does its whole work in one statement: a stale run is failed by the statement that
-finds it stale. An `AttemptReaction` claims rows under a lease, has an executor work on them, and settles the outcomes.
+Two kinds exist. A `DirectReaction` does its whole work in one statement: the statement that finds stale runs also fails
+them. An `AttemptReaction` claims rows under a lease, submits them to an executor, and settles the outcomes.
 """
 
 import math
@@ -20,7 +20,7 @@ from reactor.runtime.executor import Executor, Job
 
 @define(kw_only=True, eq=False)
 class Attempt(Job):
-    """One claimed row, from its claim to its settlement. Each reaction adds what its rows hold."""
+    """One claimed row, from its claim to its settlement. Subclasses add the fields that their reaction needs."""
 
     signal: Signal
 
@@ -28,16 +28,16 @@ class Attempt(Job):
     """The signal's tenant; the executor shares its threads between tenants."""
 
     lease_until: float
-    """Monotonic seconds: the lease may have ended from here on, counted from before the claim was sent."""
+    """Monotonic seconds. The lease can't end before this time: lease_until is computed from when the claim was sent."""
 
     deadline: float = field(default=math.inf, init=False)
-    """Monotonic seconds: the attempt is cut short from here on. Set when it begins."""
+    """Monotonic seconds. A running attempt is cut short at this time, which is set when the attempt begins."""
 
     is_over: bool = field(default=False, init=False)
-    """True once it has an outcome, which may not be settled yet."""
+    """True when the attempt has an outcome, settled or not."""
 
     is_lost: bool = field(default=False, init=False)
-    """True once another reactor may have claimed the row; its outcome must not be settled any more."""
+    """True when another reactor may have claimed the row: the outcome of this attempt must not be settled."""
 
 
 A = TypeVar("A", bound=Attempt)
@@ -45,10 +45,10 @@ A = TypeVar("A", bound=Attempt)
 
 @frozen(kw_only=True)
 class ClaimResult(Generic[A]):
-    """What a claim of a batch of signals returned."""
+    """The result of a claim for a batch of signals."""
 
     attempts: Sequence[A] = ()
-    """Claimed rows, to work on now."""
+    """The claimed rows."""
 
     later: Sequence[Due] = ()
     """Signals to schedule again."""
@@ -56,98 +56,105 @@ class ClaimResult(Generic[A]):
 
 @frozen(kw_only=True)
 class Sweep:
-    """The rows that need attention, as the database lists them."""
+    """The rows that the database lists as due within the horizon."""
 
     rows: Iterable[tuple[Due, float]] = ()
-    """Each with the time of its last change (database seconds since 1970). Built lazily: there may be 50 000."""
+    """Each row's signal with its due time, and the time since when the row could have been scheduled. Both are database
+    seconds since 1970. Lazy, because there may be 200 000 rows."""
 
     complete: bool = True
-    """False when the database holds more due rows than one sweep may list."""
+    """False if the database may have further due rows, beyond the limit of one sweep."""
 
 
 class Reaction(ABC):
-    """One kind of row that needs attention."""
+    """The code for one kind of row."""
 
     name: ClassVar[str]
     """The name in signals, logs and metrics; also the module's name."""
 
     channel: ClassVar[str]
-    """The channel on which triggers notify its rows."""
+    """The channel on which triggers send notifications about its rows."""
 
     @abstractmethod
     def due_at(self, hint: Hint) -> float | None:
-        """Return when the hinted row is due (database seconds since 1970); None: it needs nothing any more."""
+        """Return when the hinted row is due (database seconds since 1970); None if the row needs no more work."""
 
     async def prepare(self) -> None:  # noqa: B027  # optional
-        """Warm up connection and statements, so that the first claim is fast. Raises DatabaseUnavailable."""
+        """Open the connection and prepare statements, so that the first claim is fast. Raises DatabaseUnavailable."""
 
     @abstractmethod
     async def sweep(self, horizon_s: float) -> Sweep:
         """List the rows that are due within the horizon. Raises DatabaseUnavailable."""
 
     async def rescue(self) -> Sequence[TraceContext]:
-        """Release rows whose worker is gone, before a sweep; return their places in their traces.
+        """Release the rows whose worker has gone; return their trace contexts. Raises DatabaseUnavailable.
 
-        Raises DatabaseUnavailable.
+        The engine calls it before each sweep of a whole pass.
         """
         return ()
 
 
 class DirectReaction(Reaction):
-    """A reaction whose statement does the whole work."""
+    """A reaction that does its whole work in one statement."""
 
     @abstractmethod
     async def act(self, signals: Sequence[Signal]) -> Sequence[Due]:
-        """Do what is due for these rows; return the signals to schedule again. Raises DatabaseUnavailable.
+        """Do the work that is due for these rows; return the signals to schedule again. Raises DatabaseUnavailable.
 
-        Acting twice on the same rows is harmless.
+        A repeated call for the same rows has no further effect.
         """
 
 
 class AttemptReaction(Reaction, Generic[A]):
-    """A reaction that claims rows, has an executor work on them, and settles the outcomes."""
+    """A reaction that claims rows, submits them to an executor, and settles the outcomes."""
 
     executor: Executor[A]
-    """Works on the claimed rows."""
+    """Executes the attempts."""
 
     attempt_timeout_s: float = math.inf
-    """The longest that one attempt may take."""
+    """Maximum seconds from the start of an attempt to its deadline."""
 
     @property
     def is_held_up(self) -> bool:
-        """Whether no attempt may begin: claimed rows that have not begun are handed back."""
+        """Whether the engine must hand back the attempts that wait for the executor."""
         return False
 
     @abstractmethod
     async def claim(self, signals: Sequence[Signal]) -> ClaimResult[A]:
-        """Claim the rows that are due. Raises DatabaseUnavailable; repeating it for the same rows is harmless."""
+        """Claim the rows that are due. Raises DatabaseUnavailable.
+
+        After DatabaseUnavailable, the engine repeats the claim, perhaps in another batch.
+        """
 
     def admit(self, attempts: Sequence[A]) -> Sequence[A]:
-        """Return the leading attempts that may begin now; the others are handed back."""
+        """Return the first of these attempts, as many as may begin now. The engine hands back the others."""
         return attempts
 
     def started(self, attempts: Sequence[A]) -> None:
-        """Take notice that the executor has begun these."""
+        """Record that the executor has begun these attempts, and set their deadlines if attempts have a timeout."""
 
     @abstractmethod
     def outcomes(self, attempts: Sequence[A]) -> Sequence[Outcome]:
-        """Return the outcome of each attempt that the executor has ended. Never raises: a failure is an outcome."""
+        """Return the outcome of each of these ended attempts. Never raises: a failed attempt also has an outcome."""
 
     @abstractmethod
     def hand_back(self, attempt: A) -> Outcome:
-        """Return the outcome of an attempt that did not begin, or was interrupted by this reactor: not counted."""
+        """Return the outcome of an attempt that didn't begin. The attempt isn't counted."""
 
     def cut_short(self, attempt: A) -> Outcome:
-        """Return the outcome of an attempt that is abandoned: its time is over, or the reactor stops."""
+        """Return the outcome of an abandoned attempt: its deadline passed, its lease was lost, or the reactor stops."""
         return self.hand_back(attempt)
 
     @abstractmethod
     async def settle(self, ended: Sequence[tuple[A, Outcome]]) -> Sequence[Due]:
-        """Commit the outcomes; return the signals that are due again. Raises DatabaseUnavailable; may be repeated."""
+        """Commit the outcomes; return the signals to schedule again. Raises DatabaseUnavailable.
+
+        After DatabaseUnavailable, the engine repeats the call.
+        """
 
     async def clean_up(self, settled: Sequence[A]) -> None:
-        """Remove what settled attempts leave behind. Runs beside the next settlement."""
+        """Remove what settled attempts leave behind. The next settlement may run concurrently."""
 
     @abstractmethod
     async def extend(self, held: Sequence[A]) -> set[UUID]:
-        """Extend the leases; return the row ids that are still claimed here. Raises DatabaseUnavailable."""
+        """Extend the leases; return the ids of the rows that are still claimed here. Raises DatabaseUnavailable."""

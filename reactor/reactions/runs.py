@@ -1,7 +1,7 @@
 """Stale runs: fail each interpretation whose deadline has passed.
 
-The wheel holds a deadline per run; nothing scans. When it fires, one statement fails those of the batch that are truly
-stale and returns the deadlines of the others. A heartbeat that was not notified costs one look-up.
+The wheel has one timer per run, at the run's deadline. When timers fire, one statement fails the stale runs among them
+and returns the deadlines of the others. Most heartbeats send no notification, so a timer may fire at an old deadline.
 """
 
 from collections.abc import Sequence

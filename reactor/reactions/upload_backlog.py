@@ -1,4 +1,4 @@
-"""The uploads that claims alone would miss: what a sweep lists, and what a rescue releases or buries."""
+"""Sweep and rescue of uploads. A rescue releases uploads with expired leases and marks exhausted ones as dead."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from reactor.reactions.base import Sweep
 _SWEEP_LIMIT: Final = 50_000
 _SWEEP_PER_TENANT: Final = 5_000
 _FIRST_SWEEP_SHARE: Final = 10
-"""The first sweep lists a tenth, so that work on a large backlog begins before all of it is read."""
+"""The limits of the first sweep are divided by this, so that work on a large backlog begins sooner."""
 
 _RESCUE_BATCH: Final = 500
 
@@ -29,7 +29,7 @@ class UploadBacklog:
         self._has_swept = False
 
     async def sweep(self, horizon_s: float) -> Sweep:
-        """List the uploads that are due within the horizon, fair by tenant."""
+        """List the uploads that are due within the horizon, up to a limit for each tenant and a limit for all."""
         share = 1 if self._has_swept else _FIRST_SWEEP_SHARE
         per_tenant, limit = _SWEEP_PER_TENANT // share, _SWEEP_LIMIT // share
         rows = await self._queue.sweep(horizon_s, per_tenant, limit)
@@ -42,7 +42,7 @@ class UploadBacklog:
         )
 
     async def rescue(self) -> Sequence[TraceContext]:
-        """Release every expired lease, bury every exhausted upload; return their places in their traces."""
+        """Release uploads with expired leases, mark exhausted ones as dead; return the trace contexts of both."""
         rescued: list[TraceContext] = []
         while True:
             batch = await self._queue.rescue(None, _RESCUE_BATCH)
@@ -51,7 +51,7 @@ class UploadBacklog:
                 return rescued
 
     async def bury(self, exhausted: Sequence[UUID]) -> None:
-        """Mark these uploads as dead, which have used up their retries."""
+        """Mark these uploads as dead. They have used up their retries."""
         self._emit_rescued(await self._queue.rescue(exhausted, len(exhausted)))
 
     def _emit_rescued(self, rescued: Sequence[Rescue]) -> Sequence[TraceContext]:

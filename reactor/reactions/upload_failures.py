@@ -1,4 +1,4 @@
-"""What a failed attempt means: try again, give up, or blame the store and count nothing."""
+"""Decides the outcome of a failed attempt: RETRY, DEAD, or DEFERRED while the store is down."""
 
 import random
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from reactor.runtime.clock import Clock
 _MESSAGE_CHARS = 500
 
 _PROBE_WAIT_S = 0.25
-"""How soon a deferred upload is looked at again while the probe's answer is awaited."""
+"""Minimum delay of an upload that the open breaker defers. It applies while a probe is in flight."""
 
 
 class UploadFailures:
-    """Judges failures, with the store's circuit breaker and the backoff."""
+    """Computes outcomes of failed attempts from the store's circuit breaker and the backoff."""
 
     def __init__(self, breaker: CircuitBreaker, backoff: Backoff, *, store_name: str, clock: Clock, emit: Emit) -> None:
         self._breaker = breaker
@@ -33,19 +33,19 @@ class UploadFailures:
     def outcome(self, upload: Upload, error: BaseException) -> Outcome:
         """Return the outcome of an attempt that failed with `error`."""
         if not isinstance(error, ReactorError):
-            # a bug of the reactor must not stop other uploads: this one fails, and the log shows the bug
+            # a bug of the reactor must not stop other uploads: only this attempt fails, and the bug is logged
             logger.bind(**upload.trail().fields).opt(exception=error).error("attempt {} broke", upload.attempt)
             error = StorageUnavailable("the reactor broke on this upload; its log says how")
-        # a store's own text: PostgreSQL takes no NUL, and a terminal must get no escape sequences
+        # the message may contain a store's text: remove NUL, which PostgreSQL rejects, and escape sequences
         message = "".join(char if char.isprintable() else " " for char in str(error)[:_MESSAGE_CHARS])
         if isinstance(error, StorageUnavailable):
             was_open = self._breaker.is_open
-            unspent = self._breaker.failed(self._clock.now(), upload.id, error.retry_after_s)
+            is_outage = self._breaker.failed(self._clock.now(), upload.id, error.retry_after_s)
             self._emit_breaker(was_open)
-            if unspent:
+            if is_outage:
                 return Outcome(verdict=Verdict.DEFERRED, delay_s=self.pause_s(), code=error.code, message=message)
             return self._retry_or_give_up(upload, error.code, message, error.retry_after_s)
-        # the store answered, or the fault lies in the file: neither counts against the store
+        # the store has answered, or the spooled file is at fault: the breaker must not count a failure of the store
         if isinstance(error, StorageRejected):
             self.store_answered()
         else:
@@ -64,12 +64,12 @@ class UploadFailures:
         return Outcome(verdict=Verdict.RETRY, delay_s=delay_s, code=code, message=message)
 
     def hand_back(self, upload_id: UUID) -> Outcome:
-        """Return the outcome of an attempt that did not begin, or was interrupted by this reactor."""
+        """Return the outcome DEFERRED, for an attempt that didn't begin or was abandoned before its deadline."""
         self._breaker.abandoned(self._clock.now(), upload_id)
         return Outcome(verdict=Verdict.DEFERRED, delay_s=self.pause_s() if self._breaker.is_open else 0.0)
 
     def hold_back(self, signals: Sequence[Signal]) -> tuple[Sequence[Signal], list[Due]]:
-        """Return the signals that the breaker lets through, and the others with the time to look at them again."""
+        """Return the signals that may be claimed now, and the others with the time at which to schedule them."""
         allowance = self._breaker.allowance(self._clock.now())
         if allowance is None:
             return signals, []
@@ -77,13 +77,13 @@ class UploadFailures:
         return signals[:allowance], [Due(signal, retry_at) for signal in signals[allowance:]]
 
     def store_answered(self) -> None:
-        """Take notice that the store stored an object, or refused one for good: it is up."""
+        """Record that the store works: it has stored an object, or refused one permanently. Closes the breaker."""
         was_open = self._breaker.is_open
         self._breaker.succeeded(self._clock.now())
         self._emit_breaker(was_open)
 
     def pause_s(self) -> float:
-        """Return the seconds until the store is worth asking again."""
+        """Return the seconds until the next probe may start, at least _PROBE_WAIT_S."""
         retry_at = self._breaker.retry_at
         return max(_PROBE_WAIT_S, 0.0 if retry_at is None else retry_at - self._clock.now())
 

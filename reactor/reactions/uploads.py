@@ -1,8 +1,8 @@
-"""Failed uploads: copy the spooled bytes into the object store, until they are stored or given up.
+"""Failed uploads: copy the spooled bytes into the object store, until they are stored or the upload is dead.
 
-An attempt opens the spooled file, streams it once into the store, hashed and counted on the way, and ends in an
-outcome: stored, retry after a backoff, dead, or deferred (handed back unspent). An outage of the store is not a failure
-of an upload: the circuit breaker defers the others until the store answers again.
+An attempt reads the spooled file once, hashes and counts the bytes, and streams them into the store. Its outcome is
+stored, retry (after a backoff), dead, or deferred (the attempt isn't counted). During an outage of the store, the
+circuit breaker defers uploads, so that they don't use up their retries.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -42,23 +42,24 @@ from reactor.storage.stores.base import ObjectStore
 _BURY_AGAIN_S = 1.0
 
 _CLOCK_READINGS = 3
-"""How often the database's clock is read before the first claim: timers depend on it, and first answers are slow."""
+"""Number of readings of the database's clock before the first claim. The first answers are slow, so one is too few."""
 
 _CLOCK_INTERVAL_S = 1.0
-"""How often a claim measures the database's clock."""
+"""Minimum time between two claims that measure the database's clock."""
 
 _EVENT_BATCH = 8
-"""Most settled attempts in one event: their log lines and spans take some 0.2 ms each and are made in one piece."""
+"""Maximum number of settled attempts in one event. Log line and spans of an attempt take about 0.2 ms, and other tasks
+wait until the whole event is handled."""
 
 _REMOVE_BATCH = 50
-"""Most spooled files that one call removes: short, so that puts run in between."""
+"""Maximum number of spooled files that one call removes. A short call lets puts run between two calls."""
 
 _REMOVE_WITHIN_S = 30.0
-"""How long the removal of a settlement's files may take: a disk that hangs must not block settlements."""
+"""Maximum time to remove the files of one settlement. A disk that hangs must not block settlements."""
 
 
 class SpooledFiles(Protocol):
-    """The part of a spool that removes files; see `Spool.remove`."""
+    """Removes spooled files; see `Spool.remove`."""
 
     def remove(self, files: Iterable[tuple[str, str, Identity]]) -> list[str | None]: ...
 
@@ -68,12 +69,12 @@ RunInThread = Callable[[Callable[[], list[str | None]]], Awaitable[list[str | No
 
 @define(kw_only=True, eq=False)
 class UploadAttempt(Attempt):
-    """One attempt to store one upload. Its result is the URL of the object and the identity of the spooled file."""
+    """One attempt to store one upload. `result` is the object's URL and the identity of the spooled file."""
 
     upload: Upload
     trail: Trail
     stored_file: Identity | None = field(default=None, init=False)
-    """The spooled file to remove, once the upload is settled as stored."""
+    """The spooled file to remove. Set when the upload is settled as stored; None before."""
 
 
 def put(spool: Spool, store: ObjectStore, attempt: UploadAttempt) -> tuple[str, Identity]:
@@ -113,7 +114,7 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         attempt_timeout_s: float,
         lease_s: float,
     ) -> None:
-        """`executor` calls `put`; `run_in_thread` runs a call that removes files."""
+        """`executor` calls `put` for each attempt. `run_in_thread` runs a call that removes files."""
         self.executor = executor
         self.attempt_timeout_s = attempt_timeout_s
         self._queue = queue
@@ -169,17 +170,17 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         return ClaimResult(attempts=attempts, later=later)
 
     async def _bury(self, exhausted: Sequence[Signal]) -> list[Due]:
-        """Mark these uploads as dead; return them to be looked at again if the database failed."""
+        """Mark these uploads as dead. Return the signals to schedule again: all if the database failed, else none."""
         try:
             await self._backlog.bury([signal.row_id for signal in exhausted])
-        except DatabaseUnavailable as error:  # what was claimed with them must not be lost
+        except DatabaseUnavailable as error:  # don't raise: the same claim has returned attempts to execute
             self._emit(DatabaseLost(doing="bury uploads", reason=str(error)))
             return [Due(signal, self._clock.database_now() + _BURY_AGAIN_S) for signal in exhausted]
         return []
 
     def _measure_clock(self, asked: float, upload: Upload) -> None:
-        """Measure the database's clock by a claim of one row, the shortest call there is."""
-        if upload.waited_since is not None:  # a claim that is repeated returns the time of the first
+        """Measure the offset of the database's clock from a claim of one row, which has the shortest round trip."""
+        if upload.waited_since is not None:  # None: repeated, so the round trip may include a failed call
             answered = self._clock.now()
             self._clock.observe(asked, answered, upload.claimed_at)
             self._measure_clock_at = answered + _CLOCK_INTERVAL_S
@@ -196,7 +197,7 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
 
     @property
     def is_held_up(self) -> bool:
-        # while a probe is under way nothing else has been claimed
+        # False during a probe: the probe must not be handed back, and no other attempt waits for the executor
         return not self._breaker.is_clear and self._breaker.retry_at is not None
 
     def admit(self, attempts: Sequence[UploadAttempt]) -> Sequence[UploadAttempt]:
@@ -246,14 +247,14 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         settling_at = self._clock.now() + self._clock.offset_s
         settled = await self._queue.settle([(attempt.upload, outcome) for attempt, outcome in ended])
         missing = [(attempt.upload, outcome) for attempt, outcome in ended if attempt.signal.row not in settled]
-        if missing:  # an earlier call without an answer may have settled them
+        if missing:  # an earlier settlement whose answer was lost may have committed
             settled |= dict.fromkeys(await self._queue.confirm_stored(missing), Settled(None, settling_at))
         due_again: list[Due] = []
         events: list[AttemptSettled] = []
         offset_s = self._clock.offset_s
         for attempt, outcome in ended:
             if (found := settled.get(attempt.signal.row)) is None:
-                # taken over, cancelled, or settled by a call without an answer: the row decides
+                # taken over, cancelled, or settled by a call without an answer: the next claim checks the row
                 due_again.append(Due(attempt.signal, self._clock.database_now()))
                 self._emit(LeaseLost(upload_id=attempt.upload.id))
                 continue
@@ -264,8 +265,8 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
                 _, attempt.stored_file = attempt.result
             elif outcome.verdict is Verdict.DEAD:
                 self._emit(UploadDied(attempt.upload.id, settled_at, outcome.code, outcome.message))
-            put = (attempt.began + offset_s, attempt.ended + offset_s) if attempt.began else None
-            events.append(AttemptSettled(attempt.trail, outcome, put, settling_at, settled_at))
+            put_times = (attempt.began + offset_s, attempt.ended + offset_s) if attempt.began else None
+            events.append(AttemptSettled(attempt.trail, outcome, put_times, settling_at, settled_at))
         for first in range(0, len(events), _EVENT_BATCH):
             self._emit(AttemptsSettled(attempts=events[first : first + _EVENT_BATCH]))
         return due_again

@@ -1,1 +1,1 @@
-"""The event loop's tools: clock, timer, threads."""
+"""Clock, timers and threads for the event loop."""

@@ -1,8 +1,8 @@
 """The monotonic clock of this process, in seconds and in ticks, and an estimate of the database's clock.
 
-Deadlines are the database's. The host's wall clock is never read: each round trip to the database measures the offset
-from our monotonic clock to the database's, and the fastest recent round trip counts. An error of a millisecond costs
-one query too many, and never an early retry, because the database checks the row again.
+Due times and deadlines are times of the database's clock. The host's wall clock is never read. The offset between the
+monotonic clock and the database's clock is measured by round trips to the database; a slow round trip is ignored after
+a fast recent one. An error of a millisecond may cost one more query, but no early retry: the database checks the row.
 """
 
 import math
@@ -17,15 +17,15 @@ from reactor.runtime.timer import TICKS_PER_S, Timer, loop_timer, seconds_at
 __all__ = ["TICKS_PER_S", "Clock", "Timer"]
 
 _TRUSTED_FOR_S = 60.0
-"""How long a fast round trip counts more than a slower one after it."""
+"""How long a measurement is kept although slower round trips follow."""
 
 
 class Clock:
-    """Monotonic seconds since a fixed moment, and the database's seconds since 1970 computed from them."""
+    """Returns monotonic seconds, and estimates the database's seconds since 1970 from them."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self.now = now
-        """Return monotonic seconds, of the same clock as the event loop's."""
+        """Returns the seconds of the monotonic clock that the event loop uses."""
 
         self.offset_s = 0.0
         """Database seconds = monotonic seconds + offset_s. Only `observe` changes it."""
@@ -50,7 +50,10 @@ class Clock:
         return moment + self.offset_s
 
     def observe(self, sent: float, received: float, database_now: float) -> None:
-        """Measure the offset: the database's time was `database_now` between `sent` and `received` (monotonic)."""
+        """Measure the offset, unless a recent round trip was clearly faster.
+
+        The database read its clock as `database_now` between `sent` and `received` (monotonic seconds).
+        """
         round_trip_s = received - sent
         if round_trip_s <= self._round_trip_s * 1.2 or received - self._measured_at > _TRUSTED_FOR_S:
             self.offset_s = database_now - (sent + received) / 2
@@ -62,7 +65,7 @@ class Clock:
         return CancelScope(deadline=seconds_at(tick))
 
     def timer(self, call: Callable[[], None]) -> AbstractContextManager[Timer]:
-        """Return a scope with a timer that calls at the ticks it is set to."""
+        """Return a scope with a timer that runs `call` at the tick that was set."""
         return loop_timer(call)
 
     async def sleep(self, seconds: float) -> None:

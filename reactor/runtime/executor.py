@@ -1,4 +1,4 @@
-"""Blocking work as jobs, and the interface of what runs them: ThreadPool here, coroutines in the simulation."""
+"""Jobs, and the interface of an executor of jobs: ThreadPool here, coroutines in the simulation."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
@@ -8,7 +8,7 @@ from attrs import define, field
 
 @define(kw_only=True, eq=False)
 class Job:
-    """One piece of blocking work, and its result. Times are monotonic seconds; 0.0 means not yet."""
+    """One piece of blocking work, and its result. `began` and `ended` are monotonic seconds, 0.0 before."""
 
     began: float = field(default=0.0, init=False)
     ended: float = field(default=0.0, init=False)
@@ -19,11 +19,11 @@ class Job:
     """What the work raised."""
 
     is_cancelled: bool = field(default=False, init=False)
-    """True once the job was abandoned. Work that has begun may read it, and stop."""
+    """True when the job was abandoned. The running work may read this field, and stop."""
 
     @property
     def tenant(self) -> int:
-        """The tenant in whose turn the job begins."""
+        """The tenant of the job. Executors share their threads between tenants."""
         return 0
 
 
@@ -31,30 +31,30 @@ J = TypeVar("J", bound=Job)
 
 
 class Executor(Protocol[J]):
-    """Runs jobs: a limited number at once, a limited number of one tenant, round-robin between tenants.
+    """Runs jobs, round-robin by tenant, with a limit of concurrent jobs for each tenant and for all.
 
-    Call it from one event loop. Only `progress` waits, and only one task may wait in it.
+    All calls must come from one event loop. Only `progress` waits, and only one task may call it.
     """
 
     @property
     def waiting(self) -> int:
-        """How many submitted jobs have not begun."""
+        """Number of submitted jobs that have not begun."""
 
     def submit(self, jobs: Iterable[J]) -> None:
         """Begin the jobs as soon as the limits allow."""
 
     async def progress(self) -> tuple[Sequence[J], Sequence[J]]:
-        """Wait until jobs began or ended; return (started, ended) since the last call.
+        """Wait until jobs have begun or ended; return the jobs that began and that ended since the last call.
 
-        Every job is reported as started in the same call or before it is reported as ended. An abandoned job is not
-        reported any more.
+        A call that returns a job as ended, or an earlier call, returns it as started. An abandoned job is no longer
+        returned.
         """
 
     def drain(self) -> Sequence[J]:
-        """Take back the jobs that have not begun, and return them; they will not begin."""
+        """Remove the jobs that have not begun, and return them."""
 
     def abandon(self, job: J) -> bool:
-        """Stop waiting for a job: it will not begin, or its result is ignored.
+        """Prevent a job from beginning, or ignore its result if it has begun.
 
-        Return False when it has already ended: `progress` reports it.
+        Return False if it has already ended: then `progress` returns it.
         """

@@ -1,8 +1,8 @@
 """Runs blocking jobs in the threads of a concurrent.futures.ThreadPoolExecutor.
 
-A wake-up per job, of a thread and then of the event loop, costs more than a short job. So a thread goes on from one job
-to the next while jobs wait, and it wakes the event loop only if no other wake-up is on its way; the loop then collects
-all that began and ended.
+Waking a thread and then the event loop for each job takes longer than a short job. So a thread runs one job after
+another while jobs wait. A thread wakes the event loop only if no other wake-up is pending; the loop then collects all
+jobs that have begun or ended.
 """
 
 import asyncio
@@ -17,15 +17,15 @@ from reactor.core.fair_queue import FairQueue
 from reactor.runtime.executor import J
 
 _SPARE_THREADS = 1_000
-"""Threads beyond `count`: for calls, and in place of those that hang in an abandoned job."""
+"""Number of threads beyond `count`: for `run`, and to replace threads that hang in an abandoned job."""
 
 T = TypeVar("T")
 
 
 class ThreadPool(Generic[J]):
-    """An `Executor` that runs `work(job)` in at most `count` threads at once, `per_tenant` of one tenant.
+    """An `Executor` that runs `work(job)` for at most `count` jobs concurrently, at most `per_tenant` of one tenant.
 
-    Python joins the threads when the process ends: a job that hangs delays that end. A pool belongs to one event loop.
+    Python joins the threads when the process ends, so a job that hangs delays the end of the process.
     """
 
     def __init__(self, work: Callable[[J], Any], count: int, *, per_tenant: int | None = None, name: str) -> None:
@@ -36,13 +36,13 @@ class ThreadPool(Generic[J]):
         self._progressed = asyncio.Event()
         self._is_notified = False
 
-        # Invariant: the fields below change under the lock only.
+        # Invariant: the fields below are changed only under the lock.
         self._lock = threading.Lock()
         self._waiting = FairQueue[J](per_tenant)
         self._started: list[J] = []
         self._ended: list[J] = []
 
-        # Invariant: a job runs from when a thread is found for it until it ends or is abandoned; at most `_count` run.
+        # Invariant: at most `_count` jobs, each assigned to a thread and neither ended nor abandoned.
         self._running: set[J] = set()
 
     @property
@@ -59,7 +59,7 @@ class ThreadPool(Generic[J]):
     async def progress(self) -> tuple[Sequence[J], Sequence[J]]:
         while True:
             await self._progressed.wait()
-            self._progressed.clear()  # first: what changes from now on sets it again
+            self._progressed.clear()  # before the lists are read, so that later progress sets it again
             with self._lock:
                 started, ended = self._started, self._ended
                 self._started, self._ended = [], []
@@ -82,27 +82,27 @@ class ThreadPool(Generic[J]):
         return True
 
     async def run(self, call: Callable[[], T]) -> T:
-        """Run a short call in a thread of its own beside all jobs, and return its result.
+        """Run a short call in a thread, without the limit `count`, and return its result.
 
-        When cancelled, the result is ignored.
+        Cancellation doesn't interrupt a call that has begun, but its result is ignored.
         """
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     def close(self) -> None:
-        """Begin no more jobs and calls. Does not wait for those that run."""
+        """Begin no more jobs and calls. Doesn't wait for running ones."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     # under the lock
 
     def _assign(self) -> None:
-        """Find threads for waiting jobs, within the limits."""
+        """Assign threads to waiting jobs, within the limits."""
         while (job := self._take()) is not None:
             self._threads.submit(self._run_from, job)
         if self._started:
             self._progressed.set()
 
     def _take(self) -> J | None:
-        """Return a waiting job, which now runs, if the limits allow one."""
+        """Remove a waiting job and mark it as running, if the limits allow; return it, or None."""
         if len(self._running) >= self._count or not (taken := self._waiting.take(1)):
             return None
         [job] = taken
@@ -118,14 +118,14 @@ class ThreadPool(Generic[J]):
     # in a thread
 
     def _run_from(self, job: J | None) -> None:
-        """Run the job, then waiting jobs until there is none."""
+        """Run the job, then one waiting job after another until none may begin."""
         while job is not None:
             result, error = None, None
             try:
                 result = None if job.is_cancelled else self._work(job)
             except BaseException as raised:  # noqa: BLE001  # reported with the job
                 error = raised
-            with self._lock:  # once per job: the event loop competes for it
+            with self._lock:  # only once per job, because the event loop also needs the lock
                 if job not in self._running:
                     return  # abandoned: another thread has taken this one's place
                 self._stop_running(job)
@@ -135,12 +135,12 @@ class ThreadPool(Generic[J]):
             self._notify()
 
     def _notify(self) -> None:
-        """Wake the event loop, unless a wake-up is on its way."""
+        """Wake the event loop, unless a wake-up is pending."""
         if not self._is_notified:
             self._is_notified = True
-            with contextlib.suppress(RuntimeError):  # the loop is closed, and nothing waits any more
+            with contextlib.suppress(RuntimeError):  # raised when the loop is closed: then no task waits for progress
                 self._loop.call_soon_threadsafe(self._on_notified)
 
     def _on_notified(self) -> None:
-        self._is_notified = False  # first: what changes from now on needs another wake-up
+        self._is_notified = False  # before the lists are read, so that later progress wakes the loop again
         self._progressed.set()

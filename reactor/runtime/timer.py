@@ -1,4 +1,4 @@
-"""A timer that calls at a tick of the monotonic clock."""
+"""A timer that runs a function at a tick of the monotonic clock."""
 
 import asyncio
 import math
@@ -7,18 +7,18 @@ from contextlib import contextmanager
 from typing import Protocol
 
 TICKS_PER_S = 10_000
-"""Ticks of a tenth of a millisecond: rounding up to a tick delays a timer by half a tick on average."""
+"""A tick is 0.1 ms. Due times are rounded up to a tick, which delays a timer by 0.05 ms on average."""
 
 
 class Timer(Protocol):
-    """Calls once at the tick it is set to."""
+    """Runs its function once, at the tick that was set."""
 
     def set(self, tick: int | None) -> None:
-        """Replace the tick: call once at `tick`, or as soon as possible if it has passed; None: don't call."""
+        """Replace the tick. A past tick runs the function as soon as possible; None cancels the timer."""
 
 
 class LoopTimer(Timer):
-    """A timer of the event loop. On Linux it is up to 1 ms late, because epoll waits whole milliseconds."""
+    """A timer of the event loop. On Linux it is up to 1 ms late, because epoll waits in whole milliseconds."""
 
     def __init__(self, call: Callable[[], None]) -> None:
         self._call = call
@@ -33,7 +33,7 @@ class LoopTimer(Timer):
 
 @contextmanager
 def loop_timer(call: Callable[[], None]) -> Iterator[Timer]:
-    """Yield a timer of the running event loop; it doesn't call after the block."""
+    """Yield a timer of the running event loop. The timer is cancelled when the block ends."""
     timer = LoopTimer(call)
     try:
         yield timer
