@@ -63,7 +63,7 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self._failures: dict[str, deque[float]] = {}
         self.has_token = token is not None
-        # browsers share cookies between ports, and one machine may run several reactors
+        # browsers send a cookie to every port of a host, and several reactors may run on one host
         self.cookie_name = f"reactor_session_{port}"
 
     # identify

@@ -13,7 +13,7 @@ class HttpError(HTTPException):
     """An error response. Any code that handles a request may raise it; an exception handler renders it."""
 
     def __init__(self, status_code: int, code: str, message: str, *, headers: Mapping[str, str] | None = None) -> None:
-        """`code` is a name of reactor/core/error_codes.py."""
+        """`code` is a key of CATALOGUE in reactor/core/error_codes.py."""
         super().__init__(status_code, detail=message, headers=headers)
         self.code = code
 

@@ -1,4 +1,4 @@
-"""The live view. While pages are open, it reads the database every 3 s, regardless of the number of pages.
+"""The live view. While pages are open, it reads the database every 3 s, for all pages together.
 
 The activity of this reactor comes from memory, all other figures come from one query. Each version is rendered once for
 all pages, as HTML fragments by section id. A page that has the previous version gets the changed fragments; any other

@@ -78,7 +78,7 @@ class Routes:
         if not self._sessions.may_read(request):
             raise unauthorised("reading needs the token here: log in, or send Authorization: Bearer")
 
-    # around the endpoints
+    # permissions, results and errors
 
     async def _read(self, endpoint: Endpoint, request: Request) -> Response:
         self.guard(request)

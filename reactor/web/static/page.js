@@ -4,7 +4,7 @@
 (() => {
   const address = document.body.dataset.live;
   if (!address) return;
-  const SILENCE_MS = 12000; // more than two keepalives
+  const SILENCE_MS = 12000; // the server sends a keepalive after 5 s without changes
   const RETRY_MS = 3000;
   const banner = document.getElementById("connection");
   let source = null;
