@@ -1,4 +1,4 @@
-"""The settings and the database URL of a command."""
+"""Loads the settings of a command and finds its database URL."""
 
 import os
 from pathlib import Path
@@ -13,14 +13,17 @@ from reactor.telemetry import logging
 
 
 def load_settings() -> Settings:
-    """Read the settings and configure logging. Raises ConfigInvalid with every problem at once."""
+    """Read the settings and configure logging. Raises ConfigInvalid, which lists all problems."""
     settings = configuration.load(os.environ, click.get_current_context().find_root().obj)
     logging.configure(settings.log_level, settings.log_format)
     return settings
 
 
 def database_url(settings: Settings) -> str:
-    """Return the URL of the configured database, else of a running embedded one. Raises ConfigInvalid."""
+    """Return the URL of the configured database. If none is configured, return that of the running embedded server.
+
+    Raises ConfigInvalid if no embedded server is running.
+    """
     url = settings.database_url if settings.database_url is not None else running_url(embedded_dir(settings))
     if url is None:
         raise ConfigInvalid(

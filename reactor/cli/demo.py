@@ -1,4 +1,4 @@
-"""`reactor demo`: the reactor at work, in half a minute and without any setup."""
+"""`reactor demo`: runs a reactor and a simulated app for about half a minute. Needs no setup."""
 
 import shutil
 import signal
@@ -22,12 +22,12 @@ def demo(*, keep: bool) -> None:
     """Show the reactor at work with a simulated app.
 
     Starts an embedded PostgreSQL in a temporary folder and an app whose uploads fail and whose runs go stale. Touches
-    nothing else and ends within 30 s. Exits 1 if a stored object or a count is wrong.
+    nothing else and usually ends within 30 s. Exits 1 if a stored object or a count is wrong.
     """
-    logging.configure("CRITICAL", "text")  # the view shows the events instead
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the folder is removed
+    logging.configure("CRITICAL", "text")  # no log lines: the view shows the events
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM, like Ctrl-C, removes the folder
     home = Path(tempfile.mkdtemp(prefix="reactor-demo-"))
-    home.chmod(0o755)  # under root, the database runs as another account, which must enter the folder
+    home.chmod(0o755)  # root starts the database as another user, who must be able to enter the folder
     try:
         with EmbeddedPostgres(home / "postgres", durable=False) as server:
             migrate(server.url)

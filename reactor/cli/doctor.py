@@ -1,4 +1,4 @@
-"""`reactor doctor`: find problems in everything that the reactor depends on, and name their fixes."""
+"""`reactor doctor`: checks everything that the reactor depends on, and prints problems with their fixes."""
 
 import os
 from collections import Counter
@@ -57,7 +57,7 @@ def doctor(*, as_json: bool, buckets: Sequence[str]) -> None:
 
 
 def _report(findings: Iterable[Finding], *, as_json: bool) -> int:
-    """Print each finding as it comes, or all as JSON; then a summary on stderr. Return the number of problems."""
+    """Print the findings as text or JSON, then a summary on stderr. Return the number of problems."""
     reported = []
     for finding in findings:
         reported.append(finding)

@@ -1,4 +1,4 @@
-"""The live page's content as a table on a terminal, for `reactor status --watch`."""
+"""Draws the content of the live page as a table, for `reactor status --watch`."""
 
 import json
 import urllib.request
@@ -20,7 +20,7 @@ _BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 class LiveView:
-    """Draws one reading after another. Keeps the last 60 counts of waiting and due uploads for their sparklines."""
+    """Draws readings. Keeps the last 60 counts of waiting uploads and of due uploads for the sparklines."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -28,7 +28,7 @@ class LiveView:
         self._waiting: deque[int] = deque(maxlen=_HISTORY_LENGTH)
 
     def draw(self, summary: Mapping[str, Any]) -> Table:
-        """Return the answer of reactor.live_summary() as a table, with the live API's figures if a reactor answers."""
+        """Return the result of reactor.live_summary() as a table, with the live API's figures if a reactor responds."""
         live = self.live_reactor(summary)
         uploads, runs, cap = summary["uploads"], summary["runs"], int(summary["cap"])
         self._due.append(int(uploads["due"]))
@@ -59,7 +59,7 @@ class LiveView:
         return table
 
     def live_reactor(self, summary: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the live API's answer; None if no reactor answers, or if it is not one of `summary`'s database."""
+        """Return the live API's response; None if no reactor responds, or if the reactor uses another database."""
         live = _fetch_live(self._settings)
         if not isinstance(live, dict) or not isinstance(live.get("database"), dict):
             return None
@@ -68,9 +68,9 @@ class LiveView:
 
 
 def _fetch_live(settings: Settings) -> Any:
-    """Return the answer of GET /api/live at the configured host and port; None if no reactor answers there."""
+    """Return the response to GET /api/live at the configured host and port; None if no reactor responds."""
     if settings.http_port == 0:
-        return None  # the reactor chose a free port
+        return None  # the reactor chose a free port, which is not known here
     host = _LOOPBACK_OF.get(settings.http_host, settings.http_host)
     address = f"http://{f'[{host}]' if ':' in host else host}:{settings.http_port}/api/live"
     headers = {"Authorization": f"Bearer {settings.http_token}"} if settings.http_token else {}
@@ -78,21 +78,21 @@ def _fetch_live(settings: Settings) -> Any:
     try:
         with opener.open(urllib.request.Request(address, headers=headers), timeout=_TIMEOUT_S) as response:
             return json.loads(response.read(_SIZE_LIMIT_BYTES))
-    except (OSError, ValueError):  # nothing listens there, or another program does
+    except (OSError, ValueError):  # no server listens there, or the server is not a reactor
         return None
 
 
 def sparkline(figures: Iterable[int]) -> str:
-    """Return figures over time as a line of blocks; empty if all are 0 or there is only one."""
+    """Return figures over time as a line of block characters; "" for less than two figures, or if all are 0."""
     values = list(figures)
     highest = max(values, default=0)
-    if highest == 0 or len(values) < 2:  # noqa: PLR2004  # one figure is no line
+    if highest == 0 or len(values) < 2:  # noqa: PLR2004  # a line needs two figures
         return ""
     return "  " + "".join(_BLOCKS[-(-value * (len(_BLOCKS) - 1) // highest)] for value in values)
 
 
 def _process(live: Mapping[str, Any]) -> Process | None:
-    """Return the reactor's view of itself; None if another version has other fields."""
+    """Return the state that the reactor reports; None if the reactor has another version with other fields."""
     try:
         return Process(**live["process"])
     except (KeyError, TypeError):

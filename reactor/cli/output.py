@@ -1,4 +1,4 @@
-"""What commands print: JSON for programs; tables, fields and values for people."""
+"""Prints values as JSON for programs, and as tables or fields for people."""
 
 import json
 import sys
@@ -54,14 +54,14 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, emp
 
 
 def print_fields(fields: Mapping[str, object], *, width: int) -> None:
-    """Print one `name value` line per field that is not None; `width` is that of the names."""
+    """Print one `name value` line per field that is not None. Pad each name to `width` characters."""
     for name, value in fields.items():
         if value is not None:
             click.echo(f"{name:<{width}} {format_value(value)}")
 
 
 def format_value(value: object) -> str:
-    """Return a value as text for people; times are local."""
+    """Return a value as text for people. Times are in the local time zone."""
     match value:
         case None:
             return "-"

@@ -1,4 +1,4 @@
-"""What a command that runs a reactor does to its process: garbage collection, signals, and threads that hang."""
+"""Process-wide functions of commands that run a reactor: garbage collection, signals, hanging threads."""
 
 import gc
 import os
@@ -16,11 +16,11 @@ Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 def tune_garbage_collector() -> None:
-    """Exclude all present objects from garbage collection, and collect less often from now on.
+    """Exclude all existing objects from garbage collection, and make later collections less frequent.
 
-    Objects of the start live as long as the process, and objects of an upload are freed by reference counting, so
-    collections find almost nothing. With Python's thresholds (700, 10, 10) they take a tenth of the time that uploads
-    take.
+    Objects that are created at start-up live as long as the process, and reference counting frees the objects of an
+    upload. Collections therefore find almost nothing. With the thresholds (700, 10, 10) of Python 3.11, collections
+    take a tenth of the time of an upload.
     """
     gc.collect()
     gc.freeze()
@@ -28,7 +28,7 @@ def tune_garbage_collector() -> None:
 
 
 async def run_with_signals(work: Work, on_signal: Callable[[signal.Signals], None], *background: Work) -> None:
-    """Run `work` to its end; meanwhile run `background`, and call `on_signal` for each SIGTERM and SIGINT."""
+    """Run `work` and, until it ends, `background`. Call `on_signal` for each SIGTERM and SIGINT."""
 
     async def receive_signals() -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -44,7 +44,10 @@ async def run_with_signals(work: Work, on_signal: Callable[[signal.Signals], Non
 
 
 def exit_if_threads_hang() -> None:
-    """Exit with 0 at once if a thread hangs in an abandoned put; Python would wait until its socket times out."""
+    """Exit with 0 if a thread is still running after 0.5 s, because it hangs in an abandoned put.
+
+    Without this, Python would wait for the thread until its socket times out.
+    """
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join(_THREADS_END_WITHIN_S)

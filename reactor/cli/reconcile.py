@@ -1,4 +1,4 @@
-"""`reactor reconcile`: one complete pass, without a running reactor."""
+"""`reactor reconcile`: does one complete pass. Needs no running reactor."""
 
 from collections import Counter
 from functools import partial
@@ -47,7 +47,7 @@ async def _drain(settings: Settings, counts: Counter[str]) -> None:
 
 
 def _count(counts: Counter[str], event: Event) -> None:
-    """Add to the counts what an event says was done."""
+    """Add the work that an event reports to the counts."""
     match event:
         case AttemptsSettled():
             counts.update(settled.verdict for settled in event.attempts)

@@ -1,4 +1,4 @@
-"""What `reactor uploads` and `reactor runs` share: lists, and changes by id."""
+"""Functions for `reactor uploads` and `reactor runs`: list rows, and change rows by id."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -18,9 +18,9 @@ ids_argument = click.argument("ids", type=click.UUID, nargs=-1, required=True, m
 def list_command(
     *, statuses: Sequence[str], read: Callable[..., list[Row]], columns: Sequence[str], empty: str, help_text: str
 ) -> click.Command:
-    """Return the command `list` with filters: it prints rows as JSON, or their `columns` as a table.
+    """Return the command `list`. It prints filtered rows as JSON, or the columns `columns` as a table.
 
-    `read` is a method of Inspector with status, user and limit; `empty` replaces a table without rows.
+    `read` is a method of Inspector with the parameters status, user and limit. `empty` is printed if there are no rows.
     """
 
     @click.command("list", help=help_text)
@@ -51,8 +51,8 @@ def change_rows(
 ) -> None:
     """Change rows by id and print each result. Exits with 1 if any row was not changed.
 
-    `change` returns the ids that it changed. WHY_UNCHANGED explains why `action` did not change a row, unless
-    `reasons`, read after `change`, has another explanation.
+    `change` returns the ids of the changed rows, and may add the reasons for unchanged rows to `reasons`. A row without
+    a reason there gets WHY_UNCHANGED[action].
     """
     with inspecting(database_url(load_settings())) as inspector:
         changed = change(inspector, ids)

@@ -1,4 +1,4 @@
-"""`reactor run`: the reactor itself."""
+"""`reactor run`: runs a reactor until a signal stops it."""
 
 import os
 import signal
@@ -24,7 +24,8 @@ def run() -> None:
     """Run the reactor until SIGTERM or Ctrl-C.
 
     The first signal stops claims, finishes or releases the uploads in flight, and exits 0. A second one exits at once
-    with 1. Without a configured database, starts an embedded PostgreSQL, migrates it and stores into a local folder.
+    with 1. Without a configured database, starts an embedded PostgreSQL and migrates it. Stores into a local folder if
+    REACTOR_STORE_URL is not set.
     """
     settings = load_settings()
     with _database(settings) as settings:
@@ -35,7 +36,10 @@ def run() -> None:
 
 @contextmanager
 def _database(settings: Settings) -> Iterator[Settings]:
-    """Yield settings with a database URL; without a configured database, that of an embedded server."""
+    """Yield `settings` unchanged if a database is configured.
+
+    Otherwise start an embedded server and yield settings with the URL of the server, which stops after the block.
+    """
     if settings.database_url is not None:
         yield settings
         return

@@ -1,4 +1,4 @@
-"""Tables of `reactor status`: what waits, what is overdue, which reactors run, what the quotas refused."""
+"""The table of `reactor status`: uploads, runs, storage usage, refusals by quotas, and reactors."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from reactor.core.health import duration_text
 
 
 def status_table(status: Mapping[str, Any]) -> Table:
-    """Return the answer of reactor.status() as a table."""
+    """Return the result of reactor.status() as a table."""
     table = Table.grid(padding=(0, 2))
     uploads, runs = status["uploads"], status["runs"]
     age_s = float(uploads["oldest_due_age_s"])
@@ -39,9 +39,9 @@ def add_stale_runs(table: Table, runs: Mapping[str, Any]) -> None:
 
 
 def add_common_rows(table: Table, status: Mapping[str, Any]) -> None:
-    """Add the refusals of the last hour (all, then by quota and plan), the live reactors and the notification queue.
+    """Add rows: refusals of the last hour (total, then by quota and plan), running reactors, notification queue usage.
 
-    `status` is the answer of reactor.status() or reactor.live_summary().
+    `status` is the result of reactor.status() or reactor.live_summary().
     """
     rejections, reactors = status["quota_rejections"], status["reactors"]
     table.add_row("refused by quota", f"{sum(int(each['last_hour']) for each in rejections)} in the last hour")
@@ -56,5 +56,5 @@ def add_common_rows(table: Table, status: Mapping[str, Any]) -> None:
 
 
 def printable(text: str) -> str:
-    """Return text without characters that a terminal would take for commands."""
+    """Return text with unprintable characters replaced, because a terminal would execute control sequences."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

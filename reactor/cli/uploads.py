@@ -55,8 +55,8 @@ def show_(upload_id: UUID, *, as_json: bool) -> None:
 def retry(ids: Sequence[UUID]) -> None:
     """Retry uploads now.
 
-    Dead and cancelled uploads are queued again with all their attempts; waiting ones become due at once. Exits 1 if
-    any of them was not changed.
+    Queues dead and cancelled uploads again; each may use all max_retries attempts again. Makes waiting uploads due
+    now. Exits 1 if any upload was not changed.
     """
     reasons: dict[UUID, str] = {}
 

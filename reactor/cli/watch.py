@@ -1,4 +1,4 @@
-"""Continuous output of `reactor status --watch`: readings of the database, and how they are shown."""
+"""Continuous output of `reactor status --watch`: reads the database every two seconds and shows each reading."""
 
 import signal
 import sys
@@ -23,18 +23,18 @@ _PIPE_WIDTH = 200
 
 Status = dict[str, Any]
 Reading = Status | ReactorError
-"""The database's answer, or the error instead of one."""
+"""The status, or the error that was raised while it was read."""
 
 Draw = Callable[[Status], Table]
 
 
 def console() -> Console:
-    """Return a console on stdout. In a pipe it is wide enough not to wrap lines."""
+    """Return a console on stdout. In a pipe, it has 200 columns, so that it wraps no lines."""
     return Console(markup=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def readings(url: Callable[[], str], read: Callable[[Inspector], Status]) -> Iterator[Reading]:
-    """Yield a reading every two seconds, without end. Each connect calls `url`, because an embedded server can move."""
+    """Yield a reading every two seconds, forever. Each connect calls `url`: an embedded server can change its port."""
     while True:
         try:
             with inspecting(url()) as inspector:
@@ -47,11 +47,11 @@ def readings(url: Callable[[], str], read: Callable[[Inspector], Status]) -> Ite
 
 
 def follow(readings: Iterator[Reading], draw: Draw | None) -> None:
-    """Show readings until Ctrl-C or SIGTERM: drawn by `draw`, or as JSON lines if it is None.
+    """Show readings until Ctrl-C or SIGTERM: as tables made by `draw`, or as JSON lines if `draw` is None.
 
-    Raises the first reading if it is an error, so that a wrong configuration ends the command.
+    If the first reading is an error, raises it, so that a wrong configuration ends the command.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # restores the terminal, as Ctrl-C does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM, like Ctrl-C, restores the terminal
     try:
         first = next(readings)
         if isinstance(first, ReactorError):
@@ -66,7 +66,7 @@ def follow(readings: Iterator[Reading], draw: Draw | None) -> None:
 
 
 def _redraw(out: Console, first: Status, readings: Iterator[Reading], draw: Draw) -> None:
-    """Redraw each reading in place, with the duration of an outage below."""
+    """Draw each reading in place of the previous one. During an outage, show its duration below the last reading."""
     latest, outage_from = draw(first), None
     with Live(latest, console=out, auto_refresh=False) as live:
         for reading in readings:
@@ -81,7 +81,7 @@ def _redraw(out: Console, first: Status, readings: Iterator[Reading], draw: Draw
 
 
 def _append(out: Console, readings: Iterator[Reading], draw: Draw | None) -> None:
-    """Print each reading below the last one; the start and end of an outage go to stderr."""
+    """Print each reading below the previous one. Print the start and the end of an outage on stderr."""
     is_outage = False
     for reading in readings:
         if isinstance(reading, ReactorError):

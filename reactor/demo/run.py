@@ -1,4 +1,4 @@
-"""Runs the demo: starts the reactor and the simulated app, waits until all is settled, and verifies the result."""
+"""Runs the demo: starts the reactor and the simulated app, waits until all work is done, and verifies the result."""
 
 import time
 from pathlib import Path
@@ -18,7 +18,7 @@ _POLL_S = 0.2
 
 
 async def run_demo(url: str, home: Path, view: DemoView) -> list[str]:
-    """Run the demo on a migrated database; return each mismatch with what was expected, one line each."""
+    """Run the demo on a migrated database. Return the differences from the expected result, one line each."""
     spool, store_folder = home / "spool", home / "store"
     spool.mkdir()
     files = make_files()
@@ -53,11 +53,11 @@ async def run_demo(url: str, home: Path, view: DemoView) -> list[str]:
 
 
 async def _wait_until_settled(url: str) -> None:
-    """Wait until no upload is waiting and no run is running. Polls the database, as an app would."""
+    """Wait until no upload is waiting and no run is running. Polls the database."""
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as conn:
         unsettled = (
             "select from public.upload_queue where status in ('failed', 'uploading')"
             " union all select from public.interpretation_runs where status = 'running'"
         )
-        while (await conn.execute(unsettled)).rowcount > 0:  # noqa: ASYNC110 - another process changes the rows
+        while (await conn.execute(unsettled)).rowcount > 0:  # noqa: ASYNC110 - no event says that rows changed
             await sleep(_POLL_S)

@@ -19,36 +19,36 @@ RUNS = 9
 _UPLOAD_INTERVAL_S = 0.09
 
 _FAIL_TWICE = frozenset({0, 6, 12, 18, 24, 30, 48, 66, 84})
-"""Numbers of the uploads that fail twice, outage aside.
+"""Numbers of the uploads whose first two puts fail, in addition to puts during the outage.
 
-Few of them come after the outage: on a slow machine they are the last ones left, and the breaker would take five
-failures without a success between them for another outage."""
+Only a few of these uploads start after the outage: on a slow machine they would be the last in the queue, and the
+circuit breaker opens when five uploads fail without a success between them."""
 
 _MAX_RETRIES = 8
-"""More than an upload needs that fails twice and also meets the outage."""
+"""Enough for an upload that fails twice, and also fails during the outage."""
 
 _MAX_RETRIES_EXHAUSTED = 4
 
 RunEndings = dict[UUID, str]
-"""By run, how it must end: 'failed' if it goes stale, else 'completed'."""
+"""Expected final status by run id: 'failed' if the run goes stale, else 'completed'."""
 
 
 @frozen(kw_only=True)
 class DemoFile:
-    """One upload of the scenario, and how it must end."""
+    """One upload of the scenario, with its expected ending."""
 
     key: str
     user: UUID
     content: bytes
     ending: str
-    """'stored', 'refused' (by the store), 'exhausted' (fails always), 'missing' or 'changed' (in the spool)."""
+    """'stored', 'refused' (by the store), 'exhausted' (every put fails), 'missing' or 'changed' (in the spool)."""
 
     failing_puts: float
-    """How many puts fail before one succeeds, outage aside."""
+    """Number of puts that fail before the first success, without puts during the outage."""
 
 
 def make_files() -> list[DemoFile]:
-    """Return the files, the same ones each time."""
+    """Return the files. Each call returns the same files."""
     rng = random.Random(7)  # noqa: S311  # test data, not a secret
     users = [UUID(int=rng.getrandbits(128), version=4) for _ in range(6)]
     files = []
@@ -63,7 +63,7 @@ def make_files() -> list[DemoFile]:
 
 
 async def fail_uploads(url: str, spool: Path, files: Sequence[DemoFile]) -> None:
-    """Spool and queue the files at a steady pace, as an app does whose own puts failed."""
+    """Spool and queue the files, one every 0.09 s, like an app whose puts fail."""
     async with ReactorClient(url) as client:
         for file in files:
             await to_thread.run_sync(_write_to_spool, file, spool)
@@ -76,7 +76,7 @@ async def fail_uploads(url: str, spool: Path, files: Sequence[DemoFile]) -> None
 
 
 def _write_to_spool(file: DemoFile, spool: Path) -> None:
-    """Write the bytes under a temporary name, then rename, so that the reactor never reads an incomplete file."""
+    """Write the file under a temporary name, then rename it, so that the reactor never reads an incomplete file."""
     if file.ending == "missing":
         return
     content = file.content if file.ending != "changed" else file.content[:-1] + bytes([file.content[-1] ^ 1])
@@ -86,9 +86,9 @@ def _write_to_spool(file: DemoFile, spool: Path) -> None:
 
 
 async def run_interpretations(url: str, endings: RunEndings) -> None:
-    """Start runs of three kinds in turn: the worker dies, the run takes too long, the run completes.
+    """Start runs of three kinds in turn: the worker dies; the run takes too long; the run completes.
 
-    Records in `endings` how each must end.
+    Adds the expected final status of each run to `endings`.
     """
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as conn:
         user, source = uuid4(), uuid4()

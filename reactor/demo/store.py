@@ -1,4 +1,4 @@
-"""A store in a folder that fails on purpose: some objects a few times, some always, and all during an outage."""
+"""A folder store whose puts fail on purpose: a few times or always for some objects, and for all during an outage."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -17,18 +17,18 @@ _OUTAGE_UNTIL_S = 6.0
 
 
 class FlakyStore(LocalStore):
-    """Stores each put that it does not fail."""
+    """A folder store that fails the puts of the scenario and stores all other objects."""
 
     def __init__(self, root: Path, files: Mapping[str, DemoFile]) -> None:
-        """`files`, by key, say which puts fail."""
+        """`files` maps an object's key to the file, which says how many puts fail."""
         super().__init__(root)
         self._files = files
         self._is_down = False
-        self._puts: Counter[str] = Counter()  # by key, outages not counted
+        self._puts: Counter[str] = Counter()  # number of puts by key, without those during the outage
         self._lock = Lock()
 
     async def interrupt(self) -> None:
-        """Have one outage, from 3 s to 6 s after the call."""
+        """Fail all puts from 3 s to 6 s after the call."""
         await sleep(_OUTAGE_FROM_S)
         self._is_down = True
         await sleep(_OUTAGE_UNTIL_S - _OUTAGE_FROM_S)

@@ -18,17 +18,17 @@ _LINES_SHOWN = 12
 
 
 class DemoView:
-    """Counts and shows the reactor's events. As a context manager: draws the live table inside the block."""
+    """Counts and shows the reactor's events. As a context manager, it shows the live table until the block ends."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._counts: Counter[str] = Counter()  # settled attempts by verdict, and failed runs
         self._dead_codes: Counter[str] = Counter()
-        self._reactions_ms: list[float] = []  # from due to the first attempt, of uploads that came outside an outage
+        self._reactions_ms: list[float] = []  # due time to first attempt, of uploads that were due outside an outage
         self._lateness_ms: list[float] = []  # from a run's deadline until it was failed
         self._retried: set[object] = set()
         self._delayed_by_outage = 0
-        self._outages: list[list[float]] = []  # start and end by monotonic(); the end is infinite until it is over
+        self._outages: list[list[float]] = []  # monotonic() of start and end; the end is inf during the outage
         self._lines: deque[str] = deque(maxlen=_LINES_SHOWN)
         self._live: Live | None = None
 
@@ -118,7 +118,7 @@ class DemoView:
 
 
 def _percentiles(values_ms: list[float]) -> str:
-    if len(values_ms) < 2:  # noqa: PLR2004  # quantiles need two
+    if len(values_ms) < 2:  # noqa: PLR2004  # quantiles() needs two values
         return "(too few values)"
     cuts = quantiles(values_ms, n=100, method="inclusive")
     return f"p50 {cuts[49]:.1f} ms, p99 {cuts[98]:.1f} ms"

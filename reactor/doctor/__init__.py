@@ -1,1 +1,1 @@
-"""The checks behind `reactor doctor`: what is wrong and how to fix it. Checks change nothing."""
+"""The checks of `reactor doctor`. They find problems and name fixes. They delete their probe files and objects."""

@@ -9,19 +9,19 @@ from reactor.postgres.migrate import OLDEST_SERVER, Step, plan
 from reactor.postgres.server_info import ServerIdentity, ServerProbe
 
 _NOTIFICATION_TIMEOUT_S = 2.0
-"""Longer than the 1 s that a reactor allows its canary."""
+"""Longer than the 1 s within which a reactor must receive its canary."""
 
 _CLOCK_SKEW_S = 5.0
 _QUEUE_WARNING = 0.05
 _QUEUE_PROBLEM = 0.5
-"""From this usage on the triggers do not notify, see schema/functions/lib_send_hints.sql."""
+"""Share of the notification queue. At this usage, the triggers stop notifying: schema/functions/lib_send_hints.sql."""
 
 _DIRECT_FIX = "set REACTOR_LISTEN_URL to a direct connection (on Supabase: port 5432, not 6543)"
 _NAMES_SHOWN = 3
 
 
 class DatabaseChecks:
-    """Checks of the configured database, on one connection and a second one that listens."""
+    """Checks of the configured database. They use one connection, and a second connection to listen."""
 
     def __init__(self, settings: Settings) -> None:
         self._url = settings.database_url or ""
@@ -119,7 +119,7 @@ class DatabaseChecks:
             yield ok("row level security", "on for all of the reactor's tables")
 
     def _listen(self) -> Iterator[Finding]:
-        """Check that an idle listening connection receives what another connection notifies."""
+        """Check that an idle listening connection receives a notification that another connection sends."""
         with closing(ServerProbe(self._listen_url)) as listener:
             identity = listener.identity()
             received = listener.receives_from(self._server, timeout_s=_NOTIFICATION_TIMEOUT_S)

@@ -1,8 +1,8 @@
-"""Runs checks: groups in parallel, each within a time limit, even if a system call hangs.
+"""Runs groups of checks in parallel. Each check and each group has a time limit, even if a system call hangs.
 
-Each check runs in a daemon thread. Nothing can stop a thread that waits for the operating system, so a check that
-exceeds its limit is abandoned; a daemon thread does not keep the process alive. The rest of its group is skipped,
-because it would wait for the same connection or disk. The other groups are not affected.
+Each check runs in a daemon thread. A thread that waits for the operating system cannot be stopped, so a check that
+exceeds its limit is abandoned; a daemon thread does not keep the process alive. The later checks of the same group are
+skipped, because they would wait for the same connection or disk. Other groups are not affected.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -17,10 +17,10 @@ from reactor.core.errors import ReactorError
 from reactor.doctor.finding import Check, CheckGroup, Finding, FindingVerdict, problem, skipped
 
 CHECK_TIMEOUT_S = 6.0
-"""Time limit of one check; longer than the reactor's own 5 s to connect."""
+"""Time limit of one check. Longer than the reactor's connect timeout of 5 s."""
 
 GROUP_TIMEOUT_S = 8.0
-"""Time limit of a group, and so of the whole examination."""
+"""Time limit of a group. Groups run in parallel, so the whole examination has the same limit."""
 
 
 def examine(groups: Iterable[CheckGroup]) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ class FindingVerdict(StrEnum):
 
     OK = "ok"
     WARNING = "warning"
-    """It works, but an operator should look at it."""
+    """The reactor works, but an operator should read the finding."""
     PROBLEM = "problem"
     SKIPPED = "skipped"
     """Not checked, because of an earlier problem."""
@@ -28,7 +28,7 @@ class Finding:
     """What the check saw, as a sentence without secrets."""
 
     fix: str | None = None
-    """The setting or command that fixes it; None if there is nothing to fix."""
+    """The setting or command that fixes the problem; None if there is nothing to fix."""
 
 
 ok = partial(Finding, verdict=FindingVerdict.OK)
@@ -39,7 +39,7 @@ skipped = partial(Finding, verdict=FindingVerdict.SKIPPED)
 
 @frozen
 class Check:
-    """One check. `examine` blocks, and raises a ReactorError if it cannot do its work at all."""
+    """One check. `examine` blocks. It may raise a ReactorError, which is reported as a problem."""
 
     name: str
     examine: Callable[[], Iterable[Finding]]
@@ -56,4 +56,4 @@ class CheckGroup:
 
     checks: Sequence[Check]
     close: Callable[[], None] = lambda: None
-    """Releases what the checks share, such as a connection."""
+    """Releases the resources that the checks share, such as a connection."""

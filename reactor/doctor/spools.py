@@ -1,4 +1,4 @@
-"""Checks of the spools: the folders where the app leaves bytes and from which the reactor reads and deletes them."""
+"""Checks of the spools: the folders into which the app writes files, and from which the reactor deletes them."""
 
 import os
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def spool_groups(settings: Settings) -> list[CheckGroup]:
 def examine_folder(check: str, folder: Path) -> Iterator[Finding]:
     """Write, read and delete a probe file in the folder, and check the free space. Raises ConfigInvalid."""
     free_bytes = probe(folder)
-    seen = f"{folder} can be read, written and cleared; {free_bytes / 1024**3:.1f} GiB free"
+    seen = f"{folder}: wrote, read and deleted a file; {free_bytes / 1024**3:.1f} GiB free"
     if free_bytes == 0:
         fix = "free some space: purge dead uploads (`reactor uploads purge`), or enlarge the disk"
         yield problem(check, f"the disk of {folder} is full", fix)

@@ -1,4 +1,4 @@
-"""Checks of the object store: it answers, and each bucket accepts, returns and deletes a small object."""
+"""Checks that the object store responds, and that each bucket accepts, returns and deletes a small object."""
 
 import os
 import secrets
@@ -20,7 +20,7 @@ _UNREACHABLE_FIX = "check AWS_ENDPOINT_URL, the network path to it, and that the
 
 
 def store_group(settings: Settings, buckets: Sequence[str]) -> CheckGroup:
-    """Return the checks of the configured store; `buckets` are probed in addition to those of queued uploads."""
+    """Return the checks of the configured store. Probes `buckets` in addition to those of queued uploads."""
     folder = store_folder(settings.store_url)
     if folder is None:
         return S3Checks(settings, buckets).group()
@@ -29,7 +29,7 @@ def store_group(settings: Settings, buckets: Sequence[str]) -> CheckGroup:
 
 
 def _examine_store_folder(folder: Path) -> Iterator[Finding]:
-    """Check the folder; if it is missing but `reactor run` could create it, only warn."""
+    """Check the folder. If it is missing and `reactor run` could create it, only warn."""
     ancestor = next(path for path in (folder, *folder.parents) if path.exists())
     if ancestor == folder or not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK, effective_ids=True):
         yield from examine_folder("store", folder)
@@ -39,7 +39,7 @@ def _examine_store_folder(folder: Path) -> Iterator[Finding]:
 
 
 class S3Checks:
-    """Checks of an S3 server. Probes the buckets of queued uploads and those of --bucket: `name` or `name/prefix`."""
+    """Checks of an S3 server. Probes the buckets of queued uploads, and each --bucket: `name` or `name/prefix`."""
 
     def __init__(self, settings: Settings, buckets: Sequence[str]) -> None:
         self._database_url = settings.database_url or ""
@@ -64,22 +64,22 @@ class S3Checks:
         yield ok("store", f"{self._store.name} answers")
 
     def _probe_buckets(self) -> Iterator[Finding]:
-        places = list(dict.fromkeys(self._requested_buckets))
+        targets = list(dict.fromkeys(self._requested_buckets))
         queued, count = list[str](), 0
         with suppress(DatabaseUnavailable), closing(ServerProbe(self._database_url)) as server:
-            queued, count = server.buckets(_BUCKETS_PROBED)  # else the database checks report the problem
-        places += [bucket for bucket in queued if bucket not in {place.partition("/")[0] for place in places}]
-        if not places:
+            queued, count = server.buckets(_BUCKETS_PROBED)  # without a database, its checks report the problem
+        targets += [bucket for bucket in queued if bucket not in {target.partition("/")[0] for target in targets}]
+        if not targets:
             seen = "no bucket is known, because no upload is queued: credentials and buckets are not checked"
             yield warning("buckets", seen, "name the bucket that your app uses: `reactor doctor --bucket NAME`")
         if count > len(queued):
             seen = f"{len(queued)} of the {count} buckets of queued uploads are probed; --bucket NAME adds one"
             yield ok("buckets", seen)
-        for place in places:
-            yield self._probe(place)
+        for target in targets:
+            yield self._probe(target)
 
-    def _probe(self, place: str) -> Finding:
-        bucket, _, prefix = place.partition("/")
+    def _probe(self, target: str) -> Finding:
+        bucket, _, prefix = target.partition("/")
         check = f"bucket {bucket}"
         key = f"{prefix}.reactor-doctor-{secrets.token_hex(8)}"
         try:
@@ -98,7 +98,7 @@ class S3Checks:
 
 
 def _fix(error: ReactorError, bucket: str) -> str:
-    """Return the fix for an unreachable store, an overloaded store, bad credentials, a wrong bucket, or the rest."""
+    """Return the fix for an error of the store."""
     match error:
         case StorageUnavailable(http_status=None):
             return _UNREACHABLE_FIX

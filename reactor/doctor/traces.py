@@ -24,7 +24,7 @@ def traces_group(environ: Mapping[str, str]) -> CheckGroup:
 
 
 def _examine(environ: Mapping[str, str]) -> Iterable[Finding]:
-    """Send an empty request. A refusal is a problem, although it costs only spans: the operator asked for them."""
+    """Send an empty request. A refusal is a problem, not a warning: the operator set the variables to get traces."""
     collector = collector_of(environ, "traces")
     if collector is None:
         return [ok("traces", "no traces are exported: OTEL_EXPORTER_OTLP_ENDPOINT is not set, or exporting is off")]

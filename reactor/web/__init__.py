@@ -1,1 +1,1 @@
-"""The operator page: what is wrong, since when, and how to repair it. Reading is cheap; changes need the token."""
+"""The operator page: shows problems, since when they exist and how to fix them. Changes need the token."""

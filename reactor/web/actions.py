@@ -1,4 +1,4 @@
-"""What an operator does to rows. Each action calls reactor.operate(), which logs it in the same transaction."""
+"""The actions of an operator. Each calls reactor.operate(), which writes the audit log in the same transaction."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final, LiteralString
@@ -20,10 +20,10 @@ from reactor.web.auth import Operator
 from reactor.web.filters import Filter
 
 BATCH_ROWS: Final = 500
-"""How many rows one call of reactor.operate() changes at most."""
+"""Maximum number of rows that one call of reactor.operate() changes."""
 
 MAX_RETRIED: Final = 10_000
-"""How many uploads one "retry all" retries; the result counts the rest."""
+"""Maximum number of uploads that one "retry all" retries. The result says how many uploads remain."""
 
 _MATCHING: Final[LiteralString] = """
     select q.id
@@ -43,11 +43,11 @@ RETRIABLE_STATUSES: Final = ("dead", "cancelled")
 
 @frozen
 class ActionResult:
-    """What an action changed, by row id."""
+    """The result of an action. `changed` has the ids of the changed rows."""
 
     changed: list[str]
     unchanged: dict[str, str]
-    """Why each other row did not change."""
+    """Maps the id of each unchanged row to the reason."""
 
     notes: list[str]
     done_text: str = ""
@@ -63,7 +63,7 @@ class Actions:
     _request_reconcile: Callable[[], None]
 
     async def apply(self, action: str, ids: Sequence[UUID], operator: Operator, message: str) -> ActionResult:
-        """Apply 'retry', 'cancel', 'purge' or 'fail' to the rows. `message` is a failed run's error message."""
+        """Apply 'retry', 'cancel', 'purge' or 'fail' to the rows. 'fail' sets `message` as the runs' error message."""
         outcome = await self._operate(operator, action, ids, message=message)
         notes = [note for file in outcome["files"] if (note := await to_thread.run_sync(self._discard, file))]
         kept = {row_id: f"stays as it is: {CATALOGUE[code].message}" for row_id, code in outcome["kept"].items()}
@@ -79,11 +79,14 @@ class Actions:
         return ActionResult([], {}, ["a reconciliation has started"])
 
     async def count(self, wanted: Filter) -> int:
-        """Count the uploads that match, up to MAX_RETRIED + 1."""
+        """Return the number of uploads that match, or MAX_RETRIED + 1 if more match."""
         return len(await self._matching(wanted, MAX_RETRIED + 1))
 
     async def retry_all(self, wanted: Filter, operator: Operator) -> ActionResult:
-        """Retry the uploads that match, in batches, the longest dead first; none that died after the start."""
+        """Retry the uploads that match `wanted`, in batches, the oldest change first.
+
+        Uploads that die after the start are not retried.
+        """
         ids = await self._matching(wanted, 2 * MAX_RETRIED + 1)
         chosen, remaining = ids[:MAX_RETRIED], len(ids) - MAX_RETRIED
         result = ActionResult([], {}, [], _DONE_TEXTS["retry"])
@@ -113,7 +116,7 @@ class Actions:
         return dict(outcome)
 
     def _discard(self, file: tuple[str, str, str | None]) -> str | None:
-        """Delete a purged upload's spooled file. Return a note when there was none, or when it can't be deleted."""
+        """Delete a purged upload's spooled file. Return a note if it is missing or can't be deleted."""
         row_id, spool, path = file
         try:
             removed = self._spool.discard(spool, path or "")

@@ -1,4 +1,4 @@
-"""The operator page of one reactor: wires its parts together."""
+"""Builds the operator page of one reactor from its parts."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ from reactor.web.routes import Routes
 
 
 class WebApp:
-    """The page's routes, and the task that keeps open pages fresh."""
+    """The page's routes, and `run`, the task that updates open pages."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class WebApp:
         port: int,
         recent: RecentActivity,
     ) -> None:
-        """`summary_connection` runs the page's reads, so that they never wait for the reactor's own statements."""
+        """`summary_connection` runs the page's reads, so that they never wait for the reactor's other statements."""
         self.live = LiveView(
             recent=recent,
             database=summary_connection,

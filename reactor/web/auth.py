@@ -1,8 +1,9 @@
-"""Who may read and who may act: the token, log-in sessions, and a limit on wrong tokens.
+"""Permission to read and to make changes: the token, log-in sessions, and a limit on wrong tokens.
 
 A browser presents the token once and gets a cookie that names a session in this process's memory. The cookie is random,
 is sent only to this site, and no script can read it. A session ends with the process, after 12 hours, or at log-out. A
-program sends the token with each request, as `Authorization: Bearer`. Wrong tokens are limited per address, both ways.
+program sends the token with each request, as `Authorization: Bearer`. The limit on wrong tokens is per address, and
+counts those of log-ins and of programs together.
 """
 
 import hmac
@@ -32,7 +33,7 @@ class Session:
 
     actor: str
     csrf: str
-    """Every form must send this back; another site can't read it."""
+    """A secret that every form must contain; another site can't read it."""
 
     ends_at: float
     """Monotonic seconds."""
@@ -43,32 +44,32 @@ class Session:
 
 @frozen(kw_only=True)
 class Operator:
-    """Who acts."""
+    """The sender of a change."""
 
     actor: str
     remote_address: str
     session: Session | None
-    """None for a program that presented the token."""
+    """None for a program that sent the token."""
 
 
 class Sessions:
     """The log-ins of this process."""
 
     def __init__(self, token: str | None, *, is_private: bool, port: int, now: Callable[[], float] = monotonic) -> None:
-        """`token` None refuses every change. `is_private`: on a loopback address, reading needs no token."""
+        """Without a `token`, every change is refused. If `is_private` (a loopback address), reading needs no token."""
         self._token = token
         self._is_private = is_private
         self._now = now
         self._sessions: dict[str, Session] = {}
         self._failures: dict[str, deque[float]] = {}
         self.has_token = token is not None
-        # browsers share cookies between ports, and one machine may run several reactors
+        # browsers send a cookie to every port of a host, and several reactors may run on one host
         self.cookie_name = f"reactor_session_{port}"
 
     # identify
 
     def find(self, request: Request) -> Session | None:
-        """Return the session of the request's cookie; None when there is none or it has ended."""
+        """Return the session that the request's cookie names; None if it does not exist or has ended."""
         session = self._sessions.get(request.cookies.get(self.cookie_name, ""))
         return session if session is not None and session.ends_at > self._now() else None
 
@@ -77,7 +78,7 @@ class Sessions:
         return self._is_private or self.find(request) is not None or self._has_bearer_token(request)
 
     def operator(self, request: Request) -> Operator:
-        """Return who acts. Raises HttpError when the request may not change anything."""
+        """Return the sender of a change. Raises HttpError if the sender may not make changes."""
         if self._token is None:
             raise forbidden("changes need a token: set REACTOR_HTTP_TOKEN and restart the reactor")
         require_same_site(request)
@@ -99,7 +100,7 @@ class Sessions:
     # log in
 
     def check_token(self, token: str, address: str) -> None:
-        """Raise HttpError unless the token is right. Counts wrong ones per address; too many refuse the right one."""
+        """Raise HttpError if the token is wrong, or if the address sent 5 wrong tokens within the last minute."""
         now = self._now()
         failures = self._failures.setdefault(address, deque(maxlen=MAX_FAILURES))
         if len(failures) == MAX_FAILURES and (wait_s := failures[0] + FAILURE_WINDOW_S - now) > 0:
@@ -136,7 +137,7 @@ def require_same_site(request: Request) -> None:
 
 
 def require_csrf(session: Session, csrf: str) -> None:
-    """Raise HttpError unless the form belongs to this session."""
+    """Raise HttpError if `csrf`, the value from the form, is not the session's value."""
     if not hmac.compare_digest(csrf.encode(), session.csrf.encode()):
         raise forbidden("this form belongs to another log-in: reload the page")
 
@@ -150,5 +151,5 @@ def parse_actor(name: str) -> str:
 
 
 def remote_address(request: Request) -> str:
-    """Return the peer's address from the socket; headers can claim anything."""
+    """Return the peer's address from the socket. Ignores headers, because a client can forge them."""
     return request.client.host if request.client is not None else "unknown"

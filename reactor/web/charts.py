@@ -1,4 +1,4 @@
-"""Computes where lines and bars go in an SVG picture of WIDTH by HEIGHT units. Templates draw them."""
+"""Computes coordinates of lines and bars for SVG pictures of WIDTH by HEIGHT units. Templates draw the pictures."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -11,9 +11,10 @@ _MIN_BAR_HEIGHT: Final = 1.5
 def line_chart(
     series: Mapping[str, Sequence[tuple[float, float]]], *, span_s: float, now: float, gap_s: float
 ) -> dict[str, Any]:
-    """Draw series of (time, value) over the last `span_s`. Points further apart than `gap_s` are not joined.
+    """Compute a line chart of (time, value) points. Points that are more than `gap_s` seconds apart are not joined.
 
-    Return `lines`, by name the points of each segment as SVG writes them, and `maximum`, the value at the top.
+    The chart covers the last `span_s` seconds. Return `lines`, which maps each name to its segments (the `points`
+    attributes of SVG polylines), and `maximum`, the value at the top.
     """
     maximum = max((value for points in series.values() for _, value in points), default=0.0)
     lines = {}
@@ -35,7 +36,7 @@ def line_chart(
 
 
 def histogram(counts: Sequence[int]) -> list[dict[str, float]]:
-    """Draw one bar per count, as an SVG rectangle's attributes and `count`. A count above 0 has a visible height."""
+    """Return one bar per count: attributes of an SVG rectangle, and `count`. Bars of counts above 0 are visible."""
     maximum, width = max(counts, default=0), WIDTH / max(1, len(counts))
     bars = []
     for number, count in enumerate(counts):

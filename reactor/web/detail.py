@@ -17,10 +17,10 @@ from reactor.web.http_errors import not_found
 
 WIDTH: Final = 720
 _MIN_WIDTH: Final = 4.0
-"""Width of the shortest step: an attempt of milliseconds must stay visible in a timeline of hours."""
+"""Minimum width of a step, because an attempt of milliseconds must be visible in a timeline of hours."""
 
 _MAX_ATTEMPTS: Final = 200
-"""How many attempts are shown, the last ones."""
+"""Maximum number of attempts shown. If there are more, the last attempts are shown."""
 
 _UPLOAD: Final[LiteralString] = """
     select to_jsonb(q) - '{lease_token,errors,metadata,temp_file_path}'::text[]
@@ -46,7 +46,7 @@ _RUN: Final[LiteralString] = """
 
 @frozen
 class TimelineStep:
-    """One step in a row's life."""
+    """One step in the timeline of an upload or run."""
 
     kind: str
     """'start', 'wait', 'attempt', 'running', 'ahead' (a wait that has not ended) or 'end'."""
@@ -59,18 +59,18 @@ class TimelineStep:
 
     @property
     def advice(self) -> str | None:
-        """Return what the catalogue of error codes says to do next; None for an unknown code."""
+        """Return the next step from the catalogue of error codes; None for an unknown code."""
         entry = CATALOGUE.get(self.code or "")
         return None if entry is None else entry.next_step
 
     @property
     def length_s(self) -> float | None:
-        """Return how long the step took; None when unknown."""
+        """Return the step's length in seconds; None if unknown."""
         return None if self.began is None or self.ended is None else (self.ended - self.began).total_seconds()
 
     @property
     def duration(self) -> str:
-        """Return how long the step took, for people; empty when unknown."""
+        """Return the step's length as text for people; empty if unknown."""
         if self.length_s is None:
             return ""
         return duration_text(self.length_s) if self.length_s >= 1 else f"{max(0, round(1000 * self.length_s))}ms"
@@ -78,13 +78,13 @@ class TimelineStep:
 
 @frozen
 class Details:
-    """Reads uploads and runs by id, as their pages show them."""
+    """Reads one upload or run by id, for its page."""
 
     _database: QueryRunner
     _settings: Settings
 
     async def upload(self, text: str) -> dict[str, Any]:
-        """Return the upload with this id. Raises HttpError when there is none."""
+        """Return the template values of the upload with this id. Raises HttpError if there is no such upload."""
         upload_id = parse_path_id(text, "an upload")
         advice = "if it was stored, its row was removed and its source has the address"
         missing = f"there is no upload {upload_id} in the queue: {advice}"
@@ -92,7 +92,7 @@ class Details:
         return self._detail(row, upload_id, list(upload_timeline(row, errors[-_MAX_ATTEMPTS:], now)))
 
     async def run(self, text: str) -> dict[str, Any]:
-        """Return the run with this id. Raises HttpError when there is none."""
+        """Return the template values of the run with this id. Raises HttpError if there is no such run."""
         run_id = parse_path_id(text, "a run")
         row, now = await self._read(_RUN, (self._settings.heartbeat_timeout_s, run_id), f"there is no run {run_id}")
         return self._detail(row, run_id, list(run_timeline(row, now)))
@@ -110,7 +110,7 @@ class Details:
 
 
 def upload_timeline(row: Mapping[str, Any], errors: list[Any], now: datetime) -> Iterator[TimelineStep]:
-    """Yield an upload's steps in order. `errors` is the column upload_queue.errors: apps may write anything there."""
+    """Yield an upload's steps in order. `errors` is the column upload_queue.errors: apps may write any JSON there."""
     since = _parse_time(row["created_at"])
     yield TimelineStep("start", "queued after the app's own attempt failed", ended=since)
     for entry in (each for each in errors if isinstance(each, dict)):
@@ -119,7 +119,7 @@ def upload_timeline(row: Mapping[str, Any], errors: list[Any], now: datetime) ->
             yield TimelineStep("wait", "waited", since, began)
         text = f"attempt {_text(entry.get('attempt')) or '?'} failed"
         code, message = _text(entry.get("code")), _text(entry.get("message"))
-        yield TimelineStep("attempt", text, began or ended, ended, code, message)  # older rows have no beginning
+        yield TimelineStep("attempt", text, began or ended, ended, code, message)  # older rows lack `began`
         since = ended or since
     changed, due, number = _parse_time(row["updated_at"]), _parse_time(row["next_retry_at"]), row["retry_count"]
     match row["status"]:
@@ -157,7 +157,10 @@ def run_timeline(row: Mapping[str, Any], now: datetime) -> Iterator[TimelineStep
 
 
 def timeline_bars(steps: list[TimelineStep]) -> list[tuple[float, float, TimelineStep]]:
-    """Lay the steps with a duration side by side over WIDTH, to scale above a minimum; return x and width of each."""
+    """Return (x, width, step) of each step with a known length. The steps fill WIDTH side by side.
+
+    A width is the minimum width plus a part that is proportional to the length.
+    """
     timed = [(step, step.length_s) for step in steps if step.length_s is not None and step.length_s >= 0]
     min_width = min(_MIN_WIDTH, WIDTH / max(1, len(timed)))
     scale = (WIDTH - min_width * len(timed)) / (sum(length_s for _, length_s in timed) or 1.0)
@@ -170,7 +173,7 @@ def timeline_bars(steps: list[TimelineStep]) -> list[tuple[float, float, Timelin
 
 
 def _parse_time(value: object) -> datetime | None:
-    """Parse a time of PostgreSQL's JSON; None for any other value, and for times outside of Python's calendar."""
+    """Parse a time of PostgreSQL's JSON; None for any other value, and for times that Python can't represent."""
     try:
         time = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:

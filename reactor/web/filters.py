@@ -1,4 +1,4 @@
-"""Parses which rows a list shows and where it starts. Raises HttpError for invalid values, which anyone may send."""
+"""Parses filters, ids and cursors from requests. Raises HttpError for invalid values."""
 
 import base64
 import re
@@ -23,7 +23,7 @@ _LAST_YEAR: Final = 290_000
 
 @frozen(kw_only=True)
 class Filter:
-    """Which rows a list shows."""
+    """Selects the rows of a list. None selects all users, or all error codes."""
 
     status: str
     user: UUID | None = None
@@ -34,7 +34,7 @@ class Filter:
         return {name: str(value) for name, value in (asdict(self) | extra).items() if value}
 
     def query(self, **extra: str | None) -> str:
-        """Return the filter as the query of an address."""
+        """Return the filter as the query string of a URL."""
         return urlencode(self.record(**extra))
 
 
@@ -74,13 +74,13 @@ def _parse_uuid(text: str, error: HttpError) -> UUID:
 
 @frozen
 class Cursor:
-    """A position in a list: the time that orders the list, as PostgreSQL's JSON writes it, and a row's id."""
+    """A position in a list: a row's id, and the time by which the list is ordered, in PostgreSQL's JSON format."""
 
     moment: str
     row_id: UUID
 
     def encode(self) -> str:
-        """Return the cursor as one opaque word for an address."""
+        """Return the cursor as an opaque string for a URL."""
         return base64.urlsafe_b64encode(f"{self.moment} {self.row_id.hex}".encode()).decode().rstrip("=")
 
 
@@ -89,7 +89,7 @@ HIGHEST: Final = Cursor("infinity", UUID(int=(1 << 128) - 1))
 
 
 def parse_cursor(text: str | None, default: Cursor) -> Cursor:
-    """Parse what `Cursor.encode` returned; an empty text gives `default`. Raises HttpError."""
+    """Parse a result of `Cursor.encode`. Return `default` if `text` is empty or None. Raises HttpError."""
     if not text:
         return default
     try:
@@ -102,11 +102,14 @@ def parse_cursor(text: str | None, default: Cursor) -> Cursor:
 
 
 def _check_moment(text: str) -> None:
-    """Raise ValueError unless PostgreSQL can read the time. Python's own calendar ends in the year 9999."""
+    """Raise ValueError if PostgreSQL can't read the time.
+
+    Python parses the time with another year, because Python's calendar ends in the year 9999.
+    """
     if text in {"infinity", "-infinity"}:
         return
     match = _YEAR.fullmatch(text)
     if match is None or not 1 <= int(match[1]) <= _LAST_YEAR:
         raise ValueError(text)
-    year = "2000" if int(match[1]) % 4 == 0 else "2001"  # a leap year or not, as the original
+    year = "2000" if int(match[1]) % 4 == 0 else "2001"  # 2000 is a leap year
     datetime.fromisoformat(year + match[2])

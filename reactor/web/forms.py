@@ -1,4 +1,4 @@
-"""Reads posted forms: bounded in size, fields and time."""
+"""Reads posted forms, with limits on their size, number of fields and time to arrive."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -17,7 +17,7 @@ _CONTENT_TYPE: Final = "application/x-www-form-urlencoded"
 _CLOSE: Final = {"Connection": "close"}
 
 Form = QueryParams
-"""Posted fields: the last value of each name, or all of them."""
+"""Posted fields. `form[name]` is the last value of a field, `form.getlist(name)` has all its values."""
 
 
 def return_path(form: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Errors that the web server answers: an HTTP status, a public error code, and a sentence that says what to do."""
+"""Error responses: each has an HTTP status, a public error code, and a message that says what to do."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -10,10 +10,10 @@ from starlette.responses import JSONResponse
 
 
 class HttpError(HTTPException):
-    """An answer other than the requested one. Raised anywhere under a route; an exception handler renders it."""
+    """An error response. Any code that handles a request may raise it; an exception handler renders it."""
 
     def __init__(self, status_code: int, code: str, message: str, *, headers: Mapping[str, str] | None = None) -> None:
-        """`code` is a name of reactor/core/error_codes.py."""
+        """`code` is a key of CATALOGUE in reactor/core/error_codes.py."""
         super().__init__(status_code, detail=message, headers=headers)
         self.code = code
 
@@ -22,7 +22,7 @@ bad_request: Final = partial(HttpError, 400, "INVALID_ARGUMENT")
 unauthorised: Final = partial(HttpError, 401, "NOT_ALLOWED")
 """For a request without a valid token or session."""
 forbidden: Final = partial(HttpError, 403, "NOT_ALLOWED")
-"""For a request that is refused from every sender."""
+"""For a request that would be refused even with a valid token or session."""
 not_found: Final = partial(HttpError, 404, "NOT_FOUND")
 
 
@@ -32,7 +32,7 @@ def error_json(status_code: int, error: str, message: str, headers: Mapping[str,
 
 
 def wants_json(request: Request) -> bool:
-    """Return whether a program sent the request, so that errors are answered as JSON."""
+    """Return whether errors are sent as JSON, because a program and not a person will read them."""
     accepted = request.headers.get("accept", "")
     return (
         request.url.path.startswith(("/api/", "/live"))

@@ -1,7 +1,7 @@
-"""Lists from the database, one page at a time. Each page walks an index from where the previous page ended.
+"""Reads lists from the database, one page at a time. Each page scans an index from the end of the previous page.
 
-With a rare filter a page would walk all of a long queue. A page therefore scans a limited number of rows; when it found
-too few, it says how many it scanned, and the next page continues there.
+If few rows match a filter, filling a page could require a scan of the whole queue. A page therefore scans a limited
+number of rows. If it reaches the limit, it reports how many rows it scanned, and the next page continues the scan.
 """
 
 from typing import Any, Final, LiteralString
@@ -60,7 +60,7 @@ def _run_walk(only: LiteralString) -> LiteralString:
 
 
 def _page_statement(walk: LiteralString, matches: LiteralString) -> LiteralString:
-    """Return the statement of one page. The filter is outside of the walk, so that the walk's limit counts all rows."""
+    """Return the statement of one page. The filter is outside of the walk, so the limit counts all scanned rows."""
     return f"""
     with scanned as materialized (select w.*, row_number() over () as n from ({walk}
          limit %s) as w
@@ -82,7 +82,9 @@ UPLOADS: Final = {
     "dead": _page_statement(_upload_walk("dead", _DESCENDING), _MATCHES),
     "cancelled": _page_statement(_upload_walk("cancelled", _DESCENDING), _MATCHES),
 }
-"""By status. Parameters: the cursor (moment, id), rows to scan; user, code, status, each twice; rows to return."""
+"""Maps a status to its statement.
+
+Parameters: cursor (moment, id); rows to scan; user, code and status, each twice; rows to return."""
 
 RUNNING: Final = _page_statement(_run_walk("and r.status = 'running'"), _MATCHES)
 RUNS: Final = _page_statement(_run_walk(""), _MATCHES)
@@ -90,8 +92,8 @@ AUDIT: Final = _page_statement(_AUDIT, "")
 
 
 ListPage = dict[str, Any]
-"""`rows`; `after`, the next page's cursor, None on the last page; and `scanned`, how many rows were scanned if the page
-is short because the scan ended, else None."""
+"""Keys: `rows`; `after`, the cursor of the next page, None on the last page; and `scanned`, the number of rows scanned
+if the page reached the limit of the scan, else None."""
 
 
 @frozen
@@ -101,7 +103,10 @@ class Listings:
     _database: QueryRunner
 
     async def uploads(self, wanted: Filter, after: str | None) -> ListPage:
-        """Return a page of uploads: waiting ones by due time, the others by their last change. Raises HttpError."""
+        """Return a page of uploads. Raises HttpError.
+
+        Order: 'failed' by due time, 'uploading' by last change, 'dead' and 'cancelled' by last change, newest first.
+        """
         start = LOWEST if wanted.status in {"failed", "uploading"} else HIGHEST
         return await self._page(UPLOADS[wanted.status], after, wanted.user, wanted.code, None, start=start)
 

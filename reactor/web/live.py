@@ -1,7 +1,8 @@
-"""The live view: reads the database once every few seconds, however many pages are open, and never while none is.
+"""The live view. While pages are open, it reads the database every 3 s, for all pages together.
 
-This reactor's own activity is in memory; the rest is one query. The view is rendered once and sent to every page, as
-HTML fragments by section id. A page that has just connected gets all fragments, the others those that changed.
+The activity of this reactor comes from memory, all other figures come from one query. Each version is rendered once for
+all pages, as HTML fragments by section id. A page that has the previous version gets the changed fragments; any other
+page gets all fragments.
 """
 
 import asyncio
@@ -27,15 +28,15 @@ from reactor.web import charts, rendering
 from reactor.web.recent import BUCKET_S, BUCKETS, RecentActivity, quantile
 
 REFRESH_S = 3.0
-"""Twenty transactions a minute; open pages may cost thirty."""
+"""Interval of reads: 20 transactions a minute. The limit for open pages is 30."""
 
 MAX_STREAMS = 32
-"""How many pages may be open at once."""
+"""Maximum number of open pages."""
 
 _FRESH_S = 2.0
 _KEEPALIVE_S = 5.0
 _COALESCE_S = 0.1
-"""How long a change waits for others, to be rendered with them."""
+"""Pause after a rendering. Changes during the pause are rendered together."""
 
 _HISTORY_POINTS = round(BUCKET_S * BUCKETS / REFRESH_S)
 _WHEEL_BARS = 45
@@ -56,11 +57,13 @@ class LiveView:
     _not_ready: Callable[[], list[str]]
     _spool_free_bytes: Callable[[], int]
     _timers_by_due: Callable[[float, int, int], list[int]]
-    """(width_s, count, sample): how many timers fire in each of `count` spans, estimated from about `sample` timers."""
+    """(width_s, count, sample): returns the number of timers in each of `count` spans of `width_s` seconds.
+
+    The numbers are exact for up to `sample` timers, and estimates for more."""
 
     _settings: Settings
     _summary: Values | None = field(init=False, default=None)
-    _read_at: float = field(init=False, default=-REFRESH_S)  # due at once: a monotonic clock is never below 0
+    _read_at: float = field(init=False, default=-REFRESH_S)  # the first read is due immediately, as now() >= 0
     _is_outdated: bool = field(init=False, default=False)
     _reading: Lock = field(init=False, factory=Lock)
     _due: deque[tuple[float, int]] = field(init=False, factory=lambda: deque(maxlen=_HISTORY_POINTS))
@@ -70,7 +73,7 @@ class LiveView:
     _is_closed: bool = field(init=False, default=False)
     _version: int = field(init=False, default=0)
     _published: asyncio.Event = field(init=False, factory=asyncio.Event)
-    """Set, and replaced, when `_version` is incremented or `_is_closed` set."""
+    """Set, and replaced by a new event, when `_version` is incremented or `_is_closed` becomes true."""
 
     _fragments: dict[str, str] = field(init=False, factory=dict)
     _delta: bytes = field(init=False, default=b"")
@@ -78,7 +81,7 @@ class LiveView:
     # read
 
     def record_status(self, figures: Values) -> None:
-        """Add figures of reactor.status() or live_summary() to the charts: scrapes fill them while no page is open."""
+        """Add figures of reactor.status() or live_summary() to the charts. If no page is open, scrapes supply them."""
         if uploads := figures.get("uploads"):
             self._due.append((self._clock.now(), int(uploads["due"])))
             self._waiting.append((self._clock.now(), int(uploads["failed"])))
@@ -89,7 +92,7 @@ class LiveView:
         self._recent.changed.set()
 
     async def run(self) -> None:
-        """Keep open pages fresh. Never returns."""
+        """Update open pages. Never returns."""
         await to_thread.run_sync(rendering.warm)
         while True:
             next_read = round((self._read_at + REFRESH_S) * TICKS_PER_S) if self.open_pages else None
@@ -102,7 +105,7 @@ class LiveView:
                 await self._clock.sleep(_COALESCE_S)
 
     async def refresh(self, max_age_s: float = _FRESH_S) -> None:
-        """Read the database, unless this was done within `max_age_s`."""
+        """Read the database if the last read is at least `max_age_s` old, or if an update was requested."""
         async with self._reading:
             if not self._is_outdated and self._clock.now() - self._read_at < max_age_s:
                 return
@@ -119,7 +122,7 @@ class LiveView:
     # render
 
     def facts(self) -> Values:
-        """Return the figures behind the page, as GET /api/live answers them."""
+        """Return the page's figures. GET /api/live returns them as JSON."""
         recent = self._recent
         process = recent.process(not_ready=self._not_ready(), spool_free_bytes=self._spool_free_bytes())
         found = troubles(self._summary, process)
@@ -143,7 +146,7 @@ class LiveView:
         }
 
     def values(self) -> Values:
-        """Return what the templates show."""
+        """Return the values for the templates."""
         reactions = [(bucket.began_at, bucket.samples) for bucket in self._recent.reactions.buckets()]
         draw = partial(charts.line_chart, span_s=BUCKET_S * BUCKETS, now=self._clock.now())
         facts = self.facts()
@@ -165,7 +168,7 @@ class LiveView:
         }
 
     def _timer_counts(self) -> list[int]:
-        """Return how many timers fire in each span; counted less often the larger the wheel, because it walks it."""
+        """Return the number of timers that fire in each span. A larger wheel is counted less often, to save time."""
         counted_at, counts = self._wheel
         if self._clock.now() - counted_at >= max(1.0, sum(counts) / _TIMERS_COUNTED_PER_S):
             counts = self._timers_by_due(self._settings.wheel_horizon_s / _WHEEL_BARS, _WHEEL_BARS, _WHEEL_SAMPLE)
@@ -173,7 +176,7 @@ class LiveView:
         return counts
 
     def _deaths(self) -> list[Values]:
-        """Return the newest dead uploads: those that the database returned, and those that died here since."""
+        """Return the newest dead uploads: those in the summary, and those that died later in this reactor."""
         listed, listed_at = [], 0.0
         if self._summary:
             listed, listed_at = self._summary["dead"], datetime.fromisoformat(self._summary["now"]).timestamp()
@@ -211,7 +214,7 @@ class LiveView:
         self._published = asyncio.Event()
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """Yield server-sent events until the page disconnects, or `close`. A slow page skips versions."""
+        """Yield server-sent events until the page disconnects or `close` is called. A slow page skips versions."""
         self.open_pages += 1
         try:
             yield b"retry: 2000\n\n"

@@ -1,7 +1,7 @@
-"""What this reactor did in its last minutes, for its page: reaction times, dead uploads, missed rows, listener mode.
+"""Recent activity of this reactor, for its page: reaction times, dead uploads, missed rows, listener mode.
 
-Its handlers run between a notification and the attempt. Each therefore takes a microsecond or two, and statistics are
-computed only when the page reads them. Memory is bounded.
+The event handlers run between a notification and the attempt, so each must end within one or two microseconds.
+Statistics are therefore computed when the page reads them. Memory is bounded.
 """
 
 import asyncio
@@ -18,23 +18,23 @@ from reactor.runtime.clock import Clock
 
 BUCKET_S = 30.0
 BUCKETS = 30
-"""How many buckets are kept: a quarter of an hour."""
+"""Number of buckets kept; together they cover 15 minutes."""
 
 _BUCKET_SAMPLES = 256
 _LAG_BUCKETS = 4
 _MAX_DEATHS = 20
 _MAX_STARTED = 10_000
-"""Events of started attempts that wait to be sorted; of more in half a bucket's time, the newest."""
+"""Maximum number of AttemptsStarted events that wait for `run`. If more arrive in 15 s, the oldest are dropped."""
 
 
 @define
 class Bucket:
-    """The values of half a minute."""
+    """The values of 30 s."""
 
     began_at: float
     count: int = 0
     samples: list[float] = field(factory=list)
-    """A uniform sample (Vitter's algorithm R)."""
+    """A uniform sample of the values (Vitter's algorithm R)."""
 
 
 class RecentValues:
@@ -53,11 +53,11 @@ class RecentValues:
         bucket.count += 1
         if len(bucket.samples) < _BUCKET_SAMPLES:
             bucket.samples.append(value)
-        elif (place := random.randrange(bucket.count)) < _BUCKET_SAMPLES:  # noqa: S311 - sampling is not security
-            bucket.samples[place] = value
+        elif (index := random.randrange(bucket.count)) < _BUCKET_SAMPLES:  # noqa: S311 - sampling is not security
+            bucket.samples[index] = value
 
     def buckets(self) -> list[Bucket]:
-        """Return the buckets that are not too old, the oldest first."""
+        """Return the buckets that began within the last `buckets` * BUCKET_S seconds, the oldest first."""
         oldest = self._clock.now() - self._max_age_s
         return [bucket for bucket in self._buckets if bucket.began_at >= oldest]
 
@@ -72,30 +72,30 @@ def quantile(values: Sequence[float], share: float) -> float | None:
 
 
 class RecentActivity:
-    """Follows the reactor's events. `subscriptions` says which."""
+    """Records events of the reactor. `subscriptions` lists the event types."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.changed = asyncio.Event()
-        """Set when something changes that open pages show at once. The live view waits for it and clears it."""
+        """Set when open pages must be updated immediately. The live view waits for this event and clears it."""
         self._reactions = RecentValues(clock)
         self._started: deque[events.AttemptsStarted] = deque(maxlen=_MAX_STARTED)
-        """Events that are not in `_reactions` yet: a handler in C costs an upload least."""
+        """Events that are not in `_reactions` yet. The handler is deque.append, because it delays uploads least."""
         self._lags = RecentValues(clock, _LAG_BUCKETS)
         self._mode = "starting"
         self._mode_since = clock.now()
         self._breaker_open_since: dict[str, float] = {}
         self.deaths: deque[events.UploadDied] = deque(maxlen=_MAX_DEATHS)
         self.missed: Counter[str] = Counter()
-        """How many rows notifications missed since the start, by kind."""
+        """Number of overdue rows that were found without a notification since the start, by kind."""
         self._missed_in_pass: Counter[str] = Counter()
         self.missed_in_last_pass: dict[str, int] = {}
-        """How many rows notifications missed until the last reconciliation, by kind."""
+        """Number of such rows between the end of the previous reconciliation and the end of the last one, by kind."""
         self.reconciled_at: float | None = None
         """When the last reconciliation ended, in monotonic seconds; None before the first."""
 
     def subscriptions(self) -> Mapping[type[events.Event], Callable[[Any], None]]:
-        """Return the handler of each event type that this object follows."""
+        """Return the handler for each event type."""
         return {
             events.AttemptsStarted: self._started.append,
             events.TimerFired: lambda event: self._lags.add(event.lag_s),
@@ -110,14 +110,14 @@ class RecentActivity:
         }
 
     async def run(self) -> None:
-        """Sort the reaction times into their buckets, twice in each bucket's time. Never returns."""
+        """Add the reaction times to the buckets, every 15 s. Never returns."""
         while True:
             await self._clock.sleep(BUCKET_S / 2)
             self._collect_started()
 
     @property
     def reactions(self) -> RecentValues:
-        """Seconds from an upload's due time to its attempt."""
+        """Seconds from an upload's due time until its attempt starts."""
         self._collect_started()
         return self._reactions
 

@@ -1,7 +1,7 @@
 """Renders the templates. Every value from a row, an address or an error is untrusted text.
 
-The environment escapes each value, replaces unprintable characters (terminal and bidirectional controls, line ends) and
-cuts long text. It does so for every value that a template writes, so that no template can forget one.
+For every value that a template writes, the environment escapes HTML, replaces unprintable characters (terminal and
+bidirectional controls, line ends), and cuts long text. Templates do not have to do this.
 """
 
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ STATIC_FILES: Final = {"page.css": "text/css; charset=utf-8", "page.js": "text/j
 
 
 def safe_value(value: object) -> object:
-    """Return a value as a template may write it."""
+    """Return a value that a template may write: printable text of at most 400 characters, a number, or Markup."""
     if value is None:
         return _NOTHING
     if isinstance(value, Markup | int | float):
@@ -39,7 +39,7 @@ def safe_value(value: object) -> object:
 
 
 def utc_time(value: datetime | str | None) -> str:
-    """Return a time in UTC, to the second. A time outside of Python's calendar stays as it is; None is a dash."""
+    """Return a time in UTC, to the second. A time that Python can't parse is not changed; None becomes a dash."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -56,7 +56,7 @@ def size(value: int | str | None) -> str:
 
 
 def milliseconds(value_s: float | None) -> str:
-    """Return seconds as milliseconds below one second; None is a dash."""
+    """Return a duration for people, in milliseconds if it is below one second. None becomes a dash."""
     return _NOTHING if value_s is None else f"{1000 * value_s:,.1f} ms" if value_s < 1 else duration_text(value_s)
 
 
@@ -82,7 +82,7 @@ _ENVIRONMENT.globals["version_of"] = lambda name: static(name)[1]
 
 
 def warm() -> None:
-    """Compile every template, so that the first page does not wait a tenth of a second for it."""
+    """Compile every template. Without this, the first page would wait 0.1 s for the compiler."""
     for name in _ENVIRONMENT.list_templates(extensions=["html"]):
         _ENVIRONMENT.get_template(name)
 

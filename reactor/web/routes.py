@@ -1,4 +1,4 @@
-"""The addresses of the operator page, and who may use each.
+"""The routes of the operator page, and the permission that each needs.
 
 GET only reads. Every change is a POST with the token, or with a session and its CSRF value.
 """
@@ -25,7 +25,7 @@ from reactor.web.server import ErrorHandler
 
 _MESSAGE_CHARS: Final = 500
 _NAMED_IN_NOTICE: Final = 5
-"""How many unchanged rows a notice names."""
+"""Maximum number of unchanged rows that a notice names."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Change = Callable[[forms.Form, auth.Operator], Awaitable[ActionResult]]
@@ -70,7 +70,7 @@ class Routes:
         ]
 
     def error_handlers(self) -> dict[type[Exception], ErrorHandler]:
-        """Return how the web server answers errors: HTML for browsers, JSON for programs."""
+        """Return the error handlers. They send HTML to browsers and JSON to programs."""
         return {HttpError: self._answer_http_error, DatabaseUnavailable: self._answer_database_unavailable}
 
     def guard(self, request: Request) -> None:
@@ -78,7 +78,7 @@ class Routes:
         if not self._sessions.may_read(request):
             raise unauthorised("reading needs the token here: log in, or send Authorization: Bearer")
 
-    # around the endpoints
+    # permissions, results and errors
 
     async def _read(self, endpoint: Endpoint, request: Request) -> Response:
         self.guard(request)

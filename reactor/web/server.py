@@ -1,9 +1,10 @@
 """The reactor's web server: probes, metrics, status, and the operator page.
 
-A web page can make a browser on this machine send requests here and, by DNS rebinding, read the answers. On a loopback
-address the server therefore answers only a Host header that names this machine. Probes and metrics are answered under
-every Host: port-forwards, sidecars and service discovery use many names, and these answers contain no user's data. On
-other addresses the host names are not fixed; there core/settings.py requires a token, and all other reads need it.
+Another site's page can make a browser on this machine send requests to this server and, by DNS rebinding, read the
+responses. On a loopback address the server therefore accepts only requests whose Host header names this machine.
+Requests for probes and metrics may have any Host header: port-forwards, sidecars and service discovery use many names,
+and the responses contain no user's data. On other addresses the host names are not fixed. There, core/settings.py
+requires a token, and requests for all other data need the token.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ _SECURITY_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
-    # not no-referrer: browsers would then send "Origin: null" with the page's own forms
+    # with no-referrer, browsers would send "Origin: null" with the page's forms
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -48,7 +49,7 @@ ErrorHandler = Callable[[Request, Any], Awaitable[Response]]
 
 
 class _HeadTimeoutProtocol(H11Protocol):
-    """One connection. Closes it when no complete request head arrives in time; uvicorn has no such timeout."""
+    """A connection that closes if no complete request head arrives in 10 s. uvicorn has no such timeout."""
 
     _timeout: TimerHandle | None = None
 
@@ -65,7 +66,7 @@ class _HeadTimeoutProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _update_timeout(self) -> None:
-        # h11 is IDLE until the head is complete. uvicorn's keep-alive timeout starts only after the first answer
+        # their_state is IDLE until the head is complete. uvicorn's keep-alive timeout starts after the first response
         if self.conn.their_state is not h11.IDLE:
             self._cancel_timeout()
         elif self._timeout is None:
@@ -78,7 +79,7 @@ class _HeadTimeoutProtocol(H11Protocol):
 
 
 class _UvicornServer(uvicorn.Server):
-    """Installs no signal handlers, because the command does. Closes everything at once when it is cancelled."""
+    """Leaves signal handlers to the command. If cancelled, closes the socket and its connections immediately."""
 
     def __init__(self, app: ASGIApp, listening: socket.socket) -> None:
         config = uvicorn.Config(
@@ -97,11 +98,11 @@ class _UvicornServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Enclose the whole run of the server."""
+        """Close the sockets after a cancellation. uvicorn runs the server inside this context manager."""
         try:
             yield
         finally:
-            if self._listening.fileno() >= 0:  # cancelled: uvicorn leaves the socket and its connections open
+            if self._listening.fileno() >= 0:  # cancelled: uvicorn did not close the socket and its connections
                 asyncio.get_running_loop().remove_reader(self._listening)
                 self._listening.close()
                 for connection in list(self.server_state.connections):
@@ -109,9 +110,9 @@ class _UvicornServer(uvicorn.Server):
 
 
 def _for_this_machine(app: ASGIApp) -> ASGIApp:
-    """Return an app that refuses a Host header that does not name this machine."""
+    """Return an app that refuses requests whose Host header does not name this machine."""
 
-    # not Starlette's TrustedHostMiddleware: it can't express "every loopback address", nor exceptions by path
+    # Starlette's TrustedHostMiddleware can express neither "every loopback address" nor exceptions by path
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         allowed = scope["path"] in _ANY_HOST_PATHS or _names_this_machine(Headers(scope=scope).get("host", "localhost"))
         await (app if allowed else _WRONG_HOST)(scope, receive, send)
@@ -122,7 +123,7 @@ def _for_this_machine(app: ASGIApp) -> ASGIApp:
 def _names_this_machine(host: str) -> bool:
     name, _, port = host.rpartition(":")
     name = (name if port.isdigit() else host).lower().rstrip(".")
-    return is_loopback(name) or name.endswith(".localhost")  # RFC 6761: localhost and every name below it
+    return is_loopback(name) or name.endswith(".localhost")  # RFC 6761 reserves .localhost for loopback addresses
 
 
 class WebServer:
@@ -140,7 +141,7 @@ class WebServer:
         guard: Callable[[Request], None],
         error_handlers: Mapping[type[Exception], ErrorHandler],
     ) -> None:
-        """`listening` is from `bind`; `is_private`: a loopback address. `guard` raises HttpError to refuse a read."""
+        """`listening` comes from `bind`. `is_private`: its address is loopback. `guard` raises HttpError to refuse."""
         self._listening = listening
         self._not_ready = not_ready
         self._metrics = metrics
@@ -164,7 +165,7 @@ class WebServer:
 
     @staticmethod
     def bind(host: str, port: int) -> socket.socket:
-        """Return a socket that listens on the address; port 0 takes a free one. Raises ConfigInvalid."""
+        """Return a socket that listens on the address; port 0 selects a free port. Raises ConfigInvalid."""
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             listening = socket.create_server((host, port), family=family)
@@ -173,15 +174,15 @@ class WebServer:
                 f"REACTOR_HTTP_PORT: can't listen on {host}:{port} ({error.strerror}); "
                 "choose another, or 0 for any free one"
             ) from error
-        # accepted connections inherit it. asyncio sets it only on sockets with an explicit protocol, and without it a
-        # reused connection waits 40 ms for each answer: uvicorn sends head and body apart
+        # uvicorn sends head and body separately, which delays responses by 40 ms without TCP_NODELAY. Accepted
+        # connections inherit the option; asyncio does not set it, because this socket has no explicit protocol
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listening
 
     def serve(self) -> Coroutine[Any, Any, None]:
-        """Serve until `close`, then end open requests within a second. When cancelled, close everything at once.
+        """Serve until `close`, then end open requests within a second. If cancelled, close all connections immediately.
 
-        Returns uvicorn's coroutine itself: its loop wakes ten times a second, and would wake a frame around it too.
+        Returns uvicorn's coroutine, which resumes ten times a second: a coroutine around it would resume as often.
         """
         return self._server.serve(sockets=[self._listening])
 
@@ -205,7 +206,7 @@ class WebServer:
 
 
 async def _answer_http_exception(request: Request, error: Any) -> Response:
-    """Answer Starlette's own errors: an unknown address, or a method that it does not accept."""
+    """Answer errors that Starlette raises: an unknown path, or a method that the path does not accept."""
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         return error_json(405, "INVALID_ARGUMENT", f"{request.method} is not allowed here", error.headers)
     return error_json(error.status_code, "NOT_FOUND", "there is nothing here", error.headers)

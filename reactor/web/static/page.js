@@ -1,10 +1,10 @@
-// Keeps the page live. Each event brings sections by id, which the server has rendered and escaped. Without this script
-// the page can still be read.
+// Updates the live page. Each event contains sections by id, which the server has rendered and escaped. Without this
+// script, the page does not update.
 "use strict";
 (() => {
   const address = document.body.dataset.live;
   if (!address) return;
-  const SILENCE_MS = 12000; // more than two keepalives
+  const SILENCE_MS = 12000; // the server sends a keepalive after 5 s without changes
   const RETRY_MS = 3000;
   const banner = document.getElementById("connection");
   let source = null;
@@ -42,7 +42,7 @@
     }
   }
 
-  // screen readers read this out when it changes, and not with each second that a figure changes
+  // screen readers read the announcement when it changes, so only a new headline may change it
   function announce() {
     const announcement = document.getElementById("announcement");
     const headline = document.querySelector("#state h1").textContent;
@@ -62,7 +62,7 @@
     source.addEventListener("keepalive", showConnected);
     source.addEventListener("error", () => {
       showLost();
-      // browsers do not reconnect after an answer that is not a stream
+      // browsers do not reconnect after a response that is not an event stream
       if (source.readyState === EventSource.CLOSED) setTimeout(connect, RETRY_MS);
     });
   }
