@@ -46,7 +46,7 @@ class Verdict(StrEnum):
     """A permanent failure, or the last retry; the row stays for an operator."""
 
     DEFERRED = "deferred"
-    """Handed back unspent: the attempt doesn't count."""
+    """Handed back: the attempt isn't counted."""
 
 
 class Outcome(NamedTuple):

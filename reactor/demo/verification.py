@@ -28,8 +28,14 @@ def find_mismatches(
 
 
 def _check_uploads(conn: _Connection, store: Path, spool: Path, files: Sequence[DemoFile]) -> Iterator[str]:
-    queued = {row["object_path"]: row for row in conn.execute("select * from public.upload_queue")}
-    status = {row["file_name"]: row["storage_status"] for row in conn.execute("select * from public.sources")}
+    queued = {
+        row["object_path"]: row
+        for row in conn.execute("select object_path, status, error_code from public.upload_queue")
+    }
+    status = {
+        row["file_name"]: row["storage_status"]
+        for row in conn.execute("select file_name, storage_status from public.sources")
+    }
     spooled = {path.name for path in spool.iterdir()}
     for file in files:
         stored_path = store / BUCKET / file.key
@@ -69,7 +75,10 @@ def _check_usage(conn: _Connection) -> Iterator[str]:
         " sum(byte_size) filter (where storage_status = 'pending') as reserved"
         " from public.sources group by user_id"
     )
-    usage = {row["user_id"]: row for row in conn.execute("select * from public.storage_usage")}
+    usage = {
+        row["user_id"]: row
+        for row in conn.execute("select user_id, total_bytes, reserved_bytes from public.storage_usage")
+    }
     for row in sums:
         recorded = usage.get(row["user_id"], {"total_bytes": None, "reserved_bytes": None})
         if (recorded["total_bytes"], recorded["reserved_bytes"]) != (row["used"] or 0, row["reserved"] or 0):
@@ -77,7 +86,7 @@ def _check_usage(conn: _Connection) -> Iterator[str]:
 
 
 def _check_runs(conn: _Connection, run_endings: RunEndings) -> Iterator[str]:
-    status = {row["id"]: row["status"] for row in conn.execute("select * from public.interpretation_runs")}
+    status = {row["id"]: row["status"] for row in conn.execute("select id, status from public.interpretation_runs")}
     for run, expected in run_endings.items():
         if status[run] != expected:
             yield f"a {'stale' if expected == 'failed' else 'healthy'} run is {status[run]}"

@@ -108,19 +108,19 @@ class Inspector:
 
     def requeue(self, ids: Sequence[UUID]) -> list[Row]:
         """Make dead, cancelled or waiting uploads due now; return their id, and code: None or the quota's refusal."""
-        return self._all("select * from reactor.requeue_uploads(%s)", (list(ids),))
+        return self._all("select id, code from reactor.requeue_uploads(%s)", (list(ids),))
 
     def cancel(self, ids: Sequence[UUID]) -> list[UUID]:
         """Cancel uploads; return the ids of those that were cancelled."""
-        return [row["id"] for row in self._all("select * from reactor.cancel_uploads(%s) as id", (list(ids),))]
+        return [row["id"] for row in self._all("select id from reactor.cancel_uploads(%s) as id", (list(ids),))]
 
     def purge(self, ids: Sequence[UUID]) -> list[Row]:
         """Delete the rows of dead or cancelled uploads; return their id, spool and temp_file_path."""
-        return self._all("select * from reactor.purge_uploads(%s)", (list(ids),))
+        return self._all("select id, spool, temp_file_path from reactor.purge_uploads(%s)", (list(ids),))
 
     def fail_runs(self, ids: Sequence[UUID], message: str) -> list[UUID]:
         """Fail running or pending runs; return the ids of those that were failed."""
-        return [row["id"] for row in self._all("select * from reactor.fail_runs(%s, %s) as id", (list(ids), message))]
+        return [row["id"] for row in self._all("select id from reactor.fail_runs(%s, %s) as id", (list(ids), message))]
 
     def usage(self, user: UUID) -> Row:
         """Return a user's limits and usage. Raises the refusals of get_usage."""
@@ -137,7 +137,7 @@ class Inspector:
     def recalculate_all(self) -> int:
         """Recalculate every user's usage, 200 users per transaction; return how many were wrong before."""
         changed, last = 0, None
-        while rows := self._all("select * from reactor.recount_users(%s::uuid, %s)", (last, 200)):
+        while rows := self._all("select last_user, changed from reactor.recount_users(%s::uuid, %s)", (last, 200)):
             changed, last = changed + rows[0]["changed"], rows[0]["last_user"]
         return changed
 

@@ -97,7 +97,7 @@ def test_a_probe_that_succeeds_closes_it() -> None:
     assert not breaker.is_open
 
 
-def test_a_failed_probe_is_unspent_and_doubles_the_pause_up_to_the_longest() -> None:
+def test_a_failed_probe_is_not_counted_and_doubles_the_pause_up_to_the_longest() -> None:
     breaker = opened(at=0)
     pauses = []
     for row in ROWS[5:11]:
@@ -136,7 +136,7 @@ def test_abandoning_another_attempt_keeps_the_probe() -> None:
     assert breaker.allowance(102) == 0
 
 
-def test_a_late_failure_is_unspent_and_changes_no_pause() -> None:
+def test_a_late_failure_is_not_counted_and_changes_no_pause() -> None:
     breaker = opened(at=100)
 
     assert breaker.failed(100.5, ROWS[9])

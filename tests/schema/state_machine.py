@@ -45,7 +45,7 @@ class UploadVerb(StrEnum):
     """The attempt failed and retries are left."""
 
     DEFER = "defer"
-    """The attempt is handed back unspent: shutdown, or the store is down."""
+    """The attempt is handed back and not counted: shutdown, or the store is down."""
 
     BURY = "bury"
     """The attempt failed for good, or was the last retry."""

@@ -98,7 +98,7 @@ async def a_reactor_is_stopped(sim: Simulation) -> None:
         await sleep(0.1)
     row = sim.server.db.uploads.get(upload)
     if row is not None and row.status == "uploading" and row.retry_count > 1:
-        sim.checks.add_violation(f"I20: {upload} wasn't handed back unspent")
+        sim.checks.add_violation(f"I20: {upload} was handed back, but its attempt was counted")
     process.start()
     # within a longer grace period the attempt times out by its own limit, and its retry waits for the backoff
     wait_s = 1.1 * sim.settings.retry_max_s if _grace_outlasts_attempt(sim) else 0.0
