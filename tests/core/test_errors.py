@@ -1,4 +1,4 @@
-"""The exceptions: their texts, and the object that they share with the SQL functions."""
+"""Tests of the exceptions: their messages, and the JSON object that SQL functions return for the same error."""
 
 from reactor.core.errors import (
     ConfigInvalid,

@@ -1,4 +1,4 @@
-"""Claims: never early, never two at once, never more than max_retries, never lost with a lost answer."""
+"""Claims: none before the due time, none of a leased row, at most max_retries, and a repeat if an answer is lost."""
 
 import math
 import random
@@ -78,7 +78,7 @@ def test_eight_claimers_at_once_claim_each_of_400_rows_once(rows: Rows, migrated
 
     def claim_all(seed: int) -> list[UUID]:
         mine = []
-        order = random.Random(seed)  # repeatable, on purpose
+        order = random.Random(seed)  # a failure can be repeated
         with rows_of(migrated_url) as own:
             start.wait()
             for _ in range(30):
@@ -98,7 +98,7 @@ def test_eight_claimers_at_once_claim_each_of_400_rows_once(rows: Rows, migrated
 def test_no_upload_is_attempted_more_often_than_max_retries_by_any_number_of_claimers(
     rows: Rows, migrated_url: str
 ) -> None:
-    """Each lease ends immediately here, so each claimer always finds an upload to take over."""
+    """Each lease has expired when it is granted, so any claimer can take over any upload."""
     uploads = rows.uploads(20)
     rows.run("update public.upload_queue set max_retries = 3")
     start = Barrier(CLAIMERS)
@@ -159,7 +159,7 @@ def test_a_claim_that_takes_over_an_expired_lease_records_the_lost_attempt_as_a_
     first = rows.claim([upload, rescued], lease_s=-1)
     assert rows.rescue([rescued]) == {rescued: "retry"}
 
-    for _ in range(2):  # the repeated claim adds nothing
+    for _ in range(2):  # the second claim repeats the first and adds no entry
         assert rows.claim([upload], token)[upload].attempt == 2
 
     (entry,) = rows.upload_row(upload).errors
@@ -214,7 +214,7 @@ def test_a_locked_row_is_skipped_and_answered_with_a_later_time(rows: Rows, migr
 
 @pytest.mark.parametrize("moment", ["infinity", "-infinity"])
 def test_an_endless_due_time_is_answered_with_a_finite_one(rows: Rows, moment: str) -> None:
-    """The reactor computes ticks from it, which it can't from infinity."""
+    """The reactor converts due times to ticks; infinity can't be converted."""
     upload = rows.upload(next_retry_at=moment)
     swept = rows.all(statements.SWEEP_UPLOADS, (timedelta(minutes=15), 10, 10))
     assert [row.id for row in swept] == ([upload] if moment == "-infinity" else [])

@@ -1,4 +1,4 @@
-"""Stale runs are failed, always; runs with a live heartbeat and time left are not, ever."""
+"""Every stale run is failed. A run with a live heartbeat and time left is never failed."""
 
 import math
 import random
@@ -72,7 +72,7 @@ def test_a_run_that_is_not_running_is_neither_changed_nor_answered(rows: Rows, s
 
 
 def test_a_runs_start_is_its_first_heartbeat(rows: Rows) -> None:
-    """So a worker that dies before it sends one is found."""
+    """A run whose worker dies before its first heartbeat is therefore found."""
     at_once, later = rows.start_run(), rows.start_run(status="pending")
     rows.run("update public.interpretation_runs set status = 'running' where id = %s", (later,))
     for run in (at_once, later):
@@ -107,7 +107,7 @@ def test_a_run_whose_row_is_locked_is_skipped_and_answered_with_a_time_soon(rows
 
 
 def test_a_call_a_little_before_the_deadline_is_answered_with_the_deadline(rows: Rows) -> None:
-    """A reactor's estimate of the database's clock may be off by a little, which must not cost half a second."""
+    """The reactor's estimate of the database's clock is inexact. A slightly early call must not delay the expiry by 0.5 s."""
     limit = rows.at(0.3)
     run = rows.start_run(timeout_at=limit)
     answer = rows.expire([run])[run]
@@ -154,7 +154,7 @@ def test_the_sweep_lists_runs_due_within_the_horizon_the_earliest_first(rows: Ro
 def test_while_heartbeats_and_expiries_race_no_run_with_time_left_is_failed_and_every_stale_one_is(
     rows: Rows, migrated_url: str
 ) -> None:
-    """Heartbeats are about as frequent as deadlines; a trigger checks each row when it is failed."""
+    """Heartbeats are about as frequent as deadlines. A trigger records how much time each failed run had left."""
     rows.run("create table public.verdict (run_id uuid, left_s float8)")
     rows.run(
         "create function public.write_down() returns trigger language plpgsql as $$ begin"
@@ -173,10 +173,10 @@ def test_while_heartbeats_and_expiries_race_no_run_with_time_left_is_failed_and_
     stop = Event()
 
     def beat(seed: int) -> int:
-        beats, order = 0, random.Random(seed)  # repeatable, on purpose
+        beats, order = 0, random.Random(seed)  # a failure can be repeated
         with rows_of(migrated_url) as own:
             while not stop.is_set():
-                # a run that was failed starts anew: the race goes on
+                # a failed run is started again, so that the race continues
                 beats += own.run(
                     "update public.interpretation_runs set heartbeat_at = clock_timestamp(), status = 'running'"
                     " where id = any(%s)",
@@ -198,12 +198,12 @@ def test_while_heartbeats_and_expiries_race_no_run_with_time_left_is_failed_and_
         stop.set()
         beaten, expired = sum(b.result() for b in beats), sum(e.result() for e in expiries)
 
-    assert min(beaten, expired) > 60, "no race took place"
+    assert min(beaten, expired) > 60, "too few heartbeats or expiries for a race"
     assert rows.all("select * from public.verdict where left_s > 0") == []
     assert rows.one("select count(*) as written from public.verdict").written == expired
     assert {rows.run_row(run).error_code for run in left} == {"INTERPRETATION_HEARTBEAT_LOST"}
     deadline = time.monotonic() + 10
     waiting: list[UUID] = alive
-    while waiting and time.monotonic() < deadline:  # no more heartbeats: each run ends as soon as its deadline passes
+    while waiting and time.monotonic() < deadline:  # without heartbeats, each run becomes stale
         waiting = [run for run, row in rows.expire(waiting).items() if row.code is None]
     assert waiting == []

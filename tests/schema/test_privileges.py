@@ -1,4 +1,4 @@
-"""Privileges: users read their own rows and write none, the reactor works through functions, others do nothing."""
+"""Privileges: users only read their own rows, the reactor writes only with functions, anonymous callers have none."""
 
 import json
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def users(rows: Rows) -> tuple[UUID, UUID]:
 
 @contextmanager
 def acting_as(rows: Rows, role: str, user: UUID | None = None) -> Iterator[None]:
-    """Set the role and the claims of a token, as PostgREST does for a request."""
+    """Run the block in a transaction with this role and the claims of a token, as PostgREST runs a request; roll it back."""
     with rows.conn.transaction():
         rows.run(sql.SQL("set local role {}").format(sql.Identifier(role)))
         if user:
@@ -42,7 +42,7 @@ def acting_as(rows: Rows, role: str, user: UUID | None = None) -> Iterator[None]
 
 
 def refused(rows: Rows, statement: LiteralString | sql.Composed, parameters: tuple[Any, ...] = ()) -> bool:
-    """Return whether a statement is refused, for a missing privilege or by row level security."""
+    """Return whether PostgreSQL refuses a statement because of a missing privilege or row level security."""
     try:
         with rows.conn.transaction():
             rows.run(statement, parameters)
@@ -51,7 +51,7 @@ def refused(rows: Rows, statement: LiteralString | sql.Composed, parameters: tup
     return False
 
 
-# the catalogue
+# the system catalog
 
 
 def test_no_function_that_runs_as_its_owner_is_without_a_pinned_search_path(rows: Rows) -> None:
