@@ -122,7 +122,7 @@ def test_a_success_resets_the_pause() -> None:
     assert breaker.retry_at == 201
 
 
-def test_after_an_abandoned_probe_the_next_may_start_at_once() -> None:
+def test_after_an_abandoned_probe_the_next_probe_may_start_immediately() -> None:
     breaker = probing(at=101)
     breaker.abandoned(102, ROWS[5])
 

@@ -104,7 +104,7 @@ def test_a_rule_on_two_settings_needs_both_values() -> None:
     assert problems({"listen_url": "host=direct"}) == []
 
 
-def test_all_problems_are_reported_at_once() -> None:
+def test_all_problems_are_reported_together() -> None:
     with pytest.raises(ConfigInvalid) as refusal:
         settings(http_port=-1, lease_s=0, log_level="LOUD")
 

@@ -67,7 +67,7 @@ def test_keys_are_popped_in_order_of_their_due_ticks() -> None:
     assert wheel.pop(3_000_017) == sorted(ticks)
 
 
-def test_a_key_armed_for_the_past_is_due_at_once() -> None:
+def test_a_key_armed_for_the_past_is_due_immediately() -> None:
     wheel: TimerWheel[str] = TimerWheel(1000)
     wheel.arm("late", 10)
     wheel.arm("negative", -10)
@@ -77,7 +77,7 @@ def test_a_key_armed_for_the_past_is_due_at_once() -> None:
     assert wheel.pop(1000) == ["late", "negative"]
 
 
-def test_keys_that_are_due_at_once_are_popped_in_the_order_of_arming() -> None:
+def test_keys_that_are_due_immediately_are_popped_in_the_order_of_arming() -> None:
     wheel: TimerWheel[int] = TimerWheel(1000)
     for key in range(10):
         wheel.arm(key, 0)
@@ -108,7 +108,7 @@ def test_a_key_moved_away_and_back_is_popped_once() -> None:
 
 
 def test_a_key_moved_back_within_the_current_block_is_popped_once() -> None:
-    """The wheel may drop the old entry of the key or reuse it. It must not return the key twice, or never."""
+    """The wheel may drop the old entry of the key or reuse it. It must return the key exactly once."""
     for others in range(8):
         wheel: TimerWheel[int] = TimerWheel()
         for key in range(1, others + 1):
@@ -321,7 +321,7 @@ def test_removed_slots_release_their_memory() -> None:
 
 
 def test_a_pop_moves_keys_of_one_block_at_a_time() -> None:
-    """A wheel with levels would sometimes move all timers of a level in one pop."""
+    """A hierarchical timer wheel sometimes moves all timers of a level in one pop."""
     wheel: TimerWheel[int] = TimerWheel()
     for key in range(100):
         wheel.arm(key, TEN_YEARS + key * BLOCK)

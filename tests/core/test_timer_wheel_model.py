@@ -67,7 +67,7 @@ class WheelAgainstDict(RuleBasedStateMachine):
         raise AssertionError("popped no key at two successive due ticks")
 
     def check(self, popped: list[int], count: int) -> None:
-        """Check that `count` keys were popped, all due, in order of their due ticks, and none before an earlier key."""
+        """Check that the `count` earliest keys were popped, in order of their due ticks, and were due."""
         dues = [self.model.pop(key) for key in popped]
         assert len(popped) == count
         assert dues == sorted(dues)
@@ -80,7 +80,7 @@ class WheelAgainstDict(RuleBasedStateMachine):
         assert all(self.wheel.due_ticks.get(key) == self.model.get(key) for key in range(13))
         assert all((key in self.wheel.due_ticks) == (key in self.model) for key in range(13))
 
-    @rule()  # no invariant: each call removes unused numbers from the heap, so other rules would never see any
+    @rule()  # not an invariant, which would remove unused heap numbers after every rule
     def next_due_is_never_later_than_the_earliest(self) -> None:
         tick = self.wheel.next_due()
         earliest = min(self.model.values(), default=None)

@@ -1,4 +1,4 @@
-"""Outcomes are settled in batches and kept during a database outage. Claimed rows that may not start are handed back."""
+"""Outcomes are settled in batches and kept during a database outage. Rows that may not start are handed back."""
 
 import pytest
 from anyio import Event, fail_after

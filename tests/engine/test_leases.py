@@ -32,9 +32,7 @@ async def test_a_lost_lease_cancels_the_attempt_and_settles_nothing(worker_harne
         assert worker_harness.reaction.cancelled == [lost]
         assert not worker_harness.worker.is_claimed(lost)
         await idle_event()
-        assert worker_harness.reaction.claims[1:] == [
-            [lost]
-        ]  # claimed again, because only a claim returns the row's state
+        assert worker_harness.reaction.claims[1:] == [[lost]]  # a claim returns the state of the lost row
         worker_harness.reaction.may_act.set()
         await idle_event()
         assert worker_harness.reaction.settled == [(kept, Verdict.STORED)]

@@ -44,7 +44,7 @@ async def wait_until_stored(recorder: Recorder, upload: QueuedUpload) -> Attempt
     )
 
 
-async def test_an_upload_is_attempted_at_once_after_its_commit(app: App, recorder: Recorder) -> None:
+async def test_an_upload_is_attempted_immediately_after_its_commit(app: App, recorder: Recorder) -> None:
     async with app.running_reactor(recorder):
         [upload] = app.queue_uploads()
         notified = await recorder.wait_for(Notified)
@@ -304,10 +304,10 @@ async def test_a_dead_peer_is_detected_before_the_next_canary(
         await wait_until_stored(recorder, upload)
 
 
-async def test_reactors_learn_at_once_when_another_starts_or_stops(
+async def test_reactors_are_notified_when_another_starts_or_stops(
     app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the notification they would learn it only with their next presence report."""
+    """Without the notification, a reactor would notice the change only with its next presence report."""
     monkeypatch.setattr(listen, "PRESENCE_INTERVAL_S", 600.0)
     other = Recorder()
     async with app.running_reactor(recorder):

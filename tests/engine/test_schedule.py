@@ -62,7 +62,7 @@ class ScheduleHarness:
         self.schedule.arm([Due(signal, self.clock.database_now() + in_s)])
 
     def notify(self, signals: Sequence[Signal], due_in_ms: int | None) -> None:
-        """Pass the schedule the notifications that a trigger would send about these rows, 100 rows in each."""
+        """Give the schedule the notifications that a trigger would send about these rows, 100 rows in each."""
         at_ms = round(1000 * self.clock.database_now())
         for first in range(0, len(signals), 100):
             rows = [[each.row_id.hex, each.tenant, due_in_ms] for each in signals[first : first + 100]]
@@ -101,7 +101,7 @@ async def test_a_signal_is_offered_at_its_tick_and_not_before(harness: ScheduleH
         assert harness.take() == [signal]
 
 
-async def test_an_overdue_signal_is_offered_at_once(harness: ScheduleHarness) -> None:
+async def test_an_overdue_signal_is_offered_immediately(harness: ScheduleHarness) -> None:
     signal = new_signal()
     async with harness.running():
         harness.arm(signal, -3600.0)
@@ -184,7 +184,9 @@ async def test_a_notified_signal_of_another_reactor_is_yielded_only_by_a_reactor
         assert set(notified) - set(harness.take()) == others
 
 
-async def test_a_signal_of_this_reactor_alone_is_offered_without_a_rendezvous_delay(harness: ScheduleHarness) -> None:
+async def test_a_signal_that_only_this_reactor_has_is_offered_without_a_rendezvous_delay(
+    harness: ScheduleHarness,
+) -> None:
     harness.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
     signals = [new_signal() for _ in range(50)]
     async with harness.running():
@@ -224,7 +226,7 @@ async def test_arming_again_moves_the_signal(harness: ScheduleHarness, first_s: 
         assert harness.take() == []
 
 
-async def test_a_signal_beyond_the_horizon_is_not_held(harness: ScheduleHarness) -> None:
+async def test_a_signal_beyond_the_horizon_is_not_scheduled(harness: ScheduleHarness) -> None:
     inside, outside = new_signal(), new_signal()
     harness.arm(inside, HORIZON_S)
     harness.arm(outside, HORIZON_S + 0.5)
@@ -243,7 +245,7 @@ async def test_a_signal_that_moves_beyond_the_horizon_is_dropped(harness: Schedu
         assert harness.take() == []
 
 
-async def test_an_overflow_is_flagged_and_held_signals_can_still_move() -> None:
+async def test_an_overflow_is_flagged_and_scheduled_signals_can_still_move() -> None:
     harness = ScheduleHarness(capacity=2)
     first, second, third = new_signal(), new_signal(), new_signal()
     harness.arm(first, 1.0)

@@ -184,7 +184,7 @@ async def test_a_flood_of_one_tenant_does_not_delay_another() -> None:
 
 
 async def test_a_single_row_is_settled_soon_amid_a_flood() -> None:
-    """It is settled after a few more rows of the flood, although it became due after all of them."""
+    """The row is settled after a few rows of the flood, although it became due after all of them."""
     harness = WorkerHarness(concurrency=4, per_tenant=2)
     flood, [other] = signals(5_000, tenant=1), signals(1, tenant=2)
     async with harness.running():

@@ -128,7 +128,7 @@ async def transactions(conn: psycopg.AsyncConnection) -> int:
     return int(row[0])
 
 
-async def test_an_ended_session_is_noticed_at_once(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_ended_session_is_noticed_immediately(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener, "SYNC_INTERVAL_S", 600.0)
     async with listening(database_url) as received, notifying(database_url) as conn:
         await conn.execute(

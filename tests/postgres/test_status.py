@@ -37,7 +37,7 @@ def query_of(takes_s: float) -> tuple[StatusQuery, SlowDatabase, ManualClock, li
 
 
 @pytest.mark.parametrize(("takes_s", "reused_s"), [(0.001, 5), (0.1, 5), (0.4, 20), (1.0, 50), (9.0, 60)])
-async def test_a_slow_answer_is_reused_for_longer(takes_s: float, reused_s: float) -> None:
+async def test_a_slow_result_is_reused_for_longer(takes_s: float, reused_s: float) -> None:
     query, database, clock, results = query_of(takes_s)
     await query.refresh()
     for _ in range(3):

@@ -83,7 +83,7 @@ def test_a_source_has_one_running_run_at_a_time(rows: Rows, api: Api, source: UU
     assert api.usage(rows.source_row(source).user_id)["interpretations_used"] == 2
 
 
-def test_of_many_calls_at_once_one_begins_a_run(api: Api, source: UUID, migrated_url: str) -> None:
+def test_of_many_concurrent_calls_one_begins_a_run(api: Api, source: UUID, migrated_url: str) -> None:
     ready = Barrier(AT_ONCE)
 
     def begin(_: int) -> str:

@@ -71,7 +71,9 @@ def test_the_same_content_is_deduplicated_also_where_nothing_more_would_fit(api:
     assert api.reserve(user, 10, "one") == source
 
 
-def test_the_same_content_reserved_at_once_is_one_source_and_one_reservation(rows: Rows, migrated_url: str) -> None:
+def test_the_same_content_reserved_concurrently_is_one_source_and_one_reservation(
+    rows: Rows, migrated_url: str
+) -> None:
     user, ready = uuid4(), Barrier(AT_ONCE)
 
     def reserve(content: int) -> tuple[str, bool]:
@@ -190,7 +192,7 @@ def test_completing_a_claimed_upload_leaves_the_row_for_the_reactor_to_settle(
 # fail_upload
 
 
-def test_failing_an_upload_twice_queues_it_once_due_at_once(rows: Rows, api: Api) -> None:
+def test_failing_an_upload_twice_queues_it_once_and_due_immediately(rows: Rows, api: Api) -> None:
     source = api.reserve(user := uuid4(), 10, "one")
     arguments = failed(source) | {"p_error_message": "x" * 3000, "p_spool": "other", "p_max_retries": 3}
     answer = api.ok("fail_upload", **arguments, p_metadata={"k": "v"})
@@ -208,7 +210,7 @@ def test_failing_an_upload_twice_queues_it_once_due_at_once(rows: Rows, api: Api
     assert rows.usage(user) == (0, 10, 0)
 
 
-def test_a_failure_reported_by_many_at_once_is_one_upload(rows: Rows, api: Api, migrated_url: str) -> None:
+def test_a_failure_reported_by_many_concurrently_is_one_upload(rows: Rows, api: Api, migrated_url: str) -> None:
     source, ready = api.reserve(uuid4()), Barrier(AT_ONCE)
 
     def fail(_: int) -> UUID:

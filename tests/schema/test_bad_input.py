@@ -128,7 +128,7 @@ def test_there_are_many_bad_calls_and_no_two_are_equal() -> None:
     assert len({(function, repr(arguments | {"p_user_id": None})) for function, _, arguments, _ in BAD}) >= 90
 
 
-def test_each_bad_call_is_answered_with_its_code_names_its_argument_and_changes_nothing(rows: Rows) -> None:
+def test_each_bad_call_returns_its_code_names_its_argument_and_changes_nothing(rows: Rows) -> None:
     api, before = Api(rows), dump(rows)
     for function, code, arguments, argument in BAD:
         details = api.refused(code, function, **arguments)
@@ -143,7 +143,7 @@ def test_the_refusal_of_an_unknown_plan_lists_the_known_ones(rows: Rows) -> None
     assert "enterprise, free, pro" in answer["message"]
 
 
-def test_infinite_figures_are_answered_as_well(rows: Rows) -> None:
+def test_infinite_numbers_and_intervals_are_refused_too(rows: Rows) -> None:
     if rows.conn.info.server_version >= FIRST_WITH_INFINITE_INTERVALS:
         for argument in ("p_timeout", "p_heartbeat_timeout"):
             for value in ("infinity", "-infinity"):

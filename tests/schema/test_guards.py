@@ -39,7 +39,7 @@ _REJECTED: LiteralString = (
 
 
 def test_the_second_of_two_repairs_does_not_wait_to_add_up_rejections(rows: Rows, migrated_url: str) -> None:
-    """It leaves out new rejections of the same minute, because the first repair has locked the row of their sum."""
+    """The second repair leaves new rejections as they are, because the first has locked the row with their sum."""
     rows.run(_REJECTED, (7,))
     with rows_of(migrated_url) as other, rows.conn.transaction():
         other.run("set lock_timeout = '2s'")
@@ -101,7 +101,7 @@ def test_a_start_far_ahead_does_not_fail_the_apps_write(rows: Rows, far: str) ->
     ],
     ids=["dead", "requeued", "cancelled"],
 )
-def test_a_source_that_was_stored_otherwise_stays_stored_when_its_upload_ends(
+def test_a_source_that_the_app_has_stored_stays_stored_when_its_upload_ends(
     rows: Rows, do: LiteralString, status: str
 ) -> None:
     source = rows.source(user := uuid4(), status="uploaded")

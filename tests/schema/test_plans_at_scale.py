@@ -257,7 +257,7 @@ def test_a_status_counts_waiting_uploads_in_an_index_and_reads_only_claimed_rows
     conn: psycopg.Connection[Any], seeded_url: str
 ) -> None:
     with psycopg.connect(seeded_url, autocommit=True) as other:
-        other.execute("vacuum public.upload_queue")  # the rolled back changes of other tests are dead rows
+        other.execute("vacuum public.upload_queue")  # rolled back changes of other tests left dead rows
     (index,) = conn.execute("select pg_relation_size('public.upload_queue_by_due') / 8192 as pages").fetchall()
     (due,) = conn.execute(f"select count(*) as count from ({WAITING}) as w").fetchall()
     seen = explained(conn, statements.STATUS, (MINUTE,))

@@ -44,7 +44,7 @@ def insert(rows: Rows, source: UUID) -> str:
 
 
 @pytest.mark.parametrize("start", [begin, insert])
-def test_of_many_starts_at_once_with_one_left_exactly_one_succeeds(
+def test_of_many_concurrent_starts_with_one_left_exactly_one_succeeds(
     rows: Rows, api: Api, migrated_url: str, start: Callable[[Rows, UUID], str]
 ) -> None:
     for _ in range(REPEATS):
@@ -95,7 +95,7 @@ def turn_back(rows: Rows, months: int = 1) -> None:
             rows.conn.execute(f"update {table} set billing_month = {then} where billing_month is not null".encode())
 
 
-def test_a_month_that_is_over_counts_as_nothing_used_before_any_write(rows: Rows, api: Api) -> None:
+def test_usage_of_a_past_month_reads_as_zero_before_any_write(rows: Rows, api: Api) -> None:
     api.limit(user := uuid4(), runs=1)
     api.begin(api.store(user))
     turn_back(rows)
@@ -190,7 +190,7 @@ def test_an_upsert_counts_only_the_runs_that_it_starts(
 
 
 def test_a_run_that_starts_for_another_user_is_counted_for_that_user(rows: Rows, api: Api) -> None:
-    """If it was counted for another user before, that count is reduced."""
+    """If the run was counted for another user before, the count of that user is reduced."""
     one, two = uuid4(), uuid4()
     run = rows.start_run(two, source=api.store(two), status="pending")
     for user, other in ((one, two), (two, one)):
@@ -231,7 +231,7 @@ def test_an_app_cannot_change_the_month_of_a_run(rows: Rows, api: Api) -> None:
     assert used(rows, user) == 1
 
 
-def test_one_statement_that_starts_more_runs_than_fit_is_refused_whole(rows: Rows, api: Api) -> None:
+def test_a_statement_that_starts_more_runs_than_are_left_starts_none(rows: Rows, api: Api) -> None:
     api.limit(user := uuid4(), runs=3)
     sources = [api.store(user) for _ in range(4)]
     start: LiteralString = (

@@ -33,7 +33,7 @@ def _details(answer: dict[str, object]) -> dict[str, object]:
     return details
 
 
-def test_each_example_answers_what_its_comment_says(migrated_url: str) -> None:
+def test_each_example_returns_what_its_comment_shows(migrated_url: str) -> None:
     with psycopg.connect(migrated_url, autocommit=True, row_factory=scalar_row) as conn:
         for text, expected in examples():
             answer: dict[str, object] = conn.execute(text.encode()).fetchone() or {}

@@ -37,7 +37,7 @@ def test_a_leaked_reservation_is_released_after_a_day(rows: Rows, api: Api) -> N
     assert repair(rows) == {}
 
 
-def test_the_age_of_a_reservation_counts_from_its_last_renewal(rows: Rows, api: Api) -> None:
+def test_the_age_of_a_reservation_starts_at_its_last_renewal(rows: Rows, api: Api) -> None:
     source = forget(rows, api.reserve(user := uuid4(), 30, "one"))
     repair(rows)
     assert api.reserve(user, 30, "one") == source
@@ -100,7 +100,7 @@ def test_a_failure_reported_while_its_reservation_is_released_reserves_again(
     assert rows.usage(user) == (0, 30, 0)
 
 
-def test_of_two_repairs_at_once_the_second_returns_without_waiting(rows: Rows, api: Api, migrated_url: str) -> None:
+def test_the_second_of_two_concurrent_repairs_returns_without_waiting(rows: Rows, api: Api, migrated_url: str) -> None:
     forget(rows, api.reserve(user := uuid4()))
     with rows_of(migrated_url) as other:
         with rows.conn.transaction():

@@ -18,7 +18,7 @@ def abandoned(rows: Rows, **columns: Any) -> UUID:
     return rows.upload(**{"retry_count": 1} | lease | columns)
 
 
-def test_an_abandoned_upload_waits_again_due_at_once_with_its_attempt_counted(rows: Rows) -> None:
+def test_an_abandoned_upload_is_due_immediately_and_its_attempt_stays_counted(rows: Rows) -> None:
     upload = abandoned(rows, error_code="STORAGE_UNAVAILABLE")
     assert rows.rescue() == {upload: "retry"}
     row = rows.upload_row(upload)
@@ -113,7 +113,7 @@ def test_a_source_is_locked_before_its_queue_row(rows: Rows, migrated_url: str) 
             assert third.run("select from public.upload_queue where id = %s for update nowait", (upload,)) == 1
 
 
-def test_many_rescuers_at_once_rescue_each_upload_once(rows: Rows, migrated_url: str) -> None:
+def test_many_concurrent_rescuers_rescue_each_upload_once(rows: Rows, migrated_url: str) -> None:
     uploads = rows.uploads(300)
     rows.run("update public.upload_queue set max_retries = 1")
     rows.claim(uploads[:200], lease_s=-1)

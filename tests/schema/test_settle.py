@@ -51,7 +51,7 @@ def test_a_settlement_whose_answer_was_lost_is_confirmed_once_it_has_committed(r
 
 
 def test_only_the_settlement_itself_is_confirmed(rows: Rows) -> None:
-    """An upload isn't confirmed if its source has another URL, is queued again or is deleted: its file may be needed."""
+    """If the source has another URL, is queued again or deleted, the upload isn't confirmed: its file may be needed."""
     [elsewhere, queued, gone] = attempts = [Attempt(rows) for _ in range(3)]
     urls = ["s3://another", "s3://mine", "s3://mine"]
     for attempt, url in zip(attempts, urls, strict=True):
@@ -165,7 +165,7 @@ def test_an_upload_whose_source_was_deleted_is_not_settled(rows: Rows, verdict: 
     assert rows.usage(attempt.user) == (0, 0, 0)
 
 
-def test_one_batch_settles_each_upload_by_its_own_verdict_and_leaves_out_the_lost(rows: Rows) -> None:
+def test_one_batch_settles_each_upload_with_its_verdict_and_leaves_out_lost_ones(rows: Rows) -> None:
     stored, retried, dead, deferred, lost, gone = (Attempt(rows) for _ in range(6))
     rows.run("delete from public.sources where id = %s", (gone.source,))
     settled = rows.settle(
@@ -185,7 +185,7 @@ def test_one_batch_settles_each_upload_by_its_own_verdict_and_leaves_out_the_los
 
 
 def test_a_source_is_uploaded_if_one_of_its_two_uploads_is_stored_and_the_other_is_dead(rows: Rows) -> None:
-    """Both are settled in one statement. Their random ids vary the order in which PostgreSQL reads them."""
+    """One statement settles both uploads. Their random ids vary the order in which PostgreSQL reads them."""
     for _ in range(8):
         source, token = rows.source(uuid4()), uuid4()
         uploads = [rows.upload(source=source), rows.upload(source=source)]
@@ -244,7 +244,7 @@ def test_settlers_whose_batches_share_users_and_sources_never_deadlock(rows: Row
 def test_an_app_that_deletes_a_source_while_its_upload_is_settled_waits_and_both_succeed(
     rows: Rows, migrated_url: str, first: str
 ) -> None:
-    """Both lock the source first and then the queue row; the delete locks the queue row because it cascades."""
+    """Both statements lock the source before the queue row; the delete locks the queue row because it cascades."""
     attempt = Attempt(rows)
     with rows_of(migrated_url) as app, rows_of(migrated_url) as worker, ThreadPoolExecutor(2) as pool:
 

@@ -1,4 +1,4 @@
-"""schema/snapshot.sql is the schema after all migrations: tables, constraints, policies, grants, triggers and signatures.
+"""schema/snapshot.sql is the migrated schema: tables, constraints, policies, grants, triggers and signatures.
 
 In a review, its diff shows how a change affects the database. Function bodies are only in schema/functions/.
 

@@ -1,4 +1,4 @@
-"""PostgreSQL prepares each statement of the reactor, which finds misspelled names and wrong types. No statement is run."""
+"""PostgreSQL prepares each statement of the reactor without running it. This finds wrong names and types."""
 
 import re
 import types

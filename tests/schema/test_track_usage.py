@@ -157,7 +157,7 @@ def test_usage_equals_the_rows_after_each_of_many_random_writes(rows: Rows, seed
 def test_many_concurrent_writers_for_the_same_users_neither_deadlock_nor_miscount(
     rows: Rows, migrated_url: str
 ) -> None:
-    """New users keep appearing, so several writers insert the same usage row concurrently with each other and a recount."""
+    """New users keep appearing, so several writers insert the same usage row concurrently. Recounts run meanwhile."""
     ended = Event()
 
     def write(seed: int) -> None:
@@ -239,7 +239,7 @@ def test_deleting_a_source_releases_its_bytes(rows: Rows) -> None:
 
 
 def test_a_statement_that_changes_no_usage_does_not_write_the_usage_row(rows: Rows) -> None:
-    """Otherwise such an update would wait for each concurrent upload of the same user."""
+    """Otherwise a new file name would wait for each concurrent upload of the same user."""
     source = rows.source(user := uuid4())
     before = rows.one("select xmin::text, xmax::text, ctid::text from public.storage_usage where user_id = %s", (user,))
     rows.run("update public.sources set file_name = 'other' where id = %s", (source,))

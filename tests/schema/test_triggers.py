@@ -241,7 +241,7 @@ def test_the_hint_of_a_run_without_a_heartbeat_timeout_has_its_last_heartbeat(
     assert hint.due_ms == pytest.approx(row.timeout_at.timestamp() * 1000, abs=5)
 
 
-def test_a_run_without_a_time_limit_has_no_due_time_of_its_own(rows: Rows, notifications: NotificationLog) -> None:
+def test_a_run_without_a_time_limit_is_notified_without_a_due_time(rows: Rows, notifications: NotificationLog) -> None:
     rows.start_run()
     (hint,) = notifications.runs()[0].hints
     assert hint.due_ms is None

@@ -90,7 +90,7 @@ class TestReading:
 class TestContent:
     """If a file differs from the recorded size or SHA-256, the store never receives all of its bytes."""
 
-    def test_another_size_is_refused_at_once(self, spool: Spool) -> None:
+    def test_another_size_is_refused_before_a_read(self, spool: Spool) -> None:
         for size in (0, len(CONTENT) - 1, len(CONTENT) + 1, 2**62):
             with pytest.raises(ContentMismatch, match="size"):
                 open_spooled(spool, size_bytes=size)
