@@ -57,8 +57,8 @@ async def test_an_open_breaker_admits_no_attempt_and_then_one_probe_at_a_time(tm
 
     clock.advance(1.0)
     assert list(reaction.admit(attempts)) == attempts[:1]
-    assert not reaction.is_held_up  # not held up while the probe is in flight
+    assert not reaction.is_held_up  # False while the probe is in flight: no other row is claimed then
     assert list(reaction.admit(attempts[1:])) == []
 
-    assert reaction.hand_back(attempts[0]).verdict is Verdict.DEFERRED  # never started
+    assert reaction.hand_back(attempts[0]).verdict is Verdict.DEFERRED  # the probe ends without a start
     assert list(reaction.admit(attempts[1:])) == attempts[1:2]

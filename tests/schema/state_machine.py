@@ -29,7 +29,7 @@ class UploadState(StrEnum):
     """Row deleted; the store has the object and the source is `uploaded`."""
 
     PURGED = "purged"
-    """Row deleted by an operator or at the end of its retention, without being stored."""
+    """Row deleted by an operator, without being stored."""
 
 
 class UploadVerb(StrEnum):
@@ -60,7 +60,7 @@ class UploadVerb(StrEnum):
     """An operator makes the upload due now. A dead or cancelled upload gets all its retries again."""
 
     PURGE = "purge"
-    """The row and its spooled file are deleted."""
+    """An operator deletes the row and its spooled file."""
 
 
 class RunState(StrEnum):
@@ -85,7 +85,7 @@ class RunVerb(StrEnum):
     """The worker of the run or an operator fails it."""
 
     EXPIRE = "expire"
-    """Its deadline passed, or its heartbeats stopped."""
+    """The time limit of the run passed, or its heartbeats stopped."""
 
 
 UPLOAD_TRANSITIONS: Final[Mapping[tuple[UploadState, UploadVerb], UploadState]] = MappingProxyType(
@@ -107,7 +107,7 @@ UPLOAD_TRANSITIONS: Final[Mapping[tuple[UploadState, UploadVerb], UploadState]] 
         (UploadState.CANCELLED, UploadVerb.PURGE): UploadState.PURGED,
     }
 )
-"""All transitions of an upload with retries left. Without retries, RESCUE leads to DEAD.
+"""All transitions of an upload with retries left. If no retries are left, RESCUE leads to DEAD.
 
 CANCEL in UPLOADING revokes the lease, so the reactor that had it can no longer change the row. CLAIM in UPLOADING takes
 over an expired lease.

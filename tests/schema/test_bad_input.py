@@ -187,7 +187,7 @@ def test_a_user_has_no_right_to_a_source_without_a_user(rows: Rows) -> None:
 
 @pytest.mark.parametrize("function", ["set_plan", "recalculate_usage"])
 def test_functions_for_services_refuse_every_caller_with_a_token(rows: Rows, function: str) -> None:
-    """Users may not execute these functions. With that privilege, the function itself refuses the call."""
+    """Users may not execute these functions. If the privilege is granted, the function refuses the call."""
     user = uuid4()
     arguments = {"p_user_id": user} | ({"p_plan": "pro"} if function == "set_plan" else {})
     with pytest.raises(psycopg.errors.InsufficientPrivilege):

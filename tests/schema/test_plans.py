@@ -24,7 +24,7 @@ ROWS = 100_000
 USERS = 2_000
 RUNNING = 1_000
 WARM_CALLS = 7
-"""More than the five after which PostgreSQL may choose another plan for the same statement."""
+"""Calls before the measurement. After five calls, PostgreSQL may choose another plan for a statement."""
 
 FIRST_WITH_FLUSH = 150000
 MINUTE = timedelta(minutes=1)

@@ -33,7 +33,7 @@ MINUTE = timedelta(minutes=1)
 LARGE = {"upload_queue", "sources", "interpretation_runs"}
 OF_RUNNING = {"interpretation_runs_running", "interpretation_runs_running_by_age"}
 WARM_CALLS = 7
-"""More than the five after which PostgreSQL may choose another plan for the same statement."""
+"""Calls before the measurement. After five calls, PostgreSQL may choose another plan for a statement."""
 
 WAITING: LiteralString = "select id from public.upload_queue where status = 'failed' and next_retry_at < now()"
 HELD: LiteralString = "select id from public.upload_queue where status = 'uploading'"

@@ -16,7 +16,7 @@ from reactor.embedded.binaries import installed_binaries
 from reactor.postgres.migrate import schema_dir
 
 MAJOR = 18
-"""The snapshot's PostgreSQL version: each version's pg_dump writes the same schema differently."""
+"""The PostgreSQL version of the snapshot. The output of pg_dump differs between versions."""
 
 _BODY = re.compile(r"\n    AS (\$\w*\$).*?\1;", re.DOTALL)
 

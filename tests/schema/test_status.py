@@ -7,7 +7,7 @@ import pytest
 from support.rows import Rows
 
 MANY = 10_050
-"""More than the 10 000 entries that status() counts one by one."""
+"""More than 10 000, the maximum number of entries that status() counts one by one."""
 
 PAST: LiteralString = "now() - interval '1 hour' - n * interval '1 ms'"
 FUTURE: LiteralString = "now() + interval '1 hour' + n * interval '1 ms'"
