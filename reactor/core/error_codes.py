@@ -1,6 +1,6 @@
 """The public error codes: the one list that exceptions, SQL and documentation take their texts from.
 
-tests/schema/test_error_codes.py generates schema/functions/error_catalogue.sql and the table in README.md from it,
+tests/schema/test_error_codes.py generates schema/functions/lib_error_catalogue.sql and the table in README.md from it,
 and checks that they and the exceptions in reactor/core/errors.py agree.
 """
 

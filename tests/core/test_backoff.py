@@ -40,7 +40,7 @@ def test_a_longer_retry_after_wins() -> None:
     assert Backoff(0.1, 2, 600, 0).delay_s(1, u=0, retry_after_s=0.5) == 0.5
 
 
-def test_a_retry_after_counts_up_to_an_hour() -> None:
+def test_a_retry_after_is_honoured_up_to_an_hour() -> None:
     assert RETRY_AFTER_MAX_S == 3600
     assert DEFAULT.delay_s(1, u=0.5, retry_after_s=3599) == 3599
     assert DEFAULT.delay_s(1, u=0.5, retry_after_s=math.inf) == RETRY_AFTER_MAX_S

@@ -1,4 +1,4 @@
-"""The circuit breaker: its table of states, and a bound on the retries that an outage costs."""
+"""Tests of the circuit breaker: its state transitions, and how many attempts an outage can count."""
 
 import math
 from uuid import UUID
@@ -15,7 +15,7 @@ ROWS = [UUID(int=number) for number in range(20)]
 
 
 def opened(at: float = 100.0, retry_after_s: float | None = None) -> CircuitBreaker:
-    """Return a breaker that rows 0 to 4 opened at time `at`."""
+    """Return a breaker that opened at time `at`, when rows 0 to 4 had failed."""
     breaker = CircuitBreaker()
     for row in ROWS[:4]:
         assert not breaker.failed(at, row)
@@ -31,7 +31,7 @@ def probing(at: float = 101.0) -> CircuitBreaker:
     return breaker
 
 
-def test_closed_any_number_may_start() -> None:
+def test_a_closed_breaker_lets_any_number_start() -> None:
     breaker = CircuitBreaker()
 
     assert breaker.allowance(0) is None
@@ -97,7 +97,7 @@ def test_a_probe_that_succeeds_closes_it() -> None:
     assert not breaker.is_open
 
 
-def test_a_failed_probe_is_not_counted_and_doubles_the_pause_up_to_the_longest() -> None:
+def test_a_failed_probe_is_not_counted_and_doubles_the_pause_up_to_its_maximum() -> None:
     breaker = opened(at=0)
     pauses = []
     for row in ROWS[5:11]:
@@ -122,7 +122,7 @@ def test_a_success_resets_the_pause() -> None:
     assert breaker.retry_at == 201
 
 
-def test_after_an_abandoned_probe_the_next_may_start_at_once() -> None:
+def test_after_an_abandoned_probe_the_next_probe_may_start_immediately() -> None:
     breaker = probing(at=101)
     breaker.abandoned(102, ROWS[5])
 
@@ -136,7 +136,7 @@ def test_abandoning_another_attempt_keeps_the_probe() -> None:
     assert breaker.allowance(102) == 0
 
 
-def test_a_late_failure_is_not_counted_and_changes_no_pause() -> None:
+def test_a_late_failure_is_not_counted_and_does_not_change_the_pause() -> None:
     breaker = opened(at=100)
 
     assert breaker.failed(100.5, ROWS[9])
@@ -199,7 +199,7 @@ def test_one_failure_opens_a_breaker_with_threshold_1_and_its_pause_may_be_const
 
 
 class Outages(RuleBasedStateMachine):
-    """A store with outages, and a caller that starts what the breaker allows and reports each result."""
+    """Simulate a store with outages: start attempts that the breaker allows, and report each result to it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -228,9 +228,9 @@ class Outages(RuleBasedStateMachine):
     def fail(self, data: st.DataObject, retry_after_s: float | None) -> None:
         row = self.end(data)
         was_open = self.breaker.is_open
-        unspent = self.breaker.failed(self.now, row, retry_after_s)
-        assert unspent == was_open
-        if not unspent:
+        is_uncounted = self.breaker.failed(self.now, row, retry_after_s)
+        assert is_uncounted == was_open
+        if not is_uncounted:
             self.charged.append(row)
 
     @precondition(lambda self: self.in_flight)

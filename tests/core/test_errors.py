@@ -1,4 +1,4 @@
-"""The exceptions: their texts, and the object that they share with the SQL functions."""
+"""Tests of the exceptions: their messages, and the JSON object that SQL functions return for the same error."""
 
 from reactor.core.errors import (
     ConfigInvalid,
@@ -42,7 +42,7 @@ def test_changing_the_details_that_were_passed_does_not_change_the_error() -> No
     assert error.details == {"id": 7}
 
 
-def test_store_errors_carry_what_the_store_answered() -> None:
+def test_store_errors_contain_the_status_and_retry_after_of_the_store() -> None:
     unavailable = StorageUnavailable("503", http_status=503, retry_after_s=2.0)
     rejected = StorageRejected("403", http_status=403, denied=True)
 

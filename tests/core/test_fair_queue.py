@@ -1,4 +1,4 @@
-"""The fair queue, by examples and against a model of lists."""
+"""Tests of the fair queue: examples, and a comparison with a simple model made of lists."""
 
 import pytest
 from hypothesis import settings
@@ -123,7 +123,7 @@ def test_a_tenant_without_signals_takes_no_memory() -> None:
 
 
 class FairAgainstList(RuleBasedStateMachine):
-    """Against a list of the waiting signals and a list of the tenants in the ring."""
+    """Compare the queue with a list of the waiting signals and a list of the tenants in the ring."""
 
     @initialize(cap=st.none() | st.integers(1, 3))
     def begin(self, cap: int | None) -> None:
@@ -134,7 +134,7 @@ class FairAgainstList(RuleBasedStateMachine):
         self.taken: list[int] = []
 
     def update_ring(self) -> None:
-        """Keep the tenants below their cap in the ring, with new ones at its end."""
+        """Keep only tenants below their cap in the ring, and append new tenants."""
         able = {it.tenant for it in self.waiting if self.taken.count(it.tenant) < self.cap}
         self.ring = [tenant for tenant in self.ring if tenant in able]
         self.ring += sorted(able - set(self.ring))

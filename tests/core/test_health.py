@@ -1,4 +1,4 @@
-"""Health is reported in sentences, the gravest first; without any, all is well."""
+"""Each problem is reported in one sentence, the gravest first. Without a problem, the headline is "All is well."."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The rules on settings, and their defaults."""
+"""Tests of the settings: their rules and their defaults."""
 
 import math
 from pathlib import Path
@@ -98,13 +98,13 @@ def test_a_value_at_the_edge_of_its_range_is_accepted(changes: dict[str, Any]) -
 
 
 def test_a_rule_on_two_settings_needs_both_values() -> None:
-    """The other one may be missing because it couldn't be read."""
+    """A value that could not be parsed is missing. A rule about it and another setting is then skipped."""
     assert problems({"retry_max_s": 0.5}) == []
     assert problems({"http_host": "0.0.0.0"}) == []  # noqa: S104 - only checked
     assert problems({"listen_url": "host=direct"}) == []
 
 
-def test_all_problems_are_reported_at_once() -> None:
+def test_all_problems_are_reported_together() -> None:
     with pytest.raises(ConfigInvalid) as refusal:
         settings(http_port=-1, lease_s=0, log_level="LOUD")
 

@@ -1,4 +1,4 @@
-"""The timer wheel by examples; tests/core/test_timer_wheel_model.py compares it with a dictionary."""
+"""Examples for the timer wheel. tests/core/test_timer_wheel_model.py compares the wheel with a dictionary."""
 
 import gc
 import sys
@@ -16,23 +16,23 @@ BLOCK = 1 << BITS
 
 
 class Key:
-    """A key that can have weak references."""
+    """A key of which weak references can be made."""
 
 
 def entries(wheel: TimerWheel[int]) -> int:
-    """Count entries, live or stale."""
+    """Return the number of entries, live and stale."""
     return sum(map(len, wheel._later.slots.values())) + len(wheel._current)
 
 
 def footprint(wheel: TimerWheel[Any]) -> int:
-    """Return the bytes of all containers that grow with the number of timers; the spare lists are bounded and empty."""
+    """Return the size in bytes of all containers that grow with the number of timers."""
     later, current = wheel._later, wheel._current
     grows = [wheel.due_ticks, later.slots, later.stale, later._numbers, current.keys, current.ticks]
     return sum(map(sys.getsizeof, [*grows, *later.slots.values()]))
 
 
 def drive(wheel: TimerWheel[str]) -> list[tuple[int, list[str]]]:
-    """Pop at each `next_due` until nothing is armed; return each tick with its keys."""
+    """Pop at each `next_due` until no key is armed. Return each of these ticks with the keys popped at it."""
     seen = []
     while (tick := wheel.next_due()) is not None:
         seen.append((tick, wheel.pop(tick)))
@@ -67,7 +67,7 @@ def test_keys_are_popped_in_order_of_their_due_ticks() -> None:
     assert wheel.pop(3_000_017) == sorted(ticks)
 
 
-def test_a_key_armed_for_the_past_is_due_at_once() -> None:
+def test_a_key_armed_for_the_past_is_due_immediately() -> None:
     wheel: TimerWheel[str] = TimerWheel(1000)
     wheel.arm("late", 10)
     wheel.arm("negative", -10)
@@ -77,7 +77,7 @@ def test_a_key_armed_for_the_past_is_due_at_once() -> None:
     assert wheel.pop(1000) == ["late", "negative"]
 
 
-def test_keys_that_are_due_at_once_are_popped_in_the_order_of_arming() -> None:
+def test_keys_that_are_due_immediately_are_popped_in_the_order_of_arming() -> None:
     wheel: TimerWheel[int] = TimerWheel(1000)
     for key in range(10):
         wheel.arm(key, 0)
@@ -108,7 +108,7 @@ def test_a_key_moved_away_and_back_is_popped_once() -> None:
 
 
 def test_a_key_moved_back_within_the_current_block_is_popped_once() -> None:
-    """Its old entry there may be dropped, or serve as the new one; it must not do both."""
+    """The wheel may drop the old entry of the key or reuse it. It must return the key exactly once."""
     for others in range(8):
         wheel: TimerWheel[int] = TimerWheel()
         for key in range(1, others + 1):
@@ -201,7 +201,7 @@ def test_moving_keys_leaves_no_more_stale_entries_than_keys() -> None:
 
     for step in range(20_000):
         wheel.arm(0, TEN_YEARS + step % 2 * BLOCK)
-        wheel.arm(1, step % 100)  # in the current block too
+        wheel.arm(1, step % 100)  # also within the current block
         assert entries(wheel) <= 2 * len(wheel)
 
     assert set(wheel.pop(2 * TEN_YEARS)) == set(range(100))
@@ -249,7 +249,7 @@ def test_taken_entries_of_the_current_block_are_dropped_once_they_are_half() -> 
 
 
 def test_the_dictionary_is_not_copied_while_it_is_used_well() -> None:
-    """A copy takes O(keys)."""
+    """A copy takes time proportional to the number of keys."""
     wheel: TimerWheel[int] = TimerWheel()
     for key in range(1000):
         wheel.arm(key, key)
@@ -321,7 +321,7 @@ def test_removed_slots_release_their_memory() -> None:
 
 
 def test_a_pop_moves_keys_of_one_block_at_a_time() -> None:
-    """Otherwise one pop would sometimes have to move all timers beyond some distance."""
+    """A hierarchical timer wheel sometimes moves all timers of a level in one pop."""
     wheel: TimerWheel[int] = TimerWheel()
     for key in range(100):
         wheel.arm(key, TEN_YEARS + key * BLOCK)
@@ -338,17 +338,17 @@ def test_keys_armed_for_the_current_block_are_sorted_in() -> None:
         wheel.arm(key, 2 * key)
     assert wheel.pop(99) == [*range(50)]
 
-    wheel.arm(501, 103)  # a few
+    wheel.arm(501, 103)  # few new keys
     assert wheel.next_due() == 100
     assert wheel.pop(103) == [50, 51, 501]
 
-    for key in range(600, 1000):  # many
+    for key in range(600, 1000):  # many new keys
         wheel.arm(key, key)
     assert [wheel.pop(tick) for tick in (599, 600, 601)] == [[*range(52, 300)], [300, 600], [601]]
 
 
 def test_arming_and_popping_create_no_object_that_the_garbage_collector_tracks() -> None:
-    """Otherwise a collection would visit a million timers, in a pause of a quarter of a second."""
+    """A collection that visits a million tracked objects would pause the reactor for a quarter of a second."""
     wheel: TimerWheel[int] = TimerWheel()
     wheel.arm(-1, FIFTEEN_MINUTES)
     gc.collect()

@@ -1,4 +1,4 @@
-"""The wheel against a model that is obviously right: a dictionary of due ticks."""
+"""Compare the timer wheel with a simple model: a dictionary that maps keys to due ticks."""
 
 from collections import Counter
 
@@ -64,10 +64,10 @@ class WheelAgainstDict(RuleBasedStateMachine):
             if popped := self.wheel.pop(self.clock):
                 self.check(popped, len(popped))
                 return
-        raise AssertionError("woke without a key more than once")
+        raise AssertionError("popped no key at two successive due ticks")
 
     def check(self, popped: list[int], count: int) -> None:
-        """Check that the popped keys are due, each once, in order of their due ticks."""
+        """Check that the `count` earliest keys were popped, in order of their due ticks, and were due."""
         dues = [self.model.pop(key) for key in popped]
         assert len(popped) == count
         assert dues == sorted(dues)
@@ -80,7 +80,7 @@ class WheelAgainstDict(RuleBasedStateMachine):
         assert all(self.wheel.due_ticks.get(key) == self.model.get(key) for key in range(13))
         assert all((key in self.wheel.due_ticks) == (key in self.model) for key in range(13))
 
-    @rule()  # not an invariant: the call removes unused heap numbers, and some should stay
+    @rule()  # not an invariant, which would remove unused heap numbers after every rule
     def next_due_is_never_later_than_the_earliest(self) -> None:
         tick = self.wheel.next_due()
         earliest = min(self.model.values(), default=None)

@@ -1,4 +1,4 @@
-"""A row's place in its trace follows from its traceparent alone; the ids of its spans from row and claim alone."""
+"""A row's trace context is derived from its traceparent or its id. Span ids are derived from the row's id and claim."""
 
 from uuid import UUID, uuid4
 

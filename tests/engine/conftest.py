@@ -6,5 +6,5 @@ from support.worker_harness import WorkerHarness
 
 @pytest.fixture
 def worker_harness() -> WorkerHarness:
-    """A worker of four attempts at once, not running yet."""
+    """A worker that runs at most four attempts concurrently. The test must start it."""
     return WorkerHarness()

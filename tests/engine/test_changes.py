@@ -1,4 +1,4 @@
-"""The changes that came of one reconciliation: what was handed back doesn't count, and the links are limited."""
+"""Rows that change after a reconciliation are counted, except those handed back; the number of links is limited."""
 
 from uuid import uuid4
 
@@ -33,7 +33,7 @@ def test_settled_attempts_and_failed_runs_are_changes() -> None:
     assert changes.links == [*[attempt.trail.context for attempt in attempts], run.context]
 
 
-def test_an_attempt_that_was_handed_back_is_no_change() -> None:
+def test_an_attempt_that_was_handed_back_is_not_counted_as_a_change() -> None:
     changes = Changes()
     emit(changes, AttemptsSettled(attempts=[settled(Verdict.DEFERRED)]))
     assert (changes.count, changes.links) == (0, [])
@@ -52,4 +52,4 @@ def test_after_clear_the_count_starts_again() -> None:
     reported = changes.links
     changes.clear()
     assert (changes.count, changes.links) == (0, [])
-    assert len(reported) == 1  # an emitted event keeps its links
+    assert len(reported) == 1  # clear() must not empty the list that an event refers to

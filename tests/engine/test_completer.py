@@ -1,4 +1,4 @@
-"""Outcomes are settled in batches and survive an outage of the database; what may not begin is handed back."""
+"""Outcomes are settled in batches and kept during a database outage. Rows that may not start are handed back."""
 
 import pytest
 from anyio import Event, fail_after
@@ -11,11 +11,11 @@ from reactor.engine import completer
 
 
 async def test_claimed_rows_are_handed_back_when_the_breaker_opens() -> None:
-    """Rows that were claimed but not started must not go one by one to a store that is down."""
+    """Otherwise the worker would send each claimed row to a store that is down."""
     harness = WorkerHarness(concurrency=2, per_tenant=2)
     quick = signals(400)
     async with harness.running():
-        await harness.arm(quick)  # the window has grown: more rows are claimed than can be in flight
+        await harness.arm(quick)  # quick work raises the batch size above the concurrency
         harness.reaction.may_act = Event()
         rows = signals(100)
         await harness.arm(rows)
@@ -30,7 +30,7 @@ async def test_claimed_rows_are_handed_back_when_the_breaker_opens() -> None:
 
 
 async def test_an_unexpected_error_of_a_reaction_ends_the_worker() -> None:
-    """A reaction must not raise. If it does, the worker ends with the error instead of losing the row silently."""
+    """A reaction must not raise. If it raises, the worker ends with the error and doesn't settle the row."""
     harness = WorkerHarness()
     rows = signals(2)
     harness.reaction.broken = {rows[0].row_id}
@@ -60,7 +60,7 @@ async def test_a_failed_settlement_keeps_the_outcomes_and_settles_later(worker_h
 
 
 async def test_outcomes_are_dropped_after_their_lease_has_expired(worker_harness: WorkerHarness) -> None:
-    """The database was down for so long that other reactors may have taken the rows over."""
+    """When the leases have expired, other reactors may have claimed the rows."""
     rows = signals(2)
     worker_harness.reaction.down = {"settle", "extend"}
     async with worker_harness.running():
@@ -83,7 +83,7 @@ async def test_outcomes_are_settled_together_once_half_of_the_rows_have_ended(mo
     async with harness.running():
         await harness.arm(rows)
         for number, row in enumerate(rows[:5]):
-            assert harness.reaction.settled == [], f"{number} of 10 have ended"
+            assert harness.reaction.settled == [], f"settled after only {number} of 10 attempts ended"
             harness.reaction.may_end[row.row_id].set()
             await idle_event()
         assert harness.reaction.settled == [(row, Verdict.STORED) for row in rows[:5]]
@@ -101,7 +101,7 @@ async def test_an_outcome_is_settled_soon_although_other_attempts_take_long(work
         assert worker_harness.reaction.settled == [(quick, Verdict.STORED)]
 
 
-async def test_a_worker_has_ended_once_what_it_settled_is_cleaned_up(worker_harness: WorkerHarness) -> None:
+async def test_a_worker_ends_after_the_settled_rows_are_cleaned_up(worker_harness: WorkerHarness) -> None:
     rows = signals(3)
     worker_harness.reaction.may_clean_up = Event()
     async with worker_harness.running():
@@ -118,7 +118,7 @@ async def test_a_worker_has_ended_once_what_it_settled_is_cleaned_up(worker_harn
 
 
 async def test_released_rows_are_tracked_on_request(worker_harness: WorkerHarness) -> None:
-    """A sweep that was read before the release must not schedule them again."""
+    """A sweep whose rows were read before a row was released must not schedule that row again."""
     before, during, after = signals(3)
     async with worker_harness.running():
         await worker_harness.arm([before])

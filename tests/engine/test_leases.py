@@ -32,14 +32,14 @@ async def test_a_lost_lease_cancels_the_attempt_and_settles_nothing(worker_harne
         assert worker_harness.reaction.cancelled == [lost]
         assert not worker_harness.worker.is_claimed(lost)
         await idle_event()
-        assert worker_harness.reaction.claims[1:] == [[lost]]  # only another claim shows the row's state
+        assert worker_harness.reaction.claims[1:] == [[lost]]  # a claim returns the state of the lost row
         worker_harness.reaction.may_act.set()
         await idle_event()
         assert worker_harness.reaction.settled == [(kept, Verdict.STORED)]
 
 
 async def test_leases_are_given_up_when_the_database_stays_down(worker_harness: WorkerHarness) -> None:
-    """The lease can't be extended, so after its expiry another reactor may have the row."""
+    """The worker can't extend the lease, and after it expires another reactor may claim the row."""
     [row] = signals(1)
     worker_harness.reaction.may_act = Event()
     worker_harness.reaction.down = {"extend"}
@@ -56,7 +56,7 @@ async def test_leases_are_given_up_when_the_database_stays_down(worker_harness: 
 
 
 async def test_a_lease_is_counted_from_before_its_extension_was_sent(worker_harness: WorkerHarness) -> None:
-    """An extension that the database answered keeps the attempt through an outage as long as that lease."""
+    """The new lease starts when the worker sends the extension, which is before the database sets it."""
     [row] = signals(1)
     worker_harness.reaction.may_act = Event()
     async with worker_harness.running():
@@ -73,7 +73,7 @@ async def test_a_lease_is_counted_from_before_its_extension_was_sent(worker_harn
 
 
 async def test_the_lease_of_an_attempt_that_has_ended_is_not_extended(worker_harness: WorkerHarness) -> None:
-    """Its outcome waits for the database, whose fence decides whether it counts."""
+    """The settlement compares the lease token, so an outcome that waits to be settled needs no extended lease."""
     [row] = signals(1)
     worker_harness.reaction.may_settle = Event()
     async with worker_harness.running():

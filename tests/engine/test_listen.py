@@ -1,4 +1,4 @@
-"""Commits cause attempts at once; forged notifications do no harm; missed notifications are found."""
+"""A commit causes an attempt immediately; forged notifications do no harm; rows with lost notifications are found."""
 
 import json
 from collections.abc import Callable
@@ -44,7 +44,7 @@ async def wait_until_stored(recorder: Recorder, upload: QueuedUpload) -> Attempt
     )
 
 
-async def test_an_upload_is_attempted_at_once_after_its_commit(app: App, recorder: Recorder) -> None:
+async def test_an_upload_is_attempted_immediately_after_its_commit(app: App, recorder: Recorder) -> None:
     async with app.running_reactor(recorder):
         [upload] = app.queue_uploads()
         notified = await recorder.wait_for(Notified)
@@ -75,12 +75,12 @@ async def test_a_rolled_back_upload_is_not_notified(app: App, recorder: Recorder
 
 
 async def test_an_upload_due_at_commit_needs_no_timer(app: App, recorder: Recorder) -> None:
-    """Hints are rounded up to 1 ms, which would make three uploads in ten due a moment later."""
+    """Due times in hints are rounded up to 1 ms. Without a correction, 3 of 10 uploads would need a timer."""
     async with app.running_reactor(recorder):
         for _ in range(40):
             [upload] = app.queue_uploads()
             await wait_until_stored(recorder, upload)
-        # on a loaded machine a few may need a timer; following the rounded hint would set about twelve
+        # a few may need a timer on a loaded machine; without the correction, about 12 would
         assert len(recorder.events_of(TimerFired)) < 6
 
 
@@ -166,7 +166,7 @@ async def test_a_forged_notification_costs_one_look_up_and_work_continues(app: A
 
 
 async def test_a_forged_notification_cannot_delay_a_row(app: App, recorder: Recorder) -> None:
-    """A hint that a waiting upload is due later, or needs nothing, delays it until the next pass at most."""
+    """A forged hint that a waiting upload needs no attempt delays it until the next reconciliation at most."""
     due_at = app.one("select clock_timestamp() + interval '0.5 s'")
     async with app.running_reactor(recorder, reconcile_interval_s=0.5):
         [upload] = app.queue_uploads(next_retry_at=due_at)
@@ -213,7 +213,7 @@ async def test_a_terminated_listener_reconnects_and_catches_up(app: App, recorde
 async def test_a_new_connection_catches_up_before_its_canary_returns(
     app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A canary that is slow or lost doesn't delay the sweep for missed rows."""
+    """The reactor sweeps as soon as it is connected. It doesn't wait for the canary, which may be slow or lost."""
     monkeypatch.setattr(listen, "CANARY_GRACE_S", 600.0)
     async with proxied(app.url) as proxy, app.running_reactor(recorder, listen_url=proxy.url):
         app.disable_triggers()
@@ -230,7 +230,7 @@ async def test_a_new_connection_catches_up_before_its_canary_returns(
 async def test_uploads_committed_while_no_connection_is_possible_are_found(
     app: App, recorder: Recorder, server_url: str
 ) -> None:
-    """All connections are terminated and new ones refused for a while, and the app continues to write."""
+    """The test terminates the reactor's connections and refuses new ones while the app continues to write."""
     name = sql.Identifier(urlsplit(app.url).path.lstrip("/"))
     async with app.running_reactor(recorder):
         recorder.skip_recorded()
@@ -254,7 +254,7 @@ async def test_uploads_committed_while_no_connection_is_possible_are_found(
 async def test_a_listener_that_receives_nothing_falls_back_to_polling_and_reports_it(
     app: App, recorder: Recorder
 ) -> None:
-    """As behind a transaction pooler: LISTEN succeeds, but no notification arrives."""
+    """This happens behind a transaction pooler: LISTEN succeeds, but notifications don't arrive."""
     async with proxied(app.url) as proxy, app.running_reactor(recorder, listen_url=proxy.url) as reactor:
         assert reactor.not_ready() == []
         recorder.skip_recorded()
@@ -278,7 +278,7 @@ async def test_a_listener_that_receives_nothing_falls_back_to_polling_and_report
 
 @pytest.mark.usefixtures("_short_intervals")
 async def test_a_silent_connection_is_detected_by_the_canary(app: App, recorder: Recorder) -> None:
-    """As behind a middlebox that has dropped the connection and still acknowledges."""
+    """This happens if a middlebox has dropped the connection but still acknowledges TCP segments."""
     async with proxied(app.url) as proxy, app.running_reactor(recorder, listen_url=proxy.url):
         recorder.skip_recorded()
         proxy.freeze()
@@ -304,10 +304,10 @@ async def test_a_dead_peer_is_detected_before_the_next_canary(
         await wait_until_stored(recorder, upload)
 
 
-async def test_reactors_learn_at_once_when_another_starts_or_stops(
+async def test_reactors_are_notified_when_another_starts_or_stops(
     app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So they need not wait for the next presence report to change the rendezvous order or to take over retries."""
+    """Without the notification, a reactor would notice the change only with its next presence report."""
     monkeypatch.setattr(listen, "PRESENCE_INTERVAL_S", 600.0)
     other = Recorder()
     async with app.running_reactor(recorder):
@@ -320,7 +320,7 @@ async def test_reactors_learn_at_once_when_another_starts_or_stops(
             recorder.skip_recorded()
         left = await recorder.wait_for(ReactorsChanged)
         assert (left.alive, left.joined, left.left) == (1, 0, 1)
-        await recorder.wait_for(Swept)  # it looks for rows that the other reactor left behind
+        await recorder.wait_for(Swept)  # sweeps for rows that the stopped reactor had scheduled
     assert app.one("select count(*) from reactor.instance") == 0
 
 

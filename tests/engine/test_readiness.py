@@ -1,4 +1,4 @@
-"""Readiness names what is missing, and the reactor continues to run."""
+"""A reactor that isn't ready returns the reasons and continues to run."""
 
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -26,7 +26,7 @@ NO_DATABASE = DedicatedConnection("postgresql://localhost/nobody")
 
 
 class ReadinessHarness:
-    """Readiness on a manual clock; the test emits events, and says when the database answered."""
+    """Readiness with a manual clock. The test emits events, and sets when the database last answered."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -66,7 +66,7 @@ def test_a_reactor_is_ready_once_it_listens_and_has_reconciled(harness: Readines
     assert harness.reasons() == [POLLED]
 
 
-def test_the_silence_of_the_database_counts_from_its_first_failure_to_its_next_answer(
+def test_an_outage_is_measured_from_the_first_failed_query_to_the_next_answer(
     harness: ReadinessHarness,
 ) -> None:
     harness.emit(Listening(), reconciled(), failed())
@@ -83,7 +83,7 @@ def test_the_silence_of_the_database_counts_from_its_first_failure_to_its_next_a
     assert harness.reasons() == []
 
 
-def test_a_lost_listening_connection_is_no_silence_of_the_database(harness: ReadinessHarness) -> None:
+def test_a_lost_listening_connection_does_not_mean_that_queries_fail(harness: ReadinessHarness) -> None:
     harness.emit(Listening(), reconciled(), DatabaseLost(doing="listen", reason="refused"))
     harness.clock.advance(60.0)
     assert harness.reasons() == []
@@ -115,14 +115,14 @@ async def test_wait_returns_when_an_event_makes_the_reactor_ready_or_unready(har
 
 async def until(condition: Callable[[], bool]) -> None:
     with fail_after(40):
-        while not condition():  # noqa: ASYNC110 - an answer of the database emits no event
+        while not condition():  # noqa: ASYNC110 - no event is emitted when the database answers
             await sleep(_POLLING_INTERVAL_S)
 
 
 async def test_a_database_that_does_not_answer_makes_the_reactor_unready_but_not_unhealthy(
     app: App, server_url: str, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The listening connection still works; only queries get no answer."""
+    """The listening connection still works; only queries fail."""
     monkeypatch.setattr(listen, "PRESENCE_INTERVAL_S", 0.3)
     monkeypatch.setattr(readiness, "UNANSWERED_S", 1.0)
     name = sql.Identifier(urlsplit(app.url).path.lstrip("/"))
@@ -155,4 +155,4 @@ async def test_one_failed_query_does_not_make_the_reactor_unready(
         reactor.emit(DatabaseLost(doing="report presence", reason="once"))
         assert reactor.not_ready() == []
         monkeypatch.setattr(readiness, "UNANSWERED_S", -1.0)
-        await until(lambda: reactor.not_ready() == [])  # the next presence report succeeded
+        await until(lambda: reactor.not_ready() == [])  # ready again after a successful presence report

@@ -1,4 +1,4 @@
-"""A pass finds all due rows, and counts those that notifications missed."""
+"""A reconciliation pass finds all due rows, and counts the rows whose notifications were missed."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Container, Iterator, Sequence
@@ -38,11 +38,11 @@ from reactor.reactions.base import DirectReaction, Sweep
 INTERVAL_S = 300.0
 
 
-# the loop on a manual clock
+# the reconciliation loop with a manual clock
 
 
 class Listed(DirectReaction):
-    """A reaction whose sweeps return rows that the test sets."""
+    """A reaction whose sweeps return `rows`, which the test sets."""
 
     name = "rows"
     channel = "rows"
@@ -55,7 +55,7 @@ class Listed(DirectReaction):
         self.sweeps = 0
         self.while_read: Callable[[], None] = lambda: None
         self.may_sweep = Event()
-        """While it is clear, sweeps wait."""
+        """Sweeps wait until it is set."""
         self.may_sweep.set()
 
     def due_at(self, hint: Hint) -> float | None:
@@ -79,7 +79,7 @@ class Listed(DirectReaction):
 
 
 class FixedUsage(StorageUsage):
-    """A usage repair that returns counts that the test sets."""
+    """A usage repair that returns `repaired` once; the test sets it."""
 
     def __init__(self) -> None:
         self.repaired: dict[str, int] = {}
@@ -90,10 +90,10 @@ class FixedUsage(StorageUsage):
 
 
 class ClaimingWorker(DirectWorker):
-    """A worker that holds the rows in `claimed`, until the test releases them."""
+    """A worker for which the rows in `claimed` are claimed, until the test releases them."""
 
-    claimed: set[Signal] = set()  # noqa: RUF012  # replaced by each test that uses it
-    released: set[Signal] = set()  # noqa: RUF012  # as above
+    claimed: set[Signal] = set()  # noqa: RUF012  # replaced, never changed
+    released: set[Signal] = set()  # noqa: RUF012  # replaced before it is changed
 
     def is_claimed(self, signal: Signal) -> bool:
         return signal in self.claimed
@@ -109,7 +109,7 @@ class ClaimingWorker(DirectWorker):
 
 
 class ReconcileHarness:
-    """The reconciliation loop and a schedule, without running claims."""
+    """The reconciliation loop and a schedule. No worker runs, so rows stay in the schedule."""
 
     def __init__(self, capacity: int = 1_000_000) -> None:
         self.clock = ManualClock()
@@ -142,7 +142,7 @@ class ReconcileHarness:
         )
 
     def list_row(self, *, due_s: float, changed_s: float) -> Signal:
-        """Add a row to the sweeps; both times are in seconds from now."""
+        """Add a row to the results of later sweeps. Both times are in seconds from now."""
         now = self.clock.database_now()
         signal = Signal("rows", uuid4().int, 1)
         self.reaction.rows.append((Due(signal, now + due_s), now + changed_s))
@@ -153,7 +153,7 @@ class ReconcileHarness:
         await idle_event()
 
     async def missed(self) -> int:
-        """Run a pass; return how many rows it counts as missed."""
+        """Run a pass; return the number of rows that the pass counts as missed."""
         await self.reconcile.run_pass()
         return (await self.recorder.wait_for(Swept)).missed
 
@@ -195,7 +195,7 @@ async def test_a_pass_at_start_then_each_interval_and_on_request(harness: Reconc
         assert harness.reaction.sweeps == 3
 
 
-async def test_requests_during_a_pass_are_one_more_pass(harness: ReconcileHarness) -> None:
+async def test_many_requests_cause_one_more_pass(harness: ReconcileHarness) -> None:
     async with harness.running():
         for _ in range(100):
             harness.requests.request_pass()
@@ -203,8 +203,8 @@ async def test_requests_during_a_pass_are_one_more_pass(harness: ReconcileHarnes
         assert harness.reaction.sweeps == 2
 
 
-async def test_a_request_during_a_pass_is_one_more_pass(harness: ReconcileHarness) -> None:
-    """The pass may have read the rows before what the request is about."""
+async def test_a_request_during_a_pass_causes_another_pass(harness: ReconcileHarness) -> None:
+    """The running pass may have read the rows before the change that caused the request."""
 
     def request_once() -> None:
         if harness.reaction.sweeps == 1:
@@ -284,19 +284,19 @@ async def test_a_due_row_without_a_notification_is_counted_as_missed(harness: Re
     harness.list_row(due_s=-6.0, changed_s=-10.0)
     harness.list_row(due_s=-50.0, changed_s=-6.0)
     assert await harness.missed() == 2
-    assert await harness.missed() == 0  # already scheduled
+    assert await harness.missed() == 0  # both rows are scheduled now
 
 
 async def test_a_row_that_could_not_have_been_notified_is_not_counted_as_missed(harness: ReconcileHarness) -> None:
     await harness.advance(100.0)
     harness.list_row(due_s=-60.0, changed_s=-60.0)
-    assert await harness.missed() == 0  # not listening yet
+    assert await harness.missed() == 0  # the reactor doesn't listen yet
 
     harness.reconcile.expect_notifications(arrive=True)
-    harness.list_row(due_s=-60.0, changed_s=-60.0)  # older than the connection
-    harness.list_row(due_s=-4.0, changed_s=-4.0)  # its notification may still be on its way
+    harness.list_row(due_s=-60.0, changed_s=-60.0)  # changed before the reactor listened
+    harness.list_row(due_s=-4.0, changed_s=-4.0)  # the notification may still arrive
     harness.list_row(due_s=60.0, changed_s=0.0)  # not due yet
-    harness.list_row(due_s=-60.0, changed_s=0.0)  # due long ago, but changed just now
+    harness.list_row(due_s=-60.0, changed_s=0.0)  # overdue, but changed just now
     assert await harness.missed() == 0
 
     harness.reconcile.expect_notifications(arrive=False)
@@ -326,7 +326,7 @@ async def test_a_row_settled_during_a_sweep_is_not_counted_as_missed(harness: Re
     assert not harness.schedule.is_waiting(signal)
 
     harness.reaction.while_read = lambda: None
-    assert await harness.missed() == 1  # the row is still there and not claimed by this reactor
+    assert await harness.missed() == 1  # the row is still listed, and this worker hasn't claimed it
 
 
 async def test_a_backlog_is_swept_again_as_soon_as_there_is_room(harness: ReconcileHarness) -> None:
@@ -338,7 +338,7 @@ async def test_a_backlog_is_swept_again_as_soon_as_there_is_room(harness: Reconc
         assert harness.reaction.sweeps == 2
         assert harness.reaction.rescues == 1
 
-        harness.worker.request_refill()  # the last sweep found only known rows: no sweep at once
+        harness.worker.request_refill()  # the last sweep found only scheduled rows: no immediate sweep
         await idle_event()
         assert harness.reaction.sweeps == 2
         await harness.advance(1.0)
@@ -347,13 +347,13 @@ async def test_a_backlog_is_swept_again_as_soon_as_there_is_room(harness: Reconc
         await idle_event()
         assert harness.reaction.sweeps == 3
 
-        harness.worker.request_refill()  # the last sweep found all rows: no sweep at all
+        harness.worker.request_refill()  # the last sweep was complete: no sweep
         await harness.advance(5.0)
         assert harness.reaction.sweeps == 3
 
 
 def list_overdue_beside_another_reactor(harness: ReconcileHarness, count: int) -> tuple[list[Signal], list[Signal]]:
-    """Add another reactor and `count` overdue rows; return this reactor's rows and the other's."""
+    """Add another reactor and `count` overdue rows. Return the rows that rank this reactor first, and the others."""
     harness.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
     signals = [harness.list_row(due_s=-9.0, changed_s=-9.0) for _ in range(count)]
     ours = [signal for signal in signals if not harness.schedule.rendezvous_order.delay_s(signal.row)]
@@ -361,7 +361,7 @@ def list_overdue_beside_another_reactor(harness: ReconcileHarness, count: int) -
 
 
 def unlist(harness: ReconcileHarness, removed: Sequence[Signal]) -> None:
-    """Remove rows from the sweeps."""
+    """Remove rows from the results of later sweeps."""
     harness.reaction.rows = [row for row in harness.reaction.rows if row[0].signal not in set(removed)]
 
 
@@ -386,7 +386,7 @@ async def test_yielded_rows_are_swept_again_once_there_is_little_work(harness: R
         assert harness.reaction.sweeps == 1
         harness.worker.request_refill()
         await idle_event()
-        assert harness.reaction.sweeps == 1, "there is still enough work"
+        assert harness.reaction.sweeps == 1, "swept although the ready queue was full"
 
         harness.ready.queue.take(len(ours))
         unlist(harness, [*ours, *others[50:]])
@@ -398,7 +398,7 @@ async def test_yielded_rows_are_swept_again_once_there_is_little_work(harness: R
 
         harness.worker.request_refill()
         await harness.advance(2.0)
-        assert harness.reaction.sweeps == 2, "nothing is yielded any more"
+        assert harness.reaction.sweeps == 2, "swept although no row was yielded"
 
 
 async def test_yielded_rows_are_left_to_a_reactor_that_makes_progress(harness: ReconcileHarness) -> None:
@@ -421,8 +421,8 @@ async def test_yielded_rows_are_taken_over_from_a_reactor_without_progress(harne
         assert all(harness.schedule.is_waiting(signal) for signal in others)
 
 
-async def test_a_row_yielded_at_its_notification_is_swept_as_soon(harness: ReconcileHarness) -> None:
-    """Even if nothing else wakes the loop and the last sweep was long ago."""
+async def test_a_row_yielded_when_it_is_notified_is_swept_as_soon(harness: ReconcileHarness) -> None:
+    """Yielding alone starts the wait of 30 s, even if the last sweep was long ago."""
     harness.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
     async with harness.running():
         await harness.advance(100.0)
@@ -498,7 +498,7 @@ async def test_one_pass_finds_all_work_without_notifications(app: App, recorder:
     assert {event.run_id for event in recorder.events_of(RunExpired)} == {stale, silent}
     assert app.run(alive)["status"] == "running"
     assert recorder.events_of(Notified) == []
-    assert sum(swept.missed for swept in recorder.events_of(Swept)) == 0  # it didn't listen, so it missed nothing
+    assert sum(swept.missed for swept in recorder.events_of(Swept)) == 0  # no notification is missed without LISTEN
     for upload, status, code in (
         (later, "failed", None),
         (exhausted, "dead", "STORAGE_UPLOAD_FAILED"),
@@ -596,7 +596,7 @@ async def test_a_running_reactor_drains_a_backlog_larger_than_a_sweep(app: App, 
     assert len(recorder.events_of(AttemptStarted)) == len(uploads)
 
 
-async def test_the_first_sweep_of_a_large_backlog_is_a_short_one(
+async def test_the_first_sweep_of_a_large_backlog_is_short(
     app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upload_backlog, "_SWEEP_LIMIT", 500)
@@ -608,7 +608,7 @@ async def test_the_first_sweep_of_a_large_backlog_is_a_short_one(
         await recorder.wait_for_all(len(uploads) - len(settled), AttemptSettled)
         found = [swept.found for swept in recorder.events_of(Swept) if swept.reaction == "uploads"]
     assert found[0] == 50
-    assert sum(found) >= 60  # a row may be found again while it is being claimed
+    assert sum(found) >= 60  # a sweep may find a row again while it is being claimed
     assert_all_stored(app, uploads)
 
 

@@ -1,4 +1,4 @@
-"""The schedule offers each signal at its tick and not before; signals that it can't hold stay in the database."""
+"""The schedule puts a signal into its ready queue when it is due. Signals beyond its capacity stay in the database."""
 
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -26,7 +26,7 @@ def new_signal(reaction: str = "uploads", tenant: int = 1) -> Signal:
 
 
 class Hinted(DirectReaction):
-    """A reaction whose rows are due when their hints say so."""
+    """A reaction whose rows are due at the due times in their hints."""
 
     name = "uploads"
     channel = "reactor_uploads"
@@ -42,7 +42,7 @@ class Hinted(DirectReaction):
 
 
 class ScheduleHarness:
-    """A schedule with two ready queues on a manual clock."""
+    """A schedule with two ready queues and a manual clock."""
 
     def __init__(self, capacity: int = 1_000_000) -> None:
         self.clock = ManualClock()
@@ -62,7 +62,7 @@ class ScheduleHarness:
         self.schedule.arm([Due(signal, self.clock.database_now() + in_s)])
 
     def notify(self, signals: Sequence[Signal], due_in_ms: int | None) -> None:
-        """Schedule what a trigger would notify of these rows."""
+        """Give the schedule the notifications that a trigger would send about these rows, 100 rows in each."""
         at_ms = round(1000 * self.clock.database_now())
         for first in range(0, len(signals), 100):
             rows = [[each.row_id.hex, each.tenant, due_in_ms] for each in signals[first : first + 100]]
@@ -101,7 +101,7 @@ async def test_a_signal_is_offered_at_its_tick_and_not_before(harness: ScheduleH
         assert harness.take() == [signal]
 
 
-async def test_an_overdue_signal_is_offered_at_once(harness: ScheduleHarness) -> None:
+async def test_an_overdue_signal_is_offered_immediately(harness: ScheduleHarness) -> None:
     signal = new_signal()
     async with harness.running():
         harness.arm(signal, -3600.0)
@@ -116,7 +116,7 @@ async def test_a_shared_overdue_signal_is_offered_in_rendezvous_order(harness: S
     assert 0 < len(ours) < 100
     async with harness.running():
         now = harness.clock.database_now()
-        others = [*harness.schedule.arm_own([Due(signal, now - 5.0) for signal in signals[::2]])]  # overdue
+        others = [*harness.schedule.arm_own([Due(signal, now - 5.0) for signal in signals[::2]])]  # overdue by 5 s
         others += harness.schedule.arm_own([Due(signal, now) for signal in signals[1::2]])
         assert {signal for signal, _ in others} == set(signals) - set(ours)
         harness.schedule.take_over(others, now)
@@ -160,7 +160,7 @@ async def test_five_hundred_takeable_signals_are_enough(harness: ScheduleHarness
         ready.take(1)
         harness.arm(new_signal(), -1.0)
         await idle_event()
-        assert not harness.ready_queues["uploads"].is_full, "they wait for their own tenant, not for this reactor"
+        assert not harness.ready_queues["uploads"].is_full, "full although all signals belong to a tenant at its cap"
 
 
 async def test_a_notified_signal_of_another_reactor_is_yielded_only_by_a_reactor_with_enough_work(
@@ -184,7 +184,9 @@ async def test_a_notified_signal_of_another_reactor_is_yielded_only_by_a_reactor
         assert set(notified) - set(harness.take()) == others
 
 
-async def test_a_signal_of_this_reactor_alone_is_offered_without_a_rendezvous_delay(harness: ScheduleHarness) -> None:
+async def test_a_signal_that_only_this_reactor_has_is_offered_without_a_rendezvous_delay(
+    harness: ScheduleHarness,
+) -> None:
     harness.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
     signals = [new_signal() for _ in range(50)]
     async with harness.running():
@@ -224,7 +226,7 @@ async def test_arming_again_moves_the_signal(harness: ScheduleHarness, first_s: 
         assert harness.take() == []
 
 
-async def test_a_signal_beyond_the_horizon_is_not_held(harness: ScheduleHarness) -> None:
+async def test_a_signal_beyond_the_horizon_is_not_scheduled(harness: ScheduleHarness) -> None:
     inside, outside = new_signal(), new_signal()
     harness.arm(inside, HORIZON_S)
     harness.arm(outside, HORIZON_S + 0.5)
@@ -243,7 +245,7 @@ async def test_a_signal_that_moves_beyond_the_horizon_is_dropped(harness: Schedu
         assert harness.take() == []
 
 
-async def test_an_overflow_is_flagged_and_held_signals_can_still_move() -> None:
+async def test_an_overflow_is_flagged_and_scheduled_signals_can_still_move() -> None:
     harness = ScheduleHarness(capacity=2)
     first, second, third = new_signal(), new_signal(), new_signal()
     harness.arm(first, 1.0)
@@ -280,7 +282,7 @@ async def test_a_cancelled_signal_is_not_offered(harness: ScheduleHarness) -> No
 
 
 async def test_a_flood_is_offered_completely_and_in_order_of_time(harness: ScheduleHarness) -> None:
-    """More signals than the wheel returns in one call, so that the loop has to call it again."""
+    """There are more signals than one call of the wheel returns, so the schedule has to call it again."""
     early = [new_signal() for _ in range(3_000)]
     late = [new_signal() for _ in range(2_500)]
     async with harness.running():
@@ -309,7 +311,7 @@ async def test_each_offer_emits_its_lateness(harness: ScheduleHarness) -> None:
 
 
 async def test_an_empty_schedule_sets_no_timer(harness: ScheduleHarness) -> None:
-    """No timer is set while no signal is armed, and at most one however many are."""
+    """If any signals are armed, one timer is set, whatever their number."""
     async with harness.running():
         assert harness.clock.awaited == []
         for number in range(1_000):

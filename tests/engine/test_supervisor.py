@@ -1,4 +1,4 @@
-"""The engine ends in order: attempts in flight finish within the grace period, the others are handed back."""
+"""When the engine stops, it waits for attempts in flight until the grace period ends, and hands the other rows back."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -22,7 +22,7 @@ NO_DATABASE = DedicatedConnection("postgresql://localhost/nobody")
 
 @pytest.fixture
 def engine(worker_harness: WorkerHarness) -> Engine:
-    """An engine with one worker. Its reconciliation doesn't run."""
+    """An engine with one worker. The tests don't run its reconciliation."""
     reconcile = Reconcile(
         [worker_harness.worker],
         worker_harness.schedule,
@@ -53,7 +53,7 @@ def log_lines() -> Iterator[list[str]]:
 
 @asynccontextmanager
 async def stopping(engine: Engine, *, grace_s: float) -> AsyncIterator[Event]:
-    """Run the engine; yield an event that stops it. Leave the block once it has ended."""
+    """Run the engine and yield an event that stops it. The block ends when the engine has ended."""
     stop = Event()
     with fail_after(PATIENCE_S):
         async with create_task_group() as tasks:
@@ -98,7 +98,7 @@ async def test_a_database_that_stays_away_does_not_keep_the_engine_from_ending(
 
 
 async def test_background_tasks_end_before_the_workers_do(engine: Engine, worker_harness: WorkerHarness) -> None:
-    """A sweep or a notification must not bring new rows while the engine ends."""
+    """While the engine ends, a sweep or a notification must not schedule new rows."""
     stop, background_ended = Event(), Event()
 
     async def background() -> None:

@@ -1,4 +1,4 @@
-"""The worker claims in natural batches within its caps, claims no row twice, and loses none whatever fails."""
+"""The worker claims all ready rows together within its caps, never twice, and loses no row if the database fails."""
 
 import pytest
 from anyio import Event
@@ -23,7 +23,7 @@ async def test_a_row_is_claimed_acted_on_and_settled(worker_harness: WorkerHarne
 
 
 async def test_slow_work_is_not_claimed_in_advance(worker_harness: WorkerHarness) -> None:
-    """Another reactor may have free threads, and the pace of long attempts is measured too roughly."""
+    """A row that waits for a thread here could already run in another reactor that has free threads."""
     slow, worker_harness.reaction.may_claim = Event(), Event()
     worker_harness.reaction.may_act = slow
     async with worker_harness.running():
@@ -53,7 +53,7 @@ async def test_rows_that_become_due_during_a_claim_are_claimed_together() -> Non
 
 
 async def test_quick_work_is_claimed_in_large_batches() -> None:
-    """The batch size follows the pace of the work, far beyond the concurrency."""
+    """The batch size depends on how fast attempts end, and may be much larger than the concurrency."""
     harness = WorkerHarness(concurrency=4, per_tenant=4)
     rows = signals(3_000)
     harness.reaction.round_trip = 500
@@ -97,7 +97,7 @@ async def test_a_failed_preparation_does_not_prevent_a_claim(worker_harness: Wor
 
 
 async def test_a_backlog_sends_few_claims_to_a_database_that_is_down(worker_harness: WorkerHarness) -> None:
-    """One claim per half second, however many rows are ready."""
+    """The worker sends one claim per half second, whatever the number of ready rows."""
     worker_harness.reaction.down = {"claim"}
     async with worker_harness.running():
         await worker_harness.arm(signals(1_000))
@@ -115,12 +115,12 @@ async def test_rows_that_others_have_claimed_are_dropped(worker_harness: WorkerH
         assert worker_harness.worker.is_idle
 
         more = signals(20)
-        await worker_harness.arm(more)  # their capacity is free again
+        await worker_harness.arm(more)  # the dropped rows occupy no capacity
         assert len(worker_harness.reaction.settled) == 22
 
 
 async def test_rows_that_others_have_stored_are_dropped_in_large_batches() -> None:
-    """Each of several reactors has all due rows, so rows that others stored must not cost many small claims."""
+    """Every reactor schedules all due rows, so dropping rows that others have stored must need few claims."""
     harness = WorkerHarness(concurrency=4, per_tenant=4)
     theirs, ours = signals(3_000), signals(10)
     harness.reaction.not_ours = {signal.row_id for signal in theirs}
@@ -151,7 +151,7 @@ async def test_a_row_to_retry_is_claimed_again_when_it_is_due(worker_harness: Wo
         assert worker_harness.reaction.verdicts(Verdict.STORED) == [row]
 
 
-# acting
+# attempts
 
 
 async def test_attempts_in_flight_never_exceed_the_caps_in_total_and_per_tenant() -> None:
@@ -184,7 +184,7 @@ async def test_a_flood_of_one_tenant_does_not_delay_another() -> None:
 
 
 async def test_a_single_row_is_settled_soon_amid_a_flood() -> None:
-    """A row that becomes due during a flood of quick work is settled after a few more rows, not after the flood."""
+    """The row is settled after a few rows of the flood, although it became due after all of them."""
     harness = WorkerHarness(concurrency=4, per_tenant=2)
     flood, [other] = signals(5_000, tenant=1), signals(1, tenant=2)
     async with harness.running():
@@ -199,7 +199,7 @@ async def test_a_single_row_is_settled_soon_amid_a_flood() -> None:
 
 
 async def test_a_row_that_is_not_admitted_is_handed_back(worker_harness: WorkerHarness) -> None:
-    """The store goes down during the claim."""
+    """This happens if the circuit breaker opens during the claim."""
     first, second, third = signals(3)
     worker_harness.reaction.refused = {second.row_id, third.row_id}
     async with worker_harness.running():
@@ -213,7 +213,7 @@ async def test_a_row_that_is_not_admitted_is_handed_back(worker_harness: WorkerH
 
 
 async def test_claims_stop_while_outcomes_cannot_be_settled(worker_harness: WorkerHarness) -> None:
-    """Otherwise outcomes would accumulate without bound while the database is down."""
+    """Otherwise the number of unsettled outcomes would have no bound while the database is down."""
     rows = signals(5_000)
     worker_harness.reaction.may_settle = Event()
     async with worker_harness.running():
@@ -224,11 +224,11 @@ async def test_claims_stop_while_outcomes_cannot_be_settled(worker_harness: Work
         assert len(worker_harness.reaction.settled) == len(rows)
 
 
-# rows that are claimed
+# claimed rows that become due again
 
 
 async def test_a_row_is_not_claimed_again_before_its_outcome_is_settled(worker_harness: WorkerHarness) -> None:
-    """After an outage longer than the lease, the row is due again before its outcome has been settled."""
+    """If an outage lasts longer than the lease, the row is due again before its outcome is settled."""
     [row] = signals(1)
     worker_harness.reaction.down = {"settle"}
     async with worker_harness.running():
@@ -239,12 +239,12 @@ async def test_a_row_is_not_claimed_again_before_its_outcome_is_settled(worker_h
         await worker_harness.advance(0.5)
         assert worker_harness.reaction.settled == [(row, Verdict.STORED)]
         assert worker_harness.worker.is_idle
-        await worker_harness.arm([row])  # its capacity is free again
+        await worker_harness.arm([row])  # the settled row occupies no capacity
         assert len(worker_harness.reaction.claims) == 2
 
 
 async def test_a_row_in_flight_is_not_claimed_again(worker_harness: WorkerHarness) -> None:
-    """Its lease may have expired during the attempt, and then a claim would return it even to this reactor."""
+    """If its lease has expired during the attempt, the database would let even this reactor claim the row again."""
     row, other = signals(2)
     worker_harness.reaction.may_act = Event()
     async with worker_harness.running():
@@ -267,7 +267,7 @@ async def test_hints_of_a_row_in_flight_use_up_no_place_of_its_tenant(worker_har
         assert worker_harness.reaction.claims == [[row], others]
 
 
-# ending
+# closing
 
 
 async def test_close_hands_back_rows_not_started_and_lets_attempts_finish() -> None:
@@ -275,7 +275,7 @@ async def test_close_hands_back_rows_not_started_and_lets_attempts_finish() -> N
     quick = signals(400)
     async with harness.running():
         harness.reaction.may_settle = Event()
-        await harness.arm(quick)  # the window has grown: more rows are claimed than can be in flight
+        await harness.arm(quick)  # quick work raises the batch size above the concurrency
         harness.reaction.may_act = Event()
         harness.reaction.may_settle.set()
         rows = signals(100)

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL: what each waits for."""
+"""Whether a commit on a connection waits until the disk has it (synchronous_commit)."""
 
 import asyncio
 
@@ -10,24 +10,26 @@ _IS_DURABLE = "select current_setting('synchronous_commit') <> 'off'"
 
 
 @pytest.mark.parametrize("waits", [True, False])
-def test_a_line_waits_for_the_disk_unless_told_otherwise(migrated_url: str, waits: bool) -> None:
+def test_waits_for_disk_determines_whether_a_dedicated_connection_waits_for_the_disk(
+    migrated_url: str, waits: bool
+) -> None:
     async def ask() -> list[tuple[bool]]:
-        line = DedicatedConnection(migrated_url, waits_for_disk=waits)
+        connection = DedicatedConnection(migrated_url, waits_for_disk=waits)
         try:
-            return await line.call(_IS_DURABLE)
+            return await connection.call(_IS_DURABLE)
         finally:
-            await line.close()
+            await connection.close()
 
     assert asyncio.run(ask()) == [(waits,)]
 
 
-def test_whatever_the_server_says_the_pool_waits_for_the_disk(migrated_url: str) -> None:
+def test_the_pool_waits_for_the_disk_whatever_the_url_sets(migrated_url: str) -> None:
     async def ask() -> list[tuple[bool]]:
-        database = ConnectionPool(f"{migrated_url}?options=-csynchronous_commit%3Doff", size=1)
-        await database.open()
+        pool = ConnectionPool(f"{migrated_url}?options=-csynchronous_commit%3Doff", size=1)
+        await pool.open()
         try:
-            return await database.call(_IS_DURABLE)
+            return await pool.call(_IS_DURABLE)
         finally:
-            await database.close()
+            await pool.close()
 
     assert asyncio.run(ask()) == [(True,)]

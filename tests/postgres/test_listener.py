@@ -1,4 +1,4 @@
-"""The listening connection: every notification is received, in order, and the connection's end is noticed."""
+"""The listener receives every notification in order, and notices when its connection ends."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -19,7 +19,7 @@ SYNCS = 100
 
 
 class Received:
-    """What one listening connection received, and why it ended."""
+    """The notifications that one listener received, and the reason why it ended."""
 
     def __init__(self, listener: Listener) -> None:
         self.listener = listener
@@ -90,7 +90,7 @@ async def test_a_sync_is_no_transaction(database_url: str, monkeypatch: pytest.M
     read_once = listener.Reader.read_once
 
     def sync_again(reader: listener.Reader) -> bool:
-        """Send the next Sync as soon as the last one is answered."""
+        """Read, and send the next Sync when the server has answered the previous Sync."""
         nonlocal sent
         has_read = read_once(reader)
         if not reader.awaits_sync and sent < SYNCS:
@@ -109,7 +109,7 @@ async def test_a_sync_is_no_transaction(database_url: str, monkeypatch: pytest.M
             await conn.execute("select pg_notify('odd Channel', 'after the syncs')")
             await received.wait_for(1)
             assert not received.ended.is_set()
-        # the server counts a session's transactions at its end at the latest
+        # the statistics include all transactions of a session once it has ended
         await conn.execute(
             "select pg_terminate_backend(pid, 10000) from pg_stat_activity"
             " where application_name = 'reactor-listen' and datname = current_database()"
@@ -128,7 +128,7 @@ async def transactions(conn: psycopg.AsyncConnection) -> int:
     return int(row[0])
 
 
-async def test_an_ended_session_is_noticed_at_once(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_ended_session_is_noticed_immediately(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener, "SYNC_INTERVAL_S", 600.0)
     async with listening(database_url) as received, notifying(database_url) as conn:
         await conn.execute(
@@ -154,7 +154,7 @@ async def test_an_aborted_connection_ends(database_url: str) -> None:
 
 
 def _fail(text: str) -> None:
-    raise AssertionError(f"{text} was never notified")
+    raise AssertionError(f"received {text!r}, although nothing was notified")
 
 
 async def test_a_slow_network_is_not_taken_for_a_silent_one(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +190,7 @@ async def test_an_error_of_a_handler_is_raised_by_listen(database_url: str) -> N
 
 
 async def test_a_broken_socket_is_not_watched_once_its_descriptor_is_free(database_url: str) -> None:
-    """The next socket that is opened gets the same descriptor, and the loop would take it for the closed one."""
+    """The next opened socket gets the same descriptor, and the event loop would still call the old socket's reader."""
     loop = asyncio.get_running_loop()
     async with listening(database_url) as received, notifying(database_url) as conn:
         watched = received.listener.connection

@@ -1,4 +1,4 @@
-"""`migrate`, on the four kinds of database on which it must be safe, alone and concurrently."""
+"""`migrate` on four kinds of database: an empty one, a migrated one, one of an older app, and one like Supabase's."""
 
 import os
 import shutil
@@ -64,7 +64,7 @@ grant usage on schema auth to anon, authenticated, service_role, app_owner;
 
 @pytest.fixture
 def new_server(reachable_folder: Path) -> Iterator[EmbeddedPostgres]:
-    """A server for this test only: roles belong to all databases of a server."""
+    """A server for one test: all databases of a server share their roles."""
     programs = os.environ.get("REACTOR_TEST_POSTGRES_BIN")
     folder = reachable_folder / "postgres"
     with EmbeddedPostgres(folder, durable=False, bin_dir=Path(programs) if programs else None) as server:
@@ -106,8 +106,8 @@ def test_all_files_are_applied_in_order_and_none_a_second_time(database_url: str
     assert rows(database_url, "select reactor.missing_privileges()") == []
 
 
-def test_an_edited_migration_is_refused_whole(migrated_url: str, edited_schema: Path) -> None:
-    """Nothing is applied, not even a migration that sorts before it, or a function."""
+def test_nothing_is_applied_if_a_migration_was_edited(migrated_url: str, edited_schema: Path) -> None:
+    """Neither a new migration that sorts before the edited one nor a changed function file is applied."""
     with (edited_schema / "migrations/0003_create_plans_and_usage.sql").open("a") as file:
         file.write("create table edited ();\n")
     (edited_schema / "migrations/0000_come_first.sql").write_text("create table first ();\n")
@@ -139,7 +139,7 @@ def test_a_changed_function_file_is_applied_again_and_no_other(migrated_url: str
 
 
 def test_functions_may_be_applied_in_any_order(database_url: str, migrated_url: str, edited_schema: Path) -> None:
-    """No file needs another one to be applied before it: names that sort backwards make the same functions."""
+    """The files are renamed so that they are applied in reverse order. The functions and triggers must be the same."""
     folder = edited_schema / "functions"
     files = sorted(folder.glob("*.sql"), reverse=True)
     for number, file in enumerate(files):
@@ -183,7 +183,7 @@ def test_an_index_that_an_earlier_try_left_invalid_is_built_again(database_url: 
 
 
 def test_concurrent_migrators_apply_each_file_once(new_server: EmbeddedPostgres) -> None:
-    """Two per database, and two databases at once: roles belong to both."""
+    """Two migrators run on each of two databases concurrently. Both databases share the server's roles."""
     urls = [database(new_server, name) for name in ("one", "two")]
     with ThreadPoolExecutor(4) as threads:
         applied = list(threads.map(migrate, [*urls, *urls]))
@@ -207,7 +207,7 @@ def test_an_older_apps_rows_are_kept_and_counted(database_url: str) -> None:
     usage = "select user_id::text, total_bytes, reserved_bytes, total_sources from storage_usage order by 1"
     assert rows(database_url, usage) == [(ALICE, 120, 0, 2), (BOB, 0, 0, 1)]
 
-    # the app continues to write as before
+    # the older app's statements still work
     run(
         database_url,
         "insert into sources (user_id, content_hash, storage_url, file_size) "

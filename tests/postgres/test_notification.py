@@ -1,4 +1,4 @@
-"""What a notification's text may be: ours, or refused; never a third thing."""
+"""Any text of a notification is decoded or raises BadPayload; no text raises another error."""
 
 import json
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""Metrics cost the database a bounded share of its time, however long the queue is."""
+"""The result of a slow status query is reused for longer, so metrics use a bounded share of the database's time."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -13,7 +13,7 @@ from reactor.postgres.status import Figures, StatusQuery
 
 
 class SlowDatabase:
-    """Answers after `takes_s` on the test's clock, and counts the queries; fails while `is_down`."""
+    """A database that takes `takes_s` on the test's clock for a query, counts queries, and fails while `is_down`."""
 
     def __init__(self, clock: ManualClock, *, takes_s: float) -> None:
         self._clock = clock
@@ -37,7 +37,7 @@ def query_of(takes_s: float) -> tuple[StatusQuery, SlowDatabase, ManualClock, li
 
 
 @pytest.mark.parametrize(("takes_s", "reused_s"), [(0.001, 5), (0.1, 5), (0.4, 20), (1.0, 50), (9.0, 60)])
-async def test_a_slow_answer_is_reused_for_longer(takes_s: float, reused_s: float) -> None:
+async def test_a_slow_result_is_reused_for_longer(takes_s: float, reused_s: float) -> None:
     query, database, clock, results = query_of(takes_s)
     await query.refresh()
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Admission of claimed uploads while the breaker is open."""
+"""Which claimed uploads the reaction admits while the circuit breaker is open."""
 
 from functools import partial
 from pathlib import Path
@@ -57,8 +57,8 @@ async def test_an_open_breaker_admits_no_attempt_and_then_one_probe_at_a_time(tm
 
     clock.advance(1.0)
     assert list(reaction.admit(attempts)) == attempts[:1]
-    assert not reaction.is_held_up  # the probe is in flight, and no other attempt was admitted
+    assert not reaction.is_held_up  # False while the probe is in flight: no other row is claimed then
     assert list(reaction.admit(attempts[1:])) == []
 
-    assert reaction.hand_back(attempts[0]).verdict is Verdict.DEFERRED  # the probe never started: admit another
+    assert reaction.hand_back(attempts[0]).verdict is Verdict.DEFERRED  # the probe ends without a start
     assert list(reaction.admit(attempts[1:])) == attempts[1:2]

@@ -28,7 +28,7 @@ NO_DATABASE = DedicatedConnection("postgresql://localhost/nobody")
 
 
 class HangingSpool(Spool):
-    """A spool on a disk that answers a removal only after `answers` is set. No real disk here can be made to hang."""
+    """A spool in which removals wait until `answers` is set, as on a disk that hangs."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__({"default": folder})
@@ -40,7 +40,7 @@ class HangingSpool(Spool):
 
 
 async def put_once(pool: ThreadPool[UploadAttempt]) -> UploadAttempt:
-    """Put the spooled file into the store; return the ended attempt, as if it had been settled."""
+    """Put the spooled file into the store. Return the attempt in the state that clean_up expects after a settlement."""
     upload = make_upload()
     attempt = UploadAttempt(
         signal=Signal("uploads", upload.id.int, 1), tenant=1, upload=upload, trail=upload.trail(), lease_until=0.0
@@ -79,7 +79,7 @@ async def test_a_removal_that_hangs_is_given_up_and_logged(tmp_path: Path, monke
             attempt = await put_once(pool)
             await reaction.clean_up([attempt])
             assert lines == ["The spooled file stays behind: no answer within 0.05 s\n"]
-            again = await put_once(pool)  # another thread has taken the place of the one that hangs
+            again = await put_once(pool)  # the removal that hangs keeps no attempt from running
     finally:
         spool.answers.set()
         logger.remove(sink)

@@ -1,4 +1,4 @@
-"""Ticks and seconds must agree to the last bit: a task that is woken before its tick has to wait again."""
+"""Conversions between ticks and seconds must be exact: a task that wakes before its tick has to wait again."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Blocking jobs run in threads: short ones one after another, slow ones side by side, and none is lost."""
+"""Blocking jobs run in threads: a thread runs many short jobs in turn, slow jobs run concurrently, none is lost."""
 
 import asyncio
 import threading
@@ -18,7 +18,7 @@ WITHIN_S = 20.0
 
 
 class Gate:
-    """Work that blocks until the gate is opened, and counts the threads that have entered."""
+    """Work that blocks until the gate is opened. Counts the threads that have called it."""
 
     def __init__(self) -> None:
         self._open = threading.Event()
@@ -54,7 +54,7 @@ class WorkJob(Job):
 
 
 class Harness:
-    """A thread pool, and all that it has reported."""
+    """A thread pool, and the jobs that it has reported as started and as ended."""
 
     def __init__(self, count: int, *, per_tenant: int | None = None, name: str = "test") -> None:
         self.pool = ThreadPool[WorkJob](lambda job: job.work(), count, per_tenant=per_tenant, name=name)
@@ -86,7 +86,7 @@ class Harness:
 
 @asynccontextmanager
 async def blocked(harness: Harness, gate: Gate, count: int) -> AsyncIterator[list[WorkJob]]:
-    """Occupy `count` threads until the block ends; then open the gate and wait for their jobs."""
+    """Occupy `count` threads until the block ends. Then open the gate and wait until the jobs end."""
     jobs = harness.submit(*[gate] * count)
     await asyncio.to_thread(gate.wait_until_entered, count)
     yield jobs
@@ -134,7 +134,7 @@ async def test_a_job_that_began_is_reported_while_it_runs() -> None:
     first = harness.submit(gate)
     await harness.wait_until_started(first)
     assert harness.ended == []
-    second = harness.submit(do_nothing, gate)  # one thread does both, and is never idle in between
+    second = harness.submit(do_nothing, gate)  # the same thread runs both, without a pause
     await asyncio.to_thread(gate.wait_until_entered, 2)
     await harness.wait_until_started(second)
     gate.open()
@@ -151,7 +151,7 @@ async def test_short_jobs_are_reported_although_their_thread_went_on_to_a_job_th
         await harness.wait_until_ended([blocking])
 
 
-async def test_short_jobs_run_beside_a_job_that_blocks() -> None:
+async def test_short_jobs_run_while_another_job_blocks() -> None:
     harness = Harness(2)
     for _ in range(3):
         gate = Gate()
@@ -161,11 +161,11 @@ async def test_short_jobs_run_beside_a_job_that_blocks() -> None:
         await harness.wait_until_ended([blocking])
 
 
-async def test_jobs_that_block_run_side_by_side_up_to_the_count() -> None:
+async def test_jobs_that_block_run_concurrently_up_to_the_number_of_threads() -> None:
     harness, gate = Harness(3), Gate()
     jobs = harness.submit(*[gate] * 5)
     await asyncio.to_thread(gate.wait_until_entered, 3)
-    assert not gate.is_entered  # the fourth has no thread
+    assert not gate.is_entered  # no thread is left for the fourth job
     assert harness.pool.waiting == 2
     gate.open()
     await harness.wait_until_ended(jobs)
@@ -192,13 +192,13 @@ async def test_a_call_returns_its_result_and_raises_its_error() -> None:
         await pool.run(raise_key_error)
 
 
-async def test_a_call_runs_although_jobs_block_all_threads_and_gives_jobs_no_thread_more() -> None:
+async def test_a_call_runs_although_jobs_block_all_threads_and_its_thread_runs_no_jobs() -> None:
     harness, gate = Harness(2), Gate()
     jobs = harness.submit(*[gate] * 4)
     await asyncio.to_thread(gate.wait_until_entered, 2)
     for number in range(3):
         assert await harness.pool.run(lambda number=number: number) == number  # type: ignore[misc]
-    assert not gate.is_entered  # the third job has no thread, although the calls' thread is idle
+    assert not gate.is_entered  # the third job doesn't get the idle thread of the calls
     gate.open()
     await harness.wait_until_ended(jobs)
 
@@ -212,8 +212,8 @@ async def test_a_call_runs_before_waiting_jobs() -> None:
     assert done == ["call", "job", "job", "job"]
 
 
-async def test_abandoned_jobs_free_their_threads_places_and_are_not_reported_any_more() -> None:
-    """A store that hangs must not use up the threads."""
+async def test_abandoned_jobs_are_replaced_by_other_jobs_and_not_reported_any_more() -> None:
+    """Attempts that hang in the store must not occupy all threads."""
     harness, hanging = Harness(2, per_tenant=2), Gate()
     abandoned = harness.submit(hanging, hanging)
     await asyncio.to_thread(hanging.wait_until_entered, 2)
@@ -237,15 +237,15 @@ async def test_a_job_that_is_abandoned_before_it_was_reported_as_started_is_neve
     assert abandoned not in harness.started
 
 
-async def test_a_job_that_is_abandoned_before_its_thread_has_it_does_not_run() -> None:
+async def test_a_job_that_is_abandoned_before_a_thread_takes_it_does_not_run() -> None:
     harness, done, abandoned = Harness(2), set[int](), set[int]()
     for number in range(100):
-        await harness.wait_until_ended(harness.submit(do_nothing))  # a thread exists, and is idle
+        await harness.wait_until_ended(harness.submit(do_nothing))  # starts a thread, which is idle afterwards
         [job] = harness.submit(partial(done.add, number))
         if harness.pool.abandon(job):
             abandoned.add(number)
     await harness.wait_until_ended(harness.submit(do_nothing))
-    assert len(done & abandoned) < len(abandoned) / 2  # the thread may have had it at once
+    assert len(done & abandoned) < len(abandoned) / 2  # the thread may start a job before it is abandoned
 
 
 async def test_a_waiting_job_begins_in_place_of_an_abandoned_one() -> None:
@@ -274,7 +274,7 @@ async def test_a_job_that_has_ended_cannot_be_abandoned_and_is_reported() -> Non
     harness, gate = Harness(1), Gate()
     gate.open()
     [job] = harness.submit(gate)
-    while not job.ended:  # blocks the event loop, so that nothing is reported yet
+    while not job.ended:  # blocks the event loop, so the pool can't report the job yet
         pass
     assert not harness.pool.abandon(job)
     assert harness.ended == []

@@ -1,4 +1,4 @@
-"""A timer calls once, at its tick and never before."""
+"""A timer calls its function once, at its tick and never earlier."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ def tick_after(seconds: float) -> int:
 
 
 class Calls:
-    """The ticks at which a timer called."""
+    """A function for a timer that records the ticks of its calls."""
 
     def __init__(self) -> None:
         self.ticks: list[int] = []
@@ -47,7 +47,7 @@ async def test_a_tick_in_the_past_calls_as_soon_as_possible() -> None:
             await calls.next()
 
 
-async def test_only_the_last_tick_that_was_set_counts() -> None:
+async def test_a_tick_replaces_the_tick_that_was_set_before() -> None:
     calls, later_calls = Calls(), Calls()
     with loop_timer(calls) as timer, loop_timer(later_calls) as later_timer:
         timer.set(tick_after(0.001))
@@ -55,7 +55,7 @@ async def test_only_the_last_tick_that_was_set_counts() -> None:
         later_timer.set(tick_after(0.005))
         await later_calls.next()
         assert calls.ticks == []
-        timer.set(tick_after(0.0))  # earlier than the 60 s
+        timer.set(tick_after(0.0))  # replaces the tick in 60 s
         await calls.next()
         timer.set(tick_after(0.001))
         timer.set(None)

@@ -1,7 +1,7 @@
-"""The states of uploads and runs and all transitions between them: the model that the schema is tested against.
+"""The states of uploads and runs, and all transitions between them. The tests compare the schema with this model.
 
-The functions in schema/functions/ make these transitions and no others: tests/schema/test_state_machine.py tries
-every pair of state and verb against the database. A pair that is missing here must change nothing.
+The functions in schema/functions/ make only these transitions. tests/schema/test_state_machine.py tries each verb in
+each state of an upload, and FAIL and EXPIRE in each state of a run. A pair that is missing here must change nothing.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Final
 
 
 class UploadState(StrEnum):
-    """`upload_queue.status`, and two states of a row that no longer exists."""
+    """`upload_queue.status`, and two states of an upload whose row was deleted."""
 
     FAILED = "failed"
     """Waits for its next attempt at next_retry_at."""
@@ -20,7 +20,7 @@ class UploadState(StrEnum):
     """Claimed: one reactor holds the lease."""
 
     DEAD = "dead"
-    """Out of retries, or failed for good; stays with its errors until an operator acts."""
+    """No retries are left, or the failure is permanent. The row keeps its errors until an operator acts."""
 
     CANCELLED = "cancelled"
     """Cancelled by an operator."""
@@ -29,14 +29,14 @@ class UploadState(StrEnum):
     """Row deleted; the store has the object and the source is `uploaded`."""
 
     PURGED = "purged"
-    """Row deleted by an operator or at the end of its retention, without being stored."""
+    """Row deleted by an operator, without being stored."""
 
 
 class UploadVerb(StrEnum):
     """An event in the life of an upload."""
 
     CLAIM = "claim"
-    """A reactor takes the lease; the attempt counts."""
+    """A reactor takes the lease; the attempt is counted."""
 
     STORE = "store"
     """The attempt succeeded."""
@@ -45,22 +45,22 @@ class UploadVerb(StrEnum):
     """The attempt failed and retries are left."""
 
     DEFER = "defer"
-    """The attempt is handed back and not counted: shutdown, or the store is down."""
+    """The attempt is handed back and not counted, because of a shutdown or because the store is down."""
 
     BURY = "bury"
-    """The attempt failed for good, or was the last retry."""
+    """The attempt failed permanently, or was the last retry."""
 
     RESCUE = "rescue"
-    """The lease expired; the attempt still counts."""
+    """The lease expired; the attempt stays counted."""
 
     CANCEL = "cancel"
     """An operator cancels the upload."""
 
     REQUEUE = "requeue"
-    """An operator makes it due now; a dead or cancelled upload gets all its retries again."""
+    """An operator makes the upload due now. A dead or cancelled upload gets all its retries again."""
 
     PURGE = "purge"
-    """The row and its spooled file are deleted."""
+    """An operator deletes the row and its spooled file."""
 
 
 class RunState(StrEnum):
@@ -76,16 +76,16 @@ class RunVerb(StrEnum):
     """An event in the life of a run."""
 
     BEGIN = "begin"
-    """A worker starts it; the quota counts it."""
+    """A worker starts the run; the quota counts it."""
 
     COMPLETE = "complete"
-    """Its worker finished it."""
+    """The worker of the run completed it."""
 
     FAIL = "fail"
-    """Its worker or an operator fails it."""
+    """The worker of the run or an operator fails it."""
 
     EXPIRE = "expire"
-    """Its deadline passed, or its heartbeats stopped."""
+    """The time limit of the run passed, or its heartbeats stopped."""
 
 
 UPLOAD_TRANSITIONS: Final[Mapping[tuple[UploadState, UploadVerb], UploadState]] = MappingProxyType(
@@ -107,10 +107,10 @@ UPLOAD_TRANSITIONS: Final[Mapping[tuple[UploadState, UploadVerb], UploadState]] 
         (UploadState.CANCELLED, UploadVerb.PURGE): UploadState.PURGED,
     }
 )
-"""All transitions of an upload with retries left. Without any left, RESCUE leads to DEAD.
+"""All transitions of an upload with retries left. If no retries are left, RESCUE leads to DEAD.
 
-CANCEL while uploading revokes the lease: its reactor can no longer change the row. CLAIM while uploading takes over
-an expired lease.
+CANCEL in UPLOADING revokes the lease, so the reactor that had it can no longer change the row. CLAIM in UPLOADING takes
+over an expired lease.
 """
 
 RUN_TRANSITIONS: Final[Mapping[tuple[RunState, RunVerb], RunState]] = MappingProxyType(

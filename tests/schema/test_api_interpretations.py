@@ -1,4 +1,4 @@
-"""The API for runs: begin, heartbeat, complete, fail; and the refusals once a run is no longer its worker's."""
+"""The API for runs: begin, heartbeat, complete, fail. A worker is refused when its run has ended or is stale."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ def source(api: Api) -> UUID:
 
 
 def age(rows: Rows, run: UUID, **columns: int) -> None:
-    """Set times of a run to that many seconds ago."""
+    """Set columns of a run to times in the past, given in seconds before now."""
     for column, seconds in columns.items():
         statement = f"update public.interpretation_runs set {column} = %s where id = %s"
         rows.conn.execute(statement.encode(), (rows.at(-seconds), run))
@@ -83,7 +83,7 @@ def test_a_source_has_one_running_run_at_a_time(rows: Rows, api: Api, source: UU
     assert api.usage(rows.source_row(source).user_id)["interpretations_used"] == 2
 
 
-def test_of_many_calls_at_once_one_begins_a_run(api: Api, source: UUID, migrated_url: str) -> None:
+def test_of_many_concurrent_calls_one_begins_a_run(api: Api, source: UUID, migrated_url: str) -> None:
     ready = Barrier(AT_ONCE)
 
     def begin(_: int) -> str:
@@ -248,7 +248,7 @@ def test_a_call_while_the_run_is_being_failed_is_refused_with_the_reason(
 def test_a_heartbeat_concurrent_with_another_of_the_same_run_is_accepted(
     rows: Rows, api: Api, source: UUID, migrated_url: str
 ) -> None:
-    """The other one was in time and isn't committed yet, so this session still reads a deadline that has passed."""
+    """The first heartbeat isn't committed yet. The second call reads the old deadline, waits, and reads the new one."""
     run = api.begin(source)
     age(rows, run, heartbeat_at=61)
     with rows_of(migrated_url) as other, ThreadPoolExecutor(1) as pool, rows_of(migrated_url) as own:

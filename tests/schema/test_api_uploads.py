@@ -1,4 +1,4 @@
-"""The API for uploads: reserve, complete, fail; calling twice equals calling once."""
+"""The API for uploads: reserve, complete, fail. A repeated call has no further effect."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ URL = "s3://bucket/key"
 
 
 def give_up(rows: Rows, upload: UUID) -> None:
-    """Make an upload dead, as the reactor does."""
+    """Make an upload dead with a claim and a settlement."""
     token = uuid4()
     rows.claim([upload], token)
     rows.settle([(upload, token, "dead")], code="STORAGE_REJECTED")
@@ -61,7 +61,7 @@ def test_the_same_content_again_is_the_same_source_and_one_reservation(rows: Row
     stored = api.ok("reserve_upload", p_user_id=user, **content)
     assert stored == first | {"deduplicated": True, "storage_status": "uploaded", "storage_url": URL}
     other = api.ok("reserve_upload", p_user_id=uuid4(), **content)
-    assert other["source_id"] != first["source_id"], "content is shared between users"
+    assert other["source_id"] != first["source_id"], "two users got the same source"
     assert rows.usage(user) == (40, 0, 1)
 
 
@@ -71,7 +71,9 @@ def test_the_same_content_is_deduplicated_also_where_nothing_more_would_fit(api:
     assert api.reserve(user, 10, "one") == source
 
 
-def test_the_same_content_reserved_at_once_is_one_source_and_one_reservation(rows: Rows, migrated_url: str) -> None:
+def test_the_same_content_reserved_concurrently_is_one_source_and_one_reservation(
+    rows: Rows, migrated_url: str
+) -> None:
     user, ready = uuid4(), Barrier(AT_ONCE)
 
     def reserve(content: int) -> tuple[str, bool]:
@@ -190,7 +192,7 @@ def test_completing_a_claimed_upload_leaves_the_row_for_the_reactor_to_settle(
 # fail_upload
 
 
-def test_failing_an_upload_twice_queues_it_once_due_at_once(rows: Rows, api: Api) -> None:
+def test_failing_an_upload_twice_queues_it_once_and_due_immediately(rows: Rows, api: Api) -> None:
     source = api.reserve(user := uuid4(), 10, "one")
     arguments = failed(source) | {"p_error_message": "x" * 3000, "p_spool": "other", "p_max_retries": 3}
     answer = api.ok("fail_upload", **arguments, p_metadata={"k": "v"})
@@ -204,11 +206,11 @@ def test_failing_an_upload_twice_queues_it_once_due_at_once(rows: Rows, api: Api
     assert row.error_message == "x" * 2000
     assert api.ok("fail_upload", **arguments) == answer
     assert rows.claim([upload])[upload].state == "claimed"
-    assert api.ok("fail_upload", **arguments) == answer, "a second time, while a reactor is at it"
+    assert api.ok("fail_upload", **arguments) == answer, "the answer changed after a reactor had claimed the upload"
     assert rows.usage(user) == (0, 10, 0)
 
 
-def test_a_failure_reported_by_many_at_once_is_one_upload(rows: Rows, api: Api, migrated_url: str) -> None:
+def test_a_failure_reported_by_many_concurrently_is_one_upload(rows: Rows, api: Api, migrated_url: str) -> None:
     source, ready = api.reserve(uuid4()), Barrier(AT_ONCE)
 
     def fail(_: int) -> UUID:
@@ -238,7 +240,7 @@ def test_a_failure_reported_after_the_upload_is_dead_is_refused(rows: Rows, api:
 def test_a_failure_reported_after_the_reservation_was_released_reserves_again_or_is_refused(
     rows: Rows, api: Api
 ) -> None:
-    """As after a day without a call: reconciliation has released the bytes."""
+    """Reconciliation releases the bytes of a reservation if the app makes no call for a day."""
     user = uuid4()
     lost = [api.reserve(user, 10) for _ in range(2)]
     rows.run("update public.sources set storage_status = 'failed'")
@@ -272,7 +274,7 @@ def test_a_user_may_not_name_a_file_in_another_users_folder(rows: Rows, argument
     "path", ["{user}/x", "{user}/{other}/x", "prefix/{user}/{other}", "/spool/{user}/x", "{other}", "x/{other}"]
 )
 def test_a_user_may_name_files_in_their_own_folder_or_in_a_folder_of_no_user(rows: Rows, path: str) -> None:
-    """A file's own name may be any UUID; the first of its folders that is a UUID is the user's."""
+    """The file name may be any UUID. If folder names are UUIDs, the first of them must be the user's id."""
     own = Api.of(rows, user := uuid4())
     named = path.format(user=user, other=uuid4())
     upload = own.fail(own.reserve(user), p_object_path=named, p_temp_file_path=named)

@@ -1,4 +1,4 @@
-"""The audit log: only the tables' owner may change it, and tenants never read it."""
+"""The audit log: only the owner of the table may change it, and tenants may not read it."""
 
 from collections.abc import Iterator
 from typing import LiteralString
@@ -18,7 +18,7 @@ def rows(migrated_url: str) -> Iterator[Rows]:
 
 
 def refused(rows: Rows, role: str, statement: LiteralString) -> bool:
-    """Return whether a role is refused a statement, which is rolled back."""
+    """Run a statement as a role and roll it back. Return whether the role lacks a privilege for it."""
     try:
         with rows.conn.transaction(force_rollback=True):
             rows.run(sql.SQL("set local role {}").format(sql.Identifier(role)))

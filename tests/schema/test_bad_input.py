@@ -1,4 +1,4 @@
-"""Bad calls of every kind are answered with the right code, name the argument, and change nothing."""
+"""An invalid call returns the right error code, names the wrong argument, and changes nothing."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -14,7 +14,7 @@ from support.rows import Rows, rows_of
 from support.table_dump import dump
 
 Call = tuple[str, str, dict[str, Any], str | None]
-"""Function, expected code, arguments, and the argument that the answer must name."""
+"""Function, expected code, arguments, and the argument that the error must name."""
 
 HASH = content_hash("some")
 MINUTE = timedelta(minutes=1)
@@ -114,7 +114,7 @@ BAD: list[Call] = [
 
 @pytest.fixture
 def rows(migrated_url: str) -> Iterator[Rows]:
-    """A database with rows in every table, which a bad call could change."""
+    """Rows in every table, which an invalid call could change."""
     with rows_of(migrated_url) as rows:
         api = Api(rows)
         for _ in range(2):
@@ -128,7 +128,7 @@ def test_there_are_many_bad_calls_and_no_two_are_equal() -> None:
     assert len({(function, repr(arguments | {"p_user_id": None})) for function, _, arguments, _ in BAD}) >= 90
 
 
-def test_each_bad_call_is_answered_with_its_code_names_its_argument_and_changes_nothing(rows: Rows) -> None:
+def test_each_bad_call_returns_its_code_names_its_argument_and_changes_nothing(rows: Rows) -> None:
     api, before = Api(rows), dump(rows)
     for function, code, arguments, argument in BAD:
         details = api.refused(code, function, **arguments)
@@ -143,7 +143,7 @@ def test_the_refusal_of_an_unknown_plan_lists_the_known_ones(rows: Rows) -> None
     assert "enterprise, free, pro" in answer["message"]
 
 
-def test_infinite_figures_are_answered_as_well(rows: Rows) -> None:
+def test_infinite_numbers_and_intervals_are_refused_too(rows: Rows) -> None:
     if rows.conn.info.server_version >= FIRST_WITH_INFINITE_INTERVALS:
         for argument in ("p_timeout", "p_heartbeat_timeout"):
             for value in ("infinity", "-infinity"):
@@ -156,7 +156,7 @@ def test_infinite_figures_are_answered_as_well(rows: Rows) -> None:
 
 @pytest.mark.parametrize("claims", ["", "{}", '{"sub": ""}', '{"sub": null}', '{"sub": "x"}', "[]", "no json", "null"])
 def test_a_user_without_a_valid_token_is_refused_everything_even_what_has_no_user(rows: Rows, claims: str) -> None:
-    """Such a caller counts as the nil UUID, and may not act on rows that an app gave that id."""
+    """The user id of such a caller is the nil UUID. The caller may not even act on rows with this user id."""
     source = Api(rows).store(NIL)
     run = Api(rows).begin(source)
     before, stranger = dump(rows), Api(rows, "authenticated", claims)
@@ -173,7 +173,7 @@ def test_a_user_without_a_valid_token_is_refused_everything_even_what_has_no_use
 
 
 def test_a_user_has_no_right_to_a_source_without_a_user(rows: Rows) -> None:
-    """An older app's table may have sources without a user."""
+    """In an older app's table, user_id may be null."""
     rows.run("alter table public.sources alter column user_id drop not null")
     source = rows.one(
         "insert into public.sources (content_hash, byte_size, storage_status) values ('x', 1, 'pending') returning id"
@@ -187,7 +187,7 @@ def test_a_user_has_no_right_to_a_source_without_a_user(rows: Rows) -> None:
 
 @pytest.mark.parametrize("function", ["set_plan", "recalculate_usage"])
 def test_functions_for_services_refuse_every_caller_with_a_token(rows: Rows, function: str) -> None:
-    """Users have no right to execute them; this check is for a role that was granted too much."""
+    """Users may not execute these functions. If the privilege is granted, the function refuses the call."""
     user = uuid4()
     arguments = {"p_user_id": user} | ({"p_plan": "pro"} if function == "set_plan" else {})
     with pytest.raises(psycopg.errors.InsufficientPrivilege):

@@ -1,4 +1,4 @@
-"""Claims: never early, never two at once, never more than max_retries, never lost with a lost answer."""
+"""Claims: none before the due time, none of a leased row, at most max_retries, and a repeat if an answer is lost."""
 
 import math
 import random
@@ -56,11 +56,11 @@ def test_an_upload_is_never_claimed_before_it_is_due(rows: Rows) -> None:
 
 
 @pytest.mark.parametrize("status", ["dead", "cancelled"])
-def test_an_upload_that_has_ended_is_not_answered(rows: Rows, status: str) -> None:
+def test_an_upload_that_has_ended_is_not_returned(rows: Rows, status: str) -> None:
     assert rows.claim([rows.upload(status=status)]) == {}
 
 
-def test_unknown_ids_are_not_answered(rows: Rows) -> None:
+def test_unknown_ids_are_not_returned(rows: Rows) -> None:
     upload = rows.upload()
     assert rows.claim([]) == {}
     assert set(rows.claim([uuid4(), upload, uuid4()])) == {upload}
@@ -72,13 +72,13 @@ def test_an_id_that_is_passed_twice_is_claimed_once(rows: Rows) -> None:
     assert rows.upload_row(upload).retry_count == 1
 
 
-def test_eight_claimers_at_once_claim_each_of_400_rows_once(rows: Rows, migrated_url: str) -> None:
+def test_eight_concurrent_claimers_claim_each_of_400_rows_once(rows: Rows, migrated_url: str) -> None:
     uploads = rows.uploads(400)
     start = Barrier(CLAIMERS)
 
     def claim_all(seed: int) -> list[UUID]:
         mine = []
-        order = random.Random(seed)  # repeatable, on purpose
+        order = random.Random(seed)  # a failure can be repeated
         with rows_of(migrated_url) as own:
             start.wait()
             for _ in range(30):
@@ -98,7 +98,7 @@ def test_eight_claimers_at_once_claim_each_of_400_rows_once(rows: Rows, migrated
 def test_no_upload_is_attempted_more_often_than_max_retries_by_any_number_of_claimers(
     rows: Rows, migrated_url: str
 ) -> None:
-    """Each lease ends immediately here, so each claimer always finds an upload to take over."""
+    """Each lease has expired when it is granted, so any claimer can take over any upload."""
     uploads = rows.uploads(20)
     rows.run("update public.upload_queue set max_retries = 3")
     start = Barrier(CLAIMERS)
@@ -119,7 +119,7 @@ def test_no_upload_is_attempted_more_often_than_max_retries_by_any_number_of_cla
     assert begun == Counter((upload, attempt) for upload in uploads for attempt in (1, 2, 3))
 
 
-def test_the_same_token_claims_the_same_rows_again_and_counts_nothing(rows: Rows) -> None:
+def test_the_same_token_claims_the_same_rows_again_and_counts_no_further_attempt(rows: Rows) -> None:
     uploads, token = [rows.upload(), rows.upload()], uuid4()
     first = rows.claim(uploads, token)
     again = rows.claim(uploads, token)
@@ -129,7 +129,7 @@ def test_the_same_token_claims_the_same_rows_again_and_counts_nothing(rows: Rows
     assert {rows.upload_row(upload).retry_count for upload in uploads} == {1}
 
 
-def test_the_last_attempt_can_be_claimed_again_by_its_own_token(rows: Rows) -> None:
+def test_the_last_attempt_can_be_claimed_again_with_the_same_token(rows: Rows) -> None:
     upload, token = rows.upload(max_retries=1), uuid4()
     rows.claim([upload], token)
     assert rows.claim([upload], token)[upload].state == "claimed"
@@ -159,7 +159,7 @@ def test_a_claim_that_takes_over_an_expired_lease_records_the_lost_attempt_as_a_
     first = rows.claim([upload, rescued], lease_s=-1)
     assert rows.rescue([rescued]) == {rescued: "retry"}
 
-    for _ in range(2):  # the repeated claim adds nothing
+    for _ in range(2):  # the second claim repeats the first and adds no entry
         assert rows.claim([upload], token)[upload].attempt == 2
 
     (entry,) = rows.upload_row(upload).errors
@@ -182,7 +182,7 @@ def test_an_upload_under_no_lease_at_all_is_taken_over(rows: Rows) -> None:
     assert rows.claim([upload])[upload].state == "claimed"
 
 
-def test_exhausted_uploads_are_answered_and_keep_no_other_upload_from_being_claimed(rows: Rows) -> None:
+def test_exhausted_uploads_are_returned_and_do_not_prevent_other_claims(rows: Rows) -> None:
     waiting = rows.upload(retry_count=5, max_retries=5)
     leased = rows.upload(status="uploading", retry_count=5, lease_token=uuid4(), lease_expires_at=rows.at(-1))
     never = rows.upload(max_retries=0)
@@ -201,7 +201,7 @@ def test_exhausted_uploads_are_answered_and_keep_no_other_upload_from_being_clai
     }
 
 
-def test_a_locked_row_is_skipped_and_answered_with_a_later_time(rows: Rows, migrated_url: str) -> None:
+def test_a_locked_row_is_skipped_and_returned_with_a_later_time(rows: Rows, migrated_url: str) -> None:
     locked, free = rows.upload(), rows.upload()
     with rows_of(migrated_url) as other, other.conn.transaction():
         other.one("select id from public.upload_queue where id = %s for update", (locked,))
@@ -213,8 +213,8 @@ def test_a_locked_row_is_skipped_and_answered_with_a_later_time(rows: Rows, migr
 
 
 @pytest.mark.parametrize("moment", ["infinity", "-infinity"])
-def test_an_endless_due_time_is_answered_with_a_finite_one(rows: Rows, moment: str) -> None:
-    """The reactor computes ticks from it, which it can't from infinity."""
+def test_for_an_infinite_due_time_a_finite_one_is_returned(rows: Rows, moment: str) -> None:
+    """The reactor converts due times to ticks; infinity can't be converted."""
     upload = rows.upload(next_retry_at=moment)
     swept = rows.all(statements.SWEEP_UPLOADS, (timedelta(minutes=15), 10, 10))
     assert [row.id for row in swept] == ([upload] if moment == "-infinity" else [])
@@ -226,7 +226,7 @@ def test_an_endless_due_time_is_answered_with_a_finite_one(rows: Rows, moment: s
 # leases
 
 
-def test_a_lease_is_extended_from_now_for_its_holder_alone(rows: Rows) -> None:
+def test_a_lease_is_extended_from_now_and_only_for_its_holder(rows: Rows) -> None:
     mine, other, token = rows.upload(), rows.upload(), uuid4()
     rows.claim([mine], token, lease_s=1)
     rows.claim([other], uuid4(), lease_s=1)

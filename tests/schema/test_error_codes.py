@@ -1,4 +1,4 @@
-"""One catalogue of error codes: the exceptions, the SQL and schema/README.md say the same.
+"""The exceptions, the SQL functions and schema/README.md have the error codes of one catalogue.
 
 After a change: REACTOR_TEST_UPDATE_CATALOGUE=1 pytest tests/schema/test_error_codes.py
 """
@@ -15,7 +15,7 @@ README = schema_dir() / "README.md"
 SQL = schema_dir() / "functions/lib_error_catalogue.sql"
 BEGIN, END = "<!-- error codes -->\n", "\n<!-- end of error codes -->"
 ANSWERS = {"STORAGE_PENDING_RETRY"}
-"""Codes of successful answers: no exception has them."""
+"""Codes of successful results. There are no exceptions for them."""
 
 
 def quoted(text: str | None) -> str:
@@ -23,7 +23,7 @@ def quoted(text: str | None) -> str:
 
 
 def as_sql() -> str:
-    """Return the catalogue as the SQL function that other functions read."""
+    """Return the definition of the SQL function that returns the catalogue."""
 
     def row(error: ErrorCode) -> str:
         return (
@@ -48,7 +48,7 @@ revoke all on function reactor.error_catalogue() from public;
 
 
 def as_table() -> str:
-    """Return the catalogue as the table in schema/README.md."""
+    """Return the table of error codes in schema/README.md."""
     rows = [
         f"| `{error.code}` | {error.http_status} | {'yes' if error.retryable else 'no'} |"
         f" {error.message} | {error.next_step} |"

@@ -1,4 +1,4 @@
-"""Stale runs are failed, always; runs with a live heartbeat and time left are not, ever."""
+"""Every stale run is failed. A run with a live heartbeat and time left is never failed."""
 
 import math
 import random
@@ -43,7 +43,7 @@ def test_a_run_past_both_is_failed_with_the_code_of_a_timeout(rows: Rows) -> Non
     assert rows.expire([run])[run].code == "INTERPRETATION_TIMEOUT"
 
 
-def test_a_run_with_a_live_heartbeat_and_time_left_is_answered_with_its_deadline(rows: Rows) -> None:
+def test_a_run_with_a_live_heartbeat_and_time_left_is_returned_with_its_deadline(rows: Rows) -> None:
     by_beat = rows.start_run(timeout_at=rows.at(600), heartbeat_at=rows.at(-20))
     by_limit = rows.start_run(timeout_at=rows.at(10), heartbeat_at=rows.at(0))
     before = [rows.run_row(by_beat), rows.run_row(by_limit)]
@@ -64,7 +64,7 @@ def test_a_runs_own_heartbeat_timeout_replaces_the_default(
 
 
 @pytest.mark.parametrize("status", ["pending", "completed", "failed"])
-def test_a_run_that_is_not_running_is_neither_changed_nor_answered(rows: Rows, status: str) -> None:
+def test_a_run_that_is_not_running_is_neither_changed_nor_returned(rows: Rows, status: str) -> None:
     run = rows.start_run(status=status, timeout_at=rows.at(-5), heartbeat_at=rows.at(-500))
     before = rows.run_row(run)
     assert rows.expire([run, uuid4()]) == {}
@@ -72,7 +72,7 @@ def test_a_run_that_is_not_running_is_neither_changed_nor_answered(rows: Rows, s
 
 
 def test_a_runs_start_is_its_first_heartbeat(rows: Rows) -> None:
-    """So a worker that dies before it sends one is found."""
+    """A run whose worker dies before its first heartbeat is therefore found."""
     at_once, later = rows.start_run(), rows.start_run(status="pending")
     rows.run("update public.interpretation_runs set status = 'running' where id = %s", (later,))
     for run in (at_once, later):
@@ -81,7 +81,7 @@ def test_a_runs_start_is_its_first_heartbeat(rows: Rows) -> None:
         assert rows.expire([run])[run].due_at == pytest.approx(row.started_at.timestamp() + 60)
 
 
-def test_only_the_time_limit_counts_for_runs_from_before_the_migration(rows: Rows) -> None:
+def test_only_the_time_limit_applies_to_runs_from_before_the_migration(rows: Rows) -> None:
     with rows.conn.transaction():
         rows.run("alter table public.interpretation_runs disable trigger user")
         endless = rows.start_run(started_at=rows.at(-9000))
@@ -95,7 +95,7 @@ def test_only_the_time_limit_counts_for_runs_from_before_the_migration(rows: Row
     assert rows.run_row(endless).status == "running"
 
 
-def test_a_run_whose_row_is_locked_is_skipped_and_answered_with_a_time_soon(rows: Rows, migrated_url: str) -> None:
+def test_a_run_whose_row_is_locked_is_skipped_and_returned_with_a_time_soon(rows: Rows, migrated_url: str) -> None:
     locked, free = (rows.start_run(heartbeat_at=rows.at(-70)) for _ in range(2))
     with rows_of(migrated_url) as other, other.conn.transaction():
         other.run("select from public.interpretation_runs where id = %s for update", (locked,))
@@ -106,15 +106,15 @@ def test_a_run_whose_row_is_locked_is_skipped_and_answered_with_a_time_soon(rows
     assert rows.expire([locked])[locked].code == "INTERPRETATION_HEARTBEAT_LOST"
 
 
-def test_a_call_a_little_before_the_deadline_is_answered_with_the_deadline(rows: Rows) -> None:
-    """A reactor's estimate of the database's clock may be off by a little, which must not cost half a second."""
+def test_a_call_slightly_before_the_deadline_returns_the_deadline(rows: Rows) -> None:
+    """The reactor estimates the database's clock. A slightly early call must not delay the expiry by 0.5 s."""
     limit = rows.at(0.3)
     run = rows.start_run(timeout_at=limit)
     answer = rows.expire([run])[run]
     assert answer.code or answer.due_at == pytest.approx(limit.timestamp(), abs=0.006)
 
 
-def test_a_run_that_has_failed_is_not_answered_again(rows: Rows) -> None:
+def test_a_run_that_has_failed_is_not_returned_again(rows: Rows) -> None:
     run = rows.start_run(timeout_at=rows.at(-1))
     assert rows.expire([run, run])[run].code is not None
     once = rows.run_row(run)
@@ -151,10 +151,8 @@ def test_the_sweep_lists_runs_due_within_the_horizon_the_earliest_first(rows: Ro
     assert [row.id for row in rows.all(statements.SWEEP_RUNS, (*arguments, 2))] == [first, second]
 
 
-def test_while_heartbeats_and_expiries_race_no_run_with_time_left_is_failed_and_every_stale_one_is(
-    rows: Rows, migrated_url: str
-) -> None:
-    """Heartbeats are about as frequent as deadlines; a trigger checks each row when it is failed."""
+def test_while_heartbeats_and_expiries_race_only_and_all_stale_runs_are_failed(rows: Rows, migrated_url: str) -> None:
+    """Heartbeats are about as frequent as deadlines. A trigger records how much time each failed run had left."""
     rows.run("create table public.verdict (run_id uuid, left_s float8)")
     rows.run(
         "create function public.write_down() returns trigger language plpgsql as $$ begin"
@@ -173,10 +171,10 @@ def test_while_heartbeats_and_expiries_race_no_run_with_time_left_is_failed_and_
     stop = Event()
 
     def beat(seed: int) -> int:
-        beats, order = 0, random.Random(seed)  # repeatable, on purpose
+        beats, order = 0, random.Random(seed)  # a failure can be repeated
         with rows_of(migrated_url) as own:
             while not stop.is_set():
-                # a run that was failed starts anew: the race goes on
+                # a failed run is started again, so that the race continues
                 beats += own.run(
                     "update public.interpretation_runs set heartbeat_at = clock_timestamp(), status = 'running'"
                     " where id = any(%s)",
@@ -198,12 +196,12 @@ def test_while_heartbeats_and_expiries_race_no_run_with_time_left_is_failed_and_
         stop.set()
         beaten, expired = sum(b.result() for b in beats), sum(e.result() for e in expiries)
 
-    assert min(beaten, expired) > 60, "no race took place"
+    assert min(beaten, expired) > 60, "too few heartbeats or expiries for a race"
     assert rows.all("select * from public.verdict where left_s > 0") == []
     assert rows.one("select count(*) as written from public.verdict").written == expired
     assert {rows.run_row(run).error_code for run in left} == {"INTERPRETATION_HEARTBEAT_LOST"}
     deadline = time.monotonic() + 10
     waiting: list[UUID] = alive
-    while waiting and time.monotonic() < deadline:  # no more heartbeats: each run ends as soon as its deadline passes
+    while waiting and time.monotonic() < deadline:  # without heartbeats, each run becomes stale
         waiting = [run for run, row in rows.expire(waiting).items() if row.code is None]
     assert waiting == []

@@ -1,4 +1,4 @@
-"""The catalog grants what the function files grant, and row level security is complete."""
+"""Only the privileges in the function files are granted, and row level security applies to every table."""
 
 import re
 from typing import LiteralString
@@ -29,10 +29,10 @@ INLINED = {
     "size_of_source",
     "usage_of_source",
 }
-"""Functions without a pinned search_path, which would keep PostgreSQL from inlining them. They run as their caller."""
+"""Functions without a pinned search_path, because PostgreSQL can't inline a function that pins it."""
 
 UNPINNED = {"send_hints"}
-"""Functions that only triggers with a pinned search_path may call: pinning it again would cost each write."""
+"""Functions that only triggers with a pinned search_path call. Pinning it again would slow down each write."""
 
 _GRANT = re.compile(r"^grant execute on function\s+([^;]+?\))\s+to\s+([^;]+);", re.MULTILINE)
 
@@ -97,7 +97,7 @@ def test_every_policy_reads_the_user_once_per_statement(rows: Rows) -> None:
 
 
 def test_only_the_owner_the_service_and_the_worker_have_policies_that_show_all_rows(rows: Rows) -> None:
-    """Except on quota_plans, which every user may read."""
+    """The exception is quota_plans: every user may read all plans."""
     shown = rows.all(
         "select tablename as name, unnest(roles)::text as role from pg_policies"
         " where schemaname in ('public', 'reactor') and permissive = 'PERMISSIVE' and qual = 'true'"
@@ -143,7 +143,7 @@ QUERIES_WITH_RULES: dict[str, LiteralString] = {
 
 @pytest.mark.parametrize("name", QUERIES_WITH_RULES)
 def test_a_shared_rule_becomes_part_of_the_query(rows: Rows, name: str) -> None:
-    """Where PostgreSQL can't inline a function, it calls it for each row, and gives no warning."""
+    """If PostgreSQL can't inline a function, it calls the function for each row, without a warning."""
     plan = "\n".join(line for (line,) in rows.all("explain (verbose) " + QUERIES_WITH_RULES[name]))
     assert re.findall(rf"\b(?:{'|'.join(INLINED)})\(", plan) == []
     if name == "notify":

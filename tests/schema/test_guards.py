@@ -1,4 +1,4 @@
-"""Guards against rare interleavings and callers; each was found missing from the tests by a mutant."""
+"""Rare interleavings and callers. Each test was added because a mutant of the SQL survived the other tests."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import LiteralString
@@ -12,8 +12,10 @@ from reactor.postgres import statements
 
 
 @pytest.mark.parametrize(("function", "argument"), [("set_plan", {"p_plan": "pro"}), ("recalculate_usage", {})])
-def test_a_users_claims_bind_every_role_also_the_owner(rows: Rows, function: str, argument: dict[str, str]) -> None:
-    """As with a gateway that connects as a role of its own, which may execute everything."""
+def test_the_claims_of_a_users_token_restrict_every_role_even_the_owner(
+    rows: Rows, function: str, argument: dict[str, str]
+) -> None:
+    """A gateway may connect as a role that may execute every function, and set the claims of its user."""
     user = uuid4()
     rows.all("select set_config('request.jwt.claims', %s, false)", (f'{{"sub": "{user}"}}',))
     Api(rows).refused("NOT_ALLOWED", function, p_user_id=user, **argument)
@@ -37,7 +39,7 @@ _REJECTED: LiteralString = (
 
 
 def test_the_second_of_two_repairs_does_not_wait_to_add_up_rejections(rows: Rows, migrated_url: str) -> None:
-    """Even if the same minute has new rejections, which it would add to the row that the first repair writes."""
+    """The second repair leaves new rejections as they are, because the first has locked the row with their sum."""
     rows.run(_REJECTED, (7,))
     with rows_of(migrated_url) as other, rows.conn.transaction():
         other.run("set lock_timeout = '2s'")
@@ -57,7 +59,7 @@ def test_the_second_of_two_repairs_does_not_wait_to_delete_a_month(rows: Rows, m
 
 
 def test_a_caller_without_a_valid_token_may_not_act_as_the_nil_uuid(rows: Rows) -> None:
-    """An app may have rows of the nil UUID, which also stands for callers without a token."""
+    """The user id of callers without a token is the nil UUID. An app may have rows with this user id."""
     source = Api(rows).store(NIL)
     stranger = Api(rows, "authenticated")
     stranger.refused("NOT_ALLOWED", "get_usage", p_user_id=NIL)
@@ -99,7 +101,7 @@ def test_a_start_far_ahead_does_not_fail_the_apps_write(rows: Rows, far: str) ->
     ],
     ids=["dead", "requeued", "cancelled"],
 )
-def test_a_source_that_was_stored_otherwise_stays_stored_when_its_upload_ends(
+def test_a_source_that_the_app_has_stored_stays_stored_when_its_upload_ends(
     rows: Rows, do: LiteralString, status: str
 ) -> None:
     source = rows.source(user := uuid4(), status="uploaded")

@@ -1,4 +1,4 @@
-"""Operators requeue, cancel, purge and fail rows; each function answers exactly the rows that it changed."""
+"""Operators requeue, cancel, purge and fail rows; each function returns exactly the rows that it changed."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -64,7 +64,7 @@ def test_a_cancelled_upload_releases_its_reservation_once(rows: Rows) -> None:
         assert rows.usage(row.user_id) == (0, 0, 0)
 
 
-def test_only_uploads_that_have_ended_are_purged_and_their_spooled_files_answered(rows: Rows) -> None:
+def test_only_uploads_that_have_ended_are_purged_and_their_spooled_files_returned(rows: Rows) -> None:
     waiting, given_up = rows.upload(), dead(rows)
     assert purge(rows, waiting, given_up) == {given_up: ("default", "a/file")}
     assert rows.upload_row(waiting).status == "failed"

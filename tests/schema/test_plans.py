@@ -1,7 +1,7 @@
-"""On large tables, hot statements read a few pages for each of their rows, and never the whole table.
+"""On large tables, frequent statements read a few pages for each of their rows, and never the whole table.
 
-EXPLAIN doesn't show the statements inside a function. But the plan of the calling statement counts their pages, and the
-transaction's statistics count the rows that they read in sequential scans.
+EXPLAIN doesn't show the plans of statements inside a function. But the pages in the plan of the calling statement
+include theirs, and the statistics of the transaction count the rows that sequential scans read.
 """
 
 import secrets
@@ -24,12 +24,12 @@ ROWS = 100_000
 USERS = 2_000
 RUNNING = 1_000
 WARM_CALLS = 7
-"""More than the five after which PostgreSQL may choose another plan for the same statement."""
+"""Calls before the measurement. After five calls, PostgreSQL may choose another plan for a statement."""
 
 FIRST_WITH_FLUSH = 150000
 MINUTE = timedelta(minutes=1)
 
-pytestmark = pytest.mark.timeout(180)  # the first one seeds
+pytestmark = pytest.mark.timeout(180)  # the first test creates the rows
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def seeded_url(server_url: str) -> Iterator[str]:
 
 def seed(rows: Rows) -> None:
     with rows.conn.transaction():
-        rows.run("set local session_replication_role = replica")  # no trigger, no foreign key: fast
+        rows.run("set local session_replication_role = replica")  # faster: skips triggers and foreign keys
         rows.run(
             "insert into public.sources (id, user_id, content_hash, storage_status, byte_size)"
             " select md5('source' || n)::uuid, md5('user' || n)::uuid, n, 'pending', 10"
@@ -84,9 +84,9 @@ def rows(seeded_url: str) -> Iterator[Rows]:
 
 
 def cost(rows: Rows, statement: LiteralString, parameters: tuple[Any, ...]) -> tuple[int, int]:
-    """Return how many pages a statement reads, and how many rows it reads in sequential scans.
+    """Return the number of pages that a statement reads, and the number of rows that sequential scans read.
 
-    After some calls, so that the plan is the one that a long-lived connection ends up with.
+    The statement is measured after some calls, because PostgreSQL may then use another plan for it.
     """
     for number in range(WARM_CALLS + 1):
         with rows.conn.transaction():
@@ -153,7 +153,7 @@ def test_extending_leases_reads_a_few_pages_for_each_upload(rows: Rows) -> None:
 def test_a_sweep_of_uploads_walks_the_index_from_user_to_user(rows: Rows) -> None:
     pages, scanned = cost(rows, statements.SWEEP_UPLOADS, (timedelta(minutes=15), 1000, 20_000))
     assert scanned == 0
-    assert pages <= 12 * USERS + 2 * 6_000  # each user once, and what is due of theirs
+    assert pages <= 12 * USERS + 2 * 6_000  # one look-up for each user, and the due rows
 
 
 def test_a_small_sweep_stops_at_its_limit(rows: Rows) -> None:
@@ -195,10 +195,10 @@ def test_a_sweep_of_runs_reads_only_running_ones(rows: Rows) -> None:
 
 
 def test_heartbeats_and_extended_leases_touch_no_index(migrated_url: str) -> None:
-    """HOT updates, 95 in 100 of them or more: an index on heartbeat_at or lease_expires_at would make it none."""
+    """At least 95% are HOT updates. With an index on heartbeat_at or lease_expires_at, no update would be HOT."""
     with rows_of(migrated_url) as rows:
         if rows.conn.info.server_version < FIRST_WITH_FLUSH:
-            pytest.skip("before PostgreSQL 15 statistics come when they come")
+            pytest.skip("PostgreSQL 14 can't flush statistics on request")
         source, token = rows.source(user := uuid4()), uuid4()
         runs = [rows.start_run(user, source=source) for _ in range(100)]
         uploads = rows.uploads(100, user)
@@ -225,7 +225,7 @@ def test_heartbeats_and_extended_leases_touch_no_index(migrated_url: str) -> Non
 
 
 def test_a_live_summary_reads_only_what_it_counts(rows: Rows) -> None:
-    """However long the queue is: here 100 000 uploads."""
+    """The number of pages doesn't depend on the length of the queue, here 100 000 uploads."""
     pages, scanned = cost(rows, statements.LIVE_SUMMARY, (MINUTE, 1_000))
     assert scanned == 0
     assert pages <= 6_000

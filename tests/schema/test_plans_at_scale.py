@@ -1,7 +1,7 @@
-"""On a table of 1 000 000 rows, every hot statement finds its rows by an index, and reads few pages beside them.
+"""On tables of 1 000 000 rows, every statement of the reactor finds its rows with an index and reads few other pages.
 
-Asked of a server that explains each statement, those inside functions and triggers too: with their real plans, the rows
-that they threw away, and the pages that they touched.
+auto_explain logs the plan of each statement, including statements inside functions and triggers, with the number of
+rows that each step discarded and the number of pages that it read.
 """
 
 import json
@@ -33,7 +33,7 @@ MINUTE = timedelta(minutes=1)
 LARGE = {"upload_queue", "sources", "interpretation_runs"}
 OF_RUNNING = {"interpretation_runs_running", "interpretation_runs_running_by_age"}
 WARM_CALLS = 7
-"""More than the five after which PostgreSQL may choose another plan for the same statement."""
+"""Calls before the measurement. After five calls, PostgreSQL may choose another plan for a statement."""
 
 WAITING: LiteralString = "select id from public.upload_queue where status = 'failed' and next_retry_at < now()"
 HELD: LiteralString = "select id from public.upload_queue where status = 'uploading'"
@@ -51,11 +51,11 @@ class Explained:
     """Tables of LARGE that were read in a sequential scan."""
 
     thrown_away: int
-    """The most rows that one step of a plan read and discarded."""
+    """The maximum number of rows that one step of a plan read and discarded."""
 
 
 def _programs() -> Path | None:
-    """Return the programs of a server that has auto_explain; None where there is none."""
+    """Return the folder with the programs of a PostgreSQL that has auto_explain, or None if none is installed."""
     asked = postgres.programs()
     for folder in [asked] if asked else sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
         if list(folder.parent.glob("lib/**/auto_explain.so")):
@@ -85,7 +85,7 @@ def seeded_url() -> Iterator[str]:
 
 def _seed(conn: psycopg.Connection) -> None:
     with conn.transaction():
-        conn.execute("set local session_replication_role = replica")  # no trigger, no foreign key: fast
+        conn.execute("set local session_replication_role = replica")  # faster: skips triggers and foreign keys
         conn.execute(
             "insert into public.sources (id, user_id, content_hash, storage_status, byte_size)"
             " select md5('source' || n)::uuid, md5('user' || n %% %s)::uuid, n, 'pending', 10"
@@ -131,7 +131,7 @@ def conn(seeded_url: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 def explained(conn: psycopg.Connection[Any], statement: LiteralString, parameters: Sequence[Any]) -> Explained:
-    """Run a statement as a long-lived connection does, and explain the last call; the others are rolled back."""
+    """Run a prepared statement several times and explain the last call. The earlier calls are rolled back."""
     plans: list[dict[str, Any]] = []
 
     def on_notice(notice: psycopg.errors.Diagnostic) -> None:
@@ -149,9 +149,9 @@ def explained(conn: psycopg.Connection[Any], statement: LiteralString, parameter
     conn.execute(statement, parameters, prepare=True).fetchall()
     conn.execute("set local auto_explain.log_min_duration = -1")
     conn.remove_notice_handler(on_notice)
-    assert not any("JIT" in each for each in plans)  # compiling takes longer than any of these may
+    assert not any("JIT" in each for each in plans)  # JIT compilation takes longer than any of these statements
     nodes = [node for each in plans for node in _nodes(each["Plan"])]
-    whole = plans[-1]["Plan"]  # the caller ends last, and its pages include all others
+    whole = plans[-1]["Plan"]  # the calling statement ends last, and its pages include those of all others
     return Explained(
         pages=whole["Shared Hit Blocks"] + whole["Shared Read Blocks"],
         indexes={node["Index Name"] for node in nodes if "Index Name" in node and node["Actual Loops"]},
@@ -201,7 +201,7 @@ def test_a_settlement_looks_each_row_up(conn: psycopg.Connection[Any], verdict: 
     arguments = (held, [token] * count, [verdict] * count, [30.0] * count, nothing, nothing, nothing)
     seen = explained(conn, statements.SETTLE_UPLOADS, arguments)
     assert seen.scanned == set()
-    assert seen.thrown_away <= 2 * count  # each attempt against each lease would be a quarter of a million
+    assert seen.thrown_away <= 2 * count  # comparing each attempt with each lease would discard 250 000 rows
     assert seen.pages <= 200 + 100 * count
 
 
@@ -257,7 +257,7 @@ def test_a_status_counts_waiting_uploads_in_an_index_and_reads_only_claimed_rows
     conn: psycopg.Connection[Any], seeded_url: str
 ) -> None:
     with psycopg.connect(seeded_url, autocommit=True) as other:
-        other.execute("vacuum public.upload_queue")  # the other tests took back many changes
+        other.execute("vacuum public.upload_queue")  # rolled back changes of other tests left dead rows
     (index,) = conn.execute("select pg_relation_size('public.upload_queue_by_due') / 8192 as pages").fetchall()
     (due,) = conn.execute(f"select count(*) as count from ({WAITING}) as w").fetchall()
     seen = explained(conn, statements.STATUS, (MINUTE,))
@@ -278,7 +278,7 @@ def test_a_live_summary_reads_nothing_beyond_its_cap(conn: psycopg.Connection[An
 def test_the_fullest_users_are_found_in_storage_usage_alone(conn: psycopg.Connection[Any]) -> None:
     seen = explained(conn, statements.FULLEST_USERS, (20,))
     assert seen.scanned == set()
-    assert seen.pages <= 5 * USERS  # two look-ups at most for each user, and storage_usage
+    assert seen.pages <= 5 * USERS  # at most two look-ups for each user, and storage_usage
 
 
 def test_confirming_settlements_looks_each_up(conn: psycopg.Connection[Any]) -> None:

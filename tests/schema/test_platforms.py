@@ -1,6 +1,6 @@
-"""A platform that grants every right to every role, and an owner without BYPASSRLS: as on Supabase.
+"""A platform like Supabase, which grants every privilege to every role, and whose owner role lacks BYPASSRLS.
 
-On a server of its own, since roles belong to all databases of a server.
+These tests have their own server, because all databases of a server share their roles.
 """
 
 import json
@@ -43,7 +43,7 @@ alter default privileges in schema public grant all on sequences to anon, authen
 
 @pytest.fixture(scope="module")
 def owner_url(reachable_module_folder: Path) -> Iterator[str]:
-    """URL, as the owner who migrated it, of a database on such a platform."""
+    """URL of a database on such a platform, with the user name of its owner."""
     programs = os.environ.get("REACTOR_TEST_POSTGRES_BIN")
     folder = reachable_module_folder / "postgres"
     with EmbeddedPostgres(folder, durable=False, bin_dir=Path(programs) if programs else None) as server:
@@ -115,7 +115,7 @@ def test_a_user_works_with_their_own_rows_and_not_with_another_users(rows: Rows)
 
 
 def test_rights_on_tables_that_the_platform_granted_are_revoked(rows: Rows) -> None:
-    """Users may read the tables that have policies for them, anonymous callers none."""
+    """Users may read the tables that have policies for users. Anonymous callers may read no table."""
     allowed = {
         (schema, name, role, right)
         for schema, name, _ in tables(rows)

@@ -1,4 +1,4 @@
-"""Privileges: users read their own rows and write none, the reactor works through functions, others do nothing."""
+"""Privileges: users only read their own rows, the reactor writes only with functions, anonymous callers do nothing."""
 
 import json
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def users(rows: Rows) -> tuple[UUID, UUID]:
 
 @contextmanager
 def acting_as(rows: Rows, role: str, user: UUID | None = None) -> Iterator[None]:
-    """Set the role and the claims of a token, as PostgREST does for a request."""
+    """Run the block as PostgREST runs a request: with a role and the claims of a token. Roll it back."""
     with rows.conn.transaction():
         rows.run(sql.SQL("set local role {}").format(sql.Identifier(role)))
         if user:
@@ -42,7 +42,7 @@ def acting_as(rows: Rows, role: str, user: UUID | None = None) -> Iterator[None]
 
 
 def refused(rows: Rows, statement: LiteralString | sql.Composed, parameters: tuple[Any, ...] = ()) -> bool:
-    """Return whether a statement is refused, for a missing privilege or by row level security."""
+    """Return whether PostgreSQL refuses a statement because of a missing privilege or row level security."""
     try:
         with rows.conn.transaction():
             rows.run(statement, parameters)
@@ -51,10 +51,10 @@ def refused(rows: Rows, statement: LiteralString | sql.Composed, parameters: tup
     return False
 
 
-# the catalogue
+# the system catalog
 
 
-def test_no_function_that_runs_as_its_owner_is_without_a_pinned_search_path(rows: Rows) -> None:
+def test_every_function_that_runs_as_its_owner_pins_its_search_path(rows: Rows) -> None:
     functions = rows.all(
         "select p.oid::regprocedure::text as name, p.proconfig from pg_proc as p"
         " where p.prosecdef and p.pronamespace in ('reactor'::regnamespace, 'public'::regnamespace)"
@@ -196,7 +196,7 @@ def missing(rows: Rows, role: str | None) -> list[str]:
 
 
 @pytest.mark.parametrize("role", ["reactor_worker", "service_role", None])
-def test_nothing_is_missing_for_the_worker_the_service_and_the_owner(rows: Rows, role: str | None) -> None:
+def test_the_worker_the_service_and_the_owner_lack_no_privilege(rows: Rows, role: str | None) -> None:
     assert missing(rows, role) == []
 
 

@@ -1,4 +1,4 @@
-"""Which limit counts, and what happens to users over a limit that was lowered."""
+"""Which limit applies to a user, and what happens to a user who is over a limit that was lowered."""
 
 from uuid import UUID, uuid4
 
@@ -7,7 +7,7 @@ from support.callers import Api, content_hash
 from support.rows import Rows
 
 
-def refuse(api: Api, user: UUID, size: int) -> dict[str, int]:
+def assert_reservation_refused(api: Api, user: UUID, size: int) -> dict[str, int]:
     arguments = {"p_user_id": user, "p_content_hash": content_hash(), "p_byte_size": size}
     return api.refused("STORAGE_QUOTA_EXCEEDED", "reserve_upload", **arguments)
 
@@ -19,9 +19,9 @@ def test_each_plan_has_its_limits(api: Api, plan: str, gib: int | None, runs: in
     assert (usage["plan"], usage["limit_bytes"], usage["remaining_bytes"]) == (plan, limit, limit)
     assert (usage["interpretation_limit"], usage["interpretations_remaining"]) == (runs, runs)
     if limit is not None:
-        assert refuse(api, user, limit + 1)["limit_bytes"] == limit
+        assert assert_reservation_refused(api, user, limit + 1)["limit_bytes"] == limit
         api.reserve(user, limit)
-        assert refuse(api, user, 1)["reserved_bytes"] == limit
+        assert assert_reservation_refused(api, user, 1)["reserved_bytes"] == limit
 
 
 def test_a_user_without_a_usage_row_is_on_the_free_plan_and_reading_it_inserts_none(rows: Rows, api: Api) -> None:
@@ -47,7 +47,7 @@ def test_an_unlimited_plan_refuses_nothing(rows: Rows, api: Api) -> None:
 def test_a_users_own_limit_replaces_the_plans_also_where_the_plan_has_none(api: Api, plan: str) -> None:
     api.ok("set_plan", p_user_id=(user := uuid4()), p_plan=plan)
     api.limit(user, bytes_=0, runs=0)
-    assert refuse(api, user, 1)["limit_bytes"] == 0
+    assert assert_reservation_refused(api, user, 1)["limit_bytes"] == 0
     details = api.refused("INTERPRETATION_QUOTA_EXCEEDED", "begin_interpretation", p_source_id=api.store(user, 0))
     assert (details["plan"], details["limit"], details["used"]) == (plan, 0, 0)
     api.limit(user, bytes_=3, runs=None)
@@ -59,8 +59,8 @@ def test_a_plan_that_is_lowered_refuses_new_work_and_loses_nothing(rows: Rows, a
     stored, reserved = api.store(user, 2 << 30), api.reserve(user, 1 << 30)
     usage = api.ok("set_plan", p_user_id=user, p_plan="free")
     assert (usage["used_bytes"], usage["reserved_bytes"], usage["remaining_bytes"]) == (2 << 30, 1 << 30, 0)
-    refuse(api, user, 1)
-    api.reserve(user, 0)  # which needs nothing
+    assert_reservation_refused(api, user, 1)
+    api.reserve(user, 0)  # a source of 0 bytes is never over a limit
     api.ok("complete_upload", p_source_id=reserved, p_storage_url="s3://b/k")
     api.begin(stored)
     assert rows.usage(user) == (3 << 30, 0, 2)
@@ -84,14 +84,14 @@ def test_a_user_over_the_limit_may_add_bytes_once_enough_are_deleted(rows: Rows,
     user = rows.source_row(sources[0]).user_id
     api.limit(user, bytes_=25)
     for source, remaining in zip(sources, (5, 15, 25), strict=True):
-        refuse(api, user, remaining + 1)
+        assert_reservation_refused(api, user, remaining + 1)
         rows.run("delete from public.sources where id = %s", (source,))
         assert api.usage(user)["remaining_bytes"] == remaining
     api.reserve(user, 25)
 
 
 def test_a_settlement_is_never_refused_by_a_quota(rows: Rows, api: Api) -> None:
-    """Also when the reservation was released meanwhile."""
+    """The limit is lowered after the claims, and one reservation has even been released."""
     user = uuid4()
     kept, given_back = api.reserve(user, 10), api.reserve(user, 7)
     uploads, token = [api.fail(kept), api.fail(given_back)], uuid4()
@@ -102,17 +102,17 @@ def test_a_settlement_is_never_refused_by_a_quota(rows: Rows, api: Api) -> None:
     assert settled == dict.fromkeys(uploads)
     assert rows.usage(user) == (17, 0, 2)
     assert api.usage(user)["remaining_bytes"] == 0
-    refuse(api, user, 1)
+    assert_reservation_refused(api, user, 1)
 
 
-def test_settling_in_a_transaction_lifts_the_limit_for_nothing_that_follows(rows: Rows, api: Api) -> None:
+def test_a_settlement_lifts_the_limit_only_for_itself_and_not_for_its_transaction(rows: Rows, api: Api) -> None:
     user = uuid4()
     upload, token = api.fail(api.reserve(user, 10)), uuid4()
     rows.claim([upload], token)
     api.limit(user, bytes_=10)
     with rows.conn.transaction():
         rows.settle([(upload, token, "stored")])
-        refuse(api, user, 1)
+        assert_reservation_refused(api, user, 1)
 
 
 def test_a_recount_reports_whether_the_figures_were_wrong(rows: Rows, api: Api) -> None:

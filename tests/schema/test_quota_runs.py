@@ -19,7 +19,7 @@ MONTH = "to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM')"
 
 
 def used(rows: Rows, user: UUID) -> int:
-    """Return how many runs the user has used this month; a recount must agree."""
+    """Return the number of runs counted for the user this month, and check that a recount gives the same number."""
     count: int = Api(rows).usage(user)["interpretations_used"]
     recounted = Api(rows).ok("recalculate_usage", p_user_id=user)
     assert (recounted["changed"], recounted["interpretations_used"]) == (False, count)
@@ -44,7 +44,7 @@ def insert(rows: Rows, source: UUID) -> str:
 
 
 @pytest.mark.parametrize("start", [begin, insert])
-def test_of_many_starts_at_once_with_one_left_exactly_one_succeeds(
+def test_of_many_concurrent_starts_with_one_left_exactly_one_succeeds(
     rows: Rows, api: Api, migrated_url: str, start: Callable[[Rows, UUID], str]
 ) -> None:
     for _ in range(REPEATS):
@@ -80,14 +80,14 @@ def test_the_first_runs_of_a_user_without_a_usage_row_are_all_counted(
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         assert set(pool.map(enter, sources)) == {"begun"}
     assert rows.one("select interpretation_count_month from public.storage_usage")[0] == CONNECTIONS
-    rows.all("select reactor.recount_user(%s)", (user,))  # the bytes, which were deleted with the usage rows
+    rows.all("select reactor.recount_user(%s)", (user,))  # restores the bytes, which were deleted with the usage rows
 
 
 # months
 
 
 def turn_back(rows: Rows, months: int = 1) -> None:
-    """Move the runs so far, and the usage rows, to an earlier month."""
+    """Set the month of all runs and usage rows to an earlier month."""
     then = f"to_char(clock_timestamp() at time zone 'utc' - interval '{months} month', 'YYYY-MM')"
     with rows.conn.transaction():
         rows.run("set local session_replication_role = replica")
@@ -95,7 +95,7 @@ def turn_back(rows: Rows, months: int = 1) -> None:
             rows.conn.execute(f"update {table} set billing_month = {then} where billing_month is not null".encode())
 
 
-def test_a_month_that_is_over_counts_as_nothing_used_before_any_write(rows: Rows, api: Api) -> None:
+def test_usage_of_a_past_month_reads_as_zero_before_any_write(rows: Rows, api: Api) -> None:
     api.limit(user := uuid4(), runs=1)
     api.begin(api.store(user))
     turn_back(rows)
@@ -125,7 +125,7 @@ def test_months_are_utc_in_every_session_time_zone(rows: Rows, api: Api, zone: s
     rows.all("select set_config('timezone', %s, false)", (zone,))
     before, usage, after = datetime.now(UTC), api.usage(uuid4()), datetime.now(UTC)
     ends = []
-    for now in (before, after):  # the month may end in between
+    for now in (before, after):  # the month may end between the two times
         year, month = (now.year + 1, 1) if now.month == 12 else (now.year, now.month + 1)
         ends.append((f"{now:%Y-%m}", datetime(year, month, 1, tzinfo=UTC)))
     assert (usage["billing_month"], datetime.fromisoformat(usage["resets_at"])) in ends
@@ -145,7 +145,7 @@ def test_months_are_utc_in_every_session_time_zone(rows: Rows, api: Api, zone: s
 def test_a_month_ends_when_the_next_begins_also_at_the_end_of_a_year(
     rows: Rows, moment: str, month: str, resets_at: str, zone: str
 ) -> None:
-    """effective_quota() as it is installed, with a fixed time instead of the clock."""
+    """The test replaces the clock in the installed effective_quota() by a fixed time."""
     definition = rows.one("select pg_get_functiondef('reactor.effective_quota(uuid)'::regprocedure) as text").text
     assert definition.count("clock_timestamp()") == 1
     rows.conn.execute(definition.replace("clock_timestamp()", f"timestamptz '{moment}'").encode())
@@ -154,7 +154,7 @@ def test_a_month_ends_when_the_next_begins_also_at_the_end_of_a_year(
     assert (quota.billing_month, quota.resets_at) == (month, datetime.fromisoformat(resets_at))
 
 
-# once
+# each run is counted once
 
 
 def test_a_run_is_counted_when_it_starts_and_never_again(rows: Rows, api: Api) -> None:
@@ -190,7 +190,7 @@ def test_an_upsert_counts_only_the_runs_that_it_starts(
 
 
 def test_a_run_that_starts_for_another_user_is_counted_for_that_user(rows: Rows, api: Api) -> None:
-    """Also where it was counted before for the user it is taken from."""
+    """If the run was counted for another user before, the count of that user is reduced."""
     one, two = uuid4(), uuid4()
     run = rows.start_run(two, source=api.store(two), status="pending")
     for user, other in ((one, two), (two, one)):
@@ -205,7 +205,7 @@ def test_a_run_that_starts_for_another_user_is_counted_for_that_user(rows: Rows,
 def test_a_run_that_an_apps_trigger_starts_while_another_starts_is_counted(
     rows: Rows, api: Api, name: LiteralString
 ) -> None:
-    """Whichever trigger fires first, by name."""
+    """Triggers fire in the order of their names: the app's trigger before or after the reactor's."""
     source = api.store(user := uuid4())
     first, second = (rows.start_run(user, source=source, status="pending") for _ in range(2))
     rows.conn.execute(
@@ -231,7 +231,7 @@ def test_an_app_cannot_change_the_month_of_a_run(rows: Rows, api: Api) -> None:
     assert used(rows, user) == 1
 
 
-def test_one_statement_that_starts_more_runs_than_fit_is_refused_whole(rows: Rows, api: Api) -> None:
+def test_a_statement_that_starts_more_runs_than_are_left_starts_none(rows: Rows, api: Api) -> None:
     api.limit(user := uuid4(), runs=3)
     sources = [api.store(user) for _ in range(4)]
     start: LiteralString = (
@@ -253,7 +253,7 @@ def test_runs_that_are_deleted_stay_counted(rows: Rows, api: Api) -> None:
         api.ok("complete_interpretation", p_run_id=api.begin(source))
     rows.run("delete from public.interpretation_runs where ctid = (select min(ctid) from public.interpretation_runs)")
     assert used(rows, user) == 3
-    rows.run("delete from public.sources")  # and their runs with them
+    rows.run("delete from public.sources")  # also deletes their runs
     assert used(rows, user) == 3
     assert begin(rows, api.store(user)) == "INTERPRETATION_QUOTA_EXCEEDED"
 

@@ -1,4 +1,4 @@
-"""Storage quotas are exact under any number of concurrent writers: no user is ever over, and all bytes can be used."""
+"""Storage quotas are exact with many concurrent writers: no user is ever over the limit, and every byte can be used."""
 
 import random
 from collections import Counter
@@ -15,7 +15,7 @@ from support.rows import Rows, rows_of
 CONNECTIONS = 16
 RESERVATIONS = 250
 LIMIT = 600
-"""Each user's limit: a fraction of what the writers request."""
+"""Limit of each user in bytes. The writers request much more."""
 
 WATCH = """
     create table public.over (user_id uuid, bytes bigint);
@@ -30,7 +30,7 @@ WATCH = """
         deferrable initially deferred for each row execute function public.look();
     alter table public.over enable row level security, force row level security;
 """
-"""Records each user who is over their limit at a commit."""
+"""Records each user who is over the limit when a transaction commits."""
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def rows(migrated_url: str) -> Iterator[Rows]:
 
 
 def stampede(url: str, act: Callable[[Rows, int], Counter[str]]) -> Counter[str]:
-    """Let all connections act at the same moment, and add up the results. A deadlock raises."""
+    """Run `act` concurrently in all connections and add up the results. A deadlock raises an error."""
     ready = Barrier(CONNECTIONS)
 
     def enter(number: int) -> Counter[str]:
@@ -73,13 +73,13 @@ def assert_full_to_the_byte(rows: Rows, users: list[UUID]) -> None:
 def test_reservations_at_the_limits_edge_fill_it_to_the_byte_and_never_more(
     rows: Rows, migrated_url: str, seed: int
 ) -> None:
-    """Sizes are mixed; single bytes among them fill the limit."""
+    """The sizes include 1 byte, so that the last reservations fill the limit exactly."""
     users = limited(rows, 4)
 
     def reserve(own: Rows, number: int) -> Counter[str]:
         chance, api, came = random.Random(f"{seed} {number}"), Api(own), Counter[str]()
         for _ in range(RESERVATIONS):
-            user = users[0] if chance.random() < 0.7 else chance.choice(users[1:])  # the first one is hot
+            user = users[0] if chance.random() < 0.7 else chance.choice(users[1:])  # mostly the first one
             arguments = {"p_user_id": user, "p_content_hash": content_hash()}
             answer = api.call("reserve_upload", p_byte_size=chance.choice([1, 1, 2, 3, 5, 8]), **arguments)
             came["ok" if answer["ok"] else answer["code"]] += 1
@@ -107,7 +107,7 @@ def test_no_user_is_over_while_uploads_are_completed_failed_and_deleted_too(
         for _ in range(150):
             user, what = chance.choice([*users, users[0]]), chance.random()
             if what < 0.5 or not mine:
-                content = content_hash(chance.randint(1, 400))  # others reserve the same content
+                content = content_hash(chance.randint(1, 400))  # other connections reserve the same content
                 size = chance.choice([1, 7, 20])
                 answer = api.call("reserve_upload", p_user_id=user, p_content_hash=content, p_byte_size=size)
                 came[answer.get("code", "reserved")] += 1
@@ -131,13 +131,13 @@ def test_no_user_is_over_while_uploads_are_completed_failed_and_deleted_too(
     came = stampede(migrated_url, live)
 
     wanted = {"reserved", "STORAGE_QUOTA_EXCEEDED", "completed", "STORAGE_PENDING_RETRY", "deleted", "given up"}
-    assert came.keys() >= wanted, "each of them was tried"
+    assert came.keys() >= wanted, "an expected result never occurred"
     fill_up(rows, users)
     assert_full_to_the_byte(rows, users)
 
 
 def fill_up(rows: Rows, users: list[UUID]) -> None:
-    """Reserve exactly what is left, as one source."""
+    """Reserve all remaining bytes of each user with one source, and check that one more byte is refused."""
     for user in users:
         left = Api(rows).usage(user)["remaining_bytes"]
         Api(rows).reserve(user, left)
@@ -146,7 +146,7 @@ def fill_up(rows: Rows, users: list[UUID]) -> None:
 
 
 def test_direct_writes_that_race_the_functions_are_bound_by_the_same_limit(rows: Rows, migrated_url: str) -> None:
-    """Half of the connections insert or enlarge sources directly, some for two users at once."""
+    """Half of the connections write sources directly. Each insert is for two users."""
     users = limited(rows, 3)
 
     def write(own: Rows, number: int) -> Counter[str]:

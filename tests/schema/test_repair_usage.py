@@ -1,4 +1,4 @@
-"""Reconciliation repairs usage: leaked reservations, months that are over, rejections to add up."""
+"""Reconciliation releases leaked reservations, updates the usage of past months, and adds up rejections."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import LiteralString
@@ -19,7 +19,7 @@ def repair(rows: Rows, limit: int = 1000) -> dict[str, int]:
 
 
 def forget(rows: Rows, source: UUID, seconds: float = LEAKED) -> UUID:
-    """Set how long a source has been pending."""
+    """Make a source pending since that many seconds before now. Return the source."""
     rows.run("update public.sources set pending_since = %s where id = %s", (rows.at(-seconds), source))
     return source
 
@@ -37,7 +37,7 @@ def test_a_leaked_reservation_is_released_after_a_day(rows: Rows, api: Api) -> N
     assert repair(rows) == {}
 
 
-def test_the_age_of_a_reservation_counts_from_its_last_renewal(rows: Rows, api: Api) -> None:
+def test_the_age_of_a_reservation_starts_at_its_last_renewal(rows: Rows, api: Api) -> None:
     source = forget(rows, api.reserve(user := uuid4(), 30, "one"))
     repair(rows)
     assert api.reserve(user, 30, "one") == source
@@ -70,7 +70,7 @@ def test_the_reservation_of_an_upload_that_is_being_queued_is_not_released(
 def test_the_reservation_of_an_upload_that_was_queued_before_the_lock_is_not_released(
     rows: Rows, api: Api, migrated_url: str
 ) -> None:
-    """The repair pauses after it has found the source and before it locks it; meanwhile the app queues the upload."""
+    """The repair is paused between finding and locking the source, and the app queues the upload during the pause."""
     source = forget(rows, api.reserve(user := uuid4(), 30))
     definition = rows.one("select pg_get_functiondef('reactor.leaked_reservation()'::regprocedure) as text").text
     pause = "where (select pg_advisory_xact_lock(1)::text) is not null and "
@@ -100,7 +100,7 @@ def test_a_failure_reported_while_its_reservation_is_released_reserves_again(
     assert rows.usage(user) == (0, 30, 0)
 
 
-def test_of_two_repairs_at_once_the_second_returns_without_waiting(rows: Rows, api: Api, migrated_url: str) -> None:
+def test_the_second_of_two_concurrent_repairs_returns_without_waiting(rows: Rows, api: Api, migrated_url: str) -> None:
     forget(rows, api.reserve(user := uuid4()))
     with rows_of(migrated_url) as other:
         with rows.conn.transaction():
@@ -145,7 +145,7 @@ def test_a_month_that_is_over_is_updated_and_its_deleted_runs_are_removed(rows: 
 
 
 def rejections(rows: Rows) -> list[tuple[str, str, int, int]]:
-    """Return the rejections that `reactor status` shows."""
+    """Return quota, plan, total and total of the last hour for each row that `reactor status` shows."""
     status = rows.one("select reactor.status('1 minute') as status").status
     return [(row["quota"], row["plan"], row["count"], row["last_hour"]) for row in status["quota_rejections"]]
 
@@ -159,7 +159,7 @@ def reject(rows: Rows, ago: LiteralString, count: int, *, backend: int, plan: st
 
 
 def test_rejections_are_added_up_and_their_totals_stay_the_same(rows: Rows) -> None:
-    """Each server process writes its own rows; they become one row per minute, and one row in all after a week."""
+    """Each server process has its own rows. They are merged into one row per minute, and after a week into one row."""
     for backend in (1, 2, 3):
         reject(rows, "10 seconds", 1, backend=backend)
         reject(rows, "20 minutes", 10, backend=backend)
@@ -169,7 +169,7 @@ def test_rejections_are_added_up_and_their_totals_stay_the_same(rows: Rows) -> N
     reject(rows, "2 days", 5, backend=7, plan="pro")
     before = rejections(rows)
     assert before == [("storage", "free", 33_333, 33), ("storage", "pro", 5, 0)]
-    for kept in (7, 7):  # a minute ago one for each process, then one for each minute, and one for all before
+    for kept in (7, 7):  # 3 that are too new to be merged, 3 of older minutes, and 1 from before a week ago
         repair(rows)
         assert rejections(rows) == before
         assert len(rows.all("select from reactor.quota_rejection")) == kept
@@ -180,7 +180,7 @@ def test_rejections_are_added_up_and_their_totals_stay_the_same(rows: Rows) -> N
 
 
 def test_a_refusal_in_an_open_transaction_blocks_no_repair(rows: Rows, migrated_url: str) -> None:
-    """An app may be refused early in a long transaction; the rejection is added up after it ends."""
+    """The repair skips a rejection that an open transaction has locked, and adds it up after the transaction ends."""
     reject(rows, "20 minutes", 1, backend=1)
     reject(rows, "20 minutes", 1, backend=2)
     with rows_of(migrated_url) as app, app.conn.transaction():

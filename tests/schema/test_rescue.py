@@ -1,4 +1,4 @@
-"""Rescue: an abandoned upload waits again, once, or becomes dead when it has no attempts left."""
+"""Rescue: an abandoned upload becomes due again, once, or becomes dead if it has no attempts left."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +13,12 @@ RESCUERS = 6
 
 
 def abandoned(rows: Rows, **columns: Any) -> UUID:
-    """Queue an upload whose worker died: its lease ended a second ago."""
+    """Queue an upload whose lease expired a second ago, as if its worker had died."""
     lease: dict[str, Any] = {"status": "uploading", "lease_token": uuid4(), "lease_expires_at": rows.at(-1)}
     return rows.upload(**{"retry_count": 1} | lease | columns)
 
 
-def test_an_abandoned_upload_waits_again_due_at_once_with_its_attempt_counted(rows: Rows) -> None:
+def test_an_abandoned_upload_is_due_immediately_and_its_attempt_stays_counted(rows: Rows) -> None:
     upload = abandoned(rows, error_code="STORAGE_UNAVAILABLE")
     assert rows.rescue() == {upload: "retry"}
     row = rows.upload_row(upload)
@@ -103,7 +103,7 @@ def test_an_upload_is_skipped_while_its_row_or_its_source_is_locked(rows: Rows, 
 
 
 def test_a_source_is_locked_before_its_queue_row(rows: Rows, migrated_url: str) -> None:
-    """A rescue that skips an upload because of its source holds no lock on the queue row."""
+    """A rescue that skips an upload because its source is locked must not lock the queue row."""
     upload = abandoned(rows)
     source = rows.upload_row(upload).source_id
     with rows_of(migrated_url) as app, rows_of(migrated_url) as third, app.conn.transaction():
@@ -113,7 +113,7 @@ def test_a_source_is_locked_before_its_queue_row(rows: Rows, migrated_url: str) 
             assert third.run("select from public.upload_queue where id = %s for update nowait", (upload,)) == 1
 
 
-def test_many_rescuers_at_once_rescue_each_upload_once(rows: Rows, migrated_url: str) -> None:
+def test_many_concurrent_rescuers_rescue_each_upload_once(rows: Rows, migrated_url: str) -> None:
     uploads = rows.uploads(300)
     rows.run("update public.upload_queue set max_retries = 1")
     rows.claim(uploads[:200], lease_s=-1)
@@ -130,7 +130,7 @@ def test_many_rescuers_at_once_rescue_each_upload_once(rows: Rows, migrated_url:
 
     with ThreadPoolExecutor(RESCUERS) as pool:
         rescued = Counter(one for some in pool.map(rescue_all, range(RESCUERS)) for one in some)
-    rescued.update(rows.rescue().items())  # what was skipped while another had it locked
+    rescued.update(rows.rescue().items())  # uploads that were skipped because another rescuer had locked them
 
     assert rescued == Counter(
         [(upload, "retry") for upload in uploads[:100]] + [(upload, "dead") for upload in uploads[100:200]]

@@ -1,4 +1,4 @@
-"""Settlements: queue row, source and usage change together, once, and only for the holder of the lease."""
+"""A settlement changes queue row, source and usage together, once, and only for the holder of the lease."""
 
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ ROUNDS = 60
 
 
 class Attempt:
-    """A claimed upload of 100 bytes, of a user who has no other."""
+    """A claimed upload of 100 bytes. Its user has no other upload."""
 
     def __init__(self, rows: Rows, **columns: object) -> None:
         self.rows = rows
@@ -26,7 +26,7 @@ class Attempt:
         rows.claim([self.upload], self.token)
 
     def state(self) -> tuple[list[object], object, tuple[int, int, int]]:
-        """Return all that a settlement changes: the queue row, if it exists, its source, and the usage."""
+        """Return all that a settlement changes: a list with the queue row, if it exists, the source, and the usage."""
         row = self.rows.all("select * from public.upload_queue where id = %s", (self.upload,))
         return row, self.rows.source_row(self.source), self.rows.usage(self.user)
 
@@ -51,7 +51,7 @@ def test_a_settlement_whose_answer_was_lost_is_confirmed_once_it_has_committed(r
 
 
 def test_only_the_settlement_itself_is_confirmed(rows: Rows) -> None:
-    """Not an upload that was stored otherwise, queued again, or lost its source: its file may still be needed."""
+    """If the source has another URL, is queued again or deleted, the upload isn't confirmed: its file may be needed."""
     [elsewhere, queued, gone] = attempts = [Attempt(rows) for _ in range(3)]
     urls = ["s3://another", "s3://mine", "s3://mine"]
     for attempt, url in zip(attempts, urls, strict=True):
@@ -165,7 +165,7 @@ def test_an_upload_whose_source_was_deleted_is_not_settled(rows: Rows, verdict: 
     assert rows.usage(attempt.user) == (0, 0, 0)
 
 
-def test_one_batch_settles_each_upload_by_its_own_verdict_and_leaves_out_the_lost(rows: Rows) -> None:
+def test_one_batch_settles_each_upload_with_its_verdict_and_leaves_out_lost_ones(rows: Rows) -> None:
     stored, retried, dead, deferred, lost, gone = (Attempt(rows) for _ in range(6))
     rows.run("delete from public.sources where id = %s", (gone.source,))
     settled = rows.settle(
@@ -184,8 +184,8 @@ def test_one_batch_settles_each_upload_by_its_own_verdict_and_leaves_out_the_los
     assert statuses == ["uploaded", "pending", "failed", "pending", "pending"]
 
 
-def test_of_two_uploads_of_one_source_the_stored_one_decides(rows: Rows) -> None:
-    """In one statement, in any order, with any ids."""
+def test_a_source_is_uploaded_if_one_of_its_two_uploads_is_stored_and_the_other_is_dead(rows: Rows) -> None:
+    """One statement settles both uploads. Their random ids vary the order in which PostgreSQL reads them."""
     for _ in range(8):
         source, token = rows.source(uuid4()), uuid4()
         uploads = [rows.upload(source=source), rows.upload(source=source)]
@@ -195,7 +195,7 @@ def test_of_two_uploads_of_one_source_the_stored_one_decides(rows: Rows) -> None
         assert (row.storage_status, row.storage_url) == ("uploaded", "file:///there")
 
 
-def test_a_dead_upload_leaves_a_source_stored_that_was_stored_otherwise(rows: Rows) -> None:
+def test_a_dead_upload_does_not_change_a_source_that_the_app_has_stored(rows: Rows) -> None:
     attempt = Attempt(rows)
     rows.run("update public.sources set storage_status = 'uploaded' where id = %s", (attempt.source,))
     rows.settle([(attempt.upload, attempt.token, "dead")])
@@ -204,7 +204,7 @@ def test_a_dead_upload_leaves_a_source_stored_that_was_stored_otherwise(rows: Ro
 
 
 def test_settlers_whose_batches_share_users_and_sources_never_deadlock(rows: Rows, migrated_url: str) -> None:
-    """Each has uploads of every source, in a different order; all settle at the same moment, repeatedly."""
+    """Each settler has an upload of every source, in a random order. They settle concurrently, in many rounds."""
     users = [uuid4() for _ in range(6)]
     sources = [rows.source(user) for user in users for _ in range(2)]
     together = Barrier(SETTLERS, timeout=30)
@@ -224,13 +224,13 @@ def test_settlers_whose_batches_share_users_and_sources_never_deadlock(rows: Row
         together.wait()
 
     def settle_all(number: int) -> None:
-        order = random.Random(number)  # repeatable, on purpose
+        order = random.Random(number)  # a failure can be repeated
         try:
             with rows_of(migrated_url) as own:
                 for _ in range(ROUNDS):
                     settle_one_round(own, order)
         except BaseException:
-            together.abort()  # the others needn't wait for this one
+            together.abort()  # the other settlers must not wait for this one
             raise
 
     with ThreadPoolExecutor(SETTLERS) as pool:
@@ -244,7 +244,7 @@ def test_settlers_whose_batches_share_users_and_sources_never_deadlock(rows: Row
 def test_an_app_that_deletes_a_source_while_its_upload_is_settled_waits_and_both_succeed(
     rows: Rows, migrated_url: str, first: str
 ) -> None:
-    """The delete locks the source and then, by its cascade, the queue row: so does the settlement."""
+    """Both statements lock the source before the queue row; the delete locks the queue row because it cascades."""
     attempt = Attempt(rows)
     with rows_of(migrated_url) as app, rows_of(migrated_url) as worker, ThreadPoolExecutor(2) as pool:
 

@@ -1,6 +1,6 @@
-"""schema/snapshot.sql is what the migrations make: tables, constraints, policies, grants, triggers and signatures.
+"""schema/snapshot.sql is the migrated schema: tables, constraints, policies, grants, triggers and signatures.
 
-A review of a change shows there what it does to the database. Function bodies are in schema/functions/ and not here.
+In a review, its diff shows how a change affects the database. Function bodies are only in schema/functions/.
 
 After a change: REACTOR_TEST_UPDATE_SNAPSHOT=1 pytest tests/schema/test_snapshot.py
 """
@@ -16,13 +16,13 @@ from reactor.embedded.binaries import installed_binaries
 from reactor.postgres.migrate import schema_dir
 
 MAJOR = 18
-"""The snapshot's PostgreSQL version: each version's pg_dump writes the same schema differently."""
+"""The PostgreSQL version of the snapshot. The output of pg_dump differs between versions."""
 
 _BODY = re.compile(r"\n    AS (\$\w*\$).*?\1;", re.DOTALL)
 
 
 def dump(url: str) -> str:
-    """Return the schema as pg_dump writes it, without function bodies and what differs from run to run."""
+    """Return the schema as pg_dump writes it, without function bodies and without lines that differ between runs."""
     command = [str(installed_binaries()[MAJOR] / "pg_dump"), "--schema-only", "--no-owner", url]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     signatures = _BODY.sub(";", printed)
@@ -42,4 +42,4 @@ def test_the_snapshot_is_the_schema_of_a_migrated_database(migrated_url: str) ->
     if os.environ.get("REACTOR_TEST_UPDATE_SNAPSHOT"):
         snapshot.write_text(dumped, encoding="utf-8")
     assert dumped == snapshot.read_text(encoding="utf-8")
-    assert "AS $" not in dumped, "a function body"
+    assert "AS $" not in dumped, "the snapshot contains a function body"

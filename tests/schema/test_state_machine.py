@@ -1,4 +1,4 @@
-"""The tables of tests/schema/state_machine.py: consistent in themselves, and what the database does."""
+"""The transitions in tests/schema/state_machine.py are consistent, and the database makes exactly these."""
 
 from collections.abc import Callable, Iterator
 from uuid import UUID, uuid4
@@ -32,7 +32,7 @@ def test_deleted_uploads_and_ended_runs_have_no_transitions() -> None:
 
 
 def test_every_existing_upload_can_still_be_stored() -> None:
-    """No upload row is ever lost: STORED is reachable from every state but PURGED."""
+    """STORED is reachable from every state except PURGED."""
     leads_to_stored = {UploadState.STORED}
     while more := {state for (state, _), to in UPLOAD_TRANSITIONS.items() if to in leads_to_stored} - leads_to_stored:
         leads_to_stored |= more
@@ -64,7 +64,7 @@ def rows(migrated_url: str) -> Iterator[Rows]:
 
 
 class Upload:
-    """One upload in a given state, to which any verb can be applied."""
+    """One upload that starts in a given state. `do` applies a verb to it."""
 
     def __init__(self, rows: Rows, state: UploadState) -> None:
         self._rows = rows

@@ -1,4 +1,4 @@
-"""The server parses and types each statement that Python sends. Nothing runs; a misspelling fails here."""
+"""PostgreSQL prepares each statement of the reactor without running it. This finds wrong names and types."""
 
 import re
 import types
@@ -13,11 +13,11 @@ from reactor.postgres import runs, statements, upload_queue
 
 NAMES = sorted(name for name in vars(statements) if name.isupper())
 COUNT = 25
-"""How many statements there are; one more needs its columns below."""
+"""The number of statements. The columns of a new one must be added below."""
 
 
 class Wide(int):
-    """A bigint."""
+    """Stands for the type bigint."""
 
 
 TYPE_OF_CLASS = {Wide: "int8", float: "float8", int: "int4", str: "text", UUID: "uuid"}
@@ -25,7 +25,7 @@ TYPE_OF_CLASS = {Wide: "int8", float: "float8", int: "int4", str: "text", UUID: 
 SWEPT = {"id": UUID, "tenant": int, "due_at": float, "changed_at": float}
 
 READS = {
-    # the token is the caller's
+    # without the token, which the caller passes
     "CLAIM_UPLOADS": {"state": str, **get_type_hints(upload_queue.Upload), "byte_size": Wide},
     "EXTEND_LEASES": {"id": UUID},
     "CONFIRM_STORED": {"id": UUID},
@@ -35,12 +35,12 @@ READS = {
     "EXPIRE_RUNS": get_type_hints(runs.Expiry),
     "SWEEP_RUNS": SWEPT,
 }
-"""The columns that reactor/postgres/upload_queue.py converts to values."""
+"""The columns of the statements whose rows upload_queue.py and runs.py in reactor/postgres/ convert to objects."""
 
 ANSWERS = sorted(
     name for name in NAMES if name.endswith(("_UPLOAD", "_INTERPRETATION", "_USAGE")) and name != "REPAIR_USAGE"
 )
-"""The SQL API: each returns one jsonb."""
+"""The statements of the SQL API. Each returns one jsonb."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""reactor.status() counts uploads exactly, whichever method it uses."""
+"""reactor.status() counts uploads exactly with each of its methods."""
 
 from typing import Any, LiteralString
 from uuid import uuid4
@@ -7,7 +7,7 @@ import pytest
 from support.rows import Rows
 
 MANY = 10_050
-"""Above the 10 000 up to which status() counts entries one by one."""
+"""More than 10 000, the maximum number of entries that status() counts one by one."""
 
 PAST: LiteralString = "now() - interval '1 hour' - n * interval '1 ms'"
 FUTURE: LiteralString = "now() + interval '1 hour' + n * interval '1 ms'"
@@ -16,7 +16,7 @@ FIRST_WITH_FLUSH = 150000
 
 
 def queue(rows: Rows, count: int, next_retry_at: LiteralString, status: str = "failed", **leased: str) -> None:
-    """Queue that many uploads without firing triggers."""
+    """Queue `count` uploads without firing triggers."""
     source = rows.source(user := uuid4())
     with rows.conn.transaction():
         rows.run("set local session_replication_role = replica")
@@ -30,7 +30,7 @@ def queue(rows: Rows, count: int, next_retry_at: LiteralString, status: str = "f
 
 
 def status_of(rows: Rows) -> dict[str, Any]:
-    """Return the figures of uploads."""
+    """Return the part of the status about uploads."""
     uploads: dict[str, Any] = rows.one("select reactor.status('1 minute') as status").status["uploads"]
     return uploads
 
@@ -73,7 +73,7 @@ def test_counts_are_exact_while_many_rows_have_changed_since_the_last_vacuum(row
         rows.run("set local session_replication_role = replica")
         rows.run("update public.upload_queue set next_retry_at = next_retry_at - interval '1 minute'")
     rows.run("delete from public.upload_queue where next_retry_at < now() and substr(object_path, 6)::int > 1500")
-    if rows.conn.info.server_version >= FIRST_WITH_FLUSH:  # before, statistics are flushed with a delay
+    if rows.conn.info.server_version >= FIRST_WITH_FLUSH:  # PostgreSQL 14 can't flush on request
         rows.all("select pg_stat_force_next_flush()")
     seen = status_of(rows)
     assert (seen["failed"], seen["due"]) == (2_500, 1_500)

@@ -1,7 +1,7 @@
-"""Two tenants: each table and function of public and reactor is tried on the other's rows, without effect.
+"""No table and no function of the schemas public and reactor gives a tenant access to another tenant's rows.
 
-The system catalog lists the tables and functions: a new table or view is tried automatically, and a new function
-without a call in `attempts` fails the tests.
+The system catalog lists the tables and functions. A new table or view is therefore tested automatically, and a new
+function without a call in `attempts` fails the tests.
 """
 
 import json
@@ -19,7 +19,7 @@ from support.table_dump import dump, tables
 
 @frozen
 class Tenant:
-    """A user with one row in each table that has users."""
+    """A user with rows in each table that has users."""
 
     user: UUID
     source: UUID
@@ -41,7 +41,7 @@ def alice(rows: Rows) -> Tenant:
 
 @pytest.fixture
 def bob(rows: Rows) -> Tenant:
-    """The other user; also fills the reactor's own tables."""
+    """The other tenant. The fixture also inserts rows into the reactor's own tables."""
     bob = tenant(rows)
     gone = rows.start_run(bob.user, source=bob.source)
     rows.run("delete from public.interpretation_runs where id = %s", (gone,))
@@ -64,14 +64,14 @@ OPEN = {"quota_plans"}
 
 
 def seen(rows: Rows, role: str, claims: str, schema: str, name: str) -> list[str] | None:
-    """Return the rows that a role reads; None when it has no right to read."""
+    """Return the rows that a role can read, as text; None if PostgreSQL refuses."""
     try:
         with rows.conn.transaction():
             rows.run(sql.SQL("set local role {}").format(sql.Identifier(role)))
             rows.all("select set_config('request.jwt.claims', %s, true)", (claims,))
             found = rows.all(sql.SQL("select t::text as text from {} as t").format(sql.Identifier(schema, name)))
     except (psycopg.errors.InsufficientPrivilege, psycopg.DataError):
-        return None  # a token that is no token ends in an error of the policy's
+        return None  # DataError: the policy converts the claims, which fails for an invalid token
     return [row.text for row in found]
 
 
@@ -141,7 +141,7 @@ def attempts(of: Tenant) -> dict[str, list[dict[str, Any]]]:
 
 
 def functions(rows: Rows, schema: str) -> list[Any]:
-    """Return name, signature, and the types of the arguments of each function that isn't a trigger's."""
+    """Return name, signature and argument types of each function, and whether it is a trigger function."""
     return rows.all(
         "select p.proname as name, p.oid::regprocedure::text as signature,"
         "       array(select format_type(t, null) from unnest(p.proargtypes) as t) as types,"
@@ -158,7 +158,7 @@ def test_each_function_of_the_api_is_tried_here_and_there_are_no_others(rows: Ro
 def test_a_user_changes_nothing_in_another_users_rows_and_reads_nothing_from_them(
     rows: Rows, alice: Tenant, bob: Tenant
 ) -> None:
-    """The answer for another user's row is the same as for a missing one."""
+    """The result for another user's row is the same as for a missing row."""
     before, own = dump(rows), Api.of(rows, alice.user)
     stranger = Tenant(user=uuid4(), source=uuid4(), pending=uuid4(), upload=uuid4(), run=uuid4())
     strangers = attempts(stranger)

@@ -1,4 +1,4 @@
-"""Usage: however sources are written, storage_usage equals a recount of the rows."""
+"""After any write to sources, storage_usage equals a recount of the rows."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -26,11 +26,11 @@ def rows(migrated_url: str) -> Iterator[Rows]:
 
 
 class Writer:
-    """An app that writes sources at random, for users that it shares with other apps."""
+    """An app that makes random writes to sources. Other apps write for the same users."""
 
     def __init__(self, rows: Rows, seed: int, users: Callable[[], list[UUID]]) -> None:
         self.rows = rows
-        self.random = random.Random(seed)  # repeatable, on purpose
+        self.random = random.Random(seed)  # a failure can be repeated
         self.users = users
         self.mine: list[UUID] = []
         self.operations: list[Callable[[], object]] = [
@@ -51,7 +51,7 @@ class Writer:
         self.random.choice(self.operations)()
 
     def keep_to_one_lock_order(self) -> None:
-        """Leave out what writes twice in one transaction: that locks usage rows in another order."""
+        """Leave out operations that lock usage rows in another order, because they could deadlock."""
         self.operations = [self.insert, self.insert, self.update, self.move, self.delete, self.upsert, self.settle]
 
     def some(self) -> list[UUID]:
@@ -94,7 +94,7 @@ class Writer:
         self.mine = [source for source in self.mine if source not in gone]
 
     def upsert(self) -> None:
-        """Some rows are new, and some are there: the triggers of both are fired."""
+        """All rows exist and are updated. PostgreSQL fires the statement triggers of both INSERT and UPDATE."""
         self.rows.run(
             "insert into public.sources (id, user_id, storage_status, byte_size, content_hash)"
             " select id, user_id, 'uploaded', 7, content_hash from public.sources where id = any(%s)"
@@ -150,21 +150,21 @@ def test_usage_equals_the_rows_after_each_of_many_random_writes(rows: Rows, seed
     writer = Writer(rows, seed, lambda: users)
     for number in range(OPERATIONS):
         writer.write()
-        assert wrong_usage(rows.conn) == [], f"after operation {number} of seed {seed}"
+        assert wrong_usage(rows.conn) == [], f"wrong usage after operation {number} of seed {seed}"
     assert writer.mine
 
 
 def test_many_concurrent_writers_for_the_same_users_neither_deadlock_nor_miscount(
     rows: Rows, migrated_url: str
 ) -> None:
-    """New users keep appearing, so several writers insert the same usage row at once. A recount runs meanwhile."""
+    """New users keep appearing, so several writers insert the same usage row concurrently. Recounts run meanwhile."""
     ended = Event()
 
     def write(seed: int) -> None:
         written = 0
 
         def users() -> list[UUID]:
-            era = written // 10  # the same for all writers at about the same time
+            era = written // 10  # writers at about the same pace have the same users
             return [uuid5(SPACE, f"{name}") for name in range(era, era + 6)]
 
         with rows_of(migrated_url) as own:
@@ -197,12 +197,12 @@ def test_many_concurrent_writers_for_the_same_users_neither_deadlock_nor_miscoun
 
 @pytest.mark.parametrize("other", ["recount", "runs", "run that moves"])
 def test_usage_rows_are_inserted_before_any_is_locked(rows: Rows, migrated_url: str, other: str) -> None:
-    """A session that waits for an app's insert of a usage row holds no other row that the app writes next."""
+    """A session that waits until an app commits a new usage row must not hold a usage row that the app needs next."""
     low, high = sorted([uuid4(), uuid4()])
     source = rows.source(low)
     run = rows.start_run(low, source=source)
     rows.source(high)
-    rows.run("delete from public.storage_usage where user_id = %s", (high,))  # as before the schema was there
+    rows.run("delete from public.storage_usage where user_id = %s", (high,))  # as for a user from before the migration
     with rows_of(migrated_url) as app, rows_of(migrated_url) as second, ThreadPoolExecutor(1) as pool:
 
         def lock_both() -> None:
@@ -238,8 +238,8 @@ def test_deleting_a_source_releases_its_bytes(rows: Rows) -> None:
     assert rows.usage(user) == (0, 0, 0)
 
 
-def test_a_statement_that_changes_no_usage_leaves_the_usage_row_unwritten(rows: Rows) -> None:
-    """Otherwise every comment on a source would wait for every upload of its user."""
+def test_a_statement_that_changes_no_usage_does_not_write_the_usage_row(rows: Rows) -> None:
+    """Otherwise a new file name would wait for each concurrent upload of the same user."""
     source = rows.source(user := uuid4())
     before = rows.one("select xmin::text, xmax::text, ctid::text from public.storage_usage where user_id = %s", (user,))
     rows.run("update public.sources set file_name = 'other' where id = %s", (source,))

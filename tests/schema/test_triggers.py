@@ -1,4 +1,4 @@
-"""What the triggers notify, and that notifying never fails the app's write."""
+"""The notifications that the triggers send. Sending a notification never makes the app's write fail."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -97,7 +97,7 @@ def test_a_statement_that_requeues_many_uploads_makes_a_few_notifications(
 
 
 def test_the_widest_values_still_fit_into_a_notification(rows: Rows, notifications: NotificationLog) -> None:
-    """An id, the longest hash and the latest due time, a hundred of each."""
+    """Each notification has 100 rows with the longest hash and the latest due time."""
     widest = next(user for user in iter(uuid4, None) if hash_of(rows, user) <= -1_000_000_000)
     rows.run(
         "insert into public.upload_queue (source_id, user_id, bucket, object_path, byte_size, next_retry_at)"
@@ -182,7 +182,7 @@ def test_no_due_time_fails_the_apps_write_or_makes_a_hint_unreadable(
     ["statement_timestamp()", "clock_timestamp()", "statement_timestamp() - interval '1 s'", "timestamptz '-infinity'"],
 )
 def test_a_hints_due_time_is_never_before_its_statement(rows: Rows, due_at: LiteralString) -> None:
-    """A negative figure would make the reactor refuse the whole payload, with 99 others in it."""
+    """Because of one negative time, the reactor would refuse the whole payload, with up to 99 other rows."""
     figures = rows.all(
         f"select (reactor.hint(gen_random_uuid(), gen_random_uuid(), {due_at})::jsonb ->> 2)::int as due"
         " from generate_series(1, 5000)"
@@ -194,7 +194,7 @@ def test_a_hints_due_time_is_never_before_its_statement(rows: Rows, due_at: Lite
 def test_a_hint_is_never_early_and_less_than_2_ms_late_however_long_its_statement_takes(
     rows: Rows, notifications: NotificationLog
 ) -> None:
-    """A claim that is early must be repeated; a hint that is late delays the upload."""
+    """After an early hint the claim must be repeated. A late hint delays the upload."""
     user = uuid4()
     with rows.conn.transaction():
         sources = [rows.source(user) for _ in range(100)]
@@ -215,7 +215,7 @@ def test_a_hint_is_never_early_and_less_than_2_ms_late_however_long_its_statemen
         if hint.due_ms
     ]
     assert len(late_ms) == 100
-    assert min(late_ms) >= -0.001  # the figures' own rounding
+    assert min(late_ms) >= -0.001  # rounding of the floating point numbers
     assert max(late_ms) < 2
 
 
@@ -241,7 +241,7 @@ def test_the_hint_of_a_run_without_a_heartbeat_timeout_has_its_last_heartbeat(
     assert hint.due_ms == pytest.approx(row.timeout_at.timestamp() * 1000, abs=5)
 
 
-def test_a_run_without_a_time_limit_has_no_due_time_of_its_own(rows: Rows, notifications: NotificationLog) -> None:
+def test_a_run_without_a_time_limit_is_notified_without_a_due_time(rows: Rows, notifications: NotificationLog) -> None:
     rows.start_run()
     (hint,) = notifications.runs()[0].hints
     assert hint.due_ms is None
@@ -253,7 +253,7 @@ def test_a_pending_run_is_notified_when_it_starts(rows: Rows, notifications: Not
     assert notifications.payloads("reactor_runs") == []
     rows.run("update public.interpretation_runs set status = 'running' where id = %s", (run,))
     ((hint,),) = (payload.hints for payload in notifications.runs())
-    assert (hint.row_id, hint.heartbeat_ms is None) == (run, False)  # by then its start was its first heartbeat
+    assert (hint.row_id, hint.heartbeat_ms is None) == (run, False)  # heartbeat_at is set when the run starts
 
 
 def test_the_first_heartbeat_after_a_start_by_update_is_not_notified(
@@ -267,8 +267,8 @@ def test_the_first_heartbeat_after_a_start_by_update_is_not_notified(
 
 
 def test_the_table_of_runs_has_no_before_update_trigger(rows: Rows) -> None:
-    """With one, for whatever columns, the server locks each row before any UPDATE, also for heartbeats."""
-    row, before, update = 1, 2, 16  # tgtype, in PostgreSQL's catalog/pg_trigger.h
+    """With such a trigger, on any column, PostgreSQL locks each row before every UPDATE, including heartbeats."""
+    row, before, update = 1, 2, 16  # bits of tgtype, from PostgreSQL's catalog/pg_trigger.h
     named = rows.all(
         "select tgname from pg_trigger where tgrelid = 'public.interpretation_runs'::regclass and tgtype & %s = %s",
         (row | before | update, row | before | update),
@@ -277,7 +277,7 @@ def test_the_table_of_runs_has_no_before_update_trigger(rows: Rows) -> None:
 
 
 def test_only_heartbeats_have_a_when_clause(rows: Rows) -> None:
-    """In each UPDATE the server copies the text of all WHEN clauses of the table, also those for other columns."""
+    """In each UPDATE, PostgreSQL copies the text of all WHEN clauses of the table, even those for other columns."""
     guarded = rows.all(
         "select tgname from pg_trigger where tgrelid = 'public.interpretation_runs'::regclass and tgqual is not null"
     )
@@ -349,7 +349,7 @@ def test_a_first_time_limit_is_notified(rows: Rows, notifications: NotificationL
 
 def test_a_first_heartbeat_is_notified(rows: Rows, notifications: NotificationLog) -> None:
     run = rows.start_run(timeout_at=rows.at(600))
-    rows.run("update public.interpretation_runs set heartbeat_at = null")  # as before the column was there
+    rows.run("update public.interpretation_runs set heartbeat_at = null")  # as for a run from before the migration
     notifications.payloads("reactor_runs")
     rows.run("update public.interpretation_runs set heartbeat_at = now()")
     assert [hint.row_id for payload in notifications.runs() for hint in payload.hints] == [run]
@@ -370,7 +370,7 @@ def test_heartbeats_within_a_minute_of_a_notified_one_are_not_notified(
 
 @pytest.mark.parametrize("back", ["1 millisecond", "30 seconds", "1 hour"])
 def test_every_heartbeat_that_goes_back_is_notified(rows: Rows, notifications: NotificationLog, back: str) -> None:
-    """Also many in one minute, and after one that wasn't notified."""
+    """This includes several in one minute, and one that follows a heartbeat that wasn't notified."""
     rows.start_run(started_at="2026-01-01 12:00:30+00")
     rows.run("update public.interpretation_runs set heartbeat_at = heartbeat_at + interval '59 seconds'")
     notifications.payloads("reactor_runs")
@@ -382,7 +382,7 @@ def test_every_heartbeat_that_goes_back_is_notified(rows: Rows, notifications: N
 def test_a_row_written_back_as_it_was_read_suppresses_no_notification(
     rows: Rows, notifications: NotificationLog
 ) -> None:
-    """An app that updates all columns also writes older values of the reactor's own columns."""
+    """An app that writes back all columns may write an outdated heartbeat_notified_until."""
     rows.start_run(started_at="2026-01-01 12:00:30+00")
     notifications.payloads("reactor_runs")
     counts = []
@@ -448,6 +448,6 @@ def test_a_listener_that_is_stuck_never_fails_the_apps_writes(small_queue_url: s
 
         assert rows.one("select count(*) as queued from public.upload_queue").queued == 30_000
         assert 0.5 <= rows.one("select pg_notification_queue_usage() as share").share < 1
-        fill(small_queue_url)  # which fails, and the guard keeps the app from it
+        fill(small_queue_url)  # notifying now fails; the triggers must not notify, so that the app's writes succeed
         rows.uploads(1)
         rows.uploads(101)

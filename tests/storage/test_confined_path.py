@@ -1,4 +1,4 @@
-"""No path in a row leads out of the spool, whatever its text and whatever links exist."""
+"""No path in a row opens a file outside the spool, whatever the text of the path and the links in the spool."""
 
 import errno
 import os
@@ -138,7 +138,7 @@ class TestRefusedPaths:
 
 
 class TestNoTextLeadsOut:
-    """Invariant: no byte outside the spools is ever read or deleted."""
+    """Invariant: no file outside the spools is ever opened."""
 
     PIECES = st.sampled_from(
         ["..", ".", "", "/", "//", "upload", "out", "in", "loop", "canary", "spool", "\0", "\n", "%2e%2e",
@@ -155,7 +155,7 @@ class TestNoTextLeadsOut:
     def test_no_text_opens_a_file_outside(
         self, tmp_path: Path, folder: Path, path: str, absolute: bool, data: st.DataObject
     ) -> None:
-        """The canary has the recorded bytes, so only the path check keeps it from being read."""
+        """The file outside has the recorded bytes, so only the path check can refuse it."""
         self.make_links(tmp_path, folder)
         if absolute:
             path = data.draw(st.sampled_from([str(folder), str(tmp_path), "/", ""])) + "/" + path

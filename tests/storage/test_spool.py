@@ -1,4 +1,4 @@
-"""A spooled file is read if it has the recorded size and SHA-256, and removed if it is still the same file."""
+"""A spooled file is read only with the recorded size and SHA-256, and removed only if it hasn't changed since."""
 
 import os
 import tempfile
@@ -40,7 +40,7 @@ class TestReading:
     def test_any_chunk_size_returns_the_same_bytes(self, spool: Spool) -> None:
         for size in (1, 7, len(CONTENT) - 1, len(CONTENT), len(CONTENT) + 1):
             with open_spooled(spool) as body:
-                assert b"".join(iter(lambda: body.read(size), b"")) == CONTENT  # noqa: B023 - called at once
+                assert b"".join(iter(lambda: body.read(size), b"")) == CONTENT  # noqa: B023 - called in the same iteration
 
     def test_an_empty_file_can_be_read(self, folder: Path, spool: Spool) -> None:
         (folder / "empty").touch()
@@ -88,9 +88,9 @@ class TestReading:
 
 
 class TestContent:
-    """A store never gets all bytes of a file that isn't the recorded one."""
+    """If a file differs from the recorded size or SHA-256, the store never receives all of its bytes."""
 
-    def test_another_size_is_refused_at_once(self, spool: Spool) -> None:
+    def test_another_size_is_refused_before_a_read(self, spool: Spool) -> None:
         for size in (0, len(CONTENT) - 1, len(CONTENT) + 1, 2**62):
             with pytest.raises(ContentMismatch, match="size"):
                 open_spooled(spool, size_bytes=size)
@@ -130,7 +130,7 @@ class TestContent:
     def bytes_read(spool: Spool, chunk: int) -> int:
         count = 0
         with open_spooled(spool) as body, pytest.raises(ContentMismatch, match="SHA-256"):
-            while True:  # the mismatch ends it
+            while True:  # until ContentMismatch is raised
                 count += len(body.read(chunk))
         return count
 
@@ -143,7 +143,7 @@ class TestRemoving:
         with open_spooled(spool) as body:
             assert spool.remove([("default", "upload", body.identity)]) == [None]
             assert not (folder / "upload").exists()
-            assert spool.remove([("default", "upload", body.identity)]) == [None]  # nothing is left to do
+            assert spool.remove([("default", "upload", body.identity)]) == [None]  # the file is removed already
 
     def test_files_of_several_folders_and_spools_are_removed_together(self, tmp_path: Path, folder: Path) -> None:
         (other := tmp_path / "other").mkdir()

@@ -1,4 +1,4 @@
-"""A folder stores an object whole or not at all, and never outside its root."""
+"""A local store writes an object completely or not at all, and never outside its root."""
 
 import errno
 import os
@@ -68,7 +68,7 @@ def small_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", str(folder)], check=True)  # noqa: S607 - wherever the system has it
+        subprocess.run(["umount", str(folder)], check=True)  # noqa: S607 - found in PATH
 
 
 class TestPutting:
@@ -118,9 +118,9 @@ class TestPutting:
 class TestWholeOrNotAtAll:
     @pytest.fixture(params=["unnamed", "named"])
     def _with_and_without_tmpfile(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Run with files without a name, and as on a filesystem that doesn't support them."""
+        """Run the test with unnamed temporary files, and as on a filesystem that doesn't support them."""
         if request.param == "named":
-            monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)  # open(2) of a folder for writing: EISDIR
+            monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)  # opening a folder for writing fails with EISDIR
 
     @pytest.mark.usefixtures("_with_and_without_tmpfile")
     def test_a_mismatch_leaves_no_file(self, store: LocalStore, root: Path) -> None:
@@ -155,7 +155,7 @@ class TestWholeOrNotAtAll:
         assert (root / "bucket" / "key").read_bytes() == CONTENT
 
     def test_a_crash_in_the_middle_leaves_no_file(self, root: Path) -> None:
-        """The process kills itself when half of the bytes are written."""
+        """The process kills itself after it has written half of the bytes."""
         crash = textwrap.dedent("""
             import os, signal, sys
             from pathlib import Path

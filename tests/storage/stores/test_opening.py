@@ -1,4 +1,4 @@
-"""A URL opens its store or is refused with the reason, and a row's names are checked before a byte is sent."""
+"""A store URL is opened, or refused with the reason. A row's names are checked before the store sends a byte."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from reactor.storage.stores.s3 import S3Store
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
-    """A server, and the environment variables for it."""
+    """Start a server and set the AWS environment variables for it."""
     with FaultServer() as server:
         aws.use(aws.environment(server.endpoint, access_key="key", secret_key="secret"), monkeypatch)
         yield server
@@ -104,7 +104,7 @@ class TestOpening:
 
 
 class TestNames:
-    """A row's bucket, key and MIME type are checked before a byte is sent."""
+    """The store checks a row's bucket, key and MIME type before it sends a byte."""
 
     @pytest.mark.parametrize("bucket", ["", ".", "..", "a/b", "arn:aws:s3:::bucket", "bucket\n", "über", "a" * 256])
     def test_a_malformed_bucket_is_never_sent(self, store: S3Store, server: FaultServer, bucket: str) -> None:

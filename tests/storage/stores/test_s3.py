@@ -1,4 +1,4 @@
-"""A real S3 server stores the spooled bytes; its refusals and outages become the right errors."""
+"""A real S3 server stores the spooled bytes; its refusals and outages raise the right errors."""
 
 import os
 import threading
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.s3
 
 
 class CountingBody:
-    """A body that doesn't check its bytes, and counts how many were read."""
+    """A body that counts the bytes that are read, and doesn't check their digest."""
 
     def __init__(self, content: bytes, *, digest: str | None = None) -> None:
         self._content = content
@@ -131,7 +131,7 @@ class TestNotStoring:
         assert stored(client, "mismatch") is None
 
     def test_bytes_that_the_network_changed_are_refused_as_an_outage(self, store: S3Store, client: "S3Client") -> None:
-        """The server checks the SHA-256 that we send, so it stores only bytes that were proven."""
+        """The server compares the bytes with the SHA-256 in the request, and stores them only if they match."""
         body = CountingBody(CONTENT, digest=sha256(b"other"))
         with pytest.raises(StorageUnavailable, match="BadDigest"):
             store.put("bucket", "changed", body, mime_type=None)
@@ -152,7 +152,7 @@ class TestNotStoring:
         assert caught.value.denied is True
         assert "a-wrong-secret" not in str(caught.value)
         assert server.access_key not in str(caught.value)
-        denied.check()  # the server answers, and a bucket may accept other users
+        denied.check()  # passes, because the server answers and other buckets may accept this user
         denied.close()
 
     def test_a_killed_server_is_an_outage_and_restarts_with_its_objects(

@@ -1,4 +1,4 @@
-"""Each fault of a store costs one request and becomes the right error."""
+"""Each fault of an S3 server raises the right error after one request."""
 
 import threading
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ from reactor.storage.spool import Spool
 from reactor.storage.stores.s3 import S3Store
 from reactor.storage.stores.s3_errors import retry_after_s
 
-SECRET = "a-secret-that-no-message-shows"  # noqa: S105 - of no server
+SECRET = "a-secret-that-no-message-shows"  # noqa: S105 - no server's secret
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def shared_server() -> Iterator[FaultServer]:
 
 @pytest.fixture
 def server(shared_server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
-    """A server without requests so far, and the environment variables for it."""
+    """Reset the shared server and set the AWS environment variables for it."""
     shared_server.reset()
     aws.use(aws.environment(shared_server.endpoint, access_key="key", secret_key=SECRET), monkeypatch)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "5")  # must have no effect
@@ -53,7 +53,7 @@ def server(shared_server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Fault
 
 @pytest.fixture(scope="module")
 def shared_store(shared_server: FaultServer) -> Iterator[S3Store]:
-    """One client for all tests of this file: making one takes 0.2 s."""
+    """One client for all tests of this file, because creating a client takes 0.2 s."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         aws.use(aws.environment(shared_server.endpoint, access_key="key", secret_key=SECRET), monkeypatch)
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "5")  # must have no effect
@@ -246,7 +246,7 @@ class TestBodyErrors:
         assert server.requests == []
 
     def test_cancelling_stops_a_running_put(self, store: S3Store, server: FaultServer, tmp_path: Path) -> None:
-        """64 MiB are more than the buffers of the sockets hold, so the put is still running when it is cancelled."""
+        """64 MiB don't fit into the socket buffers, so the put is still running when it is cancelled."""
         started, resume, reader = threading.Event(), threading.Event(), Job()
         server.fault = stalls(started, resume)
         (tmp_path / "upload").touch()
