@@ -1,5 +1,5 @@
--- Refuse a worker's call for a run that has ended, and say why it ended. If the run's deadline has passed and no reactor
--- has failed the run yet, fail it here. For a run without heartbeat_timeout, the deadline is timeout_at.
+-- Refuse a worker's call for a run that has ended, and say why it ended. If the run's deadline has passed and no
+-- reactor has failed the run yet, fail it here. For a run without heartbeat_timeout, the deadline is timeout_at.
 --
 -- Returns  null when the run is still running: another session's heartbeat has moved its deadline. Otherwise a
 --          refusal: INTERPRETATION_TIMEOUT or INTERPRETATION_HEARTBEAT_LOST (its deadline passed),

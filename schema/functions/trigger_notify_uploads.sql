@@ -1,5 +1,5 @@
--- Notify the reactors of uploads that became due earlier than before: new ones, ones that the app or an operator put
--- back, ones that a reactor released. A reactor's own claims and retries are not notified: it schedules them itself.
+-- Notify the reactors of new uploads, of uploads that an app or an operator put back or made due earlier, and of
+-- uploads that a reactor released. A reactor's claims and retries send no notification: it schedules them itself.
 --
 -- Statement-level triggers: one statement that fails N uploads sends N / 100 notifications.
 create or replace function reactor.notify_uploads()
