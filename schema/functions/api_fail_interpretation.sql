@@ -5,8 +5,8 @@
 -- Returns    {"ok", "run_id", "status": "failed", "code"}; a second call with the same code changes nothing and returns
 --            the same
 -- Refuses    INVALID_ARGUMENT: p_code isn't of this form, or p_run_id is null; INTERPRETATION_TIMEOUT or
---            INTERPRETATION_HEARTBEAT_LOST: the run's deadline has passed; INTERPRETATION_FAILED: it failed with another
---            code; NOT_ALLOWED: it is completed or pending; NOT_FOUND. See refuse_ended
+--            INTERPRETATION_HEARTBEAT_LOST: the run's deadline has passed; INTERPRETATION_FAILED: it failed with
+--            another code; NOT_ALLOWED: it is completed or pending; NOT_FOUND. See refuse_ended
 -- Locks      the run
 create or replace function public.fail_interpretation(p_run_id uuid, p_code text default 'INTERPRETATION_FAILED',
         p_message text default null)
