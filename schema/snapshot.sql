@@ -489,9 +489,9 @@ ALTER TABLE ONLY reactor.audit_log FORCE ROW LEVEL SECURITY;
 
 COMMENT ON TABLE reactor.audit_log IS 'Changes by operators, written only by reactor.operate() in the same transaction.';
 
-COMMENT ON COLUMN reactor.audit_log.actor IS 'the name given at log-in: the token proves a right, not a name';
+COMMENT ON COLUMN reactor.audit_log.actor IS 'the name that the operator gave at log-in; nothing verifies it';
 
-COMMENT ON COLUMN reactor.audit_log.ids IS 'the rows that were requested; they may be deleted since';
+COMMENT ON COLUMN reactor.audit_log.ids IS 'the ids that were requested; their rows may have been deleted since';
 
 COMMENT ON COLUMN reactor.audit_log.filter IS 'the filter that selected the rows; null: the operator listed them';
 
@@ -521,7 +521,7 @@ WITH (fillfactor='70');
 
 ALTER TABLE ONLY reactor.instance FORCE ROW LEVEL SECURITY;
 
-COMMENT ON TABLE reactor.instance IS 'Live reactors. A row whose seen_at is old belongs to a dead one.';
+COMMENT ON TABLE reactor.instance IS 'Live reactors. A row whose seen_at is old belongs to a dead reactor.';
 
 CREATE TABLE reactor.migration (
     name text NOT NULL,

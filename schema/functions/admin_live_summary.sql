@@ -5,7 +5,7 @@
 -- Returns    an object. Figures that reactor.status() has too have the same keys. Ages are in seconds, and finite
 --            whatever an app wrote. Figures whose keys begin with about_ are the planner's estimates
 -- Locks      nothing
--- Costs      time that doesn't depend on the length of the queue
+-- Costs      don't depend on the length of the queue
 create or replace function reactor.live_summary(p_heartbeat_timeout interval, p_cap int)
     returns jsonb
     language sql

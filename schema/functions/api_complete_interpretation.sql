@@ -1,4 +1,4 @@
--- Record that a run's worker has finished.
+-- Record that a run is completed.
 --
 -- Returns    {"ok", "run_id", "status": "completed"}; a second call changes nothing and returns the same
 -- Refuses    INTERPRETATION_TIMEOUT or INTERPRETATION_HEARTBEAT_LOST: the run's deadline has passed;

@@ -2,7 +2,7 @@
 -- and nothing is deleted.
 --
 -- Returns  the object of get_usage
--- Refuses  NOT_ALLOWED, INVALID_ARGUMENT (for an unknown plan, the message lists the known ones)
+-- Refuses  NOT_ALLOWED, INVALID_ARGUMENT (for an unknown plan, the message lists the known plans)
 -- Locks    the user's usage row
 create or replace function public.set_plan(p_user_id uuid, p_plan text)
     returns jsonb

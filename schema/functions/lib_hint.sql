@@ -1,10 +1,10 @@
--- Return the hint of one row: a JSON array of its id, its tenant (a hash, no user id) and the milliseconds until it is
--- due.
+-- Return the hint of one row: a JSON array of the row's id, the tenant (a hash of the user id) and the milliseconds
+-- until the row is due.
 --
 -- p_due_at  null: the row needs no attention any more
--- Returns   the array as text. Milliseconds count from the start of the statement, which send() writes as "at". They
---           are rounded up, because a claim before the due time finds nothing and must be repeated. At most a day,
---           which keeps the hint short: a claim after that day returns the real due time
+-- Returns   the array as text. The milliseconds count from the start of the statement, which is "at" in the
+--           notification. They are rounded up, because a claim before the due time finds nothing and must be repeated.
+--           They are limited to a day, which keeps the hint short: a claim after that day returns the real due time
 -- Inlined   into the calling query; a pinned search_path would prevent that (schema/README.md, decision 8), and
 --           PostgreSQL would plan the function again for each row that an app writes
 create or replace function reactor.hint(p_id uuid, p_user_id uuid, p_due_at timestamptz)
@@ -24,7 +24,7 @@ $$;
 -- call send_hints.
 --
 -- p_hints   must be cheap to evaluate twice; otherwise PostgreSQL doesn't inline this function
--- Returns   whether anything was sent
+-- Returns   whether a notification was sent; for more than 100 rows always true, because send_hints returns nothing
 -- Promises  the same as send_hints
 -- Inlined   like hint()
 create or replace function reactor.send(p_channel text, p_hints text[])

@@ -1,6 +1,6 @@
 -- Return when a waiting upload is due: next_retry_at, but at least 1970, so that its age is finite.
 --
--- Note     must equal the expression of the index upload_queue_by_due
+-- Note     the index upload_queue_by_due has the same expression
 -- Inlined  into the calling query; a pinned search_path would prevent that (schema/README.md, decision 8)
 create or replace function reactor.due_at(p_next_retry_at timestamptz)
     returns timestamptz

@@ -1,8 +1,8 @@
 -- Return a W3C traceparent: p_given if it is valid, otherwise a new one. A broken header must not lose an upload.
 --
--- New      a new traceparent has a random trace id and the flag "sampled". Its parent id is "reactor" in ASCII and a
---          zero byte, which means that the app brought no trace; reactor/core/trace_context.py recognises it. The
---          column default of upload_queue.traceparent is the same
+-- A new traceparent has a random trace id and the flags "sampled" and "random". Its parent id is "reactor" in ASCII and
+-- a zero byte, which means that the app brought no trace; reactor/core/trace_context.py recognises it. The column
+-- default of upload_queue.traceparent is the same.
 create or replace function reactor.traceparent(p_given text)
     returns text
     language sql

@@ -2,14 +2,14 @@
 -- claimed yet, return when to claim again.
 --
 -- Returns    one row per upload that still has to be stored:
---              state 'claimed'    the upload is claimed; `attempt` is the attempt's number, which this claim raised
+--              state 'claimed'    with the columns that an attempt needs; `attempt` is retry_count after the claim
 --              state 'waiting'    not due, or claimed by another reactor: `due_at` is when to claim again
 --              state 'exhausted'  due, but without attempts left: rescue_uploads marks it dead
 --            no row for uploads that are stored, dead, cancelled or deleted. Times are seconds since 1970; `due_at` is
 --            finite, whatever an app wrote.
---            For the trace: `ordinal` is the row's claim_count; `waited_since` is when the wait before this claim began
---            (null: this call repeats a claim); `lost_at` is when the lost attempt was claimed whose expired lease this
---            claim takes over (null: no attempt was lost)
+--            For the trace: `ordinal` is claim_count after the claim; `waited_since` is when the wait before the claim
+--            began (null: this call repeats a claim); if the claim takes over an expired lease, `lost_at` is when the
+--            lost attempt was claimed (otherwise null)
 -- Changes    a claim that takes over an expired lease adds the lost attempt to `errors`, as rescue_uploads does
 -- Locks      the claimed rows, in order of id; skips rows that other sessions have locked
 -- Invariant  an upload under a valid lease is never claimed with another token, and no claim raises retry_count above

@@ -1,10 +1,9 @@
 -- Fail the running runs of p_ids whose deadline has passed. For the other running runs, return when to call again.
 --
 -- p_heartbeat_timeout  for runs without heartbeat_timeout; null: the deadline of such a run is timeout_at
--- Returns    one row per run of p_ids that
---              this call failed               with `code`, `late_s` (seconds from deadline to now) and `failed_at`
---              still runs and has a deadline  with `due_at`: when to call again
---            no row for runs without a deadline, and for runs that weren't running. Times are seconds since 1970
+-- Returns    one row per run that this call has failed: `code`, `late_s` (seconds from deadline to now), `failed_at`
+--            one row per run that is still running and has a deadline: `due_at`, when to call again
+--            no row for runs without a deadline and for runs that weren't running. Times are seconds since 1970
 -- Locks      the stale rows, in order of id. Skips a stale run that another session has locked, for example to write a
 --            heartbeat: its `due_at` is in 0.5 s
 -- Invariant  a run is failed only if its deadline has passed by the database's clock: PostgreSQL checks the condition
@@ -53,7 +52,7 @@ begin
            date_part('epoch', case
                -- stale, but another session has locked it: call again soon
                when d.due_at <= statement_timestamp() then statement_timestamp() + interval '0.5 s'
-               -- in 5 ms or later: the reactor's estimate of this clock may be slightly early, as in this call
+               -- in 5 ms at the earliest: the reactor's estimate of this clock may be slightly early
                else greatest(d.due_at, statement_timestamp() + interval '5 ms') end),
            null, null, null, null::float8
       from public.interpretation_runs as r

@@ -1,4 +1,4 @@
--- Repair usage, up to p_limit rows of each kind. While one session repairs, a call by another returns no rows.
+-- Repair usage, up to p_limit rows of each kind. While one session repairs, calls of other sessions return no rows.
 --
 -- Returns    the number of repaired rows of each kind, if above 0:
 --              'reservations'  leaked reservations: their sources become failed, their bytes are released

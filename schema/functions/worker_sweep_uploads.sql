@@ -5,8 +5,8 @@
 -- Returns       one row per upload; `changed_at` is the earliest time at which a reactor could have scheduled the row.
 --               Times are seconds since 1970; the due times of waiting uploads are finite
 -- Locks         nothing
--- Costs         walks the index from user to user and reads up to p_per_tenant rows of each: a user with a million rows
---               doesn't hide the rows of other users
+-- Costs         walks the index from user to user and reads up to p_per_tenant rows of each user: a user with a million
+--               rows doesn't hide the rows of other users
 create or replace function reactor.sweep_uploads(p_horizon interval, p_per_tenant int, p_limit int)
     returns table (id uuid, tenant int, due_at float8, changed_at float8)
     language plpgsql

@@ -93,8 +93,8 @@ comment on column public.interpretation_runs.billing_month is
 comment on column public.interpretation_runs.heartbeat_notified_until is
     'heartbeats before this time send no notification; null: the next heartbeat sends one. Only triggers write it';
 
--- Leave space in each page for new row versions: then 99 % of heartbeats are HOT updates, instead of 94 %. An index on
--- heartbeat_at would prevent all HOT updates.
+-- Leave space in each page for new row versions: then 99 % of heartbeats are HOT updates, instead of 94 %. With an
+-- index on heartbeat_at, no heartbeat would be a HOT update.
 alter table public.interpretation_runs set (fillfactor = 70);
 
 do $$

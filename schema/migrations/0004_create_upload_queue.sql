@@ -1,6 +1,6 @@
 -- Create upload_queue: one row for each upload that the reactor must still store.
 --
--- Why    A stored upload's row is deleted; a dead or cancelled one stays, with its errors.
+-- Why    The row of a stored upload is deleted. The row of a dead or cancelled upload stays, with its errors.
 -- Locks  SHARE ROW EXCLUSIVE on sources for the foreign key
 -- Time   milliseconds: the new table is empty
 

@@ -14,7 +14,7 @@ create table reactor.instance (
     started_at timestamptz not null default now(),
     seen_at timestamptz not null default now()
 ) with (fillfactor = 70);
-comment on table reactor.instance is 'Live reactors. A row whose seen_at is old belongs to a dead one.';
+comment on table reactor.instance is 'Live reactors. A row whose seen_at is old belongs to a dead reactor.';
 
 -- The key contains the server process that refused, so no transaction waits for another one.
 create table reactor.quota_rejection (
@@ -59,8 +59,8 @@ create table reactor.audit_log (
 );
 comment on table reactor.audit_log is
     'Changes by operators, written only by reactor.operate() in the same transaction.';
-comment on column reactor.audit_log.actor is 'the name given at log-in: the token proves a right, not a name';
-comment on column reactor.audit_log.ids is 'the rows that were requested; they may be deleted since';
+comment on column reactor.audit_log.actor is 'the name that the operator gave at log-in; nothing verifies it';
+comment on column reactor.audit_log.ids is 'the ids that were requested; their rows may have been deleted since';
 comment on column reactor.audit_log.filter is 'the filter that selected the rows; null: the operator listed them';
 comment on column reactor.audit_log.outcome is 'the ids that changed, and a code for each id that was refused';
 create index audit_log_newest on reactor.audit_log (at desc, id desc);

@@ -1,8 +1,8 @@
 -- Enable row level security and grant rights.
 --
 -- Why    Users read their own rows and write nothing directly. The service reads and writes all rows. The reactor reads
---        what it works on and writes through functions. Row level security is forced: it also binds the tables' owner,
---        who gets a policy of its own. An app's own policies are kept.
+--        the tables it works on and writes through functions. Row level security is forced: it also applies to the
+--        tables' owner, who gets a policy too. An app's own policies are kept.
 -- Locks  ACCESS EXCLUSIVE on each table until the end of the transaction
 -- Time   milliseconds: no table is scanned
 
