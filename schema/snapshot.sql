@@ -489,7 +489,7 @@ ALTER TABLE ONLY reactor.audit_log FORCE ROW LEVEL SECURITY;
 
 COMMENT ON TABLE reactor.audit_log IS 'Changes by operators, written only by reactor.operate() in the same transaction.';
 
-COMMENT ON COLUMN reactor.audit_log.actor IS 'the name that the operator gave at log-in; nothing verifies it';
+COMMENT ON COLUMN reactor.audit_log.actor IS 'the name that the operator or program gave; nothing verifies it';
 
 COMMENT ON COLUMN reactor.audit_log.ids IS 'the ids that were requested; their rows may have been deleted since';
 

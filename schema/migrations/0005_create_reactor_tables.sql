@@ -59,7 +59,7 @@ create table reactor.audit_log (
 );
 comment on table reactor.audit_log is
     'Changes by operators, written only by reactor.operate() in the same transaction.';
-comment on column reactor.audit_log.actor is 'the name that the operator gave at log-in; nothing verifies it';
+comment on column reactor.audit_log.actor is 'the name that the operator or program gave; nothing verifies it';
 comment on column reactor.audit_log.ids is 'the ids that were requested; their rows may have been deleted since';
 comment on column reactor.audit_log.filter is 'the filter that selected the rows; null: the operator listed them';
 comment on column reactor.audit_log.outcome is 'the ids that changed, and a code for each id that was refused';
