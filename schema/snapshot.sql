@@ -200,9 +200,9 @@ WITH (fillfactor='70');
 
 ALTER TABLE ONLY public.interpretation_runs FORCE ROW LEVEL SECURITY;
 
-COMMENT ON COLUMN public.interpretation_runs.billing_month IS 'the month (UTC) in which its start was counted; null: it never started. Only a trigger writes it';
+COMMENT ON COLUMN public.interpretation_runs.billing_month IS 'the month (UTC) in which the run''s start was counted; null: no start was counted. Only triggers write it';
 
-COMMENT ON COLUMN public.interpretation_runs.heartbeat_notified_until IS 'heartbeats before this time are not notified; null: the next one is. Only triggers write it';
+COMMENT ON COLUMN public.interpretation_runs.heartbeat_notified_until IS 'heartbeats before this time send no notification; null: the next heartbeat sends one. Only triggers write it';
 
 CREATE FUNCTION reactor.mark_run(p_before public.interpretation_runs, p_started_month text) RETURNS void
     LANGUAGE plpgsql
@@ -290,9 +290,9 @@ COMMENT ON COLUMN public.storage_usage.reserved_bytes IS 'bytes of the user''s p
 
 COMMENT ON COLUMN public.storage_usage.interpretation_count_month IS 'runs started in billing_month, including those whose rows were deleted';
 
-COMMENT ON COLUMN public.storage_usage.storage_limit_bytes IS 'this user''s own limit; null: the plan''s';
+COMMENT ON COLUMN public.storage_usage.storage_limit_bytes IS 'this user''s own limit; null: the plan''s limit applies';
 
-COMMENT ON COLUMN public.storage_usage.interpretation_limit_month IS 'this user''s own limit; null: the plan''s';
+COMMENT ON COLUMN public.storage_usage.interpretation_limit_month IS 'this user''s own limit; null: the plan''s limit applies';
 
 COMMENT ON COLUMN public.storage_usage.last_calculated IS 'when the figures were last recounted from rows';
 
@@ -461,13 +461,13 @@ WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_
 
 ALTER TABLE ONLY public.upload_queue FORCE ROW LEVEL SECURITY;
 
-COMMENT ON COLUMN public.upload_queue.retry_count IS 'attempts begun by the reactor; raised when one is claimed';
+COMMENT ON COLUMN public.upload_queue.retry_count IS 'counted attempts: a claim raises it, a deferred attempt lowers it, an operator''s retry resets it';
 
 COMMENT ON COLUMN public.upload_queue.lease_token IS 'fence: only the claim that set it may settle the row';
 
 COMMENT ON COLUMN public.upload_queue.errors IS 'one entry per failed attempt: at, began, attempt, code, message, trace_id';
 
-COMMENT ON COLUMN public.upload_queue.claim_count IS 'claims ever made; unlike retry_count never lowered or reset, so it identifies the spans of each attempt';
+COMMENT ON COLUMN public.upload_queue.claim_count IS 'number of claims; unlike retry_count never lowered or reset, so it identifies the spans of each attempt';
 
 CREATE TABLE reactor.audit_log (
     id uuid NOT NULL,
@@ -489,11 +489,11 @@ ALTER TABLE ONLY reactor.audit_log FORCE ROW LEVEL SECURITY;
 
 COMMENT ON TABLE reactor.audit_log IS 'Changes by operators, written only by reactor.operate() in the same transaction.';
 
-COMMENT ON COLUMN reactor.audit_log.actor IS 'the name given at log-in: the token proves a right, not a name';
+COMMENT ON COLUMN reactor.audit_log.actor IS 'the name that the operator or program gave; nothing verifies it';
 
-COMMENT ON COLUMN reactor.audit_log.ids IS 'the rows that were requested; they may be deleted since';
+COMMENT ON COLUMN reactor.audit_log.ids IS 'the ids that were requested; their rows may have been deleted since';
 
-COMMENT ON COLUMN reactor.audit_log.filter IS 'the filter that selected the rows; null: they were listed';
+COMMENT ON COLUMN reactor.audit_log.filter IS 'the filter that selected the rows; null: the operator listed them';
 
 COMMENT ON COLUMN reactor.audit_log.outcome IS 'the ids that changed, and a code for each id that was refused';
 
@@ -521,7 +521,7 @@ WITH (fillfactor='70');
 
 ALTER TABLE ONLY reactor.instance FORCE ROW LEVEL SECURITY;
 
-COMMENT ON TABLE reactor.instance IS 'Live reactors. A row whose seen_at is old belongs to a dead one.';
+COMMENT ON TABLE reactor.instance IS 'Live reactors. A row whose seen_at is old belongs to a dead reactor.';
 
 CREATE TABLE reactor.migration (
     name text NOT NULL,
@@ -545,9 +545,9 @@ CREATE TABLE reactor.quota_rejection (
 
 ALTER TABLE ONLY reactor.quota_rejection FORCE ROW LEVEL SECURITY;
 
-COMMENT ON TABLE reactor.quota_rejection IS 'Quota refusals by minute, without users; older than a week: one row at -infinity.';
+COMMENT ON TABLE reactor.quota_rejection IS 'Quota refusals by minute, without users; refusals older than a week are summed in a row at -infinity.';
 
-COMMENT ON COLUMN reactor.quota_rejection.backend IS 'the server process that counted; 0 once added up';
+COMMENT ON COLUMN reactor.quota_rejection.backend IS 'the server process that counted the refusals; 0 for a sum over server processes';
 
 ALTER TABLE public.interpretation_runs
     ADD CONSTRAINT interpretation_runs_heartbeat_timeout_is_positive CHECK ((heartbeat_timeout > '00:00:00'::interval)) NOT VALID;

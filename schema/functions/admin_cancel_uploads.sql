@@ -1,6 +1,7 @@
--- Cancel waiting, claimed and dead uploads: their reservations are released; rows and spooled files stay until purged.
+-- Cancel waiting, claimed and dead uploads, and release their reservations. Rows and spooled files stay until an
+-- operator purges them.
 --
--- Returns  the ids that were cancelled
+-- Returns  the ids of the cancelled uploads
 -- Locks    the sources in order of id, then the queue rows in order of id, then usage rows in order of user_id
 create or replace function reactor.cancel_uploads(p_ids uuid[])
     returns setof uuid
@@ -11,7 +12,7 @@ as $$
 begin
     return query
     with sources_locked as materialized (
-        -- always one row, which exists once all these sources are locked
+        -- count(*) returns its only row after all these sources are locked
         select count(*) as sources
           from (select s.id
                   from public.sources as s

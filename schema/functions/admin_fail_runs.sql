@@ -1,8 +1,8 @@
 -- Fail pending and running runs with the code INTERPRETATION_FAILED.
 --
 -- p_message  becomes the runs' error_message
--- Returns    the ids that were failed
--- Locks      the runs, in order of id; it waits for a heartbeat that is being written
+-- Returns    the ids of the failed runs
+-- Locks      the runs, in order of id; waits for a heartbeat that is being written
 create or replace function reactor.fail_runs(p_ids uuid[], p_message text)
     returns setof uuid
     language sql

@@ -1,4 +1,5 @@
--- Return the usage of the p_limit users who are closest to one of their limits, as an array of what get_usage answers.
+-- Return the usage of the p_limit users who are closest to one of their limits, as a JSON array. An element is the
+-- object that get_usage returns, without `ok`.
 --
 -- Locks  nothing
 -- Costs  reads every row of storage_usage

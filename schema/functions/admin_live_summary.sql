@@ -1,21 +1,22 @@
 -- Return what the live page and `reactor status --watch` read every few seconds, as one object.
 --
--- p_heartbeat_timeout  for runs that have none of their own
--- p_cap      nothing is counted beyond it: a figure above it means "more"
--- Returns    the same keys as reactor.status() where it has the same figures; ages are seconds, and finite whatever an
---            app wrote; figures that begin with about_ are the planner's estimates
+-- p_heartbeat_timeout  for runs without heartbeat_timeout
+-- p_cap      counting stops at p_cap + 1, which means "more than p_cap"
+-- Returns    an object. Figures that reactor.status() has too have the same keys. Ages are in seconds, and finite
+--            whatever an app wrote. Figures whose keys begin with about_ are the planner's estimates
 -- Locks      nothing
--- Costs      the same however long the queue is
+-- Costs      don't depend on the length of the queue
 create or replace function reactor.live_summary(p_heartbeat_timeout interval, p_cap int)
     returns jsonb
     language sql
     stable
     security definer
     set search_path = pg_catalog, pg_temp
-    -- the partial indexes hold the rows that count, whatever the statistics say (schema/README.md, decision 2)
+    -- read the partial indexes, whatever the statistics say (schema/README.md, decision 2)
     set enable_seqscan = off
     set enable_bitmapscan = off
-    set jit = off -- before PostgreSQL 18, these two raise the plan's cost so far that it is compiled: 0.8 s each time
+    -- before PostgreSQL 18, the two settings above raise the plan's cost so much that JIT compiles it: 0.8 s per call
+    set jit = off
 as $$
     with running as materialized (
         select r.id, extract(epoch from reactor.deadline(r.timeout_at, r.heartbeat_at,

@@ -1,14 +1,14 @@
 -- Make one operator's change to uploads or runs, and record it in the audit log, in one transaction.
 --
--- p_request  identifies this call. A second call with the same one changes nothing and answers what the first did, so a
---            caller may repeat a call whose answer was lost
--- p_action   'retry', 'cancel' or 'purge' uploads, 'fail' runs, or 'reconcile' (which the caller does; this records it)
--- p_filter   what selected the ids, for the record; null: they were listed
--- p_message  why, for the runs that fail
--- Returns    changed: the ids that changed; kept: a code for each id that was refused; files: for 'purge', where the
---            spooled files are, which the caller removes (they are not recorded)
--- Locks      as requeue_uploads, cancel_uploads, purge_uploads or fail_runs
--- Invariant  nothing is changed that isn't in the log, and nothing is in the log that wasn't committed with it
+-- p_request  identifies this call. A second call with the same p_request changes nothing and returns the first call's
+--            `changed` and `kept`, so a caller may repeat a call whose reply was lost
+-- p_action   'retry', 'cancel' or 'purge' (uploads), 'fail' (runs), or 'reconcile' (only recorded: the caller does it)
+-- p_filter   the filter that selected the ids, only recorded; null: the operator listed the ids
+-- p_message  the error_message of failed runs
+-- Returns    changed: the ids that changed; kept: a code for each id that was refused; files: for 'purge', the paths of
+--            the spooled files, which the caller removes. The log doesn't contain `files`: a second call returns none
+-- Locks      the rows that requeue_uploads, cancel_uploads, purge_uploads or fail_runs locks
+-- Invariant  the change and its entry in the log commit together
 create or replace function reactor.operate(p_request uuid, p_actor text, p_remote_address text, p_action text,
         p_ids uuid[], p_filter jsonb, p_message text)
     returns jsonb

@@ -1,6 +1,6 @@
 -- Delete dead or cancelled uploads from the queue.
 --
--- Returns  their ids and where their spooled files are, which the caller removes
+-- Returns  the ids of the deleted uploads and the paths of their spooled files, which the caller removes
 -- Locks    the queue rows, in order of id
 create or replace function reactor.purge_uploads(p_ids uuid[])
     returns table (id uuid, spool text, temp_file_path text)

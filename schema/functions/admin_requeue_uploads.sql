@@ -1,8 +1,8 @@
--- Put dead or cancelled uploads back into the queue, due at once with all their attempts; make waiting ones due at
--- once.
+-- Put dead and cancelled uploads back into the queue, due now and with retry_count 0: they may use all max_retries
+-- attempts again. Make waiting uploads due now; they keep their retry_count.
 --
--- Returns  one row per upload that was found in one of these states: code null when it is due now;
---          STORAGE_QUOTA_EXCEEDED when its reservation had been released and no longer fits: it stays as it was
+-- Returns  one row per upload that was dead, cancelled or waiting. code: null if the upload is due now;
+--          STORAGE_QUOTA_EXCEEDED if its released reservation no longer fits, so the upload is unchanged
 -- Locks    the sources in order of id, then the queue rows in order of id, then usage rows in order of user_id
 create or replace function reactor.requeue_uploads(p_ids uuid[])
     returns table (id uuid, code text)
@@ -15,7 +15,7 @@ declare
 begin
     for v_upload in
         with sources_locked as materialized (
-            -- always one row, which exists once all these sources are locked
+            -- count(*) returns its only row after all these sources are locked
             select count(*) as sources
               from (select s.id
                       from public.sources as s

@@ -1,10 +1,10 @@
--- Return what `reactor status` shows of the database, as one object, every figure exact.
+-- Return what `reactor status` shows of the database. All figures are exact.
 --
--- p_heartbeat_timeout  for runs that have none of their own
--- Returns    ages are seconds, and finite whatever an app wrote
+-- p_heartbeat_timeout  for runs without heartbeat_timeout
+-- Returns    one object. Ages are in seconds, and finite whatever an app wrote
 -- Locks      nothing
--- Costs      reads the rows under a lease and up to 20 000 more, and one index entry for each waiting upload: a quarter
---            of a scan of the table. Scans the table where the index would be slower: see by_index. Not for a loop
+-- Costs      reads the claimed uploads, up to 20 000 others, and one index entry per waiting upload: a quarter of the
+--            cost of a table scan. Scans the table if the index would be slower (see by_index). Don't call it in a loop
 create or replace function reactor.status(p_heartbeat_timeout interval)
     returns jsonb
     language sql
@@ -14,29 +14,29 @@ create or replace function reactor.status(p_heartbeat_timeout interval)
     set jit = off -- compiling takes longer than it saves
 as $$
     with due as materialized (
-        -- exact up to 10 000
+        -- exact up to 10 000; 10 001 means more
         select count(*) as capped from (
             select from public.upload_queue as q
              where reactor.is_due(q.status, q.next_retry_at)
              order by reactor.due_at(q.next_retry_at) limit 10001) as d
     ), later as materialized (
-        -- exact up to 10 000
+        -- exact up to 10 000; 10 001 means more
         select count(*) as capped from (
             select from public.upload_queue as q
              where q.status = 'failed' and reactor.due_at(q.next_retry_at) > statement_timestamp()
              order by reactor.due_at(q.next_retry_at) desc limit 10001) as l
     ), indexed as materialized (
-        -- count(id), not count(*): the index with the id is ordered by due time, much as the table is. Rows that
-        -- changed since the last vacuum are read from the table, and in order of user that is random: 4 s, not 0.4, for
-        -- a million
+        -- count(id), not count(*), so that PostgreSQL reads the index by due time, not the index by user. Rows changed
+        -- since the last vacuum are read from the table: 1 million take 0.4 s in order of due time, 4 s in order of
+        -- user
         select count(q.id) as failed from public.upload_queue as q where q.status = 'failed'
     ), scanned as materialized (
         select count(*) filter (where q.status = 'failed') as failed,
                count(*) filter (where reactor.is_due(q.status, q.next_retry_at)) as due
           from public.upload_queue as q
     ), method as materialized (
-        -- the scan once one row in a hundred has changed since the last vacuum: then one index entry in four needs the
-        -- table, which costs as much. Also where neither the due nor the later ones are at most 10 000
+        -- scan the table if over 1 % of its rows have changed since the last vacuum: then one index entry in four needs
+        -- the table, which costs as much as a scan. Also scan it if neither `due` nor `later` is exact
         select pg_stat_get_dead_tuples(c.oid) <= 200 + 0.01 * greatest(c.reltuples, 0)
                and ((select d.capped from due as d) <= 10000 or (select l.capped from later as l) <= 10000) as by_index
           from pg_class as c

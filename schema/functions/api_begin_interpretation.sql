@@ -1,17 +1,17 @@
 -- Begin one interpretation of a stored source, and count it in the current month.
 --
 -- p_config             JSON of at most 256 KiB
--- p_timeout            the run is failed when this time has passed; at most 30 days
--- p_heartbeat_timeout  the run is failed when no heartbeat came for this long; null: 60 s
+-- p_timeout            after this time the reactor fails the run; at most 30 days
+-- p_heartbeat_timeout  after this time without a heartbeat the reactor fails the run; at most 30 days; null: 60 s
 -- p_traceparent        the caller's trace, which the run continues; null or invalid: a new trace
--- p_run_id             the run's id: calling again with the same one begins no second run
--- Answers    {"ok", "run_id", "source_id", "started_at", "timeout_at", "heartbeat_timeout_s", "traceparent"}
+-- p_run_id             the run's id. A second call with the same id while the run is running begins no second run
+-- Returns    {"ok", "run_id", "source_id", "started_at", "timeout_at", "heartbeat_timeout_s", "traceparent"}
 -- Refuses    STORAGE_PENDING, STORAGE_UPLOAD_FAILED, INTERPRETATION_IN_PROGRESS (details: run_id, timeout_at),
---            INTERPRETATION_QUOTA_EXCEEDED (details: plan, limit, used, resets_at), NOT_FOUND, INVALID_ARGUMENT,
---            NOT_ALLOWED
+--            INTERPRETATION_QUOTA_EXCEEDED (details: plan, limit, used, resets_at), NOT_FOUND, INVALID_ARGUMENT (also
+--            for the p_run_id of a run that has ended or has another source), NOT_ALLOWED
 -- Locks      the source, then a run of it whose deadline has passed, then the user's usage row (in the trigger that
 --            counts)
--- Invariant  one run of a source at a time: the source is locked before its runs are read
+-- Invariant  begins no run while another run of the source is running: it locks the source before it reads the runs
 create or replace function public.begin_interpretation(p_source_id uuid, p_config jsonb default '{}',
         p_timeout interval default '10 minutes', p_heartbeat_timeout interval default null,
         p_traceparent text default null, p_run_id uuid default gen_random_uuid())
@@ -48,7 +48,7 @@ begin
     elsif v_source.storage_status = 'failed' then
         return reactor.refuse('STORAGE_UPLOAD_FAILED', null, jsonb_build_object('source_id', p_source_id));
     end if;
-    -- a run whose deadline has passed doesn't block a new one, also before a reactor has failed it
+    -- fail a run whose deadline has passed, if no reactor has failed it yet: it must not block a new run
     perform from public.interpretation_runs as r
       cross join lateral reactor.expire_runs(array[r.id], null)
       where r.source_id = p_source_id and r.status = 'running' and r.id <> p_run_id;

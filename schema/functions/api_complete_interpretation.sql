@@ -1,7 +1,9 @@
--- Record that a run's worker has finished.
+-- Record that a run is completed.
 --
--- Answers    {"ok", "run_id", "status": "completed"}; a second call changes nothing and answers the same
--- Refuses    as refuse_ended: a run that was failed, or whose deadline has passed, can no longer be completed
+-- Returns    {"ok", "run_id", "status": "completed"}; a second call changes nothing and returns the same
+-- Refuses    INTERPRETATION_TIMEOUT or INTERPRETATION_HEARTBEAT_LOST: the run's deadline has passed;
+--            INTERPRETATION_FAILED: its worker or an operator failed it; NOT_ALLOWED: it is pending; NOT_FOUND;
+--            INVALID_ARGUMENT: p_run_id is null. See refuse_ended
 -- Locks      the run
 create or replace function public.complete_interpretation(p_run_id uuid)
     returns jsonb
@@ -29,7 +31,7 @@ begin
         if v_refusal is not null then
             return v_refusal;
         end if;
-        -- another session's heartbeat moved the deadline meanwhile: try again
+        -- another session's heartbeat has moved the deadline: try again
     end loop;
     return jsonb_build_object('ok', true, 'run_id', p_run_id, 'status', 'completed');
 end $$;

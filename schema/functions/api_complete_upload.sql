@@ -1,12 +1,12 @@
 -- Record that the app's own attempt stored the source: its reservation becomes usage.
 --
--- Removes the source's queue rows, except one that a reactor is storing now. Its spooled file is then the app's to
--- remove.
+-- Deletes the source's queue rows, except a row that a reactor has claimed. The app must remove the spooled files of
+-- the deleted rows.
 --
--- Answers    {"ok", "source_id", "storage_status": "uploaded", "storage_url"}; a second call changes nothing and
---            answers the first URL
--- Refuses    NOT_FOUND, INVALID_ARGUMENT, NOT_ALLOWED; STORAGE_QUOTA_EXCEEDED where the reservation had been released
---            and no longer fits
+-- Returns    {"ok", "source_id", "storage_status": "uploaded", "storage_url"}; a second call changes nothing and
+--            returns the first call's URL
+-- Refuses    NOT_FOUND, INVALID_ARGUMENT, NOT_ALLOWED; STORAGE_QUOTA_EXCEEDED if the reservation was released and no
+--            longer fits
 -- Locks      the source, then its queue rows, then its user's usage row
 create or replace function public.complete_upload(p_source_id uuid, p_storage_url text)
     returns jsonb

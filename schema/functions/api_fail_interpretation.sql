@@ -1,10 +1,12 @@
 -- Record that a run's worker has failed.
 --
--- p_code     a word for programs: capitals, digits and _; becomes the run's error_code
--- p_message  why, for people; cut to 2000 characters
--- Answers    {"ok", "run_id", "status": "failed", "code"}; a second call with the same code changes nothing and answers
+-- p_code     becomes the run's error_code: a capital, then up to 63 capitals, digits or _
+-- p_message  becomes the run's error_message; cut to 2000 characters
+-- Returns    {"ok", "run_id", "status": "failed", "code"}; a second call with the same code changes nothing and returns
 --            the same
--- Refuses    as refuse_ended: a run that failed with another code, or whose deadline has passed
+-- Refuses    INVALID_ARGUMENT: p_code isn't of this form, or p_run_id is null; INTERPRETATION_TIMEOUT or
+--            INTERPRETATION_HEARTBEAT_LOST: the run's deadline has passed; INTERPRETATION_FAILED: it failed with
+--            another code; NOT_ALLOWED: it is completed or pending; NOT_FOUND. See refuse_ended
 -- Locks      the run
 create or replace function public.fail_interpretation(p_run_id uuid, p_code text default 'INTERPRETATION_FAILED',
         p_message text default null)
@@ -40,7 +42,7 @@ begin
         if v_refusal is not null then
             return v_refusal;
         end if;
-        -- another session's heartbeat moved the deadline meanwhile: try again
+        -- another session's heartbeat has moved the deadline: try again
     end loop;
     return jsonb_build_object('ok', true, 'run_id', p_run_id, 'status', 'failed', 'code', p_code);
 end $$;

@@ -1,15 +1,15 @@
--- Queue an upload whose first attempt, by the app, failed. It is due at once.
+-- Queue an upload after the app's own attempt failed. The upload is due immediately.
 --
--- p_temp_file_path  where the bytes are, inside the spool named p_spool
--- p_error_message   why, for people; cut to 2000 characters
+-- p_temp_file_path  path of the spooled file inside the spool named p_spool
+-- p_error_message   why the app's attempt failed; cut to 2000 characters
 -- p_traceparent     the app's trace, which the upload continues; null or invalid: a new trace
 -- p_max_retries     1 to 100
 -- p_metadata        a JSON object of at most 64 KiB
--- Answers    {"ok", "queue_id", "source_id", "storage_status": "pending", "code": "STORAGE_PENDING_RETRY"}. A second
---            call while the upload waits answers the same. queue_id is null and storage_status 'uploaded' when the
---            source is stored by now
--- Refuses    STORAGE_UPLOAD_FAILED: its upload is dead or cancelled (details: queue_id); NOT_FOUND, INVALID_ARGUMENT,
---            NOT_ALLOWED; STORAGE_QUOTA_EXCEEDED where the reservation had been released and no longer fits
+-- Returns    {"ok", "queue_id", "source_id", "storage_status": "pending", "code": "STORAGE_PENDING_RETRY"}; the same
+--            for a second call while the upload waits or is claimed. If the source is stored already: queue_id null,
+--            storage_status 'uploaded', no code
+-- Refuses    STORAGE_UPLOAD_FAILED: the source's upload is dead or cancelled (details: queue_id); NOT_FOUND,
+--            INVALID_ARGUMENT, NOT_ALLOWED; STORAGE_QUOTA_EXCEEDED if the reservation was released and no longer fits
 -- Locks      the source, then its user's usage row
 create or replace function public.fail_upload(p_source_id uuid, p_bucket text, p_object_path text,
         p_temp_file_path text, p_error_message text default null, p_spool text default 'default',
@@ -43,8 +43,8 @@ begin
     if v_problem is not null then
         return reactor.refuse_argument(v_problem);
     end if;
-    -- The reactor reads and writes with rights of its own, so a user may not name a file in another user's folder: the
-    -- first folder on the path whose name is a user id.
+    -- The reactor reads and writes with its own rights, so a user may not name a path in another user's folder. The
+    -- user's folder is the first folder on the path whose name is a UUID.
     if v_caller is not null then
         select p.argument into v_argument
           from (values ('p_object_path', p_object_path), ('p_temp_file_path', p_temp_file_path)) as p (argument, path)
@@ -92,7 +92,7 @@ begin
     return reactor.pending_retry(v_upload.id, p_source_id);
 end $$;
 
--- Return what fail_upload answers for an upload that waits for the reactor.
+-- Return the object that fail_upload returns for a queued upload.
 create or replace function reactor.pending_retry(p_queue_id uuid, p_source_id uuid)
     returns jsonb
     language sql

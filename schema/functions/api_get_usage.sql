@@ -1,8 +1,8 @@
--- Return a user's plan, limits and usage, for agents and pages.
+-- Return a user's plan, limits and usage.
 --
--- Answers  {"ok", "user_id", "plan", "limit_bytes", "used_bytes", "reserved_bytes", "remaining_bytes", "sources",
+-- Returns  {"ok", "user_id", "plan", "limit_bytes", "used_bytes", "reserved_bytes", "remaining_bytes", "sources",
 --          "interpretation_limit", "interpretations_used", "interpretations_remaining", "billing_month", "resets_at",
---          "last_calculated"}; null limits and remainders mean unlimited, months are UTC
+--          "last_calculated"}. A null limit or remainder means unlimited. Months are UTC
 -- Refuses  NOT_ALLOWED, INVALID_ARGUMENT
 -- Locks    nothing
 create or replace function public.get_usage(p_user_id uuid)

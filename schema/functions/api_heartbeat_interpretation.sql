@@ -1,9 +1,9 @@
 -- Record a heartbeat of a run. A worker that gets "ok": false has lost the run and must stop.
 --
--- Answers    {"ok": true}
--- Refuses    as refuse_ended: INTERPRETATION_TIMEOUT or INTERPRETATION_HEARTBEAT_LOST once the run's deadline has
---            passed, also before a reactor has failed it; INTERPRETATION_FAILED; NOT_ALLOWED when it is completed;
---            NOT_FOUND
+-- Returns    {"ok": true}
+-- Refuses    INTERPRETATION_TIMEOUT or INTERPRETATION_HEARTBEAT_LOST: the run's deadline has passed, even if no reactor
+--            has failed the run yet; INTERPRETATION_FAILED: its worker or an operator failed it; NOT_ALLOWED: it is
+--            completed or pending; NOT_FOUND; INVALID_ARGUMENT: p_run_id is null. See refuse_ended
 -- Locks      the run
 create or replace function public.heartbeat_interpretation(p_run_id uuid)
     returns jsonb
@@ -27,7 +27,7 @@ begin
         if v_refusal is not null then
             return v_refusal;
         end if;
-        -- another session's heartbeat moved the deadline meanwhile: try again
+        -- another session's heartbeat has moved the deadline: try again
     end loop;
     return '{"ok": true}';
 end $$;

@@ -1,6 +1,6 @@
 -- Recount a user's usage from the rows of sources and interpretation_runs. Only a service may call it.
 --
--- Answers  as get_usage, and "changed": whether the figures were wrong
+-- Returns  the object of get_usage, and "changed": whether the figures were wrong
 -- Refuses  NOT_ALLOWED, INVALID_ARGUMENT
 -- Locks    the user's usage row, before anything is counted
 create or replace function public.recalculate_usage(p_user_id uuid)

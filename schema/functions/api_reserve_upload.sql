@@ -1,9 +1,10 @@
--- Reserve the bytes of an upload, before the app stores it. This is the ingestion boundary.
+-- Reserve the bytes of an upload. An app calls this before it stores the bytes.
 --
 -- p_content_hash  lower-case hex SHA-256 of the bytes; together with the user it identifies the source
--- p_byte_size     0 to 2^50; numeric, so that every number gets an answer
--- Answers    {"ok", "source_id", "deduplicated", "storage_status": "pending" | "uploaded", "storage_url"}. The same
---            content again is the same source, with one reservation; a failed source is reserved again
+-- p_byte_size     0 to 2^50. Its type is numeric, so that a number outside bigint is refused and raises no exception
+-- Returns    {"ok", "source_id", "deduplicated", "storage_status": "pending" | "uploaded", "storage_url"}. A second
+--            call for the same content returns the same source and reserves nothing more; a failed source is reserved
+--            again
 -- Refuses    STORAGE_QUOTA_EXCEEDED (details: plan, limit_bytes, used_bytes, reserved_bytes, requested_bytes),
 --            INVALID_ARGUMENT, NOT_ALLOWED, NOT_FOUND (the source of the same content was deleted during the call)
 -- Locks      the source, then its user's usage row (in the trigger that tracks usage)
@@ -51,7 +52,7 @@ begin
             return jsonb_build_object('ok', true, 'source_id', v_source.id, 'deduplicated', false,
                                       'storage_status', v_source.storage_status, 'storage_url', null);
         end if;
-        -- failed before: reserve it again
+        -- reserve a failed source again
         update public.sources as s
            set storage_status = 'pending', byte_size = p_byte_size::bigint
          where s.user_id = p_user_id and s.content_hash = p_content_hash and s.storage_status = 'failed';

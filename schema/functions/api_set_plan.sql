@@ -1,7 +1,8 @@
--- Put a user on a plan. Only a service may call it. A plan below the user's usage refuses new work and loses nothing.
+-- Put a user on a plan. Only a service may call it. If the user's usage is over the plan's limits, new work is refused,
+-- and nothing is deleted.
 --
--- Answers  as get_usage
--- Refuses  NOT_ALLOWED, INVALID_ARGUMENT (for an unknown plan, the message lists the known ones)
+-- Returns  the object of get_usage
+-- Refuses  NOT_ALLOWED, INVALID_ARGUMENT (for an unknown plan, the message lists the known plans)
 -- Locks    the user's usage row
 create or replace function public.set_plan(p_user_id uuid, p_plan text)
     returns jsonb

@@ -1,8 +1,8 @@
--- Return one entry for upload_queue.errors: what went wrong in one attempt.
+-- Return a JSON array with one entry for upload_queue.errors: the error of one attempt.
 --
 -- p_began    when the attempt was claimed
--- p_attempt  its number
--- Inlined    so no search_path is pinned (schema/README.md, decision 8)
+-- p_attempt  the attempt's number
+-- Inlined    into the calling query; a pinned search_path would prevent that (schema/README.md, decision 8)
 create or replace function reactor.attempt_error(p_began timestamptz, p_attempt int, p_code text, p_message text,
         p_traceparent text)
     returns jsonb
@@ -14,7 +14,7 @@ as $$
         'trace_id', split_part(p_traceparent, '-', 2)))
 $$;
 
--- Return the entry for an attempt whose lease expired: its reactor never settled it.
+-- Return the entry for a lost attempt: its lease expired before a reactor settled it.
 --
 -- Inlined    like attempt_error()
 create or replace function reactor.lost_attempt_error(p_began timestamptz, p_attempt int, p_traceparent text)

@@ -1,9 +1,9 @@
 -- Return the calling user's id; null for a service, which may act for any user.
 --
 -- Returns  null for service_role, and for a direct connection without JWT claims in a role that isn't a user's.
---          Otherwise the user of the JWT; the nil UUID, which owns nothing, where a user's role has no valid JWT
--- Note     current_user is no help: inside a function that runs as its owner, it is the owner
--- Inlined  so no search_path is pinned (schema/README.md, decision 8)
+--          Otherwise the user of the JWT, or the nil UUID, which owns nothing, if there is no valid JWT
+-- Note     doesn't use current_user: in a security definer function, current_user is the function's owner
+-- Inlined  into the calling query; a pinned search_path would prevent that (schema/README.md, decision 8)
 create or replace function reactor.caller()
     returns uuid
     language sql
@@ -18,7 +18,7 @@ as $$
     end
 $$;
 
--- Return the user of the JWT; the nil UUID where there is no valid one.
+-- Return the user of the JWT; the nil UUID if there is no valid JWT.
 create or replace function reactor.jwt_user()
     returns uuid
     language plpgsql

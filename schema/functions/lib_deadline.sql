@@ -1,8 +1,10 @@
--- Return when a run becomes stale: the earlier of its time limit and its last heartbeat plus its heartbeat timeout.
+-- Return when a run becomes stale: the earlier of p_timeout_at and p_heartbeat_at + p_heartbeat_timeout.
 --
--- Returns    null where neither applies. Always finite, and never raises, whatever an app wrote: 'infinity', the year
---            290000 or a timeout of as many years. One such run must not keep the others of its batch from being failed
--- Inlined    so no search_path is pinned (schema/README.md, decision 8)
+-- Returns    null if p_timeout_at is null and p_heartbeat_at or p_heartbeat_timeout is null. Otherwise a finite time:
+--            'infinity', the year 290000 and a timeout of 290000 years are replaced by limits. An error in one run
+--            would stop the reactor from failing the other runs of the same call
+-- Requires   a heartbeat timeout above 0. A NOT VALID check ensures it for rows written after the migration
+-- Inlined    into the calling query; a pinned search_path would prevent that (schema/README.md, decision 8)
 create or replace function reactor.deadline(p_timeout_at timestamptz, p_heartbeat_at timestamptz,
         p_heartbeat_timeout interval)
     returns timestamptz
@@ -17,7 +19,7 @@ as $$
                   + least(p_heartbeat_timeout, interval '1000 years') end)
 $$;
 
--- Return whether a run's deadline has passed; false where it has none.
+-- Return whether a run's deadline has passed; false if the run has no deadline.
 --
 -- Inlined    like deadline()
 create or replace function reactor.is_overdue(p_timeout_at timestamptz, p_heartbeat_at timestamptz,

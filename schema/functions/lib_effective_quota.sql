@@ -21,11 +21,11 @@ as $$
      cross join lateral reactor.quota_of(u, p, this.month) as q
 $$;
 
--- Return what a usage row and its plan allow and use in a month: one row. A month that is over counts as nothing used,
--- also before its row is updated.
+-- Return one row: the limits and the usage of one user in the month p_month. If the usage row is of another month,
+-- interpretations_used is 0.
 --
 -- p_usage  all null: the user has no usage row
--- Inlined  so no search_path is pinned, and returns a set of one row (schema/README.md, decision 8)
+-- Inlined  into the calling query, because it returns a set and pins no search_path (schema/README.md, decision 8)
 create or replace function reactor.quota_of(p_usage public.storage_usage, p_plan public.quota_plans, p_month text)
     returns table (limit_bytes bigint, used_bytes bigint, reserved_bytes bigint, interpretation_limit int,
                    interpretations_used int)

@@ -1,6 +1,6 @@
 -- Insert a row into storage_usage for each of these users who has none.
 --
--- p_users  distinct
+-- p_users  distinct user ids
 -- Locks    the rows that it inserts, in order of user_id. Call it before locking any usage row: a session that waits
 --          here for another session's insert must not hold a row that the other session locks next
 create or replace function reactor.ensure_usage_rows(p_users uuid[])

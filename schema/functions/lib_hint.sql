@@ -1,12 +1,12 @@
--- Return the hint of one row: a JSON array of its id, its tenant (a hash, no user id) and the milliseconds until it is
--- due.
+-- Return the hint of one row: a JSON array of the row's id, the tenant (a hash of the user id) and the milliseconds
+-- until the row is due.
 --
 -- p_due_at  null: the row needs no attention any more
--- Returns   the milliseconds are relative to the start of the statement, as in send(): a statement that writes many
---           rows takes a while. Rounded up, because a claim before the due time finds nothing and must be repeated. At
---           most a day, which keeps the hint short; the look-up then finds the real due time
--- Inlined   so no search_path is pinned (schema/README.md, decision 8): otherwise PostgreSQL plans it again
---           for each row that an app writes
+-- Returns   the array as text. The milliseconds count from the start of the statement, which is "at" in the
+--           notification. They are rounded up, because a claim before the due time finds nothing and must be repeated.
+--           They are limited to a day, which keeps the hint short: a claim after that day returns the real due time
+-- Inlined   into the calling query; a pinned search_path would prevent that (schema/README.md, decision 8), and
+--           PostgreSQL would plan the function again for each row that an app writes
 create or replace function reactor.hint(p_id uuid, p_user_id uuid, p_due_at timestamptz)
     returns text
     language sql
@@ -14,18 +14,18 @@ create or replace function reactor.hint(p_id uuid, p_user_id uuid, p_due_at time
 as $$
     select '["' || encode(uuid_send(p_id), 'hex') || '",' || coalesce(uuid_hash(p_user_id), 0) || ','
         || case when p_due_at is null then 'null'
-                when p_due_at <= statement_timestamp() then '1' -- the envelope's own time is rounded down
+                when p_due_at <= statement_timestamp() then '1' -- not 0: "at" is rounded down
                 else (ceil(1000 * date_part('epoch', least(p_due_at, statement_timestamp() + interval '24:00')))
                       - floor(1000 * date_part('epoch', statement_timestamp())))::bigint::text end
         || ']'
 $$;
 
--- Notify a channel of these rows: up to 100 in one notification, as part of the calling query. More go through
--- send_hints.
+-- Notify a channel of these rows: up to 100 rows in one notification, as part of the calling query. For more rows,
+-- call send_hints.
 --
--- p_hints   an argument that is cheap to evaluate twice: otherwise this isn't inlined
--- Returns   whether anything was sent
--- Promises  as send_hints
+-- p_hints   must be cheap to evaluate twice; otherwise PostgreSQL doesn't inline this function
+-- Returns   whether a notification was sent; for more than 100 rows always true, because send_hints returns nothing
+-- Promises  the same as send_hints
 -- Inlined   like hint()
 create or replace function reactor.send(p_channel text, p_hints text[])
     returns boolean

@@ -1,7 +1,7 @@
--- Return when a waiting upload is due: next_retry_at, and not before 1970, so that its age is finite.
+-- Return when a waiting upload is due: next_retry_at, but at least 1970, so that its age is finite.
 --
--- Inlined  so no search_path is pinned (schema/README.md, decision 8). Equal to the expression of the index
---          upload_queue_by_due
+-- Note     the index upload_queue_by_due has the same expression
+-- Inlined  into the calling query; a pinned search_path would prevent that (schema/README.md, decision 8)
 create or replace function reactor.due_at(p_next_retry_at timestamptz)
     returns timestamptz
     language sql

@@ -1,7 +1,7 @@
--- Return the leaked reservations: sources that have been pending for a day and have no upload in the queue. No app
--- completed them, and no reactor will.
+-- Return the leaked reservations: sources that have been pending for a day and have no waiting or claimed upload, so no
+-- reactor will store them.
 --
--- Inlined  so no search_path is pinned, and returns a set (schema/README.md, decision 8)
+-- Inlined  into the calling query, because it returns a set and pins no search_path (schema/README.md, decision 8)
 create or replace function reactor.leaked_reservation()
     returns table (source_id uuid, pending_since timestamptz)
     language sql

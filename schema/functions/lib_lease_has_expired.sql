@@ -1,6 +1,6 @@
--- Return when the lease of an upload that is being stored ends. Without a lease, it ended before all time.
+-- Return when the lease of a claimed upload ends; '-infinity' if lease_expires_at is null, so the lease has expired.
 --
--- Inlined  so no search_path is pinned (schema/README.md, decision 8)
+-- Inlined  into the calling query; a pinned search_path would prevent that (schema/README.md, decision 8)
 create or replace function reactor.lease_end(p_lease_expires_at timestamptz)
     returns timestamptz
     language sql
@@ -9,7 +9,7 @@ as $$
     select coalesce(p_lease_expires_at, '-infinity'::timestamptz)
 $$;
 
--- Return whether an upload is being stored under a lease that has ended: any reactor may take it over.
+-- Return whether an upload is claimed and its lease has expired: any reactor may take the upload over.
 --
 -- Inlined  like lease_end()
 create or replace function reactor.lease_has_expired(p_status text, p_lease_expires_at timestamptz)

@@ -1,7 +1,7 @@
 -- Recount the usage of up to p_limit users from the rows of sources and interpretation_runs.
 --
--- p_after  the last user of the call before; null: start with the first. Users come in order of id
--- Returns  the last user recounted, and how many users' figures were wrong; no row when no users are left
+-- p_after  last_user of the previous call; null: start with the first user. Users are recounted in order of id
+-- Returns  the last user recounted, and the number of users whose figures were wrong; no row when no users are left
 -- Locks    the usage rows, in order of user_id
 create or replace function reactor.recount_users(p_after uuid, p_limit int)
     returns table (last_user uuid, changed bigint)
@@ -12,7 +12,7 @@ as $$
 declare
     v_users uuid[];
 begin
-    -- a user without sources may have a usage row that is wrong
+    -- users with a usage row too: the row of a user without sources may be wrong
     v_users := array(
         (select distinct s.user_id
            from public.sources as s
@@ -39,7 +39,7 @@ end $$;
 -- Recount one user's usage. The user must have a usage row.
 --
 -- Returns  whether the figures were wrong
--- Locks    the usage row before it counts: a writer takes the same lock before it commits, so nothing is counted twice
+-- Locks    the usage row, before it counts. Writers take the same lock before they commit, so nothing is counted twice
 --          or missed
 create or replace function reactor.recount_user(p_user_id uuid)
     returns boolean

@@ -1,8 +1,8 @@
 -- Return a refusal: {"ok": false, "code", "message", "retryable", "details"}; under PostgREST, also set the HTTP
 -- status.
 --
--- p_message    what was refused, in a sentence; null: the catalogue's
--- p_next_step  what the caller can do now; null: the catalogue's
+-- p_message    what was refused, in a sentence; null: the catalogue's message
+-- p_next_step  what the caller can do now; null: the catalogue's next step
 create or replace function reactor.refuse(p_code text, p_message text default null, p_details jsonb default '{}',
         p_next_step text default null)
     returns jsonb
@@ -32,7 +32,7 @@ as $$
                           jsonb_build_object('argument', split_part(p_problem, ' ', 1)))
 $$;
 
--- Refuse an id that is no row of the caller's. The answer is the same whether another user has such a row or not.
+-- Refuse an id of which the caller has no row. The refusal doesn't show whether another user has such a row.
 create or replace function reactor.refuse_unknown(p_argument text, p_caller uuid)
     returns jsonb
     language sql

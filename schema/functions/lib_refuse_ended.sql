@@ -1,11 +1,11 @@
--- Refuse a worker's call for a run that has ended, and say why it ended. A run whose deadline has passed is failed
--- here, if no reactor has failed it yet; where the run has no heartbeat timeout of its own, only timeout_at counts.
+-- Refuse a worker's call for a run that has ended, and say why it ended. If the run's deadline has passed and no
+-- reactor has failed the run yet, fail it here. For a run without heartbeat_timeout, the deadline is timeout_at.
 --
--- Returns  null when the run still runs: its heartbeat was being written while its deadline passed. Otherwise a
---          refusal: INTERPRETATION_TIMEOUT or INTERPRETATION_HEARTBEAT_LOST (the reactor failed it),
+-- Returns  null when the run is still running: another session's heartbeat has moved its deadline. Otherwise a
+--          refusal: INTERPRETATION_TIMEOUT or INTERPRETATION_HEARTBEAT_LOST (its deadline passed),
 --          INTERPRETATION_FAILED (its worker or an operator failed it; details: error_code), NOT_ALLOWED (it is
---          completed or pending), NOT_FOUND, INVALID_ARGUMENT
--- Locks    the run, which waits for a heartbeat that is being written
+--          completed or pending, or the caller has no valid JWT), NOT_FOUND, INVALID_ARGUMENT (p_run_id is null)
+-- Locks    the run; waits for a heartbeat that is being written
 create or replace function reactor.refuse_ended(p_run_id uuid, p_caller uuid)
     returns jsonb
     language plpgsql

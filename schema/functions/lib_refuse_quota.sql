@@ -1,5 +1,5 @@
--- Raise the exception of a quota that is used up. Triggers call it; the functions of the API catch it by its SQLSTATE
--- and return refuse_quota().
+-- Raise the exception for an exceeded quota. Triggers call this function. The functions of the API catch the exception
+-- by its SQLSTATE and return refuse_quota().
 --
 -- p_code     STORAGE_QUOTA_EXCEEDED (raises RX101) or INTERPRETATION_QUOTA_EXCEEDED (raises RX102)
 -- p_details  the refusal's details, which become the exception's DETAIL
@@ -18,11 +18,11 @@ begin
                           detail = p_details::text, hint = v_error.next_step;
 end $$;
 
--- Refuse what raise_quota_exceeded() raised, and count the rejection.
+-- Return the refusal for an exception of raise_quota_exceeded(), and count the rejection.
 --
--- p_sqlstate  the exception's
--- p_detail    the exception's: the refusal's details, as JSON
--- Locks       a row that only this server process writes: counting waits for no other session
+-- p_sqlstate  the exception's SQLSTATE
+-- p_detail    the exception's DETAIL: the refusal's details, as JSON
+-- Locks       a row that only this server process writes, so counting waits for no other session
 create or replace function reactor.refuse_quota(p_sqlstate text, p_detail text)
     returns jsonb
     language plpgsql

@@ -1,10 +1,11 @@
--- Notify a channel of many rows: 100 rows per notification, or one "rescan" above 1000 rows.
+-- Notify a channel of many rows: up to 100 rows per notification; for more than 1000 rows, one "rescan" notification.
 --
--- p_hints    each the JSON text [id, tenant, milliseconds from the statement's start until due | null, …] of one row
+-- p_hints    one JSON text per row, as hint() returns it: [id, tenant, milliseconds until due | null, …]
 -- Promises   never raises: a trigger must not make the app's own write fail. Sends nothing while the server's
---            notification queue is half full, because a full queue fails the app's commit; the sweep finds the rows
--- Speed      each notification is an assignment, which plpgsql evaluates without a query. No pinned search_path: its
---            callers, which are triggers, pin theirs
+--            notification queue is at least half full, because a full queue would make the app's commit fail. The
+--            sweep finds rows without a notification
+-- Speed      calls pg_notify() in assignments, which plpgsql evaluates without a query. Pins no search_path: the
+--            callers are triggers, which pin theirs
 -- Invariant  every payload is < 8000 bytes: 100 rows of at most 75 bytes, and the envelope
 create or replace function reactor.send_hints(p_channel text, p_hints text[])
     returns void

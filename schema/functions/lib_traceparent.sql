@@ -1,8 +1,8 @@
--- Return a W3C traceparent: p_given where it is valid, otherwise one with a new random trace id, sampled.
+-- Return a W3C traceparent: p_given if it is valid, otherwise a new one. A broken header must not lose an upload.
 --
--- Returns  a new one has the parent id "reactor" in ASCII and a zero byte: it means that the app brought no trace. The
---          column default of upload_queue.traceparent is the same; reactor/core/trace_context.py recognises it. A
---          broken header is replaced, because it must not lose an upload
+-- A new traceparent has a random trace id and the flags "sampled" and "random". Its parent id is "reactor" in ASCII and
+-- a zero byte, which means that the app brought no trace; reactor/core/trace_context.py recognises it. The column
+-- default of upload_queue.traceparent is the same.
 create or replace function reactor.traceparent(p_given text)
     returns text
     language sql

@@ -1,4 +1,4 @@
--- Return what get_usage answers, without checking the caller.
+-- Return the object that get_usage returns, without checking the caller.
 create or replace function reactor.usage_of(p_user_id uuid)
     returns jsonb
     language sql

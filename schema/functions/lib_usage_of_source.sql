@@ -1,7 +1,7 @@
 -- Return the bytes of one source. A table that an app made may have file_size instead of byte_size.
 --
--- Returns  null where neither is set
--- Inlined  so no search_path is pinned (schema/README.md, decision 8)
+-- Returns  null if neither is set
+-- Inlined  into the calling query; a pinned search_path would prevent that (schema/README.md, decision 8)
 create or replace function reactor.size_of_source(p_source public.sources)
     returns bigint
     language sql
@@ -12,7 +12,7 @@ $$;
 
 -- Return what one source adds to its user's usage: one row.
 --
--- Inlined  like size_of_source(), and returns a set of one row
+-- Inlined  into the calling query, because it returns a set and pins no search_path
 create or replace function reactor.usage_of_source(p_source public.sources)
     returns table (user_id uuid, total bigint, reserved bigint, stored int)
     language sql

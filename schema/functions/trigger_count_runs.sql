@@ -1,21 +1,23 @@
--- Mark the start of each run, and count it in its user's interpretations of the month, once per run.
+-- Mark the start of each run, and count the run once in its user's interpretations of the month.
 --
--- Marking  reactor.mark_run writes what belongs to a start: started_at, a first heartbeat, billing_month (the month,
---          UTC, in which the run is counted) and heartbeat_notified_until. Apps can't write billing_month: a run is
---          never counted twice, and usage can be recounted from rows.
--- Counting reactor.count_run_starts checks the limit and raises RX102 where a start is over it.
+-- Marking  A start writes started_at, a first heartbeat, billing_month (the month, UTC, in which the run is counted)
+--          and heartbeat_notified_until. Apps can't write billing_month: a run is never counted twice, and usage can
+--          be recounted from rows.
+-- Counting reactor.count_run_starts checks the limit and raises RX102 if a start is over it.
 --
--- A worker that dies before its first heartbeat is found, because the start counts as a heartbeat. Runs that were
--- running before these columns existed have none: only their timeout_at counts, and they are not counted.
+-- The start writes a heartbeat so that a worker that dies before its own first heartbeat is found. A run that was
+-- started before these columns existed has no heartbeat_at: only its timeout_at applies, and the run isn't counted.
 --
--- A start by INSERT is marked in a BEFORE trigger, a start by UPDATE in a second UPDATE of the row: a BEFORE UPDATE
+-- A BEFORE trigger marks a start by INSERT. A second UPDATE of the row marks a start by UPDATE, because a BEFORE UPDATE
 -- trigger would lock every row before each UPDATE, also for heartbeats (schema/README.md, decision 9).
 --
--- Marking and counting are in one file, which is one transaction of `reactor migrate`: no start falls between them.
+-- Marking and counting are in one file, because `reactor migrate` installs a file in one transaction: no run starts
+-- while only one of them is installed.
 
--- Return until when later heartbeats are not notified: a minute after this one. Finite, whatever an app wrote.
+-- Return the time before which later heartbeats send no notification: a minute after this heartbeat. Never raises and
+-- never 'infinity', whatever an app wrote.
 --
--- Inlined  so no search_path is pinned (schema/README.md, decision 8)
+-- Inlined  into the calling query; a pinned search_path would prevent that (schema/README.md, decision 8)
 create or replace function reactor.notified_until(p_heartbeat_at timestamptz)
     returns timestamptz
     language sql
@@ -24,7 +26,7 @@ as $$
     select least(p_heartbeat_at, '9999-01-01 00:00:00+00') + interval '1 minute'
 $$;
 
--- Return whether the current UPDATE of this run is one that mark_run made: the triggers ignore it.
+-- Return whether mark_run makes the current UPDATE of this run. The triggers ignore that UPDATE.
 --
 -- Inlined  like notified_until()
 create or replace function reactor.is_marking(p_run_id uuid)
@@ -35,10 +37,10 @@ as $$
     select coalesce(current_setting('reactor.marking', true) = p_run_id::text, false)
 $$;
 
--- Write what belongs to the start of a run that an UPDATE has started, or restore a billing_month that an app changed.
+-- Mark a run that an UPDATE has started, or restore a billing_month that an app changed.
 --
 -- p_before         the run before the app's UPDATE
--- p_started_month  the month of the start; null: it is not a start
+-- p_started_month  the month of the start; null: the UPDATE started no run
 create or replace function reactor.mark_run(p_before public.interpretation_runs, p_started_month text)
     returns void
     language plpgsql
@@ -62,16 +64,16 @@ begin
            set billing_month = p_before.billing_month
          where r.id = p_before.id;
     end if;
-    -- back to the run that was being marked, where a trigger of the app's started this one meanwhile
+    -- restore the previous value: an app's trigger may start this run while mark_run marks another one
     v_set := set_config('reactor.marking', v_marking, true);
 end $$;
 
--- Count p_count runs of a user, who has a usage row, that were started in p_month. A run that was started in the last
--- moment of a month that is over by now is not counted.
+-- Count p_count runs that a user started in p_month. The user must have a usage row. If p_month is over by now, count
+-- nothing.
 --
--- Raises     RX102  they would be over the limit; details: plan, limit, used, resets_at
--- Locks      the user's usage row, before it is counted
--- Invariant  interpretation_count_month <= limit, under any interleaving
+-- Raises     RX102  the runs would be over the limit; details: plan, limit, used, resets_at
+-- Locks      the user's usage row, before it is read
+-- Invariant  concurrent calls never raise interpretation_count_month above the limit
 create or replace function reactor.count_run_starts(p_user_id uuid, p_month text, p_count int)
     returns void
     language plpgsql
@@ -97,9 +99,9 @@ begin
      where u.user_id = p_user_id;
 end $$;
 
--- Move the count of one run of a month from one user to another. Either may be null.
+-- Move the count of one run of a month from one user to another. Either user may be null.
 --
--- Raises  as count_run_starts
+-- Raises  RX102, like count_run_starts
 -- Locks   both usage rows, in order of user_id
 create or replace function reactor.move_run_count(p_from_user_id uuid, p_to_user_id uuid, p_month text)
     returns void
@@ -120,7 +122,7 @@ begin
     end if;
 end $$;
 
--- Mark a run that is inserted: as started where it is running, as not counted otherwise.
+-- Mark an inserted run: as started if it is running, otherwise as not counted.
 create or replace function reactor.mark_inserted_run()
     returns trigger
     language plpgsql
@@ -160,7 +162,7 @@ begin
     return null;
 end $$;
 
--- Mark and count a run that an UPDATE starts; move the count of one that an UPDATE gives to another user.
+-- Mark and count a run that an UPDATE starts. Move the count of a counted run that an UPDATE gives to another user.
 create or replace function reactor.count_updated_run()
     returns trigger
     language plpgsql
@@ -187,7 +189,8 @@ begin
     return null;
 end $$;
 
--- Keep the count of runs whose rows are deleted. TRUNCATE shows no rows: keep the count in each user's usage row.
+-- Keep the count of runs whose rows are deleted. A TRUNCATE trigger sees no rows, so it copies the count from each
+-- user's usage row.
 create or replace function reactor.keep_deleted_run_counts()
     returns trigger
     language plpgsql
@@ -230,7 +233,8 @@ create or replace trigger reactor_count_inserted
     referencing new table as new_rows
     for each statement execute function reactor.count_inserted_runs();
 
--- Heartbeats name none of these columns. By name it comes before reactor_notify_updated, which reads the marked row.
+-- Heartbeats update none of these columns. Triggers fire in order of name: this trigger fires before
+-- reactor_notify_updated, which reads the marked row.
 create or replace trigger reactor_count_updated
     after update of status, user_id, billing_month on public.interpretation_runs
     for each row execute function reactor.count_updated_run();

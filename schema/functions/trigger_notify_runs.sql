@@ -1,11 +1,13 @@
--- Notify the reactors of runs that start, end, or are due earlier than before; of heartbeats once a minute per run.
+-- Notify the reactors of runs that start, end, or become due earlier, and of one heartbeat per minute and run.
 --
--- A heartbeat only moves a deadline later: a reactor that misses one looks the run up at the old deadline. So most
--- heartbeats notify nothing: commits that notify queue behind one lock of the whole server. Columns that only another
--- trigger of the app's changes are not among an UPDATE's columns: the sweep finds what becomes due that way.
+-- A heartbeat only moves a deadline later: a reactor without a notification calls expire_runs at the old deadline and
+-- gets the new one. So most heartbeats send no notification, because commits with notifications wait for one lock of
+-- the whole server. If only an app's BEFORE trigger changes a column, these triggers don't fire; the sweep finds the
+-- run.
 
--- Return a run's hint. Its due time is the run's deadline. Where the run has no heartbeat timeout of its own, the due
--- time is timeout_at, and a fourth figure is the age of the last heartbeat in milliseconds (0 to a day).
+-- Return a run's hint. Its due time is the run's deadline, or null if the run isn't running. For a run with heartbeats
+-- and without heartbeat_timeout, the due time is timeout_at, and a fourth figure is the age of the last heartbeat in
+-- milliseconds (0 to a day).
 create or replace function reactor.run_hint(p_run public.interpretation_runs)
     returns text
     language sql
@@ -20,7 +22,7 @@ as $$
                 reactor.deadline(p_run.timeout_at, p_run.heartbeat_at, p_run.heartbeat_timeout))
         else
             rtrim(reactor.hint(p_run.id, p_run.user_id, p_run.timeout_at), ']') || ','
-            -- not the difference of the two: before PostgreSQL 17, subtracting 'infinity' raises
+            -- subtract the epochs, not the times: before PostgreSQL 17, subtracting the time 'infinity' raises
             || greatest(0, least(864e5, 1000 * (extract(epoch from statement_timestamp())
                                                 - extract(epoch from p_run.heartbeat_at))))::bigint
             || ']'
@@ -43,8 +45,9 @@ begin
     return null;
 end $$;
 
--- Notify of a run that an UPDATE starts, ends, or makes due earlier. Also forget until when heartbeats are not
--- notified, where an app wrote an older row back: the heartbeats in between would not be notified.
+-- Notify of a run that an UPDATE starts, ends, makes due earlier, or gives another heartbeat_timeout. Also set
+-- heartbeat_notified_until to null if it is before heartbeat_at, because an app wrote an older row back: heartbeats
+-- between the two times would send no notification.
 create or replace function reactor.notify_updated_run()
     returns trigger
     language plpgsql
@@ -62,7 +65,7 @@ begin
        and (old.status is distinct from new.status
             or coalesce(new.timeout_at < old.timeout_at, old.timeout_at is null and new.timeout_at is not null)
             or new.heartbeat_timeout is distinct from old.heartbeat_timeout) then
-        -- the row as it is now: a start was marked meanwhile. As it was, if a trigger of the app's deleted it
+        -- read the row again, because mark_run has changed a started run; use `new` if an app's trigger deleted the row
         v_hint := coalesce((select reactor.run_hint(r) from public.interpretation_runs as r where r.id = new.id),
                            reactor.run_hint(new));
         v_is_sent := reactor.send('reactor_runs', array[v_hint]);
@@ -70,8 +73,8 @@ begin
     return null;
 end $$;
 
--- Notify of a heartbeat, and set until when the next ones are not notified. A start or an end is notified by
--- notify_updated_run instead.
+-- Notify of a heartbeat, and set the time before which later heartbeats send no notification. notify_updated_run
+-- notifies of a start or an end.
 create or replace function reactor.notify_heartbeat()
     returns trigger
     language plpgsql
@@ -106,8 +109,8 @@ create or replace trigger reactor_notify_updated
     after update of status, timeout_at, heartbeat_timeout, heartbeat_notified_until on public.interpretation_runs
     for each row execute function reactor.notify_updated_run();
 
--- Fires unless old.heartbeat_at <= new.heartbeat_at < old.heartbeat_notified_until. The only trigger for heartbeats,
--- and the only WHEN clause, as short as it can be: the server parses it in each UPDATE (schema/README.md, decision 9).
+-- Fires unless old.heartbeat_at <= new.heartbeat_at < old.heartbeat_notified_until. Heartbeats have only this trigger
+-- and this short WHEN clause, because the server parses the clause in each UPDATE (schema/README.md, decision 9).
 create or replace trigger reactor_notify_heartbeat
     after update of heartbeat_at on public.interpretation_runs
     for each row

@@ -1,7 +1,7 @@
--- Notify the reactors of uploads that became due earlier than before: new ones, ones that the app or an operator put
--- back, ones that a reactor released. A reactor's own claims and retries are not notified: it schedules them itself.
+-- Notify the reactors of new uploads, of uploads that an app or an operator put back or made due earlier, and of
+-- uploads that a reactor released. A reactor's claims and retries send no notification: it schedules them itself.
 --
--- Statement-level triggers: one statement that fails N uploads sends N / 100 notifications.
+-- Statement-level triggers: one statement that queues N uploads sends N / 100 notifications, or one if N > 1000.
 create or replace function reactor.notify_uploads()
     returns trigger
     language plpgsql
@@ -23,7 +23,7 @@ begin
                  where n.status = 'failed'
                    and (o.status not in ('failed', 'uploading')
                         or o.status = 'failed' and n.next_retry_at < o.next_retry_at
-                        -- not statement_timestamp(): "due now" was written after the statement began
+                        -- not statement_timestamp(): the time of a row "due now" is after the statement's start
                         or o.status = 'uploading' and n.next_retry_at <= clock_timestamp())
                  limit 1001) as changed;
     end if;

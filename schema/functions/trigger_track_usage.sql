@@ -1,13 +1,13 @@
--- Keep each user's storage_usage equal to the rows of sources, for every writer: a pending source is reserved bytes, an
--- uploaded one used bytes, a failed or deleted one neither. Refuse a statement that would exceed a user's limit.
+-- Keep each user's storage_usage equal to the sum of the rows of sources, for every writer. The bytes of a pending
+-- source are reserved, the bytes of an uploaded source are used. Refuse a statement that would exceed a user's limit.
 --
 -- Raises     RX101  the statement adds bytes, and total_bytes + reserved_bytes would be over the limit; details: plan,
---            limit_bytes, used_bytes, reserved_bytes, requested_bytes. Not while reactor.quota is 'off', as
---            settle_uploads sets it
--- Locks      the usage rows of these users, in order of user_id
--- Invariant  an upload's effects are in sources and storage_usage exactly once: they are one statement
--- Invariant  total_bytes + reserved_bytes <= limit, at every commit: the rows are locked before they are counted. A
---            user over a limit that was lowered keeps everything, and may delete
+--            limit_bytes, used_bytes, reserved_bytes, requested_bytes. Doesn't raise while the setting reactor.quota
+--            is 'off', which settle_uploads sets
+-- Locks      the usage rows of the sources' users, in order of user_id
+-- Invariant  sources and storage_usage change in one statement, so each change is counted exactly once
+-- Invariant  a statement that adds bytes leaves total_bytes + reserved_bytes <= limit, because the rows are locked
+--            before they are summed. A user over a lowered limit keeps everything, and may delete
 create or replace function reactor.track_usage()
     returns trigger
     language plpgsql
@@ -68,7 +68,7 @@ begin
      where s.user_id = c.user_id;
     if exists (select from unnest(v_total, v_reserved) as c (total, reserved) where c.total + c.reserved > 0)
        and current_setting('reactor.quota', true) is distinct from 'off' then
-        -- the plan is read after the lock: a plan that was lowered meanwhile counts
+        -- the plan is read after the lock, so a plan that another session has just lowered applies
         select jsonb_build_object('plan', s.plan, 'limit_bytes', s.limit_bytes, 'used_bytes', s.used_bytes - c.total,
                                   'reserved_bytes', s.reserved_bytes - c.reserved,
                                   'requested_bytes', c.total + c.reserved)
@@ -101,7 +101,7 @@ create or replace trigger reactor_track_usage_deleted
     referencing old table as old_rows
     for each statement execute function reactor.track_usage();
 
--- Release all bytes when sources is truncated: TRUNCATE shows no rows.
+-- Set all users' usage to 0 when sources is truncated.
 create or replace function reactor.clear_usage()
     returns trigger
     language plpgsql

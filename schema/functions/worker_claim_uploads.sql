@@ -1,19 +1,20 @@
--- Claim those of p_ids that are due, for the holder of p_token until the lease ends. Answer when the others may be due.
+-- Claim the uploads of p_ids that are due: give them the lease token p_token for p_lease. For uploads that can't be
+-- claimed yet, return when to claim again.
 --
 -- Returns    one row per upload that still has to be stored:
---              state 'claimed'    with everything an attempt needs; `attempt` is its number, counted as it is claimed
+--              state 'claimed'    with the columns that an attempt needs; `attempt` is retry_count after the claim
 --              state 'waiting'    not due, or claimed by another reactor: `due_at` is when to claim again
 --              state 'exhausted'  due, but without attempts left: rescue_uploads marks it dead
 --            no row for uploads that are stored, dead, cancelled or deleted. Times are seconds since 1970; `due_at` is
 --            finite, whatever an app wrote.
---            For its trace: `ordinal` is the number of this claim among all claims of the row, `waited_since` when the
---            wait before it began (null: the claim is repeated), `lost_at` when the attempt was claimed that this one
---            takes over, because its lease expired (null: none)
+--            For the trace: `ordinal` is claim_count after the claim; `waited_since` is when the wait before the claim
+--            began (null: this call repeats a claim); if the claim takes over an expired lease, `lost_at` is when the
+--            lost attempt was claimed (otherwise null)
 -- Changes    a claim that takes over an expired lease adds the lost attempt to `errors`, as rescue_uploads does
 -- Locks      the claimed rows, in order of id; skips rows that other sessions have locked
--- Invariant  no upload is attempted by two reactors at once while the first one's lease holds, nor more than
---            max_retries times
--- Repeating  a claim with the same token returns the same rows again: a lost answer costs nothing
+-- Invariant  an upload under a valid lease is never claimed with another token, and no claim raises retry_count above
+--            max_retries
+-- Repeating  a claim with the same token returns the claimed rows again, so a lost reply costs no attempt
 create or replace function reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval)
     returns table (id uuid, state text, due_at float8, claimed_at float8, created_at float8, attempt int,
                    max_retries int, byte_size bigint, bucket text, object_path text, content_hash text,
@@ -80,7 +81,7 @@ begin
     select q.id,
            case when q.retry_count >= q.max_retries and claimable.at <= statement_timestamp()
                 then 'exhausted' else 'waiting' end,
-           -- due, but not claimed here: another session is claiming it, so look again when that lease would end
+           -- due, but not claimed here: another session is claiming it, so claim again when that lease would end
            date_part('epoch', case when claimable.at <= statement_timestamp() then clock_timestamp() + p_lease
                                    else least(claimable.at, '9999-01-01 00:00:00+00') end),
            null::float8, null::float8, null::int, null::int, null::bigint, null, null, null, null, null,

@@ -1,6 +1,6 @@
--- Return which of these settlements have committed, where the answer to settle_uploads was lost.
+-- Return which of these settlements have committed. The reactor calls this when the reply of settle_uploads was lost.
 --
--- p_*      arrays of one length: upload, its source, the storage URL of the settlement
+-- p_*      arrays of equal length: the id of the upload, the id of its source, the storage URL of the settlement
 -- Returns  the ids of uploads that are no longer queued and whose source is stored under that URL
 -- Locks    nothing
 create or replace function reactor.confirm_stored(p_ids uuid[], p_sources uuid[], p_urls text[])

@@ -1,5 +1,5 @@
--- Remove a reactor that stops, and notify the others on reactor_peers. Also removes rows of reactors that died over a
--- day ago.
+-- Delete the row of a stopping reactor. If the reactor was listening, notify the others on reactor_peers. Also delete
+-- the rows of reactors that were last seen over a day ago.
 --
 -- Locks    rows of reactor.instance
 create or replace function reactor.deregister_instance(p_instance uuid)

@@ -1,11 +1,13 @@
--- Fail those of p_ids whose deadline has passed. Answer when the others may be stale.
+-- Fail the running runs of p_ids whose deadline has passed. For the other running runs, return when to call again.
 --
--- p_heartbeat_timeout  for runs that have none of their own; null: only timeout_at counts for them
--- Returns    one row per run that is or was running: with `code` and `late_s` (seconds from deadline to now) when it
---            was failed, at `failed_at`; with `due_at` (seconds since 1970) when it is alive; no row for ended runs
--- Locks      the stale rows, in order of id. Skips a run whose heartbeat is being written, and answers to look again
--- Invariant  a run with a live heartbeat and time left is never failed: PostgreSQL checks the condition again on the
---            locked row. The database's clock decides
+-- p_heartbeat_timeout  for runs without heartbeat_timeout; null: the deadline of such a run is timeout_at
+-- Returns    one row per run that this call has failed: `code`, `late_s` (seconds from deadline to now), `failed_at`
+--            one row per run that is still running and has a deadline: `due_at`, when to call again
+--            no row for runs without a deadline and for runs that weren't running. Times are seconds since 1970
+-- Locks      the stale rows, in order of id. Skips a stale run that another session has locked, for example to write a
+--            heartbeat: its `due_at` is in 0.5 s
+-- Invariant  a run is failed only if its deadline has passed by the database's clock: PostgreSQL checks the condition
+--            again on the locked row
 create or replace function reactor.expire_runs(p_ids uuid[], p_heartbeat_timeout interval)
     returns table (id uuid, due_at float8, code text, late_s float8, traceparent text, failed_at float8)
     language plpgsql
@@ -48,9 +50,9 @@ begin
     union all
     select r.id,
            date_part('epoch', case
-               -- stale, but another session has locked it: look again soon
+               -- stale, but another session has locked it: call again soon
                when d.due_at <= statement_timestamp() then statement_timestamp() + interval '0.5 s'
-               -- the reactor's estimate of this clock may be early by a little: it need not call again at once
+               -- in 5 ms at the earliest: the reactor's estimate of this clock may be slightly early
                else greatest(d.due_at, statement_timestamp() + interval '5 ms') end),
            null, null, null, null::float8
       from public.interpretation_runs as r

@@ -1,8 +1,9 @@
--- Extend the leases of uploads that are still being stored.
+-- Extend the leases of claimed uploads.
 --
--- p_ids, p_tokens  arrays of one length: upload, and the token it was claimed with
--- Returns  the ids that are still held. A worker whose id is missing has lost the upload and must stop
--- Locks    the held queue rows, in order of id; it waits for other sessions
+-- p_ids, p_tokens  arrays of equal length: the id of the upload, and the lease token of its claim
+-- Returns  the ids of the uploads whose leases were extended. If an id is missing, the reactor has lost that upload and
+--          must stop storing it
+-- Locks    the queue rows with these tokens, in order of id; waits for other sessions
 create or replace function reactor.extend_leases(p_ids uuid[], p_tokens uuid[], p_lease interval)
     returns setof uuid
     language plpgsql

@@ -1,7 +1,7 @@
--- List what keeps the calling role from doing the reactor's work, one line for each; none when all is well.
+-- List what prevents the calling role from doing the reactor's work: one line per problem, no line if there is none.
 --
--- Rows that a role's policies hide look like an idle queue, so the reactor calls this when it starts. Runs as its
--- caller.
+-- The reactor calls this when it starts: if policies hide the rows from its role, the queue looks empty. Runs with the
+-- caller's rights.
 create or replace function reactor.missing_privileges()
     returns setof text
     language sql
@@ -17,7 +17,7 @@ as $$
      where c.oid in ('public.sources'::regclass, 'public.interpretation_runs'::regclass,
                      'public.upload_queue'::regclass)
        and row_security_active(c.oid)
-       -- one permissive policy must show all rows, and no restrictive one may hide some of them
+       -- one permissive policy must show all rows, and no restrictive policy may hide rows
        and (select coalesce(bool_and(s.is_shown) filter (where not s.polpermissive), true)
                    and coalesce(bool_or(s.is_shown) filter (where s.polpermissive), false)
               from (select p.polpermissive, pg_get_expr(p.polqual, p.polrelid) = 'true' as is_shown

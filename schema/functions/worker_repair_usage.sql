@@ -1,12 +1,13 @@
--- Repair usage, up to p_limit rows of each kind. Only one session at a time does this; the others return nothing.
+-- Repair usage, up to p_limit rows of each kind. While one session repairs, calls of other sessions return no rows.
 --
--- Returns    how many rows of each kind were repaired, if any:
+-- Returns    the number of repaired rows of each kind, if above 0:
 --              'reservations'  leaked reservations: their sources become failed, their bytes are released
---              'months'        users whose billing month was over. Limits don't depend on it; this is for readers
--- Changes    also adds up quota rejections: by minute for a week, then in one row per quota and plan; and deletes the
+--              'months'        usage rows whose month was over: they get this month and the count 0. Only for readers
+--                              of the table: the limits ignore the count of a month that is over
+-- Changes    also adds up quota rejections: by minute for a week, then in one row per quota and plan. Deletes the
 --            counts of deleted runs of months that are over
--- Locks      sources, then usage rows; skips those that other sessions have locked, except the usage rows of released
---            reservations, in order of user_id
+-- Locks      sources, then usage rows. Skips rows that other sessions have locked, but waits for the usage rows of
+--            released reservations, in order of user_id
 create or replace function reactor.repair_usage(p_limit int)
     returns table (kind text, count bigint)
     language plpgsql
@@ -32,7 +33,7 @@ begin
         update public.sources as s
            set storage_status = 'failed'
          where s.id = any(v_leaked)
-           -- asked again in a second statement: it sees an upload that was queued before the lock was taken
+           -- check again in this second statement, which sees an upload that was queued before the source was locked
            and exists (select from reactor.leaked_reservation() as l where l.source_id = s.id)
         returning s.id)
     select 'reservations', count(*) from released having count(*) > 0;
@@ -54,7 +55,7 @@ begin
     select 'months', count(*) from turned having count(*) > 0;
     delete from reactor.deleted_interpretation as d where d.billing_month < v_month;
     with ripe as materialized (
-        -- a refusal whose transaction still runs is added up another time
+        -- skip rows that a running transaction has locked: a later call adds them up
         select r.minute, r.quota, r.plan, r.backend
           from reactor.quota_rejection as r
          where r.backend <> 0 and r.minute < statement_timestamp() - interval '5 minutes'

@@ -1,15 +1,15 @@
 -- Record that a reactor is alive, send its canary, and return which reactors are alive. Every reactor calls this every
--- few seconds. When it begins or stops to listen, this notifies the others on reactor_peers.
+-- few seconds. When a reactor starts or stops listening, this notifies the others on reactor_peers.
 --
 -- p_mode          'starting', 'listening' or 'polling'
--- p_canary        channel on which this reactor listens for its own canary; null: none is sent
--- p_silent_after  a reactor that was not seen for this long counts as dead
--- Returns   the database's clock halfway between question and answer, which the reactor compares with its own (clock
---           offset of RFC 5905, section 8), in seconds since 1970; how full the notification queue is, 0 to 1; the live
---           reactors, and those of them that listen
--- Promises  sends nothing while the notification queue is half full: the triggers send nothing then either, so a canary
---           would prove nothing, and a full queue would fail this call. Reading the queue's usage also advances its
---           tail: a full queue stays full until a session reads it
+-- p_canary        channel on which this reactor listens for its own canary; null: send no canary
+-- p_silent_after  a reactor that was last seen longer ago counts as dead
+-- Returns   now_at: the database's clock in the middle of this call, in seconds since 1970, from which the reactor
+--           computes its clock offset (RFC 5905, section 8). queue_usage: how full the notification queue is, 0 to 1.
+--           instances: the live reactors. listening: the live reactors that listen
+-- Promises  sends nothing while the notification queue is at least half full: the triggers send nothing then either, so
+--           a canary would prove nothing, and a full queue would make this call fail. Reading the queue's usage also
+--           advances the queue's tail; without that, a full queue would stay full
 -- Locks     this reactor's row of reactor.instance
 create or replace function reactor.report_presence(p_instance uuid, p_host text, p_version text, p_mode text,
         p_canary text, p_silent_after interval)
@@ -23,7 +23,7 @@ declare
         select from reactor.instance as i
          where i.id = p_instance and i.mode = 'listening' and i.seen_at > statement_timestamp() - p_silent_after);
 begin
-    -- don't wait for the disk: a row that a crash loses is written again by the next call
+    -- don't wait for the disk: if a crash loses the row, the next call writes it again
     perform set_config('synchronous_commit', 'off', true);
     insert into reactor.instance as i (id, host, version, mode)
     values (p_instance, p_host, p_version, p_mode)

@@ -1,12 +1,12 @@
--- Release up to p_limit uploads that no reactor works on any more: those with an expired lease wait again, due at once;
--- those without attempts left become dead, and their source failed.
+-- Rescue up to p_limit uploads that no reactor works on. An upload with an expired lease waits again and is due now. An
+-- upload without attempts left becomes dead, and its source becomes failed.
 --
--- p_ids    only these; null: all
--- Returns  the verdict of each, 'retry' or 'dead', and what its trace needs: `claimed_at` is when the lost attempt was
---          claimed (null: there was none), `rescued_at` is now. Times are seconds since 1970
--- Changes  a lost attempt is added to `errors`
+-- p_ids    rescue only these uploads; null: all uploads
+-- Returns  one row per rescued upload: the verdict, 'retry' or 'dead', and the data of its trace. `claimed_at` is when
+--          the lost attempt was claimed (null: no attempt was lost), `rescued_at` is now. Times are seconds since 1970
+-- Changes  adds a lost attempt to `errors`
 -- Locks    each upload's source and then its queue row, in order of upload id, then usage rows in order of user_id.
---          Skips an upload while another session has locked either of them, so it waits for usage rows only
+--          Skips an upload if another session has locked its source or queue row, so it waits for usage rows only
 create or replace function reactor.rescue_uploads(p_ids uuid[], p_limit int)
     returns table (id uuid, verdict text, code text, traceparent text, attempt int, ordinal int, bucket text,
                    byte_size bigint, created_at float8, claimed_at float8, rescued_at float8)

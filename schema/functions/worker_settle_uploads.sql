@@ -1,13 +1,13 @@
--- Settle attempts: stored uploads leave the queue, failed ones wait again or become dead, deferred ones are released
--- without costing an attempt. One statement: queue row, source and usage change together or not at all.
+-- Settle attempts. A stored upload leaves the queue. A failed upload waits again or becomes dead. A deferred upload
+-- waits again, and its attempt isn't counted. Queue rows, sources and usage change in one statement.
 --
--- p_*        arrays of one length: upload, the token it was claimed with, verdict ('stored', 'retry', 'dead',
---            'deferred'), seconds until it is due again, error code and message, storage URL
+-- p_*        arrays of equal length: id of the upload, lease token, verdict ('stored', 'retry', 'dead', 'deferred'),
+--            seconds until the upload is due again, error code, error message, storage URL
 -- Returns    one row per settled upload: when it is due again (null: never) and when it was settled, in seconds since
---            1970; no row for an upload that another claim has taken over, or whose row is deleted
+--            1970; no row for an upload that isn't claimed with this token any more
 -- Locks      the sources of stored and dead uploads in order of id, then the queue rows in order of id, then usage rows
 --            in order of user_id (schema/README.md, "Order of locks")
--- Invariant  a worker whose lease was taken over changes nothing
+-- Invariant  a call with a lease token that the row no longer has changes nothing
 create or replace function reactor.settle_uploads(p_ids uuid[], p_tokens uuid[], p_verdicts text[],
         p_delays_s float8[], p_codes text[], p_messages text[], p_urls text[])
     returns table (id uuid, due_at float8, settled_at float8)
@@ -39,7 +39,7 @@ begin
          where a.verdict in ('stored', 'dead')
          order by q.source_id
     ), sources_locked as materialized (
-        -- always one row, which exists once all these sources are locked
+        -- count(*) returns its only row after all these sources are locked
         select count(*) as sources
           from (select s.id
                   from concerned as c
@@ -65,7 +65,7 @@ begin
                next_retry_at = clock_timestamp() + make_interval(secs => h.delay_s),
                error_code = coalesce(h.code, q.error_code),
                error_message = coalesce(h.message, q.error_message),
-               -- updated_at is when the row was claimed: nothing has changed it since
+               -- updated_at is still the time of the claim: extending a lease doesn't change it
                errors = case h.verdict when 'deferred' then q.errors else q.errors ||
                    reactor.attempt_error(q.updated_at, q.retry_count, h.code, h.message, q.traceparent) end,
                lease_token = null,
@@ -79,7 +79,7 @@ begin
         update public.sources as s
            set storage_status = case when e.is_stored then 'uploaded' else 'failed' end,
                storage_url = coalesce(e.url, s.storage_url)
-          -- where several uploads of one source end, the stored one decides
+          -- if several uploads of one source are settled, a stored one decides
           from (select h.source_id, bool_or(h.verdict = 'stored') as is_stored,
                        max(h.url) filter (where h.verdict = 'stored') as url
                   from held as h

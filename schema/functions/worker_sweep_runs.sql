@@ -1,7 +1,8 @@
--- List up to p_limit running runs whose deadline is within p_horizon, the earliest first.
+-- List up to p_limit running runs whose deadline is before now + p_horizon, the earliest first.
 --
--- p_heartbeat_timeout  for runs that have none of their own
--- Returns  `changed_at` is since when the deadline could have been scheduled. Times are seconds since 1970
+-- p_heartbeat_timeout  for runs without heartbeat_timeout
+-- Returns  one row per run; `changed_at` is the earliest time at which a reactor could have scheduled this deadline.
+--          Times are seconds since 1970
 -- Locks    nothing
 create or replace function reactor.sweep_runs(p_horizon interval, p_heartbeat_timeout interval, p_limit int)
     returns table (id uuid, tenant int, due_at float8, changed_at float8)

@@ -1,12 +1,12 @@
--- List uploads that wait and are due within p_horizon, and uploads under a lease, due when it ends.
+-- List waiting uploads that are due before now + p_horizon, and claimed uploads, which are due when their lease ends.
 --
--- p_per_tenant  at most this many waiting uploads of each user, the earliest
--- p_limit       at most this many waiting uploads, and as many under a lease
--- Returns       `changed_at` is since when the row could have been scheduled. Times are seconds since 1970; the due
---               times of waiting uploads are finite
+-- p_per_tenant  maximum number of waiting uploads per user; the earliest are listed
+-- p_limit       maximum number of waiting uploads, and maximum number of claimed uploads
+-- Returns       one row per upload; `changed_at` is the earliest time at which a reactor could have scheduled the row.
+--               Times are seconds since 1970; the due times of waiting uploads are finite
 -- Locks         nothing
--- Costs         walks the index from user to user: a user with a million rows hides no other user's, and costs no more
---               than p_per_tenant
+-- Costs         walks the index from user to user and reads up to p_per_tenant rows of each user: a user with a million
+--               rows doesn't hide the rows of other users
 create or replace function reactor.sweep_uploads(p_horizon interval, p_per_tenant int, p_limit int)
     returns table (id uuid, tenant int, due_at float8, changed_at float8)
     language plpgsql

@@ -1,4 +1,4 @@
--- Create the roles that row level security names, the role that the reactor works as, and the schema `reactor`.
+-- Create the roles that the policies name, the reactor's own role, and the schema `reactor`.
 --
 -- Why    On Supabase the roles anon, authenticated and service_role and the function auth.uid() exist. They are left
 --        unchanged. On plain PostgreSQL they are created, because the policies need them.
@@ -14,13 +14,13 @@ begin
             begin
                 execute format('create role %I nologin noinherit', v_role);
             exception when duplicate_object or unique_violation then
-                null; -- roles belong to all databases: another database of this server is being migrated now
+                null; -- all databases share the roles: a migration of another database has just created this one
             end;
         end if;
     end loop;
     if not exists (select from pg_catalog.pg_roles where rolname = 'reactor_worker') then
         begin
-            -- It may log in but has no password: an operator sets one, or grants the role to a login role.
+            -- The role may log in but has no password: an operator sets one, or grants the role to a login role.
             create role reactor_worker login noinherit nosuperuser nocreatedb nocreaterole;
             alter role reactor_worker set idle_in_transaction_session_timeout = '10s';
         exception when duplicate_object or unique_violation then

@@ -1,7 +1,7 @@
 -- Create sources and interpretation_runs, or add the columns that an app's own tables of these names lack.
 --
 -- Why    Columns are only added, with defaults that need no rewrite. Checks are NOT VALID: new rows are checked, old
---        rows aren't. An app's own checks stay beside them.
+--        rows aren't. An app's own checks are kept; the check of a run's status is added only if the app has none.
 -- Locks  ACCESS EXCLUSIVE on both tables for each ALTER
 -- Time   milliseconds: no table is scanned or rewritten
 
@@ -36,7 +36,8 @@ alter table public.sources
     add column if not exists pending_since timestamptz not null default now();
 comment on column public.sources.pending_since is 'when the source last became pending';
 
--- A pending source has no URL yet, and reserve_upload writes byte_size and file_name instead of an older app's columns.
+-- Drop NOT NULL from columns that reserve_upload leaves null: storage_url, and an older app's file_size and
+-- original_filename.
 do $$
 declare
     v_column text;
@@ -88,12 +89,12 @@ alter table public.interpretation_runs
     add column if not exists billing_month text,
     add column if not exists heartbeat_notified_until timestamptz;
 comment on column public.interpretation_runs.billing_month is
-    'the month (UTC) in which its start was counted; null: it never started. Only a trigger writes it';
+    'the month (UTC) in which the run''s start was counted; null: no start was counted. Only triggers write it';
 comment on column public.interpretation_runs.heartbeat_notified_until is
-    'heartbeats before this time are not notified; null: the next one is. Only triggers write it';
+    'heartbeats before this time send no notification; null: the next heartbeat sends one. Only triggers write it';
 
--- Free space in each page for the next version of a row: heartbeats stay HOT updates (99 % instead of 94 %), as long
--- as no index contains heartbeat_at.
+-- Leave space in each page for new row versions: then 99 % of heartbeats are HOT updates, instead of 94 %. With an
+-- index on heartbeat_at, no heartbeat would be a HOT update.
 alter table public.interpretation_runs set (fillfactor = 70);
 
 do $$

@@ -1,6 +1,6 @@
 -- Create quota_plans (what each plan allows) and storage_usage (what each user uses).
 --
--- Why    The triggers in functions/trigger_track_usage.sql and functions/trigger_count_runs.sql keep the figures.
+-- Why    The triggers in functions/trigger_track_usage.sql and functions/trigger_count_runs.sql update storage_usage.
 -- Locks  none on existing tables
 -- Time   milliseconds
 
@@ -42,9 +42,10 @@ comment on column public.storage_usage.total_bytes is 'bytes of the user''s stor
 comment on column public.storage_usage.reserved_bytes is 'bytes of the user''s pending sources';
 comment on column public.storage_usage.interpretation_count_month is
     'runs started in billing_month, including those whose rows were deleted';
-comment on column public.storage_usage.storage_limit_bytes is 'this user''s own limit; null: the plan''s';
-comment on column public.storage_usage.interpretation_limit_month is 'this user''s own limit; null: the plan''s';
+comment on column public.storage_usage.storage_limit_bytes is 'this user''s own limit; null: the plan''s limit applies';
+comment on column public.storage_usage.interpretation_limit_month is
+    'this user''s own limit; null: the plan''s limit applies';
 comment on column public.storage_usage.last_calculated is 'when the figures were last recounted from rows';
 
--- Reconciliation looks for months that are over.
+-- Reconciliation looks for rows whose month is over.
 create index storage_usage_by_month on public.storage_usage (billing_month);

@@ -1,6 +1,6 @@
 -- Create upload_queue: one row for each upload that the reactor must still store.
 --
--- Why    A stored upload's row is deleted; a dead or cancelled one stays, with its errors.
+-- Why    The row of a stored upload is deleted. The row of a dead or cancelled upload stays, with its errors.
 -- Locks  SHARE ROW EXCLUSIVE on sources for the foreign key
 -- Time   milliseconds: the new table is empty
 
@@ -44,16 +44,17 @@ create table public.upload_queue (
     updated_at timestamptz not null default now(),
     claim_count int not null default 0
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 200);
-comment on column public.upload_queue.retry_count is 'attempts begun by the reactor; raised when one is claimed';
+comment on column public.upload_queue.retry_count is
+    'counted attempts: a claim raises it, a deferred attempt lowers it, an operator''s retry resets it';
 comment on column public.upload_queue.lease_token is 'fence: only the claim that set it may settle the row';
 comment on column public.upload_queue.errors is
     'one entry per failed attempt: at, began, attempt, code, message, trace_id';
 comment on column public.upload_queue.claim_count is
-    'claims ever made; unlike retry_count never lowered or reset, so it identifies the spans of each attempt';
+    'number of claims; unlike retry_count never lowered or reset, so it identifies the spans of each attempt';
 
 -- The sweep walks from user to user, the earliest upload of each first.
 create index upload_queue_waiting on public.upload_queue (user_id, next_retry_at) where status = 'failed';
--- On id and not on lease_expires_at: extending a lease stays a HOT update.
+-- On id and not on lease_expires_at, so that extending a lease is a HOT update.
 create index upload_queue_leased on public.upload_queue (id) where status = 'uploading';
 -- Nearly always empty: uploads without attempts left, which the rescue marks dead.
 create index upload_queue_exhausted on public.upload_queue (id) where status = 'failed' and retry_count >= max_retries;

@@ -14,9 +14,9 @@ create table reactor.instance (
     started_at timestamptz not null default now(),
     seen_at timestamptz not null default now()
 ) with (fillfactor = 70);
-comment on table reactor.instance is 'Live reactors. A row whose seen_at is old belongs to a dead one.';
+comment on table reactor.instance is 'Live reactors. A row whose seen_at is old belongs to a dead reactor.';
 
--- The server process that refused is part of the key, so no transaction waits for another to count its own.
+-- The key contains the server process that refused, so no transaction waits for another one.
 create table reactor.quota_rejection (
     minute timestamptz not null,
     quota text not null
@@ -28,8 +28,9 @@ create table reactor.quota_rejection (
     primary key (minute, quota, plan, backend)
 );
 comment on table reactor.quota_rejection is
-    'Quota refusals by minute, without users; older than a week: one row at -infinity.';
-comment on column reactor.quota_rejection.backend is 'the server process that counted; 0 once added up';
+    'Quota refusals by minute, without users; refusals older than a week are summed in a row at -infinity.';
+comment on column reactor.quota_rejection.backend is
+    'the server process that counted the refusals; 0 for a sum over server processes';
 
 -- Append-only, so a deletion waits for no other transaction. Reconciliation deletes the months that are over.
 create table reactor.deleted_interpretation (
@@ -58,8 +59,8 @@ create table reactor.audit_log (
 );
 comment on table reactor.audit_log is
     'Changes by operators, written only by reactor.operate() in the same transaction.';
-comment on column reactor.audit_log.actor is 'the name given at log-in: the token proves a right, not a name';
-comment on column reactor.audit_log.ids is 'the rows that were requested; they may be deleted since';
-comment on column reactor.audit_log.filter is 'the filter that selected the rows; null: they were listed';
+comment on column reactor.audit_log.actor is 'the name that the operator or program gave; nothing verifies it';
+comment on column reactor.audit_log.ids is 'the ids that were requested; their rows may have been deleted since';
+comment on column reactor.audit_log.filter is 'the filter that selected the rows; null: the operator listed them';
 comment on column reactor.audit_log.outcome is 'the ids that changed, and a code for each id that was refused';
 create index audit_log_newest on reactor.audit_log (at desc, id desc);

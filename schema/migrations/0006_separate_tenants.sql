@@ -1,8 +1,8 @@
 -- Enable row level security and grant rights.
 --
 -- Why    Users read their own rows and write nothing directly. The service reads and writes all rows. The reactor reads
---        what it works on and writes through functions. Row level security is forced: it also binds the tables' owner,
---        who gets a policy of its own. Policies of an app's own tables stay beside these.
+--        the tables it works on and writes through functions. Row level security is forced: it also applies to the
+--        tables' owner, who gets a policy too. An app's own policies are kept.
 -- Locks  ACCESS EXCLUSIVE on each table until the end of the transaction
 -- Time   milliseconds: no table is scanned
 
@@ -51,8 +51,8 @@ begin
         execute format('alter table %s enable row level security', v_table);
         execute format('alter table %s force row level security', v_table);
     end loop;
-    -- Managed platforms grant every new table to every role. Revoke that, also what row level security doesn't cover,
-    -- such as TRUNCATE; but not from an app's own table with policies that let users write.
+    -- Managed platforms grant all rights on new tables to every role. Revoke them: row level security doesn't stop
+    -- TRUNCATE. Keep the grants of a table that has policies of the app, which may let users write.
     foreach v_table in array array['public.sources', 'public.interpretation_runs', 'public.upload_queue',
                                    'public.storage_usage', 'public.quota_plans']::regclass[] loop
         if not exists (select from pg_policy where polrelid = v_table and polname !~ '^reactor_') then

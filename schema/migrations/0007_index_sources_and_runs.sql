@@ -2,7 +2,7 @@
 -- Index the two tables that may be large already, without blocking their writers.
 --
 -- Why    Each index is built CONCURRENTLY, one at a time. `reactor migrate` drops an index that an earlier try left
---        invalid, and skips the unique one where the app has an equal one (reactor/postgres/migrate.py).
+--        invalid, and skips the unique index if the app has an equal one (reactor/postgres/migrate.py).
 -- Locks  SHARE UPDATE EXCLUSIVE on the table while each index is built
 -- Time   minutes on a large table
 
