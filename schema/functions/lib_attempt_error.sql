@@ -22,7 +22,7 @@ create or replace function reactor.lost_attempt_error(p_began timestamptz, p_att
     language sql
     volatile
 as $$
-    select reactor.attempt_error(p_began, p_attempt, 'STORAGE_UNAVAILABLE', 'the worker stopped without a word',
+    select reactor.attempt_error(p_began, p_attempt, 'STORAGE_UNAVAILABLE', 'the worker stopped without settling',
                                  p_traceparent)
 $$;
 

@@ -56,7 +56,7 @@ begin
                error_code = case when a.status = 'dead' then 'STORAGE_UPLOAD_FAILED' else q.error_code end,
                error_message = case when a.status = 'dead' then
                    format('given up after %s attempts; the last: %s', q.retry_count,
-                          case when a.was_leased then 'the worker stopped without a word'
+                          case when a.was_leased then 'the worker stopped without settling'
                                else coalesce(q.error_message, 'unknown') end) else q.error_message end,
                errors = case when a.was_leased
                              then q.errors || reactor.lost_attempt_error(a.claimed_at, q.retry_count, q.traceparent)

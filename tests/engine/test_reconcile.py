@@ -556,7 +556,7 @@ async def test_an_expired_lease_on_the_last_retry_makes_the_upload_dead(app: App
     row = app.row(upload)
     assert row is not None
     assert (row["status"], row["error_code"]) == ("dead", "STORAGE_UPLOAD_FAILED")
-    assert row["errors"][-1]["message"] == "the worker stopped without a word"
+    assert row["errors"][-1]["message"] == "the worker stopped without settling"
     assert app.source(upload)["storage_status"] == "failed"
     assert app.usage(upload) == (0, 0)
     assert app.is_spooled(upload)
