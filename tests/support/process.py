@@ -31,7 +31,7 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 def settings_of(app: App, **settings: str) -> dict[str, str]:
-    """Return the environment of a reactor for this app's database, store and spool."""
+    """Return the environment of a reactor that uses this app's database, store and spool."""
     return environment(
         **{
             "DATABASE_URL": app.url,
@@ -99,7 +99,7 @@ class Running:
             return found()[0]
 
     def wait_until_ready(self) -> None:
-        """Wait until the log has the HTTP address, and /readyz answers 200."""
+        """Wait until the log contains the HTTP address and /readyz returns 200."""
         line = self.wait_for_line("/api/status")
         self.url = line[line.index("http://") : line.index("/api/status")]
         deadline = time.monotonic() + _TIMEOUT_S
