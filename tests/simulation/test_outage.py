@@ -1,4 +1,4 @@
-"""An outage of the store doesn't spend the retries of the uploads that wait for it."""
+"""During an outage of the store, waiting uploads don't use up their retries."""
 
 import pytest
 from anyio import sleep

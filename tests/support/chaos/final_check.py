@@ -102,9 +102,7 @@ def _check_intent(
         findings.problems.append(f"I1 an upload is gone, its source {source['storage_status']}: {intent.source}")
     elif stored != intent.content:
         size = "nothing" if stored is None else f"{len(stored)} bytes"
-        findings.problems.append(
-            f"I4 the store has {size} of {len(intent.content)} of an uploaded source: {intent.name}"
-        )
+        findings.problems.append(f"I4 {len(intent.content)} bytes are uploaded, the store has {size}: {intent.name}")
     else:
         findings.stored += 1
 

@@ -151,8 +151,8 @@ class Fleet:
     def assert_sound(self) -> None:
         """Assert that each reactor still runs or ended as expected, and that none logged a traceback.
 
-        These ends are expected: exit code 0; SIGKILL; SIGTERM, which arrived before its handler was installed; exit code
-        1 with DATABASE_UNAVAILABLE, because the database was down when the reactor started.
+        Expected are exit code 0; SIGKILL; SIGTERM, if it arrived before its handler was installed; and exit code 1 with
+        DATABASE_UNAVAILABLE, if the database was down when the reactor started.
         """
         for run in self.all:
             code = run.process.poll()
