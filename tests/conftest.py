@@ -118,7 +118,7 @@ def reachable_module_folder() -> Iterator[Path]:
 
 
 def _fastest_parent() -> Path:
-    """Return /dev/shm if it is writable and has enough free space, else /tmp. In a container it often has 64 MB."""
+    """Return /dev/shm if it is writable and has enough free space, else /tmp."""
     is_writable = _IN_MEMORY.is_dir() and os.access(_IN_MEMORY, os.W_OK)
     return _IN_MEMORY if is_writable and shutil.disk_usage(_IN_MEMORY).free >= NEEDED_IN_MEMORY_BYTES else _ON_DISK
 

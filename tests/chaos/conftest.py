@@ -18,7 +18,7 @@ def chaos_server() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture
 def harness(chaos_server: EmbeddedPostgres, tmp_path: Path) -> Iterator[Harness]:
-    """A harness on the shared server. A test may restart the server, but it must run when the test ends."""
+    """A harness on the shared server. A test may stop the server, but must start it again."""
     with open_harness(tmp_path, chaos_server) as harness:
         yield harness
 

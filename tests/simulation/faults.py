@@ -14,7 +14,7 @@ class Faults:
 
     # a call to the database
     call_fails_before: float = 0.0
-    """The connection dies before the statement arrives."""
+    """The connection breaks before the statement arrives."""
     call_fails_after: float = 0.0
     """The statement commits, then its answer is lost."""
     call_is_refused: float = 0.0

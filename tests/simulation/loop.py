@@ -1,4 +1,4 @@
-"""An event loop without clock, sockets or threads. Time jumps to the next timer; ready callbacks run in random order.
+"""An event loop without a real clock, sockets or threads. Time jumps to the next timer; callbacks run in random order.
 
 Every task belongs to a node, which is a simulated process. A task's children belong to the same node. A frozen node
 (SIGSTOP) keeps its ready callbacks until it resumes. A killed node (SIGKILL) never runs a callback or a `finally`.

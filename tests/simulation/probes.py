@@ -22,12 +22,11 @@ async def _stored_within(sim: Simulation, upload: UUID, seconds: float, why: str
 
 
 async def _failed_at_deadline(sim: Simulation, why: str, within_s: float = 1.0) -> None:
-    """I11: a run whose worker falls silent is failed when its deadline passes."""
+    """I11: a run whose worker sends no more heartbeats is failed at its deadline."""
     patience_s = sim.rng.uniform(1.0, 5.0)
     run = sim.server.db.runs[sim.workload.begin_run(timeout_s=600.0, patience_s=patience_s)]
-    if (
-        sim.rng.random() < 0.5
-    ):  # no notification follows this heartbeat: the timer fires at the old deadline, which has moved
+    if sim.rng.random() < 0.5:
+        # this heartbeat sends no notification, so the timer fires at the old deadline and finds a later one
         await sleep(patience_s / 2)
         sim.server.commit(lambda: sim.server.db.heartbeat(run.id))
     await sleep(patience_s - 0.001)
@@ -120,7 +119,7 @@ async def a_reactor_is_frozen(sim: Simulation) -> None:
     if others:
         await _stored_within(sim, upload, 5.0, "its reactor was frozen")
     sim.processes[victim].thaw()
-    if not others:  # the reactor still has the lease, and its put still hangs
+    if not others:  # no reactor has taken the row over, so the put hangs until its attempt times out
         await sleep(sim.settings.attempt_timeout_s)
     await _stored_within(sim, upload, 1.1 * sim.settings.retry_max_s + 2.0, "its reactor was frozen")
     await _put_ended_within(sim, upload, sim.settings.lease_s / 3 + 1.0)
@@ -182,7 +181,7 @@ _PROBES: list[Callable[[Simulation], Awaitable[None]]] = [
 
 
 async def probe(sim: Simulation) -> None:
-    """Run three probes in random order, with `no_fault` first and last."""
+    """Run `no_fault`, three random probes and again `no_fault`."""
     chosen = sim.rng.sample(_PROBES[1:], 3)
     for attempt in (no_fault, *chosen, no_fault):
         sim.checks.log("simulation", f"probes: {attempt.__name__}")

@@ -42,7 +42,7 @@ _NOT_FLUSHED = frozenset(
 
 
 class _Lost(Exception):
-    """The connection broke. The statement may have committed or not."""
+    """The connection broke. It is unknown whether the statement committed."""
 
 
 class Server:

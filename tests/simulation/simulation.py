@@ -122,7 +122,7 @@ class Simulation:
         """Stop all faults, and check that everything drains within the limit."""
         self.faults.clear()
         self.server.start()
-        self.server.break_listeners()  # replace silent connections: the limit doesn't include their detection
+        self.server.break_listeners()  # replace silent connections: the limit has no time for detecting them
         self.server.triggers_disabled = False
         for process in self.processes:
             process.thaw()
@@ -144,7 +144,7 @@ class Simulation:
         settings = self.settings
         longest_wait_s = max(1.1 * settings.retry_max_s, 60.0) + _LONGEST_STEP_S
         held_s = settings.lease_s + settings.attempt_timeout_s + settings.shutdown_grace_s
-        # reconcile_interval_s: only a sweep finds the row. 600 s: the longest timeout of a run
+        # wait for the sweep that finds a row, and for the longest timeout of a run (600 s)
         return longest_wait_s + held_s + settings.reconcile_interval_s + 600.0 + _SLOP_S
 
     async def stop(self) -> None:

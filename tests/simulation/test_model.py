@@ -137,9 +137,8 @@ class ModelAgainstPostgres(RuleBasedStateMachine):
     def attempt(self, picks: list[int], token: int, verdicts: list[str], delay_s: float, seconds: float) -> None:
         """Make a complete attempt from claim to settlement, which random single steps would rarely do."""
         self.claim(picks, token, lease_s=5.0)
-        self.settle(
-            picks, stranger=True, verdicts=verdicts, delay_s=delay_s
-        )  # with the first token, which may be wrong
+        # settle with the first token, which may be wrong
+        self.settle(picks, stranger=True, verdicts=verdicts, delay_s=delay_s)
         self.time_passes(seconds)
         self.settle(picks, stranger=False, verdicts=verdicts, delay_s=delay_s)
 

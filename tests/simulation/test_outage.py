@@ -13,7 +13,7 @@ DRAINED_WITHIN_S = 60.0
 
 @pytest.mark.parametrize("reactors", [1, pytest.param(3, marks=pytest.mark.simulation)])
 def test_a_ten_minute_outage_costs_each_upload_at_most_two_attempts(reactors: int) -> None:
-    """With default settings. All uploads are stored within a minute after the outage."""
+    """The settings are the defaults. All uploads are stored within a minute after the outage."""
 
     async def live(sim: Simulation) -> None:
         sim.start(reactors)

@@ -100,7 +100,7 @@ class Api:
         return self.ok("get_usage", p_user_id=user)
 
     def limit(self, user: UUID, *, bytes_: int | None = None, runs: int | None = None) -> None:
-        """Set a user's own limits; None keeps the plan's."""
+        """Set a user's own limits. None means the plan's limit."""
         self.rows.run(
             "insert into public.storage_usage (user_id, storage_limit_bytes, interpretation_limit_month)"
             " values (%s, %s, %s) on conflict (user_id) do update set"

@@ -1,4 +1,4 @@
-"""The names and labels that a reactor exports at /metrics once it has emitted every event."""
+"""The names and labels that a reactor exports at /metrics after it has emitted every event."""
 
 import types
 import typing

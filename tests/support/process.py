@@ -21,7 +21,7 @@ _POLL_S = 0.02
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """Return this process's environment with these settings, and without other variables that configure a reactor."""
+    """Return this process's environment. These settings replace all variables that configure a reactor."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -143,7 +143,7 @@ class Running:
         self.process.wait(_TIMEOUT_S)
 
     def ended(self) -> int:
-        """Wait for the process to end, and return its exit code."""
+        """Wait for the process to end; return its exit code. Fails if the log has a traceback."""
         code = self.process.wait(_TIMEOUT_S)
         self._reader.join(_TIMEOUT_S)
         assert "Traceback" not in self.log, self.log

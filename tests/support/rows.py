@@ -19,7 +19,7 @@ _PATIENCE_S = 15.0
 
 
 class Rows:
-    """One autocommit connection with short methods for what tests of the schema do."""
+    """An autocommit connection with short methods for the statements of schema tests."""
 
     def __init__(self, conn: psycopg.Connection[Any]) -> None:
         self.conn = conn
@@ -33,7 +33,7 @@ class Rows:
         return row
 
     def run(self, query: LiteralString | sql.Composed, parameters: Sequence[Any] = ()) -> int:
-        """Run a statement and return how many rows it affected."""
+        """Run a statement; return the number of rows that it affected."""
         return self.conn.execute(query, parameters).rowcount
 
     def at(self, seconds_from_now: float) -> datetime:
@@ -86,7 +86,7 @@ class Rows:
         return [row.id for row in made]
 
     def start_run(self, user: UUID | None = None, *, source: UUID | None = None, **columns: Any) -> UUID:
-        """Insert a run, by default a running one."""
+        """Insert a run. Its default status is running."""
         user = user or uuid4()
         values = {"user_id": user, "source_id": source or self.source(user), "status": "running"}
         return self.insert("interpretation_runs", **values | columns)

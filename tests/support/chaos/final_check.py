@@ -97,12 +97,18 @@ def _check_intent(
     elif intent.queue_id in dead:
         findings.dead += 1
         if source["storage_status"] != "failed":
-            findings.problems.append(f"I1 an upload is dead, its source {source['storage_status']}: {intent.source}")
+            findings.problems.append(
+                f"I1 an upload is dead, but its source is {source['storage_status']}: {intent.source}"
+            )
     elif source["storage_status"] != "uploaded":
-        findings.problems.append(f"I1 an upload is gone, its source {source['storage_status']}: {intent.source}")
+        findings.problems.append(
+            f"I1 an upload left the queue, but its source is {source['storage_status']}: {intent.source}"
+        )
     elif stored != intent.content:
-        size = "nothing" if stored is None else f"{len(stored)} bytes"
-        findings.problems.append(f"I4 {len(intent.content)} bytes are uploaded, the store has {size}: {intent.name}")
+        size = "no object" if stored is None else f"{len(stored)} bytes"
+        findings.problems.append(
+            f"I4 {len(intent.content)} bytes were uploaded, but the store has {size}: {intent.name}"
+        )
     else:
         findings.stored += 1
 
