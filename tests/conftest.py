@@ -1,7 +1,10 @@
-"""Fixtures for all tests: the PostgreSQL server, a database per test, app, recorder; and the order of test files.
+"""Fixtures for all tests: the PostgreSQL server, a database per test, app, recorder. Also sorts the test files.
 
-The server is the one that REACTOR_TEST_DATABASE_URL names (as superuser), else a container if an engine is running,
-else the embedded one. REACTOR_TEST_POSTGRES_BIN selects the embedded one with other programs.
+The server is the first of these that is available:
+1. the server that REACTOR_TEST_DATABASE_URL names, as a superuser
+2. the embedded server with the programs in REACTOR_TEST_POSTGRES_BIN
+3. a container, if a container engine runs
+4. the embedded server with the wheel's programs
 """
 
 import os
@@ -35,7 +38,7 @@ from reactor.postgres.migrate import migrate
 FIRST_WITH_STRATEGY = 150000
 
 _ON_DISK = Path("/tmp")  # noqa: S108  # parent of a folder with a random name
-_IN_MEMORY = Path("/dev/shm")  # noqa: S108  # as above
+_IN_MEMORY = Path("/dev/shm")  # noqa: S108  # parent of a folder with a random name
 
 _TESTS = Path(__file__).parent
 _LONGEST_FIRST = (
@@ -44,12 +47,12 @@ _LONGEST_FIRST = (
 )  # fmt: skip
 
 NEEDED_IN_MEMORY_BYTES = 6 << 30
-"""Enough for several servers at once, with up to 1 GiB of write-ahead log each."""
+"""Enough for several servers at the same time, with up to 1 GiB of write-ahead log each."""
 
 
 @cache
 def backend() -> str:
-    """Return where the server comes from: 'given', 'docker' or 'embedded'. Cached."""
+    """Return the kind of the server: 'given', 'docker' or 'embedded'. Cached."""
     if os.environ.get("REACTOR_TEST_DATABASE_URL"):
         return "given"
     if programs() is None and docker_is_available():
@@ -74,12 +77,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Return the number of workers for `-n auto`: one more than there are cores, as tests wait half of the time."""
+    """Return the number of workers for `-n auto`: the cores plus one, because tests wait half of the time."""
     return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") or len(os.sched_getaffinity(0)) + 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the folders whose files take longest, so that no long file is left when the other workers are done."""
+    """Sort the folders with the longest files first, so that no worker starts a long file at the end."""
     order = {folder: number for number, folder in enumerate(_LONGEST_FIRST)}
     items.sort(key=lambda item: order.get(item.path.relative_to(_TESTS).parts[0], len(order)))
 
@@ -115,14 +118,14 @@ def reachable_module_folder() -> Iterator[Path]:
 
 
 def _fastest_parent() -> Path:
-    """Return /dev/shm if it has enough free space, else /tmp. A container's /dev/shm has 64 MB by default."""
+    """Return /dev/shm if it is writable and has enough free space, else /tmp."""
     is_writable = _IN_MEMORY.is_dir() and os.access(_IN_MEMORY, os.W_OK)
     return _IN_MEMORY if is_writable and shutil.disk_usage(_IN_MEMORY).free >= NEEDED_IN_MEMORY_BYTES else _ON_DISK
 
 
 @pytest.fixture(scope="session")
 def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """URL of the server for a superuser."""
+    """The server's URL for a superuser."""
     if backend() == "given":
         yield os.environ["REACTOR_TEST_DATABASE_URL"]
     elif backend() == "docker":
@@ -146,7 +149,7 @@ def docker_compose_file() -> str:
 
 @pytest.fixture(scope="session")
 def _admin(server_url: str) -> Iterator[psycopg.Connection]:
-    """A superuser's connection, kept open because a new one for each database would cost as much as the database."""
+    """A superuser's connection. It stays open, because connecting takes as long as creating a database."""
     with psycopg.connect(server_url, autocommit=True) as conn:
         yield conn
 
@@ -179,7 +182,7 @@ def _url_of(server_url: str, database: str) -> str:
 
 @pytest.fixture
 def database_url(server_url: str, _admin: psycopg.Connection) -> Iterator[str]:
-    """URL of the test's own empty database."""
+    """The URL of an empty database that only this test uses."""
     with _database(_admin) as name:
         url = _url_of(server_url, name)
         yield url
@@ -188,7 +191,7 @@ def database_url(server_url: str, _admin: psycopg.Connection) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def _template(server_url: str, _admin: psycopg.Connection) -> Iterator[str]:
-    """Name of a migrated database, which `migrated_url` copies."""
+    """The name of a migrated database, which `migrated_url` copies."""
     with _database(_admin) as name:
         migrate(_url_of(server_url, name))
         yield name
@@ -196,7 +199,7 @@ def _template(server_url: str, _admin: psycopg.Connection) -> Iterator[str]:
 
 @pytest.fixture
 def migrated_url(server_url: str, _admin: psycopg.Connection, _template: str) -> Iterator[str]:
-    """URL of the test's own migrated database. At the end its storage_usage must equal the sum of its rows."""
+    """The URL of a migrated database that only this test uses. Its storage_usage must match its rows at the end."""
     is_copied_as_files = _admin.info.server_version >= FIRST_WITH_STRATEGY
     with _database(_admin, "strategy file_copy" if is_copied_as_files else "", _template) as name:
         url = _url_of(server_url, name)
@@ -212,7 +215,7 @@ def recorder() -> Recorder:
 
 @pytest.fixture
 def rows(migrated_url: str) -> Iterator[Rows]:
-    """One connection to the test's database; its lock_timeout is 5 s."""
+    """A connection to the test's database with a lock_timeout of 5 s."""
     with rows_of(migrated_url) as rows:
         rows.run("set lock_timeout = '5s'")
         yield rows
@@ -226,7 +229,7 @@ def api(rows: Rows) -> Api:
 
 @pytest.fixture
 def app(migrated_url: str, tmp_path: Path) -> Iterator[App]:
-    """An app with a spool and a store of its own."""
+    """An app with its own spool and store."""
     with open_app(migrated_url, tmp_path) as app:
         yield app
 
@@ -239,6 +242,6 @@ def store(app: App) -> StubbornStore:
 
 @pytest.fixture
 def collector() -> Iterator[Receiver]:
-    """An OTLP collector. The test sets the variable with its endpoint itself."""
+    """An OTLP collector. The test itself sets the environment variable to the collector's endpoint."""
     with receiving() as receiver:
         yield receiver

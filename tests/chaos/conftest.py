@@ -1,4 +1,4 @@
-"""A PostgreSQL server shared by the chaos tests, and a harness with its own database for each test."""
+"""A PostgreSQL server that the chaos tests share, and a harness with its own database for each test."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ def chaos_server() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture
 def harness(chaos_server: EmbeddedPostgres, tmp_path: Path) -> Iterator[Harness]:
-    """A harness on the shared server. A test may restart the server and must leave it running."""
+    """A harness on the shared server. A test may stop the server, but must start it again."""
     with open_harness(tmp_path, chaos_server) as harness:
         yield harness
 

@@ -1,4 +1,4 @@
-"""Restarts of the database, terminated sessions and many reactors at once lose or repeat no acknowledged effect."""
+"""No acknowledged effect is lost or repeated when the database restarts, or sessions or triggers are gone."""
 
 import random
 import signal
@@ -44,9 +44,13 @@ def test_twenty_immediate_restarts_lose_nothing(harness: Harness, reactors: Flee
             working_again.append(time.monotonic() - began)
     findings = harness.check(load)
     counts = load.history.counts()
-    figure("immediate restart: working again after accept, s (median, worst)", *median_and_worst(working_again))
-    figure("immediate restarts: unknown outcomes of the app's, of all", counts["unknown"], counts["ok"])
-    figure("immediate restarts: spooled files left behind, of stored", len(findings.left_in_spool), findings.stored)
+    figure(
+        "immediate restart: first upload stored after the start, s (median, worst)", *median_and_worst(working_again)
+    )
+    figure("immediate restarts: app's calls, unknown and ok", counts["unknown"], counts["ok"])
+    figure(
+        "immediate restarts: spooled files left behind, uploads stored", len(findings.left_in_spool), findings.stored
+    )
     assert findings.dead == 0
     assert findings.left_in_spool == []
 
@@ -55,7 +59,7 @@ def test_twenty_immediate_restarts_lose_nothing(harness: Harness, reactors: Flee
 def test_a_storm_of_terminated_sessions_only_slows_reactors_down(
     all_at_once: bool, harness: Harness, reactors: Fleet
 ) -> None:
-    """Every 50 ms one of the reactor's sessions is terminated, or all of them."""
+    """Every 50 ms, one session or all sessions of the reactor are terminated."""
     load = harness.load(pace_s=0.0)
     reactor = reactors.start()
     reactor.wait_until_ready()
@@ -68,11 +72,15 @@ def test_a_storm_of_terminated_sessions_only_slows_reactors_down(
     drained_s = wait_until_drained(harness.url, within_s=30.0)
     after = reactor.resources()
     which = "all at once" if all_at_once else "one by one"
-    figure(f"storm of terminated sessions, {which}: throughput of calm, kills", stormy / calm, killed)
-    figure("after the storm: drained, s", drained_s)
-    figure("descriptors and MB before the storm, after", *before, *after)
+    figure(
+        f"storm of terminated sessions, {which}: throughput relative to before, sessions terminated",
+        stormy / calm,
+        killed,
+    )
+    figure("after the storm: drained within, s", drained_s)
+    figure("descriptors and MB before the storm, descriptors and MB after", *before, *after)
     findings = harness.check(load)
-    figure("  spooled files left behind, of stored", len(findings.left_in_spool), findings.stored)
+    figure("  spooled files left behind, uploads stored", len(findings.left_in_spool), findings.stored)
     assert killed > 30
     assert findings.dead == 0
     assert all_at_once or stormy >= calm / 4
@@ -80,7 +88,7 @@ def test_a_storm_of_terminated_sessions_only_slows_reactors_down(
 
 
 def _stored_within(harness: Harness, seconds: float, storm: Callable[[], int] = lambda: 0) -> tuple[int, int]:
-    """Return how many uploads were stored, and how many sessions `storm` terminated, within `seconds`."""
+    """Return the numbers of uploads stored and of sessions terminated by `storm` within `seconds`."""
     before, killed = harness.stored(), 0
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -90,7 +98,7 @@ def _stored_within(harness: Harness, seconds: float, storm: Callable[[], int] = 
 
 
 def test_many_reactors_and_apps_keep_all_invariants_while_sessions_die(harness: Harness, reactors: Fleet) -> None:
-    """Leases are so short that they expire during attempts, and any session may be terminated."""
+    """The leases are so short that they expire during attempts. Any session may be terminated."""
     chance = random.Random(3)
     load = harness.load(pace_s=0.0)
     for _ in range(4):
@@ -129,7 +137,10 @@ def test_reconciliation_does_all_work_when_the_triggers_are_dropped(harness: Har
             harness.terminate_sessions()
     assert wait_until_drained(harness.url, within_s=20.0) <= 2.0 + 5.0
     findings = harness.check(load)
-    figure("without triggers, reconciling every 2 s: a stale run's lateness at most, s", max(findings.expiries_s))
+    figure(
+        "without triggers, reconciling every 2 s: maximum lateness of a stale run's failure, s",
+        max(findings.expiries_s),
+    )
     assert findings.dead == 0
 
 

@@ -1,7 +1,6 @@
-"""Failover: after the primary's death reactors and app connect to the promoted standby, and nothing is lost.
+"""Failover: after the primary was killed, reactors and app connect to the promoted standby, and nothing is lost.
 
-They find it through the list of hosts in their URL. The standby is synchronous, so that it has every acknowledged
-commit.
+Their URL lists both hosts. The app's commits wait for the standby, so the standby has every acknowledged commit.
 """
 
 import signal
@@ -43,7 +42,7 @@ def test_a_failover_loses_nothing_and_work_continues_within_ten_seconds(tmp_path
             found_s = time.monotonic() - promoted
             load.wait_for(50)
         findings = check(harness.url, harness.spool, folder_objects(harness.store), load.history)
-        figure("failover: storing again after the promotion, s", found_s)
+        figure("failover: first upload stored after the promotion, s", found_s)
         reactors.assert_sound()
         assert findings.problems == []
         assert findings.dead == 0
@@ -57,7 +56,7 @@ def _start(reactors: Fleet, url: str) -> None:
 
 
 def _make_asynchronous(url: str) -> None:
-    """Stop the new primary from waiting for a standby, because it has none."""
+    """Let the new primary commit without a standby, because it has none."""
     with connection_to(url) as conn:
         conn.execute("alter system set synchronous_standby_names = ''")
         conn.execute("select pg_reload_conf()")

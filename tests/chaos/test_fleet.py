@@ -28,7 +28,7 @@ def _roll(load_seconds: int, harness: Harness, reactors: Fleet, count: int) -> N
     reactors.assert_sound()
     counts = load.history.counts()
     figure(
-        f"rolling restarts of {count} reactors, {load_seconds} rounds: stored, app's failed calls",
+        f"rolling restarts of {count} reactors, {load_seconds} rounds: uploads stored, app's failed and unknown calls",
         findings.stored,
         counts["failed"] + counts["unknown"],
     )

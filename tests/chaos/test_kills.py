@@ -12,7 +12,7 @@ from support.chaos.load import loading
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 AT_ONCE = 16 * 4
-"""Limit for uploads that were settled but still spooled when a reactor with 16 concurrent puts was killed."""
+"""Maximum number of settled uploads whose files are left when a reactor with 16 concurrent puts is killed."""
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -59,13 +59,13 @@ def test_repeated_kills_at_one_point_lose_nothing(point: str, harness: Harness, 
     reactors.start()
     findings = harness.check(load)
     assert findings.dead == 0
-    assert len(findings.left_in_spool) <= 8 * AT_ONCE  # at any point, other uploads may have just been settled
+    assert len(findings.left_in_spool) <= 8 * AT_ONCE  # at every point, other uploads may have been settled just before
 
 
 def test_uploads_of_a_killed_reactor_are_stored_within_its_lease_plus_five_seconds(
     harness: Harness, reactors: Fleet
 ) -> None:
-    """No trigger notifies the survivor of the uploads: it must detect that the other reactor is gone."""
+    """The triggers are dropped, so the survivor gets no notification. It must detect that the other reactor is gone."""
     load = harness.load(pace_s=0.0)
     survivor = reactors.start(LEASE="30s")
     survivor.wait_until_ready()
@@ -75,6 +75,6 @@ def test_uploads_of_a_killed_reactor_are_stored_within_its_lease_plus_five_secon
     crashing = reactors.start_with_crash_point("mid-put", 5, LEASE="30s")
     assert crashing.process.wait(60) == -9
     took_s = wait_until_drained(harness.url, within_s=60.0)
-    figure("a reactor killed, its uploads not notified to others: all stored after, s", took_s)
+    figure("a reactor killed, no notification about its uploads: all stored after, s", took_s)
     assert took_s <= 30.0 + 5.0
     harness.check(load)

@@ -37,12 +37,12 @@ async def stored(recorder: Recorder, *uploads: QueuedUpload) -> None:
 
 
 async def drained(app: App) -> None:
-    """Wait for the rows, because the reactor emits no event for a settlement whose answer was lost."""
+    """Wait until the queue is empty. Events aren't enough: no event follows a settlement whose answer was lost."""
     await to_thread.run_sync(partial(wait_until_drained, app.url, within_s=PATIENCE_S))
 
 
 def assert_stored_and_gone(app: App, uploads: Sequence[QueuedUpload]) -> None:
-    """Assert that the store has each upload and the queue no longer does. The spooled file may still be there."""
+    """Assert that each upload is in the store and no longer in the queue. Its spooled file may still exist."""
     for upload in uploads:
         assert app.row(upload) is None
         assert app.stored_path(upload).read_bytes() == upload.content
@@ -55,9 +55,9 @@ async def test_a_reset_listener_reconnects_and_misses_nothing(app: App, recorder
         began = time.monotonic()
         uploads = app.queue_uploads(3)
         await recorder.wait_for(ListenerLost)
-        seen_s = time.monotonic() - began
+        detected_s = time.monotonic() - began
         await recorder.wait_for(Listening)
-        figure("listener reset: seen, listening again, s", seen_s, time.monotonic() - began)
+        figure("listener reset: detected, listening again, s", detected_s, time.monotonic() - began)
         await stored(recorder, *uploads)
     for upload in uploads:
         app.assert_stored(upload)
@@ -86,17 +86,17 @@ async def test_a_slow_network_does_not_make_the_listener_reconnect(app: App, rec
 async def test_a_silent_listener_is_detected_and_replaced_within_eight_seconds(
     fault: Callable[[Proxy], None], app: App, recorder: Recorder
 ) -> None:
-    """With default intervals. The fault raises no error: all connections stay open."""
+    """The intervals are the defaults. The fault causes no error, because all connections stay open."""
     async with listening_through_a_proxy(app, recorder) as proxy:
         recorder.skip_recorded()
         began = time.monotonic()
         fault(proxy)
         uploads = app.queue_uploads(3)
         await recorder.wait_for(ListenerLost, within_s=PATIENCE_S)
-        noticed_s = time.monotonic() - began
+        detected_s = time.monotonic() - began
         await recorder.wait_for(Listening)
         again_s = time.monotonic() - began
-        figure(f"listener silent ({fault.__name__}): noticed, listening again, s", noticed_s, again_s)
+        figure(f"listener silent ({fault.__name__}): detected, listening again, s", detected_s, again_s)
         await stored(recorder, *uploads)
         assert again_s <= 8.0
 

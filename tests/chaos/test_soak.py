@@ -1,4 +1,4 @@
-"""All kinds of faults at random for as long as --soak says: `pytest -m soak --soak 600`."""
+"""Random faults of all kinds for the number of seconds in --soak: `pytest -m soak --soak 600`."""
 
 import random
 import signal
@@ -75,7 +75,7 @@ class Faults:
 def test_mixed_faults_lose_nothing_and_repeat_nothing(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     seconds = request.config.getoption("--soak")
     seed = random.randrange(1_000_000)
-    print(f"seed {seed}")  # noqa: T201  # repeats the choices of faults, but not their exact moments
+    print(f"seed {seed}")  # noqa: T201  # a seed repeats the choices of faults, but not their exact times
     chance = random.Random(seed)
     with (
         own_server() as server,
@@ -100,7 +100,12 @@ def test_mixed_faults_lose_nothing_and_repeat_nothing(tmp_path: Path, request: p
             [version] = conn.execute("show server_version").fetchall()
     counts = load.history.counts()
     figure(f"soak of {seconds:.0f} s on PostgreSQL {version['server_version']}, seed {seed}", str(dict(faults.counts)))
-    figure("  stored, left in spool, runs", findings.stored, len(findings.left_in_spool), len(load.history.runs))
+    figure(
+        "  uploads stored, files left in the spool, runs",
+        findings.stored,
+        len(findings.left_in_spool),
+        len(load.history.runs),
+    )
     figure("  app's calls: ok, refused, failed, unknown", *(counts[o] for o in ("ok", "refused", "failed", "unknown")))
     assert findings.dead == 0
     # a reactor may be killed after a settlement has committed and before its files are removed

@@ -22,7 +22,7 @@ def objects_of(server: FaultServer) -> Objects:
 
 
 def test_a_reactor_stopped_past_its_lease_changes_nothing_when_it_resumes(harness: Harness, reactors: Fleet) -> None:
-    """It is stopped at its PUT, another reactor stores the upload, then it resumes and finds its lease lost."""
+    """The first reactor is stopped during its PUT, and the second stores the upload. The first one then resumes."""
     arrived = threading.Event()
     load = harness.load()
 
@@ -53,7 +53,10 @@ def test_a_reactor_stopped_past_its_lease_changes_nothing_when_it_resumes(harnes
 
 
 def all_stopped(load: Load, harness: Harness, runs: list[Running], seconds: float) -> tuple[float, float]:
-    """Stop all reactors for `seconds`; return the peak usage of the notification queue and the longest call in s."""
+    """Stop all reactors for `seconds`.
+
+    Returns the peak usage of the notification queue (0 to 1) and the duration of the app's longest call in seconds.
+    """
     for run in runs:
         run.process.send_signal(signal.SIGSTOP)
     began = time.monotonic()

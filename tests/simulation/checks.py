@@ -1,10 +1,10 @@
-"""The invariants of the simulation. Cheap ones are checked at each step, all of them at the end.
+"""The invariants of the simulation. The cheap ones are checked at each step, and all of them at the end.
 
-I1 no upload is lost; I2 effects happen exactly once; I3 a reactor that lost a lease stops; I4 a stored object is in the
-store before its row and its spooled file are deleted; I5 attempts are bounded and never early; I6 no user exceeds the
-limit; I7 reservations equal the pending bytes; I8 reconciliation finds what notifications missed; I9 each reconnection
-is followed by a sweep; I10 a healthy run is never failed; I11 a stale run always is; I12 a run that was failed is never
-completed; I19 no timer fires early; I20 a stopped reactor leaves nothing claimed.
+I1 no upload is lost; I2 effects happen exactly once; I3 a reactor that lost a lease stops its put; I4 a stored object
+is in the store before its row and its spooled file are deleted; I5 attempts are bounded and never early; I6 no user
+exceeds the limit; I7 reservations equal the pending bytes; I8 reconciliation finds what notifications missed; I9 each
+reconnection is followed by a sweep; I10 a healthy run is never failed; I11 a stale run is always failed; I12 a run that
+was failed is never completed; I19 no timer fires early; I20 a stopped reactor leaves nothing claimed.
 """
 
 from collections import defaultdict
@@ -20,13 +20,13 @@ from simulation.loop import Node, VirtualLoop
 from simulation.tables import STORAGE_LIMIT_BYTES, UploadRow, Usage
 
 _STOPS_WITHIN_S = 1.0
-"""How soon a put must stop after its reactor was answered that the lease is lost."""
+"""Seconds in which a reactor must end a put after a lost lease, and stop claiming after a request to stop."""
 
 _NAMES = {statement: name for name, statement in vars(statements).items() if isinstance(statement, str)}
 
 
 class Checks:
-    """Observes calls, events and puts; keeps a trace and collects violations."""
+    """Receives calls, events and puts; writes a trace and collects violations."""
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
@@ -42,14 +42,14 @@ class Checks:
         self.queued: set[UUID] = set()
         """Every upload that was queued."""
         self.attempted_at: dict[UUID, float] = {}
-        """When the last put of each upload began."""
+        """The start of the last put of each upload."""
         self.live_at: dict[Node, float] = {}
-        """When each reactor's listening connection last became live."""
+        """The time at which each reactor's listening connection last became live."""
         self.swept_at: dict[tuple[Node, str], float] = {}
         self.closing_at: dict[Node, float] = {}
-        """When each reactor was asked to stop."""
+        """The time at which each reactor was asked to stop."""
         self.objects: Mapping[tuple[str, str], str] = {}
-        """The store's objects, by bucket and key."""
+        """Maps (bucket, key) to the content of the store's object."""
         self._last_token: dict[UUID, UUID] = {}
         self._place: dict[UUID, tuple[str, str, str]] = {}
         self._putting: dict[UUID, dict[UUID, tuple[Node, bool]]] = defaultdict(dict)
@@ -101,7 +101,7 @@ class Checks:
                     self._check_settled(node, upload, token, verdict)
 
     def on_claim_lost(self, row: UploadRow) -> None:
-        """Accept that a crash of the server undid a claim: the row and its token are as before."""
+        """Restore the last token of a row whose claim a crash of the server has undone."""
         self.log("database", f"lost the claim of {str(row.id)[:8]}")
         if row.lease_token is not None:
             self._last_token[row.id] = row.lease_token
@@ -116,7 +116,7 @@ class Checks:
     def _check_settled(self, node: Node, upload: UUID, token: UUID, verdict: str) -> None:
         self.log("database", f"settled {str(upload)[:8]} {verdict} for {node.name}")
         if self._last_token[upload] != token:
-            self.add_violation(f"I3: {upload} was settled by a token that isn't its last")
+            self.add_violation(f"I3: {upload} was settled with a token that isn't its last claim's")
         if verdict == "stored":
             if upload in self.stored:
                 self.add_violation(f"I2: {upload} was settled as stored twice")
@@ -126,7 +126,7 @@ class Checks:
                 self.add_violation(f"I4: {upload} is settled as stored, but the store has no such object")
 
     def on_answer(self, node: Node, statement: str, parameters: Sequence[Any], rows: Sequence[Any]) -> None:
-        """Record which leases a reactor has just learned to be lost."""
+        """Record the leases that a call of EXTEND_LEASES has reported to a reactor as lost."""
         if statement == statements.EXTEND_LEASES:
             held = {row[0] for row in rows}
             for upload, token in zip(*parameters[:2], strict=True):
@@ -142,7 +142,7 @@ class Checks:
         self.live_at[node] = self._loop.time()
 
     def on_thaw(self, node: Node, seconds: float) -> None:
-        """Extend a reactor's deadlines by the time it was frozen."""
+        """Add the time that a reactor was frozen to its deadlines for ending a put."""
         for key in [key for key in self._lease_lost_at if key[0] is node]:
             self._lease_lost_at[key] += seconds
 
@@ -157,7 +157,7 @@ class Checks:
             if faults_were_stopped and not (other.is_dead or other.is_frozen)
         ]
         if others and self.faults_stopped and upload.id not in self.lease_ended:
-            self.add_violation(f"{upload.id} is put by {node.name} and {others[0].name} at once without a fault")
+            self.add_violation(f"without a fault {node.name} puts {upload.id} while {others[0].name} puts it")
         self._putting[upload.id][upload.token] = (node, self.faults_stopped)
 
     def on_put_ended(self, node: Node, upload: Upload) -> None:
@@ -165,12 +165,12 @@ class Checks:
         self._check_lease_not_lost(node, upload, "continues")
 
     def holder_of(self, upload: UUID) -> Node:
-        """Return the reactor that puts an upload at the moment."""
+        """Return the reactor that is putting an upload."""
         [(node, _)] = self._putting[upload].values()
         return node
 
     def is_put(self, upload: UUID) -> bool:
-        """Return whether a live reactor puts an upload at the moment."""
+        """Return whether a live reactor is putting an upload."""
         return any(not node.is_dead for node, _ in self._putting[upload].values())
 
     def _check_lease_not_lost(self, node: Node, upload: Upload, phase: str) -> None:
@@ -202,7 +202,7 @@ class Checks:
             self.add_violation("I2, I7: the usage differs from the sum of the sources")
         lost = self.queued - self.db.uploads.keys() - self.stored - self.removed
         if lost:
-            self.add_violation(f"I1: {sorted(lost)} are lost")
+            self.add_violation(f"I1: {sorted(lost)} were lost")
 
 
 def upload_source(db: Database, upload: Upload) -> UUID:

@@ -1,4 +1,4 @@
-"""The simulated database: runs, reactor instances, and the map from the reactor's SQL statements to calls."""
+"""The simulated database: runs, reactor instances, and the method for each SQL statement of the reactor."""
 
 from collections.abc import Collection, Sequence
 from datetime import timedelta
@@ -20,7 +20,7 @@ class PresenceAnswer(NamedTuple):
 
 
 class Database(UploadCalls):
-    """Every call to PostgreSQL that reactors and workload make."""
+    """Every call that reactors and the workload make to PostgreSQL."""
 
     def answer(self, statement: LiteralString, parameters: Sequence[Any]) -> list[Any]:
         """Run a statement of reactor/postgres/statements.py as one transaction; return its rows."""
@@ -93,18 +93,18 @@ class Database(UploadCalls):
             timeout_at=round(now + timeout_s, 6),
             heartbeat_timeout=MINUTE_S if patience_s is None else patience_s,
         )
-        self.tell_run(self.runs[run_id])
+        self.notify_run(self.runs[run_id])
         return "ok"
 
     def heartbeat(self, run_id: UUID) -> bool:
-        """Record a heartbeat. Returns False once the run has ended."""
+        """Record a heartbeat. Returns False if the run has ended."""
         run = self._living(run_id)
         if run is None:
             return False
         before, run.heartbeat_at = run.heartbeat_at, self.now()
         if not before <= run.heartbeat_at < run.heartbeat_notified_until:
             run.heartbeat_notified_until = run.heartbeat_at + MINUTE_S
-            self.tell_run(run)
+            self.notify_run(run)
         return True
 
     def complete_run(self, run_id: UUID) -> bool:
@@ -121,14 +121,14 @@ class Database(UploadCalls):
         return [run.id for run in runs]
 
     def _living(self, run_id: UUID) -> RunRow | None:
-        """Fail the run if its deadline has passed. Returns it while it runs, else None."""
+        """Fail the run if its deadline has passed. Returns the run if it is still running, else None."""
         self.expire([run_id], None)
         run = self.runs[run_id]
         return run if run.status == "running" else None
 
     def _end(self, run: RunRow, status: str, code: str | None) -> None:
         run.status, run.error_code, run.completed_at = status, code, self.now()
-        self.tell_run(run)
+        self.notify_run(run)
 
     # reactors
 

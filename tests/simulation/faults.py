@@ -1,4 +1,4 @@
-"""The faults of one run and their probabilities. Each seed draws another mixture, so no fault hides another."""
+"""The faults of one run and their probabilities. Each seed draws its own mixture, so no fault always hides another."""
 
 import random
 
@@ -10,27 +10,27 @@ _MIXED_IN = 0.5
 
 @define(kw_only=True)
 class Faults:
-    """Probabilities from 0 to 1, each drawn at the point that its name or docstring says."""
+    """The probability of each fault, from 0 to 1. The name or the docstring says at which point the fault can occur."""
 
     # a call to the database
     call_fails_before: float = 0.0
-    """The connection dies before the statement arrives."""
+    """The connection breaks before the statement arrives."""
     call_fails_after: float = 0.0
     """The statement commits, then its answer is lost."""
     call_is_refused: float = 0.0
-    """The server cancels the statement: a timeout, or no memory."""
+    """The server cancels the statement because of its timeout."""
     call_is_slow: float = 0.0
     crashes_after_claim: float = 0.0
-    """At each claim: the server crashes within 0.3 s and loses the claim unless a later commit was flushed."""
+    """At each claim: the server crashes within 0.3 s. It loses the claim if no flushed commit follows the claim."""
 
     # a notification
     notification_lost: float = 0.0
     notification_doubled: float = 0.0
     notification_late: float = 0.0
-    """It arrives up to 10 s later, and so after others."""
+    """The notification arrives up to 10 s late, so later notifications may overtake it."""
     notification_forged: float = 0.0
     listener_dies: float = 0.0
-    """At each notification."""
+    """At each notification: the server terminates the listening connection instead of sending."""
     listener_refused: float = 0.0
     listener_silent: float = 0.0
     """The connection receives nothing and reports no error, as behind a middlebox or a pooler."""
@@ -43,9 +43,9 @@ class Faults:
     """The object is stored, then the connection is reset."""
     store_is_slow: float = 0.0
     file_stays: float = 0.0
-    """A spooled file that can't be removed."""
+    """At each removal of a spooled file: the removal fails."""
 
-    # processes and clocks: per second
+    # processes, servers and clocks: probabilities per second
     killed: float = 0.0
     frozen: float = 0.0
     restarted: float = 0.0
@@ -56,9 +56,12 @@ class Faults:
 
     # the workload
     poison: float = 0.0
-    """An upload that can't succeed."""
+    """At each upload: the upload can't succeed."""
     operator_acts: float = 0.0
-    """Per second: an operator retries, cancels, purges or fails something."""
+    """Per second: an operator retries, cancels or purges uploads, or fails a run.
+
+    Also at each upload: the app completes the upload that it has queued.
+    """
 
     def clear(self) -> None:
         """Set every probability to 0."""
@@ -97,7 +100,7 @@ _WORST = {
 
 
 def mixed(rng: random.Random) -> Faults:
-    """Draw a mixture: each fault with probability 0.5, from rarely up to its rate in _WORST."""
+    """Draw a mixture. Each fault is in it with probability 0.5, and occurs at most at its rate in _WORST."""
     return Faults(
         **{name: worst * rng.random() ** 2 if rng.random() < _MIXED_IN else 0.0 for name, worst in _WORST.items()}
     )

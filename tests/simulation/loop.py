@@ -1,7 +1,7 @@
-"""An event loop without clock, sockets or threads. Time jumps to the next timer; ready callbacks run in random order.
+"""An event loop without a real clock, sockets or threads. Time jumps to the next timer; callbacks run in random order.
 
-Every task belongs to a node, which is a simulated process; a task's children inherit it. A frozen node (SIGSTOP) keeps
-its ready callbacks until it resumes. A killed node (SIGKILL) never runs them, and no `finally` runs.
+Every task belongs to a node, which is a simulated process. A task's children belong to the same node. A frozen node
+(SIGSTOP) keeps its ready callbacks until it resumes. A killed node (SIGKILL) never runs a callback or a `finally`.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from anyio._backends import _asyncio as backend
 _NODE: contextvars.ContextVar["Node | None"] = contextvars.ContextVar("node", default=None)
 
 _TURNS_WITHOUT_TIME = 20_000
-"""Turns of the loop at one moment after which a task is taken to be spinning."""
+"""Maximum number of loop iterations without a change of the time. More of them mean that a task spins."""
 
 
 class Node:
@@ -42,7 +42,7 @@ class Node:
     def parks(self, handle: asyncio.Handle) -> bool:
         """Keep a callback and return True if this node is frozen or dead; else return False."""
         if self.is_frozen or self.is_dead:
-            # also a dead node's: a coroutine that is garbage-collected would run its `finally`
+            # keep a dead node's callbacks too: garbage collection would run the `finally` of their coroutines
             self._parked.append(handle)
             return True
         return False
@@ -51,7 +51,7 @@ class Node:
         self.is_frozen = True
 
     def thaw(self) -> None:
-        """Resume: all callbacks that became ready meanwhile are ready now."""
+        """Resume the node. All callbacks that it has kept are ready now."""
         self.is_frozen = False
         self._loop.requeue_handles(self._parked)
         self._parked = []
@@ -89,7 +89,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._timer_numbers = count(1)
         self._tasks = count(1)
         self.unhandled_errors: list[str] = []
-        """Errors of tasks and callbacks that no one awaited."""
+        """Errors of callbacks, and of tasks that no task awaited."""
         self.set_exception_handler(self._record_error)
         self.set_task_factory(self._make_task)
 
@@ -122,7 +122,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             heapq.heappop(timers)
         if not ready and not self._stopping:  # type: ignore[attr-defined]
             if not timers:
-                raise AssertionError(f"at {self._now:.3f} all tasks wait and no timer is set: a deadlock")
+                raise AssertionError(f"at {self._now:.3f} all tasks wait and no timer is set, which is a deadlock")
             self._now = max(self._now, timers[0][0])
             self._turns = 0
         self._turns += 1
@@ -162,7 +162,7 @@ class _Scope(backend.CancelScope):
 
 @contextmanager
 def virtual_loop(seed: int) -> Iterator[VirtualLoop]:
-    """Yield a loop, with anyio's cancel scopes numbered; close it on leaving."""
+    """Yield a loop and number anyio's cancel scopes; close the loop at the end of the block."""
     _Scope.numbers = count(1)
     loop = VirtualLoop(seed)
     with patch.object(backend, "CancelScope", _Scope):

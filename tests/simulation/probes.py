@@ -1,4 +1,4 @@
-"""Probes: one fault at a time, each with the time within which the reactors must recover from it."""
+"""Probes. Each probe causes one fault, and checks that the reactors recover within a limit."""
 
 from collections.abc import Awaitable, Callable
 from uuid import UUID
@@ -22,15 +22,16 @@ async def _stored_within(sim: Simulation, upload: UUID, seconds: float, why: str
 
 
 async def _failed_at_deadline(sim: Simulation, why: str, within_s: float = 1.0) -> None:
-    """I11: a run whose worker falls silent is failed when its deadline passes."""
+    """I11: a run whose worker sends no more heartbeats is failed at its deadline."""
     patience_s = sim.rng.uniform(1.0, 5.0)
     run = sim.server.db.runs[sim.workload.begin_run(timeout_s=600.0, patience_s=patience_s)]
-    if sim.rng.random() < 0.5:  # a heartbeat that isn't notified: the timer fires and finds the deadline moved
+    if sim.rng.random() < 0.5:
+        # this heartbeat sends no notification, so the timer fires at the old deadline and finds a later one
         await sleep(patience_s / 2)
         sim.server.commit(lambda: sim.server.db.heartbeat(run.id))
     await sleep(patience_s - 0.001)
     if run.status != "running":
-        sim.checks.add_violation(f"I10: {why}: run {run.id} was failed before its time")
+        sim.checks.add_violation(f"I10: {why}: run {run.id} was failed before its deadline")
     await sleep(within_s + 0.001)
     if run.status == "running":
         sim.checks.add_violation(f"I11: {why}: run {run.id} isn't failed {within_s} s after its deadline")
@@ -63,14 +64,14 @@ async def an_expiry_fails(sim: Simulation) -> None:
 
 
 async def listeners_die(sim: Simulation) -> None:
-    """I9: what commits while no reactor listens is found by the sweep after each reconnection."""
+    """I9: after a reconnection, a sweep finds the rows that committed while no reactor listened."""
     sim.server.break_listeners()
     await _stored_within(sim, sim.workload.queue_upload(), 8.0, "no reactor listened")
     await sleep(8.0)
     for process in sim.processes:
         for sweep in (statements.SWEEP_UPLOADS, statements.SWEEP_RUNS):
             if sim.checks.swept_at.get((process.node, sweep), 0.0) < sim.checks.live_at[process.node]:
-                sim.checks.add_violation(f"I9: {process.node.name} hasn't swept since it listens again")
+                sim.checks.add_violation(f"I9: {process.node.name} didn't sweep after it reconnected")
 
 
 async def a_notification_is_lost(sim: Simulation) -> None:
@@ -82,7 +83,7 @@ async def a_notification_is_lost(sim: Simulation) -> None:
 
 
 async def a_reactor_dies(sim: Simulation) -> None:
-    """Other reactors, or the same one after its restart, take over its uploads."""
+    """Another reactor, or the same reactor after its restart, takes over the uploads of a killed reactor."""
     victim, upload = await _in_the_middle_of_a_put(sim)
     sim.processes[victim].kill()
     sim.processes[victim].start()
@@ -90,7 +91,7 @@ async def a_reactor_dies(sim: Simulation) -> None:
 
 
 async def a_reactor_is_stopped(sim: Simulation) -> None:
-    """I20: a stopped reactor finishes its uploads or hands them back."""
+    """I20: a reactor that was asked to stop finishes its uploads or hands them back."""
     victim, upload = await _in_the_middle_of_a_put(sim)
     process = sim.processes[victim]
     process.ask_to_stop()
@@ -98,9 +99,9 @@ async def a_reactor_is_stopped(sim: Simulation) -> None:
         await sleep(0.1)
     row = sim.server.db.uploads.get(upload)
     if row is not None and row.status == "uploading" and row.retry_count > 1:
-        sim.checks.add_violation(f"I20: {upload} was handed back, but its attempt was counted")
+        sim.checks.add_violation(f"I20: {upload} was handed back and its attempt was counted")
     process.start()
-    # within a longer grace period the attempt times out by its own limit, and its retry waits for the backoff
+    # if the grace period is longer than the attempt's timeout, the attempt fails and its retry waits for the backoff
     wait_s = 1.1 * sim.settings.retry_max_s if _grace_outlasts_attempt(sim) else 0.0
     await _stored_within(sim, upload, 15.0 + wait_s, "its reactor was stopped")
 
@@ -110,7 +111,7 @@ def _grace_outlasts_attempt(sim: Simulation) -> bool:
 
 
 async def a_reactor_is_frozen(sim: Simulation) -> None:
-    """I3: a reactor that resumes must not change what others have taken over."""
+    """I3: a reactor that resumes must not change a row that another reactor has taken over."""
     victim, upload = await _in_the_middle_of_a_put(sim)
     sim.processes[victim].freeze()
     others = len(sim.processes) > 1
@@ -118,7 +119,7 @@ async def a_reactor_is_frozen(sim: Simulation) -> None:
     if others:
         await _stored_within(sim, upload, 5.0, "its reactor was frozen")
     sim.processes[victim].thaw()
-    if not others:  # it still holds the row, and its put still hangs
+    if not others:  # no reactor has taken the row over, so the put hangs until its attempt times out
         await sleep(sim.settings.attempt_timeout_s)
     await _stored_within(sim, upload, 1.1 * sim.settings.retry_max_s + 2.0, "its reactor was frozen")
     await _put_ended_within(sim, upload, sim.settings.lease_s / 3 + 1.0)
@@ -146,14 +147,14 @@ async def a_put_takes_long(sim: Simulation) -> None:
 
 
 async def _put_ended_within(sim: Simulation, upload: UUID, seconds: float) -> None:
-    """A reactor that lost its lease learns this when it extends the lease, and stops its put."""
+    """Check that a reactor has stopped its put. A call that extends the lease reports that the lease is lost."""
     await sleep(seconds)
     if sim.checks.is_put(upload):
         sim.checks.add_violation(f"I3: a put of {upload} continues {seconds:.1f} s after another reactor has stored it")
 
 
 async def _in_the_middle_of_a_put(sim: Simulation) -> tuple[int, UUID]:
-    """Queue an upload whose put hangs; return the number of the reactor that puts it, and the upload."""
+    """Queue an upload whose put hangs; return the number of the reactor that is putting it, and the upload."""
     upload = sim.workload.queue_upload()
     sim.storage.hanging.add(upload)
     while upload not in sim.checks.attempted_at:
@@ -180,7 +181,7 @@ _PROBES: list[Callable[[Simulation], Awaitable[None]]] = [
 
 
 async def probe(sim: Simulation) -> None:
-    """Run three probes in random order, with `no_fault` first and last."""
+    """Run `no_fault`, three random probes and again `no_fault`."""
     chosen = sim.rng.sample(_PROBES[1:], 3)
     for attempt in (no_fault, *chosen, no_fault):
         sim.checks.log("simulation", f"probes: {attempt.__name__}")

@@ -1,4 +1,4 @@
-"""One simulated reactor: the engine and the reactions of production, on simulated ports."""
+"""One simulated reactor: the engine and the reactions of production with simulated ports."""
 
 from contextlib import suppress
 from functools import partial
@@ -49,13 +49,13 @@ class Process:
     async def _main(self, node: Node, stop: Event) -> None:
         try:
             while not stop.is_set():
-                # `reactor run` exits when it can't connect at start, and its service manager restarts it
+                # `reactor run` exits if it can't connect at the start, and its service manager restarts it
                 with suppress(DatabaseUnavailable):
                     await self._run(node, stop)
                     break
                 await sleep(RESTARTS_WITHIN_S)
-        except Exception as error:  # noqa: BLE001  # a reactor may not end with any error
-            self._checks.add_violation(f"{node.name} broke: {_innermost(error)!r}")
+        except Exception as error:  # noqa: BLE001  # no error may end a reactor
+            self._checks.add_violation(f"{node.name} ended with an error: {_innermost(error)!r}")
         self._checks.log(node.name, "has ended")
 
     async def _run(self, node: Node, stop: Event) -> None:

@@ -1,7 +1,7 @@
-"""The real schema with a clock that the test sets and notifications stored in a table.
+"""The real schema, with a clock that the test sets and with notifications in a table.
 
-The functions are those of schema/functions with two names replaced: the clock functions and pg_notify. So the same
-calls at the same moments have one right answer, which the simulated database must give too.
+In the functions of schema/functions, the names of the clock functions and of pg_notify are replaced. So the same calls
+at the same times have only one correct result, and the simulated database must return the same result.
 """
 
 import json
@@ -66,7 +66,7 @@ _TABLES = {
 
 
 def install_test_clock(url: str) -> None:
-    """Replace clock and notifications in a migrated database."""
+    """Replace the clock and the notifications in a migrated database."""
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute(_STAND_INS)
         for (definition,) in conn.execute(_FUNCTIONS).fetchall():
@@ -80,7 +80,7 @@ def install_test_clock(url: str) -> None:
 
 
 class Real:
-    """Calls to PostgreSQL in one transaction, which is rolled back at the end."""
+    """Calls PostgreSQL in one transaction, which is rolled back at the end."""
 
     def __init__(self, conn: psycopg.Connection[Any]) -> None:
         self._conn = conn
@@ -99,7 +99,7 @@ class Real:
         return row[0]
 
     def sent(self) -> list[tuple[str, Any]]:
-        """Return the notifications since the last call, as channel and payload."""
+        """Return (channel, payload) of each notification since the last call."""
         rows = self.rows("select n, channel, payload from simulation.sent where n > %s order by n", (self._read,))
         self._read = max((row.n for row in rows), default=self._read)
         return [(row.channel, json.loads(row.payload) if row.payload.startswith("{") else row.payload) for row in rows]

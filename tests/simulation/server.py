@@ -1,4 +1,4 @@
-"""The simulated database server: calls that fail or lose their answer, notifications that are lost, late or doubled."""
+"""The simulated database server. Calls fail or their answers are lost; notifications are lost, late or doubled."""
 
 import asyncio
 import contextvars
@@ -27,22 +27,22 @@ EPOCH_S = 1_768_000_000.0
 """January 2026, so that no billing month ends during a run."""
 
 NO_NODE = contextvars.Context()
-"""The context of the server's own callbacks: they belong to no reactor, so no killed or frozen reactor blocks them."""
+"""The context of the server's callbacks. They belong to no node, so a killed or frozen reactor doesn't stop them."""
 
 _FORGERIES = ("", "{", '{"v":2}', '{"v":1,"at":1,"rows":[]}', '{"v":1,"rescan":true}')
 
 
 _FLUSHED_WITHIN_S = 0.6
-"""PostgreSQL flushes an asynchronous commit within three times wal_writer_delay."""
+"""PostgreSQL flushes an asynchronous commit within three times wal_writer_delay, which is 200 ms."""
 
-_NEVER_FLUSH = frozenset(
+_NOT_FLUSHED = frozenset(
     {statements.CLAIM_UPLOADS, statements.SWEEP_UPLOADS, statements.SWEEP_RUNS, statements.CONFIRM_STORED}
 )
-"""Claims commit asynchronously; the others write nothing."""
+"""Statements whose commits flush nothing: CLAIM_UPLOADS commits asynchronously, the other three only read."""
 
 
 class _Lost(Exception):
-    """The connection broke. The statement may have committed or not."""
+    """The connection broke. It is unknown whether the statement committed."""
 
 
 class Server:
@@ -56,12 +56,12 @@ class Server:
         self.clock_ahead_s = 0.0
         self.is_up = True
         self.triggers_disabled = False
-        """True while triggers send nothing, as if they had been dropped."""
+        """While True, the triggers send no notifications, as if they had been dropped."""
         self.listeners: list[Connection] = []
         self.next_call_fails: dict[str, str] = {}
-        """By statement: the next call of it fails 'before' or 'after' its commit."""
+        """Maps a statement to 'before' or 'after': its next call fails before or after the commit."""
         self._unflushed: list[tuple[float, UploadRow]] = []
-        """Claims that aren't flushed yet: when each was made, and a copy of the row before it."""
+        """(time of the claim, copy of the row before the claim) for each claim that no later commit has flushed."""
         self.db = Database(clock=self.clock, tenant_of=lambda user: user.int & 0x7FFFFFFF)
         checks.watch(self.db)
 
@@ -74,13 +74,13 @@ class Server:
         return self.rng.uniform(0.0002, 0.005)
 
     def happens(self, chance: float) -> bool:
-        # draw only for faults of the mixture, or adding a fault would change every seed's run
+        # a fault that isn't in the mixture draws no number, so it doesn't change the rest of the run
         return chance > 0 and self.rng.random() < chance
 
     # transactions
 
     def commit(self, transaction: Callable[[], Any], *, is_durable: bool = True) -> Any:
-        """Run a transaction, deliver its notifications and return its result."""
+        """Run a transaction, send its notifications and return its result. A durable commit flushes earlier claims."""
         done = transaction()
         if is_durable:
             self._unflushed.clear()
@@ -113,13 +113,13 @@ class Server:
     # faults
 
     def stop(self) -> None:
-        """Break all connections. Calls in flight are lost."""
+        """Disconnect all listeners. Until `start`, calls that arrive and new listeners are refused."""
         self.is_up = False
         for connection in list(self.listeners):
             connection.disconnect("terminating connection due to unexpected postmaster exit")
 
     def restart(self) -> None:
-        """Stop, and start again after 0.5, 3 or 20 s."""
+        """Stop the server, and start it again after 0.5, 3 or 20 s."""
         if self.is_up:
             self.checks.log("database", "is down")
             self.stop()
@@ -131,14 +131,14 @@ class Server:
             self.checks.log("database", "is up")
 
     def before_claim(self, ids: Sequence[UUID]) -> None:
-        """Copy the rows that a claim is about to change, in case a crash undoes it; draw whether one comes."""
+        """Copy the rows of a claim, so that a crash can undo the claim. At random, schedule a crash."""
         now = self.loop.time()
         self._unflushed += [(now, evolve(self.db.uploads[i])) for i in ids if i in self.db.uploads]
         if self.happens(self.faults.crashes_after_claim):
             self.loop.call_later(self.rng.uniform(0.0, 0.3), self._crash, context=NO_NODE)
 
     def _crash(self) -> None:
-        """Undo the claims that weren't flushed, and restart."""
+        """Undo the claims that weren't flushed, and restart. Does nothing after the faults have stopped."""
         if self.checks.faults_stopped:
             return
         since = self.loop.time() - _FLUSHED_WITHIN_S
@@ -156,7 +156,7 @@ class Server:
 
 @define
 class Client:
-    """The connections of one reactor. A `QueryRunner`."""
+    """The connections of one reactor, except its listening connection. A `QueryRunner`."""
 
     server: Server
     node: Node
@@ -194,7 +194,7 @@ class Client:
                 error = DatabaseUnavailable("canceling statement due to statement timeout")
             rows = None
             if error is None:
-                is_durable = statement not in _NEVER_FLUSH
+                is_durable = statement not in _NOT_FLUSHED
                 rows = server.commit(lambda: self._answer(statement, parameters), is_durable=is_durable)
                 if forced == "after":
                     error = DatabaseUnavailable("the connection is lost")
@@ -216,7 +216,7 @@ class Client:
 
 
 def _read_uuids(parameter: Any) -> Any:
-    """Return an array literal as a list of UUIDs, as PostgreSQL reads it; any other parameter as it is."""
+    """Return the UUIDs of an array literal as a list. Return any other parameter unchanged."""
     if isinstance(parameter, str) and parameter.startswith("{"):
         return [UUID(text) for text in parameter[1:-1].split(",") if text]
     return parameter
@@ -251,7 +251,7 @@ class Connection:
 
 
 class SimulatedListener:
-    """One reactor's listening connections, one after another. A `NotificationSource`."""
+    """The listening connection of one reactor. `listen` opens a new one each time. A `NotificationSource`."""
 
     def __init__(self, server: Server, node: Node) -> None:
         self._server = server

@@ -10,7 +10,7 @@ from simulation.probes import probe
 from simulation.simulation import Simulation, seeded_simulation
 
 ENOUGH = 3
-"""How many ready rows make a reactor yield others. The real limit is thousands; a simulation has dozens of rows."""
+"""With this many ready signals, a reactor yields rows. The real limit is 500; a simulation has dozens of rows."""
 
 
 @frozen
@@ -21,7 +21,7 @@ class Run:
     violations: list[str]
     trace: list[str]
     lasted_s: float
-    """Simulated time."""
+    """Duration in simulated seconds."""
 
     @property
     def digest(self) -> str:
@@ -29,7 +29,7 @@ class Run:
 
 
 def simulate(seed: int) -> Run:
-    """Run one seed: mixed faults, drain, probes of single faults, shutdown."""
+    """Run one seed in phases: mixed faults, drain, probes of single faults, shutdown."""
     with seeded_simulation(seed) as sim, mock.patch.object(schedule, "_ENOUGH_READY", ENOUGH):
         began = sim.loop.time()
         try:

@@ -1,6 +1,6 @@
-"""One simulation: minutes of mixed faults, then none, and everything must drain within a computed limit.
+"""One simulation and its phases: mixed faults for 30 to 180 s, drain, probes of single faults, shutdown.
 
-After that come probes of single faults, and at last all reactors are asked to stop. The checks must hold throughout.
+During the drain no fault occurs, and everything must drain within a computed limit. The checks run in every phase.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ from simulation.store import Storage
 from simulation.workload import Workload
 
 _SLOP_S = 30.0
-"""Allowance for round trips, slow puts in flight and slow calls."""
+"""Extra time for round trips, slow puts in flight and slow calls."""
 
 _END_WITHIN_S = 40.0
 _LONGEST_STEP_S = 30.0
 
 
 class Simulation:
-    """All parts of one run, and the phases that it goes through."""
+    """All parts of one run, and a method for each phase."""
 
     def __init__(self, loop: VirtualLoop, seed: int) -> None:
         self.rng = random.Random(seed)
@@ -119,10 +119,10 @@ class Simulation:
             self.checks.log("store", "is up")
 
     async def drain(self) -> None:
-        """Stop all faults, and require that everything drains within the limit."""
+        """Stop all faults, and check that everything drains within the limit."""
         self.faults.clear()
         self.server.start()
-        self.server.break_listeners()  # replace silent connections; the tests of the canary measure its delay
+        self.server.break_listeners()  # replace silent connections: the limit has no time for detecting them
         self.server.triggers_disabled = False
         for process in self.processes:
             process.thaw()
@@ -130,7 +130,7 @@ class Simulation:
         bound_s = self.drain_limit_s()
         began = self.loop.time()
         while self.loop.time() - began < (bound_s if self.checks.unfinished() else _SLOP_S):
-            for process in self.processes:  # including those that were shutting down when the faults stopped
+            for process in self.processes:  # also reactors that were shutting down when the faults stopped
                 if not process.is_running:
                     process.start()
             await sleep(1.0)
@@ -140,26 +140,26 @@ class Simulation:
         self.checks.faults_stopped = True
 
     def drain_limit_s(self) -> float:
-        """Return how long after the last fault everything may take to drain."""
+        """Return the maximum time in seconds from the last fault until everything is drained."""
         settings = self.settings
         longest_wait_s = max(1.1 * settings.retry_max_s, 60.0) + _LONGEST_STEP_S
         held_s = settings.lease_s + settings.attempt_timeout_s + settings.shutdown_grace_s
-        # a row that only a sweep finds, plus the longest timeout of a run whose worker falls silent
+        # wait for the sweep that finds a row, and for the longest timeout of a run (600 s)
         return longest_wait_s + held_s + settings.reconcile_interval_s + 600.0 + _SLOP_S
 
     async def stop(self) -> None:
-        """Ask all reactors to stop, and require that they end in time and hold no lease."""
+        """Ask all reactors to stop, and check that they end in time and leave no lease behind."""
         for process in self.processes:
             process.ask_to_stop()
         began = self.loop.time()
         while any(process.is_running for process in self.processes):
             await sleep(0.5)
             if self.loop.time() - began > self.settings.shutdown_grace_s + _END_WITHIN_S:
-                self.checks.add_violation("I20: a reactor doesn't end")
+                self.checks.add_violation("I20: a reactor didn't end in time")
                 return
         held = [row.id for row in self.server.db.uploads.values() if row.status == "uploading"]
         if held:
-            self.checks.add_violation(f"I20: {held} are still leased, though all reactors have ended")
+            self.checks.add_violation(f"I20: {held} are still leased after all reactors have ended")
 
     async def finish(self) -> None:
         """End all remaining tasks, so that the next simulation starts clean."""
@@ -177,7 +177,7 @@ class Simulation:
 
 @contextmanager
 def seeded_simulation(seed: int) -> Iterator[Simulation]:
-    """Yield a simulation in which all randomness follows from the seed."""
+    """Yield a simulation in which the seed determines all random values."""
     state = random.getstate()
     random.seed(seed)
     chance = random.Random(f"bytes {seed}")

@@ -29,9 +29,9 @@ class Storage:
     faults: Faults
     checks: Checks
     files: dict[str, str] = Factory(dict)
-    """Content hashes by file path."""
+    """Maps a file's path to its content hash."""
     objects: dict[tuple[str, str], str] = Factory(dict)
-    """Content hashes by bucket and key."""
+    """Maps (bucket, key) to the object's content hash."""
     is_down: bool = False
     puts: int = 0
     put_s: tuple[float, float] = (0.01, 0.2)
@@ -43,14 +43,14 @@ class Storage:
 
 
 class SimulatedThreads:
-    """One reactor's threads: they put uploads into the store, and remove spooled files. Implements `SpooledFiles`."""
+    """The threads of one reactor. They put uploads into the store and remove spooled files. A `SpooledFiles`."""
 
     def __init__(self, storage: Storage, node: Node, *, concurrency: int, per_tenant: int) -> None:
         self.storage = storage
         self.node = node
         self.executor = TaskExecutor(self._put, concurrency, per_tenant=per_tenant, now=storage.loop.time)
         self._put_uploads: dict[int, Upload] = {}
-        """Uploads that were put, by id as a number, which is also the identity of the spooled file."""
+        """Maps an upload's id, as an integer, to the upload that was put. The integer also identifies its file."""
 
     async def _put(self, attempt: UploadAttempt) -> tuple[str, Identity]:
         upload, storage, faults = attempt.upload, self.storage, self.storage.faults
@@ -82,7 +82,7 @@ class SimulatedThreads:
             await sleep(0.001)
         except BaseException:
             if is_whole and storage.rng.random() < 0.5:
-                # all bytes were sent: the store keeps the object even if the reactor has given up
+                # all bytes were sent: the store may store the object after the reactor has given up
                 storage.loop.call_later(storage.rng.uniform(0.0, 5.0), self._store, upload, found, context=NO_NODE)
             raise
         finally:
@@ -94,7 +94,7 @@ class SimulatedThreads:
         self.storage.objects[upload.bucket, upload.object_path] = content
 
     async def run(self, call: Callable[[], list[str | None]]) -> list[str | None]:
-        """Run a call as a thread would: a moment later, and to its end once it was asked for."""
+        """Run a call after 0.5 ms. A cancellation doesn't prevent it, as it doesn't stop a thread."""
         with CancelScope(shield=True):
             await sleep(0.0005)
         return call()
@@ -111,7 +111,7 @@ class SimulatedThreads:
 
 
 def _check_file(upload: Upload, found: str) -> None:
-    """Raise what the spool would raise."""
+    """Raise the error that the spool would raise for this content."""
     if not found:
         raise SpoolFileMissing("the spooled file can't be read")
     if found != upload.content_hash:

@@ -14,9 +14,9 @@ DAY_S = 86_400.0
 STORAGE_LIMIT_BYTES = 1 << 30
 
 NEVER_S = 253_370_764_800.0
-"""The year 9999, which the schema uses as "never"."""
+"""A time in the year 9999, which the schema uses for "never"."""
 
-_HINTS_IN_ONE = 100
+_HINTS_PER_NOTIFICATION = 100
 _RESCAN_ABOVE = 1000
 
 
@@ -93,7 +93,7 @@ class Instance:
 
 @define(kw_only=True)
 class Tables:
-    """All rows, and the triggers' rules, which apply to every writer."""
+    """All rows, and the effects of the triggers, which apply to every write."""
 
     clock: Callable[[], float]
     tenant_of: Callable[[UUID], int]
@@ -103,7 +103,7 @@ class Tables:
     usage: dict[UUID, Usage] = Factory(dict)
     instances: dict[UUID, Instance] = Factory(dict)
     sent: list[tuple[str, dict[str, Any] | str]] = Factory(list)
-    """Notifications not delivered yet, as channel and payload. The server empties it when it delivers them."""
+    """(channel, payload) of each notification that the server hasn't sent yet. The server clears the list."""
 
     def now(self) -> float:
         return round(self.clock(), 6)
@@ -111,7 +111,7 @@ class Tables:
     # sources and usage
 
     def write_source(self, source: Source, status: str, *, size: int | None = None, settles: bool = False) -> None:
-        """Write a source and its share of the usage. Raises QuotaExceeded unless `settles` is set."""
+        """Write a source and update the usage. Raises QuotaExceeded over the limit, unless `settles` is True."""
         size = source.byte_size if size is None else size
         is_new = source.id not in self.sources
         before = (0, 0, 0) if is_new else _entry(source.storage_status, source.byte_size)
@@ -132,11 +132,11 @@ class Tables:
 
     # notifications
 
-    def tell_upload_inserted(self, row: UploadRow) -> None:
+    def notify_upload_inserted(self, row: UploadRow) -> None:
         self._send("reactor_uploads", [self._hint(row.id, row.user_id, row.next_retry_at)])
 
-    def tell_uploads_updated(self, changes: Iterable[tuple[str, float, UploadRow]]) -> None:
-        """Notify one statement's changes: each row with its former status and next_retry_at."""
+    def notify_uploads_updated(self, changes: Iterable[tuple[str, float, UploadRow]]) -> None:
+        """Send notifications about one statement's changes: (former status, former next_retry_at, row) of each."""
         now = self.now()
         self._send(
             "reactor_uploads",
@@ -152,7 +152,7 @@ class Tables:
             ],
         )
 
-    def tell_run(self, run: RunRow) -> None:
+    def notify_run(self, run: RunRow) -> None:
         if run.status != "running":
             hint = self._hint(run.id, run.user_id, None)
         elif run.heartbeat_timeout is not None:
@@ -172,8 +172,8 @@ class Tables:
         if len(hints) > _RESCAN_ABOVE:
             self.sent.append((channel, {"v": 1, "at": at, "rescan": True}))
             return
-        for first in range(0, len(hints), _HINTS_IN_ONE):
-            self.sent.append((channel, {"v": 1, "at": at, "rows": hints[first : first + _HINTS_IN_ONE]}))
+        for first in range(0, len(hints), _HINTS_PER_NOTIFICATION):
+            self.sent.append((channel, {"v": 1, "at": at, "rows": hints[first : first + _HINTS_PER_NOTIFICATION]}))
 
 
 def _entry(status: str, size: int) -> tuple[int, int, int]:
@@ -185,9 +185,12 @@ def _entry(status: str, size: int) -> tuple[int, int, int]:
 
 
 def deadline(run: RunRow, patience_s: float | None) -> float | None:
-    """Return when a run is stale; `patience_s` applies if its own heartbeat_timeout is None. None: never."""
-    own = patience_s if run.heartbeat_timeout is None else run.heartbeat_timeout
+    """Return the time at which a run becomes stale, or None for never.
+
+    `patience_s` is the heartbeat timeout of a run whose heartbeat_timeout is None.
+    """
+    timeout_s = patience_s if run.heartbeat_timeout is None else run.heartbeat_timeout
     dues = [] if run.timeout_at is None else [run.timeout_at]
-    if own is not None:
-        dues.append(round(run.heartbeat_at + own, 6))
+    if timeout_s is not None:
+        dues.append(round(run.heartbeat_at + timeout_s, 6))
     return min(dues, default=None)

@@ -1,6 +1,6 @@
-"""The simulated database compared with PostgreSQL: the same calls give the same answers, rows and notifications.
+"""The simulated database compared with PostgreSQL: the same calls return and write the same rows and notifications.
 
-The simulation proves something only as long as its database behaves like the real one.
+The simulation proves something only if its database behaves like the real one.
 """
 
 import math
@@ -36,7 +36,7 @@ _TRACEPARENT = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
 _PICKS = st.lists(st.integers(0, 8), min_size=1, max_size=6)
 _SECONDS = st.sampled_from([1.0, 5.0, 30.0, 60.0])
 _NOISE_S = 2e-5
-"""Tolerance: PostgreSQL counts in microseconds, Python in binary fractions of a second."""
+"""Rounding error of a time: PostgreSQL rounds to microseconds, and a Python float to a binary fraction."""
 
 
 class ModelAgainstPostgres(RuleBasedStateMachine):
@@ -67,18 +67,18 @@ class ModelAgainstPostgres(RuleBasedStateMachine):
     # both
 
     def both(self, statement: LiteralString, *parameters: Any) -> None:
-        """Run a statement on both and compare the rows that they return."""
+        """Run a statement on PostgreSQL and on the model; assert that both return the same rows."""
         answered = self.real.rows(statement, parameters)
         modelled = self.model.answer(statement, parameters)
         assert_alike(in_order(answered), in_order(modelled))
 
     def pick(self, rows: dict[UUID, Any], picks: Sequence[int]) -> list[UUID]:
-        """Return some existing ids, each once, and at times one that doesn't exist."""
+        """Return distinct ids of rows. One of the possible ids doesn't exist."""
         ids = [*rows, UUID(int=99)]
         return list(dict.fromkeys(ids[n % len(ids)] for n in picks))
 
     @invariant()
-    def they_have_the_same_rows(self) -> None:
+    def model_and_postgres_have_the_same_rows(self) -> None:
         if not hasattr(self, "model"):
             return
         for name in ("sources", "uploads", "runs", "usage", "instances"):
@@ -135,9 +135,10 @@ class ModelAgainstPostgres(RuleBasedStateMachine):
         seconds=_SECONDS,
     )
     def attempt(self, picks: list[int], token: int, verdicts: list[str], delay_s: float, seconds: float) -> None:
-        """Make a whole attempt, from claim to settlement, which random single steps would rarely produce."""
+        """Make a complete attempt from claim to settlement, which random single steps would rarely do."""
         self.claim(picks, token, lease_s=5.0)
-        self.settle(picks, stranger=True, verdicts=verdicts, delay_s=delay_s)  # by the first token, right or wrong
+        # settle with the first token, which may be wrong
+        self.settle(picks, stranger=True, verdicts=verdicts, delay_s=delay_s)
         self.time_passes(seconds)
         self.settle(picks, stranger=False, verdicts=verdicts, delay_s=delay_s)
 
@@ -223,10 +224,10 @@ class ModelAgainstPostgres(RuleBasedStateMachine):
         answered = self.model.begin(source, timeout_s, patience_s, _TRACEPARENT, run)
         assert answered == ("ok" if said["ok"] else said["code"])
         if answered == "ok" and not is_named:
-            # a run that an app inserts itself may have no heartbeat_timeout: the reactor's default applies
+            # a run that an app inserts may have no heartbeat_timeout; then the reactor uses its default
             self.real.rows("update public.interpretation_runs set heartbeat_timeout = null where id = %s", (run,))
             self.model.runs[run].heartbeat_timeout = None
-            self.model.tell_run(self.model.runs[run])
+            self.model.notify_run(self.model.runs[run])
 
     @precondition(lambda self: self.model.runs)
     @rule(pick=st.integers(0, 30), completes=st.booleans())
@@ -269,7 +270,7 @@ def in_order(rows: Sequence[Any]) -> list[tuple[Any, ...]]:
 
 
 def hints_in(sent: Sequence[tuple[str, Any]]) -> list[tuple[Any, ...]]:
-    """Return one tuple per hint: channel, row, tenant, due time, and the payload's absolute time."""
+    """Return a tuple for each hint: channel, the hint's fields, and the payload's absolute time."""
     hints: list[tuple[Any, ...]] = []
     for channel, payload in sent:
         if isinstance(payload, str):
@@ -281,12 +282,12 @@ def hints_in(sent: Sequence[tuple[str, Any]]) -> list[tuple[Any, ...]]:
 
 
 def assert_alike(answered: Any, modelled: Any) -> None:
-    """Assert that two answers are equal within the tolerance."""
+    """Assert that two results are equal to the millisecond."""
     assert plain(answered) == plain(modelled)
 
 
 def plain(value: Any) -> Any:
-    """Return a copy whose floats are rounded to the tolerance."""
+    """Return a copy whose floats are rounded to whole milliseconds, which are 50 times the rounding error."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

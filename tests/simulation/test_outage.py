@@ -1,4 +1,4 @@
-"""An outage of the store doesn't spend the retries of the uploads that wait for it."""
+"""During an outage of the store, waiting uploads don't use up their retries."""
 
 import pytest
 from anyio import sleep
@@ -13,7 +13,7 @@ DRAINED_WITHIN_S = 60.0
 
 @pytest.mark.parametrize("reactors", [1, pytest.param(3, marks=pytest.mark.simulation)])
 def test_a_ten_minute_outage_costs_each_upload_at_most_two_attempts(reactors: int) -> None:
-    """With default settings. All uploads are stored within a minute after the outage."""
+    """The settings are the defaults. All uploads are stored within a minute after the outage."""
 
     async def live(sim: Simulation) -> None:
         sim.start(reactors)

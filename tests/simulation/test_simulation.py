@@ -17,10 +17,10 @@ EVERYDAY = 24
 _SHOWN = 60
 
 FOUND = {
-    0: "a timer fired a rounding error before its tick, repeatedly",
+    0: "because of a rounding error, a timer fired repeatedly before its tick",
     24: "one reactor claimed a row twice",
-    52: "a row that was claimed twice ended its reactor",
-    299: "a backlog sent claim after claim to a database that was down",
+    52: "a row that a reactor claimed twice ended the reactor",
+    299: "with a backlog, a reactor sent claims without a pause to a database that was down",
 }
 """Seeds that once found a bug. Each bug also has its own test, because a change of the simulation changes its seeds."""
 

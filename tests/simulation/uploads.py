@@ -1,4 +1,4 @@
-"""The simulated database: uploads. A plain Python version of the functions in schema/functions."""
+"""The simulated database: uploads. The methods do the same as the functions in schema/functions."""
 
 from collections import namedtuple
 from collections.abc import Collection, Sequence
@@ -40,7 +40,7 @@ class SettleAnswer(NamedTuple):
     settled_at: float
 
 
-MendAnswer = namedtuple("MendAnswer", ["kind", "count"])  # noqa: PYI024  # a class may not name a field `count`
+RepairAnswer = namedtuple("RepairAnswer", ["kind", "count"])  # noqa: PYI024  # a class may not name a field `count`
 
 
 class UploadCalls(Tables):
@@ -109,7 +109,7 @@ class UploadCalls(Tables):
         return row if row is not None and row.status == "uploading" and row.lease_token == token else None
 
     def settle(self, *columns: Sequence[Any]) -> list[SettleAnswer]:
-        """Columns are upload, token, verdict, seconds until it is due again, code, message, URL."""
+        """Settle attempts. Columns: upload, token, verdict, seconds until the next attempt, code, message, URL."""
         now, answers, changes = self.now(), [], []
         stored: dict[UUID, str] = {}
         dead: set[UUID] = set()
@@ -139,7 +139,7 @@ class UploadCalls(Tables):
                 self.write_source(source, "uploaded", settles=True)
             elif source.storage_status == "pending":
                 self.write_source(source, "failed", settles=True)
-        self.tell_uploads_updated(changes)
+        self.notify_uploads_updated(changes)
         return answers
 
     def confirm_stored(self, ids: Sequence[UUID], sources: Sequence[UUID], urls: Sequence[str]) -> list[tuple[UUID]]:
@@ -155,11 +155,11 @@ class UploadCalls(Tables):
         now, answers, changes = self.now(), [], []
         rows = sorted((r for r in self.uploads.values() if ids is None or r.id in ids), key=lambda row: row.id)
         leased = [r for r in rows if r.status == "uploading" and (r.lease_expires_at or 0.0) <= now][:limit]
-        spent = [r for r in rows if r.status == "failed" and _is_spent(r) and r.next_retry_at <= now][:limit]
+        spent = [r for r in rows if r.status == "failed" and _is_exhausted(r) and r.next_retry_at <= now][:limit]
         for row in (leased + spent)[:limit]:
             was_leased, claimed_at = row.status == "uploading", row.updated_at
             changes.append((row.status, row.next_retry_at, row))
-            if _is_spent(row):
+            if _is_exhausted(row):
                 row.status, row.error_code = "dead", _NO_TRIES
                 source = self.sources[row.source_id]
                 if source.storage_status == "pending":
@@ -173,7 +173,7 @@ class UploadCalls(Tables):
             answers.append(
                 (row.id, verdict, row.error_code, row.traceparent, row.retry_count, row.claim_count, *whence)
             )
-        self.tell_uploads_updated(changes)
+        self.notify_uploads_updated(changes)
         return answers
 
     def sweep_uploads(self, horizon: timedelta, per_tenant: int, limit: int) -> list[tuple[UUID, int, float, float]]:
@@ -188,18 +188,18 @@ class UploadCalls(Tables):
         found += [(row, row.lease_expires_at or 0.0) for row in leased]
         return [(row.id, self.tenant_of(row.user_id), due_at, row.updated_at) for row, due_at in found]
 
-    def repair_usage(self, limit: int) -> list[MendAnswer]:
+    def repair_usage(self, limit: int) -> list[RepairAnswer]:
         owed = {row.source_id for row in self.uploads.values() if row.status in {"failed", "uploading"}}
         leaked = [s for s in self.sources.values() if s.storage_status == "pending" and s.id not in owed]
         leaked = [s for s in leaked if s.pending_since < self.now() - DAY_S][:limit]
         for source in leaked:
             self.write_source(source, "failed")
-        return [MendAnswer("reservations", len(leaked))] if leaked else []
+        return [RepairAnswer("reservations", len(leaked))] if leaked else []
 
     # the app
 
     def reserve(self, user: UUID, content_hash: str, size: int, new_id: UUID) -> UUID | None:
-        """Return the source with this content. None: it would exceed the quota."""
+        """Return the id of the source with this content, or None if the source would exceed the quota."""
         known = [s for s in self.sources.values() if (s.user_id, s.content_hash) == (user, content_hash)]
         source = (
             known[0]
@@ -213,7 +213,7 @@ class UploadCalls(Tables):
             return None
         return source.id
 
-    def fail_upload(  # noqa: PLR0917  # as public.fail_upload
+    def fail_upload(  # noqa: PLR0917  # the parameters of public.fail_upload
         self,
         source_id: UUID,
         bucket: str,
@@ -223,7 +223,7 @@ class UploadCalls(Tables):
         max_retries: int,
         new_id: UUID,
     ) -> UUID | str:
-        """Return the queued upload's id, "uploaded" if the source is stored already, or an error code."""
+        """Return the queued upload's id, or "uploaded" if the source is already stored, or an error code."""
         source, now = self.sources[source_id], self.now()
         if source.storage_status == "uploaded":
             return "uploaded"
@@ -252,11 +252,11 @@ class UploadCalls(Tables):
             updated_at=now,
         )
         self.uploads[new_id] = row
-        self.tell_upload_inserted(row)
+        self.notify_upload_inserted(row)
         return new_id
 
     def complete_upload(self, source_id: UUID, url: str) -> bool:
-        """Record that the app's own attempt succeeded. Returns False if it would exceed the quota."""
+        """Record that the app's own attempt succeeded. Returns False if the source would exceed the quota."""
         source = self.sources[source_id]
         if source.storage_status != "uploaded":
             try:
@@ -288,7 +288,7 @@ class UploadCalls(Tables):
             row.status = "failed"
             row.next_retry_at = min(row.next_retry_at, self.now())
             row.updated_at = self.now()
-            self.tell_uploads_updated([before])
+            self.notify_uploads_updated([before])
             answers.append((row.id, None))
         return answers
 
@@ -310,7 +310,7 @@ class UploadCalls(Tables):
         return purged
 
 
-def _is_spent(row: UploadRow) -> bool:
+def _is_exhausted(row: UploadRow) -> bool:
     return row.retry_count >= row.max_retries
 
 

@@ -15,7 +15,7 @@ _SIZE_BYTES = 100
 
 
 class Workload:
-    """Clients of the database other than reactors. Their calls never fail, so that failures are the reactors'."""
+    """The database's clients other than reactors. Their calls never fail, so reactors cause every violation."""
 
     def __init__(self, server: Server, storage: Storage, checks: Checks, rng: random.Random, faults: Faults) -> None:
         self._server = server
@@ -82,7 +82,7 @@ class Workload:
                     self._complete(upload)
 
     def _complete(self, upload: UUID) -> None:
-        """Complete a queued upload, as an app does whose own slow attempt succeeded."""
+        """Complete a queued upload, as an app does when its own slow attempt has succeeded after all."""
         row = self._server.db.uploads.get(upload)
         if row is not None:
             if row.status != "uploading":
@@ -98,21 +98,21 @@ class Workload:
                 tasks.start_soon(self._run_interpretation)
 
     async def _run_interpretation(self) -> None:
-        """Work on one run: send heartbeats, then complete it or fall silent. Stop once the run is lost."""
+        """Send heartbeats of one run, then complete the run or abandon it. Return if the run was failed."""
         patience_s = self._rng.choice([None, 5.0, 20.0])
         run = self.begin_run(timeout_s=self._rng.choice([30.0, 120.0, 600.0]), patience_s=patience_s)
-        if self._rng.random() < 0.3:  # as an app that sets no heartbeat_timeout: the reactor's default applies
+        if self._rng.random() < 0.3:  # the app sets no heartbeat_timeout, so the reactor uses its default
             self._server.db.runs[run].heartbeat_timeout = None
         heartbeats = self._rng.randrange(8)
         for _ in range(heartbeats):
             await sleep(self._rng.uniform(0.1, 0.5) * (patience_s or 20.0))
             if not self._server.commit(lambda: self._server.db.heartbeat(run)):
-                return  # the run is lost
+                return
         row = self._server.db.runs[run]
         if self._rng.random() < 0.5:
             was_failed = row.status == "failed"
             if self._server.commit(lambda: self._server.db.complete_run(run)) and was_failed:
-                self._checks.add_violation(f"I12: run {run} was failed, and completed after that")
+                self._checks.add_violation(f"I12: run {run} was completed after it had failed")
 
     async def _operate(self, seconds: float) -> None:
         until, db = self._server.loop.time() + seconds, self._server.db

@@ -1,4 +1,4 @@
-"""A start with 100 000 due uploads: the first claim comes at once, and memory doesn't grow with the backlog."""
+"""A start with 100 000 due uploads: the first claim follows immediately, and memory use stays below a limit."""
 
 import json
 import os
@@ -76,7 +76,7 @@ def test_a_start_with_a_large_backlog_claims_at_once_in_bounded_memory(app: App,
         run.terminate()
         assert run.ended() == 0, run.log
     figures = {"first_claim_s": round(first_claim_s, 2), "stored_per_s": round(rate), "peak_rss_mib": round(peak)}
-    print(json.dumps(figures))  # noqa: T201 - the figures, with -s
+    print(json.dumps(figures))  # noqa: T201  # shown by pytest -s
     assert app.one("select count(*) from public.upload_queue where status = 'uploading'") == 0
     assert app.one("select count(*) from public.upload_queue where status = 'dead'") == 0
     app.assert_usage_matches_rows()

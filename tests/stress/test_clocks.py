@@ -1,4 +1,4 @@
-"""A host clock that is wrong by minutes or a day: the database's clock decides, so nothing is early or late."""
+"""The host's clock is wrong by minutes or a day. The reactor uses the database's clock, so nothing is early or late."""
 
 import subprocess
 import sys
@@ -19,19 +19,19 @@ _LATE_S = 1.5
 
 @pytest.mark.chaos
 @pytest.mark.timeout(180)
-@pytest.mark.skipif(not LIBRARIES, reason="libfaketime isn't here: apt-get install faketime")
+@pytest.mark.skipif(not LIBRARIES, reason="libfaketime isn't installed: apt-get install faketime")
 @pytest.mark.parametrize("offset", ["+1d", "-1d", "+5m", "-5m"])
 def test_retries_and_deadlines_are_on_time_by_the_databases_clock(app: App, tmp_path: Path, offset: str) -> None:
     env = settings_of(app) | {
         "LD_PRELOAD": str(LIBRARIES[0]),
         "FAKETIME": offset,
-        # leave the monotonic clock right, as on a host whose wall clock is wrong
+        # only the wall clock is wrong, not the monotonic clock
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "DONT_FAKE_MONOTONIC": "1",
     }
     clock = [sys.executable, "-c", "import time; print(time.time())"]
     faked = subprocess.run(clock, env=env, capture_output=True, text=True, check=True)
-    assert abs(float(faked.stdout) - time.time()) > 200  # libfaketime works here
+    assert abs(float(faked.stdout) - time.time()) > 200  # libfaketime has an effect
 
     with running(env, cwd=tmp_path) as run:
         run.wait_until_ready()
@@ -44,7 +44,7 @@ def test_retries_and_deadlines_are_on_time_by_the_databases_clock(app: App, tmp_
         silent_due = app.run(silent)["heartbeat_at"] + app.run(silent)["heartbeat_timeout"]
 
         while app.row(now) is not None:
-            assert app.one("select clock_timestamp()") < due, "what is due now waited"
+            assert app.one("select clock_timestamp()") < due, "an upload that was due waited"
         while app.one("select clock_timestamp()") < due:
             early = app.row(upload) is None or app.run(timed)["status"] != "running"
             assert not early or app.one("select clock_timestamp()") >= due

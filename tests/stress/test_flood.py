@@ -43,7 +43,7 @@ class CountingRecorder(Recorder):
 
 
 class Lag:
-    """The event loop's lag: how late a task wakes that sleeps for 5 ms."""
+    """Measures the event loop's lag: the delay with which a task wakes after a sleep of 5 ms."""
 
     def __init__(self) -> None:
         self.delays_s: list[float] = []
@@ -59,7 +59,10 @@ class Lag:
 
 
 def flood(url: str, waiting: list[str], running: list[str]) -> None:
-    """Notify of missing rows, of real rows with wrong times, and of garbage. Each payload is unique."""
+    """Send notifications about missing rows, about real rows with wrong times, and with garbage.
+
+    Each payload is unique.
+    """
     with psycopg.connect(url, autocommit=True) as conn:
         for first in range(0, FORGED, _BATCH):
             conn.execute(
@@ -111,8 +114,8 @@ async def test_a_hundred_thousand_forged_notifications_change_nothing_and_work_c
         "loop_lag_p99_ms": round(1e3 * lag.percentile(0.99), 1),
         "reaction_max_s": round(max(lags.values()), 3),
     }
-    print(json.dumps(figures))  # noqa: T201 - the figures, with -s
-    # the server disconnects a listener that can't keep up for 10 s; after reconnecting the reactor sweeps
+    print(json.dumps(figures))  # noqa: T201  # shown by pytest -s
+    # the server disconnects a listener that reads too slowly for 10 s; the reactor reconnects and sweeps
     assert received >= FORGED or recorder.events_of(ListenerLost)
     assert recorder.events_of(RunExpired) == []
     assert {upload.id for upload in [*uploads, last]} == set(lags)

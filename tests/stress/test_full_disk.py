@@ -1,5 +1,5 @@
-"""A full disk of the store: uploads wait, no partial object is left, and all are stored once there is room. A file that
-the store can never hold is dead with a reason."""
+"""A full disk of the store: uploads wait, leave no partial object, and are stored when there is space again. An upload
+above the process's file size limit is dead with a reason."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     mount = ["/usr/bin/mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
     mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
     if mounted.returncode:
-        pytest.skip(f"may not mount a filesystem here: {mounted.stderr.strip()}")
+        pytest.skip(f"mounting a filesystem isn't permitted: {mounted.stderr.strip()}")
     try:
         yield disk
     finally:
@@ -38,7 +38,7 @@ async def test_uploads_wait_for_disk_space_and_then_are_stored(app: App, recorde
     app.settings = evolve(app.settings, store_url=app.store.as_uri())
     make_ballast(small_disk)
     async with app.running_reactor(recorder):
-        uploads = app.queue_uploads(12, content=os.urandom(_MIB // 4))  # 3 MiB into 1 MiB
+        uploads = app.queue_uploads(12, content=os.urandom(_MIB // 4))  # 3 MiB of uploads, 1 MiB of free space
         assert (await recorder.wait_for(BreakerMoved)).is_open
         await recorder.wait_for(AttemptSettled, lambda settled: settled.verdict is Verdict.RETRY)
         failed = recorder.events_of(AttemptSettled, lambda settled: settled.verdict is Verdict.RETRY)

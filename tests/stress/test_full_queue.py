@@ -1,5 +1,5 @@
-"""A full notification queue, caused by a session that listens and never reads: the app's writes still succeed, and
-polling finds all of them."""
+"""A session that listens and never reads makes the notification queue full. The app's writes still succeed, and the
+reactor finds them by polling."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,11 +37,11 @@ async def test_with_a_full_queue_the_app_can_write_polling_finds_it_and_the_queu
             assert reactor.not_ready() == ["polling: notifications don't arrive"]
             recorder.skip_recorded()
 
-            uploads = [app.queue_uploads()[0] for _ in range(50)]  # 50 commits, none of which may fail
+            uploads = [app.queue_uploads()[0] for _ in range(50)]  # 50 commits; none may fail
             run = app.begin_run(timeout_at="2000-01-01")
             await recorder.wait_for_all(50, AttemptSettled, lambda settled: settled.verdict is Verdict.STORED)
             assert (await recorder.wait_for(RunExpired)).run_id == run
-            assert recorder.events_of(DatabaseLost, lambda lost: lost.doing == "pulse") == []
+            assert recorder.events_of(DatabaseLost, lambda lost: lost.doing == "report presence") == []
             recorder.skip_recorded()
         await recorder.wait_for(Listening)
         assert app.one("select pg_notification_queue_usage()") < 0.01

@@ -1,7 +1,7 @@
 """More than 500 malformed inputs: payloads, paths, settings, files, command lines.
 
-Each ends as a rejected notification, a dead row with a reason, or one clear line and exit code 2; never in a traceback,
-a hang, or a read outside the spool.
+Each input causes a rejected notification, a dead row with a reason, or one clear line and exit code 2. No input causes
+a traceback, a hang, or a read outside the spool.
 """
 
 import json
@@ -29,7 +29,7 @@ from reactor.postgres.notification import BadPayload, decode
 PAYLOADS, PATHS, VALUES, FILES, LINES = 200, 150, 150, 60, 60
 CONTENT = b"the same bytes inside and out" * 100
 
-CHANCE = random.Random(20_261)  # fixed seed: a failure can be repeated
+CHANCE = random.Random(20_261)  # a fixed seed, so that a failure can be repeated
 ODD = ["\0", "\x1b[31m", "\u202e", "\ufeff", "'", '"', "\\", "%", "$(id)", "`id`", "{{7*7}}", "\r\n", "\uff19",
        "é" * 40, "-1", "1e999", "nan", "inf", "0x10", "1_000", "null", "true", "[]", "{}", "../..", "/", "//", "~",
        "a" * 5000, "file:///etc/passwd", "http://[::1", "s3://a@b:c/", "postgresql://", "30 s", "5x", "1h-5m",
@@ -37,7 +37,7 @@ ODD = ["\0", "\x1b[31m", "\u202e", "\ufeff", "'", '"', "\\", "%", "$(id)", "`id`
 
 
 def distinct(count: int, make: Any) -> list[Any]:
-    """Call `make` until there are `count` different values; return them."""
+    """Call `make` until it has returned `count` different values; return the values."""
     made: dict[str, Any] = {}
     while len(made) < count:
         value = make()
@@ -118,7 +118,7 @@ SETTINGS = [
 
 
 def a_bad_value() -> dict[str, str]:
-    """Return one variable that makes the settings invalid."""
+    """Return an environment variable that makes the settings invalid."""
     while True:
         name = CHANCE.choice(SETTINGS)
         if CHANCE.random() < 0.1:
@@ -174,7 +174,7 @@ WORDS = ["run", "migrate", "reconcile", "status", "uploads", "runs", "quota", "l
 
 
 def a_bad_line() -> list[str]:
-    """Return a command line that is refused before any database is asked."""
+    """Return a command line that is refused before the command connects to a database."""
     while True:
         line = CHANCE.choices(WORDS, k=CHANCE.randint(1, 4))
         if CHANCE.random() < 0.5:

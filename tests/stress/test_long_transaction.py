@@ -1,5 +1,5 @@
-"""A transaction that an app holds open for a minute, so that dead rows can't be vacuumed. Claims and heartbeats slow
-down but continue, and recover afterwards."""
+"""An app keeps a transaction open for a minute, so that dead rows can't be vacuumed. Claims and heartbeats slow down
+but continue, and recover afterwards."""
 
 import json
 import time
@@ -28,7 +28,7 @@ def send_heartbeats(app: App, seconds: float) -> None:
 
 
 async def rate(app: App, recorder: Recorder, seconds: float) -> float:
-    """Queue uploads in batches of 50 for `seconds`; return how many are stored per second."""
+    """Queue uploads in batches of 50 for `seconds`; return the number of uploads stored per second."""
     stored, began = 0, time.monotonic()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(anyio.to_thread.run_sync, send_heartbeats, app, seconds)
@@ -37,7 +37,7 @@ async def rate(app: App, recorder: Recorder, seconds: float) -> float:
             await recorder.wait_for_all(50, AttemptSettled, lambda settled: settled.verdict is Verdict.STORED)
             stored += 50
             recorder.events.clear()
-            recorder.skip_recorded()  # or searching the events would soon take longer than the work
+            recorder.skip_recorded()  # forget old events, because searching them would slow the test down
         taken_s = time.monotonic() - began
     return stored / taken_s
 
@@ -58,7 +58,7 @@ async def test_an_old_snapshot_slows_work_down_but_does_not_stop_it(app: App, re
         after = await rate(app, recorder, PHASE_S)
         expired = recorder.events_of(RunExpired)
     figures = {"before_per_s": round(before), "held_per_s": round(held), "after_per_s": round(after)}
-    print(json.dumps(figures))  # noqa: T201 - the figures, with -s
+    print(json.dumps(figures))  # noqa: T201  # shown by pytest -s
     assert expired == []
     assert app.one("select count(*) from public.interpretation_runs where status <> 'running'") == 0
     assert app.one("select count(*) from public.upload_queue") == 0

@@ -1,4 +1,4 @@
-"""Extreme times in the rows that an app may write: every command still answers, for these rows and for others."""
+"""Every command works on rows with the most extreme times that an app can write."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Poisoned rows, one in twenty: each is dead with a reason within its retries, and all good rows are stored."""
+"""One row in twenty is poisoned. Each poisoned row is dead with a reason, and all good rows are stored."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,47 +18,47 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 POISON: dict[str, dict[str, Any]] = {
-    "a size without end": {"byte_size": 2**63 - 1},
-    "a size of nothing": {"byte_size": 0},
-    "a path that leads out": {"temp_file_path": "../../../../etc/passwd"},
-    "a path as long as can be": {"temp_file_path": "a/" * 20_000 + "a"},
+    "the largest size": {"byte_size": 2**63 - 1},
+    "size 0": {"byte_size": 0},
+    "a path out of the spool": {"temp_file_path": "../../../../etc/passwd"},
+    "a very long path": {"temp_file_path": "a/" * 20_000 + "a"},
     "no path": {"temp_file_path": None},
     "an empty path": {"temp_file_path": ""},
-    "a path of control characters": {"temp_file_path": "\x01\x1b[2J\r\n\t"},
-    "a path of odd text": {"temp_file_path": "\u202e\ufffd\U0010ffff\u0301/\u2028"},
+    "a path with control characters": {"temp_file_path": "\x01\x1b[2J\r\n\t"},
+    "a path with odd characters": {"temp_file_path": "\u202e\ufffd\U0010ffff\u0301/\u2028"},
     "an unknown spool": {"spool": "\u202ea' or 1=1 --"},
-    "a hash that is none": {"content_hash": "not a hash"},
+    "a text that isn't a hash": {"content_hash": "not a hash"},
     "a hash of other bytes": {"content_hash": "0" * 64},
     "a hash in capitals": {"content_hash": "A" * 64},
-    "a bucket that walks up": {"bucket": ".."},
-    "a bucket of several": {"bucket": "a/b"},
+    "a bucket ..": {"bucket": ".."},
+    "a bucket with a slash": {"bucket": "a/b"},
     "an empty bucket": {"bucket": ""},
-    "an object that walks up": {"object_path": "../../../tmp/out"},
-    "an absolute object": {"object_path": "/etc/out"},
-    "an object as long as can be": {"object_path": "a" * 50_000},
-    "an object of control characters": {"object_path": "a\nb\x1b[31m/.."},
-    "no tries": {"max_retries": 0},
-    "tries used up": {"retry_count": 7, "max_retries": 5},
+    "an object path with ..": {"object_path": "../../../tmp/out"},
+    "an absolute object path": {"object_path": "/etc/out"},
+    "a very long object path": {"object_path": "a" * 50_000},
+    "an object path with control characters": {"object_path": "a\nb\x1b[31m/.."},
+    "no attempt allowed": {"max_retries": 0},
+    "no attempt left": {"retry_count": 7, "max_retries": 5},
 }
 
 HARMLESS: dict[str, dict[str, Any]] = {
-    "metadata that is no object": {"metadata": '"text"'},
-    "metadata that is deep": {"metadata": "[" * 500 + "]" * 500},
-    "errors that are none": {"errors": '"text"'},
-    "a due time before all time": {"next_retry_at": "-infinity"},
+    "metadata that isn't an object": {"metadata": '"text"'},
+    "deeply nested metadata": {"metadata": "[" * 500 + "]" * 500},
+    "errors that aren't a list": {"errors": '"text"'},
+    "the due time -infinity": {"next_retry_at": "-infinity"},
     "a due time long ago": {"next_retry_at": "4714-11-24 00:00:00+00 BC"},
-    "a trace that is none": {"traceparent": "00-nonsense"},
-    "an odd trace": {"traceparent": "\x1b[31m" * 100},
-    "a birth in the future": {"created_at": "infinity", "updated_at": "-infinity"},
-    "an error of old": {"error_code": "\x1b]0;x\x07", "error_message": "x" * 100_000},
-    "a thousand claims": {"claim_count": 2**31 - 2},
+    "an invalid traceparent": {"traceparent": "00-nonsense"},
+    "a traceparent with control characters": {"traceparent": "\x1b[31m" * 100},
+    "created in the future": {"created_at": "infinity", "updated_at": "-infinity"},
+    "an earlier error": {"error_code": "\x1b]0;x\x07", "error_message": "x" * 100_000},
+    "the most claims": {"claim_count": 2**31 - 2},
 }
 
 GOOD = 20 * (len(POISON) + 2)
 
 
 class BuggyStore(StubbornStore):
-    """Raises for some keys an exception that no store should raise."""
+    """A store that raises exceptions for some keys, which no store should raise."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)

@@ -1,8 +1,8 @@
 """Spooled files that are missing, changed, or links: each upload is dead with a reason after its first attempt, the
 others are stored, and no byte outside the spool is read, changed or removed.
 
-Two independent checks: inotify reports any access to the file outside, under whatever name; and an audit hook in the
-reactor's process records every path that it opens or changes.
+There are two independent checks. inotify reports any access to the file outside, under any name. An audit hook in the
+reactor's process records every path that the process opens or changes.
 """
 
 import os
@@ -26,7 +26,7 @@ FORBIDDEN, MISSING, MISMATCH = "SPOOL_PATH_FORBIDDEN", "SPOOL_FILE_MISSING", "CO
 CONTENT = b"what the row promises" * 500
 
 Tamper = Callable[[Path, Path], None]
-"""Tampers with the spooled file; the second argument is a canary, a file of the same bytes outside the spool."""
+"""A function that tampers with a spooled file. Its second argument is a canary: a file outside with the same bytes."""
 
 
 def _linked(spooled: Path, canary: Path) -> None:
@@ -58,7 +58,7 @@ def _folder(spooled: Path, _canary: Path) -> None:
 def _socket(spooled: Path, _canary: Path) -> None:
     spooled.unlink()
     with socket.socket(socket.AF_UNIX) as server:
-        here = os.getcwd()  # noqa: PTH109 - a socket's path has 107 bytes at most
+        here = os.getcwd()  # noqa: PTH109  # a socket's path may have only 107 bytes
         os.chdir(spooled.parent)
         try:
             server.bind(spooled.name)
@@ -122,7 +122,7 @@ def access_log() -> FileAccessLog:
 
 @pytest.fixture
 def canary(tmp_path: Path) -> Path:
-    """A file outside the spool with the content that the rows name."""
+    """A file outside the spool, with the content whose hash the rows have."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "canary").write_bytes(CONTENT)
     return tmp_path / "outside" / "canary"
@@ -181,7 +181,7 @@ def test_both_checks_detect_an_access(canary: Path, tmp_path: Path, access_log: 
 
 
 class TamperingStore(StubbornStore):
-    """Tampers with the spooled file after it was opened and before its first byte is read."""
+    """A store that tampers with the spooled file after its open and before the first read."""
 
     def __init__(self, app: App) -> None:
         super().__init__(app.store)

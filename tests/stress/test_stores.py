@@ -1,4 +1,4 @@
-"""Errors of the store, through a whole reactor: the right verdict, the right usage, and nothing counted twice."""
+"""Errors of the store with a complete reactor: verdict and usage are right, and no upload is counted twice."""
 
 from collections.abc import Iterator
 
@@ -46,7 +46,7 @@ def assert_stored_once(app: App, server: FaultServer, upload: QueuedUpload) -> N
 
 
 def once(fault: Fault) -> Fault:
-    """Return a fault for the first put of each object; later puts succeed."""
+    """Return a fault that affects only the first put of each object."""
     seen: set[str] = set()
 
     def faulty(request: Request) -> None:
@@ -63,14 +63,14 @@ PASSING: dict[str, Fault] = {
     "500": answers(500, "InternalError"),
     "503 with Retry-After": answers(503, "SlowDown", retry_after="1"),
     "429 with Retry-After": answers(429, "TooManyRequests", retry_after="1"),
-    "409 for a moment": answers(409, "ConditionalRequestConflict"),
-    "403 at first": answers(403, "AccessDenied"),
+    "409, temporary": answers(409, "ConditionalRequestConflict"),
+    "403, once": answers(403, "AccessDenied"),
     "a proxy's error": answers_text(502, "<html>Bad Gateway\x1b[31m</html>"),
-    "a proxy's yes": agrees_without_reading,
+    "200 from a proxy that reads nothing": agrees_without_reading,
     "no answer": hangs,
     "a reset in the middle of the body": resets,
-    "an answer that is lost after storing": loses_the_answer,
-    "an answer that is none": answers_text(200, "hello"),
+    "an answer lost after storing": loses_the_answer,
+    "200 with a text instead of S3's answer": answers_text(200, "hello"),
 }
 
 
@@ -95,11 +95,11 @@ async def test_a_passing_error_is_retried_and_the_upload_is_counted_once(
 FINAL: dict[str, tuple[Fault, int]] = {
     "400": (answers(400, "InvalidRequest"), 1),
     "404, no such bucket": (answers(404, "NoSuchBucket"), 1),
-    "409, which stays": (answers(409, "InvalidBucketState"), 1),
+    "409, permanent": (answers(409, "InvalidBucketState"), 1),
     "412": (answers(412, "PreconditionFailed"), 1),
     "413": (answers(413, "EntityTooLarge"), 1),
-    "403, and again": (answers(403, "AccessDenied"), 2),
-    "401, and again": (answers(401, "Unauthorized"), 2),
+    "403, twice": (answers(403, "AccessDenied"), 2),
+    "401, twice": (answers(401, "Unauthorized"), 2),
 }
 
 
@@ -129,7 +129,7 @@ async def test_an_outage_spends_at_most_two_attempts_and_all_uploads_are_stored_
         uploads = app.queue_uploads(60)
         opened = await recorder.wait_for(BreakerMoved)
         assert opened.is_open
-        # puts in flight when the breaker opened, and its probes, fail with a code; uploads never tried have none
+        # failed puts and probes have a code; an upload that was handed back before its put has none
         await recorder.wait_for_all(
             3, AttemptSettled, lambda settled: settled.verdict is Verdict.DEFERRED and settled.outcome.code is not None
         )

@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 @frozen(kw_only=True)
 class QueuedUpload:
-    """An upload whose first attempt, the app's own, has failed."""
+    """An upload that the app queued after its own attempt had failed."""
 
     id: UUID
     source: UUID
@@ -82,7 +82,7 @@ class App:
         return QueuedUpload(id=uuid4(), source=uuid4(), user=user, key=secrets.token_hex(8), content=content)
 
     def insert_uploads(self, uploads: Sequence[QueuedUpload], **columns: Any) -> None:
-        """Insert pending sources and failed uploads, one statement each, in one transaction."""
+        """Insert pending sources with one statement and failed uploads with another, in one transaction."""
         rows = [
             {
                 "id": upload.id,
@@ -118,7 +118,7 @@ class App:
         self.conn.execute(statement.encode(), [row[name] for row in rows for name in names])
 
     def begin_run(self, **columns: Any) -> UUID:
-        """Insert a running interpretation with a source of its own; return the run's id."""
+        """Insert a running interpretation of a new source; return the run's id."""
         run, source, user = uuid4(), uuid4(), uuid4()
         content_hash = secrets.token_hex(32)
         self._insert("public.sources", [{"id": source, "user_id": user, "content_hash": content_hash}])
@@ -162,7 +162,7 @@ class App:
         return (self.spool / upload.key).exists()
 
     def assert_stored(self, upload: QueuedUpload) -> None:
-        """Assert that an upload is stored: right object, right source, and neither row nor spooled file left."""
+        """Assert that the object and the source of an upload are right, and that its row and spooled file are gone."""
         assert self.stored_path(upload).read_bytes() == upload.content
         assert self.row(upload) is None
         source = self.source(upload)
@@ -171,7 +171,7 @@ class App:
         assert not self.is_spooled(upload)
 
     def assert_usage_matches_rows(self) -> None:
-        """Assert that each user's storage_usage equals the sum of their sources."""
+        """Assert that each user's storage_usage equals the sums over their sources and runs."""
         assert wrong_usage(self.conn) == []
 
     # the reactor
@@ -180,7 +180,7 @@ class App:
     async def running_reactor(
         self, recorder: Recorder, *, store: ObjectStore | None = None, **settings: Any
     ) -> AsyncIterator[Reactor]:
-        """Run a reactor in this process. Yields once it listens and has caught up; stops it on leaving."""
+        """Run a reactor in this process; yield it when it listens and has reconciled. Stop it at the block's end."""
         reactor = Reactor(evolve(self.settings, **settings), store=store, listener=recorder)
         async with create_task_group() as tasks:
             await self.start(reactor, recorder, tasks)
@@ -188,7 +188,7 @@ class App:
             reactor.stop()
 
     async def start(self, reactor: Reactor, recorder: Recorder, tasks: TaskGroup) -> None:
-        """Start a reactor, and return when it listens and no reconciliation runs or is requested."""
+        """Start a reactor; return when it listens and a reconciliation that began after that has ended."""
         tasks.start_soon(reactor.run)
         await recorder.wait_for(Listening)
         with fail_after(PATIENCE_S):
@@ -202,7 +202,7 @@ class App:
         await Reactor(evolve(self.settings, **settings), store=store, listener=recorder).drain()
 
     def disable_triggers(self) -> None:
-        """Disable the triggers that notify of uploads and runs."""
+        """Disable the triggers that send notifications about uploads and runs."""
         for table in ("upload_queue", "interpretation_runs"):
             for trigger in ("inserted", "updated"):
                 self.conn.execute(f"alter table public.{table} disable trigger reactor_notify_{trigger}".encode())
@@ -210,6 +210,6 @@ class App:
 
 @contextmanager
 def open_app(url: str, home: Path) -> Iterator[App]:
-    """Connect an app to a migrated database; `home` gets its spool and its store."""
+    """Connect an app to a migrated database. The app makes its spool and its store in the folder `home`."""
     with psycopg.connect(url, autocommit=True, row_factory=dict_row) as conn:
         yield App(url, home, conn)

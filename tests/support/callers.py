@@ -1,4 +1,4 @@
-"""Callers of the SQL functions: services with a direct connection, users through a gateway like PostgREST."""
+"""Callers of the SQL functions: services with a direct connection, and users of a gateway like PostgREST."""
 
 import json
 from contextlib import ExitStack
@@ -19,7 +19,7 @@ Answer = dict[str, Any]
 
 
 def content_hash(content: object = None) -> str:
-    """Return the SHA-256 of `content`, or of new content if None."""
+    """Return the SHA-256 of `content`; if it is None, the SHA-256 of a random text."""
     return sha256(str(content or uuid4()).encode()).hexdigest()
 
 
@@ -56,14 +56,14 @@ class Api:
         return answer
 
     def ok(self, function: str, /, **arguments: Any) -> Answer:
-        """Call a function and assert that it does not refuse."""
+        """Call a function, assert that its answer is `ok`, and return the answer."""
         answer = self.call(function, **arguments)
         assert answer["ok"] is True, answer
         assert self.status is None
         return answer
 
     def refused(self, code: str, function: str, /, **arguments: Any) -> Answer:
-        """Call a function, assert that it refuses with `code` as in the catalogue, and return the details."""
+        """Call a function, assert that it refuses with `code` as the catalogue describes it; return the details."""
         answer = self.call(function, **arguments)
         assert (answer["ok"], answer.get("code")) == (False, code), answer
         assert set(answer) == {"ok", "code", "message", "retryable", "details"}
@@ -100,7 +100,7 @@ class Api:
         return self.ok("get_usage", p_user_id=user)
 
     def limit(self, user: UUID, *, bytes_: int | None = None, runs: int | None = None) -> None:
-        """Set a user's own limits; None keeps the plan's."""
+        """Set a user's own limits. None means the plan's limit."""
         self.rows.run(
             "insert into public.storage_usage (user_id, storage_limit_bytes, interpretation_limit_month)"
             " values (%s, %s, %s) on conflict (user_id) do update set"

@@ -6,7 +6,7 @@ from functools import cache
 
 @cache
 def docker_is_available() -> bool:
-    """Return whether a container engine and the compose plugin answer. Cached."""
+    """Return whether a container engine runs and the compose plugin is installed. Cached."""
     try:
         for command in (["docker", "info"], ["docker", "compose", "version"]):
             subprocess.run(command, capture_output=True, timeout=5, check=True)

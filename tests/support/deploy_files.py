@@ -24,7 +24,7 @@ def document(path: Path) -> dict[str, Any]:
 
 
 def variables(text: str) -> set[str]:
-    """Return the REACTOR_ variables that a text mentions, except the tests' own."""
+    """Return the REACTOR_ variables that a text mentions, except REACTOR_TEST_ variables."""
     return {name for name in re.findall(r"REACTOR_[A-Z_]*[A-Z]", text) if not name.startswith("REACTOR_TEST_")}
 
 

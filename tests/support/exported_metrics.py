@@ -1,4 +1,4 @@
-"""The names and labels that a reactor exports at /metrics once it has emitted every event."""
+"""The names and labels that a reactor exports at /metrics after it has emitted every event."""
 
 import types
 import typing
@@ -23,7 +23,10 @@ _TEXTS = {"trace_id": _TRACE, "traceparent": f"00-{_TRACE}-b7ad6b7169203331-01"}
 
 
 async def exported_metrics(app: App, recorder: Recorder) -> dict[str, set[str]]:
-    """Return the labels of each exported metric. The database holds rows of every kind, and every event is emitted."""
+    """Return the labels of each metric that a reactor exports after every event was emitted.
+
+    The database has a dead upload, a waiting upload, a running run and a refused reservation.
+    """
     app.queue_uploads(status="dead")
     app.queue_uploads(next_retry_at="2100-01-01")
     app.begin_run(timeout_at="2100-01-01")
@@ -40,7 +43,7 @@ async def exported_metrics(app: App, recorder: Recorder) -> dict[str, set[str]]:
 
 
 def refuse_an_upload(app: App) -> None:
-    """Reserve more than the quota allows; the refusal is counted."""
+    """Reserve more bytes than the quota allows, so that the database counts a refusal."""
     answer = app.one(
         "select public.reserve_upload(p_user_id => %s, p_content_hash => %s, p_byte_size => %s::bigint,"
         " p_mime_type => 'text/plain', p_file_name => 'large.txt')",
@@ -58,7 +61,7 @@ def _scrape(url: str) -> str:
 
 
 def sample(kind: type[Any]) -> Any:
-    """Return an event of this type, or a value inside one, with plausible fields."""
+    """Return an event of this type, or a value in an event's field, with plausible values."""
     hints = get_type_hints(kind)
     return kind(**{name: _value(name, hints[name]) for name in _names(kind)})
 

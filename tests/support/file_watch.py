@@ -1,6 +1,6 @@
-"""Watches files by Linux's inotify: whether any process read, changed or removed one, under any of its names.
+"""Detects with Linux's inotify whether any process reads, changes or removes a file, under any of its names.
 
-Opening a file is no access: the spool has to open a file to count its hard links safely.
+An open alone isn't reported, because the spool must open a file to count its hard links safely.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ _EVENT = struct.Struct("iIII")
 
 
 class Watch:
-    """Watches files for any access but opening."""
+    """Watches files for reads, writes, changes of attributes or links, moves and removals."""
 
     def __init__(self, *paths: Path) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -28,7 +28,7 @@ class Watch:
             self._paths[watch] = path
 
     def touched(self) -> list[tuple[str, int]]:
-        """Return the names of the files that were accessed since the last call, each with inotify's mask."""
+        """Return (file name, inotify mask) for each event since the last call."""
         found = []
         try:
             left = os.read(self._inotify, 1 << 20)

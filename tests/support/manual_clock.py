@@ -1,4 +1,4 @@
-"""A clock that stands still until the test advances it, and a way to wait until every other task waits."""
+"""A clock that only the test advances, and a function that waits until every other task waits."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from reactor.runtime.clock import TICKS_PER_S, Clock, Timer
 _US_PER_S = 1_000_000
 _US_PER_TICK = _US_PER_S // TICKS_PER_S
 _IDLE_CYCLES = 5
-"""Cycles of the event loop in which no other task may run: a cancellation takes two to arrive."""
+"""Number of event loop cycles in a row in which no other task may run. A cancellation takes two cycles to arrive."""
 
 DATABASE_AHEAD_S = 1_000_000.0
 """Offset of the database's clock: far from zero, so that a test fails when code mixes up the two clocks."""
@@ -68,7 +68,7 @@ class ManualClock(Clock):
             await sleep_forever()
 
     def advance(self, seconds: float) -> None:
-        """Advance the time at once, and call the timers that are due."""
+        """Advance the time by one jump, and call the timers that are due."""
         self._now_us += round(seconds * _US_PER_S)
         self.call_due()
 
@@ -87,7 +87,7 @@ class ManualClock(Clock):
 async def idle_event() -> None:
     """Return when every other task waits for an event that has not happened.
 
-    anyio's wait_all_tasks_blocked promises the same, but polls every tenth of a second.
+    anyio's wait_all_tasks_blocked does the same, but checks only every tenth of a second.
     """
     this, cycles = asyncio.current_task(), 0
     while cycles < _IDLE_CYCLES:

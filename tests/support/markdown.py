@@ -1,4 +1,4 @@
-"""The project's READMEs as text, code blocks, links and paths, for tests that try what they say."""
+"""The code blocks, the prose and the headings of the project's READMEs, for tests that check the READMEs."""
 
 import re
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ class Block:
 
     @property
     def is_run_here(self) -> bool:
-        """Return whether no comment gives the block to another test, or says why it can't run."""
+        """Return False if the comment says that another test runs the block or why it can't run; otherwise True."""
         return not self.comment.startswith(("not run: ", "run by: ", "test command"))
 
 
@@ -72,7 +72,7 @@ def blocks(path: Path) -> Iterator[Block]:
 
 
 def blocks_of(*languages: str) -> list[Block]:
-    """Return the blocks of all READMEs in these languages that run here."""
+    """Return the blocks in these languages of all READMEs, without those that another test runs or that can't run."""
     return [block for path in READMES for block in blocks(path) if block.language in languages and block.is_run_here]
 
 

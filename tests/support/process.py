@@ -21,7 +21,7 @@ _POLL_S = 0.02
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """Return this process's environment with these settings, and without other variables that configure a reactor."""
+    """Return this process's environment. These settings replace all variables that configure a reactor."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -31,7 +31,7 @@ def environment(**settings: str) -> dict[str, str]:
 
 
 def settings_of(app: App, **settings: str) -> dict[str, str]:
-    """Return the environment of a reactor for this app's database, store and spool."""
+    """Return the environment of a reactor that uses this app's database, store and spool."""
     return environment(
         **{
             "DATABASE_URL": app.url,
@@ -99,7 +99,7 @@ class Running:
             return found()[0]
 
     def wait_until_ready(self) -> None:
-        """Wait until the log has the HTTP address, and /readyz answers 200."""
+        """Wait until the log contains the HTTP address and /readyz returns 200."""
         line = self.wait_for_line("/api/status")
         self.url = line[line.index("http://") : line.index("/api/status")]
         deadline = time.monotonic() + _TIMEOUT_S
@@ -143,7 +143,7 @@ class Running:
         self.process.wait(_TIMEOUT_S)
 
     def ended(self) -> int:
-        """Wait for the process to end, and return its exit code."""
+        """Wait for the process to end; return its exit code. Fails if the log has a traceback."""
         code = self.process.wait(_TIMEOUT_S)
         self._reader.join(_TIMEOUT_S)
         assert "Traceback" not in self.log, self.log

@@ -19,7 +19,7 @@ _SHOWN = 12
 
 
 class Recorder:
-    """An `emit` that keeps all events in order. A batch is kept as its single attempts."""
+    """A listener that keeps all events in order. It splits a batch into its attempts."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
@@ -33,7 +33,7 @@ class Recorder:
         self._changed.set()
 
     def events_of(self, kind: type[E], predicate: Callable[[E], bool] = lambda _event: True) -> list[E]:
-        """Return all recorded events of this kind, whether waited for or not."""
+        """Return all recorded events of this kind, including those that `wait_for` has returned."""
         return [event for event in self.events if isinstance(event, kind) and predicate(event)]
 
     def skip_recorded(self) -> None:
@@ -59,7 +59,7 @@ class Recorder:
                     await self._changed.wait()
         except TimeoutError:
             last = "\n".join(f"  {event}" for event in self.events[-_SHOWN:])
-            raise AssertionError(f"no {kind.__name__} within {within_s} s; the last:\n{last}") from None
+            raise AssertionError(f"no {kind.__name__} within {within_s} s; the last events:\n{last}") from None
 
     async def wait_for_all(
         self,

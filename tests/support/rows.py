@@ -1,4 +1,4 @@
-"""Rows for tests of the schema, written and read through plain SQL, and a log of the notifications they cause."""
+"""Rows that tests of the schema write and read with plain SQL, and a log of the notifications that they cause."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ _PATIENCE_S = 15.0
 
 
 class Rows:
-    """One autocommit connection with short methods for what tests of the schema do."""
+    """An autocommit connection with short methods for the statements of schema tests."""
 
     def __init__(self, conn: psycopg.Connection[Any]) -> None:
         self.conn = conn
@@ -33,7 +33,7 @@ class Rows:
         return row
 
     def run(self, query: LiteralString | sql.Composed, parameters: Sequence[Any] = ()) -> int:
-        """Run a statement and return how many rows it affected."""
+        """Run a statement; return the number of rows that it affected."""
         return self.conn.execute(query, parameters).rowcount
 
     def at(self, seconds_from_now: float) -> datetime:
@@ -60,7 +60,7 @@ class Rows:
         return self.insert("sources", **values | columns)
 
     def upload(self, user: UUID | None = None, *, source: UUID | None = None, **columns: Any) -> UUID:
-        """Queue an upload; by default of a new pending source, due since a second."""
+        """Queue an upload. By default its source is new and pending, and it has been due for one second."""
         user = user or uuid4()
         size = columns.pop("size", 10)
         values = {
@@ -86,7 +86,7 @@ class Rows:
         return [row.id for row in made]
 
     def start_run(self, user: UUID | None = None, *, source: UUID | None = None, **columns: Any) -> UUID:
-        """Insert a run, by default a running one."""
+        """Insert a run. Its default status is running."""
         user = user or uuid4()
         values = {"user_id": user, "source_id": source or self.source(user), "status": "running"}
         return self.insert("interpretation_runs", **values | columns)
@@ -127,7 +127,10 @@ class Rows:
         message: str | None = None,
         url: str | None = None,
     ) -> dict[UUID, float | None]:
-        """Settle a batch of (upload, token, verdict) as the reactor does; return when each is due again, by id."""
+        """Settle a batch of (upload, token, verdict) as the reactor does.
+
+        Returns the next due time of each settled upload by id; None if the upload isn't due again.
+        """
         count = len(attempts)
         ids, tokens, verdicts = (list(column) for column in zip(*attempts, strict=True))
         arguments = (ids, tokens, verdicts, [delay_s] * count, [code] * count, [message] * count, [url] * count)
@@ -151,12 +154,12 @@ class Rows:
         return {row.id: row for row in self.all(statements.EXPIRE_RUNS, arguments)}
 
     def wait_for_lock(self, conn: psycopg.Connection[Any]) -> None:
-        """Wait until another connection waits for a lock."""
+        """Wait until `conn` waits for a lock."""
         deadline = time.monotonic() + _PATIENCE_S
         while not self.one(
             "select exists (select from pg_locks where pid = %s and not granted) as waits", (conn.info.backend_pid,)
         ).waits:
-            assert time.monotonic() < deadline, "no connection waits for a lock"
+            assert time.monotonic() < deadline, "the connection doesn't wait for a lock"
 
 
 @contextmanager
@@ -176,9 +179,9 @@ class NotificationLog:
             conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
 
     def payloads(self, channel: str) -> list[str]:
-        """Return the payloads of this channel that were committed since the last call; drop the other channel's.
+        """Return this channel's payloads since the last call, and drop the payloads of the other channel.
 
-        Notifications arrive in the order of commits, so a marker that is notified last arrives after all others.
+        Notifications arrive in the order of their commits, so a marker sent now arrives after all of them.
         """
         with psycopg.connect(self._url, autocommit=True) as conn:
             conn.execute("select pg_notify('test_is_all', '')")

@@ -17,7 +17,7 @@ _FIRST_WITH_THE_SETTING = 170000
 
 @contextmanager
 def small_queue(server_url: str, folder: Path) -> Iterator[str]:
-    """Start a migrated server with a queue of 512 KiB and yield its URL; skip if this version has no such setting."""
+    """Start a migrated server with a queue of 512 KiB; yield its URL. Skips if the version can't limit the queue."""
     with psycopg.connect(server_url) as conn:
         if conn.info.server_version < _FIRST_WITH_THE_SETTING:
             pytest.skip("max_notify_queue_pages needs PostgreSQL 17; older versions have a fixed queue of 8 GB")

@@ -1,4 +1,4 @@
-"""A spool with one file, its upload, and the file opened: for tests of the spool and of the stores."""
+"""Make a spool with one file, the file's upload, and the open file, for tests of the spool and of the stores."""
 
 import hashlib
 import os
@@ -64,12 +64,12 @@ def open_spooled(
     digest: str | None = sha256(CONTENT),
     reader: Job | None = None,
 ) -> SpooledFile:
-    """Open a spooled file as an attempt does; by default one that contains CONTENT."""
+    """Open a spooled file as an attempt does. The default values fit the file that `make_spool` made."""
     return spool.open(name, path, size_bytes=size_bytes, sha256=digest, reader=reader or Job())
 
 
 def body_of(content: bytes, *, digest: str | None = None, reader: Job | None = None) -> SpooledFile:
-    """Spool these bytes and open them; `digest` is the recorded SHA-256 if it isn't theirs."""
+    """Spool these bytes and return the open file. `digest` is the recorded SHA-256, by default that of `content`."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "upload").write_bytes(content)
         return open_spooled(
@@ -82,7 +82,7 @@ def body_of(content: bytes, *, digest: str | None = None, reader: Job | None = N
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """Run the block as a user without privileges; root ignores the modes of files."""
+    """Run the block as a user without privileges, because the modes of files don't restrict root."""
     if os.geteuid() != 0:
         yield
         return

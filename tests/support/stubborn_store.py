@@ -12,19 +12,19 @@ WITHIN_S = 30.0
 
 
 class StubbornStore(LocalStore):
-    """Stores objects in a folder, after the failures that a test has set."""
+    """Stores objects in a folder. A test can make puts fail or wait."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self.puts: Counter[str] = Counter()
         """Puts of each object, by key."""
         self.is_down = False
-        """Whether all puts fail."""
+        """Whether every put fails."""
         self.errors: dict[str, deque[ReactorError]] = defaultdict(deque)
-        """The errors of the next puts of each object, by key."""
+        """Maps a key to the errors that its next puts raise, one each."""
         self.open = threading.Event()
         self.open.set()
-        """While it is clear, puts wait."""
+        """While it is clear, puts wait, up to WITHIN_S."""
         self._lock = threading.Lock()
 
     def fail(self, key: str, *errors: ReactorError) -> None:

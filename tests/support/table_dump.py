@@ -18,7 +18,7 @@ def tables(rows: Rows) -> list[tuple[str, str, str]]:
 
 
 def dump(rows: Rows) -> Dump:
-    """Return every row of every table as text with its xmin, so that rewriting an equal row shows too."""
+    """Return every row of every table as text. It includes xmin, so an update without a change differs as well."""
     return {
         f"{schema}.{name}": [
             row.text

@@ -1,4 +1,4 @@
-"""An executor that runs coroutines instead of threads, so that tests and the simulation control its time."""
+"""An executor with tasks instead of threads, so that tests and the simulation control when a job ends."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -9,7 +9,7 @@ from reactor.runtime.executor import Executor, J
 
 
 class TaskExecutor(Executor[J], Generic[J]):
-    """Runs `act(job)` in a task per job, `count` at once, `per_tenant` of one tenant."""
+    """Runs `act(job)` in one task per job: at most `count` tasks in parallel, and at most `per_tenant` per tenant."""
 
     def __init__(
         self, act: Callable[[J], Awaitable[Any]], count: int, *, per_tenant: int, now: Callable[[], float]

@@ -1,4 +1,4 @@
-"""The usage of each user counted from sources and runs, to compare with storage_usage after every test."""
+"""Compares storage_usage with the sums over the sources and runs of each user, after every test."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def wrong_usage(conn: psycopg.Connection[Any]) -> list[Any]:
 
 
 def assert_usage_matches_rows(url: str) -> None:
-    """Assert that storage_usage equals the rows' sums. Does nothing in a database that isn't migrated."""
+    """Assert that storage_usage equals the sums over the rows. Does nothing if the database isn't migrated."""
     with psycopg.connect(url) as conn:
         if conn.execute("select to_regclass('reactor.deleted_interpretation')").fetchone() != (None,):
             assert wrong_usage(conn) == [], "storage_usage differs from the sum of the rows"

@@ -1,4 +1,4 @@
-"""A client of the reactor's pages without a browser: it follows no redirects, and keeps only the cookie of a log-in."""
+"""A client of the reactor's pages without a browser. It follows no redirects and keeps only the log-in cookie."""
 
 import re
 import socket
@@ -37,7 +37,7 @@ class Visitor:
         return await self.send("GET", path, headers=headers)
 
     async def post(self, path: str, form: dict[str, Any], **headers: str) -> Answer:
-        """Post a form; `_` in a header's name is a dash."""
+        """Post a form. A `_` in a header's name is sent as a dash."""
         return await self.send("POST", path, urlencode(form, doseq=True), headers=headers)
 
     async def send(
@@ -70,7 +70,7 @@ class Visitor:
         return answer
 
     async def csrf(self) -> str:
-        """Return the CSRF value in the forms of this log-in."""
+        """Return the CSRF value that the page's forms contain after this log-in."""
         match = re.search(r'name="csrf" value="([^"]+)"', (await self.get("/audit")).text)
         assert match is not None
         return match[1]

@@ -1,9 +1,9 @@
-"""Render a trace as a waterfall, from spans as a collector received them.
+"""Draw a trace as a waterfall, from the spans that a collector received.
 
     python tests/support/waterfall.py [FOLDER, default tests/pictures]
 
-Starts an embedded PostgreSQL, a reactor and a collector. One upload fails twice and is then stored, another fails for
-good. Each trace, as received over OTLP, becomes one SVG that is readable on light and dark backgrounds.
+Starts an embedded PostgreSQL, a reactor and a collector. One upload fails twice and is then stored; another upload ends
+as dead. Draws each trace that the collector received as one SVG, which is readable on light and dark backgrounds.
 """
 
 import asyncio
@@ -94,7 +94,7 @@ def to_svg(spans: Sequence[ReceivedSpan], title: str) -> str:
 
 
 def ordered(spans: Sequence[ReceivedSpan]) -> list[tuple[ReceivedSpan, int]]:
-    """Return the spans with their depths, as a tree: children in order of time, the span `upload` at the end."""
+    """Return (span, depth) in the order of a tree: children by time, but the span `upload` last."""
     of_parent: dict[str, list[ReceivedSpan]] = {}
     for span in sorted(spans, key=lambda span: (span.name == "upload", span.start, span.end)):
         of_parent.setdefault(span.parent_id, []).append(span)
@@ -126,7 +126,7 @@ def duration_text(nanoseconds: int) -> str:
 
 
 async def trace_of_upload(app: App, collector: Receiver, *failures: ReactorError) -> list[ReceivedSpan]:
-    """Return the trace of an upload whose attempts fail with `failures`, one each."""
+    """Return the trace of an upload whose first attempts fail with `failures`, one error per attempt."""
     recorder, store = Recorder(), StubbornStore(app.store)
     async with app.running_reactor(recorder, store=store, retry_base_s=0.25, retry_max_s=10.0):
         with app.conn.transaction():

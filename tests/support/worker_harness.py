@@ -1,4 +1,4 @@
-"""A worker with completer and leases on a manual clock, over rows in memory that the test controls."""
+"""A worker with its completer and leases, on a manual clock and on rows in memory that the test controls."""
 
 import asyncio
 import math
@@ -28,7 +28,7 @@ DOWN = DatabaseUnavailable("the test took it away")
 
 
 class InMemoryRows(AttemptReaction[Attempt]):
-    """A reaction on rows in memory. The test can delay each of its calls or make it fail."""
+    """A reaction on rows in memory. The test can delay each call or make it fail."""
 
     name = "rows"
     channel = "rows"
@@ -50,7 +50,7 @@ class InMemoryRows(AttemptReaction[Attempt]):
         self.broken: set[UUID] = set()
         self.fails: Counter[UUID] = Counter()
         self.held_up_by: Signal | None = None
-        """The row whose outcome makes the reaction hold up all others, as when a breaker opens."""
+        """After the outcome of this row, `is_held_up` is true, as after a circuit breaker has opened."""
         self.is_down = False
         self.refused: set[UUID] = set()
         """Claimed rows that are not admitted."""
@@ -61,7 +61,7 @@ class InMemoryRows(AttemptReaction[Attempt]):
         self.may_settle = opened()
         self.may_clean_up = opened()
         self.may_end: dict[UUID, Event] = {}
-        """By row: what its attempt waits for, instead of `may_act`."""
+        """Maps a row to the event that its attempt waits for; other attempts wait for `may_act`."""
         self.settlements = 0
         self.has_settled = Event()
         self.cleaned_up: list[Signal] = []

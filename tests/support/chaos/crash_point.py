@@ -46,7 +46,7 @@ class KillSwitch:
 
 
 class _HalfRead:
-    """A body that calls `count_down` before its second half is read."""
+    """A body that calls `count_down` before each read of its second half."""
 
     def __init__(self, body: Body, count_down: Callable[[], None]) -> None:
         self._body = body
@@ -121,7 +121,7 @@ async def _run(point: str, number: int) -> None:
 
 
 async def _print_ready(reactor: Reactor) -> None:
-    """Print the address as `reactor run` does, once the reactor is ready."""
+    """When the reactor is ready, print the line with its address that `reactor run` logs."""
     await reactor.wait_ready()
     sys.stderr.write(f"ready; status at {reactor.http_url}/api/status\n")
     sys.stderr.flush()

@@ -1,8 +1,11 @@
 """Audit triggers in the test database, which record what the rows don't keep.
 
-They record every claim with the lease that it replaces, every expired run with its lateness, and as violations what
-must never commit: a claim of a leased row, an attempt before its due time or beyond max_retries, the deletion of a row
-that isn't leased, the failure of a healthy run, and a change of a run that has ended.
+They record every claim with the end of the lease that it replaces, and every expired run with its lateness. They also
+record a violation when a statement does one of these things, which must never happen:
+- it claims a row whose lease is still valid, or a row before its due time
+- it counts an attempt wrongly, or beyond max_retries
+- it deletes a row that isn't leased
+- it fails a run before its deadline, or changes the status of a run that has ended
 """
 
 from collections.abc import Iterator
@@ -27,7 +30,7 @@ create function db_audit.audit_upload()
 begin
     if tg_op = 'DELETE' then
         if old.status <> 'uploading' or old.lease_token is null then
-            insert into db_audit.violation (rule, what) values ('a row is deleted only under a lease', old::text);
+            insert into db_audit.violation (rule, what) values ('a row was deleted without a lease', old::text);
         end if;
         return old;
     end if;
@@ -35,12 +38,13 @@ begin
         insert into db_audit.claim (upload_id, token, attempt, due_at, previous_lease)
         values (new.id, new.lease_token, new.retry_count, old.next_retry_at, old.lease_expires_at);
         if old.status = 'uploading' and old.lease_expires_at > clock_timestamp() then
-            insert into db_audit.violation (rule, what) values ('a valid lease is not taken over', old::text);
+            insert into db_audit.violation (rule, what) values ('a valid lease was taken over', old::text);
         elsif old.status = 'failed' and old.next_retry_at > clock_timestamp() then
-            insert into db_audit.violation (rule, what) values ('no attempt before its due time', old::text);
+            insert into db_audit.violation (rule, what) values ('a row was claimed before its due time', old::text);
         end if;
         if new.retry_count > new.max_retries or new.retry_count <> old.retry_count + 1 then
-            insert into db_audit.violation (rule, what) values ('attempts are counted and bounded', new::text);
+            insert into db_audit.violation (rule, what)
+            values ('an attempt was counted wrongly or exceeds max_retries', new::text);
         end if;
     end if;
     return new;
@@ -55,11 +59,11 @@ declare
         := least(old.timeout_at, old.heartbeat_at + coalesce(old.heartbeat_timeout, '60 s'));
 begin
     if old.status in ('completed', 'failed') and new.status is distinct from old.status then
-        insert into db_audit.violation (rule, what) values ('a run that has ended does not change', old::text);
+        insert into db_audit.violation (rule, what) values ('the status of an ended run was changed', old::text);
     elsif new.status = 'failed' and new.error_code in ('INTERPRETATION_TIMEOUT', 'INTERPRETATION_HEARTBEAT_LOST') then
         insert into db_audit.expiry (run_id, late) values (new.id, clock_timestamp() - v_deadline);
         if v_deadline > clock_timestamp() then
-            insert into db_audit.violation (rule, what) values ('a healthy run is never failed', old::text);
+            insert into db_audit.violation (rule, what) values ('a run was failed before its deadline', old::text);
         end if;
     end if;
     return new;
@@ -95,5 +99,5 @@ def takeovers_s(conn: psycopg.Connection[dict[str, Any]]) -> list[float]:
 
 
 def expiries_s(conn: psycopg.Connection[dict[str, Any]]) -> list[float]:
-    """Return, for each run that was failed at its deadline, how many seconds late."""
+    """Return the lateness in seconds of each run that was failed at its deadline."""
     return [row["late"] for row in conn.execute("select extract(epoch from late)::float8 as late from db_audit.expiry")]

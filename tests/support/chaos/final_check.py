@@ -1,12 +1,12 @@
 """The invariants after the faults are over, checked in the database, the store and the spool.
 
-It is a black-box check: it uses the answers that the app got (load.py), the audit (db_audit.py) and the final state,
-and none of the reactor's own figures. The invariants by number:
+The checks use the answers that the app got (load.py), the audit (db_audit.py) and the final state. They use no figure
+that the reactor reports. The invariants by number:
 
 I1 no upload is lost; I2 effects happen exactly once; I3 a valid lease is not taken over; I4 a stored object has all its
 bytes; I5 attempts are bounded and never early; I6 no user exceeds the limit; I7 reservations equal the pending bytes;
-I10 a healthy run is never failed; I11 a stale run always is; I12 a run that has ended does not change; I15 the spool
-has only the app's files; I20 nothing stays claimed.
+I10 a healthy run is never failed; I11 a stale run is always failed; I12 a run that has ended does not change; I15
+the spool has only the app's files; I20 nothing stays claimed.
 """
 
 import time
@@ -24,14 +24,14 @@ from support.usage_check import wrong_usage
 _LOOK_EVERY_S = 0.05
 
 Objects = Callable[[str], bytes | None]
-"""Returns the store's object under a key; None if there is none."""
+"""Returns the content of the object with this key, or None if the store has no such object."""
 
 _Conn = psycopg.Connection[dict[str, Any]]
 
 
 @define
 class Findings:
-    """The result. `problems` is empty if every invariant holds."""
+    """The result of the check. `problems` is empty if no invariant is violated."""
 
     problems: list[str] = field(factory=list)
     stored: int = 0
@@ -54,7 +54,7 @@ def folder_objects(store: Path) -> Objects:
 
 
 def wait_until_drained(url: str, *, within_s: float) -> float:
-    """Wait until no upload is waiting or claimed; return how many seconds that took. Fails after `within_s`."""
+    """Wait until no upload is waiting or claimed; return the seconds that this took. Fails after `within_s`."""
     began = time.monotonic()
     statement = "select count(*) as n from public.upload_queue where status in ('failed', 'uploading')"
     while True:
@@ -97,12 +97,18 @@ def _check_intent(
     elif intent.queue_id in dead:
         findings.dead += 1
         if source["storage_status"] != "failed":
-            findings.problems.append(f"I1 dead, but its source is {source['storage_status']}: {intent.source}")
+            findings.problems.append(
+                f"I1 an upload is dead, but its source is {source['storage_status']}: {intent.source}"
+            )
     elif source["storage_status"] != "uploaded":
-        findings.problems.append(f"I1 not in the queue, but its source is {source['storage_status']}: {intent.source}")
+        findings.problems.append(
+            f"I1 an upload left the queue, but its source is {source['storage_status']}: {intent.source}"
+        )
     elif stored != intent.content:
-        size = "nothing" if stored is None else f"{len(stored)} bytes"
-        findings.problems.append(f"I4 uploaded, but the store has {size} of {len(intent.content)}: {intent.name}")
+        size = "no object" if stored is None else f"{len(stored)} bytes"
+        findings.problems.append(
+            f"I4 {len(intent.content)} bytes were uploaded, but the store has {size}: {intent.name}"
+        )
     else:
         findings.stored += 1
 
@@ -112,17 +118,17 @@ def _check_usage(conn: _Conn, findings: Findings) -> None:
     over = conn.execute(
         "select * from public.storage_usage where total_bytes + reserved_bytes > storage_limit_bytes"
     ).fetchall()
-    findings.problems += [f"I6 over the limit: {row}" for row in over]
+    findings.problems += [f"I6 a user is over the limit: {row}" for row in over]
     twice = conn.execute(
         "select storage_url from public.sources where storage_url <> 'elsewhere:' group by 1 having count(*) > 1"
     )
-    findings.problems += [f"I2 two sources of one object: {row}" for row in twice]
+    findings.problems += [f"I2 two sources have the same object: {row}" for row in twice]
     held = conn.execute("select * from public.upload_queue where lease_token is not null").fetchall()
-    findings.problems += [f"I20 still claimed: {row}" for row in held]
+    findings.problems += [f"I20 a row is still claimed: {row}" for row in held]
 
 
 def _check_runs(conn: _Conn, history: History, findings: Findings, within_s: float) -> None:
-    """Check that each run ended as its worker was answered, and that abandoned runs were failed."""
+    """Check that the status of each run matches the answers that its worker got, and that abandoned runs failed."""
     give_up = time.monotonic() + within_s
     while conn.execute("select from public.interpretation_runs where status = 'running'").fetchall():
         if time.monotonic() > give_up:
@@ -136,9 +142,9 @@ def _check_runs(conn: _Conn, history: History, findings: Findings, within_s: flo
             if run.began:
                 findings.problems.append(f"I12 a run is lost: {run.id}")
         elif run.completed and row["status"] != "completed":
-            findings.problems.append(f"I12 completed, but now it is {row['status']}: {run.id}")
+            findings.problems.append(f"I12 a completed run is now {row['status']}: {run.id}")
         elif (run.lost or run.abandoned) and row["status"] != "failed":
-            findings.problems.append(f"I12 lost ({run.lost}), but it is {row['status']}: {run.id}")
+            findings.problems.append(f"I12 a lost or abandoned run is {row['status']}: {run.id} ({run.lost})")
 
 
 def _check_spool(spool: Path, stored: set[str], dead: Mapping[Any, Any], findings: Findings) -> None:
@@ -152,4 +158,6 @@ def _check_spool(spool: Path, stored: set[str], dead: Mapping[Any, Any], finding
             break
         time.sleep(_LOOK_EVERY_S)
     findings.problems += [f"I1 a dead upload's file is missing: {name}" for name in kept - there]
-    findings.problems += [f"I15 a file that the app didn't spool: {name}" for name in there - kept - stored]
+    findings.problems += [
+        f"I15 the spool has a file that the app didn't spool: {name}" for name in there - kept - stored
+    ]

@@ -28,7 +28,7 @@ CRASH_POINT = Path(__file__).with_name("crash_point.py")
 
 
 class Harness:
-    """The surroundings of the reactors, and the faults of the database."""
+    """An audited database, a spool and a store for reactor processes. Its methods inject faults of the database."""
 
     def __init__(self, server: EmbeddedPostgres, url: str, home: Path) -> None:
         self.server = server
@@ -55,7 +55,7 @@ class Harness:
         )
 
     def load(self, url: str | None = None, **options: Any) -> Load:
-        """Make an app that connects to `url`, by default directly to the database."""
+        """Make an app that connects to `url`. The default is the URL of the database itself."""
         load = Load(url or self.url, self.spool, **options)
         with connection_to(self.url) as conn:
             load.prepare(conn)
@@ -90,11 +90,11 @@ class Harness:
                     conn.execute(f"drop trigger reactor_notify_{trigger} on public.{table}".encode())
 
     def terminate_sessions(self, names: str = "reactor%") -> int:
-        """Terminate all sessions whose application name is like `names`; return how many there were."""
+        """Terminate all sessions whose application name is like `names`; return their number."""
         return self._terminate_sessions(names, None)
 
     def terminate_one_session(self, names: str = "reactor%") -> int:
-        """Terminate one such session at random; return how many (0 or 1)."""
+        """Terminate one random session whose application name is like `names`; return 1, or 0 if there is none."""
         return self._terminate_sessions(names, 1)
 
     def _terminate_sessions(self, names: str, most: int | None) -> int:
@@ -126,7 +126,7 @@ class Fleet:
         self.all: list[Running] = []
 
     def start(self, variables: Mapping[str, str] | None = None, **settings: str) -> Running:
-        """Start a reactor without waiting for it; `variables` are variables without the prefix REACTOR_."""
+        """Start a reactor, and don't wait until it is ready. The names in `variables` get no prefix REACTOR_."""
         run = start(self._harness.env(**settings) | dict(variables or {}), cwd=self._harness.home)
         self.all.append(run)
         return run
@@ -134,11 +134,11 @@ class Fleet:
     def start_with_crash_point(self, point: str, number: int = 1, **settings: str) -> Running:
         """Start a reactor that kills itself at a named point (crash_point.py)."""
         command = (sys.executable, str(CRASH_POINT), point, str(number))
-        run = start(self._path(settings), cwd=self._harness.home, command=command)
+        run = start(self._env_with_path(settings), cwd=self._harness.home, command=command)
         self.all.append(run)
         return run
 
-    def _path(self, settings: dict[str, str]) -> dict[str, str]:
+    def _env_with_path(self, settings: dict[str, str]) -> dict[str, str]:
         return self._harness.env(**settings) | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
     def end(self) -> None:
@@ -151,8 +151,8 @@ class Fleet:
     def assert_sound(self) -> None:
         """Assert that each reactor still runs or ended as expected, and that none logged a traceback.
 
-        Expected: exit code 0; SIGKILL; SIGTERM, if it came before the handler was installed; exit code 1 with
-        DATABASE_UNAVAILABLE, if the database was down at the start.
+        Expected are exit code 0; SIGKILL; SIGTERM, if it arrived before its handler was installed; and exit code 1 with
+        DATABASE_UNAVAILABLE, if the database was down when the reactor started.
         """
         for run in self.all:
             code = run.process.poll()
@@ -175,7 +175,7 @@ def fleet(harness: Harness) -> Iterator[Fleet]:
 
 @contextmanager
 def open_harness(home: Path, server: EmbeddedPostgres | None = None) -> Iterator[Harness]:
-    """Yield a harness on this server, or on a server of its own."""
+    """Yield a harness on `server`; if None, on a new server that stops at the end."""
     with ExitStack() as stack:
         server = server or stack.enter_context(own_server())
         url = stack.enter_context(audited_database(server.url))

@@ -1,8 +1,9 @@
 """An app under load and its history: threads that reserve, spool and fail uploads, and run interpretations.
 
-As in Jepsen's histories, every call has an outcome: `ok`, or `refused` by a rule; `failed` if it can't have had an
-effect, because no connection was made; `unknown` if the connection broke after it was sent. The app repeats a failed or
-unknown call with the same arguments until it is answered, because every function of the API is idempotent.
+As in Jepsen's histories, every call has an outcome: `ok`; `refused` by a rule; `failed` if the call had no effect,
+because no connection was made or the database rolled it back; `unknown` if an error came after the call was sent, so
+that it may have committed. The app repeats a failed or unknown call with the same arguments until the outcome is `ok`
+or `refused`. This is safe because every function of the API is idempotent.
 """
 
 import random
@@ -23,10 +24,10 @@ from reactor.postgres import statements
 
 BUCKET = "files"
 HOT_LIMIT_BYTES = 400_000
-"""The first user's storage limit, so low that reservations are refused all the time."""
+"""The first user's storage limit. It is so low that many reservations are refused."""
 
 _UNDONE = {"40001", "40P01", "54000", "55P03"}
-"""SQLSTATEs of calls without effect: serialization failure, deadlock, full notification queue, lock timeout."""
+"""SQLSTATEs of calls that had no effect: serialization failure, deadlock, full notification queue, lock timeout."""
 
 _GIVE_UP_S = 60.0
 _AGAIN_S = 0.02
@@ -47,7 +48,7 @@ class Operation:
 
 @define(eq=False)
 class Intent:
-    """One upload that the app attempts, and what the database has acknowledged."""
+    """One upload that the app attempts, and the answers that the app got for it."""
 
     user: UUID
     content: bytes
@@ -55,7 +56,7 @@ class Intent:
     source: UUID | None = None
     queue_id: UUID | None = None
     acknowledged: bool = False
-    """True once fail_upload was answered: from here on the reactor must store it."""
+    """True after fail_upload has returned `ok`: from then on the reactor must store the upload."""
 
     cancelled: bool = False
     """True if the reservation was refused, or the content is stored already."""
@@ -69,10 +70,10 @@ class Run:
     began: bool = False
     completed: bool = False
     lost: str = ""
-    """The code with which a heartbeat or the completion was refused."""
+    """The code with which a heartbeat or the completion was refused; empty if none was refused."""
 
     abandoned: bool = False
-    """True if its worker fell silent."""
+    """True if the worker stopped sending heartbeats without completing the run."""
 
 
 @define(eq=False)
@@ -109,7 +110,7 @@ class _Session:
             conn.close()
 
     def ask(self, statement: LiteralString, arguments: Sequence[Any]) -> Any:
-        """Call a function, repeatedly until it answers, and return the answer. Raises TimeoutError after 60 s."""
+        """Call a function until its outcome is ok or refused; return its answer. Raises TimeoutError after 60 s."""
         give_up = time.monotonic() + _GIVE_UP_S
         while True:
             outcome, value = self._once(statement, arguments)
@@ -138,7 +139,7 @@ class _Session:
             outcome, reason, value = ("failed" if undone else "unknown"), str(error), str(error)
             self.close()
         except psycopg.errors.ReadOnlySqlTransaction as error:
-            outcome, reason, value = "failed", str(error), str(error)  # this is a standby: reconnect to the primary
+            outcome, reason, value = "failed", str(error), str(error)  # the server is a standby: reconnect
             self.close()
         self._history.operations.append(Operation(name, outcome, began, time.monotonic() - began, reason))
         return outcome, value
@@ -203,7 +204,7 @@ class Load:
             session.close()
 
     def _upload(self, session: _Session, chance: random.Random) -> None:
-        """Reserve and spool one upload and call fail_upload, as an app does whose own attempt failed."""
+        """Reserve and spool one upload and call fail_upload, as an app does after its own attempt has failed."""
         user = chance.choice(self.users)
         content = chance.randbytes(chance.choice((16, 1_000, 20_000, 200_000)))
         if user == self.users[0]:
@@ -215,7 +216,7 @@ class Load:
             statements.RESERVE_UPLOAD, (user, digest, len(content), "text/plain", "name", None, None, "{}")
         )
         if not answer["ok"] or answer["storage_status"] == "uploaded":
-            intent.cancelled = True  # over the quota
+            intent.cancelled = True
             return
         intent.source = UUID(answer["source_id"])
         path = self._spool / intent.name
@@ -232,7 +233,7 @@ class Load:
         intent.acknowledged = True
 
     def _interpret(self, session: _Session, chance: random.Random) -> None:
-        """Begin a run of a new stored source, send heartbeats for a while, then complete or abandon it."""
+        """Begin a run of a new stored source, send heartbeats for a while, then complete or abandon the run."""
         source = self._stored_source(session, chance)
         run = Run(uuid4())
         self.history.runs.append(run)
@@ -248,7 +249,7 @@ class Load:
             run.abandoned = True
             return
         answer = session.ask(statements.COMPLETE_INTERPRETATION, (run.id,))
-        # the answer may be to a repeated call, after the first one took effect
+        # a repeated call also returns ok if the first call has completed the run
         run.completed, run.lost = answer["ok"], answer.get("code") or ""
 
     def _stored_source(self, session: _Session, chance: random.Random) -> UUID:

@@ -1,6 +1,6 @@
-"""An HTTP server with the faults that a test sets. It records its requests.
+"""An HTTP server that records its requests and answers each with the fault that the test has set.
 
-A fault is a function of the request; the server calls `FaultServer.fault`.
+A fault is a function that receives the request and answers it, or breaks the connection.
 """
 
 import socket
@@ -18,7 +18,7 @@ Fault = Callable[["Request"], None]
 
 
 class Request(BaseHTTPRequestHandler):
-    """One request, and what a fault may do with it."""
+    """One request, with the methods that a fault calls."""
 
     protocol_version = "HTTP/1.1"
     server: "_Server"
@@ -35,11 +35,11 @@ class Request(BaseHTTPRequestHandler):
         return True if self.server.faults.never_continues else super().handle_expect_100()
 
     def body(self) -> bytes:
-        """Read the body, or the part that arrives."""
+        """Read the body; return less than all of it if the client disconnects."""
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def store(self) -> None:
-        """Store the body if it is whole, as a real store does."""
+        """Store the body if all of it has arrived, as a real store does."""
         content = self.body()
         if len(content) == int(self.headers.get("Content-Length", 0)):
             self.server.faults.objects[self.path] = content
@@ -56,7 +56,7 @@ class Request(BaseHTTPRequestHandler):
 
 
 class FaultServer:
-    """A context manager that serves on loopback until its end."""
+    """A context manager. The server listens on loopback until the end of the block."""
 
     def __init__(self) -> None:
         self.reset()
@@ -94,7 +94,7 @@ class _Server(ThreadingHTTPServer):
         self.faults = faults
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log nothing: faults break connections."""
+        """Log nothing, because faults break connections on purpose."""
 
 
 def stores(request: Request) -> None:
@@ -103,7 +103,7 @@ def stores(request: Request) -> None:
 
 
 def answers(status: int, code: str = "", message: str = "no", **headers: str) -> Fault:
-    """Read the body, and answer with an error as S3 writes it."""
+    """Return a fault that reads the body and answers with an error in the format of S3."""
 
     def fault(request: Request) -> None:
         request.body()
@@ -114,7 +114,7 @@ def answers(status: int, code: str = "", message: str = "no", **headers: str) ->
 
 
 def answers_text(status: int, text: str) -> Fault:
-    """Read the body, and answer as a proxy that doesn't support S3."""
+    """Return a fault that reads the body and answers with text, like a proxy that doesn't support S3."""
 
     def fault(request: Request) -> None:
         request.body()
@@ -124,7 +124,7 @@ def answers_text(status: int, text: str) -> Fault:
 
 
 def retries_at(status: int, *, seconds: int, clock: int) -> Fault:
-    """Answer with Retry-After as a date, from a server whose clock shows `clock` (seconds since 1970)."""
+    """Return a fault that answers with Retry-After as a date. The server's clock is `clock`, in seconds since 1970."""
     return answers(
         status,
         "SlowDown",
@@ -134,13 +134,13 @@ def retries_at(status: int, *, seconds: int, clock: int) -> Fault:
 
 
 def agrees_without_reading(request: Request) -> None:
-    """Answer 200 without reading the body; with `never_continues`, before its first byte."""
+    """Answer 200 without reading the body. With `never_continues`, answer before the client sends the body."""
     request.close_connection = True
     request.answer(200)
 
 
 def loses_the_answer(request: Request) -> None:
-    """Store the object, and close the connection without an answer."""
+    """Store the object and close the connection without an answer."""
     request.store()
     request.close_connection = True
 
@@ -159,7 +159,7 @@ def resets(request: Request) -> None:
 
 
 def stalls(started: threading.Event, resume: threading.Event) -> Fault:
-    """Read one byte, set `started`, and read the rest after `resume` is set."""
+    """Return a fault that reads one byte, sets `started`, waits for `resume`, reads the rest and answers 200."""
 
     def fault(request: Request) -> None:
         request.rfile.read(1)

@@ -1,4 +1,4 @@
-"""Collectors for tests: receive OTLP over HTTP or gRPC, and decode it with OpenTelemetry's own messages."""
+"""Collectors for tests. They receive OTLP over HTTP or gRPC, and decode it with OpenTelemetry's message classes."""
 
 import gzip
 import threading
@@ -51,7 +51,7 @@ class ReceivedSpan:
     end: int
     attributes: dict[str, Any] = field(hash=False)
     links: tuple[tuple[str, str], ...]
-    """Trace id and span id of each."""
+    """Trace id and span id of each link."""
 
     is_error: bool
     message: str
@@ -60,7 +60,7 @@ class ReceivedSpan:
 
 
 class Receiver:
-    """What a collector has received, and how it answers."""
+    """The requests that a collector has received, and a function that chooses its answers."""
 
     def __init__(self) -> None:
         self.endpoint = ""
@@ -70,7 +70,7 @@ class Receiver:
         self.bodies: list[bytes] = []
         """The body of every accepted request, decompressed."""
         self.requests: defaultdict[str, int] = defaultdict(int)
-        """How many requests came, by path, accepted or not."""
+        """Number of requests by path, whether accepted or not."""
         self.spans: list[ReceivedSpan] = []
         self.metrics: dict[str, Any] = {}
         """The newest value of each metric, by name."""
@@ -80,14 +80,14 @@ class Receiver:
     def wait(
         self, predicate: Callable[[Sequence[ReceivedSpan]], bool], within_s: float = _TIMEOUT_S
     ) -> list[ReceivedSpan]:
-        """Return the spans once `predicate` is true for them. Fails after `within_s`."""
+        """Wait until `predicate` is true for the spans; return the spans. Fails after `within_s`."""
         with self._changed:
             if not self._changed.wait_for(lambda: predicate(self.spans), within_s):
                 raise AssertionError("the spans received:\n" + "\n".join(map(str, self.spans)))
             return list(self.spans)
 
     def wait_for(self, name: str, count: int = 1) -> list[ReceivedSpan]:
-        """Return all spans once `count` of them have this name."""
+        """Wait until `count` spans have this name; return all spans."""
         return self.wait(lambda spans: sum(span.name == name for span in spans) >= count)
 
     def wait_for_metric(self, name: str, within_s: float = _TIMEOUT_S) -> Any:
@@ -96,7 +96,7 @@ class Receiver:
             return self.metrics[name]
 
     def wait_for_request(self, path: str = "/v1/traces", count: int = 1) -> None:
-        """Return once `count` requests have come, however they were answered."""
+        """Wait until `count` requests have arrived at this path, whatever their answers were."""
         with self._changed:
             assert self._changed.wait_for(lambda: self.requests[path] >= count, _TIMEOUT_S), self.requests
 
@@ -168,7 +168,7 @@ def receiving(port: int = 0) -> Iterator[Receiver]:
             body = self.rfile.read(int(self.headers["content-length"]))
             if self.headers.get("content-encoding") == "gzip":
                 body = gzip.decompress(body)
-            path = urlsplit(self.path).path  # a request to a proxy holds the whole URL
+            path = urlsplit(self.path).path  # a request to a proxy contains the whole URL
             receiver.record_request(path, {name.lower(): value for name, value in self.headers.items()})
             status = receiver.answer()
             if status is None:
@@ -186,7 +186,7 @@ def receiving(port: int = 0) -> Iterator[Receiver]:
         daemon_threads = True
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """Print nothing: a killed client breaks its connections."""
+            """Print nothing, because a killed client breaks its connections."""
 
     server = Server(("127.0.0.1", port), Handler)
     receiver.endpoint = f"http://127.0.0.1:{server.server_port}"
@@ -202,12 +202,12 @@ def receiving(port: int = 0) -> Iterator[Receiver]:
 
 
 class GrpcReceiver:
-    """What a collector has received over gRPC."""
+    """The requests that a collector has received over gRPC."""
 
     def __init__(self) -> None:
         self.endpoint = ""
         self.calls: list[tuple[str, dict[str, str | bytes]]] = []
-        """Of each request, its signal and its metadata."""
+        """('traces' or 'metrics', metadata) of each request."""
 
 
 @contextmanager

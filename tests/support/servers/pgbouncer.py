@@ -19,7 +19,7 @@ _ACCOUNT = "nobody"
 
 @contextmanager
 def running_pgbouncer(database_url: str, folder: Path, *, mode: str) -> Iterator[str]:
-    """Start PgBouncer in this pool mode and yield a URL through it. Other accounts must be able to enter `folder`."""
+    """Start PgBouncer in this pool mode; yield a URL that connects through it. Other accounts must reach `folder`."""
     program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None:
         pytest.skip("PgBouncer isn't installed: apt-get install pgbouncer")
@@ -33,7 +33,7 @@ def running_pgbouncer(database_url: str, folder: Path, *, mode: str) -> Iterator
         f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
         f"auth_type = any\npool_mode = {mode}\nignore_startup_parameters = extra_float_digits\n"
     )
-    config.chmod(0o644)  # PgBouncer refuses to run as root, so another account must read this
+    config.chmod(0o644)  # PgBouncer refuses to run as root, so another account reads this file
     account = {"user": _ACCOUNT} if os.geteuid() == 0 else {}
     with (folder / "pgbouncer.log").open("ab") as log:
         process = subprocess.Popen([program, config], stdin=subprocess.DEVNULL, stdout=log, stderr=log, **account)  # type: ignore[call-overload]

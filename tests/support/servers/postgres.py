@@ -1,7 +1,7 @@
-"""A PostgreSQL server of a test's own, which the test can stop or kill, and a standby that it can promote.
+"""A PostgreSQL server for one test, which the test can stop or kill, and a standby that the test can promote.
 
-The server is durable, unlike the one that all tests share, because these tests check that no acknowledged commit is
-lost.
+This server is durable, unlike the server that all tests share, because these tests check that no acknowledged commit
+is lost.
 """
 
 import os
@@ -41,7 +41,7 @@ def accepts_connections(url: str) -> bool:
 
 @contextmanager
 def own_server(**options: str) -> Iterator[EmbeddedPostgres]:
-    """Run a server with these settings."""
+    """Run a durable server with these PostgreSQL settings."""
     folder = Path(tempfile.mkdtemp(prefix="reactor-chaos-", dir="/tmp"))
     folder.chmod(0o711)
     try:
@@ -63,7 +63,7 @@ class Standby:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Copy the primary and start to follow it. Returns once the standby answers."""
+        """Copy the primary and start the standby. Returns when the standby accepts connections."""
         self._data.mkdir(mode=0o700)
         if self._account is not None:
             os.chown(self._data, self._account.uid, self._account.gid)
@@ -85,7 +85,7 @@ class Standby:
             time.sleep(_LOOK_EVERY_S)
 
     def promote(self) -> None:
-        """Promote the standby. Returns once it is a primary."""
+        """Promote the standby. Returns when the standby has become a primary."""
         self._run("pg_ctl", "promote", "-w", "-D", self._data)
 
     def stop(self) -> None:

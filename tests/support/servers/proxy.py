@@ -1,7 +1,8 @@
 """A proxy in front of PostgreSQL that imitates network faults: resets, silence, delay, lost notifications.
 
-`freeze`, `blackhole`, `reset` and `half_close` affect the present connections; later ones work, as after a middlebox
-has dropped its state. `delay_s` and `swallows_notifications` (a transaction pooler's behaviour) affect all.
+`freeze`, `blackhole`, `reset` and `half_close` affect only the connections that are open when they are called, like a
+middlebox that loses its state. `delay_s` and `swallows_notifications` affect every connection. A transaction pooler
+swallows notifications.
 """
 
 import asyncio
@@ -23,10 +24,10 @@ class _Connection:
         self.client = client
         self.server = server
         self.flows = asyncio.Event()
-        """Cleared while neither side is read, so that the peers' send buffers fill."""
+        """While it is clear, the proxy reads from neither side, so the send buffers of both sides fill."""
         self.flows.set()
         self.is_blackhole = False
-        """True: all data is read, and so acknowledged by TCP, and dropped."""
+        """Whether all data is read and dropped. Neither side notices this, because TCP acknowledges the data."""
 
 
 class Proxy:
@@ -54,17 +55,17 @@ class Proxy:
         return len(self._connections)
 
     def freeze(self) -> None:
-        """Stop reading without closing anything, as a stopped peer."""
+        """Stop reading from both sides of the open connections, like a stopped process. Close none of them."""
         for connection in self._connections:
             connection.flows.clear()
 
     def blackhole(self) -> None:
-        """Read and drop all data, as a middlebox that acknowledges but doesn't forward."""
+        """Drop all data of the open connections in both directions. TCP still acknowledges the data."""
         for connection in self._connections:
             connection.is_blackhole = True
 
     def reset(self) -> None:
-        """Reset every connection on both sides with a TCP RST."""
+        """Close both sides of every open connection with a TCP RST."""
         for connection in list(self._connections):
             for writer in (connection.client, connection.server):
                 if not writer.is_closing():
@@ -73,7 +74,7 @@ class Proxy:
                 writer.transport.abort()
 
     def half_close(self) -> None:
-        """Close the direction from server to clients, and keep reading from the clients."""
+        """Send the clients an end of stream. Keep both sides of the connections open, but drop all data on them."""
         for connection in self._connections:
             if not connection.client.is_closing():
                 connection.client.write_eof()
@@ -143,7 +144,10 @@ async def proxied(server_url: str) -> AsyncIterator[Proxy]:
 
 @contextmanager
 def proxied_in_thread(server_url: str) -> Iterator[tuple[Proxy, Callable[[Callable[[], None]], None]]]:
-    """Run a proxy in a thread, for tests without an event loop; yield it and a caller that runs functions there."""
+    """Run a proxy in a thread, for tests without an event loop.
+
+    Yields the proxy and a function that calls its argument in that thread; the proxy's methods must be called this way.
+    """
     with (
         start_blocking_portal("asyncio") as portal,
         portal.wrap_async_context_manager(proxied(server_url)) as proxy,

@@ -1,4 +1,4 @@
-"""A real collector (Streamfold's rotel, in a wheel): receives OTLP, batches it, and forwards it."""
+"""A real collector (Streamfold's rotel, installed from a wheel). It receives, batches and forwards OTLP."""
 
 import importlib.util
 import socket
@@ -28,7 +28,7 @@ def _free_port() -> int:
 
 @contextmanager
 def collecting(program: Path, *, to: str) -> Iterator[dict[str, str]]:
-    """Run the collector, which forwards to `to`; yield the endpoint of each protocol."""
+    """Run the collector and let it forward to `to`; yield the collector's endpoint for each protocol."""
     http, grpc = _free_port(), _free_port()
     command = [
         str(program),

@@ -1,4 +1,4 @@
-"""A real S3 server for tests: SeaweedFS, from the wheel that carries its binary."""
+"""A real S3 server for tests: SeaweedFS, whose binary is installed from a wheel."""
 
 import json
 import os
@@ -45,7 +45,7 @@ class SeaweedServer:
     def start(self) -> None:
         """Start the server and wait until it stores an object."""
         (self._folder / "data").mkdir(parents=True, exist_ok=True)
-        # with the election log of an earlier start, the only master would wait up to 15 s for other votes
+        # the election log of an earlier start would make the only master wait up to 15 s for other votes
         shutil.rmtree(self._folder / "data" / f"m{self._ports['master']}", ignore_errors=True)
         (self._folder / "identities.json").write_text(json.dumps(self._identities()))
         with (self._folder / "log").open("ab") as log:
@@ -59,24 +59,24 @@ class SeaweedServer:
             raise
 
     def stop(self) -> None:
-        """Stop the server in order, which takes 15 s or more. `kill` is enough for temporary data."""
+        """Stop the server cleanly, which takes 15 s or more. For temporary data use `kill`."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait()
             self._process = None
 
     def kill(self) -> None:
-        """Kill the server, as a crash does. `start` starts it again with the data on its disk."""
+        """Kill the server, as a crash does. `start` starts it again with the data that is on disk."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
-            for service in ("master", "volume", "filer", "s3"):  # no option moves these sockets elsewhere
+            for service in ("master", "volume", "filer", "s3"):  # no option changes the folder of these sockets
                 left = f"/tmp/seaweedfs-{service}-grpc-{self._ports[f'{service}.grpc']}.sock"  # noqa: S108 - SeaweedFS's choice
                 Path(left).unlink(missing_ok=True)
 
     def client(self) -> "S3Client":
-        """Return a client with every right; the caller closes it."""
+        """Return a client with all permissions. The caller must close it."""
         return boto3.session.Session().client(
             "s3",
             endpoint_url=self.endpoint,
@@ -113,10 +113,10 @@ class SeaweedServer:
             f"-volume.port={ports['volume']}", f"-volume.port.grpc={ports['volume.grpc']}",
             "-filer", f"-filer.port={ports['filer']}", f"-filer.port.grpc={ports['filer.grpc']}",
             "-s3", f"-s3.port={ports['s3']}", f"-s3.port.grpc={ports['s3.grpc']}",
-            "-s3.port.iceberg=0", "-s3.port.lance=0",  # else at fixed ports, which two servers can't share
-            "-filer.localSocket=filer.sock", "-s3.localSocket=s3.sock",  # else they stay in /tmp
+            "-s3.port.iceberg=0", "-s3.port.lance=0",  # the default ports are fixed, and two servers can't share them
+            "-filer.localSocket=filer.sock", "-s3.localSocket=s3.sock",  # the defaults would stay in /tmp
             f"-s3.config={self._folder / 'identities.json'}",
-            "-s3.autoCreateBucket=false",  # else a put into a missing bucket creates it
+            "-s3.autoCreateBucket=false",  # the default lets a put create a missing bucket
             "-master.telemetry=false",  # on by default
             "-master.volumeSizeLimitMB=1024", "-volume.max=30",
         ]  # fmt: skip
@@ -130,7 +130,7 @@ class SeaweedServer:
             time.sleep(0.05)
 
     def _is_ready(self) -> bool:
-        """Return whether the filer stores a file and the S3 gateway answers; they start independently."""
+        """Return whether the filer stores a file and the S3 gateway answers. The two start independently."""
         open_url = build_opener(ProxyHandler({})).open
         filer = f"http://127.0.0.1:{self._ports['filer']}/ready"
         try:
@@ -153,7 +153,7 @@ def _binary() -> str:
 
 
 def _free_ports(*services: str) -> dict[str, int]:
-    """Return a free port for each service and for its gRPC. All are open at the same time, so no two are equal."""
+    """Return different free ports, one for each service and one for its gRPC."""
     names = [*services, *(f"{service}.grpc" for service in services)]
     listeners = [socket.create_server(("127.0.0.1", 0)) for _ in names]
     ports = [listener.getsockname()[1] for listener in listeners]
