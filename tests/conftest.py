@@ -1,7 +1,8 @@
 """Fixtures for all tests: the PostgreSQL server, a database per test, app, recorder; and the order of test files.
 
-The server is the one that REACTOR_TEST_DATABASE_URL names (as superuser), else a container if an engine is running,
-else the embedded one. REACTOR_TEST_POSTGRES_BIN selects the embedded one with other programs.
+REACTOR_TEST_DATABASE_URL names the server, as a superuser. Without the variable, the server runs in a container if a
+container engine is running, otherwise it is the embedded server. REACTOR_TEST_POSTGRES_BIN selects the embedded server
+with the programs in that folder.
 """
 
 import os
@@ -74,12 +75,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Return the number of workers for `-n auto`: one more than there are cores, as tests wait half of the time."""
+    """Return the number of workers for `-n auto`: one more than cores, because tests wait half of the time."""
     return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") or len(os.sched_getaffinity(0)) + 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the folders whose files take longest, so that no long file is left when the other workers are done."""
+    """Run the slowest folders first, so that no long file is left when the other workers have finished."""
     order = {folder: number for number, folder in enumerate(_LONGEST_FIRST)}
     items.sort(key=lambda item: order.get(item.path.relative_to(_TESTS).parts[0], len(order)))
 
@@ -196,7 +197,7 @@ def _template(server_url: str, _admin: psycopg.Connection) -> Iterator[str]:
 
 @pytest.fixture
 def migrated_url(server_url: str, _admin: psycopg.Connection, _template: str) -> Iterator[str]:
-    """URL of the test's own migrated database. At the end its storage_usage must equal the sum of its rows."""
+    """URL of the test's own migrated database. At the end, storage_usage must equal the sums of the rows."""
     is_copied_as_files = _admin.info.server_version >= FIRST_WITH_STRATEGY
     with _database(_admin, "strategy file_copy" if is_copied_as_files else "", _template) as name:
         url = _url_of(server_url, name)
@@ -239,6 +240,6 @@ def store(app: App) -> StubbornStore:
 
 @pytest.fixture
 def collector() -> Iterator[Receiver]:
-    """An OTLP collector. The test sets the variable with its endpoint itself."""
+    """An OTLP collector. The test must set the variable with the endpoint."""
     with receiving() as receiver:
         yield receiver

@@ -14,7 +14,7 @@ _LOOK_EVERY_S = 0.02
 
 
 def scale_out(bench: BenchServer, report: Report, repeats: int) -> str | None:
-    """1, 2 and 4 reactors drain one queue: throughput, claims per non-empty claim, uploads per claim."""
+    """Drain one queue with 1, 2 and 4 reactors: throughput, claims per non-empty claim, uploads per claim."""
     case, uploads = "scale-out", 4_000 if bench.quick else 20_000
     for _ in range(repeats):
         for reactors in (1, 2, 4):
@@ -42,7 +42,7 @@ def scale_out(bench: BenchServer, report: Report, repeats: int) -> str | None:
 
 
 def _drained(url: str, spool: Path, uploads: int) -> float:
-    """Queue a backlog silently, notify "rescan", and return how many seconds until the queue is empty."""
+    """Queue a backlog without notifications, notify "rescan", and return the seconds until the queue is empty."""
     queue(url, uploads, spool)
     with psycopg.connect(url, autocommit=True) as conn:
         began = time.monotonic()

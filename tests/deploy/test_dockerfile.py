@@ -49,7 +49,7 @@ def test_every_copied_path_exists_and_is_not_ignored() -> None:
 
 
 def test_every_installed_package_is_pinned() -> None:
-    """The reactor's dependencies, their dependencies as far as installed here, and the build backend."""
+    """This includes the build backend, and the dependencies of dependencies that are installed here."""
     needed = {"hatchling"}
     unread = {"reactor"}
     while unread:

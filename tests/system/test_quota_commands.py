@@ -21,7 +21,7 @@ def call(app: App, *arguments: str, code: int = 0) -> tuple[str, str]:
 
 
 def call_json(app: App, *arguments: str) -> Any:
-    """Run a command with --json and return its answer."""
+    """Run a command with --json and return its parsed output."""
     return json.loads(call(app, *arguments, "--json")[0])
 
 

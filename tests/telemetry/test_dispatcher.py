@@ -1,4 +1,4 @@
-"""An event reaches its subscribers at once, and log lines, metrics and spans a moment later."""
+"""Subscribers receive an event immediately; log lines, metrics and spans follow a moment later."""
 
 import asyncio
 import time
@@ -48,7 +48,7 @@ async def test_log_lines_and_metrics_follow_a_moment_later(log_lines: list[str])
     sink = logger.add(lambda _: logged.set(), level="INFO")
     dispatcher = Dispatcher("1", {})
     dispatcher(Listening())
-    assert not log_lines  # nothing stands between an event and the work behind it
+    assert not log_lines  # logging doesn't delay the work that follows an event
     async with asyncio.timeout(10):
         await logged.wait()
     logger.remove(sink)

@@ -1,4 +1,4 @@
-"""Spans are queued up to a bound, counted as sent or lost, and cost no more than a stated time at the end."""
+"""Spans are queued up to a limit and counted as sent or lost; close() ends within its time limit."""
 
 import threading
 import time
@@ -46,7 +46,7 @@ def test_a_full_queue_loses_what_is_added(receiver: Receiver, log_lines: list[st
     receiver.answer = lambda: 200 if collector_is_up.wait(20) else 503
     queue = queue_to(receiver, OTEL_BSP_MAX_QUEUE_SIZE="3")
     add(queue, "1")
-    receiver.wait_for_request()  # this span is on its way, and still counts
+    receiver.wait_for_request()  # this span is being sent, and still occupies a place in the queue
     add(queue, "2", "3", "4", "5", "6")
     assert (queue.sent, queue.lost) == (0, 3)
     collector_is_up.set()
