@@ -14,7 +14,7 @@ from typing import Any, ClassVar, LiteralString
 from .app import App, app
 from .raw import raw
 
-_LOOK_EVERY_S = 0.02
+_POLL_S = 0.02
 _DUE_AFTER_S = 1.0
 
 Session = tuple[App, Callable[[], Awaitable[float]], Callable[[str], None]]
@@ -50,7 +50,7 @@ class Peer(ABC):
 
     @abstractmethod
     def working(self, url: str, started: Callable[[str, float], None]) -> Any:
-        """Run a worker during the block; call `started(job, monotonic time)` when the handler of a job starts."""
+        """Run a worker during the block; the worker calls `started(job, monotonic time)` when a handler starts."""
 
     @asynccontextmanager
     async def connected_app(self, url: str) -> AsyncIterator[Session]:
@@ -78,7 +78,7 @@ class Peer(ABC):
                 row = await (await conn.execute(self.left)).fetchone()
                 if row == (0,):
                     break
-                await asyncio.sleep(_LOOK_EVERY_S)
+                await asyncio.sleep(_POLL_S)
             ended = time.monotonic()
         await conn.close()
         return ended - first[0]

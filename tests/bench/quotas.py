@@ -1,4 +1,4 @@
-"""Measure the cost of quotas: reserve_upload alone, and heartbeat_interpretation and a bare UPDATE of heartbeat_at.
+"""Measure the cost of quotas: time reserve_upload, and compare heartbeat_interpretation with a bare UPDATE.
 
 One connection executes prepared statements, each in its own transaction. Eight users reserve new content in rotation;
 a user's first reservation isn't measured. A heartbeat and a bare UPDATE form a pair, in random order. They update 100

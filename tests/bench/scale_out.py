@@ -1,4 +1,4 @@
-"""Scale-out: several reactor processes on one queue."""
+"""Measure how fast several reactor processes drain one queue."""
 
 import time
 from contextlib import ExitStack
@@ -10,7 +10,7 @@ from .reactor_process import ReactorProcess
 from .report import Report
 from .server import BenchServer, queue
 
-_LOOK_EVERY_S = 0.02
+_POLL_S = 0.02
 
 
 def scale_out(bench: BenchServer, report: Report, repeats: int) -> str | None:
@@ -48,5 +48,5 @@ def _drained(url: str, spool: Path, uploads: int) -> float:
         began = time.monotonic()
         conn.execute("select reactor.send_hints('reactor_uploads', array_fill(''::text, array[1001]))")  # "rescan"
         while conn.execute("select exists (select from public.upload_queue)").fetchone() == (True,):
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(_POLL_S)
         return time.monotonic() - began

@@ -135,7 +135,7 @@ def queue(
     salt: str = "",
     users: int = USERS,
 ) -> list[str]:
-    """Queue uploads of `users` users in one statement without notifications, spool their files, and return the ids."""
+    """Queue `count` uploads without notifications, write their files into `spool` if given, and return the ids."""
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute("set session_replication_role = replica")  # no triggers; usage is recounted below
         given = {

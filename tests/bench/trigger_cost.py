@@ -67,7 +67,7 @@ _FAIL_MANY = (
 
 
 def heartbeat_tax(bench: BenchServer, report: Report, repeats: int) -> str | None:
-    """Update heartbeat_at from 8 and 32 clients: with our triggers, without triggers, and with one NOTIFY a row."""
+    """Update heartbeat_at from 8 and 32 clients: with our triggers, without triggers, with one NOTIFY per update."""
     case = "heartbeats"
     variants: Variants = {"none": (_BARE,), "reactor": (), "naive": _NAIVE}
     with tempfile.TemporaryDirectory(dir=bench.home) as folder:
@@ -83,7 +83,7 @@ def heartbeat_tax(bench: BenchServer, report: Report, repeats: int) -> str | Non
 
 
 def app_tax(bench: BenchServer, report: Report, repeats: int) -> str | None:
-    """Queue failed uploads, one by one and 1 000 at a time: with our triggers, without triggers, with one NOTIFY."""
+    """Queue failed uploads, singly and 1 000 at a time: with our triggers, without triggers, with one NOTIFY per row."""
     case = "app"
     variants: Variants = {"none": (_BARE,), "reactor": ()}
     with tempfile.TemporaryDirectory(dir=bench.home) as folder:

@@ -211,7 +211,7 @@ async def test_a_run_that_an_operator_failed_cancels_its_block(
     assert end_of(rows, run.id) == ("failed", "INTERPRETATION_FAILED", "by hand")
 
 
-async def test_a_worker_that_was_paused_past_its_deadline_can_complete_nothing(
+async def test_a_worker_that_was_paused_past_its_deadline_cannot_complete_its_run(
     client: ObservedClient, rows: Rows, source: UUID
 ) -> None:
     """A blocked event loop simulates a process stopped by SIGSTOP: neither sends heartbeats."""

@@ -74,7 +74,7 @@ def plain(name: str) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_build_steps_make_a_reactor_that_runs(tmp_path: Path) -> None:
-    """Runs the RUN lines of the first stage, with their folders moved below a temporary one."""
+    """Execute the RUN lines of the first stage, with their folders replaced by temporary folders."""
     source = tmp_path / "src"
     source.mkdir()
     for name in copied():

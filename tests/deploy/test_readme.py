@@ -22,7 +22,7 @@ def test_addresses_are_those_that_compose_publishes() -> None:
     assert set(re.findall(r"<http://127\.0\.0\.1:(\d+)", README)) <= published
 
 
-def test_the_upload_that_it_plays_is_stored(app: App, tmp_path: Path) -> None:
+def test_the_upload_of_the_example_is_stored(app: App, tmp_path: Path) -> None:
     """Runs the README's SQL with the README's file; a reactor must store the object."""
     [name] = re.findall(r"printf hello > /var/spool/reactor/(\S+)'", README)
     (app.spool / name).write_bytes(b"hello")
@@ -55,7 +55,7 @@ sys.addaudithook(note)
 """
 
 
-def test_it_writes_nowhere_but_into_the_spool(app: App, tmp_path: Path, s3_environment: dict[str, str]) -> None:
+def test_the_reactor_writes_only_into_the_spool(app: App, tmp_path: Path, s3_environment: dict[str, str]) -> None:
     """Read-only root file systems and ProtectSystem=strict require it. The reactor only removes spooled files."""
     (tmp_path / "audit").mkdir()
     (tmp_path / "audit/sitecustomize.py").write_text(AUDIT)

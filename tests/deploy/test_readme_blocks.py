@@ -380,7 +380,7 @@ async def test_the_client_s_example_stores_and_interprets(namespace: dict[str, A
         assert conn.execute(statement).fetchall() == [("uploaded", "completed")]
 
 
-async def test_the_client_s_example_queues_what_its_store_refused(
+async def test_the_client_s_example_queues_an_upload_that_its_store_refused(
     namespace: dict[str, Any], migrated_url: str, tmp_path: Path
 ) -> None:
     async def fails(_content: bytes) -> str:

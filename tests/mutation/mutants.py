@@ -191,7 +191,7 @@ def _run_all(chosen: Sequence[Mutation], url: str, *, baseline: bool) -> int:
         with _copy() as root:
             done = _test(root, url, tests)
         if done.returncode:
-            print(done.stdout, "the tests fail without a mutant", sep="\n")
+            print(done.stdout, "the tests failed without a mutant", sep="\n")
             return 1
     not_caught = 0
     for mutation in chosen:

@@ -499,7 +499,7 @@ def test_it_ends_in_time_when_everything_hangs(env: dict[str, str], tmp_path: Pa
     assert elapsed_s < 20.0  # 8 s for the checks; the rest is the start of Python on a busy machine
 
 
-def test_a_hanging_connection_ends_only_its_group(
+def test_a_hanging_connection_stops_only_the_checks_of_its_group(
     env: dict[str, str], owner: psycopg.Connection[Any], migrated_url: str
 ) -> None:
     """A statement that waits for a lock hangs like a dead server."""

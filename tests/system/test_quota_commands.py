@@ -51,7 +51,7 @@ def test_set_plan_changes_a_users_plan(app: App, api: Api) -> None:
     assert call_json(app, "quota", "set-plan", str(user), "free")["remaining_bytes"] == 0
 
 
-def test_recalculate_corrects_wrong_usage_and_names_it(app: App, rows: Rows, api: Api) -> None:
+def test_recalculate_corrects_wrong_usage_and_prints_it(app: App, rows: Rows, api: Api) -> None:
     users = sorted(uuid4() for _ in range(3))
     for user in users:
         api.store(user, 30)

@@ -88,7 +88,7 @@ async def test_an_upload_that_was_queued_before_the_start_is_stored(
 async def test_an_upload_whose_object_already_exists_is_stored_again(
     app: App, store: StubbornStore, recorder: Recorder
 ) -> None:
-    """A crash between a put and its settlement leaves such an object."""
+    """A reactor that crashes between a put and its settlement leaves the object in the store."""
     async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():
             [upload] = app.queue_uploads()

@@ -62,7 +62,7 @@ async def test_a_scrape_includes_every_event_until_now() -> None:
     assert b"reactor_listener_up 1.0" in dispatcher.prometheus()
 
 
-async def test_a_flood_of_events_leaves_the_event_loop_its_turns() -> None:
+async def test_a_flood_of_events_does_not_block_the_event_loop() -> None:
     """Events are processed for a few milliseconds, then the loop's other tasks run."""
     dispatcher = Dispatcher("1", {})
     for _ in range(50_000):

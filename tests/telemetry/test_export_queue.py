@@ -41,7 +41,7 @@ def add(queue: ExportQueue, *names: str) -> None:
         queue.add(ReadableSpan(name, context, resource=Resource({}), start_time=1, end_time=2))
 
 
-def test_a_full_queue_loses_what_is_added(receiver: Receiver, log_lines: list[str]) -> None:
+def test_a_full_queue_drops_new_spans(receiver: Receiver, log_lines: list[str]) -> None:
     collector_is_up = threading.Event()
     receiver.answer = lambda: 200 if collector_is_up.wait(20) else 503
     queue = queue_to(receiver, OTEL_BSP_MAX_QUEUE_SIZE="3")

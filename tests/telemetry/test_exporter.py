@@ -139,7 +139,7 @@ def test_the_sdk_repeats_no_request_that_is_refused_for_good(server: FaultServer
     assert server.requests == ["POST /v1/traces"]
 
 
-def test_an_answer_that_does_not_come_is_a_timeout(server: FaultServer) -> None:
+def test_a_missing_answer_is_a_timeout(server: FaultServer) -> None:
     server.fault = hangs
     failure = failure_of(collector_at(server.endpoint, OTEL_EXPORTER_OTLP_TIMEOUT="200"))
     assert (failure.status, failure.reason) == (None, "no answer within 0.2 s")
@@ -266,7 +266,7 @@ def test_no_log_record_holds_a_secret(
     assert SECRET not in caplog.text
 
 
-def test_records_of_other_exporters_in_the_process_pass(server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_sdks_records_are_suppressed_only_when_muted(server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
     server.fault = answers(400)
     collector = collector_at(server.endpoint)
     exporter = sdk_exporter(collector, lambda _: None)

@@ -115,7 +115,7 @@ def test_a_line_about_a_run_carries_the_ids_of_its_timeout(records: list["Record
         (events.UsageRepaired(kind="reservations", count=2), "WARNING", "released 2 reservations"),
     ],
 )
-def test_trouble_is_logged_at_the_level_of_its_weight(
+def test_an_event_is_logged_at_the_level_of_its_severity(
     records: list["Record"], event: Any, level: str, words: str
 ) -> None:
     emit(event)

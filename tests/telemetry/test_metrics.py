@@ -155,7 +155,7 @@ def test_events_are_counted(metrics: Metrics) -> None:
     assert samples(text, "reactor_breaker_open") == {("s3://s3.example.org",): 0.0}
 
 
-def test_what_the_database_holds_is_read_from_its_newest_status(metrics: Metrics, status: dict[str, Any]) -> None:
+def test_gauges_of_the_database_are_read_from_the_newest_status(metrics: Metrics, status: dict[str, Any]) -> None:
     status.update(STATUS)
     text = scraped(metrics)
     assert samples(text, "storage_queue_depth") == {

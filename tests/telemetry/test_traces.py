@@ -189,7 +189,7 @@ async def test_the_sampler_decides_where_the_reactor_makes_the_root(
 @pytest.mark.parametrize(
     "garbage", ["", "x" * 100, f"00-{'0' * 32}-{SPAN}-01", f"ff-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-01-more"]
 )
-async def test_an_invalid_traceparent_costs_only_the_apps_trace(
+async def test_an_invalid_traceparent_loses_only_the_apps_trace(
     app: App, recorder: Recorder, collector: Receiver, garbage: str
 ) -> None:
     async with app.running_reactor(recorder):
@@ -264,7 +264,7 @@ async def test_a_dead_upload_that_is_retried_continues_its_trace(
     assert [span.attributes["upload.outcome"] for span in spans_named(spans, "upload")] == ["dead", "stored"]
 
 
-async def test_the_attempt_of_a_lost_worker_is_exported_by_the_next(
+async def test_the_attempt_of_a_lost_worker_is_exported_by_the_next_worker(
     app: App, recorder: Recorder, collector: Receiver
 ) -> None:
     app.disable_triggers()
