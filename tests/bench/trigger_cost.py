@@ -83,7 +83,7 @@ def heartbeat_tax(bench: BenchServer, report: Report, repeats: int) -> str | Non
 
 
 def app_tax(bench: BenchServer, report: Report, repeats: int) -> str | None:
-    """Queue failed uploads, singly and 1 000 at a time: with our triggers, without triggers, with one NOTIFY per row."""
+    """Queue failed uploads, singly and 1 000 at a time: with our triggers, without triggers, with a NOTIFY per row."""
     case = "app"
     variants: Variants = {"none": (_BARE,), "reactor": ()}
     with tempfile.TemporaryDirectory(dir=bench.home) as folder:

@@ -18,7 +18,7 @@ TARGET_LABELS = {"job", "instance"}
 
 
 def queries() -> Iterator[tuple[str, str]]:
-    """Yield each query's place, for example "panel 'Queue depth'", and the query's expression."""
+    """Yield each query's place, for example "panel 'Queue by status'", and the query's expression."""
     for panel in PANELS:
         for target in panel["targets"]:
             yield f"panel '{panel['title']}'", target["expr"]
