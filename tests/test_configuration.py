@@ -1,4 +1,4 @@
-"""How settings are written in the environment and the file, and the messages for wrong ones."""
+"""Settings are read from the environment and the file, and wrong settings have clear error messages."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,7 +32,7 @@ def toml(tmp_path: Path) -> WriteToml:
 
 
 def problems_of(environ: dict[str, str], config: Path | None = None) -> tuple[str, ...]:
-    """Return the problems with these settings; at least one."""
+    """Return the problems with these settings. The test fails if there is no problem."""
     with pytest.raises(ConfigInvalid) as refusal:
         load(environ, config)
     assert all("\n" not in problem for problem in refusal.value.problems)

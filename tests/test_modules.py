@@ -9,7 +9,7 @@ SECTION = "## Modules without a test file of their own"
 
 
 def modules() -> set[str]:
-    """Return the paths of the package's modules, relative to it; `__init__.py` files excepted."""
+    """Return the paths of the package's modules, relative to the package, without `__init__.py` files."""
     return {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"}
 
 

@@ -246,7 +246,12 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
     async def settle(self, ended: Sequence[tuple[UploadAttempt, Outcome]]) -> Sequence[Due]:
         settling_at = self._clock.now() + self._clock.offset_s
         settled = await self._queue.settle([(attempt.upload, outcome) for attempt, outcome in ended])
-        missing = [(attempt.upload, outcome) for attempt, outcome in ended if attempt.signal.row not in settled]
+        missing = [
+            (attempt.upload, outcome)
+            for attempt, outcome in ended
+            # an attempt that ended after its lease: another reactor may have stored the upload and counted it
+            if attempt.signal.row not in settled and attempt.ended < attempt.lease_until
+        ]
         if missing:  # an earlier settlement whose answer was lost may have committed
             settled |= dict.fromkeys(await self._queue.confirm_stored(missing), Settled(None, settling_at))
         due_again: list[Due] = []

@@ -1,1 +1,1 @@
-"""The benchmark: the reactor next to its floors and its peers in the same run. See `python -m tests.bench --help`."""
+"""The benchmark measures the reactor, its floors and its peers in one run. See `python -m tests.bench --help`."""

@@ -1,12 +1,13 @@
-"""Measure the reactor next to its floors and its peers, on a PostgreSQL of its own with default durability.
+"""Measure the reactor, its floors and its peers on a separate PostgreSQL server with default durability.
 
     python -m tests.bench [--case NAME]... [--repeats 3] [--quick] [--json FILE] [--list]
 
-Within a repeat all variants run one after another. Ratios are computed within repeats, and goals use their median.
+A floor does the same work without the reactor, for example with the same SQL on a plain connection. A peer is another
+job queue on PostgreSQL. A ratio compares two variants within one repeat; a goal limits the median of all repeats.
 Compare figures only within one run.
 
-Peers are measured if they are installed: pip install 'reactor[bench]'. graphile-worker is installed by npm into a
-temporary folder, if Node is there. --quick does less of everything, to check that the benchmark works.
+Peers are measured if they are installed: pip install 'reactor[bench]'. npm installs the peer graphile-worker into a
+temporary folder if Node is installed. --quick measures less, only to check that the benchmark works.
 """
 
 import argparse
@@ -31,7 +32,7 @@ def main() -> int:
         "--case", action="append", choices=sorted(CASES), metavar="NAME", help="repeatable; default: all cases"
     )
     parser.add_argument("--repeats", type=int, default=3, help="repeats of each variant")
-    parser.add_argument("--quick", action="store_true", help="do less of everything")
+    parser.add_argument("--quick", action="store_true", help="measure less, only to check that the benchmark works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     parser.add_argument("--list", action="store_true", help="list the cases and exit")
     arguments = parser.parse_args()

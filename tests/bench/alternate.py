@@ -1,8 +1,9 @@
-"""pgbench at several databases in alternating time slices, so that small differences show on a busy machine.
+"""Run pgbench at several databases in alternating time slices, to measure small differences on a busy machine.
 
-A shared machine can be 10 % slower in one second than in the next, and the difference to measure is 5 %. So the pgbench
-processes run in slices of 0.1 s in random order, stopped by SIGSTOP in between. A slice ends when the server has
-finished what was sent in it. Only its own slices count for the rate of a pgbench.
+The speed of a shared machine can change by 10 % from one second to the next; the difference to measure is 5 %. So the
+pgbench processes run in turn, in slices of 0.1 s and in random order. Between its slices a process is stopped by
+SIGSTOP. A slice ends when the server has finished the statements of that slice. The rate of a pgbench process is its
+number of transactions divided by the total length of its slices.
 """
 
 import random
@@ -33,9 +34,10 @@ _SESSIONS: LiteralString = "from pg_stat_activity where datname = %s and applica
 def run_alternately(
     bench: BenchServer, script: Path, clients: int, urls: Mapping[str, str], each_s: float
 ) -> dict[str, float]:
-    """Run the script with `clients` at each database for about `each_s` each; return transactions a second by name.
+    """Run the script with `clients` clients at each database, for about `each_s` seconds per database.
 
-    Raises RuntimeError if pgbench exits, the script fails, or the clients don't answer.
+    Returns the transactions per second by the names in `urls`. Raises RuntimeError if a pgbench process exits too early
+    or fails, or if its clients don't connect or don't finish their statements within 60 s.
     """
     with bench.admin() as admin, ExitStack() as stack:
         all_clients = {
@@ -51,7 +53,7 @@ def run_alternately(
 def _clients(
     bench: BenchServer, admin: psycopg.Connection, script: Path, clients: int, url: str
 ) -> Iterator["_Clients"]:
-    """Start pgbench and yield its clients; kill it on leaving."""
+    """Start a pgbench process and yield it; kill the process at the end of the block."""
     major = int((bench.server.data_dir / "PG_VERSION").read_text())
     program = choose_binaries(major, account_for(bench.server.data_dir)) / "pgbench"
     words = ["-n", "-M", "prepared", "-c", str(clients), "-j", "1", "-T", str(_FOREVER_S), "-f", str(script), url]
@@ -86,7 +88,7 @@ class _Clients:
         self._running_s += time.perf_counter() - began
 
     def per_s(self) -> float:
-        """End pgbench as its own timer would; return its transactions a second of slice time."""
+        """End pgbench with the signal of its timer; return its transactions divided by the seconds of its slices."""
         self._process.send_signal(signal.SIGALRM)
         self._process.send_signal(signal.SIGCONT)
         output, errors = self._process.communicate(timeout=_GIVE_UP_S)
@@ -106,5 +108,5 @@ class _Clients:
             if self._process.poll() is not None:
                 raise RuntimeError(f"pgbench has ended: {self._process.communicate()[1].strip()}")
             if time.monotonic() > give_up_at:
-                raise RuntimeError(f"the clients of pgbench at {self._database} don't answer")
+                raise RuntimeError(f"the clients of pgbench at {self._database} didn't connect or finish in time")
             time.sleep(_POLL_S)

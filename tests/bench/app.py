@@ -1,7 +1,7 @@
-"""An app in a process of its own, which commits one job at a time and prints when.
+"""An app in a separate process. It commits one job at a time and prints the time of each commit.
 
-For each name on stdin it runs the statement `before`, then `enqueue` in a transaction, and prints the monotonic time
-just before the COMMIT. Both statements may use %(name)s, a UUID.
+For each name on stdin, the process executes the statement `before`, then executes `enqueue` in a transaction, and
+prints the monotonic time just before the COMMIT. Both statements may use %(name)s, a UUID.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import psycopg
 
 
 class App:
-    """The bench's handle of the process."""
+    """Controls the app's process."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -29,7 +29,7 @@ class App:
 
 @asynccontextmanager
 async def app(url: str, enqueue: str, before: str = "select") -> AsyncIterator[App]:
-    """Start the process; end it on leaving."""
+    """Start the app's process; end it at the end of the block."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, __file__, url, before, enqueue, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )

@@ -1,4 +1,4 @@
-"""The cases by name, in the order in which they run. Each returns its base variant for ratios, or None."""
+"""The cases by name, in the order in which they run. A case returns the variant that ratios refer to, or None."""
 
 from collections.abc import Callable
 

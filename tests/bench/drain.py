@@ -1,7 +1,7 @@
-"""Drain: how fast a backlog of due uploads is stored, from its first claim to the last commit.
+"""Measure how fast a backlog of due uploads is stored, from the first claim to the last commit.
 
-Floor: the same claim and settle SQL on one plain connection in batches of 500. Reactor and peers each run in a process
-of their own.
+Floor: the same claim and settle SQL on one plain connection, in batches of 500. The reactor and the peers (other job
+queues) run in separate processes.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ server.serve_forever()
 
 
 def drain(bench: BenchServer, report: Report, repeats: int) -> str | None:
-    """20 000 due uploads into a store that keeps nothing, with tracing off and on, next to the same SQL alone."""
+    """Store 20 000 due uploads in a store that discards them, with tracing off and on. Floor: the same SQL alone."""
     case, uploads = "drain", 4_000 if bench.quick else 20_000
     with _collector() as endpoint:
         for _ in range(repeats):
@@ -72,7 +72,7 @@ def drain(bench: BenchServer, report: Report, repeats: int) -> str | None:
 
 
 def drain_to_stores(bench: BenchServer, report: Report, repeats: int) -> str | None:
-    """Due uploads of 4 KiB and 1 MiB into the local store and into SeaweedFS, spooled on disk."""
+    """Store due uploads of 4 KiB and 1 MiB, spooled on disk, in the local store and in SeaweedFS."""
     case = "stores"
     for _ in range(repeats):
         for size, words, count in ((4096, "4 KiB", 2_000), (1 << 20, "1 MiB", 150)):
@@ -147,8 +147,8 @@ def _local(bench: BenchServer) -> Iterator[ObjectStore | None]:
 
 @contextmanager
 def _seaweed(bench: BenchServer, report: Report, case: str) -> Iterator[ObjectStore | None]:
-    """Run a SeaweedFS server with a bucket and yield a store on it; None if its binary isn't installed."""
-    sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest's pythonpath does, to import `support`
+    """Run a SeaweedFS server with a bucket and yield its store. Yield None if SeaweedFS isn't installed."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # to import `support`; pytest sets the same path
     from support.servers import seaweedfs  # noqa: PLC0415
 
     with bench.spool(in_memory=False) as folder:

@@ -1,4 +1,4 @@
-"""Draining a queue with a reactor, and how long that took. As a module: with a store that keeps nothing."""
+"""Drain a queue with a reactor and measure the time. Run as a module, it uses a store that discards everything."""
 
 import asyncio
 import sys
@@ -20,7 +20,7 @@ from .server import NoStore, settings
 
 
 def drain_all(url: str, spool: Path, store: ObjectStore, uploads: int) -> Figures:
-    """Drain a queue of `uploads`; return figures measured from the first claim to the last commit."""
+    """Drain a queue of `uploads` uploads. The rate is measured from the first claim to the last commit."""
     began, ended, claims, settled = 0.0, 0.0, 0, 0
     claim = UploadQueue.claim
 

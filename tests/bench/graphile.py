@@ -1,4 +1,4 @@
-"""The peer graphile-worker, the fastest one, in a Node process. Installed by npm if Node is there."""
+"""The peer graphile-worker, the fastest of the peers, in a Node process. npm installs it if Node is installed."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ class GraphileWorker(Peer):
         self._tried = False
 
     def install(self, home: Path) -> None:
-        """Install with npm into `home` the newest version that this Node can run."""
+        """Install into `home`, with npm, the newest version that the installed Node can run."""
         self._tried, self._home = True, home
         home.mkdir()
         node, npm = shutil.which("node"), shutil.which("npm")
@@ -97,7 +97,7 @@ class GraphileWorker(Peer):
         conn = await raw(url)
         is_backlog = await (await conn.execute("select count(*) from graphile_worker._private_jobs")).fetchone() != (0,)
         await conn.close()
-        # its documented settings for throughput cost latency, so only the drain gets them
+        # graphile-worker's documented settings for throughput increase its latency, so only a backlog is run with them
         settings = {"localQueue": {"size": 2000}, "completeJobBatchDelay": 5} if is_backlog else {}
         preset = json.dumps({**settings, "concurrentJobs": 24})
         process = await self._node("first" if is_backlog else "all", url, preset)

@@ -1,4 +1,4 @@
-"""Idle: what a reactor without work costs in a minute, including its canary notifications."""
+"""Measure what an idle reactor costs in a minute, including its canary notifications."""
 
 import asyncio
 import time
@@ -11,11 +11,11 @@ from .report import Report
 from .server import BenchServer
 
 _SETTLE_S = 15.0
-"""An idle session reports its statistics within 10 s, so after this time those of the start are reported."""
+"""An idle session reports its statistics within 10 s, so the start's transactions are reported before we measure."""
 
 
 def idle(bench: BenchServer, report: Report, repeats: int) -> str | None:
-    """Transactions and CPU seconds a minute of a reactor without work; the repeats run side by side for a minute."""
+    """Measure transactions and CPU seconds per minute of an idle reactor; all repeats run concurrently for a minute."""
     case, minute_s = "idle", 20.0 if bench.quick else 60.0
     with ExitStack() as stack:
         bare = stack.enter_context(bench.database())
@@ -30,7 +30,7 @@ def idle(bench: BenchServer, report: Report, repeats: int) -> str | None:
         asyncio.run(asyncio.sleep(minute_s))
         after = [_transactions(bench, url) for url in (bare, *urls)]
         minutes = (time.monotonic() - began) / 60
-        report.add(case, "nobody", transactions=(after[0] - before[0]) / minutes)
+        report.add(case, "no reactor", transactions=(after[0] - before[0]) / minutes)
         for number, worker in enumerate(workers):
             used = worker.cpu_s() - cpu[number]
             count = (after[number + 1] - before[number + 1]) / minutes

@@ -1,6 +1,6 @@
-"""Lateness: from a retry's due time to the start of its attempt, and from a run's deadline to its failure.
+"""Measure the time from a retry's due time to the start of its attempt, and from a run's deadline to its failure.
 
-Floor: sleep until due, then the same claim of that row on a plain connection.
+Floor: sleep until the row is due, then claim it with the same SQL on a plain connection.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ _DUE_AFTER_S = 1.0
 
 
 def lateness(bench: BenchServer, report: Report, repeats: int) -> str | None:
-    """1 000 retries due at random within 5 s, next to a sleep and a plain claim; and as many deadlines of runs."""
+    """Measure 1 000 retries due at random within 5 s, 1 000 runs' deadlines, and the floor."""
     count = 200 if bench.quick else 1_000
     for repeat in range(repeats):
         chance = random.Random(repeat)
@@ -46,9 +46,9 @@ def lateness(bench: BenchServer, report: Report, repeats: int) -> str | None:
 
 
 async def _fail_later(url: str, spool: str | None, delays_s: list[float]) -> dict[str, float]:
-    """Queue an upload for each delay; return the monotonic due time of each by id."""
+    """Queue an upload for each delay; return the uploads' monotonic due times by id."""
     conn = await raw(url)
-    since_epoch = time.time() - time.monotonic()  # the server reads this machine's clock
+    since_epoch = time.time() - time.monotonic()  # the server uses the same clock, because it runs on this machine
     due: dict[str, float] = {}
     names = [str(uuid4()) for _ in delays_s]
     if spool is not None:

@@ -1,4 +1,4 @@
-"""Running a variant in a process of its own, so that it doesn't carry what the other variants import."""
+"""Run a variant in a separate process, so that the imports of other variants don't slow it down."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ Figures = dict[str, float]
 
 
 def run_alone(module: str, *arguments: str) -> Figures:
-    """Run a module of this package with arguments; return the figures that it prints in its last line."""
+    """Run a module of this package with arguments; return the figures in the last line that it prints."""
     run = subprocess.run(
         [sys.executable, "-m", f"{__package__}.{module}", *arguments],
         stdout=subprocess.PIPE,

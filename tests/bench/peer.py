@@ -1,6 +1,7 @@
-"""Peers: other job queues on PostgreSQL, measured on the same server in the same run with a handler that does nothing.
+"""Peers: other job queues on PostgreSQL. In the rest of the project, a peer of a reactor is another reactor.
 
-Unlike the reactor they move no quota and mark no source.
+They run on the same server in the same run, with a handler that does nothing. Unlike the reactor, they update neither
+usage nor sources.
 """
 
 import asyncio
@@ -13,54 +14,54 @@ from typing import Any, ClassVar, LiteralString
 from .app import App, app
 from .raw import raw
 
-_LOOK_EVERY_S = 0.02
+_POLL_S = 0.02
 _DUE_AFTER_S = 1.0
 
 Session = tuple[App, Callable[[], Awaitable[float]], Callable[[str], None]]
 
 
 class Peer(ABC):
-    """One job queue: how to install, fill and watch it."""
+    """One job queue: how to set up, fill, run and measure it."""
 
     name: ClassVar[str]
     jobs: ClassVar[int]
-    """How many jobs it drains in a repeat, chosen so that it takes a few seconds."""
+    """Number of jobs of a drain, chosen so that the drain takes a few seconds."""
 
     left: ClassVar[LiteralString]
     """Statement that counts the unfinished jobs."""
 
     has_process: ClassVar[bool] = False
-    """True if its worker already runs in another process."""
+    """True if the peer's worker always runs in a separate process."""
 
     enqueue: ClassVar[str]
     """Statement that enqueues one job."""
 
     @abstractmethod
     def reason_missing(self) -> str | None:
-        """Return why it can't be measured here; None if it can."""
+        """Return why the peer can't be measured here; None if it can be measured."""
 
     @abstractmethod
     async def prepare(self, url: str) -> None:
-        """Create its tables."""
+        """Create the peer's tables."""
 
     @abstractmethod
     async def fill(self, url: str, delays_s: list[float]) -> None:
-        """Enqueue a job for each delay in one call. 0: due at once."""
+        """Enqueue a job for each delay, in one call. A job with the delay 0 is due immediately."""
 
     @abstractmethod
     def working(self, url: str, started: Callable[[str, float], None]) -> Any:
-        """Run a worker within a context; it calls `started(job, monotonic time)` when the handler of a job starts."""
+        """Run a worker during the block; the worker calls `started(job, monotonic time)` when a handler starts."""
 
     @asynccontextmanager
     async def connected_app(self, url: str) -> AsyncIterator[Session]:
-        """Yield what the case `reaction` needs: an app, a wait for the next start, and a no-op preparation."""
+        """Yield an app, a function that waits for the next start of a job, and a preparation that does nothing."""
         began: asyncio.Queue[float] = asyncio.Queue()
         await self.prepare(url)
         async with self.working(url, lambda _job, at: began.put_nowait(at)), app(url, self.enqueue) as app_process:
             yield app_process, began.get, lambda _name: None
 
     async def drain(self, url: str, jobs: int) -> float:
-        """Return the seconds from the start of the first handler until the database shows all jobs as done."""
+        """Return the seconds from the start of the first handler until the database contains no unfinished job."""
         await self.prepare(url)
         await self.fill(url, [0.0] * jobs)
         first: list[float] = []
@@ -77,16 +78,16 @@ class Peer(ABC):
                 row = await (await conn.execute(self.left)).fetchone()
                 if row == (0,):
                     break
-                await asyncio.sleep(_LOOK_EVERY_S)
+                await asyncio.sleep(_POLL_S)
             ended = time.monotonic()
         await conn.close()
         return ended - first[0]
 
     async def lateness(self, url: str, delays_s: list[float]) -> list[float]:
-        """Enqueue a job for each delay, due a second after it; return how many seconds late each started."""
+        """Enqueue a job for each delay, due 1 s + delay later; return how many seconds late each job started."""
         await self.prepare(url)
         all_late = asyncio.Event()
-        since_epoch = time.time() - time.monotonic()  # the server reads this machine's clock
+        since_epoch = time.time() - time.monotonic()  # the server uses the same clock, because it runs on this machine
         due: dict[str, float] = {}
         at_of: dict[str, float] = {}
 
@@ -105,4 +106,4 @@ class Peer(ABC):
         return [at_of[job] - due[job] for job in at_of]
 
     due: ClassVar[LiteralString]
-    """Statement that lists all jobs' names and due times in seconds since 1970."""
+    """Statement that returns the id of each job and its due time in seconds since 1970."""

@@ -1,4 +1,4 @@
-"""Draining a queue with a peer in a process of its own."""
+"""Drain a queue with a peer (another job queue) in a separate process."""
 
 import asyncio
 import sys

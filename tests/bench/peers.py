@@ -55,7 +55,7 @@ class PgQueuer(Peer):
 
         queue.entrypoint("noop")(noop)
         running = asyncio.create_task(queue.run(batch_size=500))
-        await asyncio.sleep(0.5)  # it says nothing when it listens
+        await asyncio.sleep(0.5)  # pgqueuer doesn't report when it listens
         yield
         queue.shutdown.set()
         with suppress(asyncio.TimeoutError):
@@ -103,7 +103,7 @@ class Procrastinate(Peer):
 
             opened.task(name="noop", pass_context=True)(noop)
             running = asyncio.create_task(opened.run_worker_async(concurrency=30, install_signal_handlers=False))
-            await asyncio.sleep(0.5)  # it says nothing when it listens
+            await asyncio.sleep(0.5)  # procrastinate doesn't report when it listens
             yield
             running.cancel()
             with suppress(asyncio.CancelledError):

@@ -1,8 +1,8 @@
-"""What quotas cost: reserve_upload alone, and heartbeat_interpretation next to a bare UPDATE of heartbeat_at.
+"""Measure the cost of quotas: time reserve_upload, and compare heartbeat_interpretation with a bare UPDATE.
 
-One connection, prepared statements, each call a transaction of its own. Eight users reserve new content in rotation; a
-user's first reservation isn't measured. Heartbeats and bare UPDATEs alternate in random order within each pair, on 100
-runs of one table; both are HOT updates.
+One connection executes prepared statements, each in its own transaction. Eight users reserve new content in rotation;
+a user's first reservation isn't measured. A heartbeat and a bare UPDATE form a pair, in random order. They update 100
+runs in one table, and both are HOT updates.
 """
 
 import random
@@ -26,7 +26,7 @@ _UPDATE: LiteralString = (
 
 
 def _timed(conn: psycopg.Connection[Any], statement: LiteralString, parameters: Sequence[Any]) -> float:
-    """Return the seconds until a call's answer has arrived, without the conversion of its result."""
+    """Return the seconds until a call's answer has arrived. The conversion of the result isn't included."""
     before = time.perf_counter()
     cursor = conn.execute(statement, parameters, prepare=True)
     took_s = time.perf_counter() - before
@@ -45,7 +45,7 @@ def _reserve(conn: psycopg.Connection[Any], calls: int) -> list[float]:
 
 
 def _begin(conn: psycopg.Connection[Any]) -> list[UUID]:
-    """Begin 100 runs of one user, each on a source of its own; return their ids."""
+    """Begin 100 runs of one user, each of another source; return the ids of the runs."""
     user = uuid4()
     conn.execute("select public.set_plan(%s, 'enterprise')", (user,))
     rows = conn.execute(
@@ -59,7 +59,7 @@ def _begin(conn: psycopg.Connection[Any]) -> list[UUID]:
 
 
 def _heartbeat(conn: psycopg.Connection[Any], calls: int) -> tuple[list[float], list[float]]:
-    """Return the seconds of each heartbeat and of each bare update."""
+    """Return the durations in seconds of the heartbeats and of the bare UPDATEs."""
     runs = _begin(conn)
     ours: list[float] = []
     bare: list[float] = []
@@ -71,7 +71,7 @@ def _heartbeat(conn: psycopg.Connection[Any], calls: int) -> tuple[list[float], 
 
 
 def quotas(bench: BenchServer, report: Report, repeats: int) -> str | None:
-    """reserve_upload alone, and heartbeat_interpretation next to a bare UPDATE of heartbeat_at."""
+    """Measure reserve_upload alone, and compare heartbeat_interpretation with a bare UPDATE of heartbeat_at."""
     case, calls = "quotas", 300 if bench.quick else 2_000
     with bench.database() as url, psycopg.connect(url, autocommit=True) as conn:
         _heartbeat(conn, _RUNS)  # warm up

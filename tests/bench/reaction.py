@@ -1,6 +1,7 @@
-"""Reaction: from just before the app's COMMIT of a failed upload to the start of its attempt.
+"""Measure the time from just before the app's COMMIT of a failed upload to the start of the upload's attempt.
 
-Idle, and with many rows due later in table and wheel. Floor: LISTEN and the same claim on plain connections.
+The reactor is idle, or its table and its wheel hold many rows that are due later. Floor: LISTEN and the same claim on
+plain connections.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ Listening = Callable[[str], AbstractAsyncContextManager[Session]]
 
 
 def reaction(bench: BenchServer, report: Report, repeats: int) -> str | None:
-    """COMMIT to attempt started, idle and with 100 000 and 1 000 000 rows waiting, next to LISTEN and a plain claim."""
+    """Measure COMMIT to start of attempt, with 0, 100 000 and 1 000 000 rows that are due later."""
     events = 60 if bench.quick else 200
     backlogs = (0, 100_000) if bench.quick else (0, 100_000, 1_000_000)
     for waiting in backlogs[1:]:

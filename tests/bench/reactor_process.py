@@ -1,6 +1,7 @@
-"""A reactor in a process of its own.
+"""A reactor in a separate process.
 
-It prints a line of JSON when it is ready and one when it has ended. It ends when its standard input is closed.
+The process prints a line of JSON when the reactor is ready and another line when the reactor has ended. The reactor
+ends when the standard input of the process is closed.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from .server import NoStore, settings
 
 
 class ReactorProcess:
-    """The bench's handle of the process."""
+    """Controls the reactor's process."""
 
     def __init__(self, url: str, spool: Path) -> None:
         self.started_at = time.monotonic()
@@ -38,12 +39,12 @@ class ReactorProcess:
         )
 
     def until_ready(self) -> float:
-        """Wait until the reactor is ready; return the seconds since before the process was created."""
+        """Wait until the reactor is ready; return the seconds from the creation of the process to that time."""
         ready_at: float = self._line()["ready_at"]
         return ready_at - self.started_at
 
     def end(self) -> dict[str, Any]:
-        """End the process; return its counts of claims, empty claims and settled uploads."""
+        """End the process; return the numbers of claims, empty claims and settled uploads."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         counted = self._line()
@@ -53,12 +54,12 @@ class ReactorProcess:
         return counted
 
     def peak_bytes(self) -> int:
-        """Return its peak resident memory."""
+        """Return the peak resident memory of the process in bytes."""
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
     def cpu_s(self) -> float:
-        """Return the CPU time that it has used."""
+        """Return the CPU seconds that the process has used."""
         times = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
 

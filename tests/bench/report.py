@@ -50,7 +50,7 @@ class Report:
         return statistics.median(self._figures[case, metric, variant])
 
     def ratio(self, case: str, metric: str, variant: str, to: str) -> float:
-        """Return the median of the ratios within each repeat. The variants of a repeat share the machine's load."""
+        """Return the median of the ratios. Each ratio is of one repeat, whose variants run under similar load."""
         ours, theirs = self._figures[case, metric, variant], self._figures[case, metric, to]
         return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
@@ -94,7 +94,7 @@ class Report:
 
 
 def percentiles_ms(values_s: Sequence[float]) -> dict[str, float]:
-    """Return percentiles of latencies in ms. No goal uses p99, because it depends on the disk."""
+    """Return the percentiles of `values_s` in ms. No goal uses p99, because p99 depends on the disk."""
     cuts = statistics.quantiles([1000 * value for value in values_s], n=100)
     return {
         "p50_ms": cuts[49],

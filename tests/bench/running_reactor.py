@@ -26,7 +26,7 @@ ENQUEUE = (
 
 @asynccontextmanager
 async def running_reactor(bench: BenchServer, url: str, on_event: Callable[[Event], None]) -> AsyncIterator[str]:
-    """Run a reactor within the block; yield the folder of its spool once it is ready."""
+    """Run a reactor during the block; yield the folder of its spool when the reactor is ready."""
     with bench.spool() as spool:
         reactor = Reactor(settings(url, spool), store=NoStore(), listener=on_event)
         running = asyncio.create_task(reactor.run())
@@ -43,7 +43,7 @@ async def running_reactor(bench: BenchServer, url: str, on_event: Callable[[Even
 
 
 async def claim_one(conn: psycopg.AsyncConnection, row_id: UUID | str) -> None:
-    """Claim one row, repeatedly until the database says that it is claimed and no longer too early."""
+    """Claim one row; repeat the claim until it succeeds, because a claim before the due time is refused."""
     rows: list[tuple[object, ...]] = []
     while not rows or rows[0][0] != "claimed":
         rows = await (await conn.execute(CLAIM_UPLOADS, ([row_id], uuid4(), "30 s"), binary=True)).fetchall()

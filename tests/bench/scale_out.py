@@ -1,4 +1,4 @@
-"""Scale-out: several reactor processes on one queue."""
+"""Measure how fast several reactor processes drain one queue."""
 
 import time
 from contextlib import ExitStack
@@ -10,11 +10,11 @@ from .reactor_process import ReactorProcess
 from .report import Report
 from .server import BenchServer, queue
 
-_LOOK_EVERY_S = 0.02
+_POLL_S = 0.02
 
 
 def scale_out(bench: BenchServer, report: Report, repeats: int) -> str | None:
-    """1, 2 and 4 reactors drain one queue: throughput, claims per non-empty claim, uploads per claim."""
+    """Drain one queue with 1, 2 and 4 reactors: throughput, claims per non-empty claim, uploads per claim."""
     case, uploads = "scale-out", 4_000 if bench.quick else 20_000
     for _ in range(repeats):
         for reactors in (1, 2, 4):
@@ -42,11 +42,11 @@ def scale_out(bench: BenchServer, report: Report, repeats: int) -> str | None:
 
 
 def _drained(url: str, spool: Path, uploads: int) -> float:
-    """Queue a backlog silently, notify "rescan", and return how many seconds until the queue is empty."""
+    """Queue a backlog without notifications, notify "rescan", and return the seconds until the queue is empty."""
     queue(url, uploads, spool)
     with psycopg.connect(url, autocommit=True) as conn:
         began = time.monotonic()
         conn.execute("select reactor.send_hints('reactor_uploads', array_fill(''::text, array[1001]))")  # "rescan"
         while conn.execute("select exists (select from public.upload_queue)").fetchone() == (True,):
-            time.sleep(_LOOK_EVERY_S)
+            time.sleep(_POLL_S)
         return time.monotonic() - began

@@ -61,7 +61,7 @@ class BenchServer:
     def __init__(self, home: Path, memory: Path, server: EmbeddedPostgres, *, quick: bool) -> None:
         self.home = home
         self.memory = memory
-        """Folder for spools whose cost shouldn't count: in memory if the system has /dev/shm."""
+        """Folder for spools that must not slow a measurement down: in memory if the system has /dev/shm."""
         self.server = server
         self.quick = quick
         self._number = 0
@@ -88,7 +88,7 @@ class BenchServer:
                 sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
             )
             conn.execute("checkpoint")
-        tune_garbage_collector()  # as `reactor run` does; here also for what bench and peers import
+        tune_garbage_collector()  # as `reactor run` does; here also for the imports of the bench and the peers
         try:
             yield self._url(name)
         finally:
@@ -96,7 +96,7 @@ class BenchServer:
                 conn.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
     def make_template(self, name: str, fill: Callable[[str], object]) -> None:
-        """Create a migrated database and fill it, unless an earlier case already has."""
+        """Create a migrated database and fill it. Do nothing if an earlier case has created it."""
         if name in self._templates:
             return
         with self.admin() as conn:
@@ -135,7 +135,7 @@ def queue(
     salt: str = "",
     users: int = USERS,
 ) -> list[str]:
-    """Queue uploads of `users` users in one statement without notifications, spool their files, and return the ids."""
+    """Queue `count` uploads without notifications, write their files into `spool` if given, and return the ids."""
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute("set session_replication_role = replica")  # no triggers; usage is recounted below
         given = {

@@ -1,4 +1,4 @@
-"""Start: from before a reactor process is created until it is ready, and its peak memory until then."""
+"""Measure the time from the creation of a reactor process until the reactor is ready, and the peak memory."""
 
 from .reactor_process import ReactorProcess
 from .report import Report
@@ -8,7 +8,7 @@ _CASE = "start"
 
 
 def start(bench: BenchServer, report: Report, repeats: int) -> str | None:
-    """Time to ready and memory with 0, 100 000 and 1 000 000 rows due later within the horizon."""
+    """Measure start-up time and memory with 0, 100 000 and 1 000 000 rows that are due later, within the horizon."""
     backlogs = (0, 100_000) if bench.quick else (0, 100_000, 1_000_000)
     for waiting in backlogs[1:]:
         bench.make_template(f"waiting_{waiting}", lambda url, count=waiting: queue(url, count, None, due_in="14 min"))  # type: ignore[misc]

@@ -1,7 +1,7 @@
-"""The wheel next to heapq and asyncio's call_later: ns and bytes per timer, and the garbage collector's longest pause.
+"""Compare the wheel, heapq and call_later: ns and bytes per timer, and the garbage collector's longest pause.
 
-Delays are uniform within ten minutes. One timer in five is moved, one in five cancelled; the others expire on a virtual
-clock. Keys and due times are made beforehand and not measured.
+Delays are uniform within ten minutes. One timer in five is moved, and another one in five is cancelled. All timers that
+aren't cancelled expire on a virtual clock. Keys and due times are made before the measurement.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ class Timers(Protocol):
 
 
 class Heap:
-    """heapq of (due, key). Entries of cancelled and moved timers are skipped when they come up."""
+    """A heapq of (due, key). Old entries of cancelled and moved timers are skipped when they become due."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int]] = []
@@ -111,7 +111,7 @@ class TheWheel:
 
 
 def timers(bench: BenchServer, report: Report, repeats: int) -> str | None:
-    """Arm, move, cancel and expire 10 000 and 1 000 000 timers, next to heapq and call_later."""
+    """Arm, move, cancel and expire 10 000 and 1 000 000 timers of the wheel, heapq and call_later."""
     counts = (10_000, 100_000) if bench.quick else (10_000, 1_000_000)
     for _ in range(repeats):
         for count in counts:

@@ -1,7 +1,7 @@
-"""What the reactor's triggers cost an app: heartbeats and failed uploads with them, without, and with a naive NOTIFY.
+"""Measure the cost of the triggers for an app: with our triggers, without triggers, and with a naive NOTIFY.
 
-pgbench sends the statements. In the variant "none" the triggers are dropped, not disabled, because with disabled
-triggers PostgreSQL still locks each row before it updates it.
+pgbench sends heartbeats and failed uploads. In the variant "none" the triggers are dropped, not disabled: if a trigger
+is disabled, PostgreSQL still locks each row before it updates the row.
 """
 
 import tempfile
@@ -19,10 +19,10 @@ from .server import BenchServer
 _RUNS = 1_000
 _EACH_S = 8.0
 _RACES_A_REPEAT = 2
-"""Races of heartbeats per repeat: equal variants differ by up to 2.6 % in one race, and by 0.3 % in the median of 8."""
+"""Races per repeat of `heartbeats`: equal variants differ by up to 2.6 % in one race, by 0.3 % in the median of 8."""
 
 Variants = dict[str, Sequence[LiteralString]]
-"""Statements that prepare the database of each variant, by name."""
+"""Maps the name of a variant to the statements that prepare its database."""
 
 _BARE: LiteralString = """
     do $$ declare t record; begin
@@ -67,7 +67,7 @@ _FAIL_MANY = (
 
 
 def heartbeat_tax(bench: BenchServer, report: Report, repeats: int) -> str | None:
-    """8 and 32 clients update heartbeat_at: with our triggers, without any, and with one that always notifies."""
+    """Update heartbeat_at from 8 and 32 clients: with our triggers, without triggers, with one NOTIFY per update."""
     case = "heartbeats"
     variants: Variants = {"none": (_BARE,), "reactor": (), "naive": _NAIVE}
     with tempfile.TemporaryDirectory(dir=bench.home) as folder:
@@ -83,7 +83,7 @@ def heartbeat_tax(bench: BenchServer, report: Report, repeats: int) -> str | Non
 
 
 def app_tax(bench: BenchServer, report: Report, repeats: int) -> str | None:
-    """Failed uploads, one by one and 1 000 at a time: with our triggers, without any, and with one NOTIFY a row."""
+    """Queue failed uploads, singly and 1 000 at a time: with our triggers, without triggers, with a NOTIFY per row."""
     case = "app"
     variants: Variants = {"none": (_BARE,), "reactor": ()}
     with tempfile.TemporaryDirectory(dir=bench.home) as folder:
@@ -111,7 +111,7 @@ def _race(
     *,
     races: int = 1,
 ) -> dict[str, float]:
-    """Run the script alternately in a database for each variant; return transactions a second by variant.
+    """Run the script in the databases of all variants, in alternating slices; return transactions/s by variant.
 
     The measuring time of a repeat is divided by `races`.
     """

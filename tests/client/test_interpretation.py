@@ -1,4 +1,4 @@
-"""A run ends as its block ends; a run that ended elsewhere cancels the block; short outages change nothing."""
+"""The end of a block ends its run; a run that ended elsewhere cancels its block; short outages change nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -182,7 +182,7 @@ async def test_a_run_continues_the_trace_of_its_caller(client: ObservedClient, r
 async def test_a_run_that_passes_its_deadline_cancels_its_block(
     client: ObservedClient, rows: Rows, source: UUID
 ) -> None:
-    """Without any reactor, and long before the next heartbeat is due."""
+    """No reactor is running, and the next heartbeat is due long after the deadline."""
     with fail_after(10), pytest.raises(InterpretationTimeout):
         async with client.interpretation(source, timeout_s=0.3, heartbeat_timeout_s=60) as run:
             await sleep_forever()
@@ -211,10 +211,10 @@ async def test_a_run_that_an_operator_failed_cancels_its_block(
     assert end_of(rows, run.id) == ("failed", "INTERPRETATION_FAILED", "by hand")
 
 
-async def test_a_worker_that_was_paused_past_its_deadline_can_complete_nothing(
+async def test_a_worker_that_was_paused_past_its_deadline_cannot_complete_its_run(
     client: ObservedClient, rows: Rows, source: UUID
 ) -> None:
-    """A blocked event loop sends no heartbeat, as a process under SIGSTOP."""
+    """A blocked event loop simulates a process stopped by SIGSTOP: neither sends heartbeats."""
     with pytest.raises((InterpretationTimeout, InterpretationHeartbeatLost)):
         async with client.interpretation(source, timeout_s=0.2, heartbeat_timeout_s=60) as run:
             rows.all("select pg_sleep(0.3)")  # blocks the event loop
@@ -247,7 +247,7 @@ async def test_the_error_of_the_block_is_raised_even_if_the_run_ended_elsewhere(
 
 async def test_heartbeats_come_at_a_third_of_the_timeout(client: ObservedClient, rows: Rows, source: UUID) -> None:
     async with client.interpretation(source, heartbeat_timeout_s=0.6) as run:
-        for _ in range(4):  # together longer than the timeout
+        for _ in range(4):  # four heartbeats take longer than the timeout
             await client.wait_for(statements.HEARTBEAT_INTERPRETATION, None)
         row = rows.one(
             "select heartbeat_at - started_at as kept_alive, clock_timestamp() - heartbeat_at as ago"

@@ -66,7 +66,7 @@ def test_a_block_completes_or_fails_its_run(client: SyncReactorClient, rows: Row
 def test_check_raises_when_the_run_timed_out(client: SyncReactorClient, rows: Rows, source: UUID) -> None:
     deadline = time.monotonic() + 15
     with pytest.raises(InterpretationTimeout), client.interpretation(source, timeout_s=0.3) as run:
-        while time.monotonic() < deadline:  # as a worker between two steps
+        while time.monotonic() < deadline:  # a worker calls check() between two steps
             run.check()
             time.sleep(0.01)
     assert time.monotonic() < deadline
@@ -104,7 +104,7 @@ def test_threads_share_a_client(client: SyncReactorClient) -> None:
 
 
 def test_a_fork_gets_connections_of_its_own(migrated_url: str) -> None:
-    """As in a server that loads the app before it forks its workers."""
+    """A server may load the app before it forks its workers."""
     done = subprocess.run(
         [sys.executable, "-c", _FORKING, migrated_url], capture_output=True, text=True, timeout=50, check=True
     )

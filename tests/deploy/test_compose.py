@@ -48,7 +48,7 @@ def test_every_server_has_a_health_check(name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_dependency_has_a_condition_that_can_be_met(name: str) -> None:
-    """A one-shot service must be a dependency, or `up --wait` would take its exit for a failure."""
+    """A one-shot service must be a dependency; otherwise `up --wait` reports its exit as a failure."""
     waited_for = {other for service in SERVICES.values() for other in service.get("depends_on", {})}
     assert name not in ONE_SHOT or name in waited_for
     for other, how in SERVICES[name].get("depends_on", {}).items():
@@ -144,7 +144,7 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeSeaweed
 def test_the_bucket_is_created_once_and_the_reactors_key_works_only_there(seaweed: ComposeSeaweed) -> None:
     script = SERVICES["bucket"]["entrypoint"][-1].replace("$$", "$")
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    for _ in range(2):  # `compose up` a second time
+    for _ in range(2):  # the second run is that of another `compose up`
         done = subprocess.run(
             ["/bin/sh", "-c", script], env={"PATH": path, "MASTER": seaweed.master}, capture_output=True, text=True,
             timeout=50, check=False,

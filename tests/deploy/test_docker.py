@@ -1,7 +1,7 @@
 """deploy/compose.yaml in containers, if a container engine is running: `pytest -m docker`.
 
-One test runs a reactor outside of the containers against their PostgreSQL and a store that fails twice, and reads its
-trace back from their Jaeger.
+One test runs a reactor outside of the containers, with the PostgreSQL in a container and a store that fails twice. The
+test then reads the trace from the Jaeger in another container.
 """
 
 import json
@@ -67,7 +67,7 @@ def get_json(url: str) -> Any:
 
 
 def spans_of(jaeger: str, trace_id: str, complete: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
-    """Poll Jaeger until the trace is complete, because it stores spans some time after it received them."""
+    """Poll Jaeger until the trace is complete, because Jaeger stores spans some time after it receives them."""
     spans: list[dict[str, Any]] = []
     give_up = time.monotonic() + JAEGER_TAKES_IN_S
     while not complete(spans):

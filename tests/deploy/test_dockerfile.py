@@ -49,7 +49,7 @@ def test_every_copied_path_exists_and_is_not_ignored() -> None:
 
 
 def test_every_installed_package_is_pinned() -> None:
-    """The reactor's dependencies, their dependencies as far as installed here, and the build backend."""
+    """This includes the build backend, and the dependencies of dependencies that are installed here."""
     needed = {"hatchling"}
     unread = {"reactor"}
     while unread:
@@ -74,7 +74,7 @@ def plain(name: str) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_build_steps_make_a_reactor_that_runs(tmp_path: Path) -> None:
-    """Runs the RUN lines of the first stage, with their folders moved below a temporary one."""
+    """Execute the RUN lines of the first stage, with their folders replaced by temporary folders."""
     source = tmp_path / "src"
     source.mkdir()
     for name in copied():

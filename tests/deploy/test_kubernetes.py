@@ -58,7 +58,7 @@ def test_the_image_is_this_version() -> None:
 
 @pytest.mark.parametrize("name", PODS)
 def test_each_pod_is_restricted(name: str) -> None:
-    """It meets the restricted Pod Security Standard and has no token for the Kubernetes API."""
+    """Each pod meets the restricted Pod Security Standard and has no token for the Kubernetes API."""
     pod = pod_of(name)["spec"]
     assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -122,7 +122,7 @@ def test_the_service_and_the_network_policy_name_the_reactors_port() -> None:
 
 @pytest.mark.parametrize("name", ["Deployment/reactor", "CronJob/reactor-reconcile"])
 def test_config_map_and_secret_are_valid_settings(name: str) -> None:
-    """The reactor accepts the generated ConfigMap and the example secret as they are."""
+    """The reactor accepts the generated ConfigMap and the unchanged example secret."""
     [generated] = KUSTOMIZATIONS[FOLDER]["configMapGenerator"]
     pod = pod_of(name)["spec"]
     [container] = pod["containers"]

@@ -1,4 +1,4 @@
-"""pg_cron.sql: its jobs, run as pg_cron would run them, on a database without a reactor."""
+"""The jobs of pg_cron.sql, executed as pg_cron executes them, on a database without a reactor."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_uploads_with_an_expired_lease_are_released_or_dead_if_no_retry_is_left(
 
     rows = [app.row(upload) for upload in (freed, spent, held, due)]
     assert [row and row["status"] for row in rows] == ["failed", "dead", "uploading", "failed"]
-    assert app.usage(spent) == (0, 0)  # its reservation is released
+    assert app.usage(spent) == (0, 0)  # the dead upload's reservation is released
     assert app.is_spooled(due)  # the jobs store nothing
     app.assert_usage_matches_rows()
 

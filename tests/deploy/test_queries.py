@@ -18,7 +18,7 @@ TARGET_LABELS = {"job", "instance"}
 
 
 def queries() -> Iterator[tuple[str, str]]:
-    """Yield where each query stands, and its expression."""
+    """Yield each query's place, for example "panel 'Queue by status'", and the query's expression."""
     for panel in PANELS:
         for target in panel["targets"]:
             yield f"panel '{panel['title']}'", target["expr"]
@@ -66,7 +66,7 @@ async def test_every_metric_and_label_in_a_query_is_exported(
         for metric, labels in metrics_in(expr).items()
         if metric not in exports or labels - exports[metric] - TARGET_LABELS
     ]
-    assert not unknown, f"not among {exports}"
+    assert not unknown, f"queries use metrics or labels that no reactor exports; exported are {exports}"
 
 
 def test_metrics_in_finds_every_metric_and_label() -> None:

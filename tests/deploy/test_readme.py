@@ -1,4 +1,4 @@
-"""deploy/README.md: its example is stored, and the reactor writes nowhere but into the spool."""
+"""deploy/README.md: the upload of the example is stored, and the reactor writes only into the spool."""
 
 import re
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ def test_addresses_are_those_that_compose_publishes() -> None:
     assert set(re.findall(r"<http://127\.0\.0\.1:(\d+)", README)) <= published
 
 
-def test_the_upload_that_it_plays_is_stored(app: App, tmp_path: Path) -> None:
-    """The example's own words: its file, its SQL, a reactor, and the object in the store."""
+def test_the_upload_of_the_example_is_stored(app: App, tmp_path: Path) -> None:
+    """Runs the README's SQL with the README's file; a reactor must store the object."""
     [name] = re.findall(r"printf hello > /var/spool/reactor/(\S+)'", README)
     (app.spool / name).write_bytes(b"hello")
     [script] = re.findall(r"<<'SQL'\n(.*?)\nSQL\n", README, re.DOTALL)
@@ -55,8 +55,8 @@ sys.addaudithook(note)
 """
 
 
-def test_it_writes_nowhere_but_into_the_spool(app: App, tmp_path: Path, s3_environment: dict[str, str]) -> None:
-    """Read-only root file systems and ProtectSystem=strict rest on it: all it does is remove spooled files."""
+def test_the_reactor_writes_only_into_the_spool(app: App, tmp_path: Path, s3_environment: dict[str, str]) -> None:
+    """Read-only root file systems and ProtectSystem=strict require it. The reactor only removes spooled files."""
     (tmp_path / "audit").mkdir()
     (tmp_path / "audit/sitecustomize.py").write_text(AUDIT)
     env: dict[str, Any] = settings_of(app, STORE_URL="s3://") | s3_environment

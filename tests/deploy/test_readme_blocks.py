@@ -1,7 +1,7 @@
 """Every code block of every README runs, and every path, link, command and setting that a README names exists.
 
-A comment on the line above a block changes that: `not run: reason`, `run by: path of a test`, or `test command`, which
-.ci/run runs. TypeScript blocks are checked by tests/deploy/test_readme_typescript.py.
+A comment on the line above a block changes how the block is tested: `not run: reason`, `run by: path of a test`, or
+`test command` for a command that .ci/run runs. TypeScript blocks are checked by tests/deploy/test_readme_typescript.py.
 """
 
 import ast
@@ -43,7 +43,7 @@ BASH = "/bin/bash"
 
 
 def name_of(value: Path | Block) -> str:
-    """Return what a test's parameter is called."""
+    """Return the id of a test's parameter."""
     return value.name if isinstance(value, Block) else str(value.relative_to(ROOT))
 
 
@@ -56,7 +56,7 @@ def inline_code(path: Path) -> list[str]:
     return [code.replace("\\|", "|") for code in re.findall(r"`([^`\n]+)`", prose(path))]
 
 
-# what they name
+# links, files, commands and settings
 
 
 @pytest.mark.parametrize("path", READMES, ids=name_of)
@@ -152,7 +152,7 @@ def test_every_setting_that_is_named_exists(path: Path) -> None:
     assert variables(path.read_text()) <= known
 
 
-# what the blocks are
+# kinds of blocks
 
 
 def test_every_block_has_a_language_that_a_test_runs() -> None:
@@ -224,7 +224,7 @@ def place(migrated_url: str, tmp_path: Path) -> Iterator[Place]:
 
 
 def script_of(block: Block, place: Place) -> str:
-    """Return a block's text, its examples replaced by what is there."""
+    """Return a block's text, with the example database, spool and address replaced by those of `place`."""
     text = EXAMPLE_DATABASE.sub(place.env["REACTOR_DATABASE_URL"], block.text)
     return text.replace(EXAMPLE_SPOOL, place.env["REACTOR_SPOOL_DIR"]).replace(EXAMPLE_ADDRESS, place.run.url)
 
@@ -234,7 +234,7 @@ CONTRIBUTORS = [block for block in blocks_of("sh") if block.path.parent.name == 
 
 
 def run_script(script: str, *, env: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a shell script to its end, which is its first failed command."""
+    """Run a shell script to its end or its first failed command."""
     command = [BASH, "-euo", "pipefail", "-c", script]
     return subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
 
@@ -261,7 +261,7 @@ def test_shell_in_the_checkout(block: Block) -> None:
 
 
 def test_the_upload_that_a_program_retries_is_retried(place: Place, migrated_url: str) -> None:
-    """The page's own example: it answers JSON, and the audit log has the program's name."""
+    """The README's example succeeds, and the audit log contains the program's name."""
     [block] = [block for block in blocks_of("sh") if "/do/retry" in block.text]
     assert run_script(script_of(block, place), env=place.env, folder=place.folder).returncode == 0
     with psycopg.connect(migrated_url) as conn:
@@ -283,7 +283,7 @@ def answers_of(cursor: psycopg.Cursor[Any]) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("path", sorted({block.path for block in blocks_of("sql")}), ids=name_of)
 def test_sql(path: Path, migrated_url: str) -> None:
-    """The blocks of one README run in order, and refuse what their comments say and nothing else. It is rolled back."""
+    """Runs the blocks of one README in order; only the calls fail whose comment names an error code."""
     with psycopg.connect(migrated_url) as conn:
         for block in (block for block in blocks_of("sql") if block.path == path):
             expected = re.findall(r'^-- \{"ok": false, "code": "([A-Z_]+)"', block.text, re.MULTILINE)
@@ -319,7 +319,7 @@ class StoreError(Exception):
 
 @pytest.fixture
 async def namespace(migrated_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What the README's examples expect of the app around them."""
+    """Names that the README's examples expect the surrounding app to define."""
     content = b"a report"
     for name, value in environment(DATABASE_URL=migrated_url, SPOOL_DIR=str(tmp_path), HTTP_PORT="0").items():
         if name.startswith("REACTOR_"):
@@ -380,7 +380,7 @@ async def test_the_client_s_example_stores_and_interprets(namespace: dict[str, A
         assert conn.execute(statement).fetchall() == [("uploaded", "completed")]
 
 
-async def test_the_client_s_example_queues_what_its_store_refused(
+async def test_the_client_s_example_queues_an_upload_that_its_store_refused(
     namespace: dict[str, Any], migrated_url: str, tmp_path: Path
 ) -> None:
     async def fails(_content: bytes) -> str:

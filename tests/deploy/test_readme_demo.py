@@ -1,4 +1,4 @@
-"""The README's first command, in a copy of the checkout."""
+"""The README's first command works in a copy of the checkout."""
 
 import os
 import shutil

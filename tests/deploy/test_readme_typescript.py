@@ -1,6 +1,6 @@
 """The READMEs' TypeScript compiles under `tsc --strict`, with supabase-js's own types.
 
-The compiler and the types come from npm, into a temporary folder. Without Node.js, or offline, this is skipped.
+npm installs the compiler and the types into a temporary folder. The test is skipped without Node.js and offline.
 """
 
 import shutil
@@ -26,7 +26,7 @@ declare const abort: AbortController;
 declare function spoolAndFail(sourceId: string, path: string, file: File): Promise<void>;
 declare function interpret(sourceId: string, signal: AbortSignal): Promise<void>;
 """
-"""What the examples expect of the app around them."""
+"""Names that the examples expect the surrounding app to define."""
 
 MISTAKE = "await spoolAndFail(17, 'path', file);\n"
 OPTIONS = (
@@ -63,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_typescript_block_compiles_and_a_mistake_does_not(folder: Path) -> None:
-    """One run of the compiler for all blocks and the mistake, because it takes seconds to start."""
+    """The compiler checks all blocks and the mistake in one run, because its start takes seconds."""
     blocks = blocks_of("ts")
     assert {block.path for block in blocks} == {ROOT / "README.md", ROOT / "deploy/supabase.md"}
     names = ["mistake.ts"]

@@ -13,7 +13,7 @@ FOLDER = DEPLOY / "systemd"
 UNITS = sorted(path.name for path in FOLDER.iterdir())
 SERVICES = [name for name in UNITS if name.endswith(".service")]
 MOST_EXPOSED = 2.0
-"""On the scale of `systemd-analyze security`, where 10 is unconfined."""
+"""Maximum exposure on the scale of `systemd-analyze security`, where 10 is unconfined."""
 
 
 def section(name: str, which: str = "Service") -> dict[str, list[str]]:
@@ -29,7 +29,7 @@ def section(name: str, which: str = "Service") -> dict[str, list[str]]:
 
 @pytest.fixture
 def units(tmp_path: Path) -> list[Path]:
-    """The units, with an existing program in place of the reactor's."""
+    """Return copies of the units that start an existing program instead of the reactor."""
     for name in UNITS:
         text = (FOLDER / name).read_text()
         (tmp_path / name).write_text(text.replace("/opt/reactor/bin/reactor", "/bin/true"))

@@ -1,4 +1,4 @@
-"""The embedded server starts, recovers, refuses others, and never outlives its process."""
+"""The embedded server starts and recovers, refuses a second server on its folder, and ends with its process."""
 
 import importlib.util
 import os
@@ -54,7 +54,7 @@ def change(server: EmbeddedPostgres, statement: str) -> None:
 
 
 def start_child(data_dir: Path, uid: int | str = "") -> subprocess.Popen[str]:
-    """Run a server in another process, as user `uid`, until this process closes its standard input."""
+    """Start a process that runs a server as user `uid` (empty: this user) until the test closes the process's stdin."""
     bin_dir = binaries.choose_binaries(None, binaries.account_for(data_dir))
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, str(data_dir), str(bin_dir), str(uid)],
@@ -67,7 +67,7 @@ def start_child(data_dir: Path, uid: int | str = "") -> subprocess.Popen[str]:
 
 
 def is_alive(pid: int) -> bool:
-    """Return whether a process runs; a zombie does not."""
+    """Return whether a process runs. A zombie doesn't run."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -75,7 +75,7 @@ def is_alive(pid: int) -> bool:
 
 
 def test_a_new_server_answers_on_loopback_only_and_by_password(data_dir: Path) -> None:
-    data_dir.with_name("postgres.unfinished").mkdir()  # as a killed first start leaves it
+    data_dir.with_name("postgres.unfinished").mkdir()  # a first start that was killed leaves this folder
     before = data_dir.parent.stat()
 
     with EmbeddedPostgres(data_dir) as server:

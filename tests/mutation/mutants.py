@@ -4,10 +4,11 @@
     python tests/mutation/mutants.py ["claims without a lock" …]
 
 tests/mutation/*.toml lists the mutations of SQL, and of Python that needs a database or a store; `mutmut run` mutates
-reactor/core. A table per mutation, named by what the mutant does wrong, has the `file`, the `old` text (which occurs
-once), the `new` text, and the `tests` of which one must fail. Each mutant is applied to a copy of the tree. A mutant
-with which the schema doesn't migrate or the package doesn't import is broken and proves nothing. The tests must pass
-without a mutant. Exits 1 if a mutant survives or is broken.
+reactor/core and reactor/configuration.py. Each mutation is a table, named after what the mutant does wrong. The table
+has the `file`, the `old` text (which must occur once), the `new` text, and the `tests`. At least one of the tests must
+fail with the mutant, and all must pass without the mutant. Each mutant is applied to a copy of the tree. A mutant is
+broken and proves nothing if the schema doesn't migrate or the package doesn't import. Exits 1 if a mutant survives or
+is broken.
 """
 
 import argparse
@@ -32,7 +33,7 @@ _STARTS = (
     "import reactor.app, reactor.cli, reactor.client; from reactor.postgres.migrate import migrate; migrate({url!r})"
 )
 _TIMEOUT_S = 180.0
-"""Tests that take longer count as failed."""
+"""A mutant whose tests take longer is caught."""
 
 
 @frozen(kw_only=True)
@@ -49,7 +50,7 @@ class Mutation:
     """Test files in which at least one test must fail."""
 
     def matches(self, root: Path) -> int:
-        """Return how often the file contains the old text; the mutation is out of date unless it is once."""
+        """Return how often the file contains the old text. If it isn't 1, the mutation is out of date."""
         return (root / self.file).read_text().count(self.old)
 
     def apply(self, root: Path) -> None:
@@ -190,7 +191,7 @@ def _run_all(chosen: Sequence[Mutation], url: str, *, baseline: bool) -> int:
         with _copy() as root:
             done = _test(root, url, tests)
         if done.returncode:
-            print(done.stdout, "the tests fail without a mutant", sep="\n")
+            print(done.stdout, "the tests failed without a mutant", sep="\n")
             return 1
     not_caught = 0
     for mutation in chosen:

@@ -1,4 +1,4 @@
-"""A collector that refuses, hangs, fails or is restarted costs spans, never work; a real one understands everything."""
+"""A collector that refuses, hangs, fails or restarts loses spans, never work; a real collector accepts all data."""
 
 import socket
 import time
@@ -22,7 +22,7 @@ from reactor.telemetry.dispatcher import Dispatcher
 
 _TIMEOUT_S = 30.0
 _MAX_DELAY_S = 3.0
-"""How much longer the shutdown may take than that of a reactor without a collector."""
+"""Maximum difference between the shutdown times of a reactor with and without a collector."""
 
 
 def traced(app: App, endpoint: str, **otel: str) -> dict[str, str]:
@@ -57,7 +57,7 @@ def answers(status: int) -> Callable[[Receiver], str]:
 
 
 def shutdown_s(run: Running) -> float:
-    """Stop a reactor, and return how long that takes."""
+    """Stop a reactor; return the seconds until it has ended."""
     began = time.monotonic()
     run.terminate()
     assert run.ended() == 0
@@ -66,13 +66,13 @@ def shutdown_s(run: Running) -> float:
 
 @pytest.fixture(scope="module")
 def measured_s() -> list[float]:
-    """What `usual_s` has measured once for this file."""
+    """Caches the measurement of `usual_s` for the tests of this file."""
     return []
 
 
 @pytest.fixture
 def usual_s(app: App, tmp_path: Path, measured_s: list[float]) -> float:
-    """How long the shutdown takes without a collector and with nothing in flight."""
+    """Seconds that a shutdown takes without a collector and with nothing in flight."""
     if not measured_s:
         with running(settings_of(app), cwd=tmp_path) as run:
             run.wait_until_ready()
@@ -227,7 +227,7 @@ def test_opentelemetrys_own_variables_configure_everything(app: App, tmp_path: P
 def test_a_user_in_the_url_is_sent_as_a_header_also_through_a_proxy(
     app: App, tmp_path: Path, collector: Receiver
 ) -> None:
-    """The proxy is the receiver itself: it is asked for the whole URL of a host that does not exist."""
+    """The receiver acts as the proxy; it receives the full URL, with a host that does not exist."""
     app.queue_uploads()
     env = traced(app, "http://me:p%40ss@collector.invalid:4318", OTEL_METRICS_EXPORTER="none")
     env |= {"http_proxy": collector.endpoint, "no_proxy": "127.0.0.1"}

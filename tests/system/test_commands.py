@@ -29,7 +29,7 @@ def error_output(app: App, *arguments: str, code: int) -> str:
 
 
 def call_json(app: App, *arguments: str) -> Any:
-    """Run a command with --json and return its answer."""
+    """Run a command with --json and return its parsed output."""
     return json.loads(call(app, *arguments, "--json"))
 
 

@@ -467,7 +467,7 @@ def test_an_invalid_variable_is_found(variable: str, value: str) -> None:
 
 
 def test_the_port_of_otlp_over_grpc_is_recognised() -> None:
-    """Both without a listener and with one that speaks gRPC."""
+    """The finding is the same whether or not a gRPC server listens on port 4317 of this machine."""
     findings = examine_traces(OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4317")
     assert_finds(findings, "traces", "127.0.0.1:4317", "HTTP's is 4318")
 
@@ -477,7 +477,7 @@ def test_the_port_of_otlp_over_grpc_is_recognised() -> None:
 
 @contextmanager
 def silent_server() -> Iterator[str]:
-    """Listen without ever accepting: the kernel completes connections, and nothing answers."""
+    """Yield the address of a socket that never accepts: the kernel completes connections, but no server answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
         yield "{}:{}".format(*server.getsockname())
 
@@ -499,7 +499,7 @@ def test_it_ends_in_time_when_everything_hangs(env: dict[str, str], tmp_path: Pa
     assert elapsed_s < 20.0  # 8 s for the checks; the rest is the start of Python on a busy machine
 
 
-def test_a_hanging_connection_ends_only_its_group(
+def test_a_hanging_connection_stops_only_the_checks_of_its_group(
     env: dict[str, str], owner: psycopg.Connection[Any], migrated_url: str
 ) -> None:
     """A statement that waits for a lock hangs like a dead server."""
@@ -538,7 +538,7 @@ def test_no_secret_is_printed(env: dict[str, str], migrated_url: str, fault_serv
     cases.append({"REACTOR_DATABASE_URL": f"postgresql://x:{SECRET}@h:{SECRET}/x"})
     cases.append({"REACTOR_STORE_URL": f"ftp://x:{SECRET}@host/x"})
     for variables in cases:
-        # the text output has all that JSON has, and a summary
+        # the text output contains all of the JSON, and a summary
         done = reactor("doctor", "--bucket", "documents", env=env | secrets | variables)
         assert done.returncode in {1, 2}
         assert SECRET not in done.stdout + done.stderr, done.stdout + done.stderr

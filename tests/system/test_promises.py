@@ -201,7 +201,7 @@ def assert_refused(env: dict[str, str], cwd: Path, code: int, *texts: str) -> No
     """Assert that `run` and `reconcile` end with this exit code and with one line that contains all `texts`."""
     for command in ("run", "reconcile"):
         if command == "reconcile" and "REACTOR_HTTP_PORT" in texts:
-            continue  # it opens no port
+            continue  # `reconcile` opens no port
         done = reactor(command, env=env, cwd=cwd, within_s=30.0)
         assert (done.returncode, done.stdout) == (code, ""), done.stderr
         [line] = done.stderr.splitlines()

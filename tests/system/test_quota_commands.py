@@ -21,7 +21,7 @@ def call(app: App, *arguments: str, code: int = 0) -> tuple[str, str]:
 
 
 def call_json(app: App, *arguments: str) -> Any:
-    """Run a command with --json and return its answer."""
+    """Run a command with --json and return its parsed output."""
     return json.loads(call(app, *arguments, "--json")[0])
 
 
@@ -51,7 +51,7 @@ def test_set_plan_changes_a_users_plan(app: App, api: Api) -> None:
     assert call_json(app, "quota", "set-plan", str(user), "free")["remaining_bytes"] == 0
 
 
-def test_recalculate_corrects_wrong_usage_and_names_it(app: App, rows: Rows, api: Api) -> None:
+def test_recalculate_corrects_wrong_usage_and_prints_it(app: App, rows: Rows, api: Api) -> None:
     users = sorted(uuid4() for _ in range(3))
     for user in users:
         api.store(user, 30)

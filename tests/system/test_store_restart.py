@@ -25,7 +25,7 @@ MIB = 1 << 20
 
 
 def sizes(files: int, largest: int) -> list[int]:
-    """Return sizes in bytes: empty, the largest, and log-uniform ones between; always the same."""
+    """Return sizes in bytes: 0, the largest, and log-uniform sizes between them. All runs use the same sizes."""
     rng = random.Random(files)  # files, not secrets
     spread = [0, 1, largest, largest - 1] + [int(largest ** rng.random()) for _ in range(files)]
     return spread[:files]
@@ -44,7 +44,7 @@ def spool_all(url: str, spool: Path, users: list[UUID], sizes_bytes: list[int]) 
             row = conn.execute(
                 "insert into public.sources (user_id, content_hash, storage_status, byte_size)"
                 " values (%s, %s, 'pending', %s) returning id",
-                # a user's sources differ in content; tiny files repeat, so each gets a user of its own
+                # a user's sources must differ in content; tiny files may be equal, so each gets its own user
                 (users[number % len(users)] if size > 8 else uuid4(), digest, size),
             ).fetchone()
             assert row is not None

@@ -1,6 +1,6 @@
 """The public surface: exported names, commands, settings, addresses, SQL functions, payloads, metrics, spans, codes.
 
-`surface.txt` in this folder lists what users may depend on, so that every change of it is visible in a review.
+`surface.txt` in this folder lists what users may depend on, so that a review shows every change of the surface.
 To rewrite it: REACTOR_TEST_UPDATE_SNAPSHOT=1 pytest tests/system/test_surface.py
 """
 
@@ -63,7 +63,7 @@ def exports() -> Iterator[str]:
 
 
 def signature(member: Callable[..., object]) -> str:
-    """Return the names and defaults of the parameters, without types, which may move to other modules."""
+    """Return the names and defaults of the parameters. Types are left out, because they may move to other modules."""
     parameters = inspect.signature(member).parameters.values()
     text = "(" + ", ".join(str(each.replace(annotation=each.empty)) for each in parameters) + ")"
     return re.sub(r" at 0x[0-9a-f]+", "", text)

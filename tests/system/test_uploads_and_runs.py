@@ -1,4 +1,4 @@
-"""Uploads from the app's failure to stored or dead, and runs from a silent worker to failed."""
+"""A failed upload becomes stored or dead; a run of a silent worker becomes failed."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -48,7 +48,7 @@ async def wait_until_dead(recorder: Recorder, upload: QueuedUpload) -> AttemptSe
 
 
 def assert_dead(app: App, upload: QueuedUpload, code: str, *, attempts: int = 1) -> None:
-    """Assert that an upload is dead: the row has the reason, the reservation is released, the spooled file is kept."""
+    """Assert that an upload is dead: the row has the reason, the reservation is released, and no object is stored."""
     row = app.row(upload)
     assert row is not None
     assert (row["status"], row["error_code"], row["retry_count"]) == ("dead", code, attempts)
@@ -88,7 +88,7 @@ async def test_an_upload_that_was_queued_before_the_start_is_stored(
 async def test_an_upload_whose_object_already_exists_is_stored_again(
     app: App, store: StubbornStore, recorder: Recorder
 ) -> None:
-    """A crash between a put and its settlement leaves such an object."""
+    """A reactor that crashes between a put and its settlement leaves the object in the store."""
     async with app.running_reactor(recorder, store=store):
         with app.conn.transaction():
             [upload] = app.queue_uploads()
@@ -288,7 +288,7 @@ async def test_an_upload_that_the_store_rejects_is_dead_at_once(
 
 
 async def test_invalid_rows_do_not_harm_others(app: App, store: StubbornStore, recorder: Recorder) -> None:
-    """Each is dead on its own, and no good upload is attempted twice."""
+    """Each becomes dead (or stored, if only its traceparent is invalid), and no valid upload is attempted twice."""
     invalid_columns = (
         {"spool": "no such spool"},
         {"content_hash": "not a hash"},
@@ -331,7 +331,7 @@ async def test_an_outage_costs_each_upload_at_most_one_attempt(
         opened = await recorder.wait_for(BreakerMoved)
         assert (opened.store, opened.is_open) == ("file", True)
         recorder.skip_recorded()
-        # the breaker probes, and a failed probe spends no attempt; uploads deferred without a try have no code
+        # a failed probe isn't counted as an attempt; uploads that were deferred without a put have no error code
         probe = await recorder.wait_for(AttemptStarted)
         failed = await recorder.wait_for(AttemptSettled, lambda event: event.upload_id == probe.upload_id)
         assert (failed.verdict, failed.outcome.code) == (Verdict.DEFERRED, "STORAGE_UNAVAILABLE")
@@ -363,7 +363,7 @@ async def test_a_run_past_its_deadline_is_failed(app: App, recorder: Recorder) -
 
 
 async def test_a_run_without_a_heartbeat_is_failed(app: App, recorder: Recorder) -> None:
-    """After its own heartbeat timeout, or after the reactor's default if the row has none."""
+    """The row's heartbeat timeout applies, or the reactor's default if the row has none."""
     async with app.running_reactor(recorder, heartbeat_timeout_s=0.6):
         own = app.begin_run(timeout_at="2100-01-01", heartbeat_timeout="0.2 s")
         default = app.begin_run(timeout_at="2100-01-01")
@@ -449,7 +449,7 @@ async def test_two_reactors_attempt_each_upload_once(app: App, store: StubbornSt
 async def test_an_undetected_dead_reactor_delays_its_share_by_one_rendezvous_step(
     app: App, store: StubbornStore, recorder: Recorder
 ) -> None:
-    """It still counts as listening, so it ranks first for half of all rows."""
+    """The dead reactor is still recorded as listening, so it ranks first for half of all rows."""
     dead, order = uuid4(), RendezvousOrder()
     app.conn.execute(
         "insert into reactor.instance (id, host, version, mode) values (%s, 'gone', '0', 'listening')", (dead,)
@@ -474,7 +474,7 @@ async def test_uploads_of_a_killed_reactor_are_taken_over_after_their_lease(
         await app.start(doomed, first, tasks)
         uploads = app.queue_uploads(6)
         await first.wait_for_all(6, AttemptStarted)
-        tasks.cancel_scope.cancel()  # without deregistering: its leases stay, and its threads continue
+        tasks.cancel_scope.cancel()  # the reactor isn't deregistered, keeps its leases, and its threads continue
     ends = app.all("select lease_expires_at as at from public.upload_queue where status = 'uploading'")
     assert len(ends) == len(uploads)
     async with app.running_reactor(recorder, store=other_store):
@@ -491,7 +491,7 @@ async def test_uploads_of_a_killed_reactor_are_taken_over_after_their_lease(
 async def test_a_claim_whose_answer_was_lost_costs_no_attempt_and_no_wait(
     app: App, store: StubbornStore, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The claim commits, then this connection and the next break. The retry must not wait for the lease of 60 s."""
+    """The claim commits, then this connection and the next one fail. The retry must not wait for the lease of 60 s."""
     call, lost = DedicatedConnection.call, 2
 
     async def lose_answers(
@@ -543,9 +543,9 @@ async def test_a_settlement_whose_answer_was_lost_still_removes_the_spooled_file
 async def test_a_reactor_that_lost_its_lease_changes_nothing(
     app: App, store: StubbornStore, recorder: Recorder, answers: list[StorageUnavailable]
 ) -> None:
-    """Its settlement has no effect and it emits LeaseLost.
+    """Its settlement has no effect, and the reactor emits LeaseLost.
 
-    It also keeps the spooled file although its put succeeded, because the new holder of the lease still needs it.
+    The reactor keeps the spooled file even if its put succeeded, because the lease's new holder still needs the file.
     """
     store.open.clear()
     async with app.running_reactor(recorder, store=store):
@@ -561,7 +561,7 @@ async def test_a_reactor_that_lost_its_lease_changes_nothing(
         row = app.row(upload)
         assert row is not None
         assert (row["status"], row["errors"]) == ("uploading", [])
-        again = await recorder.wait_for(AttemptSettled)  # it takes the upload over when that lease has expired
+        again = await recorder.wait_for(AttemptSettled)  # after the other lease has expired
         assert (again.verdict, again.outcome.code) == (Verdict.STORED, None)
     app.assert_stored(upload)
     assert store.puts[upload.key] == 2

@@ -1,4 +1,4 @@
-"""`reactor status --watch` continues until a signal ends it, on a terminal and in a pipe, through database outages."""
+"""`reactor status --watch` runs until a signal ends it, on a terminal and in a pipe, also during database outages."""
 
 import json
 import os
@@ -68,7 +68,7 @@ class OutputReader:
                 self._text_changed.notify_all()
 
     def wait_for(self, text: str, *, times: int = 1) -> None:
-        """Wait until the stream contains `text`, `times` times."""
+        """Wait until the stream contains `text` at least `times` times."""
         with self._text_changed:
             found = self._text_changed.wait_for(lambda: self.text.count(text) >= times, _PATIENCE_S)
         assert found, f"no {text!r} in:\n{self.text}"
@@ -142,7 +142,7 @@ def watching_on_terminal(app: App) -> Iterator[Watch]:
 
 @contextmanager
 def outage(app: App, server_url: str) -> Iterator[None]:
-    """Close the watch's connections to the database, and refuse new ones, during the block."""
+    """Close the watch's connections to the database, and refuse new connections during the block."""
     name = sql.Identifier(urlsplit(app.url).path.lstrip("/"))
     with psycopg.connect(server_url, autocommit=True) as conn:
         conn.execute(sql.SQL("alter database {} allow_connections false").format(name))

@@ -26,7 +26,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _all_threads_end() -> Iterator[None]:
-    """Wait for the exporting threads, which outlive a close() whose collector hangs: they may still log."""
+    """Wait for the exporting threads. They continue, and may log, after a close() whose collector hangs."""
     yield
     for thread in threading.enumerate():
         if thread.name.startswith(("Otel", "reactor-")):

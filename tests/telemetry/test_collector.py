@@ -1,4 +1,4 @@
-"""The OTEL_* variables name the collector as the specification says; a bad value is named without its secrets."""
+"""The OTEL_* variables name the collector as the specification says; errors name a bad value without its secrets."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 HEADERS = "OTEL_EXPORTER_OTLP_HEADERS"
 PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
-SECRET = "s3cr3t"  # noqa: S105 - a mark to look for
+SECRET = "s3cr3t"  # noqa: S105 - a marker to search for
 
 
 def collector_at(url: str, **variables: str) -> Collector:

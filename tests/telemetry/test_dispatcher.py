@@ -1,4 +1,4 @@
-"""An event reaches its subscribers at once, and log lines, metrics and spans a moment later."""
+"""Subscribers receive an event immediately; log lines, metrics and spans follow a moment later."""
 
 import asyncio
 import time
@@ -48,7 +48,7 @@ async def test_log_lines_and_metrics_follow_a_moment_later(log_lines: list[str])
     sink = logger.add(lambda _: logged.set(), level="INFO")
     dispatcher = Dispatcher("1", {})
     dispatcher(Listening())
-    assert not log_lines  # nothing stands between an event and the work behind it
+    assert not log_lines  # logging doesn't delay the work that follows an event
     async with asyncio.timeout(10):
         await logged.wait()
     logger.remove(sink)
@@ -62,7 +62,7 @@ async def test_a_scrape_includes_every_event_until_now() -> None:
     assert b"reactor_listener_up 1.0" in dispatcher.prometheus()
 
 
-async def test_a_flood_of_events_leaves_the_event_loop_its_turns() -> None:
+async def test_a_flood_of_events_does_not_block_the_event_loop() -> None:
     """Events are processed for a few milliseconds, then the loop's other tasks run."""
     dispatcher = Dispatcher("1", {})
     for _ in range(50_000):

@@ -1,4 +1,4 @@
-"""Spans are queued up to a bound, counted as sent or lost, and cost no more than a stated time at the end."""
+"""Spans are queued up to a limit and counted as sent or lost; close() ends within its time limit."""
 
 import threading
 import time
@@ -41,12 +41,12 @@ def add(queue: ExportQueue, *names: str) -> None:
         queue.add(ReadableSpan(name, context, resource=Resource({}), start_time=1, end_time=2))
 
 
-def test_a_full_queue_loses_what_is_added(receiver: Receiver, log_lines: list[str]) -> None:
+def test_a_full_queue_drops_new_spans(receiver: Receiver, log_lines: list[str]) -> None:
     collector_is_up = threading.Event()
     receiver.answer = lambda: 200 if collector_is_up.wait(20) else 503
     queue = queue_to(receiver, OTEL_BSP_MAX_QUEUE_SIZE="3")
     add(queue, "1")
-    receiver.wait_for_request()  # this span is on its way, and still counts
+    receiver.wait_for_request()  # this span is being sent, and still occupies a place in the queue
     add(queue, "2", "3", "4", "5", "6")
     assert (queue.sent, queue.lost) == (0, 3)
     collector_is_up.set()

@@ -1,4 +1,4 @@
-"""The SDK's exporters are given what the variables say, and their failures are reported without secrets."""
+"""The variables configure the SDK's exporters, and export failures are reported without secrets."""
 
 import gzip
 import logging
@@ -21,7 +21,7 @@ from reactor.telemetry.collector import Collector, collector_of
 from reactor.telemetry.exporter import Exporter, ExportFailed, muted, probe, sdk_exporter
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
-SECRET = "s3cr3t"  # noqa: S105 - a mark to look for
+SECRET = "s3cr3t"  # noqa: S105 - a marker to search for
 
 pytestmark = pytest.mark.usefixtures("no_proxy")
 
@@ -53,7 +53,7 @@ def collector_at(url: str, **variables: str) -> Collector:
 
 
 def export(collector: Collector) -> tuple[SpanExportResult, list[ExportFailed]]:
-    """Export nothing; return the SDK's result, and the failures of its requests."""
+    """Export an empty list; return the SDK's result and the failures of its requests."""
     failures: list[ExportFailed] = []
     exporter = sdk_exporter(collector, failures.append)
     with muted():
@@ -63,7 +63,7 @@ def export(collector: Collector) -> tuple[SpanExportResult, list[ExportFailed]]:
 
 
 def failure_of(collector: Collector) -> ExportFailed:
-    """Return why the collector accepts nothing."""
+    """Return the failure of a probe of the collector."""
     with pytest.raises(ExportFailed) as failed:
         probe(collector)
     assert SECRET not in str(failed.value)
@@ -96,7 +96,7 @@ def test_a_body_is_compressed_if_the_variable_says_so(
 def test_a_proxy_gets_its_own_credentials(
     server: FaultServer, received: list[tuple[dict[str, str], bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The proxy is asked for the whole URL of a host that does not exist."""
+    """The proxy receives the full URL, with a host that does not exist."""
     monkeypatch.setenv("http_proxy", server.endpoint.replace("//", "//me:p%40ss@"))
     export(collector_at("http://collector.invalid:4318"))
     [(headers, _)] = received
@@ -139,7 +139,7 @@ def test_the_sdk_repeats_no_request_that_is_refused_for_good(server: FaultServer
     assert server.requests == ["POST /v1/traces"]
 
 
-def test_an_answer_that_does_not_come_is_a_timeout(server: FaultServer) -> None:
+def test_a_missing_answer_is_a_timeout(server: FaultServer) -> None:
     server.fault = hangs
     failure = failure_of(collector_at(server.endpoint, OTEL_EXPORTER_OTLP_TIMEOUT="200"))
     assert (failure.status, failure.reason) == (None, "no answer within 0.2 s")
@@ -250,7 +250,7 @@ def test_grpc_without_its_package_is_one_clear_line(variable: str, monkeypatch: 
 def test_no_log_record_holds_a_secret(
     server: FaultServer, url: str, protocol: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither the SDK's nor requests': every logger is captured at its most talkative level while an export fails."""
+    """Every logger, also of the SDK and of requests, is captured at DEBUG while an export fails."""
     server.fault = answers(503)
     caplog.set_level(logging.DEBUG)
     for name in list(logging.Logger.manager.loggerDict):
@@ -266,7 +266,7 @@ def test_no_log_record_holds_a_secret(
     assert SECRET not in caplog.text
 
 
-def test_records_of_other_exporters_in_the_process_pass(server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_sdks_records_are_suppressed_only_when_muted(server: FaultServer, caplog: pytest.LogCaptureFixture) -> None:
     server.fault = answers(400)
     collector = collector_at(server.endpoint)
     exporter = sdk_exporter(collector, lambda _: None)

@@ -1,4 +1,4 @@
-"""A line about a row carries the ids of the row, its trace and its span, and its level says whether to act."""
+"""A line about a row contains the ids of row, trace and span; its level shows whether an operator must act."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 @pytest.fixture
 def records() -> Iterator[list["Record"]]:
-    """Every record logged, of whatever level."""
+    """All logged records of all levels."""
     records: list[Record] = []
 
     def sink(message: "Message") -> None:
@@ -115,7 +115,7 @@ def test_a_line_about_a_run_carries_the_ids_of_its_timeout(records: list["Record
         (events.UsageRepaired(kind="reservations", count=2), "WARNING", "released 2 reservations"),
     ],
 )
-def test_trouble_is_logged_at_the_level_of_its_weight(
+def test_an_event_is_logged_at_the_level_of_its_severity(
     records: list["Record"], event: Any, level: str, words: str
 ) -> None:
     emit(event)

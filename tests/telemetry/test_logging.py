@@ -1,4 +1,4 @@
-"""Log lines as text and JSON: complete for a reader, without anything that an exception's message quotes."""
+"""Log lines, as text and as JSON, contain all fields, but no text that an exception's message quotes."""
 
 import json
 import logging as std_logging

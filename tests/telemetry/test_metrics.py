@@ -1,4 +1,4 @@
-"""The metrics as they appear at /metrics: dashboards and alert rules use these names, so they are kept exactly."""
+"""The metrics at /metrics keep their names, because dashboards and alert rules use the names."""
 
 from collections.abc import Mapping
 from itertools import accumulate
@@ -38,7 +38,7 @@ EXPECTED = {
     "reactor_spool_free_bytes": ("gauge", set()),
     "target_info": ("gauge", {"service_name"}),
 }
-"""Name, as the parser gives it (a counter's samples end in _total), kind and labels."""
+"""Kind and labels of each metric. The parser removes the suffix _total from the name of a counter."""
 
 STATUS: dict[str, Any] = {
     "uploads": {"failed": 5, "uploading": 2, "dead": 1, "cancelled": 0, "oldest_due_age_s": 12.5},
@@ -155,7 +155,7 @@ def test_events_are_counted(metrics: Metrics) -> None:
     assert samples(text, "reactor_breaker_open") == {("s3://s3.example.org",): 0.0}
 
 
-def test_what_the_database_holds_is_read_from_its_newest_status(metrics: Metrics, status: dict[str, Any]) -> None:
+def test_gauges_of_the_database_are_read_from_the_newest_status(metrics: Metrics, status: dict[str, Any]) -> None:
     status.update(STATUS)
     text = scraped(metrics)
     assert samples(text, "storage_queue_depth") == {
@@ -183,7 +183,7 @@ def test_figures_that_the_status_lacks_are_not_exported(
     for name in ("quota_rejections_total", "storage_usage_bytes", "storage_queue_depth"):
         assert samples(text, name) == {}
     assert samples(text, "storage_queue_oldest_age_seconds") == {}
-    assert not caplog.records  # the SDK logs a callback that raises, and goes on
+    assert not caplog.records  # the SDK would log the exception of a callback
 
 
 BOUNDS = "0.001 0.0025 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1.0 2.5 5.0 10.0 30.0 60.0 300.0 +Inf"
@@ -212,4 +212,4 @@ def test_a_collector_receives_the_histograms_as_the_sdks_own() -> None:
     assert (point.count, point.sum) == (4, pytest.approx(1e9 + 0.3015))
     assert 0 < point.start_time_unix_nano <= point.time_unix_nano
     assert "reactor.spool.free_bytes" in receiver.metrics
-    assert "storage.upload.duration" not in receiver.metrics  # without a value, as the SDK's own
+    assert "storage.upload.duration" not in receiver.metrics  # the SDK, too, exports no histogram without a value

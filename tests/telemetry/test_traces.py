@@ -21,7 +21,7 @@ GONE = StorageRejected("404 NoSuchBucket", http_status=404)
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 MS = 1_000_000
 HAS_IS_REMOTE, IS_REMOTE = 0x100, 0x200
-"""OTLP's flags of a span: whether it says where its parent is, and whether that is another process."""
+"""OTLP's flags of a span: whether IS_REMOTE is set at all, and whether the parent is in another process."""
 RETRY_BASE_MS = 100
 
 
@@ -48,7 +48,7 @@ def only_span(spans: list[ReceivedSpan], name: str) -> ReceivedSpan:
 
 
 def assert_attempts_are_complete(spans: list[ReceivedSpan], root_id: str) -> None:
-    """Each attempt is a child of the root, is linked to the previous one, and has a put and a settlement inside."""
+    """Assert that each attempt is a child of the root, links to the previous one, and contains put and settlement."""
     previous: ReceivedSpan | None = None
     for attempt in spans_named(spans, "upload.attempt"):
         assert (attempt.kind, attempt.parent_id) == ("CONSUMER", root_id)
@@ -87,7 +87,7 @@ async def test_an_upload_that_fails_twice_and_is_then_stored_is_one_readable_tra
     root, whole = only_span(spans, "upload.queued"), only_span(spans, "upload")
     assert (root.kind, root.span_id, root.parent_id) == ("PRODUCER", root_id, "")
     assert (whole.kind, whole.parent_id) == ("INTERNAL", root_id)
-    # one clock and no gap: each wait starts when an attempt ends, and ends when the next one starts
+    # there is no gap: each wait starts when an attempt ends, and ends when the next attempt starts
     assert root.start == whole.start
     assert root.end == siblings[0].start
     for earlier, later in pairwise(siblings):
@@ -173,7 +173,7 @@ async def test_the_sampler_decides_where_the_reactor_makes_the_root(
     *,
     is_sampled: bool,
 ) -> None:
-    """The flag of the row's traceparent says sampled, but that is the database's default and no decision."""
+    """The row's traceparent has the flag 'sampled', but only as the database's default, not as a decision."""
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
     monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", ratio)
     async with app.running_reactor(recorder):
@@ -189,7 +189,7 @@ async def test_the_sampler_decides_where_the_reactor_makes_the_root(
 @pytest.mark.parametrize(
     "garbage", ["", "x" * 100, f"00-{'0' * 32}-{SPAN}-01", f"ff-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-01-more"]
 )
-async def test_an_invalid_traceparent_costs_only_the_apps_trace(
+async def test_an_invalid_traceparent_loses_only_the_apps_trace(
     app: App, recorder: Recorder, collector: Receiver, garbage: str
 ) -> None:
     async with app.running_reactor(recorder):
@@ -237,7 +237,7 @@ async def test_attempts_deferred_by_an_open_breaker_are_spans_and_no_errors(
     outcomes = [span.attributes["upload.outcome"] for span in attempts]
     assert (outcomes[0], outcomes[-1]) == ("deferred", "stored")
     assert not attempts[0].is_error
-    # a deferred attempt isn't counted, and is a span of its own all the same
+    # a deferred attempt isn't counted, but has its own span
     assert len({span.span_id for span in attempts}) == len(attempts)
     for earlier, later in pairwise(attempts):
         assert later.links == ((earlier.trace_id, earlier.span_id),)
@@ -264,7 +264,7 @@ async def test_a_dead_upload_that_is_retried_continues_its_trace(
     assert [span.attributes["upload.outcome"] for span in spans_named(spans, "upload")] == ["dead", "stored"]
 
 
-async def test_the_attempt_of_a_lost_worker_is_exported_by_the_next(
+async def test_the_attempt_of_a_lost_worker_is_exported_by_the_next_worker(
     app: App, recorder: Recorder, collector: Receiver
 ) -> None:
     app.disable_triggers()
@@ -321,12 +321,12 @@ async def test_a_runs_timeout_is_a_span_of_the_runs_own_trace(
     assert not span.is_error
     for run in (untraced, ours):
         assert spans[run].trace_id != TRACE
-        assert spans[run].parent_id == ""  # no span exists above it
+        assert spans[run].parent_id == ""  # the run's trace has no parent span
     assert spans[ours].trace_id == app.run(ours)["traceparent"].split("-")[1]
 
 
 def test_a_traceparent_that_the_database_makes_is_valid_and_has_the_root_span_id(app: App) -> None:
-    """The column's default, and the API's functions when the caller passes none or an invalid one."""
+    """The database makes one as the column's default, and if a caller of the API passes none or an invalid one."""
     app.queue_uploads(500)
     traceparents = [row["traceparent"] for row in app.all("select traceparent from public.upload_queue")]
     traceparents += [app.one("select reactor.traceparent(%s)", given) for given in (None, "", "garbage")]

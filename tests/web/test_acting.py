@@ -1,4 +1,4 @@
-"""What an operator does from the page: only with the token, only with forms of their own log-in, and always audited."""
+"""Operators act on the page only with the token and with forms of their own session; each action is audited."""
 
 import json
 from collections.abc import AsyncIterator
@@ -141,7 +141,7 @@ async def test_retry_all_first_shows_the_count_of_matches(app: App, recorder: Re
 async def test_retry_all_works_in_batches_up_to_a_limit_and_counts_the_rest(
     app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It skips an upload that its user's quota refuses, and retries it no second time."""
+    """An upload that its user's quota refuses is skipped in this batch and in the next ones."""
     monkeypatch.setattr("reactor.web.actions.BATCH_ROWS", 4)
     monkeypatch.setattr("reactor.web.actions.MAX_RETRIED", 10)
     user_without_quota = uuid4()
@@ -200,7 +200,7 @@ async def test_an_action_that_cannot_be_audited_changes_nothing(app: App, record
 
 
 def test_an_action_that_is_sent_twice_is_done_once(app: App) -> None:
-    """The connection may lose an answer, and the caller repeat the call."""
+    """If the connection fails before the answer arrives, the caller repeats the call."""
     [upload] = app.queue_uploads(status="dead")
     request = uuid4()
     arguments = (request, "ana", "here", "cancel", [upload.id])

@@ -74,7 +74,7 @@ async def test_every_open_page_shows_a_dead_upload_within_a_second_and_its_retry
             assert settled.outcome.code == "SPOOL_FILE_MISSING"
             delays_s.append(max(shown_at) - died_at)
             dead.append(upload)
-        assert min(delays_s) <= 1.0  # the machine may delay the others
+        assert min(delays_s) <= 1.0  # a busy machine may delay the other pages
 
         for upload in dead:
             (app.spool / upload.key).write_bytes(upload.content)
@@ -139,7 +139,7 @@ async def test_ten_pages_cost_no_more_queries_than_one(
         for watcher in watchers:
             await to_thread.run_sync(watcher.wait_for, "reactors", "listening")
         assert len(read_at) == 1
-        # the database is read every three seconds, for all pages at once
+        # one query every three seconds serves all pages
         app.queue_uploads(next_retry_at="2100-01-01")
         for watcher in watchers:
             await to_thread.run_sync(watcher.wait_for, "queue", "waiting</a></dt><dd>1</dd>")
@@ -166,7 +166,7 @@ def test_open_pages_do_not_delay_a_shutdown(app: App) -> None:
         run.terminate()
         terminated_at = time.monotonic()
         assert run.ended() == 0
-        assert time.monotonic() - terminated_at <= 5.0  # of 30 s of grace
+        assert time.monotonic() - terminated_at <= 5.0  # the grace period is 30 s
         for watcher in watchers:
             watcher.wait_for_end()
 
@@ -174,7 +174,7 @@ def test_open_pages_do_not_delay_a_shutdown(app: App) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_ten_open_pages_cost_little(app: App, server_url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The difference between a minute with and one without pages, over a queue of a million."""
+    """Compare a minute with ten pages and a minute without pages, for a queue of 1 000 000 uploads."""
     fill(app, 1_000_000)
     with running(settings_of(app), cwd=app.spool) as run:
         run.wait_until_ready()
@@ -225,7 +225,7 @@ def cpu_s(pid: int) -> float:
 
 
 def fill(app: App, count: int) -> None:
-    """Queue many uploads of many users: most wait for long, some are dead."""
+    """Queue many uploads of many users: one in five is dead, the others wait for at least an hour."""
     with app.conn.transaction():
         app.conn.execute("set local session_replication_role = replica")
         app.conn.execute(

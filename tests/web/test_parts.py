@@ -104,7 +104,7 @@ def started(lag_s: float) -> AttemptsStarted:
 
 
 def emit(recent: RecentActivity, event: Event) -> None:
-    """Pass an event to its subscription, as the reactor does."""
+    """Pass an event to the subscriptions of `recent`, as the reactor does."""
     recent.subscriptions()[type(event)](event)
 
 

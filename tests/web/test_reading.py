@@ -62,7 +62,7 @@ async def test_the_page_first_says_whether_all_is_well(app: App, recorder: Recor
         well = (await visitor.get("/")).text
         app.queue_uploads(2, spooled=False)
         await recorder.wait_for_all(2, AttemptSettled)
-        # the page shows both deaths at once, but reads the database's count only every few seconds: ask until it has
+        # the page shows both deaths immediately, but its count of dead uploads only some seconds later
         facts = json.loads((await program(visitor.url).get("/api/live")).text)
         while facts["database"]["uploads"]["dead"] < 2:
             facts = json.loads((await visitor.get("/api/live")).text)

@@ -161,7 +161,7 @@ async def test_on_a_public_address_any_host_is_answered_and_reading_needs_a_guar
 
 @pytest.mark.parametrize("path", ["/healthz", "/metrics", "/api/status", "/nothing"])
 async def test_every_answer_has_the_security_headers(path: str) -> None:
-    """Also a failure of the server itself, here of /api/status."""
+    """The answer to an internal failure, here of /api/status, has the headers too."""
     async with serving(failure=KeyError("of this test")) as url:
         _, headers, _ = await send(url, path)
     assert headers["content-security-policy"].startswith("default-src 'none'; ")
@@ -175,7 +175,7 @@ async def test_every_answer_has_the_security_headers(path: str) -> None:
 async def test_a_connection_without_a_complete_request_head_is_closed(
     monkeypatch: pytest.MonkeyPatch, sent: bytes, is_reused: bool
 ) -> None:
-    """Also a connection whose earlier request was answered."""
+    """A connection is also closed if the server has answered an earlier request on it."""
     monkeypatch.setattr("reactor.web.server._REQUEST_HEAD_TIMEOUT_S", 0.2)
     async with serving() as url:
 
@@ -204,7 +204,7 @@ async def test_a_connection_without_any_request_is_closed(monkeypatch: pytest.Mo
 
 
 async def test_a_request_without_a_host_is_answered() -> None:
-    """Every browser sends one."""
+    """Every browser sends a host, so a request without a host is not an attack through a browser."""
     async with serving() as url:
 
         def send_without_host() -> bytes:
