@@ -18,26 +18,26 @@ from reactor.core.timer_slots import BITS, CurrentBlock, LaterBlocks
 K = TypeVar("K", bound=Hashable)
 
 _KEYS_MIN: Final = 64
-"""Added to the number of keys before the bytes per key are compared: a small dictionary isn't copied."""
+"""Added to the number of keys before bytes per key are compared, so that a small dictionary isn't copied."""
 
 _BYTES_PER_KEY_MAX: Final = 1024
 """The dictionary is copied when it takes more bytes per key. A dictionary that has only grown takes at most 120."""
 
 
 class TimerWheel(Generic[K]):
-    """Arms keys, each for one tick; `pop` returns the keys that are due. Begins at tick `now`, at least 0."""
+    """Arms keys, each for one tick; `pop` returns the keys that are due. Starts at tick `now`, at least 0."""
 
     __slots__ = ("_current", "_later", "due_ticks", "now")
 
     def __init__(self, now: int = 0) -> None:
         # Invariant: no armed key is due before `now`.
         self.now = now
-        """The tick that the wheel has reached: all keys due before it have been popped. Read only."""
+        """The tick that the wheel has reached: all keys that were due earlier were popped. Read only."""
 
         self.due_ticks: dict[K, int] = {}
         """Maps each armed key to the tick at which it is due. Read only."""
 
-        # Invariant: a key's live entry is in `_later` exactly if the key is due in a later block than `now`.
+        # Invariant: a key's live entry is in `_later` exactly if the key is due after the block of `now`.
         self._later: LaterBlocks[K] = LaterBlocks()
         self._current: CurrentBlock[K] = CurrentBlock([], [])
 
@@ -53,7 +53,7 @@ class TimerWheel(Generic[K]):
         """Arm `key` for tick `due`, or move it there if it is armed. A tick before `now` means `now`."""
         due = max(due, self.now)
         armed = len(self.due_ticks)
-        before = self.due_ticks.setdefault(key, due)  # only one look-up for a new key, because hashing a key may be slow
+        before = self.due_ticks.setdefault(key, due)  # one look-up for a new key, because hashing a key may be slow
         is_move = len(self.due_ticks) == armed
         if is_move:
             if before == due:
@@ -104,7 +104,7 @@ class TimerWheel(Generic[K]):
         """Return the tick at which to call `pop`; None if no key is armed. No key is due earlier.
 
         If a key is due in the current block, returns its tick. Otherwise returns the start of the next block with a
-        key, where `pop` may return [].
+        key; there `pop` may return [].
         """
         if (tick := self._current.first(self.due_ticks.get)) is not None:
             return tick

@@ -6,8 +6,8 @@ Promises:
   password, which is in a file of mode 0600.
 * The server ends with this process. However this process ends, the kernel shuts the server down on Linux. On other
   systems only `stop` shuts it down.
-* Only the data folder changes. PostgreSQL refuses to run as root, so under root the owner of the data folder runs
-  the server, or `nobody` for a new folder. The owner and permissions of no other folder change.
+* Other folders keep their owners and permissions. PostgreSQL refuses to run as root, so under root the owner of the
+  data folder runs the server, or `nobody` for a new folder.
 * A data folder has at most one server. A second start is refused, also in another process.
 
 The files `postgres.lock`, `postgres.log` and `postgres.password` are beside the data folder `postgres`.
@@ -143,7 +143,7 @@ class EmbeddedPostgres:
         self._launch(supervisor, bin_dir, account)
 
     def _initialise(self, supervisor: Supervisor, bin_dir: Path, account: Account | None) -> None:
-        """Create a cluster in a temporary folder, then rename the folder, so that an unfinished cluster never starts."""
+        """Create a cluster in another folder, then rename the folder, so that an unfinished cluster never starts."""
         if self.data_dir.exists() and any(self.data_dir.iterdir()):
             raise ConfigInvalid(f"REACTOR_DATA_DIR: {self.data_dir} is neither empty nor a PostgreSQL data folder")
         unfinished, password = beside(self.data_dir, ".unfinished"), self._password_path
@@ -172,7 +172,7 @@ class EmbeddedPostgres:
         os.close(folder)
 
     def _launch(self, supervisor: Supervisor, bin_dir: Path, account: Account | None) -> None:
-        """Start the postmaster; return when it accepts connections. Tries other ports if a program has taken the port."""
+        """Start the postmaster; return when it accepts connections. Tries other ports if the port was taken."""
         self._remove_stale_pid_file()
         for _ in range(_PORT_ATTEMPTS):
             self._port = self._port or _free_port()
@@ -195,7 +195,7 @@ class EmbeddedPostgres:
         raise DatabaseUnavailable(f"the embedded PostgreSQL did not start: {supervisor.log_end()}")
 
     def _wait_ready(self, process: Popen[bytes]) -> bool:
-        """Wait for `ready` in line 8 of postmaster.pid, like pg_ctl. Return False if the server ended or time ran out."""
+        """Wait for `ready` in line 8 of postmaster.pid, like pg_ctl. Return False if the server ended, or timed out."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while process.poll() is None and time.monotonic() < deadline:
             try:

@@ -70,7 +70,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # no PG* variables; not the working folder of this process, because the account may be unable to enter it
+                # no PG* variables; and not this process's working folder, which the account may not be allowed to enter
                 env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
                 cwd="/",
                 pass_fds=[self._lock],
