@@ -53,7 +53,7 @@ class ReactorClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close all connections. A later call opens new ones."""
+        """Close all connections. A later call opens new connections."""
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.close()

@@ -59,7 +59,7 @@ class Interpretation:
         self._has_ended = True
 
     async def keep_alive(self, scope: CancelScope) -> None:
-        """Send heartbeats until the database refuses one; then set `lost` and cancel `scope`.
+        """Send heartbeats until the database refuses a heartbeat; then set `lost` and cancel `scope`.
 
         The interval is a third of the heartbeat timeout. A heartbeat without an answer is sent again: only a refusal
         of the database shows that the run has ended.
@@ -107,7 +107,7 @@ class Interpretation:
 @asynccontextmanager
 async def interpreting(ask: Ask, begin: Callable[[UUID], Awaitable[StartedRun]]) -> AsyncIterator[Interpretation]:
     """Start a run with `begin(run_id)`, send heartbeats during the block, and end the run when the block ends."""
-    run_id = uuid4()  # the same id in each repetition of `begin`: one run starts
+    run_id = uuid4()  # `ask` may repeat the statement: with the same id, only one run starts
     try:
         started = await begin(run_id)
     except get_cancelled_exc_class():

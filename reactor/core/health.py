@@ -24,7 +24,7 @@ SEEN_WITHIN_S: Final = 30.0
 """A reactor runs if it has reported its presence within this time."""
 
 QUEUE_FULL_FROM: Final = 0.5
-"""When the server's notification queue is this full (0 to 1), the SQL functions stop sending notifications.
+"""The usage of the server's notification queue (0 to 1) at which the SQL functions stop sending notifications.
 Source: schema/functions/lib_send_hints.sql and worker_report_presence.sql."""
 
 NOT_LISTENING: Final = "not listening"

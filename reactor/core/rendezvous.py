@@ -14,7 +14,7 @@ STEP_S = 0.25
 """The delay between two ranks, much longer than a claim takes under load."""
 
 LAST_RANK = 4
-"""Higher ranks wait as long as this rank, so every reactor tries after a second at most."""
+"""Reactors of higher ranks wait as long as a reactor of this rank, so every reactor tries after a second at most."""
 
 _SHARES = 4093
 """Number of shares into which ids are divided. All rows of a share have the same order of reactors, so it is computed

@@ -54,9 +54,9 @@ def _read_only(spools: Mapping[str, Path]) -> Mapping[str, Path]:
 
 @frozen(kw_only=True)
 class Settings:
-    """The reactor's settings. Creating them raises one ConfigInvalid with all problems.
+    """The reactor's settings. The constructor raises one ConfigInvalid with all problems.
 
-    Durations are in seconds, more than 0 and at most a year unless a field says otherwise.
+    Durations are in seconds, more than 0 and at most 365 days, if the field has no other limits.
     """
 
     database_url: ConnectionString | None = field(default=None, repr=False)
@@ -99,7 +99,7 @@ class Settings:
     """REACTOR_ATTEMPT_TIMEOUT, default 5m. Maximum duration of one attempt."""
 
     lease_s: Seconds = field(default=30.0, metadata=_within("a duration from 1s to 1d", 1, 86_400))
-    """REACTOR_LEASE, default 30s, from 1s to 1d. The duration of a lease. When it ends, others take over the upload."""
+    """REACTOR_LEASE, default 30s, from 1s to 1d. How long a reactor's claim of an upload lasts without renewal."""
 
     heartbeat_timeout_s: Seconds = field(default=60.0, metadata=_POSITIVE)
     """REACTOR_HEARTBEAT_TIMEOUT, default 1m. The heartbeat timeout of runs whose row has none."""

@@ -34,7 +34,7 @@ class LaterBlocks(Generic[K]):
         # Maps block numbers to slots. Invariant: stale entries don't outnumber live ones; no slot is empty.
         self.slots: dict[int, list[K]] = {}
 
-        # Maps block numbers to numbers of stale entries: all entries except one per key that is due in the block.
+        # Maps the number of a block to the number of its stale entries. Each key due in the block has one live entry.
         self.stale: dict[int, int] = {}
 
         # A heap with the number of each slot. It may also have numbers of removed slots.
@@ -105,7 +105,7 @@ class CurrentBlock(Generic[K]):
         self._next = 0
         self._sorted = 0
 
-        # The number of stale entries from `_next` on: all entries except one per key that is due in the block.
+        # The number of stale entries from `_next` on. Each key due in the block has one live entry.
         self.stale = 0
 
     def __len__(self) -> int:
@@ -157,7 +157,7 @@ class CurrentBlock(Generic[K]):
         return True
 
     def _sort(self) -> None:
-        """Sort in the entries that were added since the last sort; there is at least one."""
+        """Sort. Call this only if entries were added since the last sort."""
         added = len(self.keys) - self._sorted
         if added * _INSERT_RATIO < self._sorted - self._next:
             keys, ticks = self.keys[-added:], self.ticks[-added:]

@@ -5,7 +5,7 @@ The wheel sorts them when it enters the block. A heap of block numbers finds the
 
 The dictionary of due ticks decides when a key is due. `arm` and `cancel` never search a slot: when they move or cancel
 a key, its old entry stays in the slot and is *stale*. A slot drops its stale entries when they outnumber the live ones.
-A timer takes about 100 bytes. The garbage collector doesn't track them, so timers never cause a collection.
+A timer takes about 100 bytes. The garbage collector doesn't track timers, so they never cause a collection.
 """
 
 import sys
@@ -67,7 +67,7 @@ class TimerWheel(Generic[K]):
         else:
             self._current.add(key, due)
         if is_move:
-            # after adding: if an older entry has the new tick too, one of the two entries is stale
+            # after `add`, because an old entry may have the new tick too: then one of these two entries is stale
             self._mark_stale(before)
 
     def cancel(self, key: K) -> bool:

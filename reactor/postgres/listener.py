@@ -129,7 +129,7 @@ class Reader:
             self._break(error)
 
     def read_once(self) -> bool:
-        """Pass on the notifications that libpq can read without waiting; return whether there was one."""
+        """Pass on the notifications that libpq can read without waiting; return whether there were any."""
         self._conn.consume_input()
         has_read = False
         while (notification := self._conn.notifies()) is not None:

@@ -1,12 +1,12 @@
 """Migrates a database to the schema that this version needs, or reports the state of its schema.
 
 `schema/migrations/` is append-only. Each file is applied once, in order of its number, in one transaction, and recorded
-with its SHA-256. An error is raised if an applied file was edited. `schema/functions/` has the current version of every
+with its SHA-256. Editing an applied file raises MigrationChanged. `schema/functions/` has the current version of every
 function; a file that has changed is applied again. `lib_` files come first, because other functions call them.
 
 A migration that begins with `-- no-transaction` builds indexes CONCURRENTLY, statement by statement, and may be
-repeated. An advisory lock lets one migrator run at a time. Others poll it: a session that waits for it in a statement
-has a snapshot, and the migrator's concurrent index build would wait forever for the end of that snapshot.
+repeated. An advisory lock lets one migrator run at a time. Other migrators poll the lock: a session that waits for a
+lock in a statement has a snapshot, and the first migrator's concurrent index build would wait forever for its end.
 """
 
 import re

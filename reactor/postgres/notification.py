@@ -1,4 +1,4 @@
-"""Decodes the text of a notification into hints, or rejects the text. Every role that can connect may forge one.
+"""Decodes the text of a notification into hints, or rejects the text. Any role can forge a notification.
 
 The reactor's triggers (schema/functions/lib_hint.sql) send `{"v": 1, "at": ms, "rows": [[id, tenant, due], …]}`, or
 `"rescan": true` instead of `rows`. A row of a run may have a fourth item, the age of its last heartbeat. Any other text

@@ -61,7 +61,7 @@ class ServerIdentity:
     is_superuser: bool
     bypasses_rls: bool
     is_pooled: bool
-    """True behind a transaction or statement pooler: the server process is another one than at connect."""
+    """True behind a transaction or statement pooler: the process of the server has changed since connecting."""
 
 
 class ServerProbe:

@@ -36,7 +36,7 @@ class Upload(NamedTuple):
     mime_type: str | None
     traceparent: str
     last_code: str | None
-    """Error code of the last failed attempt; None if none has failed."""
+    """Error code of the last failed attempt; None if no attempt has failed."""
 
     ordinal: int
     """Number of this claim among all claims of the row, from 1."""
@@ -178,9 +178,9 @@ class UploadQueue:
             self._unanswered.pop(row, None)
         return claimed
 
-    async def extend(self, held: Sequence[Upload]) -> set[UUID]:
+    async def extend(self, uploads: Sequence[Upload]) -> set[UUID]:
         """Extend the leases; return the ids of the uploads whose lease this reactor still has."""
-        arguments = ([upload.id for upload in held], [upload.token for upload in held], self._lease)
+        arguments = ([upload.id for upload in uploads], [upload.token for upload in uploads], self._lease)
         return {row[0] for row in await self._database.call(statements.EXTEND_LEASES, arguments)}
 
     async def settle(self, ended: Sequence[tuple[Upload, Outcome]]) -> dict[int, Settled]:

@@ -2,7 +2,7 @@
 
     upload.queued ─┬─ upload.attempt ─── upload.put, upload.settle
     (or the app's  ├─ upload.backoff
-     own span)     ├─ upload.attempt ─── upload.put, upload.settle        each attempt linked to the one before
+     own span)     ├─ upload.attempt ─── upload.put, upload.settle        each attempt has a link to the previous
                    ├─ …
                    └─ upload                                              from created to settled
 

@@ -94,7 +94,7 @@ class S3Store:
             )
         except BOTO_ERRORS as exc:
             raise reader.failure or error_for(exc) from None
-        # every S3 server returns an ETag; after a 200 of a proxy, which has none, boto3 has sent no bytes
+        # every S3 server returns an ETag; a 200 without an ETag comes from a proxy, and boto3 has sent no bytes
         if "ETag" not in response:
             raise StorageUnavailable("the object store said yes, but not what it stored")
         if response.get("ChecksumSHA256", checksum) != checksum:
