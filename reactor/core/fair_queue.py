@@ -121,7 +121,7 @@ class FairQueue(Generic[T]):
     def release(self, tenant: int, n: int = 1) -> None:
         """Release `n` of the tenant's taken signals.
 
-        Raises ValueError if fewer are taken, because a second release of a signal would let the tenant exceed its cap.
+        Raises ValueError if fewer are taken, because a second release of a signal would let a tenant exceed its cap.
         """
         taken = self._taken.get(tenant, 0)
         if not 0 <= n <= taken:

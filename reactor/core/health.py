@@ -52,7 +52,7 @@ class Process:
     """'starting', 'listening' or 'polling'."""
 
     mode_for_s: float
-    """How long the reactor has been in this mode."""
+    """Seconds for which the reactor has been in this mode."""
 
     not_ready: Sequence[str]
     """Why the reactor is not ready, one line per reason."""

@@ -1,4 +1,4 @@
-"""Signals and outcomes. A signal is only a hint: the row says whether it is due."""
+"""Signals and outcomes. A signal is only a hint: the database decides whether the row is due."""
 
 from enum import StrEnum
 from typing import Final, NamedTuple

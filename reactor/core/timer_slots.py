@@ -37,7 +37,7 @@ class LaterBlocks(Generic[K]):
         # Maps the number of a block to the number of its stale entries. Each key due in the block has one live entry.
         self.stale: dict[int, int] = {}
 
-        # A heap with the number of each slot. It may also have numbers of removed slots.
+        # A heap with the number of each slot, and perhaps with numbers of removed slots.
         self._numbers: list[int] = []
 
         self._spare: list[list[K]] = [[] for _ in range(_SPARE_LISTS)]

@@ -1,4 +1,4 @@
-"""Runs a PostgreSQL server on a local folder if no database is configured: for demo, tests and first steps.
+"""Runs a PostgreSQL server on a local folder, for use without a configured database: demo, tests, first steps.
 
 Promises:
 
@@ -10,7 +10,7 @@ Promises:
   data folder runs the server, or `nobody` for a new folder.
 * A data folder has at most one server. A second start raises DatabaseUnavailable, also in another process.
 
-The files `postgres.lock`, `postgres.log` and `postgres.password` are beside the data folder `postgres`.
+The files `postgres.lock`, `postgres.log` and `postgres.password` are next to the data folder `postgres`.
 """
 
 import os

@@ -49,7 +49,7 @@ class Reservation:
 
     source_id: UUID
     deduplicated: bool
-    """True if the user already had a source with this content. Its bytes were reserved again only if it had failed."""
+    """True if the user already had a source with this content. Bytes were reserved only if that source had failed."""
 
     storage_status: str
     """'pending': the app must store the object, then call complete_upload. 'uploaded': the object is stored."""

@@ -45,7 +45,7 @@ class Upload(NamedTuple):
     """Start of the wait that this claim ends; None if the claim was repeated."""
 
     lost_at: float | None
-    """When the lost attempt was claimed whose expired lease this claim takes over; None without such an attempt."""
+    """If this claim takes over an expired lease, the time at which the lost attempt was claimed; else None."""
 
     source_id: UUID
 
@@ -153,7 +153,7 @@ class UploadQueue:
         """Claim the rows that are due; `rows` are UUIDs as numbers. Raises DatabaseUnavailable.
 
         A claim without an answer may have committed. The next claim of its rows has the same token: then it returns
-        these rows, and the attempt is counted once. With a new token, it would have to wait until the lease expires.
+        these rows, and the attempt is counted once. A claim with a new token would wait until the lease expires.
         """
         fresh = uuid4()
         rows_by_token: dict[UUID, list[int]] = {}

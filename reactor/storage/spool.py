@@ -66,7 +66,7 @@ class Spool:
         return SpooledFile(file, size_bytes=size_bytes, sha256=sha256, reader=reader)
 
     def remove(self, files: Iterable[tuple[str, str, Identity]]) -> list[str | None]:
-        """Delete files, given by spool, path and identity. Return for each file why it still exists; None if it is gone.
+        """Delete files, given by spool, path and identity. Return for each file why it still exists; None: it is gone.
 
         A file is not deleted if its identity differs: it was replaced, or written to, since it was read. A file that
         replaces it between `stat` and `unlink` is deleted nevertheless, because no system call does both.

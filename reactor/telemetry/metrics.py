@@ -45,7 +45,7 @@ class Metrics:
         """
         self._status = status
         histograms = Histograms()
-        self._duration = histograms.create("storage.upload.duration", "duration of an attempt")
+        self._duration = histograms.create("storage.upload.duration", "duration of a put")
         self._reaction = histograms.create("storage.upload.reaction", "from due time to attempt")
         self._timeout_lag = histograms.create("interpretation.timeout_lag", "from deadline to failure")
         self._wheel_lag = histograms.create("reactor.wheel.lag", "time from the due time of a timer until it fires")

@@ -71,7 +71,7 @@ class Traces:
         }
 
     def _decide(self, context: TraceContext) -> bool:
-        """Return whether the sampler samples the trace, by its root span or, if the app has that, by a child of it."""
+        """Return the sampler's decision about the root span, or about `upload` if the app has the root span."""
         if self._sampler is DEFAULT_ON:  # the default sampler: calling it takes as long as three spans
             return context.is_ours or bool(context.flags & TraceFlags.SAMPLED)
         trace_id = int.from_bytes(context.trace_id)

@@ -55,7 +55,7 @@ class S3Store:
             # boto3 sends its checksum as a trailer, which several servers don't support; `put` sends SHA-256 instead
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            # to sign the payload, boto3 would read the body twice; the signed SHA-256 header protects it too
+            # to sign the payload, boto3 would read the body twice; the signed SHA-256 header protects the payload too
             s3={"addressing_style": "path", "payload_signing_enabled": False},
         )
         try:
