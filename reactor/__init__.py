@@ -7,7 +7,7 @@
     async with reactor.ReactorClient(dsn) as client:
         await client.usage(user_id)
 
-Each name is imported on first use, so that `import reactor` itself loads nothing else.
+A name's module is imported when the name is first used, so `import reactor` loads no other module.
 """
 
 from importlib import import_module

@@ -1,11 +1,11 @@
 """Reads the settings from environment variables and `reactor.toml`.
 
-The first of these wins: REACTOR_<NAME> in the environment, <name> in the file, the default; an empty value counts as
-not set. cattrs converts each value by the type of its field; the rules on converted values are in
-reactor/core/settings.py. All problems are reported at once, one line each, without any secret.
+The value of a setting is REACTOR_<NAME> in the environment, else <name> in the file, else the default. An empty value
+means "not set". cattrs converts each value to the type of its field. reactor/core/settings.py checks converted values.
+One exception reports all problems, one line each, without any secret.
 
-The database has two more sources: DATABASE_URL, which many hosts set, then libpq's own PG* variables. If none names a
-server, the embedded one is used.
+If database_url isn't set, DATABASE_URL and then libpq's PG* variables are read. If these name no server either, the
+embedded server is used.
 """
 
 import re
@@ -29,35 +29,35 @@ _PREFIX: Final = "REACTOR_"
 _NOT_OURS: Final = re.compile(
     r"REACTOR_(TEST_.*|SERVICE_(HOST|PORT).*|PORT_[0-9]+_.*|PORT=(tcp|udp|sctp)://.*)", re.DOTALL
 )
-"""Matches name=value of variables with our prefix that aren't settings: those of the tests, and those that Kubernetes
-sets in every container if a service is called "reactor"."""
+"""Matches name=value of variables with the prefix that aren't settings: variables of the tests, and variables that
+Kubernetes sets in every container if a service has the name "reactor"."""
 
 _DEFAULT_FILE: Final = Path("reactor.toml")
 
 _SECRET: Final = frozenset({"database_url", "listen_url", "http_token"})
 _SERVER: Final = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGSERVICE", "PGDATABASE")
-"""The libpq variables that name a server; the others only change how to connect."""
+"""The libpq variables that name a server. Other PG* variables only change how libpq connects."""
 
 _SHOWN_CHARS: Final = 60
-"""The most characters of a wrong value that a message shows."""
+"""Maximum number of characters of a wrong value in a message."""
 
 
 def _key(name: str) -> str:
-    """Return the public name of a field, which is the file's key. Units are written with the values."""
+    """Return the public name of a field: the key in the file, without the unit `_s`."""
     return name.removesuffix("_s")
 
 
 NAMES: Final[Mapping[str, Any]] = MappingProxyType(
     {_key(attribute.name): attribute.type for attribute in fields(Settings)} | {"spool_dir": Path}
 )
-"""The type of each setting by its public name."""
+"""Maps the public name of each setting to the type of the setting."""
 
 
 def load(environ: Mapping[str, str], config: Path | None = None) -> Settings:
     """Return the settings from `environ` and the TOML file `config`.
 
-    `config` None means `reactor.toml` in the working directory, if it exists. Relative folders are resolved against
-    the working directory. Raises ConfigInvalid with one line for each variable or key that is wrong or unknown.
+    If `config` is None, reads `reactor.toml` in the working directory if that file exists. Relative folders are
+    relative to the working directory. Raises ConfigInvalid with one line for each wrong or unknown variable or key.
     """
     found: list[str] = []
     environ = {name: text.strip() for name, text in environ.items()}
@@ -94,7 +94,7 @@ def load(environ: Mapping[str, str], config: Path | None = None) -> Settings:
 
 
 def _fields(values: dict[str, Any]) -> dict[str, Any]:
-    """Return all fields of Settings from `values` by public name, with defaults for the missing ones."""
+    """Return the value of each field of Settings: from `values`, which has public names, or the default."""
     given: dict[str, Any] = {
         attribute.name: values.get(_key(attribute.name), attribute.default) for attribute in fields(Settings)
     }
@@ -106,7 +106,7 @@ def _fields(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _table(path: Path) -> dict[str, Any]:
-    """Return the content of a TOML file. Raises ValueError with one line if it can't be read or parsed."""
+    """Return the content of a TOML file. Raises ValueError with one line if the file can't be read or parsed."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as failure:
@@ -118,7 +118,7 @@ def _table(path: Path) -> dict[str, Any]:
 
 
 def _given(environ: Mapping[str, str], table: Mapping[str, Any], path: Path) -> Iterator[tuple[str, tuple[str, Any]]]:
-    """Yield each setting that is set, with the name under which it is set and its raw value: text, or any of TOML."""
+    """Yield (public name, (name of its variable or key, raw value)) for each setting that is set."""
     for key in NAMES:
         if text := environ.get(_variable(key)):
             yield key, (_variable(key), text)
@@ -127,11 +127,11 @@ def _given(environ: Mapping[str, str], table: Mapping[str, Any], path: Path) -> 
         elif key == "database_url" and (text := environ.get("DATABASE_URL")):
             yield key, ("DATABASE_URL", text)
         elif key == "database_url" and any(environ.get(name) for name in _SERVER):
-            yield key, (_variable(key), "")  # an empty connection string: libpq reads its own variables
+            yield key, (_variable(key), "")  # for an empty connection string, libpq reads the PG* variables
 
 
 def _unknown(environ: Mapping[str, str], table: Mapping[str, Any], path: Path) -> Iterator[str]:
-    """Yield a line for each variable with our prefix and each key of the file that is not a setting."""
+    """Yield a line for each variable with the prefix, and each key of the file, that is not a setting."""
     known = {_variable(key) for key in NAMES}
     for variable, text in sorted(environ.items()):
         ours = variable.startswith(_PREFIX) and not _NOT_OURS.fullmatch(f"{variable}={text}")
@@ -169,7 +169,7 @@ def _connection_string(value: Any) -> str:
     try:
         conninfo_to_dict(text)
     except ProgrammingError:
-        # without its cause: libpq quotes the part that it can't parse, which may be the password
+        # `from None`, because libpq's message quotes the part that it can't parse, which may be the password
         raise ValueError("a postgresql:// URL, or key=value pairs as libpq reads them") from None
     return text
 
@@ -204,7 +204,7 @@ def _number(value: Any) -> float:
 
 
 def _spools(value: Any) -> dict[str, Path]:
-    """Read `name=/folder,other=/folder`, or the file's table [spools]."""
+    """Return the spools in `name=/folder,other=/folder`, or in the table [spools] of the file."""
     if isinstance(value, str):
         pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
         value = [(name.strip(), folder.strip()) for name, _, folder in pairs]
@@ -219,7 +219,7 @@ def _spools(value: Any) -> dict[str, Path]:
 
 
 _CONVERTER: Final = Converter()
-"""Converts a raw value, text or TOML. Raises ValueError with words that complete "must be …"."""
+"""Converts a raw value: text of a variable, or a TOML value. The text of a ValueError completes "must be …"."""
 
 
 def _register(type_: Any, read: Callable[[Any], Any]) -> None:

@@ -1,16 +1,8 @@
 """Fixtures for all tests: the PostgreSQL server, a database per test, app, recorder. Also sorts the test files.
 
-<<<<<<< HEAD
-The server is the first of these that is available:
-1. the server that REACTOR_TEST_DATABASE_URL names, as a superuser
-2. the embedded server with the programs in REACTOR_TEST_POSTGRES_BIN
-3. a container, if a container engine runs
-4. the embedded server with the wheel's programs
-=======
 REACTOR_TEST_DATABASE_URL names the server, as a superuser. Without the variable, the server runs in a container if a
 container engine is running, otherwise it is the embedded server. REACTOR_TEST_POSTGRES_BIN selects the embedded server
 with the programs in that folder.
->>>>>>> p7
 """
 
 import os
@@ -83,20 +75,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-<<<<<<< HEAD
-    """Return the number of workers for `-n auto`: the cores plus one, because tests wait half of the time."""
-=======
     """Return the number of workers for `-n auto`: one more than cores, because tests wait half of the time."""
->>>>>>> p7
     return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") or len(os.sched_getaffinity(0)) + 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-<<<<<<< HEAD
-    """Sort the folders with the longest files first, so that no worker starts a long file at the end."""
-=======
     """Run the slowest folders first, so that no long file is left when the other workers have finished."""
->>>>>>> p7
     order = {folder: number for number, folder in enumerate(_LONGEST_FIRST)}
     items.sort(key=lambda item: order.get(item.path.relative_to(_TESTS).parts[0], len(order)))
 
@@ -213,11 +197,7 @@ def _template(server_url: str, _admin: psycopg.Connection) -> Iterator[str]:
 
 @pytest.fixture
 def migrated_url(server_url: str, _admin: psycopg.Connection, _template: str) -> Iterator[str]:
-<<<<<<< HEAD
-    """The URL of a migrated database that only this test uses. Its storage_usage must match its rows at the end."""
-=======
     """URL of the test's own migrated database. At the end, storage_usage must equal the sums of the rows."""
->>>>>>> p7
     is_copied_as_files = _admin.info.server_version >= FIRST_WITH_STRATEGY
     with _database(_admin, "strategy file_copy" if is_copied_as_files else "", _template) as name:
         url = _url_of(server_url, name)
@@ -260,10 +240,6 @@ def store(app: App) -> StubbornStore:
 
 @pytest.fixture
 def collector() -> Iterator[Receiver]:
-<<<<<<< HEAD
-    """An OTLP collector. The test itself sets the environment variable to the collector's endpoint."""
-=======
     """An OTLP collector. The test must set the variable with the endpoint."""
->>>>>>> p7
     with receiving() as receiver:
         yield receiver

@@ -1,4 +1,4 @@
 """The client API for services and agents: reserve, complete and fail uploads, run interpretations, read usage.
 
-A refusal is raised as an exception of reactor/core/errors.py; exceptions of psycopg never reach the caller.
+Each refusal raises an exception of reactor/core/errors.py. The caller never gets an exception of psycopg.
 """

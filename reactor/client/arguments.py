@@ -1,7 +1,7 @@
-"""Validation of a call's arguments before they are sent, including values that PostgreSQL could not even parse.
+"""Validates the arguments of a call before they are sent, including values that PostgreSQL can't parse.
 
-Each function takes the argument's name and a value of type `object`, because callers may not type-check their code.
-Each raises InvalidArgument, which names the argument.
+Each function takes the argument's name and its value, and raises InvalidArgument with the name for an invalid value.
+The value has the type `object`, because callers may not type-check their code.
 """
 
 import json
@@ -24,7 +24,7 @@ def as_id(name: str, value: object) -> UUID:
 
 
 def as_text(name: str, value: object) -> str | None:
-    """Return text that PostgreSQL can store (no NUL, no unpaired surrogate); None for None."""
+    """Return text that PostgreSQL can store: without NUL and unpaired surrogates. None stays None."""
     if value is None:
         return None
     if not isinstance(value, str):
@@ -42,7 +42,7 @@ def as_integer(name: str, value: object, *, at_least: int) -> int:
 
 
 def as_seconds(name: str, value: object) -> float:
-    """Return seconds, 0 < s <= 30 days."""
+    """Return a number of seconds, more than 0 and at most 30 days."""
     if not isinstance(value, int | float) or not math.isfinite(value) or not 0 < value <= _LONGEST_S:
         raise _invalid(name, "must be more than 0 seconds and at most 30 days")
     return value

@@ -3,8 +3,8 @@
     async with ReactorClient(dsn) as client:
         reservation = await client.reserve_upload(user_id, content_hash, byte_size, mime_type, file_name)
 
-Each call is one idempotent statement; the client repeats it if the connection breaks before the answer arrives.
-Nothing here blocks the caller's event loop. A started call cannot be cancelled (see reactor/postgres/connection.py).
+Each call is one idempotent statement. The client repeats the statement if the connection breaks before the answer
+arrives. No call blocks the event loop. A started call cannot be cancelled (see reactor/postgres/connection.py).
 """
 
 import asyncio
@@ -26,12 +26,12 @@ Id = UUID | str
 
 
 class ReactorClient:
-    """A client of the reactor's SQL functions, with a small connection pool. Belongs to one event loop.
+    """Calls the reactor's SQL functions over a small connection pool. Use each client in one event loop only.
 
-    Connect as a service: as service_role, or as the tables' owner. The first call opens the pool.
+    Connect as service_role, or as the tables' owner. The first call opens the pool.
 
-    Each method raises DatabaseUnavailable when the database does not answer and InvalidArgument for an invalid
-    argument, in addition to the errors that it lists.
+    In addition to the errors in its docstring, each method raises DatabaseUnavailable when the database does not
+    answer, and InvalidArgument for an invalid argument.
     """
 
     def __init__(self, dsn: str, *, connections: int = 4) -> None:
@@ -53,7 +53,7 @@ class ReactorClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close all connections. A later call opens new ones."""
+        """Close all connections. A later call opens new connections."""
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.close()
@@ -70,11 +70,11 @@ class ReactorClient:
         source_agent_id: str | None = None,
         source_metadata: Mapping[str, Any] | None = None,
     ) -> Reservation:
-        """Reserve quota for an upload before the app stores it; return the source to store.
+        """Reserve quota for an upload before the app stores the object; return the reserved source.
 
-        `content_hash` is the lower-case hex SHA-256 of the bytes; `byte_size` is their number, at least 0.
-        `source_metadata` is any JSON object. A user's second reservation of the same content returns the same source
-        with `deduplicated` set, and reserves nothing.
+        `content_hash` is the lower-case hex SHA-256 of the bytes; `byte_size` is the number of bytes, at least 0.
+        `source_metadata` is any JSON object. If the user already has a source with this content, the call returns that
+        source with `deduplicated` set. The call then reserves quota only if that source's upload has failed.
 
         Raises StorageQuotaExceeded.
         """
@@ -91,9 +91,9 @@ class ReactorClient:
         return structured(await self.ask(statements.RESERVE_UPLOAD, arguments), Reservation)
 
     async def complete_upload(self, source_id: Id, storage_url: str) -> StoredSource:
-        """Record that the app's own upload succeeded; return the stored source. Idempotent.
+        """Record that the app stored the object itself; return the stored source. Idempotent.
 
-        The reservation becomes usage. `storage_url` is where the app stored the object.
+        The reserved bytes become used bytes. `storage_url` is the URL of the object.
 
         Raises NotFound.
         """
@@ -113,13 +113,13 @@ class ReactorClient:
         max_retries: int = 5,
         metadata: Mapping[str, Any] | None = None,
     ) -> PendingRetry:
-        """Record that the app's own upload failed and queue it for the reactor; return its place in the queue.
+        """Record that the app could not store the object, and queue the upload for the reactor. Idempotent.
 
-        The reactor reads `temp_file_path` in `spool` and stores it as `object_path` in `bucket`, with at most
-        `max_retries` attempts (1 to 100). `metadata` is any JSON object. `traceparent` is a W3C trace context; None
-        means that of the current OpenTelemetry span. Idempotent.
+        The reactor stores the file `temp_file_path` of `spool` as `object_path` in `bucket`, in at most `max_retries`
+        attempts (1 to 100). `metadata` is any JSON object. `traceparent` is a W3C trace context; None means the trace
+        context of the current OpenTelemetry span.
 
-        Raises NotFound; StorageUploadFailed when the upload is already dead or cancelled; StorageQuotaExceeded when its
+        Raises NotFound; StorageUploadFailed when the upload is already dead or cancelled; StorageQuotaExceeded when the
         reservation was released and no longer fits.
         """
         arguments = (
@@ -136,7 +136,7 @@ class ReactorClient:
         return structured(await self.ask(statements.FAIL_UPLOAD, arguments), PendingRetry)
 
     async def usage(self, user_id: Id) -> Usage:
-        """Return a user's plan, limits and current usage. A user without any rows has the free plan."""
+        """Return a user's plan, limits and current usage. A user without rows has the plan `free`."""
         return structured(await self.ask(statements.GET_USAGE, (as_id("user_id", user_id),)), Usage)
 
     def interpretation(
@@ -152,15 +152,17 @@ class ReactorClient:
 
             async with client.interpretation(source_id, config) as run: ...
 
-        Entering starts the run and counts it against the user's monthly quota. Inside the block the client sends
-        heartbeats every `heartbeat_timeout_s` / 3. Leaving the block completes the run, or fails it if the block
-        raised. When the run ends elsewhere (deadline passed, failed by an operator), the client cancels the block and
-        raises the reason, for example InterpretationTimeout.
+        Entering starts the run and counts it against the user's monthly quota. During the block the client sends a
+        heartbeat every `heartbeat_timeout_s` / 3. Leaving the block completes the run, or fails the run if the block
+        raised. If a reactor or an operator fails the run during the block, the client cancels the block and raises the
+        reason, for example InterpretationTimeout.
 
-        `config` is any JSON value. The run may take `timeout_s`; both times are seconds, 0 < s <= 30 days.
-        `traceparent` is a W3C trace context; None means that of the current OpenTelemetry span.
+        `config` is any JSON value. The run may take up to `timeout_s`. Both times are in seconds, more than 0 and at
+        most 30 days. `traceparent` is a W3C trace context; None means the trace context of the current OpenTelemetry
+        span.
 
-        Entering raises StoragePending, InterpretationInProgress, InterpretationQuotaExceeded or NotFound.
+        Entering raises NotFound, StoragePending, StorageUploadFailed, InterpretationInProgress or
+        InterpretationQuotaExceeded.
         """
         arguments = (
             as_id("source_id", source_id),
@@ -176,7 +178,7 @@ class ReactorClient:
         return interpreting(self.ask, begin)
 
     async def ask(self, statement: LiteralString, arguments: Sequence[Any]) -> Mapping[str, Any]:
-        """Call one SQL function and return its answer. Raises the typed error of a refusal."""
+        """Call one SQL function and return its answer. A refusal raises the exception of its code."""
         pool = await self._opened_pool()
         [(answer,)] = await pool.call(statement, arguments)
         return accepted(answer)

@@ -1,6 +1,6 @@
-"""The life of one interpretation run in its worker: start, heartbeats, completion or failure.
+"""Starts one interpretation run, sends its heartbeats, and completes or fails it.
 
-Invariant: a run that starts here ends as completed, failed or lost; it never stays running while its worker lives.
+Invariant: after the block the run has ended, unless the database did not answer: then a reactor fails the run later.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -16,17 +16,17 @@ from reactor.postgres.results import StartedRun
 
 _RETRY_S = 0.5
 _END_TIMEOUT_S = 30.0
-"""How long to retry the end of a run while the database does not answer."""
+"""How long `complete` and `fail_with` retry while the database does not answer."""
 
 _CANCELLED_END_TIMEOUT_S = 5.0
-"""The same for a cancelled worker, whose canceller waits."""
+"""How long a cancelled worker may take to fail its run: the code that cancelled the worker waits for it."""
 
 Ask = Callable[[LiteralString, Sequence[Any]], Awaitable[Mapping[str, Any]]]
-"""Calls one SQL function and returns its answer: ReactorClient.ask."""
+"""A function that calls one SQL function and returns its answer, such as ReactorClient.ask."""
 
 
 class Interpretation:
-    """A running interpretation, as its worker sees it. Made by `ReactorClient.interpretation`."""
+    """A running interpretation, for its worker. `ReactorClient.interpretation` creates it."""
 
     def __init__(self, ask: Ask, started: StartedRun) -> None:
         self.id = started.run_id
@@ -38,7 +38,7 @@ class Interpretation:
         """The run's W3C trace context."""
 
         self.lost: ReactorError | None = None
-        """Why the run ended elsewhere; None while this worker still owns it."""
+        """Why a reactor or an operator failed the run; None until a heartbeat is refused."""
 
         self._ask = ask
         self._heartbeat_interval_s = started.heartbeat_timeout_s / 3
@@ -46,12 +46,12 @@ class Interpretation:
         self._has_ended = False
 
     def check(self) -> None:
-        """Raise the reason if the run ended elsewhere, else return at once. For work that cannot be cancelled."""
+        """Raise `lost` if it is set. Call this regularly in work that cannot be cancelled."""
         if self.lost is not None:
             raise self.lost
 
     async def fail(self, code: str, message: str | None = None) -> None:
-        """Fail the run with the worker's own code. Leaving the block then changes nothing.
+        """Fail the run with an error code of the worker. Leaving the block then doesn't change the run.
 
         `code` consists of capitals, digits and `_`.
         """
@@ -59,15 +59,15 @@ class Interpretation:
         self._has_ended = True
 
     async def keep_alive(self, scope: CancelScope) -> None:
-        """Send heartbeats until the run is lost, then set `lost` and cancel `scope`.
+        """Send heartbeats until the database refuses a heartbeat; then set `lost` and cancel `scope`.
 
-        The interval is a third of the heartbeat timeout. A heartbeat that gets no answer is retried: only the
-        database's answer can end the run.
+        The interval is a third of the heartbeat timeout. A heartbeat without an answer is sent again: only a refusal
+        of the database shows that the run has ended.
         """
         wait_s = interval_s = self._heartbeat_interval_s
         while True:
             left_s = self._deadline - current_time()
-            await sleep(min(wait_s, left_s) if left_s > 0 else wait_s)  # ask at the deadline, not an interval later
+            await sleep(min(wait_s, left_s) if left_s > 0 else wait_s)  # at the deadline, send a heartbeat immediately
             wait_s = interval_s
             try:
                 await self._ask(statements.HEARTBEAT_INTERPRETATION, (self.id,))
@@ -80,11 +80,11 @@ class Interpretation:
                 return
 
     async def complete(self) -> None:
-        """Complete the run. Raises the reason if it ended elsewhere; DatabaseUnavailable after 30 s of retries."""
+        """Complete the run. Raises the refusal if the run has failed; DatabaseUnavailable after 30 s of retries."""
         await self._end(statements.COMPLETE_INTERPRETATION, (self.id,))
 
     async def fail_with(self, cause: BaseException) -> None:
-        """Fail the run with what its worker raised. An error of this call becomes a note on `cause`."""
+        """Fail the run with the exception of its worker. If that isn't possible, add a note to `cause`."""
         message = f"{type(cause).__name__}: {cause}".replace("\0", "").encode(errors="replace").decode()
         try:
             await self._end(statements.FAIL_INTERPRETATION, (self.id, "INTERPRETATION_FAILED", message))
@@ -92,7 +92,7 @@ class Interpretation:
             cause.add_note(f"run {self.id} could not be failed: {error.code}: {error}")
 
     async def _end(self, statement: LiteralString, arguments: Sequence[Any]) -> None:
-        """End the run unless it has ended."""
+        """Call `statement`, which ends the run, unless the worker has ended the run before."""
         give_up_at = current_time() + _END_TIMEOUT_S
         while not self._has_ended:
             try:
@@ -106,8 +106,8 @@ class Interpretation:
 
 @asynccontextmanager
 async def interpreting(ask: Ask, begin: Callable[[UUID], Awaitable[StartedRun]]) -> AsyncIterator[Interpretation]:
-    """Start a run with `begin(run_id)`, send heartbeats during the block, and end the run as the block ends."""
-    run_id = uuid4()  # chosen here, so that a repeated `begin` starts one run
+    """Start a run with `begin(run_id)`, send heartbeats during the block, and end the run when the block ends."""
+    run_id = uuid4()  # `ask` may repeat the statement: with the same id, only one run starts
     try:
         started = await begin(run_id)
     except get_cancelled_exc_class():

@@ -1,12 +1,12 @@
-"""The same API for code without an event loop: Django, Flask, scripts. An event loop in a daemon thread does the work.
+"""The API for code without an event loop: Django, Flask, scripts. Calls run in an event loop in a daemon thread.
 
     client = SyncReactorClient(dsn)
     with client.interpretation(source_id, config) as run:
         for page in pages:
-            run.check()     # raises when the run has ended elsewhere
+            run.check()     # raises when a reactor or an operator has failed the run
             interpret(page)
 
-Threads may share one client. A client may be created before a server forks: each process opens its own connections.
+Threads may share a client. A client may be created before a fork: each process opens its own connections.
 """
 
 import os
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @frozen
 class _LoopThread:
-    """An event loop in a thread of this process, and the client that lives in it."""
+    """An event loop in a thread of this process, and the client that uses the loop."""
 
     pid: int
     client: ReactorClient
@@ -38,7 +38,7 @@ class _LoopThread:
 
 
 class SyncInterpretation:
-    """A running interpretation for a worker that cannot be cancelled. Made by `SyncReactorClient.interpretation`."""
+    """A running interpretation, for its worker. `SyncReactorClient.interpretation` creates it."""
 
     def __init__(self, run: Interpretation, portal: BlockingPortal) -> None:
         self.id, self.source_id = run.id, run.source_id
@@ -49,11 +49,11 @@ class SyncInterpretation:
         self._portal = portal
 
     def check(self) -> None:
-        """Raise the reason if the run ended elsewhere, for example InterpretationTimeout; else return at once."""
+        """Raise the reason, such as InterpretationTimeout, if a reactor or an operator has failed the run."""
         self._run.check()
 
     def fail(self, code: str, message: str | None = None) -> None:
-        """Fail the run with the worker's own code. Leaving the block then changes nothing.
+        """Fail the run with an error code of the worker. Leaving the block then doesn't change the run.
 
         `code` consists of capitals, digits and `_`.
         """
@@ -63,7 +63,7 @@ class SyncInterpretation:
 def _blocking(
     method: Callable[Concatenate[ReactorClient, P], Awaitable[T]],
 ) -> "Callable[Concatenate[SyncReactorClient, P], T]":
-    """Return the blocking form of an async method, with the same arguments, result, errors and docstring."""
+    """Return a blocking method with the arguments, result, errors and docstring of an async method."""
 
     @wraps(method)
     def call(self: "SyncReactorClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -74,9 +74,9 @@ def _blocking(
 
 
 class SyncReactorClient:
-    """The blocking form of ReactorClient. Threads may share it. The first call starts its event loop.
+    """The blocking form of ReactorClient. Threads may share a client. The first call starts the event loop.
 
-    Each method takes, returns and raises what the method of that name in ReactorClient does.
+    Each method has the same arguments, result and errors as the method of ReactorClient with the same name.
     """
 
     def __init__(self, dsn: str, *, connections: int = 4) -> None:
@@ -86,7 +86,7 @@ class SyncReactorClient:
         Raises InvalidArgument.
         """
         self._make_client = partial(ReactorClient, dsn, connections=connections)
-        self._make_client()  # reports invalid arguments here, not at the first call
+        self._make_client()  # raises InvalidArgument here, not at the first call
         self._lock = Lock()
         self._loop_thread: _LoopThread | None = None
 
@@ -97,7 +97,7 @@ class SyncReactorClient:
         self.close()
 
     def close(self) -> None:
-        """Close all connections and end the thread. A later call starts them again."""
+        """Close all connections and end the thread. A later call starts a new thread and opens new connections."""
         with self._lock:
             loop_thread, self._loop_thread = self._loop_thread, None
         if loop_thread is not None and loop_thread.pid == os.getpid():
@@ -119,10 +119,10 @@ class SyncReactorClient:
         heartbeat_timeout_s: float = 60.0,
         traceparent: str | None = None,
     ) -> Iterator[SyncInterpretation]:
-        """Return a context manager that runs an interpretation, as ReactorClient.interpretation does.
+        """Return a context manager that runs an interpretation. See ReactorClient.interpretation for the arguments.
 
-        The block cannot be cancelled, so it must call `run.check()` regularly: that raises the reason when the run has
-        ended elsewhere. Leaving the block raises it at the latest.
+        The client can't cancel this block, so the block must call `run.check()` regularly: `check` raises the reason
+        when a reactor or an operator has failed the run. Otherwise leaving the block raises the reason.
         """
         loop_thread = self._started_loop_thread()
         interpretation = loop_thread.client.interpretation(
@@ -133,13 +133,13 @@ class SyncReactorClient:
             with loop_thread.portal.wrap_async_context_manager(interpretation) as run:
                 yield SyncInterpretation(run, loop_thread.portal)
         except CancelledError:
-            # `check` can raise while the event loop still cancels the block; anyio then reports only the cancellation.
+            # if `check` raises while the event loop still cancels the block, anyio reports only the cancellation
             if run is not None:
                 run.check()
             raise
 
     def _started_loop_thread(self) -> _LoopThread:
-        """Return this process's event loop thread; the first caller starts it."""
+        """Return the event loop thread of this process; start one if there is none."""
         with self._lock:
             if self._loop_thread is None or self._loop_thread.pid != os.getpid():
                 started: Future[_LoopThread] = Future()

@@ -1,7 +1,7 @@
-"""The delay before the next attempt of a failed upload: exponential backoff with jitter, or the store's Retry-After.
+"""Calculates the delay before the next attempt of a failed upload: exponential backoff with jitter, or Retry-After.
 
-Jitter is applied after the cap. In a long outage all uploads reach the cap; with jitter before the cap, half of
-them would wait exactly `max_s` and return together. So the longest delay is `max_s * (1 + jitter)`.
+Jitter is applied after the cap, so the longest delay is `max_s * (1 + jitter)`. In a long outage the delays of all
+uploads reach the cap. With jitter before the cap, half of these uploads would wait exactly `max_s` and be due together.
 """
 
 from typing import Final
@@ -9,14 +9,14 @@ from typing import Final
 from attrs import frozen
 
 RETRY_AFTER_MAX_S: Final = 3_600.0
-"""The longest Retry-After that counts, for the backoff of an upload and for the circuit breaker of its store.
+"""The cap of Retry-After, in the backoff of an upload and in the circuit breaker of its store.
 
-Stores ask for an hour at most, where a quota is hourly. A longer value is a mistake, such as a wrong clock.
+A store with an hourly quota may ask for an hour. A longer value is a mistake, such as a wrong clock.
 """
 
 
 def honoured_retry_after_s(retry_after_s: float | None) -> float:
-    """Return the seconds of a store's Retry-After that count, up to RETRY_AFTER_MAX_S; 0 for None, NaN or below 0."""
+    """Return a store's Retry-After in seconds, at most RETRY_AFTER_MAX_S; 0 for None, NaN and values below 0."""
     if retry_after_s is None or not retry_after_s > 0:
         return 0.0
     return min(retry_after_s, RETRY_AFTER_MAX_S)
@@ -24,17 +24,17 @@ def honoured_retry_after_s(retry_after_s: float | None) -> float:
 
 @frozen
 class Backoff:
-    """Seconds to wait after each failed attempt. The rules on the fields are those of the settings.
+    """Calculates the seconds to wait after each failed attempt. The settings (retry_…) check the fields.
 
-    Source: M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015; but with proportional jitter, so
-    that operators can predict a retry within a few per cent.
+    Source: M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015. Here the jitter is proportional
+    to the delay, so operators can predict a retry within a few per cent.
     """
 
     base_s: float
-    """The first delay, more than 0."""
+    """The delay after the first failed attempt, more than 0."""
 
     factor: float
-    """The ratio of each delay to the one before, at least 1."""
+    """The ratio of each delay to the previous delay, at least 1."""
 
     max_s: float
     """The cap of a delay before jitter, at least `base_s`."""
@@ -43,11 +43,11 @@ class Backoff:
     """The fraction by which a delay may be shorter or longer, 0 <= jitter < 1."""
 
     def delay_s(self, retry: int, u: float, retry_after_s: float | None = None) -> float:
-        """Return the seconds to wait after the failure of retry number `retry`, counted from 1.
+        """Return the seconds to wait after the reactor's failed attempt number `retry`, counted from 1.
 
             min(max_s, base_s * factor ** (retry - 1)) * (1 + jitter * (2 * u - 1)),  0 <= u < 1
 
-        A longer `retry_after_s`, the store's Retry-After, wins, up to RETRY_AFTER_MAX_S.
+        If `retry_after_s`, the store's Retry-After, is longer, returns it instead, up to RETRY_AFTER_MAX_S.
         """
         try:
             uncapped_s = self.base_s * self.factor ** (retry - 1)

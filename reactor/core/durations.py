@@ -28,7 +28,7 @@ def parse_duration_s(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Return `seconds`, finite and at least 0, as `parse_duration_s` reads it, rounded to a millisecond."""
+    """Return the text of a duration that is finite and at least 0, rounded to a millisecond. Raises ValueError."""
     if not (math.isfinite(seconds) and seconds >= 0):
         raise ValueError(f"{seconds} is not a duration")
     remaining_ms = round(seconds * 1000)

@@ -1,7 +1,7 @@
-"""The public error codes: the one list that exceptions, SQL and documentation take their texts from.
+"""The list of public error codes, with the texts for exceptions, SQL and documentation.
 
-tests/schema/test_error_codes.py generates schema/functions/lib_error_catalogue.sql and the table in README.md from it,
-and checks that they and the exceptions in reactor/core/errors.py agree.
+tests/schema/test_error_codes.py checks that this list agrees with the SQL, the table in schema/README.md and the
+exceptions of reactor/core/errors.py. The test can also generate the SQL and the table from the list.
 """
 
 from types import MappingProxyType
@@ -15,7 +15,7 @@ class ErrorCode:
     """One public error code."""
 
     code: str
-    """The name that programs compare."""
+    """The code, for programs."""
 
     message: str
     """One sentence for people."""
@@ -30,7 +30,7 @@ class ErrorCode:
     """What the caller can do next, in one sentence."""
 
     sqlstate: str | None = None
-    """The SQLSTATE with which a trigger refuses a direct write; None if no trigger uses the code."""
+    """The SQLSTATE that a trigger raises to refuse a direct write; None if no trigger raises this code."""
 
 
 _ALL = (
@@ -76,4 +76,4 @@ _ALL = (
 )  # fmt: skip
 
 CATALOGUE: Final = MappingProxyType({error.code: error for error in _ALL})
-"""All public error codes by name."""
+"""Maps each code to its ErrorCode."""

@@ -1,7 +1,7 @@
-"""The exceptions, in three branches by what the caller should do: `Rejected`, `Refused`, `Unavailable`.
+"""The exceptions, in three branches: `Rejected` (wrong input), `Refused` (by a rule), `Unavailable` (retry later).
 
-Each has one code of the catalogue (reactor/core/error_codes.py), which defines whether a retry can help, the HTTP
-status and the next step.
+Each exception has one code. The catalogue (reactor/core/error_codes.py) defines for each code whether a retry can
+help, the HTTP status and the next step.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from reactor.core.error_codes import CATALOGUE, ErrorCode
 
 
 class ReactorError(Exception):
-    """Base class. Catch it; never raise it."""
+    """Base class of the exceptions. Never raised itself."""
 
     code: ClassVar[str]
 
@@ -23,13 +23,13 @@ class ReactorError(Exception):
             _CLASS_OF[code] = cls
 
     def __init__(self, message: str | None = None, *, details: Mapping[str, Any] | None = None) -> None:
-        """`message` is for people, by default the catalogue's; `details` is for programs."""
+        """`message` is for people; None means the catalogue's message. `details` is for programs."""
         super().__init__(CATALOGUE[self.code].message if message is None else message)
         self.details = dict(details or {})
 
     @property
     def catalogued(self) -> ErrorCode:
-        """The entry of the code in the catalogue, with http_status and next_step."""
+        """The catalogue's entry of this code, with http_status and next_step."""
         return CATALOGUE[self.code]
 
     @property
@@ -38,7 +38,7 @@ class ReactorError(Exception):
         return self.catalogued.retryable
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the same object as the SQL functions: ok, code, message, retryable, details."""
+        """Return the object that the SQL functions return for a refusal: ok, code, message, retryable, details."""
         answer = {"ok": False, "code": self.code, "message": str(self)}
         return answer | {"retryable": self.retryable, "details": self.details}
 
@@ -47,7 +47,7 @@ _CLASS_OF: dict[str, type[ReactorError]] = {}
 
 
 def error_of(code: str, message: str, details: Mapping[str, Any]) -> ReactorError:
-    """Return the exception of a code. Raises KeyError for a code that isn't in this version."""
+    """Return the exception of a code. Raises KeyError for a code that this version doesn't define."""
     error = _CLASS_OF[code](message)
     error.details = dict(details)
     return error
@@ -58,24 +58,24 @@ class Rejected(ReactorError):
 
 
 class Refused(ReactorError):
-    """A rule forbids it; the row is unchanged."""
+    """A rule forbids the call; the row is unchanged."""
 
 
 class Unavailable(ReactorError):
-    """Something outside is down; try later."""
+    """The database or the object store is unavailable; retry later."""
 
 
 class ConfigInvalid(Rejected, code="CONFIG_INVALID"):
-    """One or more settings are wrong. `problems` has one line for each, with the setting and the fix."""
+    """One or more settings are wrong. `problems` has a line for each wrong setting: its name and the fix."""
 
     def __init__(self, *problems: str) -> None:
-        # a name or value may contain escape sequences, which must not reach a terminal
+        # the name or value of a setting may contain escape sequences, which must not reach a terminal
         self.problems = tuple("".join(c if c.isprintable() else " " for c in problem) for problem in problems)
         super().__init__("; ".join(self.problems))
 
 
 class MigrationChanged(Rejected, code="MIGRATION_CHANGED"):
-    """A migration file differs from the one that was applied under its name."""
+    """A migration file was edited after it was applied, or the database has a migration that this version lacks."""
 
 
 class InvalidArgument(Rejected, code="INVALID_ARGUMENT"):
@@ -91,7 +91,10 @@ class NotAllowed(Refused, code="NOT_ALLOWED"):
 
 
 class StorageQuotaExceeded(Refused, code="STORAGE_QUOTA_EXCEEDED"):
-    """The upload doesn't fit; details: plan, limit_bytes, used_bytes, reserved_bytes, requested_bytes."""
+    """The upload doesn't fit into the plan's storage.
+
+    Details: plan, limit_bytes, used_bytes, reserved_bytes, requested_bytes.
+    """
 
 
 class StoragePending(Refused, code="STORAGE_PENDING"):
@@ -99,7 +102,7 @@ class StoragePending(Refused, code="STORAGE_PENDING"):
 
 
 class StorageUploadFailed(Refused, code="STORAGE_UPLOAD_FAILED"):
-    """The source's upload failed for good; details: queue_id, if there is a queue row."""
+    """The source's upload failed for good; details: queue_id or source_id."""
 
 
 class InterpretationInProgress(Refused, code="INTERPRETATION_IN_PROGRESS"):
@@ -111,15 +114,15 @@ class InterpretationQuotaExceeded(Refused, code="INTERPRETATION_QUOTA_EXCEEDED")
 
 
 class InterpretationTimeout(Refused, code="INTERPRETATION_TIMEOUT"):
-    """The run passed its deadline and was failed; its worker must stop."""
+    """The run passed its deadline, and a reactor failed it; its worker must stop."""
 
 
 class InterpretationHeartbeatLost(Refused, code="INTERPRETATION_HEARTBEAT_LOST"):
-    """The run's heartbeats stopped and it was failed; its worker must stop."""
+    """The run's heartbeats stopped, and a reactor failed the run; its worker must stop."""
 
 
 class InterpretationFailed(Refused, code="INTERPRETATION_FAILED"):
-    """The run was already failed, by its worker or an operator."""
+    """The run has failed already: its worker or an operator failed it."""
 
 
 class DatabaseUnavailable(Unavailable, code="DATABASE_UNAVAILABLE"):
@@ -129,7 +132,7 @@ class DatabaseUnavailable(Unavailable, code="DATABASE_UNAVAILABLE"):
 class StorageUnavailable(Unavailable, code="STORAGE_UNAVAILABLE"):
     """The object store can't take the upload now: connection refused or reset, timeout, 408, 425, 429 or 5xx.
 
-    `retry_after_s` is the store's Retry-After in seconds, None if it sent none.
+    `retry_after_s` is the store's Retry-After in seconds; None without one.
     """
 
     def __init__(
@@ -141,9 +144,9 @@ class StorageUnavailable(Unavailable, code="STORAGE_UNAVAILABLE"):
 
 
 class StorageRejected(Rejected, code="STORAGE_REJECTED"):
-    """The object store refused the upload for good: 400, 404 for the bucket, and similar.
+    """The object store refused the upload for good, for example with 400, or with 404 because the bucket is missing.
 
-    `denied` is True for 401 and 403, which get one more attempt because credentials may be rotating.
+    `denied` is True for 401 and 403. These get one more attempt, because credentials may be rotating.
     """
 
     def __init__(self, message: str | None = None, *, http_status: int | None = None, denied: bool = False) -> None:
@@ -153,7 +156,7 @@ class StorageRejected(Rejected, code="STORAGE_REJECTED"):
 
 
 class FileTooLarge(Rejected, code="FILE_TOO_LARGE"):
-    """The object store takes no object of this size (413, EntityTooLarge)."""
+    """The object is larger than the object store accepts (413, EntityTooLarge)."""
 
 
 class SpoolFileMissing(Rejected, code="SPOOL_FILE_MISSING"):

@@ -1,7 +1,8 @@
-"""Round-robin by tenant over signals that are ready, with a cap per tenant.
+"""A queue of ready signals that are taken round-robin by tenant, with a cap per tenant.
 
-A tenant with one signal waits for as many signals as there are other tenants. A tenant that has reached its cap of
-taken signals is *parked*: it leaves the ring until one is released. Every call takes amortised O(1) per signal.
+Before a tenant's first signal is taken, at most one signal of each other tenant is taken. A tenant that has reached
+its cap of taken signals is *parked*: it leaves the ring until one of its signals is released. `put`, `discard`, `take`
+and `release` take amortised O(1) per signal; a change of the cap takes O(tenants).
 """
 
 import math
@@ -23,26 +24,26 @@ T = TypeVar("T", bound=OfTenant)
 class FairQueue(Generic[T]):
     """Ready signals, taken round-robin by tenant.
 
-    `per_tenant` is the most signals, at least 1, that one tenant may have taken and not released; None: no cap.
+    `per_tenant`, the cap, is the maximum number of taken, unreleased signals of one tenant, at least 1; None: no cap.
     """
 
     def __init__(self, per_tenant: int | None = None) -> None:
         self._per_tenant = per_tenant
 
-        # OrderedDict, because finding the first key of a dict takes O(removed keys)
-        # Invariant: a tenant with waiting signals has one line, in the ring or parked; other tenants have none.
+        # OrderedDict, because a dict needs O(removed keys) to find its first key
+        # Invariant: a tenant with waiting signals has one line, in the ring or parked; other tenants have no line.
         # Invariant: a tenant is parked exactly when it has waiting signals and has reached its cap.
         self._ring: OrderedDict[int, OrderedDict[T, None]] = OrderedDict()
         self._parked: dict[int, OrderedDict[T, None]] = {}
 
-        # Invariant: no tenant has more signals taken and not yet released than the highest cap while they were taken.
+        # Invariant: no tenant has more taken, unreleased signals than the highest cap during which they were taken.
         self._taken: dict[int, int] = {}
 
-        # Invariant: the number of signals in all lines.
+        # Invariant: equals the number of signals in all lines.
         self._waiting = 0
 
     def __len__(self) -> int:
-        """Return the number of waiting signals, without those that were taken."""
+        """Return the number of waiting signals. Taken signals don't wait."""
         return self._waiting
 
     def __contains__(self, signal: T) -> bool:
@@ -50,7 +51,7 @@ class FairQueue(Generic[T]):
 
     @property
     def per_tenant(self) -> int | None:
-        """The cap. It may change at any time; signals that were taken stay taken."""
+        """The cap. May be set at any time; taken signals stay taken."""
         return self._per_tenant
 
     @per_tenant.setter
@@ -70,7 +71,7 @@ class FairQueue(Generic[T]):
         return bool(self._ring)
 
     def put(self, signal: T) -> bool:
-        """Add `signal` behind the others of its tenant; return False if it already waits."""
+        """Add `signal` behind the other signals of its tenant; return False if `signal` already waits."""
         tenant = signal.tenant
         line = self._line(tenant)
         if line is None:
@@ -82,7 +83,7 @@ class FairQueue(Generic[T]):
         return True
 
     def discard(self, signal: T) -> bool:
-        """Remove a waiting signal; return whether it waited."""
+        """Remove `signal` if it waits; return whether it waited."""
         tenant = signal.tenant
         line = self._line(tenant)
         if line is None or signal not in line:
@@ -95,7 +96,7 @@ class FairQueue(Generic[T]):
         return True
 
     def clear(self) -> list[T]:
-        """Remove and return all waiting signals, tenant by tenant."""
+        """Remove and return all waiting signals, grouped by tenant."""
         signals = [signal for lines in (self._ring, self._parked) for line in lines.values() for signal in line]
         self._ring.clear()
         self._parked.clear()
@@ -103,7 +104,7 @@ class FairQueue(Generic[T]):
         return signals
 
     def take(self, limit: int) -> list[T]:
-        """Take up to `limit` signals, round-robin by tenant. Each counts towards its tenant's cap until released."""
+        """Take up to `limit` signals, round-robin by tenant. They count towards their tenants' caps until released."""
         signals: list[T] = []
         ring, counts = self._ring, self._taken
         cap = math.inf if self._per_tenant is None else self._per_tenant
@@ -112,7 +113,7 @@ class FairQueue(Generic[T]):
             signal, _ = line.popitem(last=False)
             signals.append(signal)
             counts[tenant] = taken = counts.get(tenant, 0) + 1
-            if line:  # as _enqueue does, without a call per signal
+            if line:  # the same as _enqueue, without a call per signal
                 (ring if taken < cap else self._parked)[tenant] = line
         self._waiting -= len(signals)
         return signals
@@ -120,7 +121,7 @@ class FairQueue(Generic[T]):
     def release(self, tenant: int, n: int = 1) -> None:
         """Release `n` of the tenant's taken signals.
 
-        Raises ValueError if it has fewer taken: a second release of the same signal would break the cap unnoticed.
+        Raises ValueError if fewer are taken, because a second release of a signal would let a tenant exceed its cap.
         """
         taken = self._taken.get(tenant, 0)
         if not 0 <= n <= taken:

@@ -1,7 +1,7 @@
-"""Health of the reactor and its queue in sentences: all is well, or what is wrong and since when.
+"""Describes the health of the reactor and its queue in sentences: what is wrong, and since when.
 
-The live page and `reactor status --watch` show the same sentences. The database's part is the object that
-reactor.live_summary() returns; a reactor's own part is a `Process`, None where no reactor could be asked.
+The live page and `reactor status --watch` show the same sentences. They come from the object that
+reactor.live_summary() returns, and from a `Process`, which is None if no reactor could be asked.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,24 +12,24 @@ from attrs import frozen
 from reactor.core.durations import format_duration
 
 OVERDUE_FROM_S: Final = 60.0
-"""How long an upload is due before it is reported: a full round of attempts takes less."""
+"""Uploads that have been due for longer than this are reported."""
 
 LAG_FROM_S: Final = 1.0
-"""How late timers fire before it is reported."""
+"""Timers that fire at least this late are reported."""
 
 FREE_BELOW_BYTES: Final = 1 << 30
 """A spool with less free space than this is reported."""
 
 SEEN_WITHIN_S: Final = 30.0
-"""A reactor that reported its presence within this time is running."""
+"""A reactor runs if it has reported its presence within this time."""
 
 QUEUE_FULL_FROM: Final = 0.5
-"""How full the server's notification queue is when the triggers stop sending notifications:
-schema/functions/lib_send_hints.sql and worker_report_presence.sql."""
+"""The usage of the server's notification queue (0 to 1) at which the SQL functions stop sending notifications.
+Source: schema/functions/lib_send_hints.sql and worker_report_presence.sql."""
 
 NOT_LISTENING: Final = "not listening"
 POLLED: Final = "polling: notifications don't arrive"
-"""Readiness reasons that `Process.mode` already contains."""
+"""Reasons in `Process.not_ready` that `troubles` skips, because `Process.mode` says the same."""
 
 TIME_LEFT_LABELS: Final[Mapping[str, str]] = {
     "within_1m": "up to 1 min",
@@ -38,7 +38,7 @@ TIME_LEFT_LABELS: Final[Mapping[str, str]] = {
     "later": "more",
     "unbounded": "no limit",
 }
-"""How much time a run has left, in words, by reactor.live_summary()'s key."""
+"""Maps the keys of reactor.live_summary() for the time that runs have left to labels."""
 
 _HOUR_S: Final = 3_600
 _DAY_S: Final = 86_400
@@ -52,37 +52,37 @@ class Process:
     """'starting', 'listening' or 'polling'."""
 
     mode_for_s: float
-    """How long it has been in this mode."""
+    """Seconds for which the reactor has been in this mode."""
 
     not_ready: Sequence[str]
-    """Why it is not ready, one line each."""
+    """Why the reactor is not ready, one line per reason."""
 
     open_stores: Mapping[str, float]
-    """How many seconds each open circuit breaker has been open, by store."""
+    """Maps each store with an open circuit breaker to the seconds since it opened."""
 
     lag_s: float
-    """How late timers fired in the last minutes, 95th percentile."""
+    """The delay of timers in the last minutes, 95th percentile."""
 
     spool_free_bytes: int | None
-    """Free space of the fullest spool; None when unknown."""
+    """Free space of the spool with the least free space; None when unknown."""
 
 
 def count_text(count: int, cap: int) -> str:
-    """Return a count for people. A count above `cap` was not counted further: "more than" the cap."""
+    """Return a count for people: "more than" the cap for a count above `cap`, where counting stopped."""
     return f"more than {cap:,}" if count > cap else f"{count:,}"
 
 
 def duration_text(seconds: float | str | None) -> str:
-    """Return a duration for people: to the second below an hour, to the minute below a day, else to the hour."""
+    """Return a duration for people: in seconds below an hour, in minutes below a day, else in hours, rounded down."""
     total = max(0, int(float(seconds or 0)))
     unit = 1 if total < _HOUR_S else 60 if total < _DAY_S else _HOUR_S
     return format_duration(total - total % unit)
 
 
 def troubles(database: Mapping[str, Any] | None, process: Process | None) -> list[str]:
-    """Return what is wrong, one sentence each, the gravest first; empty when all is well.
+    """Return a sentence for each thing that is wrong: first about the reactors, then about uploads and runs.
 
-    database: reactor.live_summary(), None when the database does not answer.
+    `database` is reactor.live_summary(); None when the database does not answer.
     """
     found = [] if process is None else _of_process(process)
     if database is None:

@@ -1,4 +1,4 @@
-"""Values that pass through the reactor. A signal is a hint; the row decides."""
+"""Signals and outcomes. A signal is only a hint: the database decides whether the row is due."""
 
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -6,20 +6,20 @@ from uuid import UUID
 
 
 class Signal(NamedTuple):
-    """A hint that one row may need attention, from a notification, a sweep, or the reactor's own retry.
+    """A hint that one row may be due. Signals come from notifications, from sweeps, and from scheduled retries.
 
-    A named tuple and not an attrs class, because the wheel holds up to a million of them as dictionary keys.
+    A named tuple and not an attrs class, because the wheel has up to a million signals as dictionary keys.
     """
 
     reaction: str
-    """The name of the reaction that handles it: a module under reactions/."""
+    """The name of the reaction that handles the signal."""
 
     row: int
-    """Primary key of the row in the reaction's table: the UUID as an int, which takes half the memory and is faster
-    to hash and compare."""
+    """Primary key of the row in the reaction's table: the UUID as an int. An int takes half the memory of a UUID and is
+    faster to hash and compare."""
 
     tenant: int
-    """Hash of the row's user: enough for fairness, without revealing the user."""
+    """Hash of the row's user id, for fairness. It doesn't reveal the user."""
 
     @property
     def row_id(self) -> UUID:
@@ -34,23 +34,23 @@ class Due(NamedTuple):
 
 
 class Verdict(StrEnum):
-    """How an attempt ended; the values of the span attribute upload.outcome."""
+    """How an attempt ended. These are also the values of the span attribute upload.outcome."""
 
     STORED = "stored"
     """The object is in the store; the row is deleted."""
 
     RETRY = "retry"
-    """A transient failure with retries left; the row waits."""
+    """A transient failure, and attempts are left; the row waits for the next attempt."""
 
     DEAD = "dead"
-    """A permanent failure, or the last retry; the row stays for an operator."""
+    """A permanent failure, or no attempts are left; the row stays until an operator acts."""
 
     DEFERRED = "deferred"
-    """Handed back: the attempt isn't counted."""
+    """The attempt isn't counted; the row waits for another attempt."""
 
 
 class Outcome(NamedTuple):
-    """How one attempt ended, for its settlement."""
+    """The result of one attempt, to settle it."""
 
     verdict: Verdict
 
@@ -58,13 +58,13 @@ class Outcome(NamedTuple):
     """Seconds from the settlement until the row is due again; for RETRY and DEFERRED."""
 
     code: str | None = None
-    """Public error code of the failure; None if stored."""
+    """Public error code of the failure; None without one."""
 
     message: str | None = None
-    """The failure in one line, without secrets, contents or spool paths; None if stored."""
+    """The failure in one line, without secrets, contents or spool paths; None without one."""
 
     storage_url: str | None = None
-    """URL of the stored object; None unless stored."""
+    """URL of the stored object; None for other verdicts than STORED."""
 
 
 WHY_UNCHANGED: Final = {
@@ -73,4 +73,4 @@ WHY_UNCHANGED: Final = {
     "purge": "is not dead or cancelled: cancel it first",
     "fail": "is not pending or running, or does not exist",
 }
-"""Why an operator's action leaves a row unchanged, by action. Completes "<row id> …"."""
+"""Maps each action of an operator to the reason why it changed nothing. The reason completes "<row id> …"."""

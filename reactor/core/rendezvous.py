@@ -1,7 +1,8 @@
-"""The order in which reactors try a notified row: rendezvous hashing, computed by each reactor alone.
+"""Ranks the reactors for each notified row, by rendezvous hashing.
 
-Every reactor ranks all that listen by the same arithmetic. The first claims at once, the second after STEP_S, and so
-on: a row is usually claimed once. The order decides only when a reactor tries; the row's lock decides which gets it.
+Each reactor computes the same rank of every listening reactor, without communication. The first reactor tries to claim
+the row immediately, the second after STEP_S, and so on, so usually only the first does. The rank decides only when a
+reactor tries; the lock on the row decides which reactor claims it.
 
 Source: D. Thaler and C. Ravishankar, "A Name-Based Mapping Scheme for Rendezvous", 1996.
 """
@@ -10,31 +11,31 @@ from collections.abc import Iterable
 from uuid import UUID
 
 STEP_S = 0.25
-"""The delay between two ranks: well above the time of a claim under load."""
+"""The delay between two ranks, much longer than a claim takes under load."""
 
 LAST_RANK = 4
-"""Higher ranks wait as long as this one, so that any reactor tries within a second."""
+"""Reactors of higher ranks wait as long as a reactor of this rank, so every reactor tries after a second at most."""
 
 _SHARES = 4093
-"""Rows are divided by id into so many shares, each with one order that is computed once: a sweep has 50 000 rows. A
-prime, so that every bit of an id counts."""
+"""Number of shares into which ids are divided. All rows of a share have the same order of reactors, so it is computed
+once, and not for each of a sweep's 50 000 rows. A prime, so that every bit of an id influences the share."""
 
 _MASK = (1 << 64) - 1
 _ODD = 0x9E37_79B9_7F4A_7C15
-"""2^64 divided by the golden ratio: multiplying by it spreads close numbers far apart."""
+"""2^64 divided by the golden ratio. Multiplication by this number spreads close numbers far apart."""
 
 
 class RendezvousOrder:
-    """One reactor's rank among all, row by row."""
+    """Calculates the rank of one reactor for each row."""
 
     def __init__(self) -> None:
         self._members: tuple[int, ...] = ()
         self._delays_s: dict[int, float] = {}
         self.is_alone = True
-        """Whether no other reactor listens: then this one ranks first for every row."""
+        """Whether no other reactor listens. Then this reactor ranks first for every row."""
 
     def set_members(self, me: UUID, others: Iterable[UUID]) -> None:
-        """Set this reactor's id, and the ids of the others that listen."""
+        """Set this reactor's id, and the ids of the other listening reactors."""
         members = (me.int & _MASK, *sorted(other.int & _MASK for other in others))
         if members != self._members:
             self._members = members
@@ -42,7 +43,7 @@ class RendezvousOrder:
             self._delays_s.clear()
 
     def delay_s(self, row: int) -> float:
-        """Return the seconds that this reactor yields the row to others: 0 when it ranks first or is alone."""
+        """Return how many seconds this reactor waits before it tries the row: 0 if it ranks first or is alone."""
         if self.is_alone:
             return 0.0
         share = row % _SHARES

@@ -1,6 +1,6 @@
-"""The settings and their rules. Each rule stands with the field that it binds.
+"""The settings and their rules. The metadata of a field has the rule of the field.
 
-reactor/configuration.py reads the environment and the file, and passes `problems` the public names, so that a message
+reactor/configuration.py reads the environment and the file. It passes the public names to `problems`, so that a message
 says REACTOR_LEASE and not lease_s.
 """
 
@@ -24,7 +24,7 @@ LowerCase: TypeAlias = Annotated[str, "lower case"]
 
 
 def _must_be(words: str, holds: Callable[[Any], bool]) -> dict[str, Any]:
-    """Return the metadata of a field that has a rule: `words` completes "must be …"."""
+    """Return the metadata of a field: the rule `holds`, and `words` that complete "must be …"."""
     return {"words": words, "holds": holds}
 
 
@@ -54,41 +54,41 @@ def _read_only(spools: Mapping[str, Path]) -> Mapping[str, Path]:
 
 @frozen(kw_only=True)
 class Settings:
-    """The reactor's settings, checked when created. Raises ConfigInvalid with every problem at once.
+    """The reactor's settings. The constructor raises one ConfigInvalid with all problems.
 
-    Durations are in seconds, more than 0 and at most a year unless a field says otherwise.
+    Durations are in seconds, more than 0 and at most 365 days, if the field has no other limits.
     """
 
     database_url: ConnectionString | None = field(default=None, repr=False)
-    """REACTOR_DATABASE_URL, default None: the embedded server. A libpq URL or key=value string; "" means libpq's
-    PG* variables."""
+    """REACTOR_DATABASE_URL, default None: use the embedded server. A libpq URL or key=value string; "" means that libpq
+    reads its PG* variables."""
 
     listen_url: ConnectionString | None = field(default=None, repr=False)
-    """REACTOR_LISTEN_URL, default None: database_url. A direct connection, if database_url is a pooler."""
+    """REACTOR_LISTEN_URL, default None: use database_url. A direct connection, needed if database_url is a pooler."""
 
     store_url: str = field(metadata=_must_be("file:///folder or s3:// (buckets come from the rows)", _is_store))
-    """REACTOR_STORE_URL, default the folder `store` in data_dir. The object store."""
+    """REACTOR_STORE_URL, default: the folder `store` in data_dir. The object store."""
 
     spools: Mapping[str, Path] = field(
         converter=_read_only, metadata=_must_be("words and absolute folders, one of them default", _are_spools)
     )
-    """Folders by name. REACTOR_SPOOL_DIR sets `default`, else it is the folder `spool` in data_dir; REACTOR_SPOOLS sets
-    the others."""
+    """Maps the name of each spool to its folder. REACTOR_SPOOL_DIR sets the folder of `default`, which otherwise is
+    the folder `spool` in data_dir. REACTOR_SPOOLS sets other spools."""
 
     upload_concurrency: int = field(default=16, metadata=_within("a whole number from 1 to 1024", 1, 1024))
-    """REACTOR_UPLOAD_CONCURRENCY, default 16. The most uploads in flight."""
+    """REACTOR_UPLOAD_CONCURRENCY, default 16. Maximum number of uploads in flight."""
 
     uploads_per_user: int = field(default=8, metadata=_within("a whole number from 1 to 1024", 1, 1024))
-    """REACTOR_UPLOADS_PER_USER, default 8. The most uploads of one user in flight."""
+    """REACTOR_UPLOADS_PER_USER, default 8. Maximum number of uploads of one user in flight."""
 
     retry_base_s: Seconds = field(default=30.0, metadata=_POSITIVE)
-    """REACTOR_RETRY_BASE, default 30s. The delay after the first failed retry."""
+    """REACTOR_RETRY_BASE, default 30s. The delay after the reactor's first failed attempt of an upload."""
 
     retry_factor: float = field(default=2.0, metadata=_within("a number from 1 to 100", 1, 100))
-    """REACTOR_RETRY_FACTOR, default 2. The ratio of each delay to the one before."""
+    """REACTOR_RETRY_FACTOR, default 2. The ratio of each delay to the previous delay."""
 
     retry_max_s: Seconds = field(default=600.0, metadata=_POSITIVE)
-    """REACTOR_RETRY_MAX, default 10m. The cap of a delay; at least retry_base_s."""
+    """REACTOR_RETRY_MAX, default 10m. The cap of a delay before jitter; at least retry_base_s."""
 
     retry_jitter: float = field(
         default=0.1, metadata=_must_be("a number from 0 to below 1", lambda jitter: 0 <= jitter < 1)
@@ -96,33 +96,33 @@ class Settings:
     """REACTOR_RETRY_JITTER, default 0.1. The fraction by which a delay may be shorter or longer."""
 
     attempt_timeout_s: Seconds = field(default=300.0, metadata=_POSITIVE)
-    """REACTOR_ATTEMPT_TIMEOUT, default 5m. The longest time of one attempt."""
+    """REACTOR_ATTEMPT_TIMEOUT, default 5m. Maximum duration of one attempt."""
 
     lease_s: Seconds = field(default=30.0, metadata=_within("a duration from 1s to 1d", 1, 86_400))
-    """REACTOR_LEASE, default 30s, from 1s to 1d. Until a dead reactor's uploads are taken over."""
+    """REACTOR_LEASE, default 30s, from 1s to 1d. How long a reactor's claim of an upload lasts without renewal."""
 
     heartbeat_timeout_s: Seconds = field(default=60.0, metadata=_POSITIVE)
-    """REACTOR_HEARTBEAT_TIMEOUT, default 1m. The heartbeat timeout of a run that has none of its own."""
+    """REACTOR_HEARTBEAT_TIMEOUT, default 1m. The heartbeat timeout of runs whose row has none."""
 
     reconcile_interval_s: Seconds = field(default=300.0, metadata=_POSITIVE)
     """REACTOR_RECONCILE_INTERVAL, default 5m. The time between two reconciliations."""
 
     wheel_horizon_s: Seconds = field(default=900.0, metadata=_POSITIVE)
-    """REACTOR_WHEEL_HORIZON, default 15m. Rows due later than this get no timer; the database holds them."""
+    """REACTOR_WHEEL_HORIZON, default 15m. A row that is due later gets no timer; a later sweep schedules it."""
 
     shutdown_grace_s: Seconds = field(default=30.0, metadata=_within("a duration from 0s to 1d", 0, 86_400))
     """REACTOR_SHUTDOWN_GRACE, default 30s, from 0s to 1d. The time to finish uploads in flight after SIGTERM."""
 
     http_host: str = field(default="127.0.0.1", metadata=_must_be("a host name or an address", bool))
-    """REACTOR_HTTP_HOST, default 127.0.0.1. The HTTP server's address; needs a token unless it is loopback."""
+    """REACTOR_HTTP_HOST, default 127.0.0.1. The HTTP server's address. If not loopback, requires http_token."""
 
     http_port: int = field(default=8321, metadata=_within("a port from 0 (any free one) to 65535", 0, 65_535))
-    """REACTOR_HTTP_PORT, default 8321. The HTTP server's port; 0 takes any free one."""
+    """REACTOR_HTTP_PORT, default 8321. The HTTP server's port; 0 means any free port."""
 
     http_token: str | None = field(
         default=None, repr=False, metadata=_must_be("printable ASCII without spaces", _is_token)
     )
-    """REACTOR_HTTP_TOKEN, default None: all changes over HTTP are refused. The token that authorises them."""
+    """REACTOR_HTTP_TOKEN, default None: the HTTP server refuses all changes. The token that authorises changes."""
 
     log_level: UpperCase = field(
         default="INFO", metadata=_must_be(f"one of {', '.join(_LOG_LEVELS)}", _LOG_LEVELS.__contains__)
@@ -130,17 +130,16 @@ class Settings:
     """REACTOR_LOG_LEVEL, default INFO. The lowest level that is logged."""
 
     log_format: LowerCase = field(default="text", metadata=_must_be("text or json", ("text", "json").__contains__))
-    """REACTOR_LOG_FORMAT, default text. Readable lines, or one JSON object per line."""
+    """REACTOR_LOG_FORMAT, default text. Log lines as text for people, or as JSON objects."""
 
     trace_url: str | None = field(
         default=None,
         metadata=_must_be("an http:// or https:// URL", lambda url: url.startswith(("http://", "https://"))),
     )
-    """REACTOR_TRACE_URL, default None: no links. The URL of Jaeger's page."""
+    """REACTOR_TRACE_URL, default None: the page has no links to traces. The URL of Jaeger."""
 
     data_dir: Path = field(default=Path("reactor-data"))
-    """REACTOR_DATA_DIR, default reactor-data. The folder of server, store and spool when `reactor run` has no
-    database."""
+    """REACTOR_DATA_DIR, default reactor-data. The folder of the embedded server, and of the default store and spool."""
 
     def __attrs_post_init__(self) -> None:
         if found := problems({name: getattr(self, name) for name in fields_dict(Settings)}):
@@ -150,10 +149,10 @@ class Settings:
 def problems(
     values: Mapping[str, Any], named: Callable[[str], str] = str, shown: Callable[[str], str] = lambda _: ""
 ) -> list[str]:
-    """Return a line for each of `values`, by field name, that breaks a rule, alone or together with another.
+    """Return a line for each value that breaks a rule, and for each pair of values that contradict each other.
 
-    `named` returns the name that messages show for a field, `shown` returns ", not …" with its value. The default
-    shows no value, because it may be a secret.
+    `values` maps field names to values. For a field name, `named` returns the name that messages show, and `shown`
+    returns ", not …" with the value. The default of `shown` hides the value, because it may be a secret.
     """
     found: list[str] = []
     sound = dict(values)
@@ -176,7 +175,7 @@ def problems(
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host name or address is reachable from this machine only."""
+    """Return whether only this machine can reach a host name or address."""
     try:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -1,6 +1,7 @@
-"""Where a timer wheel keeps its keys until they are due: unordered in later blocks, sorted in the current one.
+"""The slots of a timer wheel: unordered lists of keys for later blocks, sorted lists for the current block.
 
-An entry is a hint. The wheel's dictionary of due ticks, passed as `due_of`, is the truth. See timer_wheel.py.
+An entry in a slot may be out of date. `due_of` returns the tick at which a key is due, None if it isn't armed. See
+timer_wheel.py.
 """
 
 from bisect import bisect_right
@@ -12,37 +13,37 @@ K = TypeVar("K", bound=Hashable)
 DueOf: TypeAlias = Callable[[K], int | None]
 
 BITS: Final = 12
-"""A block is `1 << BITS` ticks. Smaller blocks make more slots compete for the CPU cache; larger ones sort slowly."""
+"""A block is `1 << BITS` ticks. With smaller blocks, more slots compete for the CPU cache; larger ones sort slowly."""
 
 _SPARE_LISTS: Final = 2_500
-"""Lists created at the start and reused by slots: slightly more than the blocks of fifteen minutes."""
+"""Number of lists that are created at the start, for slots: slightly more than the blocks of fifteen minutes."""
 
 _UNUSED_NUMBERS_MAX: Final = 64
-"""The heap may hold this many numbers of removed slots, and more only in proportion to its slots."""
+"""The heap is rebuilt when it has more numbers than two per slot plus this many."""
 
 _INSERT_RATIO: Final = 32
-"""New keys are inserted one by one if there are this many times as many sorted ones; otherwise all are sorted."""
+"""If there are more than this many sorted keys per new key, new keys are inserted one by one; else all are sorted."""
 
 
 class LaterBlocks(Generic[K]):
-    """Slots by block number: slot `number` has an entry for each key that is due in that block."""
+    """The slots of later blocks: the slot of a block has an entry for each key that is due in the block."""
 
     __slots__ = ("_numbers", "_spare", "slots", "stale")
 
     def __init__(self) -> None:
-        # Invariant: in each slot, stale entries don't outnumber live ones; no slot is empty.
+        # Maps block numbers to slots. Invariant: stale entries don't outnumber live ones; no slot is empty.
         self.slots: dict[int, list[K]] = {}
 
-        # Invariant: each key due in a block has one entry in its slot that isn't counted here; all others are.
+        # Maps the number of a block to the number of its stale entries. Each key due in the block has one live entry.
         self.stale: dict[int, int] = {}
 
-        # Invariant: a heap with the number of each slot, and at most about as many numbers of removed slots.
+        # A heap with the number of each slot, and perhaps with numbers of removed slots.
         self._numbers: list[int] = []
 
         self._spare: list[list[K]] = [[] for _ in range(_SPARE_LISTS)]
 
     def add(self, key: K, number: int) -> None:
-        """Add an entry for `key` to a slot."""
+        """Add an entry for `key` to the slot of block `number`."""
         slot = self.slots.get(number)
         if slot is None:
             slot = self.slots[number] = self._spare.pop() if self._spare else []
@@ -50,7 +51,7 @@ class LaterBlocks(Generic[K]):
         slot.append(key)
 
     def first(self) -> int | None:
-        """Return the number of the earliest slot; None if there is none."""
+        """Return the number of the earliest slot; None if there are no slots."""
         while self._numbers:
             if (number := self._numbers[0]) in self.slots:
                 return number
@@ -58,7 +59,7 @@ class LaterBlocks(Generic[K]):
         return None
 
     def mark_stale(self, number: int, due_of: DueOf[K]) -> bool:
-        """Count one more stale entry; if they are the majority, drop them and return True."""
+        """Count one more stale entry of a slot. If most entries are stale, drop the stale ones and return True."""
         stale = self.stale[number] = self.stale.get(number, 0) + 1
         if 2 * stale <= len(self.slots[number]):
             return False
@@ -77,7 +78,7 @@ class LaterBlocks(Generic[K]):
 
     def _live(self, number: int, due_of: DueOf[K]) -> list[K]:
         keys = (key for key in self.slots[number] if (due := due_of(key)) is not None and due >> BITS == number)
-        return [*dict.fromkeys(keys)]  # once: a key that was moved away and back has two entries
+        return [*dict.fromkeys(keys)]  # without duplicates: a key that was moved away and back has two entries
 
     def _remove(self, number: int) -> None:
         self.stale.pop(number, None)
@@ -92,7 +93,7 @@ class LaterBlocks(Generic[K]):
 
 
 class CurrentBlock(Generic[K]):
-    """The keys due in the current block and their ticks, in two parallel lists."""
+    """Two parallel lists: the keys that are due in the current block, and the ticks at which they are due."""
 
     __slots__ = ("_next", "_sorted", "keys", "stale", "ticks")
 
@@ -100,24 +101,24 @@ class CurrentBlock(Generic[K]):
         self.keys = keys
         self.ticks = ticks
 
-        # Invariant: entries before `_next` were taken; from `_next` to `_sorted`, ticks ascend.
+        # Invariant: entries before `_next` were taken; entries from `_next` to `_sorted` are sorted by tick.
         self._next = 0
         self._sorted = 0
 
-        # Invariant: from `_next` on, each key due in the block has one entry that isn't counted here; all others are.
+        # The number of stale entries from `_next` on. Each key due in the block has one live entry.
         self.stale = 0
 
     def __len__(self) -> int:
-        """Return the number of entries that weren't taken, live or stale."""
+        """Return the number of live and stale entries that weren't taken."""
         return len(self.keys) - self._next
 
     def add(self, key: K, tick: int) -> None:
-        """Add an entry, behind those of the same tick."""
+        """Add an entry behind all entries of the same tick."""
         self.keys.append(key)
         self.ticks.append(tick)
 
     def first(self, due_of: DueOf[K]) -> int | None:
-        """Return the earliest tick at which a key is due; None if there is none."""
+        """Return the earliest tick at which a key is due; None if no key is due in this block."""
         if self._sorted < len(self.keys):
             self._sort()
         while self._next < len(self.keys):
@@ -128,7 +129,7 @@ class CurrentBlock(Generic[K]):
         return None
 
     def take(self, until: int, limit: int | None, due_of: DueOf[K]) -> list[K]:
-        """Take the keys due by tick `until`. `limit` bounds the entries taken, including stale ones."""
+        """Take and return the keys due at tick `until` or earlier, from at most `limit` entries, live or stale."""
         if self._sorted < len(self.keys):
             self._sort()
         begin, end = self._next, bisect_right(self.ticks, until, self._next)
@@ -145,7 +146,7 @@ class CurrentBlock(Generic[K]):
         return keys
 
     def mark_stale(self, due_of: DueOf[K]) -> bool:
-        """Count one more stale entry; if they are the majority, drop them and return True."""
+        """Count one more stale entry. If most entries are stale, drop the stale ones and return True."""
         self.stale += 1
         if 2 * self.stale <= len(self):
             return False
@@ -156,7 +157,7 @@ class CurrentBlock(Generic[K]):
         return True
 
     def _sort(self) -> None:
-        """Move the entries that were added since the last sort, at least one, to their places."""
+        """Sort. Call this only if entries were added since the last sort."""
         added = len(self.keys) - self._sorted
         if added * _INSERT_RATIO < self._sorted - self._next:
             keys, ticks = self.keys[-added:], self.ticks[-added:]
@@ -167,7 +168,7 @@ class CurrentBlock(Generic[K]):
                 self.ticks.insert(place, tick)
         else:
             self._drop_taken()
-            # sorted by position, not by looking up each key's tick: that would hash every key again
+            # sort positions, because sorting keys by `due_of` would hash every key again
             order = sorted(range(len(self.ticks)), key=self.ticks.__getitem__)
             self.keys = [*map(self.keys.__getitem__, order)]
             self.ticks.sort()

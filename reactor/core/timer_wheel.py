@@ -1,11 +1,11 @@
-"""A tickless timer wheel over integer ticks. It owns no clock: the caller passes the time.
+"""A tickless timer wheel over integer ticks. It has no clock: the caller passes the time.
 
-Time is divided into blocks of 4 096 ticks. A key due in a later block waits in that block's slot, unordered, and is
-sorted when the wheel enters the block. A heap of block numbers finds the next block without stepping over empty ones.
+Time is divided into blocks of 4 096 ticks. The keys of a later block wait unordered in the slot of that block.
+The wheel sorts them when it enters the block. A heap of block numbers finds the next block that isn't empty.
 
-The dictionary of due ticks is the truth; an entry in a slot is only a hint. Cancelling or moving a key leaves its old
-entry behind as *stale*; a slot drops stale entries when they outnumber the live ones. So `arm` and `cancel` never
-search. A timer takes about 100 bytes, none of them tracked by the garbage collector: timers never cause a collection.
+The dictionary of due ticks decides when a key is due. `arm` and `cancel` never search a slot: when they move or cancel
+a key, its old entry stays in the slot and is *stale*. A slot drops its stale entries when they outnumber the live ones.
+A timer takes about 100 bytes. The garbage collector doesn't track timers, so they never cause a collection.
 """
 
 import sys
@@ -18,26 +18,26 @@ from reactor.core.timer_slots import BITS, CurrentBlock, LaterBlocks
 K = TypeVar("K", bound=Hashable)
 
 _KEYS_MIN: Final = 64
-"""With fewer keys than this, the dictionary is small enough not to be copied."""
+"""Added to the number of keys before bytes per key are compared, so that a small dictionary isn't copied."""
 
 _BYTES_PER_KEY_MAX: Final = 1024
-"""The dictionary is copied when it takes more per key. One that has only grown takes at most 120."""
+"""The dictionary is copied when it takes more bytes per key. A dictionary that has only grown takes at most 120."""
 
 
 class TimerWheel(Generic[K]):
-    """Keys, each armed for one tick and returned by `pop` when that tick has come; `now` >= 0 is the first tick."""
+    """Arms keys, each for one tick; `pop` returns the keys that are due. Starts at tick `now`, at least 0."""
 
     __slots__ = ("_current", "_later", "due_ticks", "now")
 
     def __init__(self, now: int = 0) -> None:
-        # Invariant: no armed key is due before now.
+        # Invariant: no armed key is due before `now`.
         self.now = now
-        """The tick that the wheel has reached: all keys due before it have been popped. Read only."""
+        """The tick that the wheel has reached: all keys that were due earlier were popped. Read only."""
 
         self.due_ticks: dict[K, int] = {}
-        """The armed keys and the tick at which each is due. Read only."""
+        """Maps each armed key to the tick at which it is due. Read only."""
 
-        # Invariant: a key is in `_later` exactly when it is due in a later block than now.
+        # Invariant: a key's live entry is in `_later` exactly if the key is due after the block of `now`.
         self._later: LaterBlocks[K] = LaterBlocks()
         self._current: CurrentBlock[K] = CurrentBlock([], [])
 
@@ -45,15 +45,15 @@ class TimerWheel(Generic[K]):
         return len(self.due_ticks)
 
     def sample(self, size: int) -> tuple[list[int], int]:
-        """Return the due ticks of about `size` evenly chosen keys, and the number of keys that each stands for."""
+        """Return the due ticks of every n-th key, about `size` of them, and n."""
         step = len(self.due_ticks) // size + 1
         return list(islice(self.due_ticks.values(), None, None, step)), step
 
     def arm(self, key: K, due: int) -> None:
-        """Make `key` due at tick `due`, armed or not. A past tick counts as `now`, after the keys already due."""
+        """Arm `key` for tick `due`, or move it there if it is armed. A tick before `now` means `now`."""
         due = max(due, self.now)
         armed = len(self.due_ticks)
-        before = self.due_ticks.setdefault(key, due)  # one look-up in the common case: hashing a key may be slow
+        before = self.due_ticks.setdefault(key, due)  # one look-up for a new key, because hashing a key may be slow
         is_move = len(self.due_ticks) == armed
         if is_move:
             if before == due:
@@ -67,11 +67,11 @@ class TimerWheel(Generic[K]):
         else:
             self._current.add(key, due)
         if is_move:
-            # last: an older entry may already have the new tick, and then one of the two must count as stale
+            # after `add`, because an old entry may have the new tick too: then one of these two entries is stale
             self._mark_stale(before)
 
     def cancel(self, key: K) -> bool:
-        """Disarm `key`; return whether it was armed."""
+        """Disarm `key` if it is armed; return whether it was armed."""
         due = self.due_ticks.pop(key, None)
         if due is None:
             return False
@@ -80,10 +80,10 @@ class TimerWheel(Generic[K]):
         return True
 
     def pop(self, now: int, limit: int | None = None) -> list[K]:
-        """Advance to tick `now`; disarm the keys due by then and return them in order of their due ticks.
+        """Advance to tick `now`; disarm the keys that are due, and return them in order of their due ticks.
 
-        With `limit`, return at most that many: the wheel stays at the tick of the last one, and the next call
-        returns the rest. The order within a tick is not defined. A `now` in the past returns [].
+        Returns at most `limit` keys (None: all). If more are due, the wheel stays at the tick of the last returned key,
+        and the next call returns the rest. The order within a tick is not defined. Returns [] if `now` is in the past.
         """
         popped: list[K] = []
         if now < self.now:
@@ -101,10 +101,10 @@ class TimerWheel(Generic[K]):
         return popped
 
     def next_due(self) -> int | None:
-        """Return a tick to `pop` at, never later than the earliest due tick; None if no key is armed.
+        """Return the tick at which to call `pop`; None if no key is armed. No key is due earlier.
 
-        Exact in the current block, otherwise the start of the next one with a key: at most one `pop` returns [] before
-        a key.
+        If a key is due in the current block, returns its tick. Otherwise returns the start of the next block with a
+        key; there `pop` may return [].
         """
         if (tick := self._current.first(self.due_ticks.get)) is not None:
             return tick
@@ -112,7 +112,7 @@ class TimerWheel(Generic[K]):
         return None if block is None else block << BITS
 
     def _advance(self, now: int) -> bool:
-        """Enter the block of the earliest key if that key is due by `now`; return whether it is."""
+        """Return whether a key is due at `now` or earlier. Enters later blocks, up to `now`, to find one."""
         while (tick := self._current.first(self.due_ticks.get)) is None:
             block = self._later.first()
             if block is None or block << BITS > now:
@@ -123,12 +123,12 @@ class TimerWheel(Generic[K]):
         return tick <= now
 
     def _mark_stale(self, due: int) -> bool:
-        """Count the entry at tick `due` as stale; return whether stale entries were dropped."""
+        """Count an entry of tick `due` as stale; return whether stale entries were dropped."""
         if due >> BITS > self.now >> BITS:
             return self._later.mark_stale(due >> BITS, self.due_ticks.get)
         return self._current.mark_stale(self.due_ticks.get)
 
     def _shrink(self) -> None:
-        """Copy the dictionary if most of it is unused, to release memory: about 20 ms after a million timers."""
+        """Copy the dictionary if most of its memory is unused. After a million timers, that takes about 20 ms."""
         if sys.getsizeof(self.due_ticks) > _BYTES_PER_KEY_MAX * (len(self.due_ticks) + _KEYS_MIN):
             self.due_ticks = dict(self.due_ticks)

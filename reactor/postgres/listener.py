@@ -1,8 +1,8 @@
-"""The connection that LISTENs: each notification is passed on in the loop's turn in which it arrives.
+"""Listens on a connection, and passes each notification to its handler as soon as it arrives.
 
-libpq is read directly when the socket is readable, so no task has to wake up first. psycopg's own `notifies()` would
-occupy the connection, and nothing else could be sent on it. Every few seconds a bare Sync message is sent, which the
-server answers at once and without a transaction: a server that has become silent is noticed.
+The event loop reads libpq directly when the socket is readable, so no task has to wake up first. psycopg's `notifies()`
+would occupy the connection, and no Sync could be sent on it. A Sync is a protocol message that the server answers
+immediately, without a transaction. One is sent every few seconds, to detect a server that doesn't answer any more.
 """
 
 import asyncio
@@ -19,40 +19,40 @@ from reactor.core.errors import DatabaseUnavailable
 from reactor.postgres.connection import abort, connect_async, unavailable
 
 SYNC_INTERVAL_S = 3.0
-"""How often a Sync is sent. Without an answer until the next one, the connection is lost."""
+"""Seconds between two Syncs. The connection is lost if nothing is received between them."""
 
 _READ_FOR_S = 0.002
-"""How long notifications are read before other tasks run."""
+"""Maximum time to read notifications before other tasks run."""
 
 Handlers = Mapping[str, Callable[[str], None]]
-"""For each channel, the function that gets a notification's text."""
+"""Maps each channel to the function to call with the text of each notification."""
 
 
 class NotificationSource(Protocol):
-    """Receives notifications, one connection after another."""
+    """Receives notifications. Each call of `listen` opens a new connection."""
 
     async def listen(self, on_live: Callable[[], None], handlers: Handlers) -> None:
-        """Connect, LISTEN on the channels, call `on_live`, then the channel's handler for each notification.
+        """Connect, LISTEN on the channels of `handlers`, call `on_live`, then a handler for each notification.
 
-        What commits after `on_live` is received. Both are called between reads and must neither wait nor raise, or the
-        rest of a batch would be lost. Never returns: raises DatabaseUnavailable when the connection can't be opened,
-        is lost, or is aborted.
+        Every notification that commits after the call of `on_live` is received. `on_live` and handlers must neither
+        wait nor raise, or later notifications would be lost. Never returns: raises DatabaseUnavailable when the
+        connection can't be opened, is lost, or is aborted.
         """
 
     def abort(self) -> None:
-        """End the connection at once; `listen` raises."""
+        """End the connection immediately, so that `listen` raises."""
 
 
 class Listener:
-    """A `NotificationSource` with a connection of its own that does nothing else."""
+    """A `NotificationSource` with a connection that is used only to listen."""
 
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
         self.connection: psycopg.AsyncConnection[Any] | None = None
-        """The open connection; None while there is none."""
+        """The open connection; None if there is none."""
 
     async def listen(self, on_live: Callable[[], None], handlers: Handlers) -> None:
-        """Listen on one connection; see `NotificationSource`."""
+        """Listen on a new connection; see `NotificationSource`."""
         try:
             with CancelScope(shield=True):
                 conn = self.connection = await connect_async(self._conninfo, application_name="reactor-listen")
@@ -77,8 +77,8 @@ async def _start_listening(conn: psycopg.AsyncConnection[Any], handlers: Handler
     row = await (await conn.execute("select pg_is_in_recovery()")).fetchone()
     if row is not None and row[0]:
         raise DatabaseUnavailable("the server is a standby, which can't LISTEN: point the URL at the primary")
-    with suppress(psycopg.Error):  # a pooler in between may refuse these settings
-        # the server drops a reactor that has stopped reading, before it fills the notification queue
+    with suppress(psycopg.Error):  # a pooler may refuse these settings
+        # the server disconnects a reactor that has stopped reading, before the notification queue is full
         await conn.execute("set tcp_user_timeout = 10000; set tcp_keepalives_idle = 10")
         await conn.execute("set idle_session_timeout = 0")
     for channel in handlers:
@@ -86,7 +86,7 @@ async def _start_listening(conn: psycopg.AsyncConnection[Any], handlers: Handler
 
 
 class Reader:
-    """Reads notifications from a connection until it breaks or the server falls silent."""
+    """Reads notifications from a connection until the connection breaks or the server stops answering."""
 
     def __init__(self, conn: psycopg.AsyncConnection[Any], handlers: Handlers) -> None:
         self._conn = conn.pgconn
@@ -96,18 +96,18 @@ class Reader:
         self._broken: asyncio.Future[None] = self._loop.create_future()
         self._has_received = True
         self.awaits_sync = False
-        """A Sync was sent and has no answer yet."""
+        """Whether a Sync was sent and has no answer yet."""
         self._is_reading = False
 
     async def read(self) -> None:
         """Read until the connection is lost. Raises psycopg.Error or DatabaseUnavailable."""
-        self._conn.enter_pipeline_mode()  # only in this mode can a Sync be sent
+        self._conn.enter_pipeline_mode()  # a Sync can be sent only in this mode
         self._descriptor = self._conn.socket
         self._loop.add_reader(self._descriptor, self._on_readable)
         self._timer = self._loop.call_later(SYNC_INTERVAL_S, self.send_sync)
         self._is_reading = True
         try:
-            self._on_readable()  # what arrived with the answer to LISTEN makes nothing readable
+            self._on_readable()  # what arrived with the answer to LISTEN is in libpq's buffer, not in the socket
             await self._broken
         finally:
             self._stop_reading()
@@ -119,7 +119,7 @@ class Reader:
             self._loop.remove_reader(self._descriptor)
 
     def _on_readable(self) -> None:
-        """Read for 2 ms. The rest of a flood is read after other tasks have run."""
+        """Read for up to 2 ms. What is left is read after other tasks have run."""
         self._has_received = True
         began = time.monotonic()
         try:
@@ -129,7 +129,7 @@ class Reader:
             self._break(error)
 
     def read_once(self) -> bool:
-        """Pass on what libpq can read without waiting; return whether a notification was read."""
+        """Pass on the notifications that libpq can read without waiting; return whether there were any."""
         self._conn.consume_input()
         has_read = False
         while (notification := self._conn.notifies()) is not None:
@@ -137,14 +137,14 @@ class Reader:
             if (handler := self._handlers.get(notification.relname)) is not None:
                 handler(notification.extra.decode(self._encoding, "replace"))
         if self.awaits_sync and not self._conn.is_busy():
-            self._conn.get_result()  # take the answer to the Sync, or it would block what follows
+            self._conn.get_result()  # take the answer to the Sync: otherwise later answers can't be read
             self.awaits_sync = False
         return has_read
 
     def send_sync(self) -> None:
-        """Send a Sync, or give up if the last one has no answer and nothing else was received since.
+        """Send a Sync. Break the connection if the last Sync has no answer and nothing was received since.
 
-        The loop reads before it runs timers, so everything that has arrived was read.
+        The event loop reads before it runs timers, so everything that has arrived was read.
         """
         self._timer = self._loop.call_later(SYNC_INTERVAL_S, self.send_sync)
         if self.awaits_sync and not self._has_received:
@@ -159,6 +159,6 @@ class Reader:
                 self._break(error)
 
     def _break(self, error: Exception) -> None:
-        self._stop_reading()  # at once: libpq has closed the socket, and the next one may get its number
+        self._stop_reading()  # immediately: libpq has closed the socket, and a new socket may get the same descriptor
         if not self._broken.done():
             self._broken.set_exception(error)

@@ -1,12 +1,12 @@
-"""Migrates a database to the schema that this version needs, or reports its state.
+"""Migrates a database to the schema that this version needs, or reports the state of its schema.
 
-`schema/migrations/` is append-only: each file is applied once, in order of its number, in one transaction, and recorded
-with its SHA-256; a file that was edited afterwards is refused. `schema/functions/` has every function as it is today;
-a file that changed is applied again. `lib_` files come first, because other functions call them.
+`schema/migrations/` is append-only. Each file is applied once, in order of its number, in one transaction, and recorded
+with its SHA-256. Editing an applied file raises MigrationChanged. `schema/functions/` has the current version of every
+function; a file that has changed is applied again. `lib_` files come first, because other functions call them.
 
-A migration whose first line is `-- no-transaction` builds indexes CONCURRENTLY, statement by statement, and may be
-repeated. One migrator runs at a time: the advisory lock is polled and not waited for, because a session that waits in a
-statement holds a snapshot, and another session's concurrent index build would wait for that snapshot forever.
+A migration that begins with `-- no-transaction` builds indexes CONCURRENTLY, statement by statement, and may be
+repeated. An advisory lock lets one migrator run at a time. Other migrators poll the lock: a session that waits for a
+lock in a statement has a snapshot, and the first migrator's concurrent index build would wait forever for its end.
 """
 
 import re
@@ -26,9 +26,9 @@ from reactor.postgres import statements
 from reactor.postgres.connection import QueryRunner, connected
 
 OLDEST_SERVER = 140000
-"""PostgreSQL 14: the first with `create or replace trigger`."""
+"""PostgreSQL 14, the first version with `create or replace trigger`."""
 
-_LOCK_ID = 0x7265_6163_746F_72  # "reactor" in ASCII: the same in every version
+_LOCK_ID = 0x7265_6163_746F_72  # "reactor" in ASCII; must be the same in every version
 _LOCK_WAIT_S = 60.0
 _LOCK_TIMEOUT = "5s"
 _ATTEMPTS = 5
@@ -53,7 +53,7 @@ select exists (
            where a.attrelid = i.indrelid and a.attnum = any(i.indkey)) = '{content_hash,user_id}'
 )
 """
-"""An app may have made this index under another name. Then it isn't built again."""
+"""Whether the app has this index under another name. Then it isn't built."""
 
 
 class SchemaFile(NamedTuple):
@@ -83,13 +83,13 @@ class Step(NamedTuple):
 
 
 def schema_dir() -> Path:
-    """Return the folder with the SQL: inside the installed package, or the checkout's own."""
+    """Return the folder with the SQL: in the installed package, else in the checkout."""
     packaged = Path(str(files("reactor"))) / "_schema"
     return packaged if packaged.is_dir() else Path(str(files("reactor"))).parent / "schema"
 
 
 def schema_files(root: Path | None = None) -> list[SchemaFile]:
-    """Return every file in the order in which it is applied: migrations by number, `lib_` functions, the others."""
+    """Return all files in the order of their application: migrations by number, `lib_` functions, other functions."""
     root = root or schema_dir()
     schema = [
         SchemaFile(f"{folder}/{path.name}", path.read_text(encoding="utf-8"))
@@ -100,7 +100,7 @@ def schema_files(root: Path | None = None) -> list[SchemaFile]:
 
 
 def plan(conninfo: str, *, root: Path | None = None) -> list[Step]:
-    """Return the state of every file. Changes nothing."""
+    """Return the state of every schema file. Changes nothing."""
     with connected(conninfo, application_name="reactor-migrate") as conn:
         return _plan(conn, schema_files(root))
 
@@ -108,10 +108,10 @@ def plan(conninfo: str, *, root: Path | None = None) -> list[Step]:
 def migrate(
     conninfo: str, *, root: Path | None = None, on_file: Callable[[str], None] = lambda _name: None
 ) -> list[str]:
-    """Apply what is missing and return the names of the files applied, in order; none when nothing is missing.
+    """Apply the files that are pending or changed; return their names in the order of application.
 
-    `on_file` is called with each name before it is applied. Raises DatabaseUnavailable (unreachable, too old, a lock or
-    a privilege that is missing) and MigrationChanged.
+    `on_file` is called with the name of each file before it is applied. Raises MigrationChanged, and
+    DatabaseUnavailable if the server is unreachable or too old, a table stays locked, or a privilege is missing.
     """
     schema = schema_files(root)
     with connected(conninfo, application_name="reactor-migrate") as conn:
@@ -125,7 +125,7 @@ def migrate(
             if conn.execute("select to_regclass('reactor.migration')").fetchone() == (None,):
                 conn.execute(_LEDGER)
         steps = _plan(conn, schema)
-        for step in steps:  # before anything is applied
+        for step in steps:  # checked before any file is applied
             if step.state == "changed" and not step.file.is_function:
                 raise MigrationChanged(
                     f"schema/{step.file.name} was edited after it was applied: restore it, and put the change "
@@ -154,7 +154,7 @@ def _plan(conn: psycopg.Connection, schema: list[SchemaFile]) -> list[Step]:
 
 
 def _lock(conn: psycopg.Connection) -> None:
-    """Take the advisory lock for the session; try for up to a minute."""
+    """Take the advisory lock for the session. Raises DatabaseUnavailable if another session has it for 60 s."""
     give_up = time.monotonic() + _LOCK_WAIT_S
     while conn.execute("select pg_try_advisory_lock(%s)", (_LOCK_ID,)).fetchone() != (True,):
         if time.monotonic() > give_up:
@@ -163,12 +163,12 @@ def _lock(conn: psycopg.Connection) -> None:
 
 
 def _apply(conn: psycopg.Connection, file: SchemaFile) -> None:
-    """Apply one file; try again while another session holds a lock that it needs."""
+    """Apply one file. Repeats this up to four times if another session has locked a table."""
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             if not file.text.startswith("-- no-transaction"):
                 with conn.transaction():
-                    if file.is_function:  # it may call a function that is applied later
+                    if file.is_function:  # the function may call a function that is applied later
                         conn.execute("set local check_function_bodies = off")
                     conn.execute(file.text.encode())
                     _record(conn, file)
@@ -204,7 +204,7 @@ _CONCURRENTLY = re.compile(r"create (?:unique )?index concurrently if not exists
 
 
 def _apply_concurrently(conn: psycopg.Connection, statement: str) -> None:
-    """Run one statement outside a transaction; drop an index that an earlier try left invalid first."""
+    """Run one statement outside a transaction. First drop its index if an earlier try has left it invalid."""
     if index := _CONCURRENTLY.search(statement):
         name, schema = index.groups()
         if name == _CONTENT_INDEX and conn.execute(_HAS_EQUAL_INDEX).fetchone() == (True,):
@@ -218,14 +218,14 @@ def _apply_concurrently(conn: psycopg.Connection, statement: str) -> None:
 
 
 def _statements(text: str) -> Iterator[str]:
-    """Split a file of plain statements, without functions, at the semicolons that end a line."""
+    """Yield the statements of a file without functions: each ends with a semicolon at the end of a line."""
     for statement in re.split(r";[ \t]*\n", text):
         if re.sub(r"--.*", "", statement).strip():
             yield statement
 
 
 def _count_existing_rows(conn: psycopg.Connection) -> None:
-    """Count what users used before the triggers existed, some users per transaction."""
+    """Count the usage of rows that are older than the triggers, 200 users per transaction."""
     row: tuple[Any, ...] | None = (None,)
     while row is not None:
         parameters = (row[0], _RECOUNT_USERS)
@@ -233,7 +233,7 @@ def _count_existing_rows(conn: psycopg.Connection) -> None:
 
 
 async def check_schema(database: QueryRunner, conninfo: str) -> None:
-    """Refuse a database that isn't migrated, or a role that can't see or do the work. Raises DatabaseUnavailable."""
+    """Raise DatabaseUnavailable if the database isn't migrated, or the role lacks privileges for the reactor's work."""
     steps = await to_thread.run_sync(plan, conninfo)
     missing = [step.file.name for step in steps if step.state != "applied"]
     if missing:

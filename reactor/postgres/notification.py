@@ -1,8 +1,8 @@
-"""Decodes a notification's text into hints, or rejects it. Anyone who can connect may notify, so nothing is trusted.
+"""Decodes the text of a notification into hints, or rejects the text. Any role can forge a notification.
 
 The reactor's triggers (schema/functions/lib_hint.sql) send `{"v": 1, "at": ms, "rows": [[id, tenant, due], …]}`, or
-`"rescan": true` in place of the rows. All else is rejected; a well-formed forgery costs one indexed look-up that finds
-nothing.
+`"rescan": true` instead of `rows`. A row of a run may have a fourth item, the age of its last heartbeat. Any other text
+is rejected. A forged row costs one indexed look-up, which finds nothing to do; a forged rescan costs one sweep.
 """
 
 import json
@@ -21,23 +21,23 @@ _ID = re.compile("[0-9a-f]{32}")
 
 
 class BadPayload(InvalidArgument):
-    """The text is no payload of the reactor's; the message says why, without quoting it."""
+    """The text isn't a payload of the reactor. The message says why, without a part of the text."""
 
 
 class Hint(NamedTuple):
-    """One row in a notification. Milliseconds are since 1970, by the database's clock."""
+    """One row in a notification. Times are in milliseconds since 1970 by the database's clock."""
 
     row_id: UUID
     tenant: int
     due_ms: int | None
-    """When it is due; None: no deadline of its own."""
+    """When the row is due; None: it needs no attention, or only `heartbeat_ms` decides."""
 
     heartbeat_ms: int | None
-    """Its last heartbeat, where the reactor's default heartbeat timeout counts from it; else None."""
+    """The last heartbeat of a run without a heartbeat timeout; else None. The default timeout starts at it."""
 
 
 HINT_ROUNDING_S = 0.001
-"""A hint's due time may be later than the row's by so much."""
+"""The due time in a hint is rounded up: it is at most this much later than the due time of the row."""
 
 
 @frozen(kw_only=True)
@@ -67,7 +67,7 @@ def decode(text: str) -> Payload:
 
 
 def _hint(row: Any, at: int) -> Hint:
-    if not isinstance(row, list) or not 3 <= len(row) <= 4:  # noqa: PLR2004  # id, tenant, due, heartbeat's age
+    if not isinstance(row, list) or not 3 <= len(row) <= 4:  # noqa: PLR2004  # see the module docstring
         raise BadPayload("a row that isn't [id, tenant, due]")
     row_id, tenant, due, heartbeat_age = row if len(row) > 3 else (*row, None)  # noqa: PLR2004
     if type(row_id) is not str or _ID.fullmatch(row_id) is None:

@@ -1,4 +1,4 @@
-"""This reactor's row among the running instances: one statement reports it, and may notify a canary."""
+"""Reports that this reactor runs, and reads which other reactors run."""
 
 import math
 import socket
@@ -11,22 +11,22 @@ from reactor.postgres.connection import QueryRunner
 from reactor.runtime.clock import Clock
 
 PEERS_CHANNEL = "reactor_peers"
-"""Notified when a reactor starts or stops to listen; the payload is its instance id."""
+"""The channel of a notification when a reactor starts or stops listening. The payload is its instance id."""
 
 
 class Peers(NamedTuple):
-    """The reactors of this database, this one among them."""
+    """The instance ids of the reactors of this database, including this reactor."""
 
     alive: frozenset[UUID]
     listening: frozenset[UUID]
-    """Those to which notifications arrive."""
+    """The reactors whose mode is 'listening'."""
 
 
 class Presence:
-    """Reports one reactor's presence, and measures the database's clock with each report."""
+    """Reports the presence of one reactor. Each report also measures the database's clock."""
 
     def __init__(self, database: QueryRunner, clock: Clock, *, version: str, expires_s: float) -> None:
-        """An instance that has not reported for `expires_s` counts as stopped."""
+        """Instances that have not reported for `expires_s` are regarded as stopped."""
         self._database = database
         self._clock = clock
         self._version = version
@@ -35,14 +35,15 @@ class Presence:
         self.channel = f"reactor_canary_{self.instance.hex[:16]}"
         """The channel of this reactor's canary."""
         self.queue_usage = 0.0
-        """How full the server's notification queue was at the last report, 0 to 1."""
+        """The usage of the server's notification queue at the last report, 0 to 1."""
         self.answered_at = -math.inf
         """Monotonic time of the database's last answer."""
 
     async def report(self, mode: str, *, with_canary: bool) -> Peers:
-        """Report that this reactor runs; return all that do. Raises DatabaseUnavailable.
+        """Report that this reactor runs; return all running reactors. Raises DatabaseUnavailable.
 
-        `mode` is 'starting', 'listening' or 'polling'. With a canary, the database notifies `channel`.
+        `mode` is 'starting', 'listening' or 'polling'. If `with_canary`, the database sends a notification on
+        `channel`, unless its notification queue is half full.
         """
         sent = self._clock.now()
         canary = self.channel if with_canary else None
@@ -54,5 +55,5 @@ class Presence:
         return Peers(frozenset(instances), frozenset(listening))
 
     async def deregister(self) -> None:
-        """Delete this reactor's row, which notifies the others. Raises DatabaseUnavailable."""
+        """Delete this reactor's row, and notify the other reactors. Raises DatabaseUnavailable."""
         await self._database.call(statements.DEREGISTER_INSTANCE, (self.instance,))

@@ -1,4 +1,4 @@
-"""Answers of the SQL functions as typed values: a refusal becomes its exception, a success becomes an attrs object."""
+"""Converts the answers of the SQL functions: a refusal into its exception, a success into an attrs object."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -18,9 +18,9 @@ _converter.register_structure_hook(datetime, lambda value, _: datetime.fromisofo
 
 
 def accepted(answer: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the answer of a success; raise a refusal as the exception of its code.
+    """Return the answer if it is a success; if it is a refusal, raise the exception of its code.
 
-    The error names an argument as in Python, without the `p_` of SQL. Raises DatabaseUnavailable for a code that this
+    The exception has the names of arguments without the `p_` of SQL. Raises DatabaseUnavailable for a code that this
     version does not define.
     """
     if answer["ok"]:
@@ -39,7 +39,7 @@ def accepted(answer: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def structured(answer: Mapping[str, Any], kind: type[A]) -> A:
-    """Return the answer of a success as a `kind`, ignoring keys that `kind` does not have. Raises as `accepted`."""
+    """Return the answer of a success as a `kind`, without keys that `kind` lacks. Raises the errors of `accepted`."""
     return _converter.structure(accepted(answer), kind)
 
 
@@ -49,13 +49,13 @@ class Reservation:
 
     source_id: UUID
     deduplicated: bool
-    """True if the user already had a source with this content; then nothing was reserved."""
+    """True if the user already had a source with this content. Bytes were reserved only if that source had failed."""
 
     storage_status: str
-    """'pending': store the object, then call complete_upload. 'uploaded': nothing left to do."""
+    """'pending': the app must store the object, then call complete_upload. 'uploaded': the object is stored."""
 
     storage_url: str | None
-    """Where the object is; None until it is stored."""
+    """URL of the object; None until the object is stored."""
 
 
 @frozen(kw_only=True)
@@ -70,7 +70,7 @@ class StoredSource:
 
 @frozen(kw_only=True)
 class PendingRetry:
-    """An upload that the reactor will store."""
+    """An upload that is queued for the reactor, or was stored in the meantime."""
 
     source_id: UUID
     queue_id: UUID | None
@@ -80,7 +80,7 @@ class PendingRetry:
     """'pending', or 'uploaded' if the source has been stored in the meantime."""
 
     code: str | None = None
-    """STORAGE_PENDING_RETRY while the upload is queued, else None."""
+    """STORAGE_PENDING_RETRY if the upload is queued; else None."""
 
 
 @frozen(kw_only=True)
@@ -107,7 +107,7 @@ class Usage:
     """The month of the interpretation figures, YYYY-MM."""
 
     resets_at: datetime
-    """When the next month starts, which sets interpretations_used to 0."""
+    """When the next month starts. Then interpretations_used becomes 0."""
 
     last_calculated: datetime | None
     """When the figures were last recalculated from the rows; None: never."""
@@ -123,4 +123,4 @@ class StartedRun:
     timeout_at: datetime
     heartbeat_timeout_s: float
     traceparent: str
-    """The run's W3C trace context. Continue it, and the reactor's spans appear in the same trace."""
+    """The run's W3C trace context. The reactor's spans appear in this trace; the worker can add its own spans."""

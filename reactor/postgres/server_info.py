@@ -1,8 +1,8 @@
-"""What `reactor doctor` asks a PostgreSQL server: identity, privileges, notifications, clock. Blocking; writes nothing.
+"""The queries of `reactor doctor`: identity, privileges, notifications, clock. They block and write nothing.
 
-Each question is one statement in autocommit, so that it works through every kind of pooler: statement pooling refuses
-transactions, and transaction pooling would pass a `set` on to other clients. That rules out `statement_timeout`, so the
-caller must bound the time itself.
+Each query is one statement in autocommit, so that it works through every kind of pooler: statement pooling refuses
+transactions, and with transaction pooling, a `set` would also apply to other clients. So `statement_timeout` can't be
+set, and the caller must limit the time of each query.
 """
 
 import secrets
@@ -52,7 +52,7 @@ _BUCKETS: LiteralString = """
 
 @frozen(kw_only=True)
 class ServerIdentity:
-    """Which server a connection reaches, and as which role."""
+    """The server and the role of a connection."""
 
     role: str
     database: str
@@ -61,11 +61,11 @@ class ServerIdentity:
     is_superuser: bool
     bypasses_rls: bool
     is_pooled: bool
-    """True if a pooler is in between: the answering server process is not the one announced at connect."""
+    """True behind a transaction or statement pooler: the process of the server has changed since connecting."""
 
 
 class ServerProbe:
-    """One connection for the doctor's questions. Methods raise DatabaseUnavailable, in one line without secrets."""
+    """Runs the doctor's queries on one connection. Methods raise DatabaseUnavailable, in one line without secrets."""
 
     def __init__(self, conninfo: str) -> None:
         """Connect."""
@@ -83,32 +83,32 @@ class ServerProbe:
         self._conn.close()
 
     def identity(self) -> ServerIdentity:
-        """Return which server answers, and as which role."""
+        """Return the server and the role of this connection."""
         (row,) = self._execute(_IDENTITY, (self._conn.info.backend_pid,))
         return ServerIdentity(**row._asdict())
 
     def missing_privileges(self) -> list[str]:
-        """Return each privilege that this role lacks for the reactor's work, one line each."""
+        """Return a line for each privilege that the reactor needs and this role lacks."""
         return [row[0] for row in self._execute(statements.MISSING_PRIVILEGES)]
 
     def unprotected_tables(self) -> list[tuple[str, bool]]:
-        """Return each table whose row level security is not both enabled and forced (or that is missing), and whether
-        it is enabled."""
+        """Return (table, whether its row level security is enabled) for each table that is missing, or whose row level
+        security is not both enabled and forced."""
         return [(row.name, row.is_enabled) for row in self._execute(_UNPROTECTED_TABLES)]
 
     def queue_usage(self) -> float:
-        """Return how full the notification queue is, 0 to 1."""
+        """Return the usage of the notification queue, 0 to 1."""
         return float(self._execute("select pg_notification_queue_usage()")[0][0])
 
     def clock_ahead_s(self) -> tuple[float, float]:
-        """Return how far the server's clock is ahead of this host's, and the measurement's error; both in seconds."""
+        """Return how far the server's clock is ahead of this host's, and the error of the measurement, in seconds."""
         host, sent_at = time(), monotonic()
         server = self._execute("select extract(epoch from clock_timestamp())::float8")[0][0]
         uncertainty_s = (monotonic() - sent_at) / 2
         return server - (host + uncertainty_s), uncertainty_s
 
     def buckets(self, limit: int) -> tuple[list[str], int]:
-        """Return up to `limit` buckets of queued uploads, the most used first, and the number of all buckets."""
+        """Return up to `limit` buckets of queued uploads, the most used first, and the total number of buckets."""
         rows = self._execute(_BUCKETS, (limit,))
         return [row.bucket for row in rows], rows[0].buckets if rows else 0
 
@@ -116,7 +116,7 @@ class ServerProbe:
         self._execute("select pg_notify(%s, '')", (channel,))
 
     def receives_from(self, sender: "ServerProbe", *, timeout_s: float) -> bool:
-        """Return True when a notification by `sender` arrives here, False after `timeout_s` without one."""
+        """Return whether a notification that `sender` sends arrives on this connection within `timeout_s`."""
         channel = f"reactor_doctor_{secrets.token_hex(8)}"
         self._execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
         sender.notify(channel)

@@ -1,4 +1,4 @@
-"""Every statement that the reactor and its client send, by name. The rules are in schema/functions/."""
+"""The fixed statements of the reactor and its client. schema/functions/ defines the functions that they call."""
 
 from typing import Final
 
@@ -49,7 +49,7 @@ STATUS: Final = "select reactor.status(%s::interval)"
 FULLEST_USERS: Final = "select reactor.fullest_users(%s::int)"
 MISSING_PRIVILEGES: Final = "select reactor.missing_privileges()"
 
-# The SQL API, for services and agents.
+# The public SQL functions, for services and agents.
 
 RESERVE_UPLOAD: Final = (
     "select public.reserve_upload(%s::uuid, %s::text, %s::numeric, %s::text, %s::text, %s::text, %s::text, %s::jsonb)"

@@ -1,7 +1,7 @@
-"""Reads reactor.status() no more often than needed: it counts every waiting upload.
+"""Reads reactor.status() and reuses the answer for 5 to 60 s, because reactor.status() counts every waiting upload.
 
-However long the queue is, scrapes cost the database at most a fiftieth of one connection's time, until one answer takes
-longer than about a second: no figure is ever older than a minute.
+Scrapes take at most a fiftieth of one connection's time, unless reactor.status() takes more than 1.2 s: an answer is
+reused for a minute at most.
 """
 
 from collections.abc import Callable
@@ -17,19 +17,19 @@ from reactor.runtime.clock import Clock
 _SCRAPED_AGE_S = 5.0
 _PUSHED_AGE_S = 15.0
 _AGE_PER_DURATION = 50.0
-"""An answer is reused for at least this many times as long as its query took."""
+"""An answer is reused for at least this multiple of its query's duration, up to `_MAX_AGE_S`."""
 _MAX_AGE_S = 60.0
 
 Figures = dict[str, Any]
 
 
 class StatusQuery:
-    """Reads the figures, and passes each result on."""
+    """Reads the figures, and passes them to `on_result`."""
 
     def __init__(
         self, database: QueryRunner, clock: Clock, *, heartbeat_timeout_s: float, on_result: Callable[[Figures], None]
     ) -> None:
-        """`on_result` gets the figures of every query; an empty dict when the database does not answer `refresh`."""
+        """`on_result` is called with the figures of each query, and with {} when `refresh` gets no answer."""
         self._database = database
         self._clock = clock
         self._heartbeat_timeout = timedelta(seconds=heartbeat_timeout_s)
@@ -46,13 +46,13 @@ class StatusQuery:
         return dict(figures)
 
     async def ask_with_users(self) -> Figures:
-        """Return the current figures, and under `users` the users closest to a limit. Raises DatabaseUnavailable."""
+        """Return the current figures; `users` has the users closest to a limit. Raises DatabaseUnavailable."""
         figures = await self.ask()
         [(users,)] = await self._database.call(statements.FULLEST_USERS, (FULLEST_USERS,))
         return figures | {"users": users}
 
     async def refresh(self) -> None:
-        """Query again if the last answer is older than 5 s, and than its cost allows."""
+        """Query the figures, unless the last answer may still be reused."""
         if self._clock.now() > self._fresh_until:
             try:
                 await self.ask()
@@ -60,7 +60,7 @@ class StatusQuery:
                 self._on_result({})
 
     async def keep_fresh(self) -> None:
-        """Refresh every 15 s, for metrics that are pushed and never scraped. Never returns."""
+        """Refresh every 15 s, for metrics that are pushed to a collector. Never returns."""
         while True:
             await self.refresh()
             await self._clock.sleep(_PUSHED_AGE_S)

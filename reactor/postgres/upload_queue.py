@@ -1,4 +1,4 @@
-"""The table upload_queue as typed calls: claim, extend, settle, rescue, sweep. No decision is made here."""
+"""Typed calls for the table upload_queue: claim, extend, settle, rescue, sweep. The SQL functions decide."""
 
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -14,17 +14,17 @@ from reactor.postgres.connection import QueryRunner
 
 
 class Upload(NamedTuple):
-    """A claimed upload: its token, and the columns of CLAIM_UPLOADS. Times are database seconds since 1970."""
+    """A claimed upload: its token, and the columns of CLAIM_UPLOADS. Times are seconds since 1970, database clock."""
 
     token: UUID
-    """The fence: only a statement with this token may change the row."""
+    """The fencing token: only a statement with this token may settle the attempt or extend its lease."""
 
     id: UUID
     due_at: float
     claimed_at: float
     created_at: float
     attempt: int
-    """Number of this attempt, from 1, as max_retries counts."""
+    """Number of this attempt, from 1. The last attempt has the number `max_retries`."""
 
     max_retries: int
     byte_size: int
@@ -36,21 +36,21 @@ class Upload(NamedTuple):
     mime_type: str | None
     traceparent: str
     last_code: str | None
-    """Error code of the attempt before; None on the first."""
+    """Error code of the last failed attempt; None if no attempt has failed."""
 
     ordinal: int
     """Number of this claim among all claims of the row, from 1."""
 
     waited_since: float | None
-    """When the wait that ends with this claim began; None when the claim was repeated."""
+    """Start of the wait that this claim ends; None if the claim was repeated."""
 
     lost_at: float | None
-    """When the attempt whose expired lease this claim takes over was claimed; None when there was none."""
+    """If this claim takes over an expired lease, the time at which the lost attempt was claimed; else None."""
 
     source_id: UUID
 
     def trail(self) -> Trail:
-        """Return what the upload's trace needs."""
+        """Return the data for the upload's trace."""
         return Trail(
             self.id,
             self.traceparent,
@@ -67,32 +67,32 @@ class Upload(NamedTuple):
 
 
 SweptRow: TypeAlias = tuple[UUID, int, float, float]
-"""A row that a sweep lists: id, tenant, when it is due and when it last changed (database seconds since 1970).
-A plain tuple, because a sweep may list 50 000."""
+"""A row that a sweep lists: id, tenant, due time, and time of the last change (seconds since 1970, database clock).
+A plain tuple, because a sweep may list 50 000 rows."""
 
 
 class ClaimedUploads(NamedTuple):
-    """The result of a claim: the ids by state."""
+    """The result of a claim. Uploads that need no attempt any more are missing."""
 
     uploads: list[Upload]
     waiting: list[tuple[UUID, float]]
-    """Ids that aren't due yet, and when they are."""
+    """Ids of uploads that aren't due, or that another reactor has claimed, and when to claim each again."""
 
     exhausted: list[UUID]
-    """Ids that have used up their retries."""
+    """Ids of due uploads that have no attempts left."""
 
 
 class Settled(NamedTuple):
-    """A settled upload. Times are database seconds since 1970."""
+    """A settled upload. Times are seconds since 1970, database clock."""
 
     due_at: float | None
-    """When it is due again; None for never."""
+    """When the upload is due again; None for never."""
 
     settled_at: float
 
 
 class Rescue(NamedTuple):
-    """An upload that was due again or given up after its worker was lost. Times are database seconds since 1970."""
+    """An upload that `rescue` has made due again or dead. Times are seconds since 1970, database clock."""
 
     id: UUID
     verdict: str
@@ -106,12 +106,12 @@ class Rescue(NamedTuple):
     byte_size: int
     created_at: float
     claimed_at: float | None
-    """When the attempt that never ended was claimed; None when there was none."""
+    """When the lost attempt was claimed; None if the upload had only no attempts left."""
 
     rescued_at: float
 
     def event(self) -> UploadRescued:
-        """Return the event to emit."""
+        """Return the event of this rescue."""
         claimed_at = self.claimed_at or self.rescued_at
         trail = Trail(
             upload_id=self.id,
@@ -134,15 +134,15 @@ class Rescue(NamedTuple):
 
 
 class UploadQueue:
-    """The table upload_queue."""
+    """Calls the SQL functions of the table upload_queue."""
 
     def __init__(self, database: QueryRunner, *, claims: QueryRunner, lease_s: float) -> None:
-        """`claims` runs nothing but claims, so that no other statement delays them."""
+        """`claims` runs only claims and `now`, so that no other statement delays a claim."""
         self._database = database
         self._claims = claims
         self._lease = timedelta(seconds=lease_s)
         self._unanswered: dict[int, UUID] = {}
-        """The token of each row's last claim, while that claim has had no answer."""
+        """Maps each row whose last claim got no answer to the token of that claim."""
 
     async def now(self) -> float:
         """Return the database's clock in seconds since 1970, over the connection that claims."""
@@ -150,10 +150,10 @@ class UploadQueue:
         return float(now_at)
 
     async def claim(self, rows: Sequence[int]) -> ClaimedUploads:
-        """Claim those of these rows that are due; rows are UUIDs as numbers. Raises DatabaseUnavailable.
+        """Claim the rows that are due; `rows` are UUIDs as numbers. Raises DatabaseUnavailable.
 
-        A claim without an answer may have committed. It is repeated with its own token: then it returns the same rows
-        and counts once. With a new token it would wait for its own lease to expire.
+        A claim without an answer may have committed. The next claim of its rows has the same token: then it returns
+        these rows, and the attempt is counted once. A claim with a new token would wait until the lease expires.
         """
         fresh = uuid4()
         rows_by_token: dict[UUID, list[int]] = {}
@@ -178,13 +178,13 @@ class UploadQueue:
             self._unanswered.pop(row, None)
         return claimed
 
-    async def extend(self, held: Sequence[Upload]) -> set[UUID]:
-        """Extend the leases and return the ids that are still held."""
-        arguments = ([upload.id for upload in held], [upload.token for upload in held], self._lease)
+    async def extend(self, uploads: Sequence[Upload]) -> set[UUID]:
+        """Extend the leases; return the ids of the uploads whose lease this reactor still has."""
+        arguments = ([upload.id for upload in uploads], [upload.token for upload in uploads], self._lease)
         return {row[0] for row in await self._database.call(statements.EXTEND_LEASES, arguments)}
 
     async def settle(self, ended: Sequence[tuple[Upload, Outcome]]) -> dict[int, Settled]:
-        """Apply the outcomes; return the settled uploads by id as a number, without those whose lease was lost."""
+        """Settle the attempts; return the settled uploads by id (as a number), without uploads whose lease was lost."""
         rows = await self._database.call(
             statements.SETTLE_UPLOADS,
             (
@@ -200,9 +200,9 @@ class UploadQueue:
         return {row[0].int: Settled._make(row[1:]) for row in rows}
 
     async def confirm_stored(self, ended: Sequence[tuple[Upload, Outcome]]) -> set[int]:
-        """Return the ids, as numbers, of those that have left the queue as stored under their outcome's URL.
+        """After a settlement without an answer, return the ids (as numbers) of the uploads that were settled as stored.
 
-        For settlements without an answer.
+        Such an upload has left the queue, and its source has the URL of the outcome.
         """
         stored = [(upload, outcome.storage_url) for upload, outcome in ended if outcome.storage_url is not None]
         if not stored:
@@ -215,16 +215,22 @@ class UploadQueue:
         return {row[0].int for row in await self._database.call(statements.CONFIRM_STORED, arguments)}
 
     async def rescue(self, ids: Sequence[UUID] | None, limit: int) -> list[Rescue]:
-        """Release expired leases and bury exhausted uploads, `limit` at most; `ids` None means all."""
+        """Make uploads with an expired lease due again, or dead if no attempts are left; at most `limit`.
+
+        `ids` None means all uploads. Also makes due uploads dead that have no attempts left.
+        """
         arguments = (None if ids is None else list(ids), limit)
         return [Rescue(*row) for row in await self._database.call(statements.RESCUE_UPLOADS, arguments)]
 
     async def sweep(self, horizon_s: float, per_tenant: int, limit: int) -> list[SweptRow]:
-        """List what is due within the horizon, fair by tenant."""
+        """List uploads that are due within `horizon_s`, or that are leased.
+
+        Lists at most `per_tenant` waiting uploads of each tenant, `limit` waiting and `limit` leased uploads.
+        """
         arguments = (timedelta(seconds=horizon_s), per_tenant, limit)
         return await self._database.call(statements.SWEEP_UPLOADS, arguments)
 
 
 def uuid_array(numbers: Iterable[int]) -> str:
-    """Return UUIDs as PostgreSQL's array literal. psycopg takes eight times as long for a list of UUID objects."""
+    """Return an array literal of UUIDs. For a list of UUID objects, psycopg takes eight times as long."""
     return "{" + ",".join([f"{number:032x}" for number in numbers]) + "}"

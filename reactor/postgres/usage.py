@@ -1,4 +1,4 @@
-"""Repairs of what is counted per user in storage_usage."""
+"""Repairs the table storage_usage, which counts the usage of each user."""
 
 from collections import Counter
 
@@ -9,13 +9,16 @@ _BATCH = 1000
 
 
 class StorageUsage:
-    """The table storage_usage."""
+    """Calls the SQL function that repairs storage_usage."""
 
     def __init__(self, database: QueryRunner) -> None:
         self._database = database
 
     async def repair(self) -> dict[str, int]:
-        """Release old reservations, start months; return how many of each kind. Raises DatabaseUnavailable."""
+        """Release leaked reservations, and begin new billing months; return the number of rows of each kind.
+
+        Raises DatabaseUnavailable.
+        """
         repaired: Counter[str] = Counter()
         while True:
             counts = dict(await self._database.call(statements.REPAIR_USAGE, (_BATCH,)))

@@ -1,1 +1,1 @@
-"""Where bytes are kept: the spool that apps write to, and the object stores."""
+"""The spool, to which apps write, and the object stores."""

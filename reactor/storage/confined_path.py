@@ -1,8 +1,8 @@
-"""Opens folders below a root folder, and never anything outside it.
+"""Opens folders below a root folder, and never a folder outside the root.
 
-`names` checks the text of a path. `descend` then opens one folder after the other, each relative to the one before and
-never through a link, so a folder that is moved or replaced meanwhile can't lead out. The caller decides what a
-ValueError (for a text) or an OSError means for an upload.
+`names` checks the text of a path. `descend` then opens the folders of the path, each relative to its parent and never
+through a link, so a folder that is moved or replaced in the meantime can't lead out of the root. The caller decides
+what a ValueError of `names` or an OSError of `descend` means for an upload.
 """
 
 import os
@@ -13,7 +13,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def names(path: str) -> list[str]:
-    """Return the names in a relative path. Raises ValueError, without the path, for a name that no file can have."""
+    """Return the names in a relative path. Raises ValueError, without the path in its text, for a forbidden path."""
     parts = path.split("/")
     if path.startswith("/"):
         raise ValueError("it is absolute")
@@ -32,14 +32,14 @@ def names(path: str) -> list[str]:
 
 
 def open_root(folder: str | os.PathLike[str]) -> int:
-    """Open the folder that a setting names. Links on the way to it belong to the operator and are followed."""
+    """Open the folder that a setting names. Follows links in its path, because the operator has chosen the path."""
     return os.open(folder, _FOLDER & ~os.O_NOFOLLOW)
 
 
 def descend(root: int, folders: Iterable[str], *, create: bool = False) -> int:
-    """Return a descriptor of the folder below `root` under these names. Closes `root`, also when this raises.
+    """Return a descriptor of the folder at the path `folders` below `root`. Closes `root`, also after an error.
 
-    Raises NotADirectoryError for a link or a file. With `create`, missing folders are made and forced to disk.
+    Raises NotADirectoryError for a link or a file. With `create`, creates missing folders and forces them to disk.
     """
     folder = root
     try:

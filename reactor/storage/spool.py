@@ -1,9 +1,9 @@
-"""The spool: directories where an app leaves the bytes of an upload that failed, and one open file of them.
+"""Opens, reads and deletes spooled files: the bytes of uploads that an app could not store.
 
-Anyone who can write a row can write a path. Invariant: no byte outside the spools is ever read or deleted. Each folder
-of a path, and then the file, is opened relative to the one before and never through a link (confined_path.py). Only
-plain files with one name are read. The path of the spool itself is the operator's, so a file directly in it needs no
-walk. Messages never contain a path, because logs and rows keep them.
+Anyone who can write a row can write any path into it. Invariant: nothing outside the spools is read or deleted. Each
+folder in a path, and then the file, is opened relative to its parent and never through a link (confined_path.py). Only
+plain files with one hard link are read. The operator chooses the path of a spool, so a file directly in the spool is
+opened by its full path. Messages never contain a path, because they are stored in logs and rows.
 """
 
 import errno
@@ -23,7 +23,7 @@ from reactor.storage import confined_path
 
 T = TypeVar("T")
 Identity: TypeAlias = tuple[int, int, int]
-"""Device, inode and time of the last write in nanoseconds. Equal identities: the same file with the same bytes."""
+"""Device, inode, and time of the last write in nanoseconds. The same identity means the same file and bytes."""
 
 # O_NONBLOCK: without it, opening a FIFO waits until a writer opens it too.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -33,29 +33,29 @@ _CHUNK_BYTES = 1024 * 1024
 _REPLACED = "it was replaced, or written to, since it was read"
 
 _SIMPLE_NAME = re.compile("[A-Za-z0-9_-][A-Za-z0-9._-]*")
-"""A file directly in the spool: nothing in it can lead out."""
+"""Matches the name of a file directly in the spool, which can't lead out of the spool."""
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
-# The path exists, but passes something other than a folder, or ends at something other than a plain file.
+# The path exists, but a part of it isn't a folder, or its end isn't a plain file.
 _FORBIDDEN = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV}
 
-# The fault is in the system and not in the file, so the upload must be tried again.
+# The system failed, not the file, so the upload must be tried again.
 _TRANSIENT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT}
 
 
 class Spool:
-    """Opens and removes spooled files by the spool's name and the path in the row. Safe to use from several threads."""
+    """Opens and deletes spooled files by the name of the spool and the path in the row. Thread-safe."""
 
     def __init__(self, dirs: Mapping[str, Path]) -> None:
         self._dirs = {name: folder.absolute() for name, folder in dirs.items()}
 
     def open(self, spool: str, path: str, *, size_bytes: int, sha256: str | None, reader: Job) -> "SpooledFile":
-        """Open a file that must have the recorded size and SHA-256 (lower-case hex; None: unknown).
+        """Open a file that must have the recorded size and SHA-256 (lower-case hex; None: not checked).
 
-        `path` is relative to the spool, or absolute inside it. Raises SpoolPathForbidden, SpoolFileMissing,
-        ContentMismatch, or StorageUnavailable when the spool can't be opened: while a disk is unmounted, no upload may
-        become dead.
+        `path` is relative to the spool, or an absolute path inside the spool. Raises SpoolPathForbidden,
+        SpoolFileMissing or ContentMismatch. Raises StorageUnavailable if the spool itself can't be opened, so that no
+        upload becomes dead while a disk is unmounted.
         """
         if sha256 is not None and _SHA256.fullmatch(sha256) is None:
             raise ContentMismatch("the recorded SHA-256 isn't 64 lower-case hex digits")
@@ -66,17 +66,17 @@ class Spool:
         return SpooledFile(file, size_bytes=size_bytes, sha256=sha256, reader=reader)
 
     def remove(self, files: Iterable[tuple[str, str, Identity]]) -> list[str | None]:
-        """Delete files that were opened, given by spool, path and identity. Return why each stays; None: it is gone.
+        """Delete files, given by spool, path and identity. Return for each file why it still exists; None: it is gone.
 
-        A file stays if another file has its name, or if it was written to since. A file that replaces it between
-        `stat` and `unlink` is lost: no system call does both at once.
+        A file is not deleted if its identity differs: it was replaced, or written to, since it was read. A file that
+        replaces it between `stat` and `unlink` is deleted nevertheless, because no system call does both.
         """
         return [self._remove(*file) for file in files]
 
     def discard(self, spool: str, path: str) -> bool:
-        """Delete the plain file at this path, whatever it contains. Return False when there is none.
+        """Delete the plain file at this path, whatever it contains. Return False if there is no such file.
 
-        Raises SpoolPathForbidden for a path out of the spool, SpoolFileMissing or StorageUnavailable on other errors.
+        Raises SpoolPathForbidden for a path outside the spool, SpoolFileMissing or StorageUnavailable on other errors.
         """
         try:
             return self._call_in_folder(spool, path, partial(_unlink, None))
@@ -94,10 +94,10 @@ class Spool:
             return getattr(error, "strerror", None) or str(error)
 
     def _call_in_folder(self, spool: str, path: str, call: Callable[[str, int | None], T]) -> T:
-        """Return `call(name, folder)`: the file's name and a descriptor of its folder, None for an absolute name."""
+        """Return `call(name, folder)`. `folder` is the descriptor of a folder; None if `name` is an absolute path."""
         *folders, name = self._names(spool, path)
         if not folders:
-            with suppress(OSError):  # the walk finds out whether the spool or the file is missing
+            with suppress(OSError):  # the code below finds out whether the spool or the file is missing
                 return call(f"{self._dirs[spool]}/{name}", None)
         try:
             root = confined_path.open_root(self._dirs[spool])
@@ -113,13 +113,13 @@ class Spool:
             os.close(folder)
 
     def _names(self, spool: str, path: str) -> list[str]:
-        """Return the names of the folders below the spool, and last the name of the file."""
+        """Return the names of the folders below the spool, then the name of the file."""
         if spool not in self._dirs:
             raise SpoolPathForbidden("the row names a spool that isn't configured; add it to REACTOR_SPOOLS")
         if _SIMPLE_NAME.fullmatch(path):
             return [path]
         if path.startswith("/"):
-            for folder in (str(self._dirs[spool]), os.path.realpath(self._dirs[spool])):  # as configured, as resolved
+            for folder in (str(self._dirs[spool]), os.path.realpath(self._dirs[spool])):  # without links
                 prefix = folder.rstrip("/") + "/"
                 if path.startswith(prefix):
                     path = path[len(prefix) :]
@@ -131,16 +131,16 @@ class Spool:
 
 
 class SpooledFile:
-    """One open spooled file, read once from start to end: the `Body` of an upload.
+    """An open spooled file, read once from start to end: the `Body` of an upload.
 
-    It returns the last chunk only if all bytes together have the recorded size and SHA-256, so a store that was given
-    the size never has a whole object of wrong bytes. A context manager that closes the file.
+    `read` returns the last bytes only if the whole file has the recorded size and SHA-256. So a store that expects
+    `size_bytes` bytes never gets a whole object of wrong bytes. As a context manager, closes the file on exit.
     """
 
     def __init__(self, file: int, *, size_bytes: int, sha256: str | None, reader: Job) -> None:
-        """Take over `file`, an open descriptor, which is also closed when this raises. `reader` may be cancelled.
+        """Take over the open descriptor `file`; close it if this raises. If `reader` is cancelled, `read` raises.
 
-        Raises SpoolPathForbidden for anything but a plain file with one name, and ContentMismatch for another size.
+        Raises SpoolPathForbidden if this isn't a plain file with one hard link, ContentMismatch if the size differs.
         """
         self._file = file
         self.size_bytes = size_bytes
@@ -154,15 +154,15 @@ class SpooledFile:
             self._check(found)
             if not size_bytes:
                 self._read_chunk(0)
-                self._prove()  # now: a store may keep an empty object without reading
+                self._prove()  # already now, because a store may store an empty object without calling `read`
         except ReactorError:
             self.close()
             raise
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return up to `size` bytes (all that are left when negative), b"" at the end.
+        """Return up to `size` bytes (if negative, all remaining bytes); b"" at the end.
 
-        Raises ContentMismatch, SpoolFileMissing on an I/O error, and StorageUnavailable once cancelled.
+        Raises ContentMismatch, SpoolFileMissing on an I/O error, and StorageUnavailable after a cancellation.
         """
         if size < 0:
             return b"".join(iter(partial(self.read, _CHUNK_BYTES), b""))
@@ -184,7 +184,7 @@ class SpooledFile:
     def close(self) -> None:
         if self._file >= 0:
             os.close(self._file)
-            self._file = -1  # a later read must not use a descriptor that the system has given to another file
+            self._file = -1  # the system may reuse the descriptor for another file, which a later `read` must not read
 
     def __enter__(self) -> Self:
         return self
@@ -196,7 +196,7 @@ class SpooledFile:
         if not stat.S_ISREG(found.st_mode):
             raise SpoolPathForbidden("the path names something that is no plain file")
         if found.st_nlink != 1:
-            # the other name may lie outside the spool, where the user who made the link may not read
+            # the other link may be outside the spool, in a folder that the user who made this link may not read
             raise SpoolPathForbidden("the path names a file with more than one hard link, or a deleted one")
         if found.st_size != self.size_bytes:
             raise ContentMismatch("the spooled file doesn't have the recorded size")
@@ -206,7 +206,7 @@ class SpooledFile:
             raise ContentMismatch("the spooled file doesn't have the recorded SHA-256")
 
     def _read_chunk(self, size: int) -> bytes:
-        """Return at most `size` bytes. With the last of them, check that the file ends there."""
+        """Return up to `size` bytes. With the last bytes, check that the file isn't longer than recorded."""
         is_last = self._position + size == self.size_bytes
         try:
             chunk = os.read(self._file, size + is_last)
@@ -222,7 +222,7 @@ def _identity_of(found: os.stat_result) -> Identity:
 
 
 def _unlink(identity: Identity | None, name: str, folder: int | None) -> bool:
-    """Delete a plain file if it has this identity (None: any), and return whether it had."""
+    """Delete the file if it is a plain file with this identity (None: any). Return whether it was deleted."""
     found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     if not stat.S_ISREG(found.st_mode) or identity not in (None, _identity_of(found)):
         return False
@@ -231,7 +231,7 @@ def _unlink(identity: Identity | None, name: str, folder: int | None) -> bool:
 
 
 def _error_for(exc: OSError) -> ReactorError:
-    """Return the error to raise for an error of the system, with its words but without the path in it."""
+    """Return the error to raise for an OSError, with the system's message and without the path."""
     if exc.errno in _FORBIDDEN:
         return SpoolPathForbidden("the path passes a link or a plain file, or names no plain file")
     if exc.errno in _TRANSIENT:

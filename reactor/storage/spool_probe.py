@@ -1,4 +1,4 @@
-"""Checks of the spools' directories: what this process may do in them, and how much room they have."""
+"""Checks the directories of the spools: access for this process, and free space."""
 
 import os
 import secrets
@@ -14,9 +14,9 @@ _CONTENT = b"reactor doctor"
 
 
 def probe(folder: Path) -> int:
-    """List the folder; write, read back and remove a small hidden file; return the free bytes of its disk.
+    """List the folder; write, read and delete a small hidden file in it; return the free bytes of its disk.
 
-    Raises ConfigInvalid that says which step failed, and why.
+    Raises ConfigInvalid with the step that failed, and the reason.
     """
     step = "opened"
     try:
@@ -39,7 +39,7 @@ def probe(folder: Path) -> int:
 
 
 def _write_and_remove(root: int) -> bool:
-    """Return whether the bytes that were read back are those that were written."""
+    """Write a file, read it and delete it; return whether the same bytes were read."""
     name = f".reactor-doctor-{secrets.token_hex(8)}"
     file = os.open(name, _NEW, 0o600, dir_fd=root)
     try:
@@ -51,7 +51,7 @@ def _write_and_remove(root: int) -> bool:
 
 
 def check_spools(dirs: Mapping[str, Path]) -> None:
-    """Raise ConfigInvalid, one line for each spool that isn't a directory the reactor can work in."""
+    """Raise ConfigInvalid with a line for each spool that isn't a directory with full access for the reactor."""
     problems = [
         f"REACTOR_SPOOL_DIR / REACTOR_SPOOLS: spool '{name}' ({folder}) {problem}"
         for name, folder in dirs.items()
@@ -62,7 +62,7 @@ def check_spools(dirs: Mapping[str, Path]) -> None:
 
 
 def least_free_bytes(dirs: Mapping[str, Path]) -> int:
-    """Return the free space of the fullest spool; 0 when one of them can't be read, which is as urgent as full."""
+    """Return the least free space of all spools, in bytes; 0 if a spool can't be read, which is as urgent."""
     try:
         figures = [os.statvfs(folder) for folder in dirs.values()]
     except OSError:

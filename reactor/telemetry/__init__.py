@@ -1,1 +1,1 @@
-"""What the reactor reports: events as log lines, metrics and spans."""
+"""Reports events as log lines, metrics and spans."""

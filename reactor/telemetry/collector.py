@@ -1,8 +1,8 @@
-"""Read from OpenTelemetry's variables where spans or metrics are exported, and how.
+"""Reads OpenTelemetry's variables: the collectors of spans and metrics, and the protocol, headers and timeout.
 
 Source: OpenTelemetry specification, "OpenTelemetry Protocol Exporter". For each setting, the variable of the signal
-(OTEL_EXPORTER_OTLP_TRACES_…) takes precedence over the general one. The SDK reads the same variables, but it logs a
-bad value and continues with a default; here a bad value is a ConfigInvalid that names the variable and the fix.
+(OTEL_EXPORTER_OTLP_TRACES_…) takes precedence over the general variable. The SDK reads the same variables. It logs a
+bad value and continues with a default; this module raises ConfigInvalid with the variable and the fix.
 """
 
 import os
@@ -19,7 +19,7 @@ from urllib3.util import Url, parse_url
 from reactor.core.errors import ConfigInvalid
 
 _MIN_TIMEOUT_MS = 100.0
-"""The specification's timeouts are milliseconds, the Python SDK's are seconds: a lower value is read as seconds."""
+"""A lower timeout is read as seconds: the specification uses milliseconds, but the Python SDK uses seconds."""
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 """Source: RFC 9110, 5.1."""
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @frozen(kw_only=True)
 class Collector:
-    """The collector of one signal. `url` and `headers` may hold secrets: show only `name`."""
+    """The collector of one signal. `url` and `headers` may contain secrets: show only `name`."""
 
     signal: Signal
     name: str
@@ -45,21 +45,21 @@ class Collector:
     protocol: Literal["http", "grpc"]
 
     url: str = field(repr=False)
-    """Without user and password."""
+    """The URL without user and password."""
 
     headers: Mapping[str, str] = field(repr=False)
-    """With lower-case names. A user and password of the URL are in `authorization`."""
+    """The headers, with lower-case names. `authorization` has the user and password of the URL, if any."""
 
     timeout_s: float
-    """Limit of one export, including the SDK's repetitions."""
+    """Time limit of one export, including the repetitions by the SDK."""
 
     use_gzip: bool
 
 
 def collector_of(environ: Mapping[str, str], signal: Signal) -> Collector | None:
-    """Return the signal's collector; None if no endpoint is set, or the variables switch the export off.
+    """Return the collector of the signal; None if no endpoint is set or the variables switch the export off.
 
-    Raises ConfigInvalid, which names the variable and the fix; also if gRPC is set and its package is missing.
+    Raises ConfigInvalid with the variable and the fix, also if gRPC is set and its package is missing.
     """
 
     def variable_of(name: str) -> str:
@@ -104,9 +104,10 @@ def positive_int(environ: Mapping[str, str], variable: str, default: int) -> int
 
 
 def _read(environ: Mapping[str, str], variable: str, default: str, parse: Callable[[str], T], words: str) -> T:
-    """Return the parsed value; an empty variable counts as unset. `words` say what it must be, {} is its value.
+    """Return the parsed value of the variable, or of `default` if the variable is unset or empty.
 
-    `parse` raises ValueError or KeyError for a bad value.
+    `parse` raises ValueError or KeyError for a bad value. Then this raises ConfigInvalid: `words` complete "must …",
+    and {} in `words` becomes the bad value.
     """
     text = environ.get(variable, "").strip() or default
     try:
@@ -129,7 +130,7 @@ def _url(text: str) -> Url:
 
 
 def _basic(user: str) -> str:
-    """Return the header for a URL's percent-encoded `name:password`, in UTF-8."""
+    """Return the value of the header `authorization` for a percent-encoded `name:password`, encoded as UTF-8."""
     credentials = unquote(user if ":" in user else f"{user}:")
     return f"Basic {b64encode(credentials.encode()).decode()}"
 

@@ -1,6 +1,6 @@
-"""Events → subscribers at once, and log lines, metrics and spans a moment later. Telemetry never delays work.
+"""Passes events to subscribers immediately, and to log lines, metrics and spans later, so that work isn't delayed.
 
-OpenTelemetry's own variables configure it: OTEL_EXPORTER_OTLP_ENDPOINT (without it nothing is exported),
+OpenTelemetry's variables configure the export: OTEL_EXPORTER_OTLP_ENDPOINT (without it nothing is exported),
 OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_BSP_*, OTEL_SDK_DISABLED and others.
 """
 
@@ -25,19 +25,19 @@ from reactor.telemetry.metrics import Metrics
 from reactor.telemetry.traces import Traces
 
 _DELAY_S = 0.005
-"""A log line, metric or span takes 10 to 100 µs: no upload should wait for that between NOTIFY and attempt."""
+"""Delay of log lines, metrics and spans. Each takes 10 to 100 µs, which must not delay the start of an attempt."""
 
 _SLICE_S = 0.002
-"""How long events are processed before the event loop runs other tasks."""
+"""Maximum time to process events before the event loop runs other tasks."""
 
 _CLOSE_S = 2.0
-"""How long collectors may delay the shutdown, all signals together. CONTRACT §9 allows 3 s."""
+"""Time limit of the last exports, which run concurrently, so that `close` returns within 3 s."""
 
 Handlers = Mapping[type[Any], Sequence[Callable[[Any], None]]]
 
 
 class Dispatcher:
-    """The `Emit` of one reactor: passes each event to everything that subscribed to its type."""
+    """The `Emit` of one reactor: passes each event to all subscribers of the event's type."""
 
     def __init__(
         self,
@@ -49,13 +49,13 @@ class Dispatcher:
         status: Callable[[], Mapping[str, Any]] = dict,
         subscribers: Sequence[Mapping[type[Any], Callable[[Any], None]]] = (),
     ) -> None:
-        """Subscribe. Raises ConfigInvalid when a variable of OpenTelemetry has no valid value.
+        """Raises ConfigInvalid if a variable of OpenTelemetry has an invalid value.
 
-        Each of `subscribers` maps types of events to what is called at once. `timers` (how many the wheel holds),
-        `spool_free_bytes` and `status` (the newest answer of reactor.status(), {} for none) are called when metrics
-        are collected.
+        Each of `subscribers` maps types of events to functions, which are called immediately. `timers` (number of
+        timers in the wheel), `spool_free_bytes` and `status` (newest answer of reactor.status(); {} for none) are
+        called when metrics are collected.
         """
-        # the variables take precedence; without host.name, Jaeger adjusts the spans' times for clock skew
+        # the variables take precedence; without host.name, Jaeger changes the times of spans to correct clock skew
         identity = {"service.name": "reactor", "service.version": version, "host.name": socket.gethostname()}
         resource = Resource.create({**identity, **OTELResourceDetector().detect().attributes})
         self._export_queue: ExportQueue | None = None
@@ -66,7 +66,7 @@ class Dispatcher:
             listeners.append(Traces(self._export_queue.add, sampler, resource, version=version).subscriptions())
         collector = collector_of(environ, "metrics")
         self.pushes = collector is not None
-        """True when metrics are pushed to a collector, and not only scraped."""
+        """Whether metrics are pushed to a collector."""
         self.metrics = Metrics(
             resource,
             version=version,
@@ -94,26 +94,26 @@ class Dispatcher:
                 asyncio.get_running_loop().call_later(_DELAY_S, self._process_slice)
 
     def flush(self, until: float = inf) -> None:
-        """Process queued events, until that value of time.monotonic()."""
+        """Process queued events. Stops when time.monotonic() has reached `until`."""
         while self._events and monotonic() < until:
             event = self._events.popleft()
             for handle in self._listeners[type(event)]:
                 handle(event)
 
     def prometheus(self) -> bytes:
-        """Return every metric in Prometheus' text format, including all events up to now."""
+        """Return all metrics, up to the newest event, in Prometheus' text format."""
         self.flush()
         return self.metrics.prometheus()
 
     async def close(self) -> None:
-        """Process and export what is left. Returns within 3 s, whatever a collector does."""
+        """Process and export the remaining events. Returns within 3 s, even if a collector hangs."""
         self.flush()
         await to_thread.run_sync(self._close)
 
     def _close(self) -> None:
-        """Close all signals side by side, so that one that hangs leaves the other its time."""
+        """Export spans and metrics concurrently, so that one hanging collector doesn't use up the other's time."""
         deadline = monotonic() + _CLOSE_S
-        # a daemon thread: a push that hangs outlives this call, and the process may exit
+        # a daemon thread, because a push that hangs may run longer than this call and must not keep the process alive
         pushing = threading.Thread(target=self.metrics.close, args=(_CLOSE_S,), name="reactor-metrics", daemon=True)
         pushing.start()
         if self._export_queue is not None:
@@ -121,7 +121,7 @@ class Dispatcher:
         pushing.join(max(0.0, deadline - monotonic()))
 
     def _process_slice(self) -> None:
-        """Process events for a moment, and schedule the rest behind the loop's other tasks."""
+        """Process events for `_SLICE_S`; schedule the remaining events behind other tasks of the event loop."""
         self._is_scheduled = False
         self.flush(monotonic() + _SLICE_S)
         if self._events:
@@ -130,7 +130,7 @@ class Dispatcher:
 
 
 def _by_type(subscriptions: Iterable[Mapping[type[Any], Callable[[Any], None]]]) -> Handlers:
-    """Return what to call for each type of event, in order."""
+    """Map each type of event to all its functions, in the order of `subscriptions`."""
     handlers: dict[type[Any], list[Callable[[Any], None]]] = {}
     for mapping in subscriptions:
         for kind, handle in mapping.items():

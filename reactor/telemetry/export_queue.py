@@ -1,7 +1,7 @@
-"""Spans on their way to the collector: the SDK's batches, on the SDK's thread, counted.
+"""Queues spans, exports them in batches, and counts the spans that were sent or lost.
 
-A collector that is down or hangs costs spans, never work: the queue is bounded, adding never waits, and closing waits
-for a stated time at most.
+A collector that is down or hangs never delays work; spans are lost instead. The queue is bounded, `add` never waits,
+and `close` waits for a limited time.
 """
 
 import threading
@@ -18,13 +18,13 @@ from reactor.telemetry.exporter import Exporter
 
 
 class ExportQueue(Exporter):
-    """Exports spans in batches. Add spans in one thread; the SDK calls `export` in another."""
+    """Exports spans in batches. Call `add` in one thread only; the SDK calls `export` in another thread."""
 
     def __init__(self, collector: Collector, environ: Mapping[str, str]) -> None:
         """Raises ConfigInvalid when an OTEL_BSP_* variable of `environ` is not a whole number above 0."""
         super().__init__(collector)
         self.sent = 0
-        """How many spans the collector accepted."""
+        """Number of spans that the collector has accepted."""
         self._added = self._dropped = self._failed = 0
         self._size = positive_int(environ, "OTEL_BSP_MAX_QUEUE_SIZE", 16_384)
         self._processor = BatchSpanProcessor(
@@ -36,12 +36,12 @@ class ExportQueue(Exporter):
 
     @property
     def lost(self) -> int:
-        """Return how many spans were dropped because the queue was full, or were not accepted."""
+        """Number of spans that were dropped because the queue was full, or that the collector did not accept."""
         return self._dropped + self._failed
 
     def add(self, span: ReadableSpan) -> None:
-        """Queue a span, or count it as lost if the queue is full. Never waits."""
-        # bounded here, because the SDK's queue drops spans without counting them
+        """Queue a span. If the queue is full, drop and count the span. Never waits."""
+        # the limit is checked here, because the SDK's queue drops spans without counting them
         if self._added - self.sent - self._failed >= self._size:
             self._dropped += 1
         else:
@@ -57,17 +57,17 @@ class ExportQueue(Exporter):
         return result
 
     def observe(self, _: CallbackOptions) -> Iterable[Observation]:
-        """Return how many spans were sent and lost, for a metric."""
+        """Return the numbers of sent and lost spans, for a metric."""
         return [Observation(self.sent, {"outcome": "sent"}), Observation(self.lost, {"outcome": "lost"})]
 
     def close(self, within_s: float) -> None:
-        """Export what is queued, for `within_s` at most; what is left then is lost. Blocks."""
-        # the SDK waits 30 s for an export that hangs, so a daemon thread waits instead
+        """Export the queued spans. Blocks for `within_s` at most; spans that are left then are lost."""
+        # in a daemon thread, because the SDK waits 30 s for an export that hangs
         closing = threading.Thread(target=self._processor.shutdown, name="reactor-spans-shutdown", daemon=True)
         closing.start()
         closing.join(within_s)
         if closing.is_alive():
-            self.shutdown()  # ends the SDK's repetitions, so that its threads end soon
+            self.shutdown()  # the SDK then stops repeating the export, so its threads end soon
         lost = self._dropped + self._added - self.sent
         if lost:
             logger.warning("spans lost: {}; {} did not accept them", lost, self.source)

@@ -1,7 +1,7 @@
-"""Build the SDK's OTLP exporters, over HTTP or gRPC, and report their failures without secrets.
+"""Creates the SDK's OTLP exporters, for HTTP or gRPC, and logs their failures without secrets.
 
-The SDK's exporters log every failed export, with URL and exception. Here these records are dropped; `Exporter` logs
-the first failure and then one line in five minutes, in words that hold no part of a URL or header.
+The SDK's exporters log every failed export, with URL and exception. This module drops these records. `Exporter`
+logs the first failure, and then at most one line in five minutes, without any part of a header or of the URL's path.
 """
 
 import logging
@@ -41,21 +41,21 @@ class ExportFailed(Exception):
     """A collector did not accept an export."""
 
     reason: str
-    """In words that hold no part of a header or of the URL."""
+    """Why, without any part of a header or of the URL."""
 
     status: int | None = None
     """The HTTP status; None if there was no HTTP response."""
 
 
 _EXPORT_FAILED = ExportFailed(reason="the export failed")
-"""Over gRPC, where the SDK gives no reason."""
+"""The failure over gRPC, for which the SDK gives no reason."""
 
 
 class Exporter(SpanExporter, MetricExporter):
-    """The SDK's exporter of the collector's signal; logs failures once in a while."""
+    """Exports the signal of a collector with the SDK's exporter; logs failures, at most one line in five minutes."""
 
     def __init__(self, collector: Collector, complete: Callable[[Any], Any] = lambda data: data) -> None:
-        """`complete` returns what is exported, from what the SDK exports."""
+        """`complete` gets the SDK's data and returns the data to export."""
         super().__init__()
         self._complete = complete
         self.source = f"the collector at {collector.name}"
@@ -75,7 +75,7 @@ class Exporter(SpanExporter, MetricExporter):
         return result
 
     def force_flush(self, *_args: Any, **_options: Any) -> bool:
-        return True  # the SDK's exporters hold nothing back
+        return True  # the SDK's exporters have no buffer
 
     def shutdown(self, *args: Any, **options: Any) -> None:
         with muted():
@@ -89,7 +89,7 @@ class Exporter(SpanExporter, MetricExporter):
 
 
 def probe(collector: Collector) -> None:
-    """Export nothing, once. Blocks for 3 s at most. Raises ExportFailed."""
+    """Send one empty export. Blocks for 3 s at most. Raises ExportFailed."""
     failures: list[ExportFailed] = []
 
     def stop(failure: ExportFailed) -> None:
@@ -105,7 +105,7 @@ def probe(collector: Collector) -> None:
 
 
 def sdk_exporter(collector: Collector, on_failure: Callable[[ExportFailed], None]) -> Any:
-    """Return the SDK's exporter. `on_failure` is called for each failed HTTP request, also if the SDK repeats it."""
+    """Return the SDK's exporter. Over HTTP, it calls `on_failure` for each failed request, including repetitions."""
     package = f"opentelemetry.exporter.otlp.proto.{collector.protocol}"
     kind, module = ("Span", "trace_exporter") if collector.signal == "traces" else ("Metric", "metric_exporter")
     # imported on demand, because gRPC's package is an extra
@@ -124,7 +124,7 @@ def sdk_exporter(collector: Collector, on_failure: Callable[[ExportFailed], None
 
 
 class _HttpSession(requests.Session):
-    """Sends requests to one collector, and reports each that fails."""
+    """Sends requests to one collector, and reports each failed request."""
 
     def __init__(self, on_failure: Callable[[ExportFailed], None]) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class _HttpSession(requests.Session):
     def request(self, *args: Any, **options: Any) -> requests.Response:
         try:
             response = super().request(*args, **options)
-        except (OSError, ValueError, HTTPException) as error:  # requests' own errors are OSErrors
+        except (OSError, ValueError, HTTPException) as error:  # errors of requests are OSErrors
             self._on_failure(ExportFailed(reason=_reason(error, options["timeout"])))
             raise
         status = response.status_code
@@ -142,12 +142,12 @@ class _HttpSession(requests.Session):
             failure = ExportFailed(reason=f"it answered {status}", status=status)
             self._on_failure(failure)
             if status in range(300, 400):
-                raise requests.RequestException(failure)  # the SDK follows no redirect, but counts it as a success
+                raise requests.RequestException(failure)  # the SDK regards a redirect as a success
         return response
 
 
 def _reason(error: BaseException, timeout_s: float) -> str:
-    """Return why there was no response, in the system's words or ours: an exception's may repeat a URL or header."""
+    """Return why there was no response, without the exception's message, which may contain a URL or header."""
     root = error
     while (cause := root.__cause__ or root.__context__) is not None:
         root = cause
@@ -161,7 +161,7 @@ def _reason(error: BaseException, timeout_s: float) -> str:
             reason = "it closed the connection without an answer"
         case HTTPException():
             reason = f"what answers there doesn't speak HTTP ({reason})"
-        case ValueError():  # before OSError: requests' errors about URLs are both
+        case ValueError():  # before OSError, because errors of requests about URLs are both
             reason = f"its URL or headers can't be sent ({reason})"
         case OSError():
             reason = root.strerror or reason
@@ -170,7 +170,7 @@ def _reason(error: BaseException, timeout_s: float) -> str:
 
 @contextmanager
 def muted() -> Iterator[None]:
-    """Drop what the SDK's exporters log in this block. Records of other exporters in the same process pass."""
+    """Drop the log records of the SDK's exporters in this block, but not those of other exporters in this process."""
     token = _is_muted.set(True)
     try:
         yield

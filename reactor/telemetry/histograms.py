@@ -1,7 +1,7 @@
-"""Histograms: counted by prometheus_client, exported at /metrics and over OTLP.
+"""Histograms of prometheus_client, exported at /metrics and over OTLP.
 
-The SDK's own histogram takes 4.0 µs a value and 2.6 µs more for a second reader, prometheus_client's 0.8 µs (measured
-side by side). An upload records up to three values.
+A value takes 0.8 µs in a histogram of prometheus_client. In a histogram of the OpenTelemetry SDK, it takes 4.0 µs, and
+2.6 µs more for a second reader. An upload records up to three values.
 """
 
 import time
@@ -26,7 +26,7 @@ class Histograms(Collector):
         self._started_ns = time.time_ns()
 
     def create(self, name: str, description: str) -> Histogram:
-        """Return a new histogram of seconds. `name` is OpenTelemetry's; at /metrics it is spelt name_seconds."""
+        """Return a new histogram of seconds. `name` is the name in OpenTelemetry; /metrics appends `_seconds`."""
         prometheus_name = name.replace(".", "_") + "_seconds"
         self._histograms[name] = Histogram(prometheus_name, description, registry=None, buckets=_BOUNDS_S)
         return self._histograms[name]
@@ -34,13 +34,13 @@ class Histograms(Collector):
     def collect(self) -> Iterable[Family]:
         for histogram in self._histograms.values():
             [family] = histogram.collect()
-            # prometheus_client adds a gauge of its own, when the histogram was created
+            # prometheus_client adds a gauge: the time at which the histogram was created
             family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
             yield family
 
     def added_to(self, data: MetricsData) -> MetricsData:
-        """Return the SDK's data with every histogram that has a value."""
-        # the first resource and scope are the reactor's: some of its gauges always have a value
+        """Return `data` with all histograms that have values."""
+        # the first resource and scope belong to the reactor, because some of its gauges always have a value
         first_resource, *resources = data.resource_metrics
         first_scope, *scopes = first_resource.scope_metrics
         first_scope = replace(first_scope, metrics=[*first_scope.metrics, *self._otlp()])
@@ -59,7 +59,7 @@ class Histograms(Collector):
                     sum=total,
                     bucket_counts=[int(upper - lower) for lower, upper in pairwise([0.0, *cumulative])],
                     explicit_bounds=_BOUNDS_S,
-                    min=None,  # type: ignore[arg-type]  # optional in OTLP, and prometheus_client keeps none
+                    min=None,  # type: ignore[arg-type]  # optional in OTLP, and prometheus_client has no minimum
                     max=None,  # type: ignore[arg-type]
                 )
                 data = HistogramData([point], AggregationTemporality.CUMULATIVE)

@@ -1,4 +1,4 @@
-"""Events → log lines. A line about a row carries the ids of the row, its trace and its span."""
+"""Logs events. A log line about a row has the ids of the row, its trace and its span."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from reactor.core.trace_context import timeout_span_id
 
 
 def _on_settled(event: events.AttemptsSettled) -> None:
-    # loguru makes fields of keyword arguments; a bound logger for each line would take as long as the line
+    # keyword arguments become fields; creating a bound logger takes as long as logging the line
     for attempt in event.attempts:
         outcome, fields = attempt.outcome, attempt.trail.fields
         match outcome.verdict:
@@ -60,11 +60,11 @@ def _on_breaker(event: events.BreakerMoved) -> None:
 
 
 def _line(level: str, text: str) -> Callable[[Any], None]:
-    """Return a handler that logs `text`, in which {event.x} is the attribute x of the event."""
+    """Return a function that logs `text`. In `text`, {event.x} is the attribute x of the event."""
     return lambda event: _plain.log(level, text, event=event)
 
 
-_plain = logger.opt(capture=False)  # else the event would be a field of the line
+_plain = logger.opt(capture=False)  # with capture, the event would become a field of the line
 
 LOG_LINES: Mapping[type[Any], Callable[[Any], None]] = {
     events.Listening: _line("INFO", "listening for notifications: the test notification has arrived"),
@@ -89,4 +89,4 @@ LOG_LINES: Mapping[type[Any], Callable[[Any], None]] = {
     events.DatabaseLost: _line("WARNING", "couldn't {event.doing}: {event.reason}; retrying"),
     events.ReactorsChanged: _line("INFO", "{event.alive} reactors alive ({event.joined} joined, {event.left} left)"),
 }
-"""The function that logs each type of event."""
+"""Maps each type of event to the function that logs it."""

@@ -1,7 +1,7 @@
-"""Log lines on stderr, as text for people or JSON for machines. Records of the standard library's logging are included.
+"""Writes log lines to stderr, as text or JSON. Includes the records of the standard library's logging.
 
-An unexpected exception is logged with its type, its frames and the first line of its message. Quoted parts of the
-message are removed, because they may hold a file, a key or a row's values.
+The log line of an unexpected exception has its type, its frames and the first line of its message. Quoted parts of the
+message are removed, because they may contain a path, a key or a row's values.
 """
 
 import json
@@ -22,7 +22,7 @@ _TEXT = "<green>{time:YYYY-MM-DD HH:mm:ss.SSS}</green> <level>{level: <7}</level
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*"|b'[^']*'|\w+://\S+|(?<![\w.])/[^\s:,)]+|\([^)]*\)=\([^)]*\)""")
 
 _QUIET = ("psycopg.pool", "botocore", "boto3", "urllib3", "uvicorn")
-"""Libraries that log each reconnection or request that they repeat: only their errors are logged."""
+"""Libraries of which only errors are logged, because they log each reconnection and each repeated request."""
 
 
 class _Routed(logging.Handler):
@@ -37,7 +37,7 @@ class _Routed(logging.Handler):
 
 
 def configure(level: str, style: str) -> None:
-    """Log at `level` and above as 'text' or 'json'. Replaces earlier configurations."""
+    """Log lines of `level` and above in `style`, 'text' or 'json'. Replaces an earlier configuration."""
     logger.remove()
     if style == "json":
         logger.add(_write_json, level=level, format="{message}", backtrace=False, diagnose=False)
@@ -74,7 +74,7 @@ def _lines_of(record: "Record") -> Iterator[str]:
 
 
 def exception_lines(error: BaseException) -> Iterator[str]:
-    """Yield an exception as lines: its causes, its frames, its type, and its first line without quoted parts."""
+    """Yield an exception as lines: causes, frames, type, and the first line of the message without quoted parts."""
     if (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
         yield from exception_lines(cause)
         yield "which led to:"

@@ -1,7 +1,7 @@
-"""Events → metrics, as OpenTelemetry instruments: scraped by Prometheus at /metrics, and pushed to a collector.
+"""Records events as metrics. Prometheus scrapes the metrics at /metrics; they can also be pushed to a collector.
 
-What the reactor does is counted as it happens. What the database holds is read from the newest answer of
-reactor.status(), so it survives restarts. No user id, upload id or path is ever a label.
+Events are counted when they are emitted. Figures about rows come from the newest answer of reactor.status(), so they
+survive restarts. No label is a user id, an upload id or a path.
 """
 
 from collections import Counter
@@ -41,14 +41,14 @@ class Metrics:
     ) -> None:
         """`timers`, `spool_free_bytes` and `status` are called when metrics are collected, in any thread.
 
-        Metrics are pushed to `collector`. The spans that `export_queue` sent and lost are counted.
+        Metrics are pushed to `collector`, if there is one. A metric counts the spans that `export_queue` sent and lost.
         """
         self._status = status
         histograms = Histograms()
-        self._duration = histograms.create("storage.upload.duration", "how long an attempt took")
-        self._reaction = histograms.create("storage.upload.reaction", "from due to the attempt's start")
-        self._timeout_lag = histograms.create("interpretation.timeout_lag", "from a deadline to failed")
-        self._wheel_lag = histograms.create("reactor.wheel.lag", "how late timers fire")
+        self._duration = histograms.create("storage.upload.duration", "duration of a put")
+        self._reaction = histograms.create("storage.upload.reaction", "from due time to attempt")
+        self._timeout_lag = histograms.create("interpretation.timeout_lag", "from deadline to failure")
+        self._wheel_lag = histograms.create("reactor.wheel.lag", "time from the due time of a timer until it fires")
         self._registry = CollectorRegistry()
         self._registry.register(histograms)
         readers: list[MetricReader] = [PrometheusMetricReader(scope_info_enabled=False, registry=self._registry)]
@@ -57,9 +57,9 @@ class Metrics:
         self._provider = MeterProvider(metric_readers=readers, resource=resource, shutdown_on_exit=False)
         meter = self._provider.get_meter("reactor", version)
         self._timeouts = meter.create_counter("interpretation.timeouts", "{run}", "stale runs that were failed")
-        self._missed = meter.create_counter("reactor.reconcile.missed", "{row}", "overdue rows never notified of")
+        self._missed = meter.create_counter("reactor.reconcile.missed", "{row}", "overdue rows without a notification")
         self._notifications = meter.create_counter("reactor.notifications", "{notification}", "received, by channel")
-        self._rejected = meter.create_counter("reactor.notifications.rejected", "{notification}", "of unknown form")
+        self._rejected = meter.create_counter("reactor.notifications.rejected", "{notification}", "ignored, by channel")
         self._attempts = Counter[tuple[Verdict, str]]()
         self._is_listening = meter.create_gauge("reactor.listener.up", "", "1 while notifications arrive")
         self._is_listening.set(0)
@@ -69,26 +69,24 @@ class Metrics:
         gauge, counter = meter.create_observable_gauge, meter.create_observable_counter
         gauge("storage.queue.depth", [self._depths], "{upload}", "uploads in the queue, by status")
         oldest = self._figure("uploads", "oldest_due_age_s")
-        gauge("storage.queue.oldest_age", [oldest], "s", "since the oldest was due")
+        gauge("storage.queue.oldest_age", [oldest], "s", "time since the oldest upload was due")
         gauge("interpretation.running", [self._figure("runs", "running")], "{run}", "runs that are running")
         gauge("storage_usage.bytes", [self._rows("storage_usage", "bytes", "plan")], "By", "stored bytes, by plan")
         gauge("reactor.wheel.timers", [lambda _: [Observation(timers())]], "{timer}", "timers in the wheel")
-        gauge("reactor.spool.free_bytes", [lambda _: [Observation(spool_free_bytes())]], "By", "room in the spools")
-        # observed, because the SDK's own counter would take a tenth of an upload's CPU time
-        counter("storage.upload.attempts", [self._outcomes], "{attempt}", "attempts by outcome")
+        gauge("reactor.spool.free_bytes", [lambda _: [Observation(spool_free_bytes())]], "By", "least free space")
+        # observable, because a normal counter of the SDK would take a tenth of an upload's CPU time
+        counter("storage.upload.attempts", [self._outcomes], "{attempt}", "attempts, by outcome")
         rejections = self._rows("quota_rejections", "count", "quota", "plan")
-        counter("quota.rejections", [rejections], "{rejection}", "refused for want of quota")
+        counter("quota.rejections", [rejections], "{rejection}", "refused by a quota")
         if export_queue is not None:
-            counter(
-                "reactor.spans", [export_queue.observe], "{span}", "spans that the collector took, and that were lost"
-            )
+            counter("reactor.spans", [export_queue.observe], "{span}", "spans that were sent to the collector or lost")
 
     def prometheus(self) -> bytes:
-        """Return every metric in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def close(self, within_s: float) -> None:
-        """Push a last time. Blocks, and may exceed `within_s` if the collector hangs."""
+        """Push the metrics once more. Blocks for `within_s`, or longer if the collector hangs."""
         self._provider.shutdown(timeout_millis=1000 * within_s)
 
     def _outcomes(self, _: CallbackOptions) -> Iterable[Observation]:

@@ -1,14 +1,14 @@
-"""Events → spans: one trace covers an upload's whole life, from its queueing to its end.
+"""Makes spans from events. An upload has one trace, from its queueing to its end:
 
     upload.queued ─┬─ upload.attempt ─── upload.put, upload.settle
     (or the app's  ├─ upload.backoff
-     own span)     ├─ upload.attempt ─── upload.put, upload.settle        each attempt linked to the one before
+     own span)     ├─ upload.attempt ─── upload.put, upload.settle        each attempt has a link to the previous
                    ├─ …
                    └─ upload                                              from created to settled
 
-Spans are exported when they end, with their true times. The reactor that claims an upload exports the wait before it,
-so a crash loses none, and no state is kept between events: a trace reads the same whichever reactors took part. The
-reactor that finds a lease expired exports the attempt of the lost worker.
+Each span is made from one event, after the span has ended, so any reactors can contribute to a trace. The reactor that
+claims an upload exports the wait before the claim, so a crash loses no wait. The reactor that takes over or rescues an
+upload with an expired lease exports the lost attempt.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,10 +31,10 @@ Times = tuple[float, float]
 """Start and end in seconds since 1970."""
 
 _MIN_UNPLANNED_WAIT_S = 1.0
-"""A wait without a due time of its own is a span from here on: no reactor was running, or all were busy."""
+"""The wait of an upload that is already due becomes a span if it is at least this long."""
 
 _MAX_S = 9e9
-"""An app may write any time; later ones don't fit into 64 bits of nanoseconds."""
+"""Times are capped here, because an app may write any time, and a span has 64 bits for nanoseconds."""
 
 _CACHE_SIZE = 10_000
 _UNSET = Status(StatusCode.UNSET)
@@ -45,11 +45,11 @@ _KINDS = {
     "upload.put": SpanKind.CLIENT,
     "upload.settle": SpanKind.CLIENT,
 }
-"""Other spans are INTERNAL."""
+"""Maps names of spans to their kind. Other spans are INTERNAL."""
 
 
 class Traces:
-    """Makes spans from the events of sampled rows."""
+    """Makes and exports spans from the events of sampled rows."""
 
     def __init__(
         self, export: Callable[[ReadableSpan], None], sampler: Sampler, resource: Resource, *, version: str
@@ -71,8 +71,8 @@ class Traces:
         }
 
     def _decide(self, context: TraceContext) -> bool:
-        """Ask the sampler: for a root span if the reactor exports the root, else for a child of the app's span."""
-        if self._sampler is DEFAULT_ON:  # the usual one; asking it takes as long as three spans
+        """Return the sampler's decision about the root span, or about `upload` if the app has the root span."""
+        if self._sampler is DEFAULT_ON:  # the default sampler: calling it takes as long as three spans
             return context.is_ours or bool(context.flags & TraceFlags.SAMPLED)
         trace_id = int.from_bytes(context.trace_id)
         if context.is_ours:
@@ -84,7 +84,7 @@ class Traces:
         return result.decision is Decision.RECORD_AND_SAMPLE
 
     def _on_claimed(self, event: events.UploadsClaimed) -> None:
-        """Export what preceded each claim: the queueing, a lost attempt, the wait."""
+        """Export the spans before each claim: the queueing, a lost attempt, the wait."""
         for trail in event.trails:
             if not self._is_sampled(trail.context):
                 continue
@@ -103,7 +103,7 @@ class Traces:
                 self._export_span("upload.backoff", trail.context, span_id, times, attributes)
 
     def _on_settled(self, event: events.AttemptsSettled) -> None:
-        """Export each attempt, and the whole upload if this was its end."""
+        """Export each attempt, and the whole upload if it is stored or dead."""
         for settled in event.attempts:
             trail, verdict, settled_at = settled.trail, settled.verdict, settled.settled_at
             context = trail.context
@@ -112,7 +112,7 @@ class Traces:
             ids, about = span_ids(trail.upload_id, trail.ordinal), _about(trail)
             failure = (settled.outcome.code or "", settled.outcome.message or "")
             self._export_attempt(trail, trail.ordinal, (trail.claimed_at, settled_at), verdict, failure)
-            # the reactor's estimate of the database's clock is off by a millisecond or so: keep children in the attempt
+            # keep children within the attempt: the reactor's estimate of the database's clock may err by a millisecond
             settling_at = min(max(settled.settling_at, trail.claimed_at), settled_at)
             if settled.put is not None:
                 began = min(max(settled.put[0], trail.claimed_at), settling_at)
@@ -136,7 +136,7 @@ class Traces:
             self._export_whole(trail, event.rescued_at, event.verdict, event.code)
 
     def _export_queued(self, trail: Trail, ended_at: float) -> None:
-        """Export the root, unless it is the app's: from created to the first reaction."""
+        """Export the root span, from the queueing until `ended_at`, unless the app has the root span."""
         context = trail.context
         if context.is_ours:
             times = (trail.created_at, ended_at)
@@ -144,18 +144,18 @@ class Traces:
 
     def _export_lost(self, trail: Trail, ordinal: int, times: Times, verdict: Verdict) -> None:
         if ordinal == 1:
-            self._export_queued(trail, times[0])  # again, because it may be lost with the worker
+            self._export_queued(trail, times[0])  # again: the lost worker may not have exported it
         failure = ("STORAGE_UNAVAILABLE", "the worker stopped without settling")
         self._export_attempt(trail, ordinal, times, verdict, failure)
 
     def _export_attempt(
         self, trail: Trail, ordinal: int, times: Times, verdict: Verdict, failure: tuple[str, str]
     ) -> None:
-        """Export this attempt or the one before; `failure` is its code and message, if the verdict is one."""
+        """Export the trail's attempt, or the previous attempt if `ordinal` is less. `failure` is (code, message)."""
         is_this = ordinal == trail.ordinal
         attributes: dict[str, Attribute] = {
             **_about(trail),
-            # a lost attempt counts, so the attempt that takes over has the next number
+            # a lost attempt is counted, so the attempt that takes over has the next number
             "upload.attempt": trail.attempt if is_this else trail.attempt - 1,
             "upload.outcome": verdict.value,
         }
@@ -176,7 +176,7 @@ class Traces:
         self._export_span("upload", trail.context, span_id, (trail.created_at, ended_at), attributes)
 
     def _on_expired(self, event: events.RunExpired) -> None:
-        """Export, in the run's own trace, the time from the deadline until the run was failed."""
+        """Export the time from the run's deadline until the run was failed, in the run's trace."""
         context, span_id = event.context, timeout_span_id(event.run_id)
         if self._is_sampled(context):
             times = (event.failed_at - event.late_s, event.failed_at)
@@ -184,7 +184,7 @@ class Traces:
             self._export_span("interpretation.timeout", context, span_id, times, attributes, is_root=context.is_ours)
 
     def _on_reconciled(self, event: events.Reconciled) -> None:
-        """Export the pass, with links into the traces of what it changed."""
+        """Export the pass, with links to the traces of the changed rows."""
         context = context_of(None, event.pass_id)
         if self._is_sampled(context):
             times, attributes = (event.began_at, event.ended_at), {"reconcile.changed": event.changed}
@@ -204,12 +204,12 @@ class Traces:
         links: Sequence[tuple[bytes, bytes]] = (),
         error: str | None = None,
     ) -> None:
-        """Export a span of the context's trace, below `parent_id` or else below the row's place in the trace.
+        """Export a span with the parent `parent_id`, or the row's trace context if that is None.
 
-        An end before the start becomes the start. `links` are pairs of trace id and span id. `error` is the message of
-        a failure; None leaves the status unset.
+        An end before the start is replaced by the start. `links` are pairs of trace id and span id. `error` is the
+        message of a failure; None leaves the status unset.
         """
-        # exported spans are sampled, whatever the app's flags are
+        # exported spans have the flag SAMPLED, even if the app's context lacks it
         trace_id, flags = int.from_bytes(context.trace_id), TraceFlags(context.flags | TraceFlags.SAMPLED)
         parent = None
         if not is_root:
@@ -238,7 +238,7 @@ def _link(trace_id: bytes, span_id: bytes) -> Link:
 
 
 def _lag(trail: Trail) -> Mapping[str, Attribute]:
-    """Return how much later than due the upload was claimed."""
+    """Return the attribute for the time from the due time of the upload until its claim."""
     due_at = trail.due_at if trail.waited_since is None else max(trail.due_at, trail.waited_since)
     return {"reactor.wheel_lag_ms": round(1000 * max(0.0, trail.claimed_at - due_at), 3)}
 

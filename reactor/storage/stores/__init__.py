@@ -1,4 +1,4 @@
-"""Object stores. `open_store` makes the one that REACTOR_STORE_URL names."""
+"""Object stores. `open_store` opens the store at REACTOR_STORE_URL."""
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -11,9 +11,9 @@ _FORMS = "write file:///dir for a folder, or s3:// for the bucket that each row 
 
 
 def open_store(store_url: str, *, concurrency: int) -> ObjectStore:
-    """Make the store that a URL names, for up to `concurrency` puts at once. Sends and writes nothing.
+    """Return the store at a URL, for up to `concurrency` concurrent puts. Sends and writes nothing.
 
-    Raises ConfigInvalid. Its message doesn't contain the URL, because a URL may contain a password.
+    Raises ConfigInvalid without the URL in its message, because a URL may contain a password.
     """
     try:
         url = urlsplit(store_url)
@@ -28,7 +28,7 @@ def open_store(store_url: str, *, concurrency: int) -> ObjectStore:
             raise ConfigInvalid(
                 "REACTOR_STORE_URL: write s3:// alone; rows name the bucket, and AWS_ENDPOINT_URL the server"
             )
-        # importing boto3 takes 0.2 s and 40 MB, which a store in a folder doesn't need
+        # only here, because importing boto3 takes 0.2 s and 40 MB, and a local store doesn't need it
         from reactor.storage.stores.s3 import S3Store  # noqa: PLC0415 - see above
 
         return S3Store(concurrency=concurrency)
@@ -36,7 +36,7 @@ def open_store(store_url: str, *, concurrency: int) -> ObjectStore:
 
 
 def store_folder(store_url: str) -> Path | None:
-    """Return the folder that a file:// URL names; None for other stores. Raises ConfigInvalid."""
+    """Return the folder of a file:// URL; None for other URLs. Raises ConfigInvalid."""
     url = urlsplit(store_url)
     return _folder(url.netloc, unquote(url.path)) if url.scheme == "file" else None
 

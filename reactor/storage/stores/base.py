@@ -1,7 +1,7 @@
-"""The interface of an object store, and of the body that it reads.
+"""The interface of an object store, and of the body of an upload.
 
-Stores block. A put runs in a thread of the pool, so slow disks and sockets don't block the event loop. boto3 blocks
-too, and no other client exposes status, error code and Retry-After.
+The methods of a store block, because boto3 blocks, and no other client exposes status, error code and Retry-After. A
+put runs in a thread of the pool, so slow disks and sockets don't block the event loop.
 """
 
 from typing import Protocol
@@ -10,8 +10,8 @@ from typing import Protocol
 class Body(Protocol):
     """The bytes of one upload, read once from start to end.
 
-    `read` returns the last bytes only if all bytes are the recorded ones: a store must not keep an object of fewer
-    bytes.
+    `read` returns the last bytes only if all bytes have the recorded size and SHA-256. So a store must not keep an
+    object with fewer bytes than `size_bytes`.
     """
 
     @property
@@ -19,30 +19,30 @@ class Body(Protocol):
 
     @property
     def sha256(self) -> str | None:
-        """Recorded SHA-256, lower-case hex; None when the row has none."""
+        """Recorded SHA-256, lower-case hex; None if the row has none."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return up to `size` bytes, b"" at the end. Raises ContentMismatch; StorageUnavailable once cancelled."""
+        """Return up to `size` bytes, b"" at the end. Raises ContentMismatch; StorageUnavailable if cancelled."""
 
 
 class ObjectStore(Protocol):
-    """A store of objects. Methods block, and may be called from several threads at once."""
+    """A store of objects. Its methods block and are thread-safe."""
 
     @property
     def name(self) -> str:
-        """Label for logs, metrics and the breaker: scheme and host, never a path or a secret."""
+        """Name for logs and metrics: scheme and host, without path and secrets."""
 
     def put(self, bucket: str, key: str, body: Body, *, mime_type: str | None) -> str:
-        """Store the body as bucket/key, all of it or nothing, and return its URL.
+        """Store the whole body or nothing as bucket/key, and return the object's URL.
 
         May be repeated. Raises StorageUnavailable, StorageRejected, FileTooLarge, or the error of `body.read`.
         """
 
     def check(self) -> None:
-        """Check that the store can be written to, as far as that is possible without a row's bucket.
+        """Check that the store can be written to, as far as this is possible without the bucket of a row.
 
-        Raises ConfigInvalid with the setting and the fix, or StorageUnavailable in an outage: then the reactor may
-        start.
+        Raises ConfigInvalid with the setting and the fix. Raises StorageUnavailable in an outage, in which the reactor
+        may start nevertheless.
         """
 
     def close(self) -> None: ...

@@ -1,7 +1,7 @@
-"""A folder of this machine as an object store: the object is the file <root>/<bucket>/<key>.
+"""An object store in a local folder: each object is the file <root>/<bucket>/<key>.
 
-An object appears whole or not at all: its bytes go into a file without a name, are forced to disk, and then the file
-gets its name. After a crash before that, the system deletes a file without a name.
+An object appears whole or not at all: the bytes are written to a file without a name and forced to disk, and then the
+file gets its name. If this process crashes before that, the system deletes the file.
 """
 
 import errno
@@ -18,17 +18,17 @@ from reactor.storage.stores.base import Body
 
 _CHUNK_BYTES = 1024 * 1024
 
-_PATH_MAX = 4096  # with the NUL at its end; Linux
+_PATH_MAX = 4096  # on Linux, including the NUL at the end
 
-# The fault is in the name. All errors but these and EFBIG are faults of the disk, and may be transient.
+# These errors are caused by the name. Errors other than these and EFBIG are caused by the disk, and may be transient.
 _BAD_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.EILSEQ}
 
-# The filesystem (EISDIR: the kernel) doesn't support files without a name.
+# The filesystem, or the kernel (EISDIR), doesn't support files without a name.
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT}
 
 
 class LocalStore:
-    """Keeps objects under `root`. Safe to use from several threads and processes."""
+    """Stores objects below `root`. Several threads and processes may use the same root."""
 
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
@@ -38,10 +38,10 @@ class LocalStore:
         return "file"
 
     def put(self, bucket: str, key: str, body: Body, *, mime_type: str | None) -> str:  # noqa: ARG002 - no place for it
-        """Write root/bucket/key, replacing an object of that name, and return its file:// URL.
+        """Write or replace the file root/bucket/key; return its file:// URL. Raises the errors of `ObjectStore.put`.
 
-        Never creates the root: while its disk is unmounted, a new folder would receive the objects, and the next mount
-        would hide them. Raises as `ObjectStore.put`.
+        Never creates the root: while its disk is unmounted, objects would be written into a new folder, and the next
+        mount would hide them.
         """
         try:
             folders, name = self._split(bucket, key)
@@ -62,7 +62,7 @@ class LocalStore:
         return "file://" + quote(f"{self._root}/{bucket}/{key}")
 
     def check(self) -> None:
-        """Create the root if it is missing, and write and remove a file in it. Raises ConfigInvalid."""
+        """Create the root if it is missing; write and delete a file in it. Raises ConfigInvalid."""
         try:
             self._root.mkdir(parents=True, exist_ok=True)
             root = confined_path.open_root(self._root)
@@ -85,14 +85,14 @@ class LocalStore:
         if len(confined_path.names(bucket)) != 1:
             raise ValueError("the bucket is more than one name")
         *folders, name = confined_path.names(key)
-        # the walk from folder to folder has no limit of length, but an application opens the object by its path
+        # `descend` has no limit of length, but an app opens the object by its path
         if len(os.fsencode(f"{self._root}/{bucket}/{key}")) >= _PATH_MAX:
             raise ValueError("together they are too long for a path")
         return [bucket, *folders], name
 
 
 def _write(folder: int, name: str, chunks: Iterable[bytes]) -> None:
-    """Write a file, force it to disk, and then give it its name, replacing the file that had it."""
+    """Write a file and force it to disk; then name it `name`, which replaces an existing file."""
     file, temporary = _new_file(folder)
     try:
         with open(file, "wb", closefd=False) as output:
@@ -105,7 +105,7 @@ def _write(folder: int, name: str, chunks: Iterable[bytes]) -> None:
             try:
                 link(name)
             except FileExistsError:
-                # link(2) can't replace a file, and rename(2) needs a first name
+                # link(2) can't replace a file; rename(2) can, but needs a file with a name
                 first_name = _new_name()
                 link(first_name)
                 temporary = first_name
@@ -120,7 +120,7 @@ def _write(folder: int, name: str, chunks: Iterable[bytes]) -> None:
 
 
 def _new_file(folder: int) -> tuple[int, str | None]:
-    """Open a new file without a name or, where the filesystem doesn't support that, with a temporary one."""
+    """Open a new file; return its descriptor and name: None, or a temporary name if the filesystem requires one."""
     try:
         return os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=folder), None
     except OSError as exc:
@@ -136,7 +136,7 @@ def _new_name() -> str:
 
 
 def _error_for(exc: OSError) -> ReactorError:
-    """Return the error to raise for an error of the system, with its words but without the path in it."""
+    """Return the error to raise for an OSError, with the system's message and without the path."""
     if exc.errno == errno.EFBIG:
         return FileTooLarge(f"the store's filesystem takes no file of this size: {exc.strerror}")
     if exc.errno in _BAD_NAME:

@@ -1,8 +1,8 @@
-"""An S3 server as an object store: AWS, Supabase, SeaweedFS and others with the same protocol.
+"""An object store on an S3 server: AWS, Supabase, SeaweedFS and others with the same protocol.
 
-boto3 reads credentials, region and endpoint from the usual AWS_* variables and files. Bytes go to that endpoint only:
-neither a row (an ARN as bucket) nor a response (a redirect) can send them elsewhere. One put is one request: the
-reactor itself retries, so boto3's retries are off.
+boto3 reads credentials, region and endpoint from the usual AWS_* variables and files. Bytes are sent to this endpoint
+only: neither a row (with an ARN as bucket) nor a response (with a redirect) can change the endpoint. A put is one
+request. boto3's retries are off, because the reactor retries.
 """
 
 import base64
@@ -39,27 +39,27 @@ _NO_CREDENTIALS = (
 
 
 class S3Store:
-    """Puts objects into the row's bucket. Safe to use from several threads, which share one client."""
+    """Puts objects into the bucket that each row names. Thread-safe: threads share one boto3 client."""
 
     def __init__(self, *, concurrency: int, connect_timeout_s: float = 3, read_timeout_s: float = 30) -> None:
-        """Make the client; send nothing. Raises ConfigInvalid when the AWS_* variables are incomplete or malformed.
+        """Create the boto3 client; send nothing. Raises ConfigInvalid if AWS_* variables are incomplete or malformed.
 
-        `concurrency` is the number of connections that stay open. `read_timeout_s` limits each wait for the server, not
-        a whole put: the attempt's timeout does that, through the body.
+        `concurrency` is the number of connections that stay open. `read_timeout_s` limits each wait for the server. The
+        attempt's timeout limits a whole put: it cancels the attempt, and then `body.read` raises.
         """
         config = Config(
             connect_timeout=connect_timeout_s,
             read_timeout=read_timeout_s,
             max_pool_connections=max(concurrency, 1),
             retries={"total_max_attempts": 1, "mode": "standard"},
-            # boto3 sends its own checksum as a trailer, which several servers don't support; we send SHA-256 instead
+            # boto3 sends its checksum as a trailer, which several servers don't support; `put` sends SHA-256 instead
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            # signing the payload would read the body twice; the SHA-256 header is signed and proves the same
+            # to sign the payload, boto3 would read the body twice; the signed SHA-256 header protects the payload too
             s3={"addressing_style": "path", "payload_signing_enabled": False},
         )
         try:
-            # other clients of AWS read AWS_REGION, but boto3 reads only AWS_DEFAULT_REGION and its files
+            # boto3 reads only AWS_DEFAULT_REGION and its files, but other AWS clients also read AWS_REGION
             session = boto3.session.Session(region_name=os.environ.get("AWS_REGION") or None)
             self._client: S3Client = session.client("s3", config=config)
             self._has_credentials = session.get_credentials() is not None
@@ -78,11 +78,11 @@ class S3Store:
         return f"s3:{self._endpoint.hostname}"
 
     def put(self, bucket: str, key: str, body: Body, *, mime_type: str | None) -> str:
-        """Send the body in one request and return s3://bucket/key. Raises as `ObjectStore.put`."""
+        """Send the body in one request; return s3://bucket/key. Raises the errors of `ObjectStore.put`."""
         _check_names(bucket, key)
         reader = _BodyReader(body)
         headers: dict[str, Any] = {}
-        # the MIME type comes from a row; if no header can contain it, the upload is stored without
+        # a row may have a MIME type that no header can contain: then the object is stored without it
         if re.fullmatch("[!-~][ -~]{0,254}", mime_type or ""):
             headers["ContentType"] = mime_type
         checksum = None if body.sha256 is None else base64.b64encode(bytes.fromhex(body.sha256)).decode()
@@ -94,7 +94,7 @@ class S3Store:
             )
         except BOTO_ERRORS as exc:
             raise reader.failure or error_for(exc) from None
-        # every S3 server returns an ETag; a proxy's 200 has none, and boto3 has then sent no byte
+        # every S3 server returns an ETag; a 200 without an ETag comes from a proxy, and boto3 has sent no bytes
         if "ETag" not in response:
             raise StorageUnavailable("the object store said yes, but not what it stored")
         if response.get("ChecksumSHA256", checksum) != checksum:
@@ -102,9 +102,9 @@ class S3Store:
         return f"s3://{bucket}/{key}"
 
     def check(self) -> None:
-        """Check that there are credentials and that the endpoint answers; a refusal is an answer too.
+        """Check that there are credentials and that the endpoint answers, even with a refusal. See `ObjectStore.check`.
 
-        Rows name the buckets, so only a put shows whether one can be written to. See `ObjectStore.check`.
+        Each row names a bucket, so only a put shows whether a bucket can be written to.
         """
         if self._endpoint.scheme not in {"http", "https"}:
             raise ConfigInvalid("AWS_ENDPOINT_URL: it must begin with https:// or http://")
@@ -120,7 +120,7 @@ class S3Store:
                 raise problem from None
 
     def probe(self, bucket: str, key: str) -> tuple[ReactorError | None, ReactorError | None]:
-        """Put a small object; return the errors of reading it back and of deleting it. Raises as `put`."""
+        """Put, read and delete a small object; return the errors of read and delete. Raises the errors of `put`."""
         self.put(bucket, key, _ProbeBody(_PROBE_CONTENT), mime_type="text/plain")
         unread: ReactorError | None = None
         undeleted: ReactorError | None = None
@@ -148,7 +148,7 @@ class _ProbeBody(BytesIO):
 
 
 class _BodyReader:
-    """The file that boto3 reads. Keeps the body's error, which boto3 reports as a lost connection."""
+    """The file that boto3 reads. Stores an error of the body, which boto3 would report as a lost connection."""
 
     def __init__(self, body: Body) -> None:
         self._body = body
@@ -163,7 +163,7 @@ class _BodyReader:
 
 
 def _check_names(bucket: str, key: str) -> None:
-    """Refuse names that boto3 or a proxy interprets in another way: an ARN, a path with '..', a line end."""
+    """Refuse names that boto3 or a proxy would interpret, such as an ARN, a path with '..' or a line end."""
     if _BUCKET.fullmatch(bucket) is None:
         raise StorageRejected("the bucket's name isn't one that S3 allows")
     if _UNSENDABLE.search(key) or not 0 < len(key.encode()) <= _KEY_BYTES:
@@ -173,8 +173,8 @@ def _check_names(bucket: str, key: str) -> None:
 
 
 def _forbid_redirect(params: dict[str, Any], **_: object) -> None:
-    """Mark a request as redirected already, so that boto3 sends it to no other server.
+    """Mark a request as redirected, so that boto3 doesn't send it to another server.
 
-    Otherwise, on 301, 302, 307 and a wrong region, boto3 asks for the bucket's region and puts the object there.
+    Otherwise, after 301, 302, 307 or a wrong region, boto3 asks for the bucket's region and puts the object there.
     """
     params["context"].setdefault("s3_redirect", {})["redirected"] = True

@@ -1,7 +1,7 @@
-"""Translates errors of boto3: try again later (StorageUnavailable), give up (StorageRejected), or FileTooLarge.
+"""Translates errors of boto3: StorageUnavailable is transient, StorageRejected and FileTooLarge are permanent.
 
-By the contract, connection errors and the statuses 408, 425, 429 and 5xx are transient, and the rest of 4xx is
-permanent. The few error codes that contradict their status are listed here with the reason.
+Connection errors and the statuses 408, 425, 429 and 5xx are transient. Other 4xx are permanent, except for the error
+codes in _TRANSIENT_CODE.
 """
 
 import re
@@ -32,14 +32,14 @@ _MESSAGE_CHARS = 200
 
 _TRANSIENT_STATUS = {408, 425, 429}
 _TRANSIENT_CODE = {
-    "RequestTimeout",  # a 400 that means a slow connection
+    "RequestTimeout",  # a 400 for a slow connection
     "RequestTimeoutException",
     "SlowDown",
     "ServiceUnavailable",
     "Throttling",
-    "ConditionalRequestConflict",  # a 409 that means another request for the same object at this moment
+    "ConditionalRequestConflict",  # a 409 for concurrent requests for the same object
     "OperationAborted",
-    # The bytes were proven before the last of them was sent, so these 400s mean that the network changed or lost some.
+    # the body has verified all bytes before the last byte was sent, so these 400s mean that the network changed some
     "BadDigest",
     "IncompleteBody",
     "XAmzContentChecksumMismatch",
@@ -65,9 +65,9 @@ BOTO_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
 
 
 def error_for(exc: ClientError | BotoCoreError | ResponseParserError) -> ReactorError:
-    """Return the error to raise for an error of boto3: with status, code and the beginning of the server's message.
+    """Return the error to raise for an error of boto3, with status, code and the first part of the server's message.
 
-    It has no URL, which may be signed, and no message of boto3's, which quotes the request.
+    The message has no URL, because a URL may be signed, and no text of boto3, because that quotes the request.
     """
     if isinstance(exc, ClientError):
         return _error_for_response(exc.response)
@@ -95,9 +95,10 @@ def _error_for_response(response: Mapping[str, Any]) -> ReactorError:
 
 
 def retry_after_s(headers: Mapping[str, str], *, now: datetime) -> float | None:
-    """Return the seconds of Retry-After, >= 0; None without a valid one. `headers` have lower-case names.
+    """Return Retry-After in seconds, at least 0; None without a valid Retry-After. `headers` have lower-case names.
 
-    A date is relative to the response's own Date, because the server's clock may differ. Source: RFC 9110, 10.2.3.
+    A date is compared with the response's Date header, because the server's clock may differ from `now`. Source: RFC
+    9110, 10.2.3.
     """
     value = headers.get("retry-after", "").strip()
     if re.fullmatch("[0-9]{1,9}", value):
@@ -116,6 +117,6 @@ def _date(text: str) -> datetime | None:
 
 
 def _one_line(text: str) -> str:
-    """Shorten a server's message, and remove what must not enter a log: line ends, control characters, URLs."""
+    """Shorten a server's message, and remove line ends, control characters and URLs, which must not be logged."""
     printable = "".join(char if char.isprintable() else " " for char in text)
     return re.sub(r"[a-z0-9+]+://\S+", "<url>", printable, flags=re.IGNORECASE)[:_MESSAGE_CHARS]
