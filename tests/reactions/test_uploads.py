@@ -3,14 +3,17 @@
 from functools import partial
 from pathlib import Path
 
+import pytest
+from support.app import App
 from support.manual_clock import ManualClock
 from support.recorder import Recorder
 from support.spooled import make_spool, make_upload
 
 from reactor.core.backoff import Backoff
 from reactor.core.circuit_breaker import CircuitBreaker
-from reactor.core.model import Signal, Verdict
-from reactor.postgres.connection import DedicatedConnection
+from reactor.core.events import AttemptSettled, LeaseLost
+from reactor.core.model import Outcome, Signal, Verdict
+from reactor.postgres.connection import DedicatedConnection, QueryRunner
 from reactor.postgres.upload_queue import UploadQueue
 from reactor.reactions.upload_failures import UploadFailures
 from reactor.reactions.uploads import FailedUploads, UploadAttempt, put
@@ -28,24 +31,30 @@ def new_attempt() -> UploadAttempt:
     )
 
 
-async def test_an_open_breaker_admits_no_attempt_and_then_one_probe_at_a_time(tmp_path: Path) -> None:
-    clock, breaker = ManualClock(), CircuitBreaker(threshold=2, first_pause_s=1.0)
-    (tmp_path / "store").mkdir()
+def reaction_on(
+    database: QueryRunner, tmp_path: Path, *, breaker: CircuitBreaker, clock: ManualClock, recorder: Recorder
+) -> FailedUploads:
+    (tmp_path / "store").mkdir(parents=True)
     spool, store = Spool({"default": make_spool(tmp_path)}), LocalStore(tmp_path / "store")
     pool = ThreadPool[UploadAttempt](partial(put, spool, store), 1, name="test")
     backoff = Backoff(base_s=1.0, factor=2.0, max_s=60.0, jitter=0.0)
-    reaction = FailedUploads(
-        UploadQueue(NO_DATABASE, claims=NO_DATABASE, lease_s=30.0),
+    return FailedUploads(
+        UploadQueue(database, claims=database, lease_s=30.0),
         executor=pool,
         spool=spool,
         run_in_thread=pool.run,
         breaker=breaker,
-        failures=UploadFailures(breaker, backoff, store_name="store", clock=clock, emit=Recorder()),
+        failures=UploadFailures(breaker, backoff, store_name="store", clock=clock, emit=recorder),
         clock=clock,
-        emit=Recorder(),
+        emit=recorder,
         attempt_timeout_s=300.0,
         lease_s=30.0,
     )
+
+
+async def test_an_open_breaker_admits_no_attempt_and_then_one_probe_at_a_time(tmp_path: Path) -> None:
+    clock, breaker = ManualClock(), CircuitBreaker(threshold=2, first_pause_s=1.0)
+    reaction = reaction_on(NO_DATABASE, tmp_path, breaker=breaker, clock=clock, recorder=Recorder())
     attempts = [new_attempt() for _ in range(3)]
     assert list(reaction.admit(attempts)) == attempts
     assert not reaction.is_held_up
@@ -62,3 +71,31 @@ async def test_an_open_breaker_admits_no_attempt_and_then_one_probe_at_a_time(tm
 
     assert reaction.hand_back(attempts[0]).verdict is Verdict.DEFERRED  # the probe ends without a start
     assert list(reaction.admit(attempts[1:])) == attempts[1:2]
+
+
+@pytest.mark.parametrize(("lease_left_s", "kind"), [(1.0, AttemptSettled), (-1.0, LeaseLost)])
+async def test_a_stored_upload_is_confirmed_only_if_the_attempt_ended_within_its_lease(
+    app: App, tmp_path: Path, lease_left_s: float, kind: type[AttemptSettled | LeaseLost]
+) -> None:
+    """After the lease, another reactor may have stored the upload and counted it."""
+    [queued] = app.queue_uploads()
+    clock, recorder = ManualClock(), Recorder()
+    database = DedicatedConnection(app.url)
+    reaction = reaction_on(database, tmp_path / "other", breaker=CircuitBreaker(), clock=clock, recorder=recorder)
+    try:
+        queue = UploadQueue(database, claims=database, lease_s=30.0)
+        [upload] = (await queue.claim([queued.id.int])).uploads
+        outcome = Outcome(Verdict.STORED, storage_url="file:///store/a")
+        await queue.settle([(upload, outcome)])  # the row is gone, as after a settlement of whichever reactor
+        attempt = UploadAttempt(
+            signal=Signal("uploads", upload.id.int, 1),
+            tenant=1,
+            upload=upload,
+            trail=upload.trail(),
+            lease_until=100.0 + lease_left_s,
+        )
+        attempt.began, attempt.ended, attempt.result = 99.0, 100.0, ("file:///store/a", None)
+        await reaction.settle([(attempt, outcome)])
+    finally:
+        await database.close()
+    assert [type(event) for event in recorder.events] == [kind]
