@@ -43,7 +43,8 @@ class Leases(Generic[A]):
             still_held = {attempt.signal.row_id for attempt in held if attempt.lease_until > self._clock.now()}
         else:
             for attempt in held:
-                attempt.lease_until = sent + self._lease_s
+                if attempt.signal.row_id in still_held:
+                    attempt.lease_until = sent + self._lease_s
         for attempt in held:
             if attempt.signal.row_id not in still_held and not attempt.is_over:
                 attempt.is_lost = True  # another reactor may have claimed the row, so its outcome isn't settled

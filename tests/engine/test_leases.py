@@ -30,6 +30,8 @@ async def test_a_lost_lease_cancels_the_attempt_and_settles_nothing(worker_harne
         await worker_harness.advance(LEASE_S / 3)
         assert (await worker_harness.recorder.wait_for(LeaseLost)).upload_id == lost.row_id
         assert worker_harness.reaction.cancelled == [lost]
+        attempts = worker_harness.reaction.attempts
+        assert attempts[lost.row_id].lease_until < attempts[kept.row_id].lease_until
         assert not worker_harness.worker.is_claimed(lost)
         await idle_event()
         assert worker_harness.reaction.claims[1:] == [[lost]]  # a claim returns the state of the lost row

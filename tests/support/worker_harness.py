@@ -38,6 +38,8 @@ class InMemoryRows(AttemptReaction[Attempt]):
         self.attempt_timeout_s = attempt_timeout_s
         self.executor = TaskExecutor(self._act, concurrency, per_tenant=per_tenant, now=clock.now)
         self.claims: list[list[Signal]] = []
+        self.attempts: dict[UUID, Attempt] = {}
+        """The last attempt of each row."""
         self.settled: list[tuple[Signal, Verdict]] = []
         self.extended: list[set[UUID]] = []
         self.acting: Counter[int] = Counter()
@@ -82,13 +84,13 @@ class InMemoryRows(AttemptReaction[Attempt]):
             await checkpoint()
         self._check("claim")
         lease_until = self.clock.now() + LEASE_S
-        return ClaimResult(
-            attempts=[
-                Attempt(signal=signal, tenant=signal.tenant, lease_until=lease_until)
-                for signal in signals
-                if signal.row_id not in self.not_ours | self.taken_over
-            ]
-        )
+        attempts = [
+            Attempt(signal=signal, tenant=signal.tenant, lease_until=lease_until)
+            for signal in signals
+            if signal.row_id not in self.not_ours | self.taken_over
+        ]
+        self.attempts |= {attempt.signal.row_id: attempt for attempt in attempts}
+        return ClaimResult(attempts=attempts)
 
     @property
     def is_held_up(self) -> bool:
