@@ -74,7 +74,7 @@ class Completer(Generic[A]):
     def track_released(self) -> Iterator[Container[Signal]]:
         """Yield a set that collects the signals released during the block.
 
-        What the block reads from the database about the signals' rows may be out of date.
+        The row of a released signal may have changed after the block read it from the database.
         """
         self._released = released = set[Signal]()
         try:
@@ -107,7 +107,7 @@ class Completer(Generic[A]):
                 self.hand_back(self._reaction.executor.drain())
 
     def hand_back(self, attempts: Sequence[A]) -> None:
-        """Give attempts that didn't begin the outcome DEFERRED: they aren't counted, and their rows are due again."""
+        """Give the outcome DEFERRED to attempts that didn't begin. They aren't counted; their rows become due again."""
         if attempts:
             self._complete(attempts, [self._reaction.hand_back(attempt) for attempt in attempts])
 

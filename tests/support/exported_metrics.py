@@ -61,7 +61,7 @@ def _scrape(url: str) -> str:
 
 
 def sample(kind: type[Any]) -> Any:
-    """Return an event of this type, or a value in an event's field, with plausible values."""
+    """Return an instance of `kind` with plausible values. `kind` is an event type, or a type nested in an event."""
     hints = get_type_hints(kind)
     return kind(**{name: _value(name, hints[name]) for name in _names(kind)})
 

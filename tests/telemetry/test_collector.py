@@ -107,7 +107,7 @@ def test_a_user_of_the_url_becomes_a_header_in_utf8_unless_another_header_is_set
 
 
 @pytest.mark.parametrize(("text", "timeout_s"), [("", 10.0), ("3000", 3.0), ("100", 0.1), ("99", 99.0), ("0.5", 0.5)])
-def test_a_timeout_is_milliseconds_or_as_the_python_sdk_reads_it_seconds(text: str, timeout_s: float) -> None:
+def test_a_timeout_is_in_milliseconds_and_one_below_100_in_seconds(text: str, timeout_s: float) -> None:
     assert collector_at("http://c", OTEL_EXPORTER_OTLP_TIMEOUT=text).timeout_s == timeout_s
 
 
