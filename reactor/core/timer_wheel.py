@@ -18,7 +18,7 @@ from reactor.core.timer_slots import BITS, CurrentBlock, LaterBlocks
 K = TypeVar("K", bound=Hashable)
 
 _KEYS_MIN: Final = 64
-"""Added to the number of keys before bytes per key are compared, so that a small dictionary isn't copied."""
+"""`_shrink` counts this many keys more than there are, so that it doesn't copy a small dictionary."""
 
 _BYTES_PER_KEY_MAX: Final = 1024
 """The dictionary is copied when it takes more bytes per key. A dictionary that has only grown takes at most 120."""
@@ -67,7 +67,8 @@ class TimerWheel(Generic[K]):
         else:
             self._current.add(key, due)
         if is_move:
-            # after `add`, because an old entry may have the new tick too: then one of these two entries is stale
+            # after `add`: a key that was moved away and back has an old entry at the new tick, so two entries look
+            # live, and one of them has to be counted as stale
             self._mark_stale(before)
 
     def cancel(self, key: K) -> bool:

@@ -34,7 +34,8 @@ class Runs:
         self._heartbeat_timeout = timedelta(seconds=heartbeat_timeout_s)
 
     async def expire(self, ids: Sequence[UUID]) -> list[Expiry]:
-        """Fail the runs whose deadline has passed; return all runs except those that had ended before."""
+        """Fail the runs whose deadline has passed; return these, and the runs that still run and have a
+        deadline."""
         rows = await self._database.call(statements.EXPIRE_RUNS, (list(ids), self._heartbeat_timeout))
         return [Expiry(*row) for row in rows]
 

@@ -8,8 +8,9 @@
 -- The start writes a heartbeat so that a worker that dies before its own first heartbeat is found. A run that was
 -- started before these columns existed has no heartbeat_at: only its timeout_at applies, and the run isn't counted.
 --
--- A BEFORE trigger marks a start by INSERT. A second UPDATE of the row marks a start by UPDATE, because a BEFORE UPDATE
--- trigger would lock every row before each UPDATE, also for heartbeats (schema/README.md, decision 9).
+-- When an INSERT starts a run, a BEFORE trigger marks the row. When an UPDATE starts it, an AFTER trigger marks the row
+-- by a second UPDATE (mark_run): a BEFORE UPDATE trigger would make each UPDATE lock its rows first, heartbeats included
+-- (schema/README.md, decision 9).
 --
 -- Marking and counting are in one file, because `reactor migrate` installs a file in one transaction: no run starts
 -- while only one of them is installed.
@@ -49,7 +50,7 @@ as $$
 declare
     v_now constant timestamptz := clock_timestamp();
     v_marking constant text := coalesce(current_setting('reactor.marking', true), '');
-    v_set text; -- assigned, because plpgsql evaluates an assignment without a query
+    v_set text; -- never read. An assignment calls set_config without running a query; PERFORM would run one
 begin
     v_set := set_config('reactor.marking', p_before.id::text, true);
     if p_started_month is not null then
@@ -64,7 +65,8 @@ begin
            set billing_month = p_before.billing_month
          where r.id = p_before.id;
     end if;
-    -- restore the previous value: an app's trigger may start this run while mark_run marks another one
+    -- restore the previous value, because calls can be nested: while mark_run updates one run, a trigger of the app
+    -- may start another run
     v_set := set_config('reactor.marking', v_marking, true);
 end $$;
 

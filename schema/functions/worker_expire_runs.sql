@@ -52,7 +52,7 @@ begin
            date_part('epoch', case
                -- stale, but another session has locked it: call again soon
                when d.due_at <= statement_timestamp() then statement_timestamp() + interval '0.5 s'
-               -- in 5 ms at the earliest: the reactor's estimate of this clock may be slightly early
+               -- in 5 ms at the earliest: the reactor's estimate of the database's clock may be slightly ahead
                else greatest(d.due_at, statement_timestamp() + interval '5 ms') end),
            null, null, null, null::float8
       from public.interpretation_runs as r

@@ -1,4 +1,7 @@
-"""The cases by name, in the order in which they run. A case returns the variant that ratios refer to, or None."""
+"""The cases by name, in the order in which they run.
+
+A case returns the base variant, by which the table divides the figures of the other variants; None: no ratios.
+"""
 
 from collections.abc import Callable
 

@@ -422,7 +422,7 @@ async def test_yielded_rows_are_taken_over_from_a_reactor_without_progress(harne
 
 
 async def test_a_row_yielded_when_it_is_notified_is_swept_as_soon(harness: ReconcileHarness) -> None:
-    """Yielding alone starts the wait of 30 s, even if the last sweep was long ago."""
+    """A sweep checks yielded rows 30 s after they were yielded, however long ago the last sweep was."""
     harness.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
     async with harness.running():
         await harness.advance(100.0)

@@ -155,7 +155,7 @@ def test_every_action_between_log_in_and_log_out_works_and_is_audited(browser: A
         cancel_and_purge(page, run, app)
         fail_a_run(page, run, app)
 
-        # retry all that match, after their count
+        # retry all uploads that match, after a page has shown their number
         several = app.queue_uploads(3, status="dead", error_code="STORAGE_REJECTED")
         page.goto(f"{run.url}/uploads?status=dead")
         page.get_by_label("Error code").fill("STORAGE_REJECTED")

@@ -39,7 +39,8 @@ _TRANSIENT_CODE = {
     "Throttling",
     "ConditionalRequestConflict",  # a 409 for concurrent requests for the same object
     "OperationAborted",
-    # the body has verified all bytes before the last byte was sent, so these 400s mean that the network changed some
+    # SpooledFile verifies all bytes before it returns the last ones, so a 400 with one of these codes means that bytes
+    # were changed or lost on the way to the store
     "BadDigest",
     "IncompleteBody",
     "XAmzContentChecksumMismatch",
@@ -76,7 +77,7 @@ def error_for(exc: ClientError | BotoCoreError | ResponseParserError) -> Reactor
         return StorageRejected(f"there are no usable credentials for the object store ({kind})", denied=True)
     if isinstance(exc, _UNREACHABLE):
         return StorageUnavailable(f"the object store can't be reached, or didn't answer in time ({kind})")
-    return StorageRejected(f"the upload can't be written as a request to the object store ({kind})")
+    return StorageRejected(f"boto3 can't make a request to the object store for this upload ({kind})")
 
 
 def _error_for_response(response: Mapping[str, Any]) -> ReactorError:
@@ -86,7 +87,7 @@ def _error_for_response(response: Mapping[str, Any]) -> ReactorError:
     code = str(error.get("Code", ""))
     text = _one_line(f"{code}: {error.get('Message', '')}")
     message = f"the object store answered {status} {text}"
-    if status == 413 or code in _TOO_LARGE:  # noqa: PLR2004 - a status of the contract
+    if status == 413 or code in _TOO_LARGE:  # noqa: PLR2004 - Content Too Large
         return FileTooLarge(message)
     if status in _TRANSIENT_STATUS or status >= 500 or code in _TRANSIENT_CODE:  # noqa: PLR2004
         wait_s = retry_after_s(metadata.get("HTTPHeaders", {}), now=datetime.now(UTC))
