@@ -44,7 +44,7 @@ async def run_with_signals(work: Work, on_signal: Callable[[signal.Signals], Non
 
 
 def exit_if_threads_hang() -> None:
-    """Exit with 0 if a thread is still running after 0.5 s, because it hangs in an abandoned put.
+    """Exit with 0 if a thread still runs after 0.5 s. Such a thread hangs in an abandoned put.
 
     Without this, Python would wait for the thread until its socket times out.
     """

@@ -34,7 +34,10 @@ def console() -> Console:
 
 
 def readings(url: Callable[[], str], read: Callable[[Inspector], Status]) -> Iterator[Reading]:
-    """Yield a reading every two seconds, forever. Each connect calls `url`: an embedded server can change its port."""
+    """Yield a reading every two seconds, forever.
+
+    Calls `url` before each connect, because an embedded server can change its port.
+    """
     while True:
         try:
             with inspecting(url()) as inspector:

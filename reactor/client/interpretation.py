@@ -19,7 +19,7 @@ _END_TIMEOUT_S = 30.0
 """How long `complete` and `fail_with` retry while the database does not answer."""
 
 _CANCELLED_END_TIMEOUT_S = 5.0
-"""How long a cancelled worker may take to fail its run: the code that cancelled the worker waits for it."""
+"""How long a cancelled worker may take to fail its run. Meanwhile the code that cancelled the worker waits."""
 
 Ask = Callable[[LiteralString, Sequence[Any]], Awaitable[Mapping[str, Any]]]
 """A function that calls one SQL function and returns its answer, such as ReactorClient.ask."""

@@ -122,7 +122,7 @@ class SyncReactorClient:
         """Return a context manager that runs an interpretation. See ReactorClient.interpretation for the arguments.
 
         The client can't cancel this block, so the block must call `run.check()` regularly: `check` raises the reason
-        when a reactor or an operator has failed the run. Otherwise leaving the block raises the reason.
+        when a reactor or an operator has failed the run. Without this call, leaving the block raises the reason.
         """
         loop_thread = self._started_loop_thread()
         interpretation = loop_thread.client.interpretation(

@@ -21,8 +21,8 @@ _UPLOAD_INTERVAL_S = 0.09
 _FAIL_TWICE = frozenset({0, 6, 12, 18, 24, 30, 48, 66, 84})
 """Numbers of the uploads whose first two puts fail, in addition to puts during the outage.
 
-Only a few of these uploads start after the outage: on a slow machine they would be the last in the queue, and the
-circuit breaker opens when five uploads fail without a success between them."""
+Only a few of these uploads start after the outage. If many did, they would be the last in the queue on a slow machine,
+and would fail without a success between them. After five such failures, the circuit breaker opens."""
 
 _MAX_RETRIES = 8
 """Enough for an upload that fails twice, and also fails during the outage."""
@@ -44,7 +44,7 @@ class DemoFile:
     """'stored', 'refused' (by the store), 'exhausted' (every put fails), 'missing' or 'changed' (in the spool)."""
 
     failing_puts: float
-    """Number of puts that fail before the first success, without puts during the outage."""
+    """Number of puts that fail before the first success. Puts during the outage don't count."""
 
 
 def make_files() -> list[DemoFile]:

@@ -24,7 +24,7 @@ class DemoView:
         self._console = console
         self._counts: Counter[str] = Counter()  # settled attempts by verdict, and failed runs
         self._dead_codes: Counter[str] = Counter()
-        self._reactions_ms: list[float] = []  # due time to first attempt, of uploads that were due outside an outage
+        self._reactions_ms: list[float] = []  # from due time to first attempt, except for uploads due in an outage
         self._lateness_ms: list[float] = []  # from a run's deadline until it was failed
         self._retried: set[object] = set()
         self._delayed_by_outage = 0

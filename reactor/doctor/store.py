@@ -67,7 +67,7 @@ class S3Checks:
         targets = list(dict.fromkeys(self._requested_buckets))
         queued, count = list[str](), 0
         with suppress(DatabaseUnavailable), closing(ServerProbe(self._database_url)) as server:
-            queued, count = server.buckets(_BUCKETS_PROBED)  # without a database, its checks report the problem
+            queued, count = server.buckets(_BUCKETS_PROBED)  # an outage is reported by the database's checks
         targets += [bucket for bucket in queued if bucket not in {target.partition("/")[0] for target in targets}]
         if not targets:
             seen = "no bucket is known, because no upload is queued: credentials and buckets are not checked"

@@ -89,8 +89,8 @@ def major_of(bin_dir: Path) -> int:
 def choose_binaries(data_major: int | None, account: Account | None, bin_dir: Path | None = None) -> Path:
     """Return the folder of the programs for a data folder of major version `data_major` (None: a new folder).
 
-    The programs are in `bin_dir` if given, else in the wheel; for a new folder, the newest. Raises ConfigInvalid if no
-    programs of that version are available, or `account` cannot run the programs in `bin_dir`.
+    Chooses from `bin_dir` if given, else from the wheel. A new folder gets the newest programs. Raises ConfigInvalid if
+    no programs of version `data_major` are available, or if `account` cannot run the programs in `bin_dir`.
     """
     available = installed_binaries() if bin_dir is None else {major_of(bin_dir): bin_dir.resolve()}
     major = data_major or max(available)

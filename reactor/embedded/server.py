@@ -4,8 +4,8 @@ Promises:
 
 * A password protects the data. The server listens only on 127.0.0.1, has no Unix socket, and requires a random
   password, which is in a file of mode 0600.
-* The server ends with this process. However this process ends, the kernel shuts the server down on Linux. On other
-  systems only `stop` shuts it down.
+* The server ends with this process. On Linux, the kernel shuts the server down, however this process ends. On other
+  systems, only `stop` shuts it down.
 * Other folders keep their owners and permissions. PostgreSQL refuses to run as root, so under root the owner of the
   data folder runs the server, or `nobody` for a new folder.
 * A data folder has at most one server. A second start raises DatabaseUnavailable, also in another process.
@@ -42,8 +42,8 @@ class EmbeddedPostgres:
     """A server on one data folder. As a context manager, it starts on entry and stops on exit.
 
     `durable=False` is faster, but a power cut loses data: use it only in tests. `bin_dir` is a folder with `postgres`
-    and `initdb`; None means the wheel's programs, of the data folder's version or the newest. `options` maps names of
-    server settings to values. A restarted server has the same port if the port is still free.
+    and `initdb`; None means the wheel's programs: those of the data folder's version, or the newest for a new folder.
+    `options` maps names of server settings to values. A restarted server has the same port if the port is still free.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class EmbeddedPostgres:
         """Start the server; return its URL when it accepts connections. Creates the data folder if that is missing.
 
         Raises ConfigInvalid if the data folder or the programs are unusable. Raises DatabaseUnavailable if another
-        process uses the folder, or with the end of the log if the server does not start.
+        process uses the folder, or if the server does not start. In that case, the message has the end of the log.
         """
         if self.pid is not None:
             return self.url
@@ -208,7 +208,7 @@ class EmbeddedPostgres:
         return False
 
     def _remove_stale_pid_file(self) -> None:
-        """Remove postmaster.pid of a crashed server if another program now has the process id in the file.
+        """Remove postmaster.pid of a crashed server if the process id in this file now belongs to another program.
 
         PostgreSQL refuses to start while *any* process has that id. In containers this is common, because they reuse
         the same few ids. A postmaster is recognised by its working folder, which is its data folder.

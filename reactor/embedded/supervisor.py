@@ -52,7 +52,8 @@ class Supervisor:
     def close(self) -> None:
         """Release the lock. Children that still run receive the parent-death signal."""
         self._thread.shutdown()
-        os.ftruncate(self._lock, 0)  # a child may have the lock a moment longer: without an id, other processes wait
+        # a child may have the lock a moment longer; other processes wait for it, because the file then has no id
+        os.ftruncate(self._lock, 0)
         os.close(self._lock)
 
     def log_end(self) -> str:

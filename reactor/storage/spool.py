@@ -68,8 +68,8 @@ class Spool:
     def remove(self, files: Iterable[tuple[str, str, Identity]]) -> list[str | None]:
         """Delete files, given by spool, path and identity. Return for each file why it still exists; None: it is gone.
 
-        A file is not deleted if its identity differs: it was replaced, or written to, since it was read. A file that
-        replaces it between `stat` and `unlink` is deleted nevertheless, because no system call does both.
+        A file is not deleted if its identity differs: it was replaced, or written to, since it was read. A replacement
+        made between `stat` and `unlink` is deleted nevertheless, because no system call does both.
         """
         return [self._remove(*file) for file in files]
 
@@ -119,7 +119,7 @@ class Spool:
         if _SIMPLE_NAME.fullmatch(path):
             return [path]
         if path.startswith("/"):
-            for folder in (str(self._dirs[spool]), os.path.realpath(self._dirs[spool])):  # without links
+            for folder in (str(self._dirs[spool]), os.path.realpath(self._dirs[spool])):  # or with links resolved
                 prefix = folder.rstrip("/") + "/"
                 if path.startswith(prefix):
                     path = path[len(prefix) :]
@@ -196,7 +196,7 @@ class SpooledFile:
         if not stat.S_ISREG(found.st_mode):
             raise SpoolPathForbidden("the path names something that is no plain file")
         if found.st_nlink != 1:
-            # the other link may be outside the spool, in a folder that the user who made this link may not read
+            # another link may be outside the spool: users can make links to files that they may not read
             raise SpoolPathForbidden("the path names a file with more than one hard link, or a deleted one")
         if found.st_size != self.size_bytes:
             raise ContentMismatch("the spooled file doesn't have the recorded size")

@@ -134,7 +134,7 @@ class _HttpSession(requests.Session):
     def request(self, *args: Any, **options: Any) -> requests.Response:
         try:
             response = super().request(*args, **options)
-        except (OSError, ValueError, HTTPException) as error:  # errors of requests are OSErrors
+        except (OSError, ValueError, HTTPException) as error:  # the package requests raises OSErrors
             self._on_failure(ExportFailed(reason=_reason(error, options["timeout"])))
             raise
         status = response.status_code
@@ -161,7 +161,7 @@ def _reason(error: BaseException, timeout_s: float) -> str:
             reason = "it closed the connection without an answer"
         case HTTPException():
             reason = f"what answers there doesn't speak HTTP ({reason})"
-        case ValueError():  # before OSError, because errors of requests about URLs are both
+        case ValueError():  # before OSError, because the errors about URLs of the package requests are OSErrors too
             reason = f"its URL or headers can't be sent ({reason})"
         case OSError():
             reason = root.strerror or reason

@@ -151,7 +151,7 @@ class Traces:
     def _export_attempt(
         self, trail: Trail, ordinal: int, times: Times, verdict: Verdict, failure: tuple[str, str]
     ) -> None:
-        """Export the trail's attempt, or the previous attempt if `ordinal` is less. `failure` is (code, message)."""
+        """Export the trail's attempt, or the previous one if `ordinal` is one less. `failure` is (code, message)."""
         is_this = ordinal == trail.ordinal
         attributes: dict[str, Attribute] = {
             **_about(trail),

@@ -79,7 +79,7 @@ class Actions:
         return ActionResult([], {}, ["a reconciliation has started"])
 
     async def count(self, wanted: Filter) -> int:
-        """Return the number of uploads that match, or MAX_RETRIED + 1 if more match."""
+        """Return the number of uploads that match `wanted`, but at most MAX_RETRIED + 1."""
         return len(await self._matching(wanted, MAX_RETRIED + 1))
 
     async def retry_all(self, wanted: Filter, operator: Operator) -> ActionResult:
@@ -91,7 +91,7 @@ class Actions:
         chosen, remaining = ids[:MAX_RETRIED], len(ids) - MAX_RETRIED
         result = ActionResult([], {}, [], _DONE_TEXTS["retry"])
         for first in range(0, len(chosen), BATCH_ROWS):
-            # again: another operator may have cancelled or retried some of them since
+            # select again, because another operator may have cancelled or retried some of them since
             batch = await self._matching(wanted, BATCH_ROWS, among=chosen[first : first + BATCH_ROWS])
             outcome = await self._operate(operator, "retry", batch, wanted=wanted)
             result.changed.extend(outcome["changed"])

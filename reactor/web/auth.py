@@ -2,8 +2,8 @@
 
 A browser presents the token once and gets a cookie that names a session in this process's memory. The cookie is random,
 is sent only to this site, and no script can read it. A session ends with the process, after 12 hours, or at log-out. A
-program sends the token with each request, as `Authorization: Bearer`. The limit on wrong tokens is per address, and
-counts those of log-ins and of programs together.
+program sends the token with each request, as `Authorization: Bearer`. The limit on wrong tokens is per address, for
+log-ins and programs together.
 """
 
 import hmac

@@ -32,7 +32,7 @@ def error_json(status_code: int, error: str, message: str, headers: Mapping[str,
 
 
 def wants_json(request: Request) -> bool:
-    """Return whether errors are sent as JSON, because a program and not a person will read them."""
+    """Return whether to answer in JSON, because a program and not a person will read the answer."""
     accepted = request.headers.get("accept", "")
     return (
         request.url.path.startswith(("/api/", "/live"))

@@ -105,7 +105,8 @@ class Listings:
     async def uploads(self, wanted: Filter, after: str | None) -> ListPage:
         """Return a page of uploads. Raises HttpError.
 
-        Order: 'failed' by due time, 'uploading' by last change, 'dead' and 'cancelled' by last change, newest first.
+        Order: 'failed' by due time and 'uploading' by last change, both the earliest first; 'dead' and 'cancelled' by
+        last change, the newest first.
         """
         start = LOWEST if wanted.status in {"failed", "uploading"} else HIGHEST
         return await self._page(UPLOADS[wanted.status], after, wanted.user, wanted.code, None, start=start)

@@ -90,7 +90,7 @@ class RecentActivity:
         """Number of overdue rows that were found without a notification since the start, by kind."""
         self._missed_in_pass: Counter[str] = Counter()
         self.missed_in_last_pass: dict[str, int] = {}
-        """Number of such rows between the end of the previous reconciliation and the end of the last one, by kind."""
+        """The part of `missed` that was counted between the ends of the last two reconciliations."""
         self.reconciled_at: float | None = None
         """When the last reconciliation ended, in monotonic seconds; None before the first."""
 

@@ -141,7 +141,10 @@ class WebServer:
         guard: Callable[[Request], None],
         error_handlers: Mapping[type[Exception], ErrorHandler],
     ) -> None:
-        """`listening` comes from `bind`. `is_private`: its address is loopback. `guard` raises HttpError to refuse."""
+        """`listening` comes from `bind`. `guard` raises HttpError to refuse a request.
+
+        `is_private` means that the address of `listening` is loopback.
+        """
         self._listening = listening
         self._not_ready = not_ready
         self._metrics = metrics

@@ -188,7 +188,7 @@ class App:
             reactor.stop()
 
     async def start(self, reactor: Reactor, recorder: Recorder, tasks: TaskGroup) -> None:
-        """Start a reactor; return when it listens and a reconciliation that began after that has ended."""
+        """Start a reactor; return when it listens and has then completed a reconciliation."""
         tasks.start_soon(reactor.run)
         await recorder.wait_for(Listening)
         with fail_after(PATIENCE_S):

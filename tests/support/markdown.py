@@ -45,7 +45,7 @@ class Block:
 
     @property
     def is_run_here(self) -> bool:
-        """Return False if the comment says that another test runs the block or why it can't run; otherwise True."""
+        """Return False if the comment says that another test runs the block, or says why it can't run; else True."""
         return not self.comment.startswith(("not run: ", "run by: ", "test command"))
 
 

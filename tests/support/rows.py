@@ -60,7 +60,7 @@ class Rows:
         return self.insert("sources", **values | columns)
 
     def upload(self, user: UUID | None = None, *, source: UUID | None = None, **columns: Any) -> UUID:
-        """Queue an upload. By default its source is new and pending, and it has been due for one second."""
+        """Queue an upload. By default the upload has been due for one second, and its source is new and pending."""
         user = user or uuid4()
         size = columns.pop("size", 10)
         values = {

@@ -18,7 +18,10 @@ def tables(rows: Rows) -> list[tuple[str, str, str]]:
 
 
 def dump(rows: Rows) -> Dump:
-    """Return every row of every table as text. It includes xmin, so an update without a change differs as well."""
+    """Return every row of every table as text.
+
+    The text includes xmin, so the dump also differs after an update that changed no value.
+    """
     return {
         f"{schema}.{name}": [
             row.text

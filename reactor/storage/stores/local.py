@@ -120,7 +120,7 @@ def _write(folder: int, name: str, chunks: Iterable[bytes]) -> None:
 
 
 def _new_file(folder: int) -> tuple[int, str | None]:
-    """Open a new file; return its descriptor and name: None, or a temporary name if the filesystem requires one."""
+    """Open a new file; return its descriptor, and its temporary name if the filesystem requires a name, else None."""
     try:
         return os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o666, dir_fd=folder), None
     except OSError as exc:
