@@ -88,7 +88,7 @@ class _Clients:
         self._running_s += time.perf_counter() - began
 
     def per_s(self) -> float:
-        """End pgbench with the signal of its timer; return its transactions divided by the seconds of its slices."""
+        """End pgbench with SIGALRM, its timer's signal. Return its transactions per second of its slices."""
         self._process.send_signal(signal.SIGALRM)
         self._process.send_signal(signal.SIGCONT)
         output, errors = self._process.communicate(timeout=_GIVE_UP_S)

@@ -1,6 +1,7 @@
 """The cases by name, in the order in which they run.
 
-A case returns the base variant, by which the table divides the figures of the other variants; None: no ratios.
+A case returns its base variant: the table shows the ratio of each figure to the base's figure. If a case returns None,
+the table shows no ratios.
 """
 
 from collections.abc import Callable

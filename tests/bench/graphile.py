@@ -97,7 +97,7 @@ class GraphileWorker(Peer):
         conn = await raw(url)
         is_backlog = await (await conn.execute("select count(*) from graphile_worker._private_jobs")).fetchone() != (0,)
         await conn.close()
-        # graphile-worker's documented settings for throughput increase its latency, so only a backlog is run with them
+        # the documented settings for throughput increase graphile-worker's latency, so only a backlog uses them
         settings = {"localQueue": {"size": 2000}, "completeJobBatchDelay": 5} if is_backlog else {}
         preset = json.dumps({**settings, "concurrentJobs": 24})
         process = await self._node("first" if is_backlog else "all", url, preset)

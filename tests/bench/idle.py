@@ -11,7 +11,7 @@ from .report import Report
 from .server import BenchServer
 
 _SETTLE_S = 15.0
-"""An idle session reports its statistics within 10 s, so the start's transactions are reported before we measure."""
+"""An idle session reports its statistics within 10 s, so the statistics of the start-up arrive before we measure."""
 
 
 def idle(bench: BenchServer, report: Report, repeats: int) -> str | None:

@@ -54,7 +54,10 @@ class Peer(ABC):
 
     @asynccontextmanager
     async def connected_app(self, url: str) -> AsyncIterator[Session]:
-        """Yield an app, a function that waits for the next start of a job, and a preparation that does nothing."""
+        """Start the app and a worker; yield the app, `started()`, and a `prepare(name)` that does nothing.
+
+        `started()` waits for the next start of a job and returns its monotonic time.
+        """
         began: asyncio.Queue[float] = asyncio.Queue()
         await self.prepare(url)
         async with self.working(url, lambda _job, at: began.put_nowait(at)), app(url, self.enqueue) as app_process:

@@ -88,7 +88,7 @@ class BenchServer:
                 sql.SQL("create database {} template {}").format(sql.Identifier(name), sql.Identifier(template))
             )
             conn.execute("checkpoint")
-        tune_garbage_collector()  # as `reactor run` does; here also for the imports of the bench and the peers
+        tune_garbage_collector()  # as `reactor run` does; it also freezes the imports of bench and peers
         try:
             yield self._url(name)
         finally:

@@ -59,7 +59,8 @@ def test_repeated_kills_at_one_point_lose_nothing(point: str, harness: Harness, 
     reactors.start()
     findings = harness.check(load)
     assert findings.dead == 0
-    assert len(findings.left_in_spool) <= 8 * AT_ONCE  # at every point, other uploads may have been settled just before
+    # at every point, the kill may hit just after other uploads were settled and before their files are removed
+    assert len(findings.left_in_spool) <= 8 * AT_ONCE
 
 
 def test_uploads_of_a_killed_reactor_are_stored_within_its_lease_plus_five_seconds(

@@ -214,7 +214,7 @@ async def test_a_run_that_an_operator_failed_cancels_its_block(
 async def test_a_worker_that_was_paused_past_its_deadline_cannot_complete_its_run(
     client: ObservedClient, rows: Rows, source: UUID
 ) -> None:
-    """A blocked event loop simulates a process stopped by SIGSTOP: neither sends heartbeats."""
+    """The test blocks the event loop, which then sends no heartbeats, like a process stopped by SIGSTOP."""
     with pytest.raises((InterpretationTimeout, InterpretationHeartbeatLost)):
         async with client.interpretation(source, timeout_s=0.2, heartbeat_timeout_s=60) as run:
             rows.all("select pg_sleep(0.3)")  # blocks the event loop

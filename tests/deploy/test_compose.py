@@ -144,7 +144,7 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeSeaweed
 def test_the_bucket_is_created_once_and_the_reactors_key_works_only_there(seaweed: ComposeSeaweed) -> None:
     script = SERVICES["bucket"]["entrypoint"][-1].replace("$$", "$")
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
-    for _ in range(2):  # the second run is that of another `compose up`
+    for _ in range(2):  # the script runs again at each `compose up`
         done = subprocess.run(
             ["/bin/sh", "-c", script], env={"PATH": path, "MASTER": seaweed.master}, capture_output=True, text=True,
             timeout=50, check=False,

@@ -49,7 +49,7 @@ def test_every_copied_path_exists_and_is_not_ignored() -> None:
 
 
 def test_every_installed_package_is_pinned() -> None:
-    """This includes the build backend, and the dependencies of dependencies that are installed here."""
+    """The pins include the build backend, and all direct and indirect dependencies that are installed here."""
     needed = {"hatchling"}
     unread = {"reactor"}
     while unread:

@@ -56,7 +56,7 @@ sys.addaudithook(note)
 
 
 def test_the_reactor_writes_only_into_the_spool(app: App, tmp_path: Path, s3_environment: dict[str, str]) -> None:
-    """Read-only root file systems and ProtectSystem=strict require it. The reactor only removes spooled files."""
+    """ProtectSystem=strict and read-only root file systems need this. In the spool, the reactor only removes files."""
     (tmp_path / "audit").mkdir()
     (tmp_path / "audit/sitecustomize.py").write_text(AUDIT)
     env: dict[str, Any] = settings_of(app, STORE_URL="s3://") | s3_environment

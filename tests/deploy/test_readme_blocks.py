@@ -191,7 +191,7 @@ class Place:
 
 
 def with_programs(env: dict[str, str]) -> dict[str, str]:
-    """Return an environment in which this environment's `reactor`, `pytest` and `ruff` come first."""
+    """Return `env` with a PATH that finds `reactor`, `pytest` and `ruff` of this virtual environment first."""
     return env | {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}
 
 
@@ -283,7 +283,7 @@ def answers_of(cursor: psycopg.Cursor[Any]) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("path", sorted({block.path for block in blocks_of("sql")}), ids=name_of)
 def test_sql(path: Path, migrated_url: str) -> None:
-    """Runs the blocks of one README in order; only the calls fail whose comment names an error code."""
+    """Runs the blocks of one README in order. A call must fail exactly if a comment shows its error code."""
     with psycopg.connect(migrated_url) as conn:
         for block in (block for block in blocks_of("sql") if block.path == path):
             expected = re.findall(r'^-- \{"ok": false, "code": "([A-Z_]+)"', block.text, re.MULTILINE)

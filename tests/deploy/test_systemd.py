@@ -29,7 +29,7 @@ def section(name: str, which: str = "Service") -> dict[str, list[str]]:
 
 @pytest.fixture
 def units(tmp_path: Path) -> list[Path]:
-    """Return copies of the units that start an existing program instead of the reactor."""
+    """Return copies of the units. They start /bin/true, because `systemd-analyze` rejects a missing program."""
     for name in UNITS:
         text = (FOLDER / name).read_text()
         (tmp_path / name).write_text(text.replace("/opt/reactor/bin/reactor", "/bin/true"))

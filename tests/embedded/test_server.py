@@ -151,7 +151,7 @@ def test_no_server_survives_the_kill_of_its_parent(data_dir: Path) -> None:
     while any(map(is_alive, processes)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(map(is_alive, processes))
-    with EmbeddedPostgres(data_dir, durable=False) as server:  # the folder is free and intact
+    with EmbeddedPostgres(data_dir, durable=False) as server:  # the folder can be used again
         assert ask(server, "select 1") == 1
 
 

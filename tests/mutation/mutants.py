@@ -33,7 +33,7 @@ _STARTS = (
     "import reactor.app, reactor.cli, reactor.client; from reactor.postgres.migrate import migrate; migrate({url!r})"
 )
 _TIMEOUT_S = 180.0
-"""A mutant whose tests take longer is caught."""
+"""A mutant counts as caught if its tests take longer than this."""
 
 
 @frozen(kw_only=True)

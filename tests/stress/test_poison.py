@@ -94,7 +94,7 @@ async def test_poisoned_rows_are_dead_with_a_reason_and_all_others_are_stored(ap
         await recorder.wait_for_all(
             2, AttemptSettled, lambda s: s.verdict is Verdict.DEAD and s.upload_id in (bug.id, recursion.id)
         )
-        await app.drain()  # a concurrent reconciliation, which marks rows without retries left as dead
+        await app.drain()  # a concurrent reconciliation, which makes a row dead if it has no retries left
 
     for upload in good:
         app.assert_stored(upload)

@@ -1,8 +1,8 @@
-"""Spooled files that are missing, changed, or links: each upload is dead with a reason after its first attempt, the
-others are stored, and no byte outside the spool is read, changed or removed.
+"""Spooled files are missing, changed, or replaced by links, FIFOs, sockets or folders. Their uploads are dead with a
+reason after the first attempt, the other uploads are stored, and no byte outside the spool is read, changed or removed.
 
-There are two independent checks. inotify reports any access to the file outside, under any name. An audit hook in the
-reactor's process records every path that the process opens or changes.
+There are two independent checks. inotify reports any access to a file outside the spool (the canary), through any path.
+An audit hook in the reactor's process records every path that the process opens or changes.
 """
 
 import os
@@ -122,7 +122,7 @@ def access_log() -> FileAccessLog:
 
 @pytest.fixture
 def canary(tmp_path: Path) -> Path:
-    """A file outside the spool, with the content whose hash the rows have."""
+    """A file outside the spool. Its content has the hash that the rows name."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "canary").write_bytes(CONTENT)
     return tmp_path / "outside" / "canary"

@@ -227,7 +227,7 @@ def test_opentelemetrys_own_variables_configure_everything(app: App, tmp_path: P
 def test_a_user_in_the_url_is_sent_as_a_header_also_through_a_proxy(
     app: App, tmp_path: Path, collector: Receiver
 ) -> None:
-    """The receiver acts as the proxy; it receives the full URL, with a host that does not exist."""
+    """The receiver acts as the proxy. The collector's host does not exist, so only the proxy can answer."""
     app.queue_uploads()
     env = traced(app, "http://me:p%40ss@collector.invalid:4318", OTEL_METRICS_EXPORTER="none")
     env |= {"http_proxy": collector.endpoint, "no_proxy": "127.0.0.1"}

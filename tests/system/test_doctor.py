@@ -84,7 +84,7 @@ def at(url: str, address: str) -> str:
 
 
 def examine_all(env: dict[str, str], *arguments: str, code: int) -> Findings:
-    """Run the doctor, assert its exit code, and return its findings by check. Each check has one finding here."""
+    """Run the doctor, assert its exit code, and return its findings by check. No check may have two findings."""
     done = reactor("doctor", "--json", *arguments, env=env)
     assert done.returncode == code, done.stdout + done.stderr
     findings = json.loads(done.stdout)
@@ -266,7 +266,7 @@ def test_a_listener_that_does_not_read_is_found(env: dict[str, str], reachable_f
         with psycopg.connect(server.url) as stuck, psycopg.connect(server.url, autocommit=True) as conn:
             stuck.execute("listen anything")
             stuck.commit()
-            stuck.execute("select")  # inside a transaction, nothing is delivered to this session
+            stuck.execute("select")  # opens a transaction, during which the session receives no notification
             conn.execute("select pg_notify('anything', repeat('x', 7000) || n) from generate_series(1, 8) as n")
             findings = examine_all(env | {"REACTOR_DATABASE_URL": server.url}, code=0)
             assert findings["notification queue"]["verdict"] == "warning"

@@ -35,7 +35,7 @@ def wait_until_spool_is_empty(app: App) -> None:
 
 
 def wait_until_no_session_waits_for_a_lock(app: App) -> None:
-    """Return once the server has noticed that a killed process is gone, and has given up its blocked statement."""
+    """Wait until the server has noticed that a process ended, and has cancelled the process's blocked statement."""
     give_up = time.monotonic() + _PATIENCE_S
     blocked = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
     while app.conn.execute(blocked).fetchall():
@@ -124,7 +124,8 @@ def test_a_second_sigterm_exits_at_once_and_another_reactor_takes_over(app: App,
             run.terminate()
             assert run.ended() == 1
             assert "exiting now" in run.log
-            wait_until_no_session_waits_for_a_lock(app)  # else the settlement may commit, and its file stays behind
+            # otherwise the ended reactor's settlement could still commit, and nothing would remove the spooled file
+            wait_until_no_session_waits_for_a_lock(app)
     with running(settings_of(app), cwd=tmp_path) as other:
         wait_until_stored(app, upload)
         wait_until_spool_is_empty(app)

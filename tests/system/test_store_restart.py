@@ -26,14 +26,14 @@ MIB = 1 << 20
 
 def sizes(files: int, largest: int) -> list[int]:
     """Return sizes in bytes: 0, the largest, and log-uniform sizes between them. All runs use the same sizes."""
-    rng = random.Random(files)  # files, not secrets
+    rng = random.Random(files)  # generates test files, no secrets
     spread = [0, 1, largest, largest - 1] + [int(largest ** rng.random()) for _ in range(files)]
     return spread[:files]
 
 
 def spool_all(url: str, spool: Path, users: list[UUID], sizes_bytes: list[int]) -> dict[str, tuple[str, int]]:
     """Write all files into the spool, queue their uploads, and return each key's SHA-256 and size."""
-    rng = random.Random(1)  # files, not secrets
+    rng = random.Random(1)  # generates test files, no secrets
     expected = {}
     with psycopg.connect(url) as conn:
         for number, size in enumerate(sizes_bytes):

@@ -96,7 +96,7 @@ def test_a_body_is_compressed_if_the_variable_says_so(
 def test_a_proxy_gets_its_own_credentials(
     server: FaultServer, received: list[tuple[dict[str, str], bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The proxy receives the full URL, with a host that does not exist."""
+    """The server acts as the proxy. The collector's host does not exist, so only the proxy can answer."""
     monkeypatch.setenv("http_proxy", server.endpoint.replace("//", "//me:p%40ss@"))
     export(collector_at("http://collector.invalid:4318"))
     [(headers, _)] = received

@@ -173,7 +173,7 @@ async def test_the_sampler_decides_where_the_reactor_makes_the_root(
     *,
     is_sampled: bool,
 ) -> None:
-    """The row's traceparent has the flag 'sampled', but only as the database's default, not as a decision."""
+    """The database sets the flag 'sampled' in each traceparent that it makes; the sampler decides all the same."""
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
     monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", ratio)
     async with app.running_reactor(recorder):
@@ -326,7 +326,7 @@ async def test_a_runs_timeout_is_a_span_of_the_runs_own_trace(
 
 
 def test_a_traceparent_that_the_database_makes_is_valid_and_has_the_root_span_id(app: App) -> None:
-    """The database makes one as the column's default, and if a caller of the API passes none or an invalid one."""
+    """The database makes a traceparent by default, and when a caller of the API passes NULL or an invalid text."""
     app.queue_uploads(500)
     traceparents = [row["traceparent"] for row in app.all("select traceparent from public.upload_queue")]
     traceparents += [app.one("select reactor.traceparent(%s)", given) for given in (None, "", "garbage")]

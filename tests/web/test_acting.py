@@ -141,7 +141,7 @@ async def test_retry_all_first_shows_the_count_of_matches(app: App, recorder: Re
 async def test_retry_all_works_in_batches_up_to_a_limit_and_counts_the_rest(
     app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An upload that its user's quota refuses is skipped in this batch and in the next ones."""
+    """The first batch skips an upload that exceeds its user's quota; later batches leave it out."""
     monkeypatch.setattr("reactor.web.actions.BATCH_ROWS", 4)
     monkeypatch.setattr("reactor.web.actions.MAX_RETRIED", 10)
     user_without_quota = uuid4()

@@ -132,7 +132,7 @@ OTHER_HOSTS = [
 
 @pytest.mark.parametrize("host", LOCAL_HOSTS)
 async def test_names_of_this_machine_are_answered_with_any_port(host: str) -> None:
-    """A forwarded port keeps the name and changes the port."""
+    """If the port is forwarded, a browser sends this machine's name with another port."""
     async with serving() as url:
         assert (await send(url, "/api/status", host=host))[0] == 200
 
