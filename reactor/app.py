@@ -82,7 +82,7 @@ class Reactor:
     # state
 
     def stop(self) -> None:
-        """Shut down: claim no more rows, and end or hand back the running attempts within the grace period."""
+        """Shut down: claim no more rows, wait for running attempts for the grace period, then hand back the others."""
         self._stop.set()
 
     @property
@@ -167,7 +167,7 @@ class Reactor:
             async with create_task_group() as tasks:
                 tasks.start_soon(server.serve)
                 await engine.run_until(self._stop, background_tasks, grace_s=self.settings.shutdown_grace_s)
-                with suppress(DatabaseUnavailable):  # without it, the other reactors notice when the presence expires
+                with suppress(DatabaseUnavailable):  # after a failure, the others notice when the presence expires
                     await parts.presence.deregister()
                 web.close()
                 server.close()

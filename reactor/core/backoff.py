@@ -24,7 +24,7 @@ def honoured_retry_after_s(retry_after_s: float | None) -> float:
 
 @frozen
 class Backoff:
-    """Calculates the seconds to wait after each failed attempt. The settings (retry_…) check the fields.
+    """Calculates the seconds to wait after each failed attempt. `Settings` has checked the values (retry_…).
 
     Source: M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015. Here the jitter is proportional
     to the delay, so operators can predict a retry within a few per cent.

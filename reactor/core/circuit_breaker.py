@@ -9,7 +9,7 @@ upload that always fails must not open it.
     closed    failure of a `threshold`-th row     open       attempt counted; pause = first pause
               any other failure                   closed     attempt counted
               success                             closed     failed rows cleared
-    open      a start after the pause             probing    that row is the probe
+    open      an upload starts after the pause    probing    that upload is the probe
               late failure                        open       attempt not counted
               late success                        closed
     probing   the probe fails                     open       attempt not counted; pause doubled, up to the maximum
@@ -44,7 +44,8 @@ class CircuitBreaker:
         self.is_clear = True
         """Whether the breaker is closed and has no failed rows. Then only `failed` can change its state. Read only."""
 
-        # Invariant: while closed, the rows failed since the last success, fewer than `threshold`. Empty while open.
+        # Invariant: while closed, has the rows that failed since the last success, fewer than `threshold`. Empty while
+        # open.
         self._failed: set[UUID] = set()
 
         # Invariant: None exactly while closed. While open, no probe starts before this time.
@@ -73,7 +74,7 @@ class CircuitBreaker:
         if self.allowance(now) == 1:
             self._probe = row_id
 
-    def succeeded(self, now: float) -> None:  # noqa: ARG002 - unused; `failed` needs it
+    def succeeded(self, now: float) -> None:  # noqa: ARG002 - unused, but `failed` has it too
         """Record that the store stored an object, or refused one permanently. Closes the breaker."""
         self._failed.clear()
         self._paused_until = None
@@ -103,7 +104,7 @@ class CircuitBreaker:
         self._paused_until = max(self._paused_until, now + wait_s)
         return True
 
-    def abandoned(self, now: float, row_id: UUID) -> None:  # noqa: ARG002 - unused; `failed` needs it
+    def abandoned(self, now: float, row_id: UUID) -> None:  # noqa: ARG002 - unused, but `failed` has it too
         """Record that the attempt of `row_id` ended without a result from the store.
 
         If it was the probe, the next probe may start immediately.

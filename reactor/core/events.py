@@ -124,7 +124,7 @@ class UploadRescued(Event):
 
     code: str | None
     was_leased: bool
-    """True if its lease had expired; False if no attempt was claimed and the upload had no attempts left."""
+    """True if the lease of an attempt had expired; False if the upload was waiting, with no attempts left."""
 
     rescued_at: float
 
@@ -197,10 +197,10 @@ class Reconciled(Event):
     began_at: float
     ended_at: float
     changed: int
-    """Number of rows that were rescued; after `Reactor.drain`, also those that its attempts and expiries changed."""
+    """Number of rescued rows. In `Reactor.drain`, rows changed by attempts and expiries are counted too."""
 
     links: Sequence[TraceContext]
-    """The trace contexts of the changed rows: of all, or of at least the first MOST_LINKS."""
+    """The trace contexts of changed rows. If some are left out, there are at least MOST_LINKS."""
 
 
 @frozen(kw_only=True)

@@ -36,7 +36,7 @@ class FairQueue(Generic[T]):
         self._ring: OrderedDict[int, OrderedDict[T, None]] = OrderedDict()
         self._parked: dict[int, OrderedDict[T, None]] = {}
 
-        # Invariant: no tenant has more taken, unreleased signals than the highest cap during which they were taken.
+        # Invariant: no tenant has more taken, unreleased signals than the highest cap that was set when one was taken.
         self._taken: dict[int, int] = {}
 
         # Invariant: equals the number of signals in all lines.

@@ -38,7 +38,7 @@ TIME_LEFT_LABELS: Final[Mapping[str, str]] = {
     "later": "more",
     "unbounded": "no limit",
 }
-"""Maps the keys of reactor.live_summary() for the time that runs have left to labels."""
+"""Labels of the time that runs have left. reactor.live_summary() counts the runs under these keys."""
 
 _HOUR_S: Final = 3_600
 _DAY_S: Final = 86_400

@@ -67,8 +67,8 @@ class TimerWheel(Generic[K]):
         else:
             self._current.add(key, due)
         if is_move:
-            # after `add`: a key that was moved away and back has an old entry at the new tick, so two entries look
-            # live, and one of them has to be counted as stale
+            # after `add`: if a key was moved away and back, its old entry at this tick looks as live as its new one.
+            # When stale entries are dropped, both must be there, so that only one is kept
             self._mark_stale(before)
 
     def cancel(self, key: K) -> bool:

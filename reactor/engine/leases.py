@@ -53,7 +53,7 @@ class Leases(Generic[A]):
 
     async def end_late_attempts(self) -> None:
         """Cut attempts short at their deadline. Never returns."""
-        # no sleep is longer than the timeout, so the deadline of an attempt that begins meanwhile is after the sleep
+        # an attempt that begins during a sleep has its deadline after the sleep: no sleep is longer than the timeout
         longest_sleep_s = min(self._reaction.attempt_timeout_s, _LONGEST_SLEEP_S)
         while True:
             now = self._clock.now()

@@ -30,7 +30,7 @@ _MISSED_AFTER_S = 5.0
 """A row counts as missed when it is overdue for longer than this. Before that, another reactor may be claiming it."""
 
 _RETRY_S = 1.0
-"""Delay after a failed pass or refill, and from a sweep that scheduled no new row to the next refill."""
+"""Delay before a failed pass or refill is repeated, and between a sweep that scheduled no new row and a refill."""
 
 _CHECK_YIELDED_AFTER_S = 30.0
 """Delay from yielding rows until a sweep checks that other reactors have claimed them. A dead reactor is noticed within
@@ -211,7 +211,8 @@ class Reconcile:
         ready.is_incomplete = not sweep.complete or self._schedule.has_overflowed
         ended = self._clock.now()
         if not counts["found"]:
-            # the listed rows are scheduled, claimed or yielded already; the database lists others when some are settled
+            # all listed rows are scheduled, claimed or yielded already; only when some of them are settled, a sweep
+            # lists other rows
             self._refill_after = ended + _RETRY_S
         self._emit(Swept(reaction=name, found=counts["found"], missed=counts["missed"], duration_s=ended - began))
 

@@ -21,7 +21,8 @@ _POP_LIMIT = 2_000
 """Maximum number of timers that fire before other tasks run. This takes a few milliseconds."""
 
 _ENOUGH_READY = 500
-"""With at least this many ready signals, the size of one claim, rows that rank another reactor first are yielded."""
+"""A reactor with at least this many ready signals yields the rows that rank another reactor first. The number is
+the size of one claim."""
 
 
 class ReadyQueue:
@@ -34,7 +35,7 @@ class ReadyQueue:
         self.is_incomplete = False
         """True if the last sweep left due rows in the database."""
         self.first_yielded: Signal | None = None
-        """The first signal that was yielded to another reactor since the last sweep began; None: no signal was."""
+        """The first signal that was yielded to another reactor since the last sweep began; None if none was yielded."""
 
     @property
     def is_full(self) -> bool:
@@ -117,7 +118,8 @@ class Schedule:
             self._emit(NotificationRejected(channel=reaction.channel, reason=str(error)))
             return
         dues = []
-        # a hint's due time may be up to 1 ms late: treat the next 1 ms as due; the claim checks the row
+        # a hint's due time is rounded up by at most 1 ms, so the rows of hints for the next 1 ms may be due now; the
+        # claim checks the row
         soon = self._clock.now() + self._clock.offset_s + HINT_ROUNDING_S
         for hint in payload.hints:
             signal = Signal(reaction.name, hint.row_id.int, hint.tenant)
@@ -195,7 +197,7 @@ class Schedule:
     def _offer_due(self, now: int) -> int:
         """Move at most _POP_LIMIT signals that are due at tick `now` to their ready queues; return their number."""
         fired: list[Signal] = []
-        # for a later block, next_due is the start of the block: pop until a timer fires, so that the lag is exact
+        # next_due may be the start of a block, before its timers: pop until a timer fires, so that the lag is exact
         while not fired and (next_due := self._wheel.next_due()) is not None and next_due <= now:
             if fired := self._wheel.pop(next_due, _POP_LIMIT):
                 self._emit(TimerFired(lag_s=(now - next_due) / TICKS_PER_S))

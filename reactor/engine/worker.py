@@ -230,7 +230,7 @@ class AttemptWorker(Worker[AttemptReaction[A]]):
     # window
 
     def _take(self) -> list[Signal]:
-        """Take signals, without those of rows that are claimed here: another reactor may have rescued such a row."""
+        """Take signals, and drop those of rows that are claimed here: another reactor's rescue may have sent them."""
         claimed = self._completer.claimed
         while (room := self._room()) and (taken := self.ready.queue.take(room)):
             if claimed.keys().isdisjoint(taken):

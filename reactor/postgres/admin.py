@@ -107,7 +107,7 @@ class Inspector:
         return self._found(_RUN, "run", run_id)
 
     def requeue(self, ids: Sequence[UUID]) -> list[Row]:
-        """Make dead, cancelled or waiting uploads due now; return their id, and code: None or the quota's refusal."""
+        """Make dead, cancelled or waiting uploads due now; return each id and code: None or a quota's refusal."""
         return self._all("select id, code from reactor.requeue_uploads(%s)", (list(ids),))
 
     def cancel(self, ids: Sequence[UUID]) -> list[UUID]:
@@ -166,7 +166,7 @@ class _LenientLoader(Loader):
 
     def load(self, data: Buffer) -> Any:
         try:
-            return super().load(data)  # type: ignore[safe-super]  # of the loader that it is combined with
+            return super().load(data)  # type: ignore[safe-super]  # of the other base, see `inspecting`
         except (psycopg.DataError, OverflowError):
             return bytes(data).decode()
 

@@ -1,8 +1,9 @@
 """Opens connections to PostgreSQL, limits the time of each statement, and translates errors.
 
-A psycopg call is never cancelled, because its statement would continue: anyio repeats a cancellation, which interrupts
-psycopg while it asks the server to stop. An UPDATE that was cancelled after 0.3 s committed a second later. So every
-call is shielded. `statement_timeout` limits the time of a statement; `abort` ends a connection to a silent server.
+A psycopg call is never cancelled, because its statement would continue: after a cancellation, psycopg asks the server
+to stop, but anyio repeats the cancellation, which interrupts this request. An UPDATE that was cancelled after 0.3 s
+committed a second later. So every call is shielded. `statement_timeout` limits the time of a statement; `abort` ends a
+connection to a silent server.
 """
 
 import asyncio
@@ -138,7 +139,7 @@ class QueryRunner(Protocol):
     """Runs one statement at a time and returns its rows as tuples.
 
     `call` raises DatabaseUnavailable. A started call isn't cancelled. If the connection breaks, or the server doesn't
-    answer for 35 s, `call` sends the statement again on another connection: every statement may be repeated.
+    answer for 35 s, `call` sends the statement again on another connection, so a repetition must do no harm.
     """
 
     async def call(self, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]: ...

@@ -19,7 +19,7 @@ from reactor.core.errors import DatabaseUnavailable
 from reactor.postgres.connection import abort, connect_async, unavailable
 
 SYNC_INTERVAL_S = 3.0
-"""Seconds between two Syncs. The connection is lost if nothing is received between them."""
+"""Seconds between two Syncs. If nothing is received between them, the connection counts as lost."""
 
 _READ_FOR_S = 0.002
 """Maximum time to read notifications before other tasks run."""

@@ -5,8 +5,8 @@ with its SHA-256. Editing an applied file raises MigrationChanged. `schema/funct
 function; a file that has changed is applied again. `lib_` files come first, because other functions call them.
 
 A migration that begins with `-- no-transaction` builds indexes CONCURRENTLY, statement by statement, and may be
-repeated. An advisory lock lets one migrator run at a time. Other migrators poll the lock: a session that waits for a
-lock in a statement has a snapshot, and the first migrator's concurrent index build would wait forever for its end.
+repeated. An advisory lock lets one migrator run at a time. Other migrators poll the lock. A statement that waits for
+it would hold a snapshot, and the first migrator's concurrent index build would wait forever for the snapshot's end.
 """
 
 import re

@@ -2,7 +2,8 @@
 
 The reactor's triggers (schema/functions/lib_hint.sql) send `{"v": 1, "at": ms, "rows": [[id, tenant, due], …]}`, or
 `"rescan": true` instead of `rows`. A row of a run may have a fourth item, the age of its last heartbeat. Any other text
-is rejected. A forged row costs one indexed look-up, which finds nothing to do; a forged rescan costs one sweep.
+is rejected. A forged row costs one indexed look-up, which finds nothing to do; a forged rescan costs one pass
+of reconciliation.
 """
 
 import json
@@ -30,10 +31,10 @@ class Hint(NamedTuple):
     row_id: UUID
     tenant: int
     due_ms: int | None
-    """When the row is due; None: it needs no attention, or only `heartbeat_ms` decides."""
+    """When the row is due; None if it needs no attention, or if its due time depends only on `heartbeat_ms`."""
 
     heartbeat_ms: int | None
-    """The last heartbeat of a run without a heartbeat timeout; else None. The default timeout starts at it."""
+    """The last heartbeat of a run without a heartbeat timeout; else None. The default timeout runs from then."""
 
 
 HINT_ROUNDING_S = 0.001

@@ -11,7 +11,7 @@ from reactor.postgres.connection import QueryRunner
 from reactor.runtime.clock import Clock
 
 PEERS_CHANNEL = "reactor_peers"
-"""The channel of a notification when a reactor starts or stops listening. The payload is its instance id."""
+"""When a reactor starts or stops listening, the database notifies this channel with the instance id of that reactor."""
 
 
 class Peers(NamedTuple):

@@ -39,7 +39,7 @@ def accepted(answer: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def structured(answer: Mapping[str, Any], kind: type[A]) -> A:
-    """Return the answer of a success as a `kind`, without keys that `kind` lacks. Raises the errors of `accepted`."""
+    """Return a success as a `kind`, and ignore the keys that `kind` lacks. Raises the errors of `accepted`."""
     return _converter.structure(accepted(answer), kind)
 
 

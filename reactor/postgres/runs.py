@@ -34,7 +34,7 @@ class Runs:
         self._heartbeat_timeout = timedelta(seconds=heartbeat_timeout_s)
 
     async def expire(self, ids: Sequence[UUID]) -> list[Expiry]:
-        """Fail the runs whose deadline has passed; return these, and those that still run and have a deadline."""
+        """Fail the runs whose deadline has passed; return the failed runs, and running ones that have a deadline."""
         rows = await self._database.call(statements.EXPIRE_RUNS, (list(ids), self._heartbeat_timeout))
         return [Expiry(*row) for row in rows]
 

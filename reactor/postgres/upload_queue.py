@@ -67,8 +67,8 @@ class Upload(NamedTuple):
 
 
 SweptRow: TypeAlias = tuple[UUID, int, float, float]
-"""A row that a sweep lists: id, tenant, due time, and time of the last change (seconds since 1970, database clock).
-A plain tuple, because a sweep may list 50 000 rows."""
+"""A row that a sweep lists: id, tenant, due time, and the earliest time at which a reactor could have scheduled it.
+Times are seconds since 1970, database clock. A plain tuple, because a sweep may list 50 000 rows."""
 
 
 class ClaimedUploads(NamedTuple):
@@ -106,7 +106,7 @@ class Rescue(NamedTuple):
     byte_size: int
     created_at: float
     claimed_at: float | None
-    """When the lost attempt was claimed; None if the upload had only no attempts left."""
+    """When the lost attempt was claimed; None if it was waiting, with no attempts left."""
 
     rescued_at: float
 
@@ -152,8 +152,8 @@ class UploadQueue:
     async def claim(self, rows: Sequence[int]) -> ClaimedUploads:
         """Claim the rows that are due; `rows` are UUIDs as numbers. Raises DatabaseUnavailable.
 
-        A claim without an answer may have committed. The next claim of its rows has the same token: then it returns
-        these rows, and the attempt is counted once. A claim with a new token would wait until the lease expires.
+        A claim without an answer may have committed. The next claim of its rows has the same token, so it returns the
+        rows again, and the attempt is counted once. With a new token, the rows would wait until their leases end.
         """
         fresh = uuid4()
         rows_by_token: dict[UUID, list[int]] = {}

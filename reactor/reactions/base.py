@@ -28,7 +28,8 @@ class Attempt(Job):
     """The signal's tenant; the executor shares its threads between tenants."""
 
     lease_until: float
-    """Monotonic seconds. The lease can't end before this time: lease_until is computed from when the claim was sent."""
+    """Monotonic seconds. The lease can't end before this time, which is counted from the moment at which the claim or
+    the last extension was sent."""
 
     deadline: float = field(default=math.inf, init=False)
     """Monotonic seconds. A running attempt is cut short at this time, which is set when the attempt begins."""
@@ -59,8 +60,8 @@ class Sweep:
     """The rows that the database lists as due within the horizon."""
 
     rows: Iterable[tuple[Due, float]] = ()
-    """Each row's signal with its due time, and the time since when the row could have been scheduled. Both are database
-    seconds since 1970. Lazy, because there may be 200 000 rows."""
+    """Each row's signal with its due time, and the earliest time at which a reactor could have scheduled the row. Both
+    times are database seconds since 1970. Lazy, because there may be 200 000 rows."""
 
     complete: bool = True
     """False if the database may have further due rows, beyond the limit of one sweep."""
@@ -127,7 +128,7 @@ class AttemptReaction(Reaction, Generic[A]):
         """
 
     def admit(self, attempts: Sequence[A]) -> Sequence[A]:
-        """Return the first of these attempts, as many as may begin now. The engine hands back the others."""
+        """Return the attempts that may begin now, a prefix of `attempts`. The engine hands back the others."""
         return attempts
 
     def started(self, attempts: Sequence[A]) -> None:

@@ -1,7 +1,8 @@
 """Stale runs: fail each interpretation whose deadline has passed.
 
-The wheel has one timer per run, at the run's deadline. When timers fire, one statement fails the stale runs among them
-and returns the deadlines of the others. Most heartbeats send no notification, so a timer may fire at an old deadline.
+The wheel has one timer per run, at the run's deadline. When timers fire, one statement checks their runs: it fails the
+stale ones and returns the deadlines of the others. Most heartbeats send no notification, so a timer may fire
+at an old deadline.
 """
 
 from collections.abc import Sequence

@@ -17,7 +17,7 @@ from reactor.runtime.clock import Clock
 _MESSAGE_CHARS = 500
 
 _PROBE_WAIT_S = 0.25
-"""Minimum delay of an upload that the open breaker defers. It applies while a probe is in flight."""
+"""Minimum delay of an upload that the open breaker defers. While a probe is in flight, it is the whole delay."""
 
 
 class UploadFailures:

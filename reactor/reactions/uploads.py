@@ -180,7 +180,7 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
 
     def _measure_clock(self, asked: float, upload: Upload) -> None:
         """Measure the offset of the database's clock from a claim of one row, which has the shortest round trip."""
-        if upload.waited_since is not None:  # None: repeated, so the round trip may include a failed call
+        if upload.waited_since is not None:  # else the claim was repeated, and its round trip may include a failed call
             answered = self._clock.now()
             self._clock.observe(asked, answered, upload.claimed_at)
             self._measure_clock_at = answered + _CLOCK_INTERVAL_S
@@ -249,7 +249,7 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         missing = [
             (attempt.upload, outcome)
             for attempt, outcome in ended
-            # an attempt that ended after its lease: another reactor may have stored the upload and counted it
+            # not if the attempt ended after its lease: another reactor may have stored the upload and counted it
             if attempt.signal.row not in settled and attempt.ended < attempt.lease_until
         ]
         if missing:  # an earlier settlement whose answer was lost may have committed

@@ -46,8 +46,8 @@ class Executor(Protocol[J]):
     async def progress(self) -> tuple[Sequence[J], Sequence[J]]:
         """Wait until jobs have begun or ended; return the jobs that began and that ended since the last call.
 
-        A call that returns a job as ended, or an earlier call, returns it as started. An abandoned job is no longer
-        returned.
+        A job is returned as ended by the call that returns it as started, or by a later call. After `abandon` has
+        returned True, the job is not returned.
         """
 
     def drain(self) -> Sequence[J]:

@@ -125,7 +125,7 @@ class ThreadPool(Generic[J]):
                 result = None if job.is_cancelled else self._work(job)
             except BaseException as raised:  # noqa: BLE001  # reported with the job
                 error = raised
-            with self._lock:  # only once per job, because the event loop also needs the lock
+            with self._lock:  # taken only once per job, because the event loop also needs it
                 if job not in self._running:
                     return  # abandoned: another thread has taken this one's place
                 self._stop_running(job)
