@@ -2,8 +2,8 @@
 --
 -- p_heartbeat_timeout  for runs without heartbeat_timeout
 -- p_cap      counting stops at p_cap + 1, which means "more than p_cap"
--- Returns    an object. Figures that reactor.status() has too have the same keys. Ages are in seconds, and finite
---            whatever an app wrote. Figures whose keys begin with about_ are the planner's estimates
+-- Returns    an object. If reactor.status() returns the same figure, it uses the same key. Ages are in seconds, and
+--            finite whatever an app wrote. Figures whose keys begin with about_ are the planner's estimates
 -- Locks      nothing
 -- Costs      don't depend on the length of the queue
 create or replace function reactor.live_summary(p_heartbeat_timeout interval, p_cap int)

@@ -3,9 +3,9 @@
 -- p_heartbeat_timeout  for runs without heartbeat_timeout
 -- Returns    one object. Ages are in seconds, and finite whatever an app wrote
 -- Locks      nothing
--- Costs      reads all claimed, dead and cancelled uploads, up to 20 000 others, and one index entry per waiting upload;
---            in all, a quarter of a table scan. Scans the table if the index would be slower (see by_index). Don't call
---            it in a loop
+-- Costs      reads all claimed, dead and cancelled uploads, up to 20 000 others, and one index entry per waiting
+--            upload; in all, that costs a quarter of a table scan. Scans the table if the index would be slower (see
+--            by_index). Don't call this function in a loop
 create or replace function reactor.status(p_heartbeat_timeout interval)
     returns jsonb
     language sql
@@ -36,9 +36,9 @@ as $$
                count(*) filter (where reactor.is_due(q.status, q.next_retry_at)) as due
           from public.upload_queue as q
     ), method as materialized (
-        -- Scan the table if over 1 % of its rows have changed since the last vacuum. One such row makes PostgreSQL look
-        -- up all rows of its page in the table: at 1 %, that is one index entry in four, and costs as much as a scan.
-        -- Also scan it if neither `due` nor `later` is exact
+        -- Scan the table if over 1 % of its rows have changed since the last vacuum. For one changed row, PostgreSQL
+        -- looks up all rows of the same page in the table: if 1 % have changed, it looks up one index entry in four,
+        -- which costs as much as a scan. Also scan the table if neither `due` nor `later` is exact
         select pg_stat_get_dead_tuples(c.oid) <= 200 + 0.01 * greatest(c.reltuples, 0)
                and ((select d.capped from due as d) <= 10000 or (select l.capped from later as l) <= 10000) as by_index
           from pg_class as c

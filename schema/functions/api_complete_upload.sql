@@ -3,8 +3,8 @@
 -- Deletes the source's queue rows, except a row that a reactor has claimed. The app must remove the spooled files of
 -- the deleted rows.
 --
--- Returns    {"ok", "source_id", "storage_status": "uploaded", "storage_url"}; a second call changes nothing and
---            returns the first call's URL
+-- Returns    {"ok", "source_id", "storage_status": "uploaded", "storage_url"}. If the source is stored already, changes
+--            nothing and returns the URL that is recorded
 -- Refuses    NOT_FOUND, INVALID_ARGUMENT, NOT_ALLOWED; STORAGE_QUOTA_EXCEEDED if the reservation was released and no
 --            longer fits
 -- Locks      the source, then its queue rows, then its user's usage row

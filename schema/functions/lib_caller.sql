@@ -1,6 +1,6 @@
 -- Return the calling user's id; null for a service, which may act for any user.
 --
--- Returns  null for service_role, and for every role except anon and authenticated if no JWT claims are set.
+-- Returns  null for service_role. If no JWT claims are set, null for every role except anon and authenticated.
 --          Otherwise the user of the JWT, or the nil UUID, which owns nothing, if there is no valid JWT
 -- Note     doesn't use current_user: in a security definer function, current_user is the function's owner
 -- Inlined  into the calling query; a pinned search_path would prevent that (schema/README.md, decision 8)

@@ -1,7 +1,7 @@
 -- Return when a run becomes stale: the earlier of p_timeout_at and p_heartbeat_at + p_heartbeat_timeout.
 --
 -- Returns    null if p_timeout_at is null and p_heartbeat_at or p_heartbeat_timeout is null. Otherwise a finite time:
---            'infinity', the year 290000 and a timeout of 290000 years are replaced by limits. An error in one run
+--            limits replace 'infinity', the year 290000 and a timeout of 290000 years, because an error in one run
 --            would stop the reactor from failing the other runs of the same call
 -- Requires   a heartbeat timeout above 0. A NOT VALID check ensures it for rows written after the migration
 -- Inlined    into the calling query; a pinned search_path would prevent that (schema/README.md, decision 8)

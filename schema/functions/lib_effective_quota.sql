@@ -1,4 +1,4 @@
--- Return a user's limits and usage: the plan's limits or the user's own, the bytes, the interpretations of this month.
+-- Return a user's limits (the user's own, or else the plan's), bytes, and interpretations of this month.
 --
 -- Returns  one row. null limits are unlimited. A user without a row in storage_usage is on the plan 'free' and has used
 --          nothing. Months are UTC

@@ -14,7 +14,7 @@ create or replace function reactor.hint(p_id uuid, p_user_id uuid, p_due_at time
 as $$
     select '["' || encode(uuid_send(p_id), 'hex') || '",' || coalesce(uuid_hash(p_user_id), 0) || ','
         || case when p_due_at is null then 'null'
-                when p_due_at <= statement_timestamp() then '1' -- not 0: "at" is rounded down
+                when p_due_at <= statement_timestamp() then '1' -- not 0: "at" is rounded down, so "at" + 0 may be early
                 else (ceil(1000 * date_part('epoch', least(p_due_at, statement_timestamp() + interval '24:00')))
                       - floor(1000 * date_part('epoch', statement_timestamp())))::bigint::text end
         || ']'

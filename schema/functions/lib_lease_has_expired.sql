@@ -1,4 +1,4 @@
--- Return when the lease of a claimed upload ends; '-infinity' if lease_expires_at is null, so the lease has expired.
+-- Return when the lease of a claimed upload ends. A lease without lease_expires_at counts as expired: '-infinity'.
 --
 -- Inlined  into the calling query; a pinned search_path would prevent that (schema/README.md, decision 8)
 create or replace function reactor.lease_end(p_lease_expires_at timestamptz)

@@ -9,14 +9,14 @@
 -- started before these columns existed has no heartbeat_at: only its timeout_at applies, and the run isn't counted.
 --
 -- When an INSERT starts a run, a BEFORE trigger marks the row. When an UPDATE starts it, an AFTER trigger marks the row
--- by a second UPDATE (mark_run): a BEFORE UPDATE trigger would make each UPDATE lock its rows first, heartbeats included
--- (schema/README.md, decision 9).
+-- by a second UPDATE (mark_run): a BEFORE UPDATE trigger would make each UPDATE, heartbeats included, lock its rows
+-- first (schema/README.md, decision 9).
 --
 -- Marking and counting are in one file, because `reactor migrate` installs a file in one transaction: no run starts
 -- while only one of them is installed.
 
 -- Return the time before which later heartbeats send no notification: a minute after this heartbeat. Never raises and
--- never 'infinity', whatever an app wrote.
+-- never returns 'infinity', whatever an app wrote.
 --
 -- Inlined  into the calling query; a pinned search_path would prevent that (schema/README.md, decision 8)
 create or replace function reactor.notified_until(p_heartbeat_at timestamptz)

@@ -1,13 +1,15 @@
 -- Notify the reactors of runs that start, end, or become due earlier, and of one heartbeat per minute and run.
 --
 -- A heartbeat only moves a deadline later: a reactor without a notification calls expire_runs at the old deadline and
--- gets the new one. So most heartbeats send no notification, because commits with notifications wait for one lock of
--- the whole server. If only an app's BEFORE trigger changes a column, these triggers don't fire; the sweep finds the
--- run.
+-- gets the new one. So most heartbeats send no notification, and save a wait: all commits with notifications wait for
+-- one lock of the server.
+--
+-- A trigger on a column fires only if the UPDATE itself names the column. If only an app's BEFORE trigger changes it,
+-- no notification is sent, and the sweep finds the run.
 
 -- Return a run's hint. Its due time is the run's deadline, or null if the run isn't running. For a run with heartbeats
--- and without heartbeat_timeout, the due time is timeout_at, and a fourth figure is the age of the last heartbeat in
--- milliseconds (0 to a day).
+-- and without heartbeat_timeout, the due time is timeout_at, and the hint has a fourth element: the age of the last
+-- heartbeat in milliseconds (0 to a day).
 create or replace function reactor.run_hint(p_run public.interpretation_runs)
     returns text
     language sql
@@ -45,9 +47,10 @@ begin
     return null;
 end $$;
 
--- Notify of a run that an UPDATE starts, ends, makes due earlier, or gives another heartbeat_timeout. Also set
--- heartbeat_notified_until to null if it is before heartbeat_at, because an app wrote an older row back: heartbeats
--- between the two times would send no notification.
+-- Notify of a run that an UPDATE starts, ends, makes due earlier, or gives another heartbeat_timeout.
+--
+-- Also set heartbeat_notified_until to null if it is before heartbeat_at, otherwise a heartbeat between the two times
+-- would send no notification. It is before heartbeat_at if an app wrote an older row back.
 create or replace function reactor.notify_updated_run()
     returns trigger
     language plpgsql

@@ -121,7 +121,7 @@ create or replace trigger reactor_track_usage_truncated
     after truncate on public.sources
     for each statement execute function reactor.clear_usage();
 
--- Set pending_since when a source becomes pending again, however old it is.
+-- Set pending_since to now when a source becomes pending again, so that its new reservation doesn't look leaked.
 create or replace function reactor.stamp_pending()
     returns trigger
     language plpgsql

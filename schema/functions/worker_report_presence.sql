@@ -3,7 +3,7 @@
 --
 -- p_mode          'starting', 'listening' or 'polling'
 -- p_canary        channel on which this reactor listens for its own canary; null: send no canary
--- p_silent_after  a reactor that was last seen longer ago counts as dead
+-- p_silent_after  a reactor that hasn't been seen for this long counts as dead
 -- Returns   now_at: the database's clock in the middle of this call, in seconds since 1970, from which the reactor
 --           computes its clock offset (RFC 5905, section 8). queue_usage: how full the notification queue is, 0 to 1.
 --           instances: the live reactors. listening: the live reactors that listen

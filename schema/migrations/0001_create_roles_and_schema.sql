@@ -35,7 +35,8 @@ revoke all on schema reactor from public;
 grant usage on schema reactor to reactor_worker, service_role;
 grant usage on schema public to anon, authenticated, service_role, reactor_worker;
 
--- The id of the calling user, which PostgREST puts into the session's settings.
+-- Create auth.uid() if it is missing. It returns the id of the calling user, which PostgREST puts into the session's
+-- settings.
 do $$
 begin
     if to_regprocedure('auth.uid()') is null then

@@ -34,8 +34,9 @@ create table public.upload_queue (
     error_message text,
     lease_token uuid,
     lease_expires_at timestamptz,
-    -- W3C Trace Context: a random trace id, sampled. The parent id is "reactor" in ASCII and a zero byte: it means
-    -- that the app brought no trace, so the reactor emits the root span (see functions/lib_traceparent.sql).
+    -- a W3C traceparent with a random trace id and the flags "sampled" and "random". Its parent id is "reactor" in
+    -- ASCII and a zero byte, which means that the app brought no trace, so the reactor emits the root span (see
+    -- functions/lib_traceparent.sql)
     traceparent text not null
         default '00-' || replace(gen_random_uuid()::text, '-', '') || '-72656163746f7200-03',
     errors jsonb not null default '[]',
@@ -54,15 +55,15 @@ comment on column public.upload_queue.claim_count is
 
 -- The sweep walks from user to user, the earliest upload of each first.
 create index upload_queue_waiting on public.upload_queue (user_id, next_retry_at) where status = 'failed';
--- On id and not on lease_expires_at, so that extending a lease is a HOT update.
+-- This index is on id and not on lease_expires_at, so that extending a lease is a HOT update.
 create index upload_queue_leased on public.upload_queue (id) where status = 'uploading';
--- Nearly always empty: uploads without attempts left, which the rescue marks dead.
+-- The rescue finds uploads without attempts left in this index, and marks them dead. It is nearly always empty.
 create index upload_queue_exhausted on public.upload_queue (id) where status = 'failed' and retry_count >= max_retries;
 create index upload_queue_ended on public.upload_queue (updated_at) where status in ('dead', 'cancelled');
 create index upload_queue_of_source on public.upload_queue (source_id);
 
--- The operator page lists waiting uploads by due time. Not on next_retry_at itself: the planner would use it for the
--- sweep instead of upload_queue_waiting (schema/README.md, decision 11).
+-- The operator page lists waiting uploads by due time. The planner would use an index on next_retry_at itself for the
+-- sweep too, instead of upload_queue_waiting (schema/README.md, decision 11).
 create index upload_queue_by_due
     on public.upload_queue (greatest(next_retry_at, 'epoch'::timestamptz), id) where status = 'failed';
 -- The operator page lists dead and cancelled uploads by age.

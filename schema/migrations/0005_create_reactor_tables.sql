@@ -1,7 +1,7 @@
 -- Create the reactor's own tables: live instances, quota rejections, deleted interpretations, the audit log.
 --
--- Why    Apps don't use them. The ledger, reactor.migration, is created by `reactor migrate` before its first
---        migration.
+-- Why    The reactor and its operators need these tables; apps don't. The ledger, reactor.migration, isn't among them:
+--        `reactor migrate` creates it before it applies the first migration.
 -- Locks  none on existing tables
 -- Time   milliseconds
 
@@ -32,7 +32,7 @@ comment on table reactor.quota_rejection is
 comment on column reactor.quota_rejection.backend is
     'the server process that counted the refusals; 0 for a sum over server processes';
 
--- Append-only, so a deletion waits for no other transaction. Reconciliation deletes the months that are over.
+-- Append-only, so a deletion waits for no other transaction. Reconciliation deletes the rows of past months.
 create table reactor.deleted_interpretation (
     user_id uuid not null,
     billing_month text not null,
