@@ -1,4 +1,4 @@
-"""Rows that change after a reconciliation are counted, except those handed back; the number of links is limited."""
+"""Rows that change during a drain are counted, except those handed back; the number of links is limited."""
 
 from uuid import uuid4
 

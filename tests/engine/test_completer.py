@@ -118,7 +118,7 @@ async def test_a_worker_ends_after_the_settled_rows_are_cleaned_up(worker_harnes
 
 
 async def test_released_rows_are_tracked_on_request(worker_harness: WorkerHarness) -> None:
-    """A sweep whose rows were read before a row was released must not schedule that row again."""
+    """If a sweep has read a row before the worker released it, the sweep must not schedule the row again."""
     before, during, after = signals(3)
     async with worker_harness.running():
         await worker_harness.arm([before])

@@ -58,7 +58,7 @@ async def test_leases_are_given_up_when_the_database_stays_down(worker_harness: 
 
 
 async def test_a_lease_is_counted_from_before_its_extension_was_sent(worker_harness: WorkerHarness) -> None:
-    """The new lease starts when the worker sends the extension, which is before the database sets it."""
+    """The worker counts the new lease from when it sent the extension, which is before the database set the lease."""
     [row] = signals(1)
     worker_harness.reaction.may_act = Event()
     async with worker_harness.running():

@@ -166,7 +166,7 @@ async def test_a_forged_notification_costs_one_look_up_and_work_continues(app: A
 
 
 async def test_a_forged_notification_cannot_delay_a_row(app: App, recorder: Recorder) -> None:
-    """A forged hint that a waiting upload needs no attempt delays it until the next reconciliation at most."""
+    """A forged hint without a due time cancels the upload's signal. The next reconciliation schedules it again."""
     due_at = app.one("select clock_timestamp() + interval '0.5 s'")
     async with app.running_reactor(recorder, reconcile_interval_s=0.5):
         [upload] = app.queue_uploads(next_retry_at=due_at)

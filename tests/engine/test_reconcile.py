@@ -90,7 +90,7 @@ class FixedUsage(StorageUsage):
 
 
 class ClaimingWorker(DirectWorker):
-    """A worker for which the rows in `claimed` are claimed, until the test releases them."""
+    """A worker that reports the rows in `claimed` as claimed until the test releases them."""
 
     claimed: set[Signal] = set()  # noqa: RUF012  # replaced, never changed
     released: set[Signal] = set()  # noqa: RUF012  # replaced before it is changed

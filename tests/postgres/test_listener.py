@@ -190,7 +190,7 @@ async def test_an_error_of_a_handler_is_raised_by_listen(database_url: str) -> N
 
 
 async def test_a_broken_socket_is_not_watched_once_its_descriptor_is_free(database_url: str) -> None:
-    """The next opened socket gets the same descriptor, and the event loop would still call the old socket's reader."""
+    """Otherwise the next socket, which gets the same descriptor, would cause calls of the broken socket's reader."""
     loop = asyncio.get_running_loop()
     async with listening(database_url) as received, notifying(database_url) as conn:
         watched = received.listener.connection

@@ -66,7 +66,7 @@ async def test_an_open_breaker_admits_no_attempt_and_then_one_probe_at_a_time(tm
 
     clock.advance(1.0)
     assert list(reaction.admit(attempts)) == attempts[:1]
-    assert not reaction.is_held_up  # False while the probe is in flight: no other row is claimed then
+    assert not reaction.is_held_up  # False while the probe is in flight, because the probe must not be handed back
     assert list(reaction.admit(attempts[1:])) == []
 
     assert reaction.hand_back(attempts[0]).verdict is Verdict.DEFERRED  # the probe ends without a start
@@ -86,7 +86,7 @@ async def test_a_stored_upload_is_confirmed_only_if_the_attempt_ended_within_its
         queue = UploadQueue(database, claims=database, lease_s=30.0)
         [upload] = (await queue.claim([queued.id.int])).uploads
         outcome = Outcome(Verdict.STORED, storage_url="file:///store/a")
-        await queue.settle([(upload, outcome)])  # the row is gone, as after a settlement of whichever reactor
+        await queue.settle([(upload, outcome)])  # deletes the row, as a settlement of any reactor would
         attempt = UploadAttempt(
             signal=Signal("uploads", upload.id.int, 1),
             tenant=1,

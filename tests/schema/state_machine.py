@@ -1,7 +1,7 @@
 """The states of uploads and runs, and all transitions between them. The tests compare the schema with this model.
 
 The functions in schema/functions/ make only these transitions. tests/schema/test_state_machine.py tries each verb in
-each state of an upload, and FAIL and EXPIRE in each state of a run. A pair that is missing here must change nothing.
+each state of an upload, and FAIL and EXPIRE in each state of a run. A verb without a transition must change nothing.
 """
 
 from collections.abc import Mapping

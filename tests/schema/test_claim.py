@@ -1,4 +1,4 @@
-"""Claims: none before the due time, none of a leased row, at most max_retries, and a repeat if an answer is lost."""
+"""A row is claimed only when it is due and not leased, at most max_retries times. A claim may be sent again."""
 
 import math
 import random

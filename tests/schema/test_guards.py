@@ -39,7 +39,7 @@ _REJECTED: LiteralString = (
 
 
 def test_the_second_of_two_repairs_does_not_wait_to_add_up_rejections(rows: Rows, migrated_url: str) -> None:
-    """The second repair leaves new rejections as they are, because the first has locked the row with their sum."""
+    """While the first repair holds its advisory lock, the second returns immediately and adds up no rejections."""
     rows.run(_REJECTED, (7,))
     with rows_of(migrated_url) as other, rows.conn.transaction():
         other.run("set lock_timeout = '2s'")

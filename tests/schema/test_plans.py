@@ -1,7 +1,7 @@
 """On large tables, frequent statements read a few pages for each of their rows, and never the whole table.
 
-EXPLAIN doesn't show the plans of statements inside a function. But the pages in the plan of the calling statement
-include theirs, and the statistics of the transaction count the rows that sequential scans read.
+EXPLAIN doesn't show the plans of statements inside a function. But the plan of the calling statement counts their
+pages too, and the statistics of the transaction count the rows that sequential scans read.
 """
 
 import secrets

@@ -79,7 +79,7 @@ def test_reservations_at_the_limits_edge_fill_it_to_the_byte_and_never_more(
     def reserve(own: Rows, number: int) -> Counter[str]:
         chance, api, came = random.Random(f"{seed} {number}"), Api(own), Counter[str]()
         for _ in range(RESERVATIONS):
-            user = users[0] if chance.random() < 0.7 else chance.choice(users[1:])  # mostly the first one
+            user = users[0] if chance.random() < 0.7 else chance.choice(users[1:])  # mostly the first user
             arguments = {"p_user_id": user, "p_content_hash": content_hash()}
             answer = api.call("reserve_upload", p_byte_size=chance.choice([1, 1, 2, 3, 5, 8]), **arguments)
             came["ok" if answer["ok"] else answer["code"]] += 1

@@ -19,7 +19,7 @@ def repair(rows: Rows, limit: int = 1000) -> dict[str, int]:
 
 
 def forget(rows: Rows, source: UUID, seconds: float = LEAKED) -> UUID:
-    """Make a source pending since that many seconds before now. Return the source."""
+    """Set pending_since of a source to `seconds` before now. Return the source."""
     rows.run("update public.sources set pending_since = %s where id = %s", (rows.at(-seconds), source))
     return source
 
@@ -159,7 +159,7 @@ def reject(rows: Rows, ago: LiteralString, count: int, *, backend: int, plan: st
 
 
 def test_rejections_are_added_up_and_their_totals_stay_the_same(rows: Rows) -> None:
-    """Each server process has its own rows. They are merged into one row per minute, and after a week into one row."""
+    """Each server process has its own rows. A repair merges those of a minute, and all that are older than a week."""
     for backend in (1, 2, 3):
         reject(rows, "10 seconds", 1, backend=backend)
         reject(rows, "20 minutes", 10, backend=backend)
@@ -169,7 +169,7 @@ def test_rejections_are_added_up_and_their_totals_stay_the_same(rows: Rows) -> N
     reject(rows, "2 days", 5, backend=7, plan="pro")
     before = rejections(rows)
     assert before == [("storage", "free", 33_333, 33), ("storage", "pro", 5, 0)]
-    for kept in (7, 7):  # 3 that are too new to be merged, 3 of older minutes, and 1 from before a week ago
+    for kept in (7, 7):  # 3 too new to merge, 3 of older minutes, 1 for all that is older than a week
         repair(rows)
         assert rejections(rows) == before
         assert len(rows.all("select from reactor.quota_rejection")) == kept

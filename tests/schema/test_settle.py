@@ -26,7 +26,7 @@ class Attempt:
         rows.claim([self.upload], self.token)
 
     def state(self) -> tuple[list[object], object, tuple[int, int, int]]:
-        """Return all that a settlement changes: a list with the queue row, if it exists, the source, and the usage."""
+        """Return what a settlement changes: queue row (a list, empty if the row is deleted), source, usage."""
         row = self.rows.all("select * from public.upload_queue where id = %s", (self.upload,))
         return row, self.rows.source_row(self.source), self.rows.usage(self.user)
 
@@ -51,7 +51,7 @@ def test_a_settlement_whose_answer_was_lost_is_confirmed_once_it_has_committed(r
 
 
 def test_only_the_settlement_itself_is_confirmed(rows: Rows) -> None:
-    """If the source has another URL, is queued again or deleted, the upload isn't confirmed: its file may be needed."""
+    """If the source has another URL, is deleted or queued again, the file may still be needed: nothing is confirmed."""
     [elsewhere, queued, gone] = attempts = [Attempt(rows) for _ in range(3)]
     urls = ["s3://another", "s3://mine", "s3://mine"]
     for attempt, url in zip(attempts, urls, strict=True):

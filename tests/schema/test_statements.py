@@ -25,7 +25,7 @@ TYPE_OF_CLASS = {Wide: "int8", float: "float8", int: "int4", str: "text", UUID: 
 SWEPT = {"id": UUID, "tenant": int, "due_at": float, "changed_at": float}
 
 READS = {
-    # without the token, which the caller passes
+    # the field `token` has no column: its value is the caller's parameter
     "CLAIM_UPLOADS": {"state": str, **get_type_hints(upload_queue.Upload), "byte_size": Wide},
     "EXTEND_LEASES": {"id": UUID},
     "CONFIRM_STORED": {"id": UUID},
@@ -35,7 +35,7 @@ READS = {
     "EXPIRE_RUNS": get_type_hints(runs.Expiry),
     "SWEEP_RUNS": SWEPT,
 }
-"""The columns of the statements whose rows upload_queue.py and runs.py in reactor/postgres/ convert to objects."""
+"""The columns of each statement whose rows become objects, in upload_queue.py or runs.py of reactor/postgres/."""
 
 ANSWERS = sorted(
     name for name in NAMES if name.endswith(("_UPLOAD", "_INTERPRETATION", "_USAGE")) and name != "REPAIR_USAGE"

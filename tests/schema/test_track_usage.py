@@ -197,7 +197,7 @@ def test_many_concurrent_writers_for_the_same_users_neither_deadlock_nor_miscoun
 
 @pytest.mark.parametrize("other", ["recount", "runs", "run that moves"])
 def test_usage_rows_are_inserted_before_any_is_locked(rows: Rows, migrated_url: str, other: str) -> None:
-    """A session that waits until an app commits a new usage row must not hold a usage row that the app needs next."""
+    """While a session waits for an app's new usage row, it must not hold a lock on another row that the app needs."""
     low, high = sorted([uuid4(), uuid4()])
     source = rows.source(low)
     run = rows.start_run(low, source=source)
@@ -239,7 +239,7 @@ def test_deleting_a_source_releases_its_bytes(rows: Rows) -> None:
 
 
 def test_a_statement_that_changes_no_usage_does_not_write_the_usage_row(rows: Rows) -> None:
-    """Otherwise a new file name would wait for each concurrent upload of the same user."""
+    """Otherwise an update of a file name would wait for each concurrent upload of the same user."""
     source = rows.source(user := uuid4())
     before = rows.one("select xmin::text, xmax::text, ctid::text from public.storage_usage where user_id = %s", (user,))
     rows.run("update public.sources set file_name = 'other' where id = %s", (source,))

@@ -277,7 +277,7 @@ def test_the_table_of_runs_has_no_before_update_trigger(rows: Rows) -> None:
 
 
 def test_only_heartbeats_have_a_when_clause(rows: Rows) -> None:
-    """In each UPDATE, PostgreSQL copies the text of all WHEN clauses of the table, even those for other columns."""
+    """In each UPDATE, PostgreSQL copies the text of all triggers' WHEN clauses, even of triggers on other columns."""
     guarded = rows.all(
         "select tgname from pg_trigger where tgrelid = 'public.interpretation_runs'::regclass and tgqual is not null"
     )
@@ -370,7 +370,7 @@ def test_heartbeats_within_a_minute_of_a_notified_one_are_not_notified(
 
 @pytest.mark.parametrize("back", ["1 millisecond", "30 seconds", "1 hour"])
 def test_every_heartbeat_that_goes_back_is_notified(rows: Rows, notifications: NotificationLog, back: str) -> None:
-    """This includes several in one minute, and one that follows a heartbeat that wasn't notified."""
+    """It is notified even after another in the same minute, and even after a heartbeat that wasn't notified."""
     rows.start_run(started_at="2026-01-01 12:00:30+00")
     rows.run("update public.interpretation_runs set heartbeat_at = heartbeat_at + interval '59 seconds'")
     notifications.payloads("reactor_runs")

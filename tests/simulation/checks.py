@@ -101,7 +101,7 @@ class Checks:
                     self._check_settled(node, upload, token, verdict)
 
     def on_claim_lost(self, row: UploadRow) -> None:
-        """Restore the last token of a row whose claim a crash of the server has undone."""
+        """Restore a row's former token after a crash of the server has undone the row's claim."""
         self.log("database", f"lost the claim of {str(row.id)[:8]}")
         if row.lease_token is not None:
             self._last_token[row.id] = row.lease_token
@@ -142,7 +142,7 @@ class Checks:
         self.live_at[node] = self._loop.time()
 
     def on_thaw(self, node: Node, seconds: float) -> None:
-        """Add the time that a reactor was frozen to its deadlines for ending a put."""
+        """Extend a reactor's deadlines for ending a put by the time for which it was frozen."""
         for key in [key for key in self._lease_lost_at if key[0] is node]:
             self._lease_lost_at[key] += seconds
 

@@ -21,7 +21,7 @@ class Faults:
     """The server cancels the statement because of its timeout."""
     call_is_slow: float = 0.0
     crashes_after_claim: float = 0.0
-    """At each claim: the server crashes within 0.3 s. It loses the claim if no flushed commit follows the claim."""
+    """At each claim: the server crashes within 0.3 s. The claim is lost if no later commit was flushed."""
 
     # a notification
     notification_lost: float = 0.0

@@ -101,7 +101,7 @@ async def a_reactor_is_stopped(sim: Simulation) -> None:
     if row is not None and row.status == "uploading" and row.retry_count > 1:
         sim.checks.add_violation(f"I20: {upload} was handed back and its attempt was counted")
     process.start()
-    # if the grace period is longer than the attempt's timeout, the attempt fails and its retry waits for the backoff
+    # if the grace period is at least the attempt's timeout, the attempt fails and its retry waits for the backoff
     wait_s = 1.1 * sim.settings.retry_max_s if _grace_outlasts_attempt(sim) else 0.0
     await _stored_within(sim, upload, 15.0 + wait_s, "its reactor was stopped")
 
@@ -147,7 +147,7 @@ async def a_put_takes_long(sim: Simulation) -> None:
 
 
 async def _put_ended_within(sim: Simulation, upload: UUID, seconds: float) -> None:
-    """Check that a reactor has stopped its put. A call that extends the lease reports that the lease is lost."""
+    """Check that no live reactor still puts the upload. A reactor notices a lost lease when it next extends it."""
     await sleep(seconds)
     if sim.checks.is_put(upload):
         sim.checks.add_violation(f"I3: a put of {upload} continues {seconds:.1f} s after another reactor has stored it")

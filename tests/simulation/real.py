@@ -1,7 +1,7 @@
 """The real schema, with a clock that the test sets and with notifications in a table.
 
-In the functions of schema/functions, the names of the clock functions and of pg_notify are replaced. So the same calls
-at the same times have only one correct result, and the simulated database must return the same result.
+`install_test_clock` replaces the clock functions and pg_notify in all functions of the schema. Then the same calls at
+the same times have only one correct result, and the simulated database must return it too.
 """
 
 import json

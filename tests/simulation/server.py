@@ -56,7 +56,7 @@ class Server:
         self.clock_ahead_s = 0.0
         self.is_up = True
         self.triggers_disabled = False
-        """While True, the triggers send no notifications, as if they had been dropped."""
+        """While True, the triggers send no notifications, as if the triggers had been dropped."""
         self.listeners: list[Connection] = []
         self.next_call_fails: dict[str, str] = {}
         """Maps a statement to 'before' or 'after': its next call fails before or after the commit."""

@@ -122,7 +122,7 @@ class Simulation:
         """Stop all faults, and check that everything drains within the limit."""
         self.faults.clear()
         self.server.start()
-        self.server.break_listeners()  # replace silent connections: the limit has no time for detecting them
+        self.server.break_listeners()  # replace silent connections: the limit includes no time to detect them
         self.server.triggers_disabled = False
         for process in self.processes:
             process.thaw()

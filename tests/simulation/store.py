@@ -94,7 +94,7 @@ class SimulatedThreads:
         self.storage.objects[upload.bucket, upload.object_path] = content
 
     async def run(self, call: Callable[[], list[str | None]]) -> list[str | None]:
-        """Run a call after 0.5 ms. A cancellation doesn't prevent it, as it doesn't stop a thread."""
+        """Run a call after 0.5 ms, even if the caller is cancelled: a real thread can't be cancelled either."""
         with CancelScope(shield=True):
             await sleep(0.0005)
         return call()

@@ -136,7 +136,7 @@ class Tables:
         self._send("reactor_uploads", [self._hint(row.id, row.user_id, row.next_retry_at)])
 
     def notify_uploads_updated(self, changes: Iterable[tuple[str, float, UploadRow]]) -> None:
-        """Send notifications about one statement's changes: (former status, former next_retry_at, row) of each."""
+        """Notify the changes of one statement. Each change is (former status, former next_retry_at, row)."""
         now = self.now()
         self._send(
             "reactor_uploads",

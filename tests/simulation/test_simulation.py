@@ -22,7 +22,7 @@ FOUND = {
     52: "a row that a reactor claimed twice ended the reactor",
     299: "with a backlog, a reactor sent claims without a pause to a database that was down",
 }
-"""Seeds that once found a bug. Each bug also has its own test, because a change of the simulation changes its seeds."""
+"""Seeds that once found a bug. Each bug also has its own test, because changing the simulation changes the runs."""
 
 
 def assert_no_violations(run: Run) -> None:

@@ -98,7 +98,7 @@ class Workload:
                 tasks.start_soon(self._run_interpretation)
 
     async def _run_interpretation(self) -> None:
-        """Send heartbeats of one run, then complete the run or abandon it. Return if the run was failed."""
+        """Send heartbeats of one run, then complete the run or abandon it. Ends early if the run was failed."""
         patience_s = self._rng.choice([None, 5.0, 20.0])
         run = self.begin_run(timeout_s=self._rng.choice([30.0, 120.0, 600.0]), patience_s=patience_s)
         if self._rng.random() < 0.3:  # the app sets no heartbeat_timeout, so the reactor uses its default
