@@ -47,7 +47,7 @@ def doctor(*, as_json: bool, buckets: Sequence[str]) -> None:
         settings = load_settings()
         settings = evolve(settings, database_url=database_url(settings))
     except ConfigInvalid as error:
-        fix = "correct this setting; the README lists all settings"
+        fix = "correct this setting; deploy/README.md lists all settings"
         _report([problem("settings", each, fix) for each in error.problems], as_json=as_json)
         raise SystemExit(2) from None
     databases, stores = DatabaseChecks(settings).group(), store_group(settings, buckets)

@@ -121,3 +121,17 @@ def test_an_event_is_logged_at_the_level_of_its_severity(
     emit(event)
     assert records[0]["level"].name == level
     assert words in records[0]["message"]
+
+
+def test_a_line_below_the_level_computes_no_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ids cost more than a settled upload's other telemetry together."""
+
+    def fail(_trail: Trail) -> dict[str, object]:
+        raise AssertionError("the ids were computed for a line that isn't logged")
+
+    monkeypatch.setattr(Trail, "fields", property(fail))
+    logger.remove()
+    sink_id = logger.add(lambda _message: None, level="WARNING")
+    settled = events.AttemptSettled(trail(1), Outcome(Verdict.STORED), (1.0, 2.0), 2.0, 3.0)
+    emit(events.AttemptsSettled(attempts=[settled]))
+    logger.remove(sink_id)
