@@ -1,7 +1,8 @@
 """Calculates the delay before the next attempt of a failed upload: exponential backoff with jitter, or Retry-After.
 
 Jitter is applied after the cap, so the longest delay is `max_s * (1 + jitter)`. In a long outage the delays of all
-uploads reach the cap. With jitter before the cap, half of these uploads would wait exactly `max_s` and be due together.
+uploads reach the cap. With jitter before the cap, half of these uploads or more would wait exactly `max_s` and be due
+together.
 """
 
 from typing import Final
@@ -24,7 +25,7 @@ def honoured_retry_after_s(retry_after_s: float | None) -> float:
 
 @frozen
 class Backoff:
-    """Calculates the seconds to wait after each failed attempt. `Settings` has checked the values (retry_…).
+    """Calculates the seconds to wait after each failed attempt. `Settings` has checked its fields retry_*.
 
     Source: M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015. Here the jitter is proportional
     to the delay, so operators can predict a retry within a few per cent.
@@ -43,7 +44,7 @@ class Backoff:
     """The fraction by which a delay may be shorter or longer, 0 <= jitter < 1."""
 
     def delay_s(self, retry: int, u: float, retry_after_s: float | None = None) -> float:
-        """Return the seconds to wait after the reactor's failed attempt number `retry`, counted from 1.
+        """Return the seconds to wait after a failed attempt. `retry` is the number of the attempt: 1 is the first.
 
             min(max_s, base_s * factor ** (retry - 1)) * (1 + jitter * (2 * u - 1)),  0 <= u < 1
 

@@ -11,7 +11,7 @@ class ReconcileRequests:
         self.whole_pass = True
         """A whole pass (rescue, sweep, repair of usage) is requested. True at first, so the loop starts with a pass."""
         self.refill = False
-        """A sweep is requested, of the reactions that left rows in the database or yielded rows to other reactors."""
+        """A sweep is requested of the reactions with rows left in the database or yielded to other reactors."""
 
     def request_pass(self) -> None:
         """Request a whole pass."""
@@ -19,7 +19,7 @@ class ReconcileRequests:
         self.changed.set()
 
     def request_refill(self) -> None:
-        """Request a sweep of the reactions that left rows in the database or yielded rows to other reactors."""
+        """Request a sweep of the reactions with rows left in the database or yielded to other reactors."""
         self.refill = True
         self.changed.set()
 

@@ -61,13 +61,13 @@ class ExportQueue(Exporter):
         return [Observation(self.sent, {"outcome": "sent"}), Observation(self.lost, {"outcome": "lost"})]
 
     def close(self, within_s: float) -> None:
-        """Export the queued spans. Blocks for `within_s` at most; spans that are left then are lost."""
+        """Export the queued spans. Blocks for `within_s` at most; spans not exported by then are lost."""
         # in a daemon thread, because the SDK waits 30 s for an export that hangs
         closing = threading.Thread(target=self._processor.shutdown, name="reactor-spans-shutdown", daemon=True)
         closing.start()
         closing.join(within_s)
         if closing.is_alive():
-            self.shutdown()  # the SDK then stops repeating the export, so its threads end soon
+            self.shutdown()  # after this, the exporter doesn't retry a failed request, so the SDK's threads end soon
         lost = self._dropped + self._added - self.sent
         if lost:
             logger.warning("spans lost: {}; {} did not accept them", lost, self.source)

@@ -13,7 +13,7 @@ create or replace function reactor.track_usage()
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
-    -- plan once, and only look-ups by key (schema/README.md, decision 2)
+    -- keep one plan for all calls: it looks rows up by key and never scans (schema/README.md, decision 2)
     set plan_cache_mode = force_generic_plan
     set enable_seqscan = off
     set enable_bitmapscan = off

@@ -1,4 +1,5 @@
--- Return which of these settlements have committed. The reactor calls this when the reply of settle_uploads was lost.
+-- Return the ids of the uploads whose settlement as stored has committed. The reactor calls this when the reply of
+-- settle_uploads was lost.
 --
 -- p_*      arrays of equal length: the id of the upload, the id of its source, the storage URL of the settlement
 -- Returns  the ids of uploads that are no longer queued and whose source is stored under that URL
@@ -9,7 +10,7 @@ create or replace function reactor.confirm_stored(p_ids uuid[], p_sources uuid[]
     stable
     security definer
     set search_path = pg_catalog, pg_temp
-    -- plan once, and only look-ups by key (schema/README.md, decision 2)
+    -- keep one plan for all calls: it looks rows up by key and never scans (schema/README.md, decision 2)
     set plan_cache_mode = force_generic_plan
     set enable_seqscan = off
     set enable_bitmapscan = off

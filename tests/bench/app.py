@@ -1,7 +1,7 @@
-"""An app in a separate process. It commits one job at a time and prints the time of each commit.
+"""An app in a separate process. It commits one job at a time and prints the time just before each COMMIT.
 
-For each name on stdin, the process executes the statement `before`, then executes `enqueue` in a transaction, and
-prints the monotonic time just before the COMMIT. Both statements may use %(name)s, a UUID.
+For each name on stdin, the process executes the statement `before`, then executes `enqueue` in a transaction. It takes
+the monotonic time just before the COMMIT, and prints it after the COMMIT. Both statements may use %(name)s, a UUID.
 """
 
 import asyncio

@@ -24,8 +24,8 @@ PG_CRON_STAND_IN = """
     grant select on cron.job to reactor_worker;
     grant select, delete on cron.job_run_details to reactor_worker;
 """
-"""A stand-in for the extension's tables and cron.schedule, because the wheel's PostgreSQL has no pg_cron. The commands
-of the jobs run for real."""
+"""A stand-in for the extension's tables and cron.schedule, because the PostgreSQL of the Python package has no pg_cron.
+The commands of the jobs run for real."""
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_uploads_with_an_expired_lease_are_released_or_dead_if_no_retry_is_left(
     rows = [app.row(upload) for upload in (freed, spent, held, due)]
     assert [row and row["status"] for row in rows] == ["failed", "dead", "uploading", "failed"]
     assert app.usage(spent) == (0, 0)  # the dead upload's reservation is released
-    assert app.is_spooled(due)  # the jobs store nothing
+    assert app.is_spooled(due)  # no job puts a file into the object store
     app.assert_usage_matches_rows()
 
 

@@ -1,7 +1,8 @@
 """On large tables, frequent statements read a few pages for each of their rows, and never the whole table.
 
-EXPLAIN doesn't show the plans of statements inside a function. But the plan of the calling statement counts their
-pages too, and the statistics of the transaction count the rows that sequential scans read.
+EXPLAIN doesn't show the plans of statements inside a function. So the tests measure two numbers: the pages in the plan
+of the calling statement, which include those of the inner statements, and, from the transaction's statistics, the rows
+that sequential scans read.
 """
 
 import secrets
@@ -86,7 +87,7 @@ def rows(seeded_url: str) -> Iterator[Rows]:
 def cost(rows: Rows, statement: LiteralString, parameters: tuple[Any, ...]) -> tuple[int, int]:
     """Return the number of pages that a statement reads, and the number of rows that sequential scans read.
 
-    The statement is measured after some calls, because PostgreSQL may then use another plan for it.
+    The statement is called WARM_CALLS times first, because PostgreSQL may change its plan after five calls.
     """
     for number in range(WARM_CALLS + 1):
         with rows.conn.transaction():

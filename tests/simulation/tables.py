@@ -111,7 +111,10 @@ class Tables:
     # sources and usage
 
     def write_source(self, source: Source, status: str, *, size: int | None = None, settles: bool = False) -> None:
-        """Write a source and update the usage. Raises QuotaExceeded over the limit, unless `settles` is True."""
+        """Write a source and update the usage.
+
+        Raises QuotaExceeded if bytes are added beyond the limit, unless `settles` is True.
+        """
         size = source.byte_size if size is None else size
         is_new = source.id not in self.sources
         before = (0, 0, 0) if is_new else _entry(source.storage_status, source.byte_size)
@@ -187,7 +190,7 @@ def _entry(status: str, size: int) -> tuple[int, int, int]:
 def deadline(run: RunRow, patience_s: float | None) -> float | None:
     """Return the time at which a run becomes stale, or None for never.
 
-    `patience_s` is the heartbeat timeout of a run whose heartbeat_timeout is None.
+    A run without a heartbeat_timeout of its own uses `patience_s`; None: only its timeout_at counts.
     """
     timeout_s = patience_s if run.heartbeat_timeout is None else run.heartbeat_timeout
     dues = [] if run.timeout_at is None else [run.timeout_at]

@@ -36,7 +36,7 @@ _TRACEPARENT = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
 _PICKS = st.lists(st.integers(0, 8), min_size=1, max_size=6)
 _SECONDS = st.sampled_from([1.0, 5.0, 30.0, 60.0])
 _NOISE_S = 2e-5
-"""Rounding error of a time: PostgreSQL rounds to microseconds, and a Python float to a binary fraction."""
+"""More than the rounding error of a time: PostgreSQL and a float of seconds since 1970 both round to about 1 µs."""
 
 
 class ModelAgainstPostgres(RuleBasedStateMachine):
@@ -137,7 +137,7 @@ class ModelAgainstPostgres(RuleBasedStateMachine):
     def attempt(self, picks: list[int], token: int, verdicts: list[str], delay_s: float, seconds: float) -> None:
         """Make a complete attempt from claim to settlement, which random single steps would rarely do."""
         self.claim(picks, token, lease_s=5.0)
-        # settle with the first token, which may be wrong
+        # settle with tokens[0]: refused, unless the claim used tokens[0] too
         self.settle(picks, stranger=True, verdicts=verdicts, delay_s=delay_s)
         self.time_passes(seconds)
         self.settle(picks, stranger=False, verdicts=verdicts, delay_s=delay_s)
@@ -270,7 +270,7 @@ def in_order(rows: Sequence[Any]) -> list[tuple[Any, ...]]:
 
 
 def hints_in(sent: Sequence[tuple[str, Any]]) -> list[tuple[Any, ...]]:
-    """Return a tuple for each hint: channel, the hint's fields, and the payload's absolute time."""
+    """Return a tuple for each hint: channel, the hint's fields, and when it was sent (ms since 1970)."""
     hints: list[tuple[Any, ...]] = []
     for channel, payload in sent:
         if isinstance(payload, str):
@@ -287,7 +287,7 @@ def assert_alike(answered: Any, modelled: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return a copy whose floats are rounded to whole milliseconds, which are 50 times the rounding error."""
+    """Return a copy in which each float of seconds is a whole number of ms. One ms is 50 times _NOISE_S."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -376,7 +376,7 @@ def test_missing_credentials_are_found(env: dict[str, str]) -> None:
 
 
 def puts_only(otherwise: Fault) -> Fault:
-    """Return a server's behaviour that stores each PUT and answers every other request with `otherwise`."""
+    """Return a fault for FaultServer: each PUT is stored, and `otherwise` handles every other request."""
 
     def answer(request: Request) -> None:
         (stores if request.command == "PUT" else otherwise)(request)
@@ -538,7 +538,7 @@ def test_no_secret_is_printed(env: dict[str, str], migrated_url: str, fault_serv
     cases.append({"REACTOR_DATABASE_URL": f"postgresql://x:{SECRET}@h:{SECRET}/x"})
     cases.append({"REACTOR_STORE_URL": f"ftp://x:{SECRET}@host/x"})
     for variables in cases:
-        # the text output contains all of the JSON, and a summary
+        # the text output has all facts of the JSON, and a summary
         done = reactor("doctor", "--bucket", "documents", env=env | secrets | variables)
         assert done.returncode in {1, 2}
         assert SECRET not in done.stdout + done.stderr, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""The OTEL_* variables name the collector as the specification says; errors name a bad value without its secrets."""
+"""The OTEL_* variables select the collector as the specification says; an error names the variable, no secret."""
 
 from pathlib import Path
 

@@ -132,7 +132,7 @@ OTHER_HOSTS = [
 
 @pytest.mark.parametrize("host", LOCAL_HOSTS)
 async def test_names_of_this_machine_are_answered_with_any_port(host: str) -> None:
-    """If the port is forwarded, a browser sends this machine's name with another port."""
+    """Through a forwarded port, a browser sends a name like localhost with a port that isn't the server's."""
     async with serving() as url:
         assert (await send(url, "/api/status", host=host))[0] == 200
 
@@ -234,7 +234,7 @@ async def test_a_reused_connection_is_answered_without_delay() -> None:
 
 
 async def test_cancelling_closes_the_socket_and_idle_connections() -> None:
-    """A program may embed and cancel a reactor; its next socket may reuse the closed file descriptor."""
+    """A program may embed a reactor and cancel it. Its next socket may get the number of the closed descriptor."""
     loop = asyncio.get_running_loop()
     listening = WebServer.bind("127.0.0.1", 0)
     server = server_on(listening)
