@@ -22,7 +22,7 @@ from reactor.postgres.connection import DedicatedConnection
 from reactor.postgres.presence import Presence
 
 _POLLING_INTERVAL_S = 0.02
-NO_DATABASE = DedicatedConnection("postgresql://localhost/nobody")
+NO_DATABASE = DedicatedConnection("postgresql://localhost/unused")
 
 
 class ReadinessHarness:

@@ -17,7 +17,7 @@ from reactor.postgres.connection import DedicatedConnection
 from reactor.postgres.usage import StorageUsage
 
 PATIENCE_S = 20.0
-NO_DATABASE = DedicatedConnection("postgresql://localhost/nobody")
+NO_DATABASE = DedicatedConnection("postgresql://localhost/unused")
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from reactor.runtime.thread_pool import ThreadPool
 from reactor.storage.spool import Spool
 from reactor.storage.stores.local import LocalStore
 
-NO_DATABASE = DedicatedConnection("postgresql://localhost/nobody")
+NO_DATABASE = DedicatedConnection("postgresql://localhost/unused")
 
 
 def new_attempt() -> UploadAttempt:

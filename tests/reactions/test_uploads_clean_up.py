@@ -24,7 +24,7 @@ from reactor.storage.spool import Identity, Spool
 from reactor.storage.stores.local import LocalStore
 
 PATIENCE_S = 20.0
-NO_DATABASE = DedicatedConnection("postgresql://localhost/nobody")
+NO_DATABASE = DedicatedConnection("postgresql://localhost/unused")
 
 
 class HangingSpool(Spool):

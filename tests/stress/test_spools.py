@@ -146,7 +146,7 @@ async def test_tampered_files_are_dead_after_the_first_attempt_and_good_rows_are
         expected = MISSING if path.startswith(("%2e", "~")) else FORBIDDEN
         tampered += [(upload, expected) for upload in app.queue_uploads(content=CONTENT, temp_file_path=path, **far)]
     tampered += [(u, FORBIDDEN) for u in app.queue_uploads(content=CONTENT, temp_file_path=str(canary), **far)]
-    tampered += [(u, FORBIDDEN) for u in app.queue_uploads(content=CONTENT, spool="nobody-set-it", **far)]
+    tampered += [(u, FORBIDDEN) for u in app.queue_uploads(content=CONTENT, spool="not-configured", **far)]
     good = app.queue_uploads(20, content=CONTENT, **far)
 
     async with app.running_reactor(recorder):

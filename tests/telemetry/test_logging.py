@@ -74,9 +74,9 @@ def test_the_members_of_a_group_are_shown() -> None:
 
 def test_warnings_of_libraries_are_logged_except_of_talkative_ones(capsys: pytest.CaptureFixture[str]) -> None:
     logging.configure("DEBUG", "json")
-    std_logging.getLogger("some.library").warning("of %s", "interest")
-    std_logging.getLogger("some.library").info("of no interest")
+    std_logging.getLogger("some.package").warning("of %s", "interest")
+    std_logging.getLogger("some.package").info("of no interest")
     std_logging.getLogger("urllib3.connectionpool").warning("repeated")
     [line] = capsys.readouterr().err.splitlines()
     fields = json.loads(line)
-    assert (fields["message"], fields["logger"], fields["level"]) == ("of interest", "some.library", "WARNING")
+    assert (fields["message"], fields["logger"], fields["level"]) == ("of interest", "some.package", "WARNING")
