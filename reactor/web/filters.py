@@ -2,6 +2,7 @@
 
 import base64
 import re
+from calendar import isleap
 from collections.abc import Mapping
 from datetime import datetime
 from reprlib import repr as quoted
@@ -111,5 +112,5 @@ def _check_moment(text: str) -> None:
     match = _YEAR.fullmatch(text)
     if match is None or not 1 <= int(match[1]) <= _LAST_YEAR:
         raise ValueError(text)
-    year = "2000" if int(match[1]) % 4 == 0 else "2001"  # 2000 is a leap year
+    year = "2000" if isleap(int(match[1])) else "2001"  # 2000 is a leap year
     datetime.fromisoformat(year + match[2])

@@ -232,6 +232,13 @@ class TestRemoving:
             assert spool.remove([("default", "upload", body.identity)]) == ["Permission denied"]
         assert (reachable_folder / "spool" / "upload").exists()
 
+    def test_a_discarded_file_without_permission_is_an_error_and_stays(self, reachable_folder: Path) -> None:
+        spool = Spool({"default": make_spool(reachable_folder)})
+        with unprivileged(), pytest.raises(ReactorError, match="Permission denied"):
+            spool.discard("default", "upload")
+        assert (reachable_folder / "spool" / "upload").exists()
+        assert not spool.discard("default", "missing")
+
 
 class TestChecking:
     def test_a_usable_spool_passes_and_has_free_space(self, folder: Path) -> None:

@@ -229,6 +229,12 @@ BAD = [
     ("/uploads?after=zzz", 400, "a position in this list"),
     ("/uploads?after=" + "A" * 5000, 400, "a position in this list"),
     ("/uploads?after=MjAyNi0xMy00NSAw", 400, "a position in this list"),
+    # 29 February 1900, which doesn't exist
+    (
+        "/uploads?after=MTkwMC0wMi0yOVQwMDowMDowMCswMDowMCAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMA",
+        400,
+        "a position in this list",
+    ),
     ("/uploads?after=%FF%FE", 400, "a position in this list"),
     ("/runs?after=-infinity", 400, "a position in this list"),
     ("/runs?status=dead", 400, "status must be one of"),
