@@ -214,9 +214,7 @@ def _spools(value: Any) -> dict[str, Path]:
         value = [("", value)]
     folders = {name: Path(folder).absolute() for name, folder in value if isinstance(folder, str) and folder}
     if len(folders) < len(value) or "default" in folders or "" in folders:
-        raise ValueError(
-            "name=/folder pairs with commas between; each name only once, and not 'default', which is spool_dir"
-        )
+        raise ValueError("name=/folder pairs with commas between, each name once, without default (that is spool_dir)")
     return folders
 
 
