@@ -46,6 +46,10 @@ _ALL = (
               "No action is needed; the reactor retries with backoff."),
     ErrorCode("STORAGE_REJECTED", "The object store refused the upload.", False, 422,
               "Check the store's credentials, the bucket and the object path, then retry the upload."),
+    ErrorCode("STORAGE_REFUSED", "The object store refuses the reactor, not the upload.", True, 503,
+              "Check the store's credentials, clock, region and bucket; the uploads continue when the store answers."),
+    ErrorCode("SPOOL_UNAVAILABLE", "The spool can't be reached.", True, 503,
+              "Mount the spool's directory, or correct REACTOR_SPOOLS; the uploads continue when it can be read."),
     ErrorCode("SPOOL_FILE_MISSING", "The spooled file doesn't exist or can't be read.", False, 404,
               "Put the file back at the same path and retry the upload, or cancel it."),
     ErrorCode("SPOOL_PATH_FORBIDDEN", "The path doesn't name a plain file inside the spool.", False, 422,
@@ -71,7 +75,11 @@ _ALL = (
     ErrorCode("CONFIG_INVALID", "A setting isn't valid.", False, 500, "Correct the named setting."),
     ErrorCode("MIGRATION_CHANGED", "An applied migration was edited.", False, 500,
               "Restore the released file and put the change into a new migration."),
-    ErrorCode("DATABASE_UNAVAILABLE", "The database can't be reached, or isn't ready for the reactor.", True, 503,
+    ErrorCode("DATABASE_REFUSED", "The database refused the row: a constraint or trigger of the app.", False, 422,
+              "Correct the row, or the constraint or trigger that the message names, then retry the upload."),
+    ErrorCode("DATABASE_FORBIDDEN", "The role lacks a privilege, or a migration is missing.", False, 500,
+              "Run `reactor migrate` as the owner of the tables, and connect with the role reactor_worker."),
+    ErrorCode("DATABASE_UNAVAILABLE", "The database can't be reached, or is busy.", True, 503,
               "Check the database URL, the server and the role."),
 )  # fmt: skip
 

@@ -8,12 +8,16 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from reactor.core.error_codes import CATALOGUE, ErrorCode
+from reactor.core.refusal import Guard, Refusal, Scope
 
 
 class ReactorError(Exception):
     """Base class of the exceptions. Never raised itself."""
 
     code: ClassVar[str]
+
+    refusal = Refusal(scope=Scope.UPLOAD)
+    """Which work the error affects if it ends an attempt to store an upload."""
 
     def __init_subclass__(cls, *, code: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -126,11 +130,28 @@ class InterpretationFailed(Refused, code="INTERPRETATION_FAILED"):
 
 
 class DatabaseUnavailable(Unavailable, code="DATABASE_UNAVAILABLE"):
-    """The database didn't answer, refused the connection, or lacks schema or privileges that the reactor needs."""
+    """The database didn't answer, refused the connection, or is busy; retry later."""
+
+    refusal = Refusal(scope=Scope.PASSING)
+
+
+class DatabaseForbidden(Rejected, code="DATABASE_FORBIDDEN"):
+    """The role lacks a privilege, or a migration is missing; a retry can't help."""
+
+    refusal = Refusal(scope=Scope.SHARED)
+
+
+class DatabaseRefused(Rejected, code="DATABASE_REFUSED"):
+    """The database refused these rows: a CHECK, trigger, foreign key or type of the app. `sqlstate` says why."""
+
+    def __init__(self, message: str | None = None, *, sqlstate: str = "") -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.refusal = Refusal(scope=Scope.UPLOAD, reason=sqlstate)
 
 
 class StorageUnavailable(Unavailable, code="STORAGE_UNAVAILABLE"):
-    """The object store can't take the upload now: connection refused or reset, timeout, 408, 425, 429 or 5xx.
+    """The object store can't take the upload now: connection refused or reset, timeout, throttling or 5xx.
 
     `retry_after_s` is the store's Retry-After in seconds; None without one.
     """
@@ -140,19 +161,58 @@ class StorageUnavailable(Unavailable, code="STORAGE_UNAVAILABLE"):
     ) -> None:
         super().__init__(message)
         self.http_status = http_status
-        self.retry_after_s = retry_after_s
+        self.refusal = Refusal(scope=Scope.PASSING, reason=str(http_status or ""), retry_after_s=retry_after_s)
 
 
 class StorageRejected(Rejected, code="STORAGE_REJECTED"):
-    """The object store refused the upload for good, for example with 400, or with 404 because the bucket is missing.
+    """The object store refused this upload for good, for example because it doesn't allow the object's key.
 
-    `denied` is True for 401 and 403. These get one more attempt, because credentials may be rotating.
+    `may_be_shared` is True for a refusal such as 403 AccessDenied, which affects everybody if several users get it.
     """
 
-    def __init__(self, message: str | None = None, *, http_status: int | None = None, denied: bool = False) -> None:
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        http_status: int | None = None,
+        reason: str = "",
+        may_be_shared: bool = False,
+    ) -> None:
         super().__init__(message)
         self.http_status = http_status
-        self.denied = denied
+        self.refusal = Refusal(
+            scope=Scope.UPLOAD,
+            guard=Guard.BUCKET,
+            reason=reason or str(http_status or ""),
+            may_be_shared=may_be_shared,
+        )
+
+
+class StorageRefused(Refused, code="STORAGE_REFUSED"):
+    """The object store refuses the reactor, not the upload: credentials, clock, region, route or a missing bucket."""
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        http_status: int | None = None,
+        guard: Guard = Guard.STORE,
+        reason: str = "",
+        check: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.http_status = http_status
+        self.refusal = Refusal(scope=Scope.SHARED, guard=guard, reason=reason or str(http_status or ""), check=check)
+
+
+class SpoolUnavailable(Unavailable, code="SPOOL_UNAVAILABLE"):
+    """The spool can't be reached: its directory is missing, unmounted or fails. `reason` is the system's error name."""
+
+    def __init__(self, message: str | None = None, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.refusal = Refusal(
+            scope=Scope.SHARED, guard=Guard.SPOOL, reason=reason, check="REACTOR_SPOOL_DIR, REACTOR_SPOOLS"
+        )
 
 
 class FileTooLarge(Rejected, code="FILE_TOO_LARGE"):
@@ -162,10 +222,16 @@ class FileTooLarge(Rejected, code="FILE_TOO_LARGE"):
 class SpoolFileMissing(Rejected, code="SPOOL_FILE_MISSING"):
     """The spooled file doesn't exist, or can't be read."""
 
+    refusal = Refusal(scope=Scope.UPLOAD, guard=Guard.SPOOL)
+
 
 class SpoolPathForbidden(Rejected, code="SPOOL_PATH_FORBIDDEN"):
     """The path leaves the spool, follows a link, or doesn't name a plain file."""
 
+    refusal = Refusal(scope=Scope.UPLOAD, guard=Guard.SPOOL)
+
 
 class ContentMismatch(Rejected, code="CONTENT_MISMATCH"):
     """The bytes don't have the size or the SHA-256 of the row."""
+
+    refusal = Refusal(scope=Scope.UPLOAD, guard=Guard.SPOOL)

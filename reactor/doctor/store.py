@@ -86,7 +86,7 @@ class S3Checks:
             unread, undeleted = self._store.probe(bucket, key)
         except ReactorError as error:
             return problem(check, str(error), _fix(error, bucket))
-        if unread is not None and not (isinstance(unread, StorageRejected) and unread.denied):
+        if unread is not None and not (isinstance(unread, StorageRejected) and unread.refusal.may_be_shared):
             return problem(check, f"accepted an object but did not return it: {unread}", _fix(unread, bucket))
         if undeleted is not None:
             seen = f"accepts objects, which is all that the reactor needs; the probe {key} was not deleted: {undeleted}"
@@ -104,7 +104,7 @@ def _fix(error: ReactorError, bucket: str) -> str:
             return _UNREACHABLE_FIX
         case StorageUnavailable():
             return "the store is unavailable at the moment: check its own status, and try again"
-        case StorageRejected(denied=True):
+        case StorageRejected() if error.refusal.may_be_shared:
             return (
                 "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), this host's clock, and that "
                 f"the credentials allow s3:PutObject in {bucket}; if only below a prefix: --bucket {bucket}/PREFIX/"

@@ -40,18 +40,20 @@ class UploadFailures:
         message = "".join(char if char.isprintable() else " " for char in str(error)[:_MESSAGE_CHARS])
         if isinstance(error, StorageUnavailable):
             was_open = self._breaker.is_open
-            is_outage = self._breaker.failed(self._clock.now(), upload.id, error.retry_after_s)
+            is_outage = self._breaker.failed(self._clock.now(), upload.id, error.refusal.retry_after_s)
             self._emit_breaker(was_open)
             if is_outage:
                 return Outcome(verdict=Verdict.DEFERRED, delay_s=self.pause_s(), code=error.code, message=message)
-            return self._retry_or_give_up(upload, error.code, message, error.retry_after_s)
+            return self._retry_or_give_up(upload, error.code, message, error.refusal.retry_after_s)
         # the store has answered, or the spooled file is at fault: the breaker must not count a failure of the store
         if isinstance(error, StorageRejected):
             self.store_answered()
         else:
             self._breaker.abandoned(self._clock.now(), upload.id)
         # 401 and 403 get one more try, because credentials may be rotating
-        is_denied_first = isinstance(error, StorageRejected) and error.denied and upload.last_code != error.code
+        is_denied_first = (
+            isinstance(error, StorageRejected) and error.refusal.may_be_shared and upload.last_code != error.code
+        )
         if not error.retryable and not is_denied_first:
             return Outcome(verdict=Verdict.DEAD, code=error.code, message=message)
         return self._retry_or_give_up(upload, error.code, message, None)

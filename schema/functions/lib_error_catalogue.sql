@@ -24,6 +24,12 @@ as $$
         ('STORAGE_REJECTED', null, false, 422,
          'The object store refused the upload.',
          'Check the store''s credentials, the bucket and the object path, then retry the upload.'),
+        ('STORAGE_REFUSED', null, true, 503,
+         'The object store refuses the reactor, not the upload.',
+         'Check the store''s credentials, clock, region and bucket; the uploads continue when the store answers.'),
+        ('SPOOL_UNAVAILABLE', null, true, 503,
+         'The spool can''t be reached.',
+         'Mount the spool''s directory, or correct REACTOR_SPOOLS; the uploads continue when it can be read.'),
         ('SPOOL_FILE_MISSING', null, false, 404,
          'The spooled file doesn''t exist or can''t be read.',
          'Put the file back at the same path and retry the upload, or cancel it.'),
@@ -66,8 +72,14 @@ as $$
         ('MIGRATION_CHANGED', null, false, 500,
          'An applied migration was edited.',
          'Restore the released file and put the change into a new migration.'),
+        ('DATABASE_REFUSED', null, false, 422,
+         'The database refused the row: a constraint or trigger of the app.',
+         'Correct the row, or the constraint or trigger that the message names, then retry the upload.'),
+        ('DATABASE_FORBIDDEN', null, false, 500,
+         'The role lacks a privilege, or a migration is missing.',
+         'Run `reactor migrate` as the owner of the tables, and connect with the role reactor_worker.'),
         ('DATABASE_UNAVAILABLE', null, true, 503,
-         'The database can''t be reached, or isn''t ready for the reactor.',
+         'The database can''t be reached, or is busy.',
          'Check the database URL, the server and the role.')
 $$;
 

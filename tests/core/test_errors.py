@@ -2,12 +2,18 @@
 
 from reactor.core.errors import (
     ConfigInvalid,
+    DatabaseRefused,
+    DatabaseUnavailable,
     InvalidArgument,
     NotFound,
+    SpoolFileMissing,
+    SpoolUnavailable,
+    StorageRefused,
     StorageRejected,
     StorageUnavailable,
     error_of,
 )
+from reactor.core.refusal import Guard, Refusal, Scope
 
 
 def test_an_error_without_a_message_has_the_catalogues() -> None:
@@ -44,12 +50,12 @@ def test_changing_the_details_that_were_passed_does_not_change_the_error() -> No
 
 def test_store_errors_contain_the_status_and_retry_after_of_the_store() -> None:
     unavailable = StorageUnavailable("503", http_status=503, retry_after_s=2.0)
-    rejected = StorageRejected("403", http_status=403, denied=True)
+    rejected = StorageRejected("403", http_status=403, may_be_shared=True)
 
-    assert (str(unavailable), unavailable.http_status, unavailable.retry_after_s) == ("503", 503, 2.0)
-    assert (str(rejected), rejected.http_status, rejected.denied) == ("403", 403, True)
+    assert (str(unavailable), unavailable.http_status, unavailable.refusal.retry_after_s) == ("503", 503, 2.0)
+    assert (str(rejected), rejected.http_status, rejected.refusal.may_be_shared) == ("403", 403, True)
     assert error_of("STORAGE_REJECTED", "403", {"a": 1}).details == {"a": 1}
-    assert not StorageRejected().denied
+    assert not StorageRejected().refusal.may_be_shared
 
 
 def test_a_config_error_lists_its_problems_without_escape_sequences() -> None:
@@ -57,3 +63,13 @@ def test_a_config_error_lists_its_problems_without_escape_sequences() -> None:
 
     assert error.problems == ("lease [31m is wrong", "port is wrong")
     assert str(error) == "lease [31m is wrong; port is wrong"
+
+
+def test_each_failure_of_an_attempt_has_a_scope_and_a_place() -> None:
+    assert StorageUnavailable().refusal.scope is Scope.PASSING
+    assert (StorageRejected().refusal.scope, StorageRejected().refusal.guard) == (Scope.UPLOAD, Guard.BUCKET)
+    assert StorageRefused(reason="ExpiredToken").refusal == Refusal(scope=Scope.SHARED, reason="ExpiredToken")
+    assert (SpoolUnavailable().refusal.scope, SpoolUnavailable().refusal.guard) == (Scope.SHARED, Guard.SPOOL)
+    assert (SpoolFileMissing().refusal.scope, SpoolFileMissing().refusal.guard) == (Scope.UPLOAD, Guard.SPOOL)
+    assert DatabaseUnavailable().refusal.scope is Scope.PASSING
+    assert DatabaseRefused(sqlstate="23514").refusal == Refusal(scope=Scope.UPLOAD, reason="23514")

@@ -71,7 +71,7 @@ class SimulatedThreads:
             if upload.bucket == BAD_BUCKET:
                 raise StorageRejected("404 NoSuchBucket", http_status=404)
             if storage.happens(faults.store_denies):
-                raise StorageRejected("403 AccessDenied", http_status=403, denied=True)
+                raise StorageRejected("403 AccessDenied", http_status=403, may_be_shared=True)
             if storage.happens(faults.store_hangs):
                 await sleep_forever()
             is_whole = True

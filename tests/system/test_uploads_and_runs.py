@@ -27,7 +27,7 @@ from reactor.postgres import statements
 from reactor.postgres.connection import ConnectionPool, DedicatedConnection
 
 BUSY = StorageUnavailable("503 SlowDown", http_status=503)
-DENIED = StorageRejected("403 AccessDenied", http_status=403, denied=True)
+DENIED = StorageRejected("403 AccessDenied", http_status=403, may_be_shared=True)
 
 
 def is_settled(upload: QueuedUpload, verdict: Verdict) -> Callable[[AttemptSettled], bool]:

@@ -74,7 +74,7 @@ def error_for(exc: ClientError | BotoCoreError | ResponseParserError) -> Reactor
         return _error_for_response(exc.response)
     kind = type(exc).__name__
     if isinstance(exc, NO_CREDENTIALS):
-        return StorageRejected(f"there are no usable credentials for the object store ({kind})", denied=True)
+        return StorageRejected(f"there are no usable credentials for the object store ({kind})", may_be_shared=True)
     if isinstance(exc, _UNREACHABLE):
         return StorageUnavailable(f"the object store can't be reached, or didn't answer in time ({kind})")
     return StorageRejected(f"boto3 can't make a request to the object store for this upload ({kind})")
@@ -92,7 +92,7 @@ def _error_for_response(response: Mapping[str, Any]) -> ReactorError:
     if status in _TRANSIENT_STATUS or status >= 500 or code in _TRANSIENT_CODE:  # noqa: PLR2004
         wait_s = retry_after_s(metadata.get("HTTPHeaders", {}), now=datetime.now(UTC))
         return StorageUnavailable(message, http_status=status, retry_after_s=wait_s)
-    return StorageRejected(message, http_status=status, denied=status in _DENIED_STATUS)
+    return StorageRejected(message, http_status=status, may_be_shared=status in _DENIED_STATUS)
 
 
 def retry_after_s(headers: Mapping[str, str], *, now: datetime) -> float | None:

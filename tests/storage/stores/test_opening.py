@@ -54,7 +54,7 @@ class TestChecking:
             store.check()
         with body_of(CONTENT) as body, pytest.raises(StorageRejected) as caught:
             store.put("bucket", "key", body, mime_type=None)
-        assert caught.value.denied is True
+        assert caught.value.refusal.may_be_shared is True
         assert server.requests == []
         store.close()
 

@@ -140,7 +140,7 @@ class TestNotStoring:
     def test_a_missing_bucket_is_refused(self, store: S3Store) -> None:
         with body_of(CONTENT) as body, pytest.raises(StorageRejected, match="NoSuchBucket") as caught:
             store.put("missing", "key", body, mime_type=None)
-        assert (caught.value.http_status, caught.value.denied) == (404, False)
+        assert (caught.value.http_status, caught.value.refusal.may_be_shared) == (404, False)
 
     def test_wrong_credentials_are_a_denial_and_stay_secret(
         self, server: SeaweedServer, monkeypatch: pytest.MonkeyPatch
@@ -149,7 +149,7 @@ class TestNotStoring:
         denied = S3Store(concurrency=1)
         with pytest.raises(StorageRejected, match="403 SignatureDoesNotMatch") as caught:
             put(denied, "denied")
-        assert caught.value.denied is True
+        assert caught.value.refusal.may_be_shared is True
         assert "a-wrong-secret" not in str(caught.value)
         assert server.access_key not in str(caught.value)
         denied.check()  # passes, because the server answers and other buckets may accept this user

@@ -125,7 +125,7 @@ class TestErrors:
         with pytest.raises(StorageUnavailable) as caught:
             put(store)
         assert caught.value.http_status in range(400, 600)
-        assert caught.value.retry_after_s is None
+        assert caught.value.refusal.retry_after_s is None
         assert len(server.requests) == 1
 
     @pytest.mark.parametrize("fault", REJECTED)
@@ -133,7 +133,7 @@ class TestErrors:
         server.fault = fault
         with pytest.raises(StorageRejected) as caught:
             put(store)
-        assert caught.value.denied is False
+        assert caught.value.refusal.may_be_shared is False
         assert caught.value.http_status in range(300, 500)
         assert len(server.requests) == 1
 
@@ -142,7 +142,7 @@ class TestErrors:
         server.fault = fault
         with pytest.raises(StorageRejected) as caught:
             put(store)
-        assert caught.value.denied is True
+        assert caught.value.refusal.may_be_shared is True
         assert len(server.requests) == 1
 
     @pytest.mark.parametrize("fault", TOO_LARGE)
@@ -215,13 +215,13 @@ class TestRetryAfter:
         server.fault = answers(503, "SlowDown", retry_after="120")
         with pytest.raises(StorageUnavailable) as caught:
             put(store)
-        assert (caught.value.http_status, caught.value.retry_after_s) == (503, 120.0)
+        assert (caught.value.http_status, caught.value.refusal.retry_after_s) == (503, 120.0)
 
     def test_a_date_is_relative_to_the_servers_clock(self, store: S3Store, server: FaultServer) -> None:
         server.fault = retries_at(429, seconds=90, clock=1_000_000_000)
         with pytest.raises(StorageUnavailable) as caught:
             put(store)
-        assert caught.value.retry_after_s == 90.0
+        assert caught.value.refusal.retry_after_s == 90.0
 
     @pytest.mark.parametrize(
         ("value", "seconds"),
