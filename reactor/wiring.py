@@ -11,7 +11,7 @@ from functools import partial
 from attrs import frozen
 
 from reactor.core.backoff import Backoff
-from reactor.core.circuit_breaker import CircuitBreaker
+from reactor.core.breakers import Breakers
 from reactor.core.events import Emit
 from reactor.core.settings import Settings
 from reactor.engine.listen import PRESENCE_EXPIRES_S, Listen
@@ -104,7 +104,7 @@ def wire_engine(ports: Ports, settings: Settings, *, horizon_s: float, emit: Emi
 
 
 def _failed_uploads(ports: Ports, settings: Settings, emit: Emit) -> FailedUploads:
-    breaker = CircuitBreaker()
+    breakers = Breakers(ports.store_name)
     backoff = Backoff(
         base_s=settings.retry_base_s,
         factor=settings.retry_factor,
@@ -116,8 +116,8 @@ def _failed_uploads(ports: Ports, settings: Settings, emit: Emit) -> FailedUploa
         executor=ports.executor,
         spool=ports.spool,
         run_in_thread=ports.run_in_thread,
-        breaker=breaker,
-        failures=UploadFailures(breaker, backoff, store_name=ports.store_name, clock=ports.clock, emit=emit),
+        breakers=breakers,
+        failures=UploadFailures(breakers, backoff, clock=ports.clock, emit=emit),
         clock=ports.clock,
         emit=emit,
         attempt_timeout_s=settings.attempt_timeout_s,

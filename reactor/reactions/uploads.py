@@ -14,7 +14,7 @@ from anyio import move_on_after
 from attrs import define, field
 from loguru import logger
 
-from reactor.core.circuit_breaker import CircuitBreaker
+from reactor.core.breakers import Breakers
 from reactor.core.errors import DatabaseUnavailable, StorageUnavailable
 from reactor.core.events import (
     AttemptSettled,
@@ -33,7 +33,7 @@ from reactor.postgres.notification import Hint
 from reactor.postgres.upload_queue import Settled, Upload, UploadQueue
 from reactor.reactions.base import Attempt, AttemptReaction, ClaimResult, Sweep
 from reactor.reactions.upload_backlog import UploadBacklog
-from reactor.reactions.upload_failures import UploadFailures
+from reactor.reactions.upload_failures import UploadFailures, subject_of
 from reactor.runtime.clock import Clock
 from reactor.runtime.executor import Executor
 from reactor.storage.spool import Identity, Spool
@@ -73,6 +73,9 @@ class UploadAttempt(Attempt):
 
     upload: Upload
     trail: Trail
+    renews_credentials: bool = field(default=False, init=False)
+    """True for a probe of a place that refuses everybody: the store reads its credentials again before the put."""
+
     stored_file: Identity | None = field(default=None, init=False)
     """The spooled file to remove. Set when the upload is settled as stored; None before."""
 
@@ -80,9 +83,11 @@ class UploadAttempt(Attempt):
 def put(spool: Spool, store: ObjectStore, attempt: UploadAttempt) -> tuple[str, Identity]:
     """Copy one upload's bytes from the spool into the store; return the object's URL and the file's identity.
 
-    Blocks. Raises what `Spool.open` and `ObjectStore.put` raise.
+    Blocks. Raises what `Spool.open`, `ObjectStore.renew` and `ObjectStore.put` raise.
     """
     upload = attempt.upload
+    if attempt.renews_credentials:
+        store.renew()
     with spool.open(
         upload.spool,
         upload.temp_file_path or "",
@@ -107,7 +112,7 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         executor: Executor[UploadAttempt],
         spool: SpooledFiles,
         run_in_thread: RunInThread,
-        breaker: CircuitBreaker,
+        breakers: Breakers,
         failures: UploadFailures,
         clock: Clock,
         emit: Emit,
@@ -120,7 +125,7 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         self._queue = queue
         self._spool = spool
         self._run_in_thread = run_in_thread
-        self._breaker = breaker
+        self._breakers = breakers
         self._failures = failures
         self._clock = clock
         self._emit = emit
@@ -142,7 +147,7 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
 
     async def claim(self, signals: Sequence[Signal]) -> ClaimResult[UploadAttempt]:
         later: list[Due] = []
-        if not self._breaker.is_clear:
+        if not self._breakers.is_clear:
             signals, later = self._failures.hold_back(signals)
             if not signals:
                 return ClaimResult(later=later)
@@ -191,23 +196,30 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         return await self._backlog.rescue()
 
     async def sweep(self, horizon_s: float) -> Sweep:
+        self._breakers.forget_unused(self._clock.now())
+        self._failures.report_breakers()
         return await self._backlog.sweep(horizon_s)
 
     # act
 
-    @property
-    def is_held_up(self) -> bool:
-        # False during a probe: the probe must not be handed back, and no other attempt waits for the executor
-        return not self._breaker.is_clear and self._breaker.retry_at is not None
+    def must_admit_again(self) -> bool:
+        has_opened, self._breakers.has_opened = self._breakers.has_opened, False
+        return has_opened
 
-    def admit(self, attempts: Sequence[UploadAttempt]) -> Sequence[UploadAttempt]:
-        if self._breaker.is_clear:
-            return attempts
+    def admit(self, attempts: Sequence[UploadAttempt]) -> tuple[Sequence[UploadAttempt], Sequence[UploadAttempt]]:
+        if self._breakers.is_clear:
+            return attempts, ()
         now = self._clock.now()
-        admitted = attempts[: self._breaker.allowance(now)]
-        for attempt in admitted:
-            self._breaker.started(now, attempt.upload.id)
-        return admitted
+        admitted: list[UploadAttempt] = []
+        held: list[UploadAttempt] = []
+        for attempt in attempts:
+            subject = subject_of(attempt.tenant, attempt.upload)
+            if self._breakers.may_start(now, subject):
+                attempt.renews_credentials = self._breakers.is_shared_at(subject)
+                admitted.append(attempt)
+            else:
+                held.append(attempt)
+        return admitted, held
 
     def started(self, attempts: Sequence[UploadAttempt]) -> None:
         offset_s = self._clock.offset_s
@@ -223,12 +235,12 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         outcomes: list[Outcome] = []
         for attempt in attempts:
             if attempt.error is None:
-                if not self._breaker.is_clear:
-                    self._failures.store_answered()
+                if not self._breakers.is_clear:
+                    self._failures.stored(attempt.tenant, attempt.upload)
                 url, _ = attempt.result
                 outcomes.append(Outcome(Verdict.STORED, storage_url=url))
             else:
-                outcomes.append(self._failures.outcome(attempt.upload, attempt.error))
+                outcomes.append(self._failures.outcome(attempt.tenant, attempt.upload, attempt.error))
         return outcomes
 
     def cut_short(self, attempt: UploadAttempt) -> Outcome:
@@ -236,10 +248,10 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         if attempt.ended < attempt.deadline:
             return self.hand_back(attempt)
         no_answer = StorageUnavailable(f"no answer within {self.attempt_timeout_s:g} s")
-        return self._failures.outcome(attempt.upload, no_answer)
+        return self._failures.outcome(attempt.tenant, attempt.upload, no_answer)
 
     def hand_back(self, attempt: UploadAttempt) -> Outcome:
-        return self._failures.hand_back(attempt.upload.id)
+        return self._failures.hand_back(attempt.tenant, attempt.upload)
 
     # settle
 

@@ -61,10 +61,14 @@ def _on_repaired(event: events.UsageRepaired) -> None:
 
 
 def _on_breaker(event: events.BreakerMoved) -> None:
-    if event.is_open:
-        logger.error("store {} is down for everyone: uploads wait, and their attempts aren't counted", event.store)
-    else:
-        logger.info("store {} is up again", event.store)
+    kind, name = event.place
+    if event.opened is None:
+        logger.info("{} {} answers again: its uploads continue", kind, name)
+        return
+    check = f"; check {event.opened.refusal.check}" if event.opened.refusal.check else ""
+    whom = "everyone" if event.opened.is_for_all else "some users"
+    words = "{} {} fails for {}, whose uploads wait and whose attempts aren't counted: {}{}"
+    logger.error(words, kind, name, whom, event.opened.message, check)
 
 
 def _line(level: str, text: str) -> Callable[[Any], None]:

@@ -63,7 +63,9 @@ class Metrics:
         self._attempts = Counter[tuple[Verdict, str]]()
         self._is_listening = meter.create_gauge("reactor.listener.up", "", "1 while notifications arrive")
         self._is_listening.set(0)
-        self._is_open = meter.create_gauge("reactor.breaker.open", "", "1 while a store is down for everyone")
+        self._is_open = meter.create_gauge(
+            "reactor.breaker.open", "", "1 while a store, bucket or spool fails for everyone"
+        )
 
         # values that are read when metrics are collected
         gauge, counter = meter.create_observable_gauge, meter.create_observable_counter
@@ -122,9 +124,13 @@ class Metrics:
             events.RunExpired: self._on_expired,
             events.Swept: self._on_swept,
             events.UsageRepaired: self._on_repaired,
-            events.BreakerMoved: lambda event: self._is_open.set(int(event.is_open), {"store": event.store}),
+            events.BreakerMoved: self._on_breaker,
             events.TimerFired: lambda event: self._wheel_lag.observe(event.lag_s),
         }
+
+    def _on_breaker(self, event: events.BreakerMoved) -> None:
+        kind, name = event.place
+        self._is_open.set(int(event.is_open), {"kind": kind.value, "name": name})
 
     def _on_started(self, event: events.AttemptsStarted) -> None:
         for attempt in event.attempts:

@@ -20,7 +20,7 @@ def opened(at: float = 100.0, retry_after_s: float | None = None) -> CircuitBrea
     for row in ROWS[:4]:
         assert not breaker.failed(at, row)
     assert breaker.allowance(at) is None
-    assert not breaker.failed(at, ROWS[4], retry_after_s)
+    assert not breaker.failed(at, ROWS[4], retry_after_s=retry_after_s)
     return breaker
 
 
@@ -37,21 +37,6 @@ def test_a_closed_breaker_lets_any_number_start() -> None:
     assert breaker.allowance(0) is None
     assert breaker.retry_at is None
     assert not breaker.is_open
-    assert breaker.is_clear
-
-
-def test_it_is_clear_while_closed_without_a_failure() -> None:
-    breaker = CircuitBreaker(threshold=2)
-    clear = []
-    for row in ROWS[:2]:
-        breaker.failed(100, row)
-        clear.append(breaker.is_clear)
-    breaker.started(101, ROWS[2])
-    clear.append(breaker.is_clear)
-    breaker.succeeded(102)
-
-    assert clear == [False, False, False]
-    assert breaker.is_clear
 
 
 def test_failures_of_enough_different_rows_open_it() -> None:
@@ -68,6 +53,29 @@ def test_one_row_that_always_fails_does_not_open_it() -> None:
 
     assert not any(breaker.failed(now, ROWS[0]) for now in range(100))
     assert not breaker.is_open
+
+
+def test_it_counts_members_and_not_rows() -> None:
+    breaker = CircuitBreaker(threshold=2)
+
+    assert not any(breaker.failed(0, row, member="one user") for row in ROWS)
+    assert not breaker.is_open
+    assert not breaker.failed(0, ROWS[0], member="another user")
+    assert breaker.is_open
+
+
+def test_a_shared_refusal_opens_it_immediately_and_is_not_counted() -> None:
+    breaker = CircuitBreaker()
+
+    assert breaker.failed(0, ROWS[0], is_shared=True)
+    assert breaker.is_open
+
+
+def test_only_the_probe_and_no_other_upload_may_start_while_it_is_open() -> None:
+    breaker = probing(at=101)
+
+    assert breaker.may_start(101, ROWS[5])
+    assert not breaker.may_start(101, ROWS[6])
 
 
 def test_a_success_clears_the_failures_before_it() -> None:
@@ -228,7 +236,7 @@ class Outages(RuleBasedStateMachine):
     def fail(self, data: st.DataObject, retry_after_s: float | None) -> None:
         row = self.end(data)
         was_open = self.breaker.is_open
-        is_uncounted = self.breaker.failed(self.now, row, retry_after_s)
+        is_uncounted = self.breaker.failed(self.now, row, retry_after_s=retry_after_s)
         assert is_uncounted == was_open
         if not is_uncounted:
             self.charged.append(row)
@@ -260,10 +268,6 @@ class Outages(RuleBasedStateMachine):
     @invariant()
     def there_is_at_most_one_probe(self) -> None:
         assert len(self.probes) <= 1
-
-    @invariant()
-    def it_is_clear_exactly_while_no_failure_counts(self) -> None:
-        assert self.breaker.is_clear == (not self.charged)
 
     @invariant()
     def an_open_breaker_without_a_probe_allows_one_within_the_longest_retry_after(self) -> None:

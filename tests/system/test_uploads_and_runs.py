@@ -22,6 +22,7 @@ from reactor.core.events import (
     RunExpired,
 )
 from reactor.core.model import Verdict
+from reactor.core.refusal import Guard
 from reactor.core.rendezvous import STEP_S, RendezvousOrder
 from reactor.postgres import statements
 from reactor.postgres.connection import ConnectionPool, DedicatedConnection
@@ -329,7 +330,7 @@ async def test_an_outage_costs_each_upload_at_most_one_attempt(
         store.is_down = True
         uploads = app.queue_uploads(60)
         opened = await recorder.wait_for(BreakerMoved)
-        assert (opened.store, opened.is_open) == ("file", True)
+        assert (opened.place, opened.is_open) == ((Guard.STORE, "file"), True)
         recorder.skip_recorded()
         # a failed probe isn't counted as an attempt; uploads that were deferred without a put have no error code
         probe = await recorder.wait_for(AttemptStarted)

@@ -12,11 +12,12 @@ from typing import Any, LiteralString
 import pytest
 from anyio import to_thread
 from support.app import App
+from support.breaker_events import breaker_opened
 from support.process import running, settings_of
 from support.recorder import Recorder
 from support.visitor import TOKEN, Visitor, program, stream_of
 
-from reactor.core.events import AttemptSettled, BreakerMoved
+from reactor.core.events import AttemptSettled
 from reactor.postgres import statements
 from reactor.postgres.connection import DedicatedConnection
 from reactor.web.live import MAX_STREAMS
@@ -113,8 +114,8 @@ async def test_the_state_includes_what_only_this_reactor_measures(app: App, reco
     async with app.running_reactor(recorder) as reactor:
         watcher = Watcher(reactor.http_url)
         await to_thread.run_sync(watcher.wait_for, "state", "All is well.")
-        reactor.emit(BreakerMoved(store="files", is_open=True))
-        reactor.emit(BreakerMoved(store="<b>other</b>", is_open=True))
+        reactor.emit(breaker_opened("files"))
+        reactor.emit(breaker_opened("<b>other</b>"))
         await to_thread.run_sync(watcher.wait_for, "state", "2 things are wrong.")
         assert "The store files has been down for" in watcher.sections["state"]
         assert "&lt;b&gt;other" in watcher.sections["state"]

@@ -45,4 +45,7 @@ class ObjectStore(Protocol):
         reactor may start nevertheless.
         """
 
+    def renew(self) -> None:
+        """Read the credentials again, for the next calls. Raises StorageRefused if there are none."""
+
     def close(self) -> None: ...
