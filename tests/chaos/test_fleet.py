@@ -1,4 +1,4 @@
-"""Several reactors: rolling restarts under load, and reactors behind a transaction pooler."""
+"""Rolling restarts of several reactors under load, and one reactor behind a transaction pooler."""
 
 from pathlib import Path
 

@@ -104,7 +104,7 @@ def test_threads_share_a_client(client: SyncReactorClient) -> None:
 
 
 def test_a_fork_gets_connections_of_its_own(migrated_url: str) -> None:
-    """A server may load the app before it forks its workers."""
+    """A web server may load the app, with its client, before the server forks its worker processes."""
     done = subprocess.run(
         [sys.executable, "-c", _FORKING, migrated_url], capture_output=True, text=True, timeout=50, check=True
     )

@@ -10,7 +10,7 @@ from reactor.core.errors import (
 )
 
 
-def test_an_error_without_a_message_has_the_catalogues() -> None:
+def test_an_error_without_a_message_has_the_message_of_the_catalogue() -> None:
     error = NotFound()
 
     assert str(error) == error.catalogued.message == "No row has this id."

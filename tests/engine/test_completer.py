@@ -11,7 +11,7 @@ from reactor.engine import completer
 
 
 async def test_claimed_rows_are_handed_back_when_the_breaker_opens() -> None:
-    """Otherwise the worker would send each claimed row to a store that is down."""
+    """If the worker kept these rows, it would send each of them to a store that is down."""
     harness = WorkerHarness(concurrency=2, per_tenant=2)
     quick = signals(400)
     async with harness.running():
