@@ -60,7 +60,7 @@ async def test_leases_are_given_up_when_the_database_stays_down(worker_harness: 
 
 
 async def test_a_lease_is_counted_from_before_its_extension_was_sent(worker_harness: WorkerHarness) -> None:
-    """A new lease counts from the time when the worker sent the extension, so the worker never overestimates the lease."""
+    """A new lease counts from the time when the worker sent the extension, so the worker never overestimates it."""
     [row] = signals(1)
     worker_harness.reaction.may_act = Event()
     async with worker_harness.running():
