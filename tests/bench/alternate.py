@@ -1,9 +1,9 @@
 """Run pgbench at several databases in alternating time slices, to measure small differences on a busy machine.
 
 The speed of a shared machine can change by 10 % from one second to the next; the difference to measure is 5 %. So the
-pgbench processes run in turn, in slices of 0.1 s and in random order. Between its slices a process is stopped by
-SIGSTOP. A slice ends when the server has finished the statements of that slice. The rate of a pgbench process is its
-number of transactions divided by the total length of its slices.
+pgbench processes run in turn, in slices of 0.1 s and in random order. SIGSTOP stops a process
+between its slices. A slice ends when the server has finished the statements of that slice. The rate of a pgbench
+process is its number of transactions divided by the total length of its slices.
 """
 
 import random

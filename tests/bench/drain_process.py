@@ -1,4 +1,4 @@
-"""Drain a queue with a reactor and measure the time. As a script, drain into a store that discards everything."""
+"""Drain a queue with a reactor and measure the time. The script uses a store that discards everything."""
 
 import asyncio
 import sys

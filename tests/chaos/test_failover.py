@@ -1,4 +1,4 @@
-"""Failover: the primary is killed, reactors and app connect to the promoted standby, and nothing is lost.
+"""After a failover, reactors and app connect to the promoted standby, and nothing is lost.
 
 The URL of reactors and app lists both hosts. The app's commits wait for the standby, so the standby has every
 acknowledged commit.

@@ -1,4 +1,4 @@
-"""Rolling restarts of several reactors under load, and one reactor behind a transaction pooler."""
+"""No upload is lost or repeated in rolling restarts of several reactors, or behind a transaction pooler."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""SIGKILL at critical points and at random: no upload is lost or stored twice."""
+"""No upload is lost or stored twice if SIGKILL ends reactors, at critical points or at random."""
 
 import random
 import time

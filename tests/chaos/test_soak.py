@@ -1,4 +1,4 @@
-"""Random faults of all kinds, for as many seconds as --soak says: `pytest -m soak --soak 600`."""
+"""Random faults of all kinds lose and repeat nothing. --soak sets the duration: `pytest -m soak --soak 600`."""
 
 import random
 import signal

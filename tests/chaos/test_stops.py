@@ -1,4 +1,4 @@
-"""SIGSTOP stops reactors for longer than their leases: other reactors take over, and no write of the app fails."""
+"""If SIGSTOP stops a reactor past its lease, another reactor takes over. Meanwhile no write of the app fails."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""ReactorClient: each call has its effect in the database, and a refusal is a typed error."""
+"""Each call of ReactorClient has its effect in the database, and a refusal is raised as a typed error."""
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable

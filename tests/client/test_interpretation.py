@@ -35,7 +35,7 @@ PATIENCE_S = 30.0
 
 
 class ObservedClient(ReactorClient):
-    """A client that records the outcome of each call, and lets a test wait for one."""
+    """A client that records the outcome of each call, and lets a test wait for an outcome."""
 
     def __init__(self, dsn: str) -> None:
         super().__init__(dsn)

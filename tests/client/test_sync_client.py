@@ -1,4 +1,4 @@
-"""SyncReactorClient: threads share it, a fork gets its own connections, and `check` raises when a run is lost."""
+"""Threads can share a SyncReactorClient, a fork gets its own connections, and `check` raises when a run is lost."""
 
 import os
 import subprocess

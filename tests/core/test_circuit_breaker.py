@@ -1,4 +1,4 @@
-"""Tests of the circuit breaker: its state transitions, and how many attempts it counts during an outage."""
+"""The circuit breaker changes its state as its table says, and counts few attempts during an outage."""
 
 import math
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""Tests of the exceptions: their messages, and the JSON object that SQL functions return for the same error."""
+"""Each exception has a message, and becomes the JSON object that SQL functions return for the same error."""
 
 from reactor.core.errors import (
     ConfigInvalid,

@@ -1,4 +1,4 @@
-"""Tests of the settings: their rules and their defaults."""
+"""The defaults of the settings follow the rules. A value that breaks a rule is refused."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Examples for the timer wheel. tests/core/test_timer_wheel_model.py compares the wheel with a dictionary."""
+"""The timer wheel pops keys at their ticks and releases their memory: examples.
+
+tests/core/test_timer_wheel_model.py compares the wheel with a dictionary.
+"""
 
 import gc
 import sys

@@ -1,4 +1,4 @@
-"""The alert rules: they fire when they should, and their runbooks name commands that exist."""
+"""The alert rules fire when they should, and their runbooks name commands that exist."""
 
 import re
 import shlex

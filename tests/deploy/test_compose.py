@@ -1,4 +1,4 @@
-"""compose.yaml: valid, with pinned images, ports on loopback only, and files and settings that exist."""
+"""compose.yaml is valid. Its images are pinned, its ports are on loopback only, its files and settings exist."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""deploy/compose.yaml in containers, if a container engine is running: `pytest -m docker`.
+"""The containers of deploy/compose.yaml store and trace an upload: `pytest -m docker`, with a container engine.
 
 One test runs a reactor outside of the containers, with PostgreSQL in a container and a store that fails twice. Then the
 test reads the trace from Jaeger, which runs in another container.

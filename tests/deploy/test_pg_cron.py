@@ -1,4 +1,4 @@
-"""The jobs of pg_cron.sql, executed as pg_cron executes them, on a database without a reactor."""
+"""The jobs of pg_cron.sql do their work on a database without a reactor. The tests execute them as pg_cron does."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""deploy/README.md: the upload of the example is stored, and the reactor writes only into the spool."""
+"""The upload of the example in deploy/README.md is stored, and the reactor writes only into the spool."""
 
 import re
 from collections.abc import Iterator

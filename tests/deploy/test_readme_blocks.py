@@ -48,7 +48,7 @@ def name_of(value: Path | Block) -> str:
 
 
 def section(path: str, heading: str) -> str:
-    """Return the text between a heading of the second level and the next one."""
+    """Return the text from a heading of the second level to the next such heading."""
     return (ROOT / path).read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
 
 
@@ -183,7 +183,7 @@ def test_every_shell_block_is_valid_bash(block: Block) -> None:
 
 @frozen(kw_only=True)
 class Place:
-    """Where a shell block runs: a migrated database, a spool, a store, an S3 server, and a running reactor."""
+    """The place where a shell block runs: a migrated database, a spool, a store, an S3 server, a running reactor."""
 
     env: dict[str, str]
     folder: Path

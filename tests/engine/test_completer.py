@@ -1,4 +1,4 @@
-"""Outcomes are settled in batches and kept during a database outage. Rows that may not start are handed back."""
+"""Outcomes are settled in batches and kept during a database outage. An open breaker hands claimed rows back."""
 
 import pytest
 from anyio import Event, fail_after

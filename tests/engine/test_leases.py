@@ -36,7 +36,7 @@ async def test_a_lost_lease_cancels_the_attempt_and_settles_nothing(worker_harne
         await idle_event()
         assert worker_harness.reaction.claims[1:] == [
             [lost]
-        ]  # the worker tries to claim the lost row: the database decides
+        ]  # the worker tries to claim the lost row again, and gets no lease
         worker_harness.reaction.may_act.set()
         await idle_event()
         assert worker_harness.reaction.settled == [(kept, Verdict.STORED)]

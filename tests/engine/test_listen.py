@@ -75,7 +75,7 @@ async def test_a_rolled_back_upload_is_not_notified(app: App, recorder: Recorder
 
 
 async def test_an_upload_due_at_commit_needs_no_timer(app: App, recorder: Recorder) -> None:
-    """Due times in hints are rounded up to 1 ms. If signals waited for the rounding, 3 of 10 uploads needed a timer."""
+    """Hints round due times up to 1 ms. If signals waited for the rounding, 3 of 10 uploads would need a timer."""
     async with app.running_reactor(recorder):
         for _ in range(40):
             [upload] = app.queue_uploads()

@@ -26,7 +26,7 @@ NO_DATABASE = DedicatedConnection("postgresql://localhost/unused")
 
 
 class ReadinessHarness:
-    """Readiness with a manual clock. The test emits events, and sets when the database last answered."""
+    """Readiness on a manual clock. The test emits the events, and sets the time of the database's last answer."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()

@@ -120,7 +120,7 @@ async def test_rows_that_others_have_claimed_are_dropped(worker_harness: WorkerH
 
 
 async def test_rows_that_others_have_stored_are_dropped_in_large_batches() -> None:
-    """Every reactor schedules all due rows. It must drop the rows that other reactors have stored with few claims."""
+    """Every reactor schedules all due rows. With few claims, it must drop the rows that others have stored."""
     harness = WorkerHarness(concurrency=4, per_tenant=4)
     theirs, ours = signals(3_000), signals(10)
     harness.reaction.not_ours = {signal.row_id for signal in theirs}

@@ -1,4 +1,4 @@
-"""`migrate` on four kinds of database: an empty one, a migrated one, one of an older app, and one like Supabase's."""
+"""`migrate` works on an empty database, a migrated one, one of an older app, and one like Supabase's."""
 
 import os
 import shutil

@@ -69,7 +69,7 @@ async def test_an_open_breaker_admits_no_attempt_and_then_one_probe_at_a_time(tm
     assert not reaction.is_held_up  # False while the probe is in flight, because the probe must not be handed back
     assert list(reaction.admit(attempts[1:])) == []
 
-    assert reaction.hand_back(attempts[0]).verdict is Verdict.DEFERRED  # the probe ends without a start
+    assert reaction.hand_back(attempts[0]).verdict is Verdict.DEFERRED  # the probe is handed back before it starts
     assert list(reaction.admit(attempts[1:])) == attempts[1:2]
 
 
