@@ -59,8 +59,8 @@ async def test_a_failed_settlement_keeps_the_outcomes_and_settles_later(worker_h
         assert worker_harness.worker.is_idle
 
 
-async def test_outcomes_are_dropped_after_their_lease_has_expired(worker_harness: WorkerHarness) -> None:
-    """When the leases have expired, other reactors may have claimed the rows."""
+async def test_outcomes_are_dropped_ten_minutes_after_their_leases_ended(worker_harness: WorkerHarness) -> None:
+    """After so long an outage, other reactors have taken over the rows."""
     rows = signals(2)
     worker_harness.reaction.down = {"settle", "extend"}
     async with worker_harness.running():
