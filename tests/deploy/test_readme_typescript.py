@@ -1,6 +1,6 @@
 """The READMEs' TypeScript compiles under `tsc --strict`, with supabase-js's own types.
 
-npm installs the compiler and the types into a temporary folder. The test is skipped without Node.js and offline.
+npm installs the compiler and the types into a temporary folder. The test is skipped if npm is missing or offline.
 """
 
 import shutil
