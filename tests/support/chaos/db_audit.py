@@ -1,6 +1,6 @@
-"""Audit triggers in the test database, which record what the rows don't keep.
+"""Audit triggers for the test database. They record what the rows don't keep.
 
-They record every claim with the end of the lease that it replaces, and every expired run with its lateness. They also
+For every claim, they record the end of the lease that it replaces; for every expired run, its lateness. They also
 record a violation when a statement does one of these things, which must never happen:
 - it claims a row whose lease is still valid, or a row before its due time
 - it counts an attempt wrongly, or beyond max_retries

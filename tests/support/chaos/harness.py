@@ -76,7 +76,7 @@ class Harness:
         return n
 
     def wait_for_next_stored(self, within_s: float = 60.0) -> None:
-        """Wait until one more upload is stored than now."""
+        """Wait until another upload is stored."""
         before, give_up = self.stored(), time.monotonic() + within_s
         while self.stored() <= before:
             assert time.monotonic() < give_up, f"no upload was stored within {within_s} s"
