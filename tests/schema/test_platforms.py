@@ -43,7 +43,7 @@ alter default privileges in schema public grant all on sequences to anon, authen
 
 @pytest.fixture(scope="module")
 def owner_url(reachable_module_folder: Path) -> Iterator[str]:
-    """URL of a database on such a platform. It connects as the owner, app_owner."""
+    """URL of a database on such a platform. The URL's user is app_owner, the owner."""
     programs = os.environ.get("REACTOR_TEST_POSTGRES_BIN")
     folder = reachable_module_folder / "postgres"
     with EmbeddedPostgres(folder, durable=False, bin_dir=Path(programs) if programs else None) as server:

@@ -1,8 +1,8 @@
 """The invariants of the simulation. `Checks` checks most of them at each step, and sums over all rows at the end.
 simulation.py, workload.py and probes.py check the others.
 
-I1 no upload is lost; I2 effects happen exactly once; I3 a reactor that lost a lease stops its put; I4 the store
-has the object before the upload's row and spooled file are deleted; I5 attempts are bounded and never early; I6 no user
+I1 no upload is lost; I2 effects happen exactly once; I3 a reactor that lost a lease stops its put; I4 the store has the
+object before the upload's row and spooled file are deleted; I5 attempts are bounded and never early; I6 no user
 exceeds the limit; I7 reservations equal the pending bytes; I8 reconciliation finds what notifications missed; I9 each
 reconnection is followed by a sweep; I10 a healthy run is never failed; I11 a stale run is always failed; I12 a run that
 was failed is never completed; I19 no timer fires early; I20 a stopped reactor leaves nothing claimed.

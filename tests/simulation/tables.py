@@ -113,7 +113,7 @@ class Tables:
     def write_source(self, source: Source, status: str, *, size: int | None = None, settles: bool = False) -> None:
         """Write a source and update the usage.
 
-        Raises QuotaExceeded if bytes are added beyond the limit, unless `settles` is True.
+        Raises QuotaExceeded if the write adds bytes beyond the limit. A settlement (`settles`) may exceed the limit.
         """
         size = source.byte_size if size is None else size
         is_new = source.id not in self.sources

@@ -47,7 +47,7 @@ class Recorder:
         *,
         within_s: float = PATIENCE_S,
     ) -> E:
-        """Return the next event of this kind; each event is returned once. Fails after `within_s`."""
+        """Return the next event of this kind that meets `predicate`; each event once. Fails after `within_s`."""
         try:
             with fail_after(within_s):
                 while True:

@@ -545,7 +545,7 @@ async def test_a_reactor_that_lost_its_lease_changes_nothing(
 ) -> None:
     """The reactor's settlement has no effect, and the reactor emits LeaseLost.
 
-    It keeps the spooled file even if the put succeeded, because the new holder of the lease still needs the file.
+    The reactor keeps the spooled file even if its put succeeded, because the lease's new holder still needs the file.
     """
     store.open.clear()
     async with app.running_reactor(recorder, store=store):

@@ -173,7 +173,7 @@ async def test_the_sampler_decides_if_the_reactor_makes_the_root(
     *,
     is_sampled: bool,
 ) -> None:
-    """The sampler ignores the flag 'sampled' of a traceparent that the database made, because it is always set."""
+    """The sampler ignores the flag 'sampled' in traceparents of the database, because the database always sets it."""
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
     monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", ratio)
     async with app.running_reactor(recorder):
