@@ -114,7 +114,7 @@ class Settings:
     """REACTOR_SHUTDOWN_GRACE, default 30s, from 0s to 1d. The time to finish uploads in flight after SIGTERM."""
 
     http_host: str = field(default="127.0.0.1", metadata=_must_be("a host name or an address", bool))
-    """REACTOR_HTTP_HOST, default 127.0.0.1. The HTTP server's address. If not loopback, requires http_token."""
+    """REACTOR_HTTP_HOST, default 127.0.0.1. The HTTP server's address. If it isn't loopback, http_token is required."""
 
     http_port: int = field(default=8321, metadata=_within("a port from 0 (any free one) to 65535", 0, 65_535))
     """REACTOR_HTTP_PORT, default 8321. The HTTP server's port; 0 means any free port."""

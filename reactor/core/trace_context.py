@@ -81,7 +81,7 @@ class Trail(NamedTuple):
     bucket: str
     size_bytes: int
     attempt: int
-    """Number of the attempt, from 1, without the deferred attempts. The last is attempt max_retries."""
+    """Number of the attempt, from 1 to max_retries. Deferred attempts aren't counted."""
 
     ordinal: int
     """Number of this claim among all claims of the row, from 1. The ids of the attempt's spans are derived from it."""

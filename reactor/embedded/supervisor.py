@@ -71,7 +71,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # no PG* variables; and not this process's working folder, which the account may not be allowed to enter
+                # no PG* variables. The working folder differs from this process's, which may be closed to the account
                 env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
                 cwd="/",
                 pass_fds=[self._lock],

@@ -182,7 +182,7 @@ class Listen:
         self._emit(Polling(interval_s=POLLING_INTERVAL_S, reason=reason))
 
     def _take_in_peers(self, peers: Peers) -> None:
-        """Update the list of reactors. Request a pass when one has gone: only its wheel had timers for its retries."""
+        """Update the list of reactors. If one has gone, request a pass: only its wheel had timers for its retries."""
         others = peers.alive - {self._presence.instance}
         joined, left = others - self._others, self._others - others
         self._others = others

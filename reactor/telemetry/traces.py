@@ -6,9 +6,9 @@
                    ├─ …
                    └─ upload                                              from created to settled
 
-Each span is made from one event, after the span has ended, so any reactors can contribute to a trace. The reactor that
-claims an upload exports the wait before the claim, so a crash loses no wait. The reactor that takes over or rescues an
-upload with an expired lease exports the lost attempt.
+Each span is made from one event, after the span has ended, so several reactors can contribute to a trace. The reactor
+that claims an upload exports the wait before the claim, so a crash loses no wait. The reactor that takes over or
+rescues an upload with an expired lease exports the lost attempt.
 """
 
 from collections.abc import Callable, Mapping, Sequence
