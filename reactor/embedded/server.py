@@ -195,7 +195,7 @@ class EmbeddedPostgres:
         raise DatabaseUnavailable(f"the embedded PostgreSQL did not start: {supervisor.log_end()}")
 
     def _wait_ready(self, process: Popen[bytes]) -> bool:
-        """Wait for `ready` in line 8 of postmaster.pid, like pg_ctl. Return False if the server ended, or timed out."""
+        """Wait for `ready` in line 8 of postmaster.pid, like pg_ctl. Return False if the server ends or is too slow."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while process.poll() is None and time.monotonic() < deadline:
             try:
