@@ -132,7 +132,7 @@ class DatabaseUnavailable(Unavailable, code="DATABASE_UNAVAILABLE"):
 class StorageUnavailable(Unavailable, code="STORAGE_UNAVAILABLE"):
     """The object store can't take the upload now: connection refused or reset, timeout, 408, 425, 429 or 5xx.
 
-    `retry_after_s` is the store's Retry-After in seconds; None without one.
+    `retry_after_s` is the store's Retry-After in seconds; None if the store sent none.
     """
 
     def __init__(

@@ -72,8 +72,8 @@ class Settings:
     spools: Mapping[str, Path] = field(
         converter=_read_only, metadata=_must_be("words and absolute folders, one of them default", _are_spools)
     )
-    """Maps the name of each spool to its folder. REACTOR_SPOOL_DIR sets the folder of `default`, which otherwise is
-    the folder `spool` in data_dir. REACTOR_SPOOLS sets other spools."""
+    """Maps the name of each spool to its folder. REACTOR_SPOOL_DIR sets the folder of `default` (without it: the folder
+    `spool` in data_dir). REACTOR_SPOOLS sets other spools."""
 
     upload_concurrency: int = field(default=16, metadata=_within("a whole number from 1 to 1024", 1, 1024))
     """REACTOR_UPLOAD_CONCURRENCY, default 16. Maximum number of uploads in flight."""

@@ -93,7 +93,7 @@ class Trail(NamedTuple):
     """When the wait before this claim began; None if the claim was repeated, or if the upload was rescued."""
 
     lost_at: float | None = None
-    """When the lost attempt was claimed; None unless this claim takes over an expired lease."""
+    """If this claim takes over an expired lease, the time at which the lost attempt was claimed; else None."""
 
     @property
     def context(self) -> TraceContext:

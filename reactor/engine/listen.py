@@ -35,7 +35,7 @@ minute. A connection that delivers no canary is aborted within PRESENCE_INTERVAL
 
 PRESENCE_EXPIRES_S = PRESENCE_INTERVAL_S + 4.0
 """A reactor whose last report is older than this counts as gone: it has missed one report. The other reactors notice
-within a further PRESENCE_INTERVAL_S. If the reactor was only late, each of them has done one unneeded pass."""
+within a further PRESENCE_INTERVAL_S. If the reactor was only late, the others have done an unnecessary pass."""
 
 CANARY_GRACE_S = 1.0
 """Maximum seconds from a report's answer until its canary arrives."""

@@ -77,7 +77,7 @@ class Reconcile:
         self._pass_ended = Event()
         self._finished_at = 0.0
         self.polling_interval_s: float | None = None
-        """Seconds between passes while the database is polled; None otherwise, then `interval_s` applies."""
+        """Seconds between passes while the database is polled. None if it isn't polled: then `interval_s` applies."""
 
     @property
     def has_more(self) -> bool:

@@ -15,8 +15,8 @@
 -- Marking and counting are in one file, because `reactor migrate` installs a file in one transaction: no run starts
 -- while only one of them is installed.
 
--- Return the time before which later heartbeats send no notification: a minute after this heartbeat. Never raises and
--- never returns 'infinity', whatever an app wrote.
+-- Return the time before which later heartbeats send no notification: a minute after this heartbeat. Never raises, and
+-- never returns 'infinity', for any time that an app wrote.
 --
 -- Inlined  into the calling query; a pinned search_path would prevent that (schema/README.md, decision 8)
 create or replace function reactor.notified_until(p_heartbeat_at timestamptz)
