@@ -52,7 +52,7 @@ class Supervisor:
     def close(self) -> None:
         """Release the lock. Children that still run receive the parent-death signal."""
         self._thread.shutdown()
-        # a child may have the lock a moment longer; other processes wait for it, because the file then has no id
+        # a child may keep the lock for a moment: without an id in the file, other processes wait until the child ends
         os.ftruncate(self._lock, 0)
         os.close(self._lock)
 
