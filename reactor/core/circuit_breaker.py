@@ -1,9 +1,9 @@
 """A circuit breaker for one store, so that an outage doesn't use up the retries of every upload.
 
-The breaker records the rows that failed because of the store (refused, timed out, 503) since the last success. With
-`threshold` different rows it opens. While it is open, failed attempts aren't counted as attempts of their uploads, and
-no upload starts, except one at a time as a probe after each pause. The breaker records rows, not failures, because one
-upload that always fails must not open it.
+The breaker records the rows that failed because of the store (no connection, timeout, 503) since the last success. When
+`threshold` different rows have failed, it opens. While it is open, failed attempts aren't counted as attempts of their
+uploads, and only one upload at a time starts, as a probe, after each pause. The breaker records rows, not failures,
+because one upload that always fails must not open it.
 
     state     event                               next       and
     closed    failure of a `threshold`-th row     open       attempt counted; pause = first pause
@@ -44,8 +44,8 @@ class CircuitBreaker:
         self.is_clear = True
         """Whether the breaker is closed and has no failed rows. Then only `failed` can change its state. Read only."""
 
-        # Invariant: while closed, has the rows that failed since the last success, fewer than `threshold`. Empty while
-        # open.
+        # Invariant: while the breaker is closed, these are the rows that failed since the last success, fewer than
+        # `threshold`. While it is open, the set is empty.
         self._failed: set[UUID] = set()
 
         # Invariant: None exactly while closed. While open, no probe starts before this time.

@@ -71,7 +71,7 @@ class UploadFailures:
         return Outcome(verdict=Verdict.DEFERRED, delay_s=self.pause_s() if self._breaker.is_open else 0.0)
 
     def hold_back(self, signals: Sequence[Signal]) -> tuple[Sequence[Signal], list[Due]]:
-        """Return the signals that may be claimed now, and the others with the time at which to schedule them."""
+        """Return the signals that may be claimed now, and the other signals with the time at which to schedule them."""
         allowance = self._breaker.allowance(self._clock.now())
         if allowance is None:
             return signals, []
