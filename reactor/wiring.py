@@ -54,7 +54,7 @@ class Ports:
 
 
 def wire_presence(ports: Ports, *, version: str) -> Presence:
-    """Return a presence, not reported yet."""
+    """Return the presence of this reactor, which isn't reported yet."""
     return Presence(ports.database, ports.clock, version=version, expires_s=PRESENCE_EXPIRES_S)
 
 

@@ -506,7 +506,7 @@ CREATE TABLE reactor.deleted_interpretation (
 
 ALTER TABLE ONLY reactor.deleted_interpretation FORCE ROW LEVEL SECURITY;
 
-COMMENT ON TABLE reactor.deleted_interpretation IS 'Counted runs whose rows were deleted: a recount adds them.';
+COMMENT ON TABLE reactor.deleted_interpretation IS 'Numbers of counted runs whose rows were deleted. A recount of usage includes them.';
 
 CREATE TABLE reactor.instance (
     id uuid NOT NULL,
@@ -545,7 +545,7 @@ CREATE TABLE reactor.quota_rejection (
 
 ALTER TABLE ONLY reactor.quota_rejection FORCE ROW LEVEL SECURITY;
 
-COMMENT ON TABLE reactor.quota_rejection IS 'Quota refusals by minute, without users; refusals older than a week are summed in a row at -infinity.';
+COMMENT ON TABLE reactor.quota_rejection IS 'Quota refusals by minute, without user ids. Older than a week: one row per quota and plan, at -infinity.';
 
 COMMENT ON COLUMN reactor.quota_rejection.backend IS 'the server process that counted the refusals; 0 for a sum over server processes';
 

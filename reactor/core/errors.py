@@ -153,7 +153,7 @@ class DatabaseRefused(Rejected, code="DATABASE_REFUSED"):
 class StorageUnavailable(Unavailable, code="STORAGE_UNAVAILABLE"):
     """The object store can't take the upload now: connection refused or reset, timeout, throttling or 5xx.
 
-    `retry_after_s` is the store's Retry-After in seconds; None without one.
+    `retry_after_s` is the store's Retry-After in seconds; None if the store sent none.
     """
 
     def __init__(

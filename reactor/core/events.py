@@ -202,7 +202,7 @@ class Reconciled(Event):
     """Number of rescued rows. In `Reactor.drain`, rows changed by attempts and expiries are counted too."""
 
     links: Sequence[TraceContext]
-    """The trace contexts of changed rows. If some are left out, there are at least MOST_LINKS."""
+    """The trace contexts of changed rows: of all, or of at least MOST_LINKS."""
 
 
 @frozen(kw_only=True)

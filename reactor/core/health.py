@@ -1,7 +1,7 @@
 """Describes the health of the reactor and its queue in sentences: what is wrong, and since when.
 
-The live page and `reactor status --watch` show the same sentences. They come from the object that
-reactor.live_summary() returns, and from a `Process`, which is None if no reactor could be asked.
+The live page and `reactor status --watch` show the same sentences. The functions make them from the object that
+reactor.live_summary() returns, and from a `Process`, which is None if no reactor answered.
 """
 
 from collections.abc import Mapping, Sequence

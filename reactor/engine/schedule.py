@@ -1,7 +1,7 @@
 """Owns the timer wheel: schedules signals, and moves each to its reaction's ready queue when it is due.
 
-All signals pass through `Schedule.arm`, whether they come from a notification, a sweep or a failed attempt. From there
-on they are handled alike.
+All signals pass through `Schedule.arm`, whether they come from a notification, a sweep or a failed attempt. After that,
+they are handled in the same way.
 """
 
 import asyncio

@@ -32,8 +32,8 @@ _DEDICATED_SILENCE_S = 10.0
 _SLICE_ROWS = 512
 """Other tasks may run after this many rows of an answer. The answers to claims and settlements are shorter."""
 
-# Keepalives detect a dead peer of an idle connection, tcp_user_timeout a dead peer while data is in transit. Neither
-# detects a dead server behind a proxy that still acknowledges, so the listener also requests answers.
+# Keepalives detect a dead peer of an idle connection; tcp_user_timeout detects one while data is in transit. Neither
+# detects a dead server behind a proxy that still acknowledges data, so the listener also sends requests to the server.
 _OPTIONS: dict[str, Any] = {
     "autocommit": True,
     "connect_timeout": _CONNECT_TIMEOUT_S,

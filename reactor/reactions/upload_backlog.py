@@ -42,7 +42,7 @@ class UploadBacklog:
         )
 
     async def rescue(self) -> Sequence[TraceContext]:
-        """Release uploads with expired leases, mark exhausted ones as dead; return the trace contexts of both."""
+        """Release uploads with expired leases, mark exhausted uploads as dead; return the trace contexts of all."""
         rescued: list[TraceContext] = []
         while True:
             batch = await self._queue.rescue(None, _RESCUE_BATCH)

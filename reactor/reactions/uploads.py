@@ -261,7 +261,7 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         missing = [
             (attempt.upload, outcome)
             for attempt, outcome in ended
-            # not if the attempt ended after its lease: another reactor may have stored the upload and counted it
+            # without attempts that ended after their lease: another reactor may have stored and counted the upload
             if attempt.signal.row not in settled and attempt.ended < attempt.lease_until
         ]
         if missing:  # an earlier settlement whose answer was lost may have committed

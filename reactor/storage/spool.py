@@ -68,8 +68,8 @@ class Spool:
     def remove(self, files: Iterable[tuple[str, str, Identity]]) -> list[str | None]:
         """Delete files, given by spool, path and identity. Return for each file why it still exists; None: it is gone.
 
-        A file is not deleted if its identity differs: it was replaced, or written to, since it was read. A replacement
-        made between `stat` and `unlink` is deleted nevertheless, because no system call does both.
+        A file is not deleted if its identity differs, because it was replaced, or written to, since it was read. If it
+        is replaced between `stat` and `unlink`, the new file is deleted, because no system call does both.
         """
         return [self._remove(*file) for file in files]
 

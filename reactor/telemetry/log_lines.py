@@ -11,11 +11,12 @@ from reactor.core.trace_context import timeout_span_id
 
 
 def _add_ids(record: Any) -> None:
-    """Replace the field `trail` of a line with the ids in it."""
+    """Replace the field `trail` of a line with the trail's ids."""
     record["extra"] |= record["extra"].pop("trail").fields
 
 
-# the patcher runs only for lines that a sink takes, and one logger serves all lines: both cost as much as a line
+# One logger with a patcher, because a call of `patch` for each line would take as long as the line. The patcher runs
+# only for lines that a sink takes.
 _rows = logger.patch(_add_ids)
 
 

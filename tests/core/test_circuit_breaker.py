@@ -1,4 +1,4 @@
-"""Tests of the circuit breaker: its state transitions, and how many attempts an outage can count."""
+"""The circuit breaker changes its state as its table says, and counts few attempts during an outage."""
 
 import math
 from uuid import UUID
@@ -15,7 +15,7 @@ ROWS = [UUID(int=number) for number in range(20)]
 
 
 def opened(at: float = 100.0, retry_after_s: float | None = None) -> CircuitBreaker:
-    """Return a breaker that opened at time `at`, when rows 0 to 4 had failed."""
+    """Return a breaker that opened at time `at`, because rows 0 to 4 failed."""
     breaker = CircuitBreaker()
     for row in ROWS[:4]:
         assert not breaker.failed(at, row)
@@ -89,7 +89,7 @@ def test_a_success_clears_the_failures_before_it() -> None:
     assert not breaker.is_open
 
 
-def test_one_probe_at_a_time() -> None:
+def test_no_second_probe_starts_during_a_probe() -> None:
     breaker = probing()
 
     assert breaker.allowance(200) == 0
@@ -214,7 +214,7 @@ class Outages(RuleBasedStateMachine):
         self.breaker = CircuitBreaker(threshold=3)
         self.now = 0.0
         self.in_flight: list[UUID] = []
-        self.charged: list[UUID] = []
+        self.counted: list[UUID] = []
         self.probes: set[UUID] = set()
 
     @rule(seconds=st.floats(0, 20))
@@ -239,14 +239,14 @@ class Outages(RuleBasedStateMachine):
         is_uncounted = self.breaker.failed(self.now, row, retry_after_s=retry_after_s)
         assert is_uncounted == was_open
         if not is_uncounted:
-            self.charged.append(row)
+            self.counted.append(row)
 
     @precondition(lambda self: self.in_flight)
     @rule(data=st.data())
     def succeed(self, data: st.DataObject) -> None:
         self.end(data)
         self.breaker.succeeded(self.now)
-        self.charged.clear()
+        self.counted.clear()
         self.probes.clear()
         assert self.breaker.allowance(self.now) is None
 
@@ -262,15 +262,15 @@ class Outages(RuleBasedStateMachine):
         return row
 
     @invariant()
-    def in_any_outage_at_most_threshold_rows_are_charged(self) -> None:
-        assert len(set(self.charged)) <= 3
+    def during_an_outage_attempts_of_at_most_threshold_rows_are_counted(self) -> None:
+        assert len(set(self.counted)) <= 3
 
     @invariant()
     def there_is_at_most_one_probe(self) -> None:
         assert len(self.probes) <= 1
 
     @invariant()
-    def an_open_breaker_without_a_probe_allows_one_within_the_longest_retry_after(self) -> None:
+    def an_open_breaker_without_a_probe_allows_a_probe_within_the_longest_retry_after(self) -> None:
         if self.breaker.is_open and not self.probes:
             then = self.breaker.retry_at
             assert then is not None

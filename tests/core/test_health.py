@@ -1,4 +1,4 @@
-"""Each problem is reported in one sentence, the gravest first. Without a problem, the headline is "All is well."."""
+"""Each problem is reported in one sentence, the worst first. The headline without problems is "All is well."."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The schedule puts a signal into its ready queue when it is due. Signals beyond its capacity stay in the database."""
+"""The schedule puts due signals into their ready queues. Sweeps find the rows that are beyond its capacity."""
 
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -26,7 +26,7 @@ def new_signal(reaction: str = "uploads", tenant: int = 1) -> Signal:
 
 
 class Hinted(DirectReaction):
-    """A reaction whose rows are due at the due times in their hints."""
+    """A reaction that takes the due times of its rows from their hints."""
 
     name = "uploads"
     channel = "reactor_uploads"
@@ -144,7 +144,7 @@ async def test_a_shared_signal_due_later_is_offered_in_rendezvous_order(harness:
         assert set(harness.take()) == set(signals) - set(ours)
 
 
-async def test_five_hundred_takeable_signals_are_enough(harness: ScheduleHarness) -> None:
+async def test_a_ready_queue_is_full_at_500_takeable_signals(harness: ScheduleHarness) -> None:
     async with harness.running():
         ready = harness.ready_queues["uploads"].queue
         for _ in range(499):
@@ -282,7 +282,7 @@ async def test_a_cancelled_signal_is_not_offered(harness: ScheduleHarness) -> No
 
 
 async def test_a_flood_is_offered_completely_and_in_order_of_time(harness: ScheduleHarness) -> None:
-    """There are more signals than one call of the wheel returns, so the schedule has to call it again."""
+    """One call of the wheel doesn't return all these signals, so the schedule must call the wheel several times."""
     early = [new_signal() for _ in range(3_000)]
     late = [new_signal() for _ in range(2_500)]
     async with harness.running():
@@ -311,7 +311,7 @@ async def test_each_offer_emits_its_lateness(harness: ScheduleHarness) -> None:
 
 
 async def test_an_empty_schedule_sets_no_timer(harness: ScheduleHarness) -> None:
-    """If any signals are armed, one timer is set, whatever their number."""
+    """For any number of armed signals, the schedule sets one timer."""
     async with harness.running():
         assert harness.clock.awaited == []
         for number in range(1_000):

@@ -1,4 +1,4 @@
-"""Which claimed uploads the reaction admits while the circuit breaker is open."""
+"""An open breaker admits one probe at a time. A stored upload is confirmed only within the lease of its attempt."""
 
 from functools import partial
 from pathlib import Path
@@ -81,7 +81,7 @@ async def test_an_open_breaker_admits_no_attempt_and_then_one_probe_at_a_time(tm
 async def test_a_stored_upload_is_confirmed_only_if_the_attempt_ended_within_its_lease(
     app: App, tmp_path: Path, lease_left_s: float, kind: type[AttemptSettled | LeaseLost]
 ) -> None:
-    """After the lease, another reactor may have stored the upload and counted it."""
+    """After the lease has expired, another reactor may have stored and counted the upload."""
     [queued] = app.queue_uploads()
     clock, recorder = ManualClock(), Recorder()
     database = DedicatedConnection(app.url)
@@ -90,7 +90,7 @@ async def test_a_stored_upload_is_confirmed_only_if_the_attempt_ended_within_its
         queue = UploadQueue(database, claims=database, lease_s=30.0)
         [upload] = (await queue.claim([queued.id.int])).uploads
         outcome = Outcome(Verdict.STORED, storage_url="file:///store/a")
-        await queue.settle([(upload, outcome)])  # deletes the row, as a settlement of any reactor would
+        await queue.settle([(upload, outcome)])  # deletes the row, like a settlement by another reactor
         attempt = UploadAttempt(
             signal=Signal("uploads", upload.id.int, 1),
             tenant=1,

@@ -1,4 +1,4 @@
-"""A disk that hangs while spooled files are removed must not block the reactor."""
+"""A disk that hangs while spooled files are removed does not block the reactor."""
 
 import asyncio
 import threading
@@ -79,7 +79,7 @@ async def test_a_removal_that_hangs_is_given_up_and_logged(tmp_path: Path, monke
             attempt = await put_once(pool)
             await reaction.clean_up([attempt])
             assert lines == ["The spooled file stays behind: no answer within 0.05 s\n"]
-            again = await put_once(pool)  # the removal that hangs keeps no attempt from running
+            again = await put_once(pool)  # attempts still run while the removal hangs
     finally:
         spool.answers.set()
         logger.remove(sink)

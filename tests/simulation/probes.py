@@ -75,7 +75,7 @@ async def listeners_die(sim: Simulation) -> None:
 
 
 async def a_notification_is_lost(sim: Simulation) -> None:
-    """I8: reconciliation finds the row."""
+    """I8: reconciliation finds the row of a lost notification."""
     sim.server.triggers_disabled = True
     upload = sim.workload.queue_upload()
     sim.server.triggers_disabled = False
@@ -126,7 +126,7 @@ async def a_reactor_is_frozen(sim: Simulation) -> None:
 
 
 async def an_operator_intervenes(sim: Simulation) -> None:
-    """An upload that is cancelled and retried during a put is attempted again after that put has ended."""
+    """If an operator cancels and requeues an upload during a put, a new attempt stores it, and the old put ends."""
     _, upload = await _in_the_middle_of_a_put(sim)
     sim.checks.lease_ended.add(upload)
     sim.server.commit(lambda: sim.server.db.cancel([upload]))
@@ -147,14 +147,14 @@ async def a_put_takes_long(sim: Simulation) -> None:
 
 
 async def _put_ended_within(sim: Simulation, upload: UUID, seconds: float) -> None:
-    """Check that no live reactor still puts the upload. A reactor notices a lost lease when it next extends it."""
+    """Check that no live reactor still puts the upload. A reactor notices a lost lease when it extends its leases."""
     await sleep(seconds)
     if sim.checks.is_put(upload):
         sim.checks.add_violation(f"I3: a put of {upload} continues {seconds:.1f} s after another reactor has stored it")
 
 
 async def _in_the_middle_of_a_put(sim: Simulation) -> tuple[int, UUID]:
-    """Queue an upload whose put hangs; return the number of the reactor that is putting it, and the upload."""
+    """Queue an upload whose put hangs; return (number of the reactor that is putting it, upload)."""
     upload = sim.workload.queue_upload()
     sim.storage.hanging.add(upload)
     while upload not in sim.checks.attempted_at:

@@ -1,4 +1,4 @@
-"""The simulated database compared with PostgreSQL: the same calls return and write the same rows and notifications.
+"""The simulated database does what PostgreSQL does: the same calls return and write the same rows and notifications.
 
 The simulation proves something only if its database behaves like the real one.
 """
@@ -135,9 +135,9 @@ class ModelAgainstPostgres(RuleBasedStateMachine):
         seconds=_SECONDS,
     )
     def attempt(self, picks: list[int], token: int, verdicts: list[str], delay_s: float, seconds: float) -> None:
-        """Make a complete attempt from claim to settlement, which random single steps would rarely do."""
+        """Make a complete attempt from claim to settlement, which random single steps would rarely make."""
         self.claim(picks, token, lease_s=5.0)
-        # settle with tokens[0]: refused, unless the claim used tokens[0] too
+        # this settlement uses tokens[0], so it is refused if the claim used another token
         self.settle(picks, stranger=True, verdicts=verdicts, delay_s=delay_s)
         self.time_passes(seconds)
         self.settle(picks, stranger=False, verdicts=verdicts, delay_s=delay_s)

@@ -129,7 +129,7 @@ def test_an_event_is_logged_at_the_level_of_its_severity(
 
 
 def test_a_line_below_the_level_computes_no_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ids cost more than a settled upload's other telemetry together."""
+    """Computing the ids costs more than all other telemetry of a settled upload."""
 
     def fail(_trail: Trail) -> dict[str, object]:
         raise AssertionError("the ids were computed for a line that isn't logged")
