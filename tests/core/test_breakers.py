@@ -248,6 +248,6 @@ def test_a_pause_ends_with_a_probe_of_each_held_place(
     breakers = Breakers("store")
     for now, (subject, error) in enumerate(results):
         fail(breakers, subject, error, now=now)
-    now = len(results) + max(breakers.pause_s(len(results), subject) for subject in waiting)
+    later = len(results) + max(breakers.pause_s(len(results), subject) for subject in waiting)
 
-    assert starting(breakers, waiting, now)
+    assert starting(breakers, waiting, later)
