@@ -287,7 +287,10 @@ def assert_alike(answered: Any, modelled: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return a copy in which each float of seconds is a whole number of ms. One ms is 50 times _NOISE_S."""
+    """Return a copy in which each float of seconds is rounded to whole ms.
+
+    The exact times are whole ms, so rounding to 50 * _NOISE_S, which is 1 ms, removes an error of up to _NOISE_S.
+    """
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

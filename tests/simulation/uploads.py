@@ -40,7 +40,7 @@ class SettleAnswer(NamedTuple):
     settled_at: float
 
 
-RepairAnswer = namedtuple("RepairAnswer", ["kind", "count"])  # noqa: PYI024  # a class may not name a field `count`
+RepairAnswer = namedtuple("RepairAnswer", ["kind", "count"])  # noqa: PYI024  # mypy refuses `count` in a NamedTuple
 
 
 class UploadCalls(Tables):
