@@ -80,8 +80,8 @@ class Spool:
         """Open a file that must have the recorded size and SHA-256 (lower-case hex; None: not checked).
 
         `path` is relative to the spool, or an absolute path inside the spool. Raises SpoolPathForbidden,
-        SpoolFileMissing or ContentMismatch. Raises SpoolUnavailable if the spool itself can't be read, so that no upload
-        becomes dead while a disk is unmounted.
+        SpoolFileMissing or ContentMismatch. Raises SpoolUnavailable if the spool itself can't be read, so that no
+        upload becomes dead while a disk is unmounted.
         """
         if sha256 is not None and _SHA256.fullmatch(sha256) is None:
             raise ContentMismatch("the recorded SHA-256 isn't 64 lower-case hex digits")
