@@ -83,9 +83,7 @@ def _value(name: str, hint: Any) -> Any:
         return tuple(_value(name, part) for part in get_args(hint))
     if hint is TraceContext:
         return context_of(_TEXTS["traceparent"], UUID(int=1))
-    if _names(hint):
-        return sample(hint)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return Verdict.RETRY if hint is Verdict else next(iter(hint))
     plain: dict[Any, Any] = {bool: True, int: 1, float: 1.0, UUID: UUID(int=1)}
-    return plain[hint]
+    return sample(hint) if _names(hint) else plain[hint]
