@@ -127,7 +127,7 @@ class Metrics:
         }
 
     def _on_settled(self, event: events.AttemptsSettled) -> None:
-        self._attempts.update([(outcome.verdict, outcome.code or "") for _, outcome, *_ in event.attempts])
+        self._attempts.update([(each.outcome.verdict, each.outcome.code or "") for each in event.attempts])
         self._duration.record([attempt.put_s for attempt in event.attempts])
 
     def _on_rescued(self, event: events.UploadRescued) -> None:
