@@ -25,9 +25,11 @@ from reactor.core.errors import (
     ContentMismatch,
     FileTooLarge,
     ReactorError,
+    StorageRefused,
     StorageRejected,
     StorageUnavailable,
 )
+from reactor.core.refusal import Guard, Scope
 from reactor.runtime.executor import Job
 from reactor.storage.spool import Spool
 from reactor.storage.stores.s3 import S3Store
@@ -87,27 +89,51 @@ TRANSIENT = [
     answers(409, "ConditionalRequestConflict"),
     answers(409, "OperationAborted"),
     answers_text(503, "<html>upstream <b>is down</html>"),
+    answers(400, "ThrottlingException"),
+    answers(403, "RequestThrottled"),
+    answers(400, "SlowDown"),
+    # without a code of the store
+    answers(400),
+    answers(401),
+    answers(403),
+    answers(422),
+    answers(302, location="http://127.0.0.1:9/x"),
+    answers(404, "404"),
+    answers_text(404, "404 page not found"),
+    answers_text(404, "<html><body><h1>404 Not Found</h1></body></html>"),
+    answers_text(403, "<!doctype html><p>Request blocked by the firewall"),
+    answers_text(403, '{"message":"no route"}'),
+    answers_text(400, "<Error><Message>no code</Message></Error>"),
+    answers_text(404, "<Error><Code></Code></Error>"),
 ]
 
 REJECTED = [
     answers(400, "InvalidRequest"),
-    answers(400),
-    answers(404, "NoSuchBucket"),
+    answers(400, "ACodeThatNobodyHasListed"),
+    answers(400, "accessdenied"),
     answers(405, "MethodNotAllowed"),
     answers(409, "BucketAlreadyExists"),
     answers(412, "PreconditionFailed"),
-    answers(422),
-    answers(301, "PermanentRedirect", x_amz_bucket_region="eu-west-1"),
-    answers(307, "TemporaryRedirect", location="http://127.0.0.1:9/elsewhere", x_amz_bucket_region="eu-west-1"),
-    answers(400, "AuthorizationHeaderMalformed", x_amz_bucket_region="eu-west-1"),
-    answers_text(404, "not an object store"),
 ]
 
 DENIED = [
-    answers(401),
-    answers(403),
-    answers(403, "SignatureDoesNotMatch"),
-    answers(403, "RequestTimeTooSkewed"),
+    answers(400, "AccessDenied"),
+    answers(403, "AccessDenied"),
+    answers(403, "ACodeThatNobodyHasListed"),
+    answers(401, "InvalidRequest"),
+]
+
+SHARED = [
+    (answers(400, "ExpiredToken"), Guard.STORE),
+    (answers(403, "SignatureDoesNotMatch"), Guard.STORE),
+    (answers(403, "RequestTimeTooSkewed"), Guard.STORE),
+    (answers(503, "InvalidAccessKeyId"), Guard.STORE),
+    (answers(200, "ExpiredToken"), Guard.STORE),
+    (answers(404, "NoSuchBucket"), Guard.BUCKET),
+    (answers(301, "PermanentRedirect", x_amz_bucket_region="eu-west-1"), Guard.BUCKET),
+    (answers(307, "TemporaryRedirect", location="http://127.0.0.1:9/x", x_amz_bucket_region="eu-west-1"), Guard.BUCKET),
+    (answers(400, "AuthorizationHeaderMalformed", x_amz_bucket_region="eu-west-1"), Guard.BUCKET),
+    (answers(400, "KMS.DisabledException"), Guard.BUCKET),
 ]
 
 TOO_LARGE = [answers(413), answers(413, "EntityTooLarge"), answers(400, "EntityTooLarge")]
@@ -124,7 +150,7 @@ class TestErrors:
         server.fault = fault
         with pytest.raises(StorageUnavailable) as caught:
             put(store)
-        assert caught.value.http_status in range(400, 600)
+        assert caught.value.http_status in range(300, 600)
         assert caught.value.refusal.retry_after_s is None
         assert len(server.requests) == 1
 
@@ -143,6 +169,19 @@ class TestErrors:
         with pytest.raises(StorageRejected) as caught:
             put(store)
         assert caught.value.refusal.may_be_shared is True
+        assert len(server.requests) == 1
+
+    @pytest.mark.parametrize(("fault", "guard"), SHARED)
+    def test_a_refusal_of_the_reactor_is_shared(
+        self, store: S3Store, server: FaultServer, fault: Fault, guard: Guard
+    ) -> None:
+        server.fault = fault
+        with pytest.raises(StorageRefused) as caught:
+            put(store)
+        refusal = caught.value.refusal
+        assert (refusal.scope, refusal.guard) == (Scope.SHARED, guard)
+        assert refusal.reason
+        assert refusal.check
         assert len(server.requests) == 1
 
     @pytest.mark.parametrize("fault", TOO_LARGE)

@@ -69,6 +69,10 @@ class _HalfRead:
         self._read += len(chunk)
         return chunk
 
+    def restart(self) -> None:
+        self._body.restart()
+        self._read = 0
+
 
 class _CrashingStore:
     """A store that triggers the kill switch during or after a put."""
@@ -88,6 +92,9 @@ class _CrashingStore:
         if self._point == "put":
             self._switch.count_down()
         return url
+
+    def renew(self) -> None:
+        self._store.renew()
 
     def check(self) -> None:
         self._store.check()
