@@ -73,8 +73,8 @@ class Settings:
     s3_addressing: LowerCase = field(
         default="path", metadata=_must_be("path, virtual or auto", ("path", "virtual", "auto").__contains__)
     )
-    """REACTOR_S3_ADDRESSING, default path. Where an address has the bucket: in its path, in its host name, or as boto3
-    decides."""
+    """REACTOR_S3_ADDRESSING, default path. Where an address has the bucket: in its path, or (virtual) in its host name.
+    `auto`: in the host name at AWS, in the path at another endpoint."""
 
     s3_checksum: LowerCase = field(
         default="sha256",

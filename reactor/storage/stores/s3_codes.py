@@ -94,7 +94,7 @@ _AWS = (
     Row("InvalidAddressingHeader", REGION, "this style of addressing isn't supported"),
     Row("PathStyleNotSupported", REGION, "this store refuses path style"),
     Row("NoSuchBucket", BUCKET, "the bucket doesn't exist, or was deleted"),
-    Row("InvalidBucketState", BUCKET, "the bucket's state forbids writes"),
+    Row("InvalidBucketState", UPLOAD, "the bucket's state (lock, versioning) forbids this request"),
     Row("InvalidBucketOwnerAWSAccountID", BUCKET, "the bucket belongs to another account"),
     Row("NoSuchAccessPoint", BUCKET, "the access point doesn't exist"),
     Row("NoSuchMultiRegionAccessPoint", BUCKET, "the access point doesn't exist"),

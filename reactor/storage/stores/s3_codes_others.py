@@ -95,7 +95,7 @@ _SEAWEEDFS_AND_CEPH = (
 )
 
 _R2_AND_GCS = (
-    Row("Unauthorized", CREDENTIALS, "the credentials are missing, wrong or expired"),
+    Row("Unauthorized", DENIED, "R2: wrong credentials; other servers: no permission for this object"),
     Row("ExpiredRequest", CLOCK, "the signature is too old: a clock is wrong"),
     Row("InvalidCredential", CREDENTIALS, "the credentials aren't valid"),
     Row("NotEntitled", ACCOUNT, "the account has no subscription to the store"),

@@ -80,10 +80,8 @@ class _EarlyAnswers(HTTPConnection):
         self._is_reused = False
         self._is_sending_body = False
         self._expects_continue = False
-        self._is_continued = False
-        """Whether "100 Continue" has arrived: the connection isn't dead, but the server may still close it."""
         self._has_begun = False
-        """Whether a byte of the final answer has arrived."""
+        """Whether a byte of an answer, or of "100 Continue", has arrived: the connection isn't dead."""
         self._is_answered = False
         """Whether the status line of the final answer was read."""
         self._is_spoiled = False
@@ -118,7 +116,7 @@ class _EarlyAnswers(HTTPConnection):
             # a server that has continued before will do so again, unless the connection is dead
             must_continue = self._is_reused and self._has_continued
             self._read_status(wait_s=_CONTINUE_AGAIN_S if must_continue else _CONTINUE_S)
-            if must_continue and not (self._is_continued or self._is_answered):
+            if must_continue and not self._has_begun:
                 raise _DeadConnectionError
         self._is_sending_body = True
 
@@ -130,17 +128,15 @@ class _EarlyAnswers(HTTPConnection):
         try:
             super().send(data)
         except (BrokenPipeError, ConnectionResetError):
-            # a server that refuses early also closes: its answer may have arrived before
-            self._read_status(wait_s=0)
-            if not self._is_answered:
-                raise
+            self._read_status(wait_s=0)  # a server that refuses early also closes: its answer may have arrived before
+            raise  # urllib3 ignores this, and calls `getresponse`
 
     def getresponse(self) -> Any:
         if self._is_reused and self.sock is not None:
             timeout_s = SILENCE_S if self.timeout is None else self.timeout
             try:
                 while not self._is_answered:
-                    if not self._read_status(wait_s=timeout_s if self._is_continued else min(SILENCE_S, timeout_s)):
+                    if not self._read_status(wait_s=timeout_s if self._has_begun else min(SILENCE_S, timeout_s)):
                         raise TimeoutError
             except OSError as exc:
                 raise self._error_for(exc) from exc
@@ -150,8 +146,7 @@ class _EarlyAnswers(HTTPConnection):
         return response
 
     def _error_for(self, exc: Exception) -> Exception:
-        is_closed = isinstance(exc, ConnectionError)
-        is_dead = self._is_reused and not self._has_begun and (is_closed or not self._is_continued)
+        is_dead = self._is_reused and not self._has_begun
         return _DeadConnectionError() if is_dead else exc
 
     def _read_status(self, *, wait_s: float) -> bool:
@@ -171,8 +166,7 @@ class _EarlyAnswers(HTTPConnection):
             if not version.startswith("HTTP/") or not status.isdecimal():
                 raise HTTPException("the server's answer isn't HTTP")
             if int(status) == _CONTINUE:
-                self._has_continued = self._is_continued = True
-                self._has_begun = False
+                self._has_continued = True
                 while stream.readline(_MAX_LINE_BYTES) not in {b"\r\n", b"\n", b""}:
                     """Skip the headers of "100 Continue", which a few proxies send."""
                 return True

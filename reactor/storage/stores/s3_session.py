@@ -1,4 +1,4 @@
-"""One boto3 client of an S3 server with the credentials that it signs with.
+"""One client of an S3 server, made by botocore, with the credentials that it signs with.
 
 Credentials are obtained before a request is made, so that a fault of a credential provider, or of STS, isn't taken for
 an answer to an upload. A provider may raise anything: botocore lets OSError, ValueError, RuntimeError and others pass.
@@ -7,10 +7,9 @@ an answer to an upload. A provider may raise anything: botocore lets OSError, Va
 import os
 import re
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-import boto3
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import (
@@ -22,6 +21,7 @@ from botocore.exceptions import (
     MetadataRetrievalError,
     PartialCredentialsError,
 )
+from botocore.loaders import create_loader
 
 from reactor.core.errors import ConfigInvalid, StorageRefused
 from reactor.storage.stores import s3_connections
@@ -40,6 +40,9 @@ _KEEPS_SECRETS = (CredentialRetrievalError, HTTPClientError, ConnectionError)
 
 _STS_CONFIG = Config(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 1, "mode": "standard"})
 """For STS and single sign-on: the reactor retries, so botocore needn't, and readiness names the cause at once."""
+
+_LOADER = create_loader(os.environ.get("AWS_DATA_PATH"))
+"""Reads botocore's models of the services once: a new session would read them again, which takes most of its time."""
 
 _SOUND = re.compile("[!-~]*")
 
@@ -74,10 +77,12 @@ class Session:
     def __init__(self, config: Config) -> None:
         """Read the AWS_* variables and files, and make a client. Raises CredentialsRefused or ConfigInvalid."""
         try:
-            core = botocore.session.get_session()
-            core.set_default_client_config(_STS_CONFIG)
-            # boto3 reads only AWS_DEFAULT_REGION and its files, but other AWS clients also read AWS_REGION
-            session = boto3.session.Session(botocore_session=core, region_name=os.environ.get("AWS_REGION") or None)
+            session = botocore.session.get_session()
+            session.register_component("data_loader", _LOADER)
+            session.set_default_client_config(_STS_CONFIG)
+            # botocore reads only AWS_DEFAULT_REGION and its files, but other AWS clients also read AWS_REGION
+            if region := os.environ.get("AWS_REGION"):
+                session.set_config_variable("region", region)
             found = session.get_credentials()
         except Exception as exc:  # noqa: BLE001 - see the module's docstring
             raise _refused(exc) from None
@@ -87,7 +92,7 @@ class Session:
             raise CredentialsRefused(message, is_remote=False, reason="NoCredentials", check=CREDENTIALS.check)
         self._credentials = found
         try:
-            self.client: S3Client = session.client("s3", config=config)
+            self.client = cast("S3Client", session.create_client("s3", config=config))
         except Exception as exc:  # noqa: BLE001 - botocore raises ValueError and others for wrong settings
             raise ConfigInvalid(_client_problem(exc)) from None
         s3_connections.use_in(self.client)

@@ -17,6 +17,7 @@ from support.servers.fault_server import (
     closes,
     hangs,
     loses_the_answer,
+    refuses_a_full_connection,
     refuses_early,
     resets,
     resets_at_once,
@@ -125,6 +126,7 @@ class TestDeadConnections:
         self, store: S3Store, server: FaultServer
     ) -> None:
         content = bytes(range(256)) * 20_000
+        server.never_continues = True
         put(store, "first")
         server.fault = once(resets)
         put(store, "second", content)
@@ -132,18 +134,22 @@ class TestDeadConnections:
         assert server.requests == ["PUT /bucket/first", "PUT /bucket/second", "PUT /bucket/second"]
 
     def test_the_repeated_body_has_a_new_proof(self, store: S3Store, server: FaultServer) -> None:
+        server.never_continues = True
         put(store, "first")
         server.fault = once(resets)
         with body_of(bytes(3_000_000), digest=sha256(b"other")) as body, pytest.raises(ContentMismatch):
             store.put("bucket", "second", body, mime_type=None)
         assert "/bucket/second" not in server.objects
 
-    def test_a_server_that_closes_after_100_continue_is_asked_again(self, store: S3Store, server: FaultServer) -> None:
+    @pytest.mark.parametrize("fault", [resets, loses_the_answer])
+    def test_a_connection_is_not_dead_after_100_continue(
+        self, store: S3Store, server: FaultServer, fault: Fault
+    ) -> None:
         put(store, "first")
-        server.fault = resets
+        server.fault = fault
         with pytest.raises(StorageUnavailable):
             put(store, "second", bytes(1_000_000))
-        assert server.requests == ["PUT /bucket/first", "PUT /bucket/second", "PUT /bucket/second"]
+        assert server.requests == ["PUT /bucket/first", "PUT /bucket/second"]
 
     @pytest.mark.parametrize("fault", [resets, closes, loses_the_answer])
     def test_a_fresh_connection_is_never_repeated(self, store: S3Store, server: FaultServer, fault: Fault) -> None:
@@ -213,6 +219,15 @@ class TestEarlyAnswers:
             with pytest.raises(StorageRejected):
                 store.put("bucket", "key", body, mime_type=None)
             assert body._position == 0
+
+    def test_an_answer_before_a_reset_is_read(self, store: S3Store, server: FaultServer) -> None:
+        """The server answers and closes while the client waits in `send`."""
+        server.never_continues = True
+        put(store, "first")
+        server.fault = refuses_a_full_connection
+        with pytest.raises(StorageRejected, match="AccessDenied"):
+            put(store, "second", bytes(32 * 1024 * 1024))
+        assert server.requests == ["PUT /bucket/first", "PUT /bucket/second"]
 
     def test_an_early_success_stores_nothing(self, store: S3Store, server: FaultServer) -> None:
         def agrees(request: Request) -> None:

@@ -3,9 +3,11 @@
 A fault is a function that receives the request and answers it, or breaks the connection.
 """
 
+import fcntl
 import socket
 import ssl
 import struct
+import termios
 import threading
 from collections.abc import Callable
 from email.utils import formatdate
@@ -162,6 +164,16 @@ def refuses_early(status: int, code: str, *, after_bytes: int = 0) -> Fault:
         request.answer(status, f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode(), connection="close")
 
     return fault
+
+
+def refuses_a_full_connection(request: Request) -> None:
+    """Read nothing until no more bytes arrive, so that the client waits in `send`; then answer, and close by RST."""
+    arrived, seen = 1, 0
+    while arrived > seen:
+        seen = arrived
+        request.server.faults.closing.wait(0.3)
+        arrived = struct.unpack("i", fcntl.ioctl(request.connection, termios.FIONREAD, bytes(4)))[0]
+    refuses_early(403, "AccessDenied")(request)
 
 
 def agrees_without_reading(request: Request) -> None:
