@@ -79,6 +79,8 @@ class _EarlyAnswers(HTTPConnection):
         self._body: object = None
         self._is_reused = False
         self._is_sending_body = False
+        self._is_sent = False
+        """Whether the whole request was sent."""
         self._expects_continue = False
         self._has_begun = False
         """Whether a byte of an answer, or of "100 Continue", has arrived: the connection isn't dead."""
@@ -109,6 +111,7 @@ class _EarlyAnswers(HTTPConnection):
             super().request(method, url, body, headers, **options)
         except OSError as exc:
             raise self._error_for(exc) from exc
+        self._is_sent = True
 
     def endheaders(self, message_body: Any = None, *, encode_chunked: bool = False) -> None:
         super().endheaders(message_body, encode_chunked=encode_chunked)
@@ -173,7 +176,7 @@ class _EarlyAnswers(HTTPConnection):
         answer: Any = partial(AWSHTTPResponse, status_tuple=(version, int(status), reason))
         self.response_class = answer
         self._is_answered = True
-        if self._is_sending_body or self._expects_continue:
+        if not self._is_sent:
             self._is_spoiled = True  # the server may still wait for the rest of the body
             if isinstance(self._body, RestartableBody):
                 self._body.stop()

@@ -14,6 +14,7 @@ from support.servers.fault_server import (
     FaultServer,
     Request,
     agrees_without_reading,
+    answers,
     closes,
     hangs,
     loses_the_answer,
@@ -175,12 +176,17 @@ class TestDeadConnections:
         put(store, "second")
         assert server.reused == 0
 
-    def test_a_healthy_connection_is_reused(self, store: S3Store, server: FaultServer) -> None:
-        put(store, "first")
-        server.on_reuse = lambda request: request.answer(503)
-        with pytest.raises(StorageUnavailable):
-            put(store, "second")
-        assert server.reused == 1
+    @pytest.mark.parametrize("size", [10, 1_000_000])
+    def test_a_healthy_connection_is_reused_again_and_again(
+        self, store: S3Store, server: FaultServer, size: int
+    ) -> None:
+        for number in range(5):
+            put(store, str(number), bytes(size))
+        server.fault = answers(403, "AccessDenied")
+        for _ in range(3):
+            with pytest.raises(StorageRejected):
+                put(store, "refused", bytes(size))
+        assert (server.connections, len(server.requests)) == (1, 8)
 
 
 class TestEarlyAnswers:

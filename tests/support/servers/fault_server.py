@@ -28,6 +28,11 @@ class Request(BaseHTTPRequestHandler):
     requests_before = 0
     """Number of earlier requests on the same connection."""
 
+    def setup(self) -> None:
+        super().setup()
+        with self.server.faults.lock:
+            self.server.faults.connections += 1
+
     def handle_one(self) -> None:
         faults = self.server.faults
         with faults.lock:
@@ -90,6 +95,8 @@ class FaultServer:
         """What to do instead of an answer if a connection is reused; the fault sends no "100 Continue"."""
         self.reused = 0
         """Number of requests to which `on_reuse` was applied."""
+        self.connections = 0
+        """Number of accepted connections."""
         self.requests: list[str] = []
         self.headers: list[dict[str, str]] = []
         """Headers of each request in `requests`."""
@@ -168,8 +175,8 @@ def refuses_early(status: int, code: str, *, after_bytes: int = 0) -> Fault:
 
 def refuses_a_full_connection(request: Request) -> None:
     """Read nothing until no more bytes arrive, so that the client waits in `send`; then answer, and close by RST."""
-    arrived, seen = 1, 0
-    while arrived > seen:
+    arrived = seen = 0
+    while not arrived or arrived > seen:
         seen = arrived
         request.server.faults.closing.wait(0.3)
         arrived = struct.unpack("i", fcntl.ioctl(request.connection, termios.FIONREAD, bytes(4)))[0]
