@@ -263,6 +263,7 @@ class Reactor:
             timers=self._count_timers,
             spool_free_bytes=partial(least_free_bytes, settings.spools),
             status=lambda: self._figures,
+            store_name=store.name,
             subscribers=subscribers,
         )
         return _Parts(

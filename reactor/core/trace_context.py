@@ -89,6 +89,7 @@ class Trail(NamedTuple):
     created_at: float
     due_at: float
     claimed_at: float
+    user_id: UUID
     waited_since: float | None = None
     """When the wait before this claim began; None if the claim was repeated, or if the upload was rescued."""
 
