@@ -20,12 +20,15 @@ from attrs import field, frozen
 from support.deploy_files import DEPLOY
 from support.servers.postgres import free_port
 
+VERSION = "v1.76.0"  # .ci/run reads this line
+"""The newest version that Go's module proxy has. Its program is Jaeger 2.13."""
+
+_MODULE = "github.com/jaegertracing/jaeger/cmd/jaeger"
 INSTALL = (
     "mkdir -p ~/jaeger && cd ~/jaeger && go mod init scratch"
-    " && go get -tool github.com/jaegertracing/jaeger/cmd/jaeger@v1.76.0 && go build -o jaeger"
-    " github.com/jaegertracing/jaeger/cmd/jaeger && export REACTOR_TEST_JAEGER=~/jaeger/jaeger"
+    f" && go get -tool {_MODULE}@{VERSION} && go build -o jaeger {_MODULE}"
+    " && export REACTOR_TEST_JAEGER=~/jaeger/jaeger"
 )
-"""The last version that Go's modules have. Its program is Jaeger 2.13."""
 
 _TIMEOUT_S = 20.0
 _POLL_S = 0.05
