@@ -102,6 +102,11 @@ class Dispatcher:
             for handle in self._listeners[type(event)]:
                 handle(event)
 
+    def spans_lost(self) -> tuple[int, float]:
+        """Return the number of lost spans, and the seconds since the last loss."""
+        queue = self._export_queue
+        return (0, 0.0) if queue is None else (queue.lost, monotonic() - queue.lost_at)
+
     def prometheus(self) -> bytes:
         """Return all metrics, up to the newest event, in Prometheus' text format."""
         self.flush()

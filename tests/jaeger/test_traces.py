@@ -8,7 +8,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from support.app import App
 from support.process import reactor
 from support.servers.fault_server import answers, hangs
-from support.servers.jaeger import JaegerSpan, has, named, only
+from support.servers.jaeger import JaegerSpan, assert_whole, has, named, only
 from support.traced import TracedApp, one_by_one
 
 BUSY = answers(503, "SlowDown", "Reduce your request rate.")
@@ -17,16 +17,6 @@ RETRY_BASE_US = 100_000
 LEASE_S = 2
 ROUNDING_US = 2
 """A span's times are rounded twice: to a float, and to Jaeger's microseconds."""
-
-
-def assert_whole(spans: Sequence[JaegerSpan], root: str) -> None:
-    """Assert that the spans are one tree below `root`, in which Jaeger finds nothing to warn of."""
-    assert [span.warnings for span in spans if span.warnings] == []
-    ids = {span.span_id for span in spans}
-    assert len(ids) == len(spans)
-    assert [span.name for span in spans if span.parent_id not in ids] == [root]
-    for span in spans:
-        assert span.links == () or span.name in {"upload.attempt", "reconcile"}
 
 
 def assert_attempts(spans: Sequence[JaegerSpan], outcomes: Sequence[str]) -> list[JaegerSpan]:

@@ -59,9 +59,9 @@ class TracedApp:
         traceparent: str = self.app.one("select traceparent from public.upload_queue where id = %s", upload_id)
         return traceparent.split("-")[1]
 
-    def wait_for(self, condition: Callable[[], bool]) -> None:
-        """Wait until a condition about the database is true."""
-        deadline = time.monotonic() + _PATIENCE_S
+    def wait_for(self, condition: Callable[[], bool], within_s: float = _PATIENCE_S) -> None:
+        """Wait until a condition is true. Fails after `within_s`."""
+        deadline = time.monotonic() + within_s
         while not condition():
             assert time.monotonic() < deadline, self.app.all("select * from public.upload_queue limit 10")
             time.sleep(0.02)

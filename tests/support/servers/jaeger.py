@@ -32,6 +32,8 @@ INSTALL = (
 
 _TIMEOUT_S = 20.0
 _POLL_S = 0.05
+_BATCH = 100
+"""Number of traces in one request: an address has 16 KiB at most."""
 
 
 def jaeger_program() -> str:
@@ -89,6 +91,16 @@ def has(name: str, count: int = 1) -> Callable[[Sequence[JaegerSpan]], bool]:
     return lambda spans: len(named(spans, name)) >= count
 
 
+def assert_whole(spans: Sequence[JaegerSpan], root: str) -> None:
+    """Assert that the spans are one tree below `root`, in which Jaeger finds nothing to warn of."""
+    assert [span.warnings for span in spans if span.warnings] == []
+    ids = {span.span_id for span in spans}
+    assert len(ids) == len(spans)
+    assert [span.name for span in spans if span.parent_id not in ids] == [root]
+    for span in spans:
+        assert span.links == () or span.name in {"upload.attempt", "reconcile"}
+
+
 class Jaeger:
     """A running Jaeger."""
 
@@ -133,6 +145,13 @@ class Jaeger:
                     return spans
             assert time.monotonic() < deadline, spans
             time.sleep(_POLL_S)
+
+    def traces(self, trace_ids: Sequence[str]) -> Iterator[list[JaegerSpan]]:
+        """Yield the spans of each of these traces that Jaeger has."""
+        for first in range(0, len(trace_ids), _BATCH):
+            parameters = [("traceID", trace_id) for trace_id in trace_ids[first : first + _BATCH]]
+            with urlopen(f"{self.url}/api/traces?{urlencode(parameters)}", timeout=60) as answer:  # noqa: S310  # our own
+                yield from map(spans_of, json.load(answer)["data"])
 
     def find(self, service: str = "reactor", *, tags: Mapping[str, str] | None = None, **query: Any) -> list[str]:
         """Return the ids of the traces that a search finds. `query` has Jaeger's parameters, such as `minDuration`."""
