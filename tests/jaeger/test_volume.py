@@ -1,4 +1,4 @@
-"""Many traces in a real Jaeger: whole while the exporter keeps up; else lost spans are counted, and the page says so."""
+"""Many traces in a real Jaeger: whole while the exporter keeps up; else losses are counted, and the page says so."""
 
 import random
 import re
