@@ -102,6 +102,12 @@ class Trail(NamedTuple):
         return context_of(self.traceparent, self.upload_id)
 
     @property
+    def queued_id(self) -> bytes:
+        """The id of the span `upload.queued`, the parent of all other spans of the upload."""
+        context = self.context
+        return context.span_id if context.is_ours else span_ids(self.upload_id, 0).whole
+
+    @property
     def span_id(self) -> bytes:
         """The id of the attempt's span."""
         return span_ids(self.upload_id, self.ordinal).attempt

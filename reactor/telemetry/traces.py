@@ -1,9 +1,9 @@
 """Makes spans from events. An upload has one trace, from its queueing to its end:
 
     upload.queued ─┬─ upload.attempt ─── upload.put, upload.settle
-    (or the app's  ├─ upload.backoff
-     own span)     ├─ upload.attempt ─── upload.put, upload.settle        each attempt has a link to the previous
-                   ├─ …
+    (a child of    ├─ upload.backoff
+     the app's     ├─ upload.attempt ─── upload.put, upload.settle        each attempt has a link to the previous
+     span, if any) ├─ …
                    └─ upload                                              from created to settled
 
 Each span is made from one event, after the span has ended, so any reactors can contribute to a trace. The reactor that
@@ -77,16 +77,14 @@ class Traces:
         }
 
     def _decide(self, context: TraceContext) -> bool:
-        """Return the sampler's decision about the root span, or about `upload` if the app has the root span."""
+        """Return the sampler's decision about `upload.queued`, the first of a row's spans."""
         if self._sampler is DEFAULT_ON:  # the default sampler: calling it takes as long as three spans
             return context.is_ours or bool(context.flags & TraceFlags.SAMPLED)
-        trace_id = int.from_bytes(context.trace_id)
-        if context.is_ours:
-            result = self._sampler.should_sample(None, trace_id, "upload.queued", SpanKind.PRODUCER)
-        else:
+        trace_id, parent = int.from_bytes(context.trace_id), None
+        if not context.is_ours:
             app = SpanContext(trace_id, int.from_bytes(context.span_id), True, TraceFlags(context.flags))
             parent = set_span_in_context(NonRecordingSpan(app))
-            result = self._sampler.should_sample(parent, trace_id, "upload", SpanKind.CONSUMER)
+        result = self._sampler.should_sample(parent, trace_id, "upload.queued", SpanKind.PRODUCER)
         return result.decision is Decision.RECORD_AND_SAMPLE
 
     def _on_claimed(self, event: events.UploadsClaimed) -> None:
@@ -105,7 +103,10 @@ class Traces:
             if since is not None and has_waited:
                 times = (since, trail.claimed_at)
                 span_id = span_ids(trail.upload_id, trail.ordinal).backoff
-                self._export_span("upload.backoff", trail.context, span_id, times, span_attributes.backoff(trail))
+                attributes = span_attributes.backoff(trail)
+                self._export_span(
+                    "upload.backoff", trail.context, span_id, times, attributes, parent_id=trail.queued_id
+                )
 
     def _on_settled(self, event: events.AttemptsSettled) -> None:
         """Export each attempt, and the whole upload if it is stored or dead."""
@@ -140,20 +141,13 @@ class Traces:
             self._export_whole(trail, event.rescued_at, event.verdict, event.code)
 
     def _export_queued(self, trail: Trail) -> None:
-        """Export the instant of the queueing as the root span, unless the app has the root span."""
-        context = trail.context
-        if context.is_ours:
-            times = (trail.created_at, trail.created_at)
-            attributes = span_attributes.queued(trail)
-            self._export_span(
-                "upload.queued",
-                context,
-                context.span_id,
-                times,
-                attributes,
-                is_root=True,
-                resource=self._shared_resource,
-            )
+        """Export the instant of the queueing: the root span, or a child of the app's span."""
+        context, times = trail.context, (trail.created_at, trail.created_at)
+        attributes, resource = span_attributes.queued(trail), self._shared_resource
+        app_id = None if context.is_ours else context.span_id
+        self._export_span(
+            "upload.queued", context, trail.queued_id, times, attributes, parent_id=app_id, resource=resource
+        )
 
     def _export_lost(self, trail: Trail, times: Times, verdict: Verdict, *, is_previous: bool = False) -> None:
         """Export an attempt whose worker stopped: the trail's, or the previous one."""
@@ -168,20 +162,23 @@ class Traces:
         attributes = span_attributes.attempt(trail, outcome, is_previous=is_previous)
         error = (outcome.message or "") if outcome.verdict in (Verdict.RETRY, Verdict.DEAD) else None
         links = [(context.trace_id, span_ids(trail.upload_id, ordinal - 1).attempt)] if ordinal > 1 else ()
-        span_id = span_ids(trail.upload_id, ordinal).attempt
-        self._export_span("upload.attempt", context, span_id, times, attributes, links=links, error=error)
+        span_id, parent_id = span_ids(trail.upload_id, ordinal).attempt, trail.queued_id
+        self._export_span(
+            "upload.attempt", context, span_id, times, attributes, parent_id=parent_id, links=links, error=error
+        )
 
     def _export_whole(self, trail: Trail, ended_at: float, verdict: Verdict, code: str | None) -> None:
         attributes = span_attributes.whole(trail, verdict, code)
-        span_id = span_ids(trail.upload_id, trail.ordinal).whole
-        self._export_span("upload", trail.context, span_id, (trail.created_at, ended_at), attributes)
+        span_id, times = span_ids(trail.upload_id, trail.ordinal).whole, (trail.created_at, ended_at)
+        self._export_span("upload", trail.context, span_id, times, attributes, parent_id=trail.queued_id)
 
     def _on_expired(self, event: events.RunExpired) -> None:
         """Export the time from the run's deadline until the run was failed, in the run's trace."""
         context, span_id = event.context, timeout_span_id(event.run_id)
         if self._is_sampled(context):
             times, attributes = (event.failed_at - event.late_s, event.failed_at), span_attributes.timeout(event)
-            self._export_span("interpretation.timeout", context, span_id, times, attributes, is_root=context.is_ours)
+            app_id = None if context.is_ours else context.span_id
+            self._export_span("interpretation.timeout", context, span_id, times, attributes, parent_id=app_id)
 
     def _on_reconciled(self, event: events.Reconciled) -> None:
         """Export the pass, with links to the traces of the changed rows."""
@@ -189,7 +186,7 @@ class Traces:
         if self._is_sampled(context):
             times, attributes = (event.began_at, event.ended_at), {"reconcile.changed": event.changed}
             links = [(row.trace_id, row.span_id) for row in event.links[: events.MOST_LINKS]]
-            self._export_span("reconcile", context, context.span_id, times, attributes, is_root=True, links=links)
+            self._export_span("reconcile", context, context.span_id, times, attributes, parent_id=None, links=links)
 
     def _export_span(
         self,
@@ -199,13 +196,12 @@ class Traces:
         times: Times,
         attributes: span_attributes.Attributes,
         *,
-        is_root: bool = False,
-        parent_id: bytes | None = None,
+        parent_id: bytes | None,
         links: Sequence[tuple[bytes, bytes]] = (),
         error: str | None = None,
         resource: Resource | None = None,
     ) -> None:
-        """Export a span with the parent `parent_id`, or the row's trace context if that is None.
+        """Export a span. `parent_id` None means a root span.
 
         A span that is shorter than 1 µs is made that long. `links` are pairs of trace id and span id. `error` is the
         message of a failure; None leaves the status unset. `resource` None means this reactor's.
@@ -213,8 +209,10 @@ class Traces:
         # exported spans have the flag SAMPLED, even if the app's context lacks it
         trace_id, flags = int.from_bytes(context.trace_id), TraceFlags(context.flags | TraceFlags.SAMPLED)
         parent = None
-        if not is_root:
-            parent = SpanContext(trace_id, int.from_bytes(parent_id or context.span_id), parent_id is None, flags)
+        if parent_id is not None:
+            # an attempt's put and settlement have a parent of the same process
+            is_remote = name not in ("upload.put", "upload.settle")
+            parent = SpanContext(trace_id, int.from_bytes(parent_id), is_remote, flags)
         start_ns = int(1e9 * min(max(times[0], 0.0), _MAX_S))
         end_ns = int(1e9 * min(max(times[1], 0.0), _MAX_S))
         self._export(

@@ -1,15 +1,20 @@
 """Traces of uploads, runs and reconciliations, as a real Jaeger shows them: one each, whole and without warnings."""
 
+import secrets
 from collections.abc import Sequence
+from hashlib import sha256
 from itertools import pairwise
-from uuid import UUID
+from uuid import UUID, uuid4
 
+from opentelemetry.trace import SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from support.app import App
 from support.process import reactor
 from support.servers.fault_server import answers, hangs
 from support.servers.jaeger import JaegerSpan, assert_whole, has, named, only
 from support.traced import TracedApp, one_by_one
+
+from reactor import SyncReactorClient
 
 BUSY = answers(503, "SlowDown", "Reduce your request rate.")
 REFUSED = answers(400, "KeyTooLongError", "Your key is too long.")
@@ -195,3 +200,28 @@ def test_a_reconciliation_links_to_what_it_changed(traced: TracedApp) -> None:
         assert only(spans, "upload.queued").span_id == span_id
         attempt = only(spans, "upload.attempt")
         assert reconcile.start <= attempt.start <= attempt.end <= reconcile.end
+
+
+def test_an_apps_own_trace_continues_through_the_reactor(traced: TracedApp) -> None:
+    """The app's request has ended long before the reactor's second attempt, and ran on another machine."""
+    content, user = secrets.token_bytes(500), uuid4()
+    with (
+        traced.reacting(),
+        traced.tracer("shop", **{"host.name": "shop-1"}) as tracer,
+        SyncReactorClient(traced.app.url) as client,
+    ):
+        traced.s3.fault = one_by_one(BUSY)
+        with tracer.start_as_current_span("POST /files", kind=SpanKind.SERVER) as span:
+            source = client.reserve_upload(user, sha256(content).hexdigest(), len(content), "text/plain", "a.txt")
+            with tracer.start_as_current_span("PUT", kind=SpanKind.CLIENT):
+                (traced.app.spool / "a").write_bytes(content)
+            client.fail_upload(source.source_id, "files", f"{user}/a.txt", "a", "the store timed out")
+        trace_id = f"{span.get_span_context().trace_id:032x}"
+        spans = traced.jaeger.trace(trace_id, lambda spans: has("upload")(spans) and has("POST /files")(spans))
+    request = only(spans, "POST /files")
+    assert_whole(spans, "POST /files")
+    assert_attempts(spans, ["retry", "stored"])
+    assert {span.service for span in spans} == {"shop", "reactor"}
+    queued = only(spans, "upload.queued")
+    assert queued.parent_id == request.span_id
+    assert request.start <= queued.start <= queued.end <= request.end
