@@ -63,7 +63,9 @@ class TracedApp:
         """Wait until a condition is true. Fails after `within_s`."""
         deadline = time.monotonic() + within_s
         while not condition():
-            assert time.monotonic() < deadline, self.app.all("select * from public.upload_queue limit 10")
+            assert time.monotonic() < deadline, self.app.all(
+                "select status, count(*) from public.upload_queue group by 1"
+            )
             time.sleep(0.02)
 
     def wait_until_gone(self, *uploads: QueuedUpload) -> None:
