@@ -94,19 +94,19 @@ def settle(trail: Trail) -> Attributes:
     return {"upload.id": str(trail.upload_id), **_SETTLE}
 
 
-def whole(trail: Trail, verdict: Verdict, code: str | None) -> Attributes:
-    """Return the attributes of the whole upload. That of a dead upload names the next step and the command."""
+def whole(trail: Trail, outcome: Outcome) -> Attributes:
+    """Return the attributes of the whole upload. A dead one has the reason, the next step, and the command to retry."""
     attributes: dict[str, Attribute] = {
-        **about(trail),
-        "upload.attempt": trail.attempt,
-        "upload.outcome": verdict.value,
-    }
-    if code is not None:
-        attributes["error.type"] = code
-    if verdict is Verdict.DEAD:
-        entry = CATALOGUE.get(code or "")
-        advice = [] if entry is None else [entry.next_step]
-        attributes["upload.next_step"] = " ".join([*advice, f"Command: reactor uploads retry {trail.upload_id}"])
+        **about(trail), "upload.attempt": trail.attempt, "upload.outcome": outcome.verdict.value,
+    }  # fmt: skip
+    if outcome.code is not None:
+        attributes["error.type"] = outcome.code
+    if outcome.message is not None:
+        attributes["upload.error_message"] = outcome.message
+    if outcome.verdict is Verdict.DEAD:
+        if (entry := CATALOGUE.get(outcome.code or "")) is not None:
+            attributes["upload.next_step"] = entry.next_step
+        attributes["upload.retry_command"] = f"reactor uploads retry {trail.upload_id}"
     return attributes
 
 

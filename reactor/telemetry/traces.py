@@ -126,7 +126,7 @@ class Traces:
             attributes = span_attributes.settle(trail)
             self._export_span("upload.settle", context, ids.settle, settling, attributes, parent_id=ids.attempt)
             if verdict in (Verdict.STORED, Verdict.DEAD):
-                self._export_whole(trail, settled_at, verdict, settled.outcome.code)
+                self._export_whole(trail, settled_at, settled.outcome)
 
     def _on_rescued(self, event: events.UploadRescued) -> None:
         """Export the attempt of a lost worker, and the whole upload if it is dead."""
@@ -138,7 +138,7 @@ class Traces:
         elif trail.ordinal == 0:  # never claimed
             self._export_queued(trail)
         if event.verdict is Verdict.DEAD:
-            self._export_whole(trail, event.rescued_at, event.verdict, event.code)
+            self._export_whole(trail, event.rescued_at, Outcome(event.verdict, code=event.code))
 
     def _export_queued(self, trail: Trail) -> None:
         """Export the instant of the queueing: the root span, or a child of the app's span."""
@@ -167,8 +167,8 @@ class Traces:
             "upload.attempt", context, span_id, times, attributes, parent_id=parent_id, links=links, error=error
         )
 
-    def _export_whole(self, trail: Trail, ended_at: float, verdict: Verdict, code: str | None) -> None:
-        attributes = span_attributes.whole(trail, verdict, code)
+    def _export_whole(self, trail: Trail, ended_at: float, outcome: Outcome) -> None:
+        attributes = span_attributes.whole(trail, outcome)
         span_id, times = span_ids(trail.upload_id, trail.ordinal).whole, (trail.created_at, ended_at)
         self._export_span("upload", trail.context, span_id, times, attributes, parent_id=trail.queued_id)
 

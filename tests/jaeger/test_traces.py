@@ -106,7 +106,9 @@ def test_an_upload_that_died(traced: TracedApp) -> None:
     assert last.tags["error.type"] == whole.tags["error.type"] == "STORAGE_REJECTED"
     assert "KeyTooLongError" in last.tags["otel.status_description"]
     assert whole.tags["upload.outcome"] == "dead"
-    assert whole.tags["upload.next_step"].endswith(f"Command: reactor uploads retry {upload.id}")
+    assert whole.tags["upload.error_message"] == last.tags["otel.status_description"]
+    assert whole.tags["upload.next_step"]
+    assert whole.tags["upload.retry_command"] == f"reactor uploads retry {upload.id}"
     assert abs(whole.end - microseconds(traced.app, upload.id, "updated_at")) <= ROUNDING_US
 
 

@@ -11,6 +11,7 @@ from support.recorder import Recorder
 from support.servers.otlp_receiver import ReceivedSpan, Receiver, receiving
 from support.stubborn_store import StubbornStore
 
+from reactor.core.error_codes import CATALOGUE
 from reactor.core.errors import StorageRejected, StorageUnavailable
 from reactor.core.events import AttemptSettled, RunExpired
 from reactor.core.trace_context import ROOT_SPAN_ID, context_of
@@ -139,9 +140,9 @@ async def test_a_dead_uploads_trace_ends_with_the_error(
     wait, whole = only_span(spans, "upload.backoff"), only_span(spans, "upload")
     assert (wait.start, wait.end) == (first.end, second.start)
     assert (whole.start, whole.end) == (root.start, second.end)
-    assert whole.attributes["upload.next_step"].endswith(
-        f"retry the upload. Command: reactor uploads retry {upload.id}"
-    )
+    assert whole.attributes["upload.error_message"] == second.message
+    assert whole.attributes["upload.next_step"] == CATALOGUE["STORAGE_REJECTED"].next_step
+    assert whole.attributes["upload.retry_command"] == f"reactor uploads retry {upload.id}"
     assert (whole.attributes["upload.outcome"], whole.attributes["error.type"]) == ("dead", "STORAGE_REJECTED")
     assert not whole.is_error
 
