@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from support.deploy_files import DEPLOY, document
 from support.process import fetch, reactor
 from support.servers.fault_server import answers
-from support.servers.jaeger import has, only
+from support.servers.jaeger import has, named, only
 from support.traced import TracedApp, one_by_one
 
 PATTERNS: list[dict[str, str]] = json.loads((DEPLOY / "jaeger/ui.json").read_text())["linkPatterns"]
@@ -39,6 +39,12 @@ def test_the_page_and_the_command_lead_to_the_trace_and_the_trace_to_the_page(tr
         assert status == 200
         assert str(upload.id) in page
         assert "KeyTooLongError" in page
+
+        command = only(spans, "upload").tags["upload.retry_command"].split()
+        assert reactor(*command[1:], env=traced.environment(), cwd=traced.folder).returncode == 0
+        traced.wait_until_gone(upload)
+        ends = named(traced.jaeger.trace(trace_id, has("upload", 2)), "upload")
+        assert sorted(span.tags["upload.outcome"] for span in ends) == ["dead", "stored"]
 
 
 def test_the_trace_of_a_run_leads_to_its_page(traced: TracedApp) -> None:
