@@ -39,8 +39,11 @@ _MAX_S = 9e9
 
 _CACHE_SIZE = 10_000
 _UNSET = Status(StatusCode.UNSET)
-_MIN_S, _MIN_NS = 1e-6, 1000
-"""Minimum length of a span."""
+_MIN_NS = 1000
+"""Minimum length of a span in nanoseconds."""
+
+_MIN_S = 2e-6
+"""Minimum length of a span inside an attempt: more than _MIN_NS, because a time is rounded to 0.24 µs."""
 
 _LOST = "the worker stopped without settling"
 
@@ -233,9 +236,9 @@ class Traces:
 
 
 def _within(times: Times, outer: Times) -> Times:
-    """Return the times moved into `outer`, at least 1 µs apart."""
+    """Return the times moved into `outer`, at least _MIN_S apart if `outer` is that long."""
     began = max(min(times[0], outer[1] - _MIN_S), outer[0])
-    return began, max(min(times[1], outer[1]), began + _MIN_S)
+    return began, min(max(times[1], began + _MIN_S), outer[1])
 
 
 def _link(trace_id: bytes, span_id: bytes) -> Link:
