@@ -142,6 +142,7 @@ class Reactor:
                 summary_connection=summary_connection,
                 recent=parts.recent,
                 spool_free_bytes=partial(least_free_bytes, self.settings.spools),
+                spans_lost=parts.dispatcher.spans_lost,
                 not_ready=self.not_ready,
                 timers_by_due=engine.schedule.timers_by_due,
                 request_reconcile=engine.requests.request_pass,
@@ -269,6 +270,7 @@ class Reactor:
             timers=self._count_timers,
             spool_free_bytes=partial(least_free_bytes, settings.spools),
             status=lambda: self._figures,
+            store_name=store.name,
             subscribers=subscribers,
         )
         return _Parts(

@@ -162,6 +162,7 @@ class RunExpired(Event):
 
     context: TraceContext
     failed_at: float
+    user_id: UUID | None
 
 
 @frozen(kw_only=True)

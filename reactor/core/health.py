@@ -19,6 +19,9 @@ OVERDUE_FROM_S: Final = 60.0
 LAG_FROM_S: Final = 1.0
 """Timers that fire at least this late are reported."""
 
+SPANS_LOST_WITHIN_S: Final = 600.0
+"""Lost spans are reported for this long after the last loss."""
+
 FREE_BELOW_BYTES: Final = 1 << 30
 """A spool with less free space than this is reported."""
 
@@ -67,6 +70,12 @@ class Process:
 
     spool_free_bytes: int | None
     """Free space of the spool with the least free space; None when unknown."""
+
+    spans_lost: int = 0
+    """Number of spans that the collector has not received since the start."""
+
+    spans_lost_ago_s: float = 0.0
+    """Seconds since the last span was lost."""
 
 
 def count_text(count: int, cap: int) -> str:
@@ -122,6 +131,9 @@ def _of_process(process: Process) -> list[str]:
     if process.spool_free_bytes is not None and process.spool_free_bytes < FREE_BELOW_BYTES:
         free = f"{process.spool_free_bytes / (1 << 20):,.0f} MiB"
         found.append(f"A spool has only {free} free: new failed uploads may be lost.")
+    if process.spans_lost and process.spans_lost_ago_s < SPANS_LOST_WITHIN_S:
+        which = "1 span was lost" if process.spans_lost == 1 else f"{process.spans_lost:,} spans were lost, the last"
+        found.append(f"{which} {duration_text(process.spans_lost_ago_s)} ago: traces have gaps. No upload is affected.")
     return found
 
 

@@ -56,6 +56,7 @@ class LiveView:
     _clock: Clock
     _not_ready: Callable[[], list[str]]
     _spool_free_bytes: Callable[[], int]
+    _spans_lost: Callable[[], tuple[int, float]]
     _timers_by_due: Callable[[float, int, int], list[int]]
     """(width_s, count, sample): returns the number of timers in each of `count` spans of `width_s` seconds.
 
@@ -124,7 +125,9 @@ class LiveView:
     def facts(self) -> Values:
         """Return the page's figures. GET /api/live returns them as JSON."""
         recent = self._recent
-        process = recent.process(not_ready=self._not_ready(), spool_free_bytes=self._spool_free_bytes())
+        process = recent.process(
+            not_ready=self._not_ready(), spool_free_bytes=self._spool_free_bytes(), spans_lost=self._spans_lost()
+        )
         found = troubles(self._summary, process)
         return {
             "well": not found,

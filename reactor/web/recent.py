@@ -131,8 +131,10 @@ class RecentActivity:
             for attempt in self._started.popleft().attempts:
                 self._reactions.add(attempt.lag_s)
 
-    def process(self, *, not_ready: Sequence[str], spool_free_bytes: int | None) -> Process:
-        """Return this reactor's state."""
+    def process(
+        self, *, not_ready: Sequence[str], spool_free_bytes: int | None, spans_lost: tuple[int, float] = (0, 0.0)
+    ) -> Process:
+        """Return this reactor's state. `spans_lost` is a number, and the seconds since the last loss."""
         now = self._clock.now()
         return Process(
             mode=self._mode,
@@ -141,6 +143,8 @@ class RecentActivity:
             open_breakers=[(opened, now - since) for opened, since in self._breakers_open.values()],
             lag_s=self._lags.quantile(0.95) or 0.0,
             spool_free_bytes=spool_free_bytes,
+            spans_lost=spans_lost[0],
+            spans_lost_ago_s=spans_lost[1],
         )
 
     def _set_mode(self, mode: str) -> None:

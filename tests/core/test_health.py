@@ -63,10 +63,22 @@ def test_all_is_well() -> None:
         ),
         ({"lag_s": 2.5}, "Timers fire 2.5 s late: this process has too much work or too little CPU."),
         ({"spool_free_bytes": 1 << 20}, "A spool has only 1 MiB free: new failed uploads may be lost."),
+        (
+            {"spans_lost": 1, "spans_lost_ago_s": 61.0},
+            "1 span was lost 1m1s ago: traces have gaps. No upload is affected.",
+        ),
+        (
+            {"spans_lost": 1234, "spans_lost_ago_s": 599.0},
+            "1,234 spans were lost, the last 9m59s ago: traces have gaps. No upload is affected.",
+        ),
     ],
 )
 def test_each_trouble_of_a_reactor_is_one_sentence(changed: dict[str, Any], sentence: str) -> None:
     assert troubles(database(), evolve(WELL, **changed)) == [sentence]
+
+
+def test_lost_spans_are_reported_for_ten_minutes() -> None:
+    assert troubles(database(), evolve(WELL, spans_lost=5, spans_lost_ago_s=600.0)) == []
 
 
 @pytest.mark.parametrize(

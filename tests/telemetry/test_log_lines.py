@@ -48,6 +48,7 @@ def trail(number: int) -> Trail:
         created_at=0.0,
         due_at=0.0,
         claimed_at=0.0,
+        user_id=UUID(int=7),
     )
 
 
@@ -93,7 +94,12 @@ def test_each_line_of_a_batch_carries_its_own_ids(records: list["Record"]) -> No
 def test_a_line_about_a_run_carries_the_ids_of_its_timeout(records: list["Record"]) -> None:
     emit(
         events.RunExpired(
-            run_id=UUID(int=1), code="INTERPRETATION_TIMEOUT", late_s=0.01, context=trail(1).context, failed_at=1.0
+            run_id=UUID(int=1),
+            code="INTERPRETATION_TIMEOUT",
+            late_s=0.01,
+            context=trail(1).context,
+            failed_at=1.0,
+            user_id=None,
         )
     )
     [record] = records
