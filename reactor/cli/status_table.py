@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 
 from reactor.core.durations import format_duration
-from reactor.core.health import duration_text
+from reactor.core.health import duration_text, reactor_name
 
 
 def status_table(status: Mapping[str, Any]) -> Table:
@@ -51,7 +51,7 @@ def add_common_rows(table: Table, status: Mapping[str, Any]) -> None:
     table.add_row("reactors", str(len(reactors)) if reactors else "none is running")
     for each in reactors:
         text = f"{each['mode']}, seen {duration_text(each['seen_s_ago'])} ago, version {each['version']}"
-        table.add_row(f"  {printable(each['host'])}", printable(text))
+        table.add_row(f"  {printable(reactor_name(each))}", printable(text))
     table.add_row("notification queue", f"{float(status['notification_queue_usage']):.2%} full")
 
 

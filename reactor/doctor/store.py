@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing, suppress
 from functools import partial
 from pathlib import Path
 
-from reactor.core.errors import DatabaseUnavailable, ReactorError, StorageRejected, StorageUnavailable
+from reactor.core.errors import DatabaseFailure, ReactorError, StorageRejected, StorageUnavailable
 from reactor.core.settings import Settings
 from reactor.doctor.finding import Check, CheckGroup, Finding, ok, problem, warning
 from reactor.doctor.spools import examine_folder
@@ -66,7 +66,7 @@ class S3Checks:
     def _probe_buckets(self) -> Iterator[Finding]:
         targets = list(dict.fromkeys(self._requested_buckets))
         queued, count = list[str](), 0
-        with suppress(DatabaseUnavailable), closing(ServerProbe(self._database_url)) as server:
+        with suppress(DatabaseFailure), closing(ServerProbe(self._database_url)) as server:
             queued, count = server.buckets(_BUCKETS_PROBED)  # an outage is reported by the database's checks
         targets += [bucket for bucket in queued if bucket not in {target.partition("/")[0] for target in targets}]
         if not targets:

@@ -55,7 +55,7 @@ _SESSION_SETTINGS: Final[Mapping[str, str]] = {
 """Settings that would have no effect in a transaction that has begun."""
 
 _TRANSACTION_TIMEOUT_SINCE = 170000
-_TRIES = 5
+_TRIES = 10
 """Maximum number of tries to set up a connection whose own limits, such as 1 ms, end the first statements."""
 
 _BEGIN: LiteralString = "begin isolation level read committed read write"

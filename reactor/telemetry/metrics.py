@@ -63,6 +63,9 @@ class Metrics:
         self._attempts = Counter[tuple[Verdict, str]]()
         self._is_listening = meter.create_gauge("reactor.listener.up", "", "1 while notifications arrive")
         self._is_listening.set(0)
+        self._set_aside = meter.create_gauge("reactor.rows.set_aside", "{row}", "rows that the database refuses")
+        for reaction in ("uploads", "runs"):
+            self._set_aside.set(0, {"reaction": reaction})
         self._is_open = meter.create_gauge("reactor.breaker.open", "", "1 while a store is down for everyone")
 
         # values that are read when metrics are collected
@@ -123,6 +126,8 @@ class Metrics:
             events.Swept: self._on_swept,
             events.UsageRepaired: self._on_repaired,
             events.BreakerMoved: lambda event: self._is_open.set(int(event.is_open), {"store": event.store}),
+            events.RowsRefused: lambda event: self._set_aside.set(event.set_aside, {"reaction": event.reaction}),
+            events.RowsAccepted: lambda event: self._set_aside.set(event.set_aside, {"reaction": event.reaction}),
             events.TimerFired: lambda event: self._wheel_lag.observe(event.lag_s),
         }
 

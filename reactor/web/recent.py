@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from reactor.core import events
 from reactor.core.health import Process
@@ -85,6 +85,8 @@ class RecentActivity:
         self._mode = "starting"
         self._mode_since = clock.now()
         self._breaker_open_since: dict[str, float] = {}
+        self._refused: dict[str, events.RowsRefused] = {}
+        """The last refusal by the database, by reaction, while rows are set aside."""
         self.deaths: deque[events.UploadDied] = deque(maxlen=_MAX_DEATHS)
         self.missed: Counter[str] = Counter()
         """Number of overdue rows that were found without a notification since the start, by kind."""
@@ -104,6 +106,8 @@ class RecentActivity:
             events.Polling: lambda _: self._set_mode("polling"),
             events.BreakerMoved: self._on_breaker,
             events.UploadDied: self._on_died,
+            events.RowsRefused: self._on_refused,
+            events.RowsAccepted: self._on_accepted,
             events.Swept: lambda event: self._count_missed(event.reaction, event.missed),
             events.UsageRepaired: self._on_repaired,
             events.Reconciled: self._on_reconciled,
@@ -134,6 +138,7 @@ class RecentActivity:
             mode_for_s=now - self._mode_since,
             not_ready=not_ready,
             open_stores={store: now - since for store, since in self._breaker_open_since.items()},
+            refused={name: (event.set_aside, event.reason) for name, event in self._refused.items()},
             lag_s=self._lags.quantile(0.95) or 0.0,
             spool_free_bytes=spool_free_bytes,
         )
@@ -148,6 +153,17 @@ class RecentActivity:
             self._breaker_open_since.setdefault(event.store, self._clock.now())
         else:
             self._breaker_open_since.pop(event.store, None)
+        self.changed.set()
+
+    def _on_refused(self, event: events.RowsRefused) -> None:
+        self._refused[event.reaction] = event
+        self.changed.set()
+
+    def _on_accepted(self, event: events.RowsAccepted) -> None:
+        if not event.set_aside:
+            self._refused.pop(event.reaction, None)
+        elif event.reaction in self._refused:
+            self._refused[event.reaction] = evolve(self._refused[event.reaction], set_aside=event.set_aside)
         self.changed.set()
 
     def _on_died(self, event: events.UploadDied) -> None:
