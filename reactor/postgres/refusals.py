@@ -9,6 +9,7 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
+from reactor.core.errors import DatabaseRefused
 from reactor.postgres import statements
 from reactor.postgres.session import Session
 from reactor.postgres.sqlstate import CALL_ERRORS, database_failure
@@ -91,5 +92,9 @@ def refused_runs(conn: Session, heartbeat_timeout_s: float, limit: int) -> list[
                 conn.execute(statements.EXPIRE_RUNS, ([run_id], timeout))
                 conn.execute("set constraints all immediate")
         except CALL_ERRORS as error:
-            refused.append(RefusedRun(run_id, str(database_failure(error))))
+            failure = database_failure(error)
+            if isinstance(
+                failure, DatabaseRefused
+            ):  # else another session has the row, or a pooler is in statement mode
+                refused.append(RefusedRun(run_id, str(failure)))
     return refused

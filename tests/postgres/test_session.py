@@ -147,6 +147,14 @@ def test_settings_of_the_database_do_not_matter_through_a_pooler(
         assert settings_seen(call, pooled) == _EXPECTED
 
 
+@pytest.mark.parametrize("call", CALLS)
+def test_calls_work_through_a_pooler_that_refuses_transactions(
+    migrated_url: str, reachable_folder: Path, call: Callable[[str], tuple[str, ...]]
+) -> None:
+    with running_pgbouncer(migrated_url, reachable_folder, mode="statement") as pooled:
+        assert settings_seen(call, pooled)["client_encoding"] == "UTF8"
+
+
 def test_nothing_is_set_for_the_other_clients_of_a_transaction_pooler(odd_url: str, reachable_folder: Path) -> None:
     with running_pgbouncer(odd_url, reachable_folder, mode="transaction") as pooled:
         by_pool(pooled)
