@@ -11,11 +11,15 @@ _LONGEST_S: Final = 4.0
 class Pauses:
     """The pauses between repetitions of one call: `first_s`, then twice as long each time, up to 4 s."""
 
-    def __init__(self, clock: Clock, health: CallHealth, *, first_s: float) -> None:
+    def __init__(self, clock: Clock, health: CallHealth, *, first_s: float = 0.5) -> None:
         self._clock = clock
         self._health = health
         self._first_s = first_s
         self._next_s = first_s
+
+    def end(self) -> None:
+        """End a pause now, but not before `first_s`."""
+        self._health.end_pauses()
 
     def reset(self) -> None:
         """Make the next pause short again: the call has succeeded."""

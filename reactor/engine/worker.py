@@ -40,9 +40,6 @@ _MOST_CLAIMED = 5 * BATCH
 _LOW = 5_000
 """With fewer ready signals than this, the worker requests a sweep, so that the ready queue doesn't become empty."""
 
-_PAUSE_S = 0.5
-"""Delay of the next claim after the first failure of the database; it doubles with each further failure."""
-
 
 class Worker(ABC, Generic[R]):
     """Claims the rows of one reaction's ready signals. `DirectWorker` and `AttemptWorker` implement the claim."""
@@ -67,10 +64,8 @@ class Worker(ABC, Generic[R]):
         self._clock = clock
         self._emit = emit
         self._idle = idle
-        self._health = health
-        self._pauses = Pauses(clock, health, first_s=_PAUSE_S)
+        self._pauses = Pauses(clock, health)
         self.set_aside = SetAside(reaction.name, clock=clock, emit=emit)
-        """The rows that the database refuses."""
         self._claiming = 0
         self._is_closing = False
         self.ended = asyncio.Event()
@@ -114,7 +109,7 @@ class Worker(ABC, Generic[R]):
         """Stop claiming rows."""
         self._is_closing = True
         self.ready.changed.set()
-        self._health.end_pauses()
+        self._pauses.end()
 
     def abort(self) -> None:
         """Abandon the attempts that have not ended."""
@@ -143,10 +138,10 @@ class Worker(ABC, Generic[R]):
     async def _claim_parts(self, batch: Sequence[Signal]) -> None:
         """Claim these rows, without those that are set aside. Set aside those that the database refuses."""
         waiting = self.set_aside.waiting(batch)
-        self._give_back(waiting)
-        held = {due.signal for due in waiting}
-        undone = await in_parts([signal for signal in batch if signal not in held] if held else batch, self._claim_part)
-        self._give_back(self.set_aside.add(undone.refused))
+        undone = await in_parts([each for each in batch if not self.set_aside.is_waiting(each)], self._claim_part)
+        later = waiting + self.set_aside.add(undone.refused)
+        self._release_tenants([due.signal for due in later])
+        self._schedule.arm(later)
         if undone.error is not None:
             self._emit(DatabaseLost(doing=f"claim {self.reaction.name}", reason=str(undone.error)))
             self._release_tenants(undone.failed)
@@ -157,11 +152,6 @@ class Worker(ABC, Generic[R]):
         await self._claim(part)
         self._pauses.reset()
         self.set_aside.accept(part)
-
-    def _give_back(self, later: Sequence[Due]) -> None:
-        """Schedule signals that were taken but not claimed."""
-        self._release_tenants([due.signal for due in later])
-        self._schedule.arm(later)
 
     def request_refill(self) -> None:
         """Request a sweep if rows were left in the database, or if rows were yielded and the ready queue isn't full."""
