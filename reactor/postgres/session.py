@@ -257,6 +257,6 @@ def _examine(row: Sequence[Any] | None, backend_pid: int, *, needs_writes: bool 
 
 def _other_way(error: psycopg.Error, *, is_pooled: bool) -> _Way | None:
     """Return how to set up the next connection after this one failed; None if that can't help."""
-    if error.sqlstate in _CUT_SHORT:
+    if error.sqlstate in _CUT_SHORT or error.sqlstate is None:  # None: the server has closed the connection
         return _Way.CAREFUL
     return _Way.WITHOUT_TRANSACTIONS if is_pooled and error.sqlstate == _PROTOCOL_VIOLATION else None

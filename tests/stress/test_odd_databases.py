@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(120)
 
 GERMAN = {"datestyle": "German, DMY", "intervalstyle": "sql_standard", "timezone": "Asia/Kathmandu"}
 STRICT = {"default_transaction_read_only": "on", "default_transaction_isolation": "serializable", "search_path": '""'}
-HASTY = {"statement_timeout": "20ms", "lock_timeout": "1ms", "idle_session_timeout": "30ms"}
+HASTY = {"statement_timeout": "50ms", "lock_timeout": "1ms", "idle_session_timeout": "200ms"}
 BINARY = {"bytea_output": "escape", "extra_float_digits": "-15", "standard_conforming_strings": "off"}
 
 DATABASES = {
