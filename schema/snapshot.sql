@@ -515,7 +515,7 @@ COMMENT ON TABLE reactor.deleted_interpretation IS 'Counted runs whose rows were
 CREATE TABLE reactor.instance (
     id uuid NOT NULL,
     host text NOT NULL,
-    pid integer NOT NULL,
+    pid integer,
     port integer,
     version text NOT NULL,
     mode text NOT NULL,

@@ -50,9 +50,11 @@ def add_common_rows(table: Table, status: Mapping[str, Any]) -> None:
             table.add_row(f"  {each['quota']}, plan {printable(each['plan'])}", str(each["last_hour"]))
     table.add_row("reactors", str(len(reactors)) if reactors else "none is running")
     for each in reactors:
-        port = "" if each["port"] is None else f", port {each['port']}"
         text = f"{each['mode']}, seen {duration_text(each['seen_s_ago'])} ago, version {each['version']}"
-        table.add_row(f"  {printable(each['host'])}", printable(f"{text}{port}, process {each['pid']}"))
+        text += "".join(
+            f", {words} {each[key]}" for key, words in (("port", "port"), ("pid", "process")) if each.get(key)
+        )
+        table.add_row(f"  {printable(each['host'])}", printable(text))
     table.add_row("notification queue", f"{float(status['notification_queue_usage']):.2%} full")
 
 

@@ -8,7 +8,7 @@
 create table reactor.instance (
     id uuid primary key,
     host text not null,
-    pid int not null,
+    pid int,
     port int,
     version text not null,
     mode text not null

@@ -45,9 +45,7 @@ def bob(rows: Rows) -> Tenant:
     bob = tenant(rows)
     gone = rows.start_run(bob.user, source=bob.source)
     rows.run("delete from public.interpretation_runs where id = %s", (gone,))
-    rows.run(
-        "insert into reactor.instance (id, host, pid, version, mode) values (%s, 'h', 7, '1', 'polling')", (uuid4(),)
-    )
+    rows.run("insert into reactor.instance (id, host, version, mode) values (%s, 'h', '1', 'polling')", (uuid4(),))
     rows.run("insert into reactor.quota_rejection values (now(), 'storage', 'free', 1, 1)")
     return bob
 

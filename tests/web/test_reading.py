@@ -188,7 +188,7 @@ async def test_values_of_rows_are_shown_as_text(app: App, recorder: Recorder) ->
         )  # fmt: skip
         run = app.begin_run(status="failed", error_code=text, error_message=text, traceparent=text)
         app.conn.execute(
-            "insert into reactor.instance (id, host, pid, version, mode) values (%s, %s, 7, %s, 'polling')",
+            "insert into reactor.instance (id, host, version, mode) values (%s, %s, %s, 'polling')",
             (uuid4(), text, text),
         )
         pages += [f"/uploads/{dead.id}", f"/runs/{run}"]
