@@ -47,6 +47,7 @@ def test_the_second_of_two_repairs_waits_for_the_first(rows: Rows, migrated_url:
         other.run("set lock_timeout = '100ms'")
         with rows.conn.transaction():
             assert rows.all(statements.REPAIR_USAGE, (10,)) == []
+            assert other.all("select from reactor.usage_repair for update skip locked") == []
             other.run(_REJECTED, (8,))
             with pytest.raises(psycopg.errors.LockNotAvailable):
                 other.all(statements.REPAIR_USAGE, (10,))
