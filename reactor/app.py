@@ -5,7 +5,7 @@ await Reactor(settings).run()
 """
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from loguru import logger
 
 from reactor import __version__
 from reactor.core import events
-from reactor.core.errors import ConfigInvalid, DatabaseUnavailable, StorageRefused, StorageUnavailable
+from reactor.core.errors import ConfigInvalid, DatabaseFailure, DatabaseUnavailable, StorageRefused, StorageUnavailable
 from reactor.core.events import Emit
 from reactor.core.settings import Settings, is_loopback
 from reactor.engine.changes import Changes
@@ -76,6 +76,8 @@ class Reactor:
         self._engine: Engine | None = None
         self._web: WebApp | None = None
         self._figures: dict[str, Any] = {}
+        self.skipped: Sequence[str] = ()
+        """What `drain` couldn't do, one line each, with the reason."""
         self.http_url = ""
         """URL of the HTTP server; empty before the server listens."""
 
@@ -159,6 +161,7 @@ class Reactor:
                 error_handlers=web.error_handlers,
             )
             self.http_url = server.url
+            parts.presence.port = listening.getsockname()[1]
             await parts.presence.report("starting", with_canary=False)
             listen = wire_listen(parts.ports, engine, parts.presence, emit=emit)
             background_tasks = [listen.run, engine.reconcile.run, parts.recent.run, web.run]
@@ -168,7 +171,7 @@ class Reactor:
             async with create_task_group() as tasks:
                 tasks.start_soon(server.serve)
                 await engine.run_until(self._stop, background_tasks, grace_s=self.settings.shutdown_grace_s)
-                with suppress(DatabaseUnavailable):  # then other reactors notice when the last report expires
+                with suppress(DatabaseFailure):  # then other reactors notice when the last report expires
                     await parts.presence.deregister()
                 web.close()
                 server.close()
@@ -191,6 +194,7 @@ class Reactor:
                     await engine.reconcile.run_pass()
                     await engine.reconcile.refill()  # the first sweep lists fewer rows than a later one
                     await engine.until_idle(self._stop)
+                    self.skipped = engine.reconcile.skipped
                     engine.reconcile.emit_reconciled(changes)
                     changes.clear()
                     # if all attempts were deferred, the store is down: leave its uploads for the next call
@@ -253,8 +257,7 @@ class Reactor:
             run_in_thread=executor.run,
             store_name=store.name,
         )
-        presence = wire_presence(ports, version=__version__)
-        readiness = Readiness(presence, clock)
+        readiness = Readiness(ports.health, clock)
         recent = RecentActivity(clock)
         status = StatusQuery(
             database, clock, heartbeat_timeout_s=settings.heartbeat_timeout_s, on_result=self._on_status
@@ -279,7 +282,7 @@ class Reactor:
             claims=claims,
             executor=executor,
             ports=ports,
-            presence=presence,
+            presence=wire_presence(ports, version=__version__, emit=dispatcher),
             readiness=readiness,
             recent=recent,
             status=status,

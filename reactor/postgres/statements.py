@@ -44,7 +44,7 @@ CLOCK: Final = "select extract(epoch from clock_timestamp())::float8 as now_at"
 
 REPORT_PRESENCE: Final = (
     "select now_at, queue_usage, instances, listening"
-    " from reactor.report_presence(%s::uuid, %s::text, %s::text, %s::text, %s::text, %s::interval)"
+    " from reactor.report_presence(%s::uuid, %s::text, %s::int, %s::int, %s::text, %s::text, %s::text, %s::interval)"
 )
 
 DEREGISTER_INSTANCE: Final = "select reactor.deregister_instance(%s::uuid)"

@@ -17,7 +17,7 @@ from typing import Any
 from anyio import Lock, to_thread
 from attrs import asdict, define, field
 
-from reactor.core.errors import DatabaseUnavailable
+from reactor.core.errors import DatabaseFailure
 from reactor.core.health import headline, troubles
 from reactor.core.settings import Settings
 from reactor.postgres import statements
@@ -115,7 +115,7 @@ class LiveView:
             parameters = (timedelta(seconds=self._settings.heartbeat_timeout_s), LIVE_SUMMARY_CAP)
             try:
                 [(self._summary,)] = await self._database.call(statements.LIVE_SUMMARY, parameters)
-            except DatabaseUnavailable:
+            except DatabaseFailure:
                 self._summary = None
             else:
                 self.record_status(self._summary or {})

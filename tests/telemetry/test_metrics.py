@@ -29,6 +29,7 @@ EXPECTED = {
     "interpretation_timeouts": ("counter", {"reason"}),
     "interpretation_timeout_lag_seconds": ("histogram", set()),
     "quota_rejections": ("counter", {"quota", "plan"}),
+    "reactor_rows_set_aside": ("gauge", {"reaction"}),
     "reactor_wheel_timers": ("gauge", set()),
     "reactor_wheel_lag_seconds": ("histogram", set()),
     "reactor_reconcile_missed": ("counter", {"kind"}),
