@@ -2,18 +2,25 @@
 
 Outcomes are settled in batches: as soon as half of the claimed attempts have ended, or after 20 ms. A single claimed
 upload is settled immediately. The clean-up of one batch runs concurrently with the settlement of the next.
+
+An outcome whose rows another session has locked is settled again in moments, concurrently with later batches.
 """
 
 import asyncio
+import math
 from collections import Counter, deque
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic
 
-from reactor.core.errors import DatabaseUnavailable
+from loguru import logger
+
+from reactor.core.errors import DatabaseFailure
 from reactor.core.events import DatabaseLost, Emit
+from reactor.core.lock_backoff import LockBackoff
 from reactor.core.model import Due, Outcome, Signal, Verdict
 from reactor.engine.schedule import ReadyQueue, Schedule
+from reactor.postgres.statement_parts import concerns_rows
 from reactor.reactions.base import A, AttemptReaction
 from reactor.runtime.clock import Clock
 
@@ -28,6 +35,12 @@ _CLEAN_UP_BACKLOG = 4
 
 _PAUSE_S = 0.5
 """Delay before a settlement is repeated after the database failed."""
+
+_BUSY_GRACE_S = 0.5
+"""How long shutdown waits for the locks of other sessions. Then outcomes that need them are left to their leases."""
+
+_PARTS = 8
+"""A busy batch is divided into this many parts, if its settlement fails as a whole."""
 
 _DROP_AFTER_S = 600.0
 """An outcome is dropped when its attempt's lease ended this long ago. Before that, its settlement is repeated, and the
@@ -59,6 +72,13 @@ class Completer(Generic[A]):
         """Number of settled attempts that count as attempts of their rows: all verdicts except DEFERRED."""
 
         self._ended: deque[tuple[A, Outcome]] = deque()
+        self._busy: dict[Signal, tuple[A, Outcome]] = {}
+        """Outcomes to settle again: other sessions have locked their rows."""
+        self._locks = LockBackoff[Signal]()
+        self._busy_at = math.inf
+        """When to settle the busy outcomes again."""
+        self._busy_changed = asyncio.Event()
+        self._give_busy_up_at = math.inf
         self._settle_now = asyncio.Event()
         self._settle_timer: asyncio.TimerHandle | None = None
         self._settled_batches = asyncio.Queue[list[A]](_CLEAN_UP_BACKLOG)
@@ -83,7 +103,8 @@ class Completer(Generic[A]):
             self._released = None
 
     async def until_empty(self) -> None:
-        """Return when all attempts are settled and cleaned up."""
+        """Return when all attempts are settled and cleaned up, or left to their leases because of locks."""
+        self._give_busy_up_at = self._clock.now() + _BUSY_GRACE_S
         while self.outstanding:
             await self._ready.changed.wait()
             self._ready.changed.clear()
@@ -169,25 +190,101 @@ class Completer(Generic[A]):
             await self._settle_now.wait()
             self._settle_now.clear()
             batch = [self._ended.popleft() for _ in range(min(BATCH, len(self._ended)))]
-            if not batch:
-                continue
+            if self._busy:  # a user's lock holds up nothing of the others
+                tenants = {attempt.tenant for attempt, _ in self._busy.values()}
+                self._postpone([each for each in batch if each[0].tenant in tenants])
+                batch = [each for each in batch if each[0].tenant not in tenants]
             try:
-                due_again = await self._reaction.settle(batch)
-            except DatabaseUnavailable as error:
+                await self._settle(batch)
+            except DatabaseFailure as error:
                 self._emit(DatabaseLost(doing=f"settle {self._reaction.name}", reason=str(error)))
-                self._ended.extendleft(reversed(batch))
-                await self._clock.sleep(_PAUSE_S)
-                self._drop_expired()
-                self._settle_now.set()
-                continue
-            self.spent += sum(outcome.verdict is not Verdict.DEFERRED for _, outcome in batch)
-            attempts = [attempt for attempt, _ in batch]
-            self._release(attempts)
-            self._schedule.arm(due_again)
+                if concerns_rows(error):
+                    self._postpone(batch)
+                else:
+                    self._ended.extendleft(reversed(batch))
+                    await self._clock.sleep(_PAUSE_S)
+                    self._drop_expired()
+                    self._settle_now.set()
+                    continue
             if self._ended:
                 self._schedule_settle()
-            self._cleaning += len(attempts)
-            await self._settled_batches.put(attempts)
+
+    async def _settle(self, batch: Sequence[tuple[A, Outcome]]) -> None:
+        """Settle a batch and postpone the busy outcomes. Raises DatabaseFailure."""
+        if not batch:
+            return
+        result = await self._reaction.settle(batch)
+        busy = {attempt.signal for attempt in result.busy}
+        self._postpone([each for each in batch if each[0].signal in busy])
+        settled = [each for each in batch if each[0].signal not in busy]
+        self._locks.forget(attempt.signal for attempt, _ in settled)
+        self.spent += sum(outcome.verdict is not Verdict.DEFERRED for _, outcome in settled)
+        attempts = [attempt for attempt, _ in settled]
+        self._release(attempts)
+        self._schedule.arm(result.later)
+        self._cleaning += len(attempts)
+        await self._settled_batches.put(attempts)
+
+    # settlements that other sessions hold up
+
+    def _postpone(self, batch: Sequence[tuple[A, Outcome]]) -> None:
+        """Settle these outcomes again in moments."""
+        if batch:
+            self._busy |= {each[0].signal: each for each in batch}
+            now = self._clock.now()
+            self._busy_at = min(self._busy_at, now + self._locks.delay_s([each[0].signal for each in batch], now))
+            self._busy_changed.set()
+
+    async def settle_busy(self) -> None:
+        """Settle busy outcomes again, until the other sessions have released their locks. Never returns."""
+        while True:
+            await self._busy_changed.wait()
+            self._busy_changed.clear()
+            while (wait_s := self._busy_at - self._clock.now()) > 0:
+                await self._clock.sleep(wait_s)
+            self._busy_at = math.inf
+            batch = [self._busy.pop(signal) for signal in list(self._busy)[:BATCH]]
+            try:
+                await self._settle_parts(batch)
+            except DatabaseFailure as error:
+                self._emit(DatabaseLost(doing=f"settle {self._reaction.name}", reason=str(error)))
+                self._postpone(batch)
+                self._busy_at = self._clock.now() + _PAUSE_S
+            if self._clock.now() >= self._give_busy_up_at and self._busy:
+                logger.warning("{} outcomes are left to their leases: other sessions hold locks", len(self._busy))
+                for attempt, _ in self._busy.values():
+                    self._give_up(attempt)
+                self._busy.clear()
+            if self._busy and self._busy_at == math.inf:
+                self._busy_at = self._clock.now()
+                self._busy_changed.set()
+            too_old = self._clock.now() - _DROP_AFTER_S
+            for attempt, _ in [each for each in self._busy.values() if each[0].lease_until < too_old]:
+                del self._busy[attempt.signal]
+                self._give_up(attempt)
+
+    async def _settle_parts(self, batch: list[tuple[A, Outcome]]) -> None:
+        """Settle a batch. If it fails because of its rows, settle it in parts, and postpone each row that fails alone.
+
+        If it raises DatabaseFailure, `batch` has kept the outcomes that are not settled.
+        """
+        parts = [batch[:]]
+        while parts:
+            part = parts.pop()
+            try:
+                await self._settle(part)
+            except DatabaseFailure as error:
+                if not concerns_rows(error):
+                    raise
+                if len(part) == 1:
+                    self._emit(DatabaseLost(doing=f"settle {self._reaction.name}", reason=str(error)))
+                    self._postpone(part)
+                    continue
+                size = math.ceil(len(part) / _PARTS)
+                parts += [part[first : first + size] for first in range(0, len(part), size)]
+            else:
+                done = {attempt.signal for attempt, _ in part}
+                batch[:] = [each for each in batch if each[0].signal not in done]
 
     def _drop_expired(self) -> None:
         """Drop outcomes whose lease ended long ago: other reactors have taken over the rows since."""

@@ -8,14 +8,13 @@ circuit breaker defers uploads, so that they don't use up their retries.
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Protocol
-from uuid import UUID
 
 from anyio import move_on_after
 from attrs import define, field
 from loguru import logger
 
 from reactor.core.circuit_breaker import CircuitBreaker
-from reactor.core.errors import DatabaseUnavailable, StorageUnavailable
+from reactor.core.errors import StorageUnavailable
 from reactor.core.events import (
     AttemptSettled,
     AttemptsSettled,
@@ -30,16 +29,16 @@ from reactor.core.events import (
 from reactor.core.model import Due, Outcome, Signal, Verdict
 from reactor.core.trace_context import TraceContext, Trail
 from reactor.postgres.notification import Hint
-from reactor.postgres.upload_queue import Settled, Upload, UploadQueue
-from reactor.reactions.base import Attempt, AttemptReaction, ClaimResult, Sweep
+from reactor.postgres.upload_answers import Extension, Settled, Settlement
+from reactor.postgres.upload_queue import Upload, UploadQueue
+from reactor.reactions.base import Attempt, AttemptReaction, ClaimResult, SettleResult, Sweep
 from reactor.reactions.upload_backlog import UploadBacklog
 from reactor.reactions.upload_failures import UploadFailures
+from reactor.reactions.upload_refusals import UploadRefusals
 from reactor.runtime.clock import Clock
 from reactor.runtime.executor import Executor
 from reactor.storage.spool import Identity, Spool
 from reactor.storage.stores.base import ObjectStore
-
-_BURY_AGAIN_S = 1.0
 
 _CLOCK_READINGS = 3
 """Number of readings of the database's clock before the first claim. The first answers are slow, so one is too few."""
@@ -127,6 +126,7 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         self._lease_s = lease_s
         self._measure_clock_at = 0.0
         self._backlog = UploadBacklog(queue, reaction_name=self.name, emit=emit)
+        self._refusals = UploadRefusals(clock=clock, emit=emit)
 
     def due_at(self, hint: Hint) -> float | None:
         return None if hint.due_ms is None else hint.due_ms / 1000
@@ -151,8 +151,15 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         claimed = await self._queue.claim(list(signal_of))
         if len(signals) == 1 and claimed.uploads and sent >= self._measure_clock_at:
             self._measure_clock(sent, claimed.uploads[0])
+        locked = [signal_of[row_id.int] for row_id in claimed.locked]
         if claimed.exhausted:
-            later += await self._bury([signal_of[row_id.int] for row_id in claimed.exhausted])
+            buried, refused_too = await self._backlog.bury(claimed.exhausted)
+            ended = buried | {each.id for each in refused_too}
+            claimed.refused.extend(refused_too)
+            locked += [signal_of[row_id.int] for row_id in claimed.exhausted if row_id not in ended]
+        later += self._refusals.check_again(locked, signal_of)
+        for refused in claimed.refused:
+            later += self._refusals.report(signal_of[refused.id.int], refused)
         later += [Due(signal_of[row_id.int], due_at) for row_id, due_at in claimed.waiting]
         lease_until = sent + self._lease_s
         attempts = [
@@ -168,15 +175,6 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         if attempts:
             self._emit(UploadsClaimed(trails=[attempt.trail for attempt in attempts]))
         return ClaimResult(attempts=attempts, later=later)
-
-    async def _bury(self, exhausted: Sequence[Signal]) -> list[Due]:
-        """Mark these uploads as dead. Return the signals to schedule again: all if the database failed, else none."""
-        try:
-            await self._backlog.bury([signal.row_id for signal in exhausted])
-        except DatabaseUnavailable as error:  # don't raise: the same claim has returned attempts to execute
-            self._emit(DatabaseLost(doing="bury uploads", reason=str(error)))
-            return [Due(signal, self._clock.database_now() + _BURY_AGAIN_S) for signal in exhausted]
-        return []
 
     def _measure_clock(self, asked: float, upload: Upload) -> None:
         """Measure the offset of the database's clock from a claim of one row, which has the shortest round trip."""
@@ -243,22 +241,28 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
 
     # settle
 
-    async def settle(self, ended: Sequence[tuple[UploadAttempt, Outcome]]) -> Sequence[Due]:
+    async def settle(self, ended: Sequence[tuple[UploadAttempt, Outcome]]) -> SettleResult[UploadAttempt]:
         settling_at = self._clock.now() + self._clock.offset_s
-        settled = await self._queue.settle([(attempt.upload, outcome) for attempt, outcome in ended])
-        missing = [
-            (attempt.upload, outcome)
-            for attempt, outcome in ended
-            # not if the attempt ended after its lease: another reactor may have stored the upload and counted it
-            if attempt.signal.row not in settled and attempt.ended < attempt.lease_until
-        ]
-        if missing:  # an earlier settlement whose answer was lost may have committed
-            settled |= dict.fromkeys(await self._queue.confirm_stored(missing), Settled(None, settling_at))
+        ended, trusted = self._refusals.suspects_last(ended)
+        settlement = await self._queue.settle([(attempt.upload, outcome) for attempt, outcome in ended], trusted)
+        for reason in {message for message in settlement.busy.values() if message}:
+            self._emit(DatabaseLost(doing="settle uploads", reason=reason))
+        busy = [attempt for attempt, _ in ended if attempt.signal.row in settlement.busy]
+        ended = [(attempt, outcome) for attempt, outcome in ended if attempt.signal.row not in settlement.busy]
+        settled = settlement.settled | await self._confirm(ended, settlement, settling_at)
+        if settlement.refused:
+            settled |= {row: Settled(None, each.refused_at) for row, each in settlement.refused.items() if each.is_dead}
+            ended = [
+                (attempt, self._refusals.outcome(attempt, outcome, settlement.refused)) for attempt, outcome in ended
+            ]
         due_again: list[Due] = []
         events: list[AttemptSettled] = []
         offset_s = self._clock.offset_s
         for attempt, outcome in ended:
             if (found := settled.get(attempt.signal.row)) is None:
+                if (refused := settlement.refused.get(attempt.signal.row)) is not None:
+                    due_again.append(self._refusals.set_aside(attempt.signal, refused))
+                    continue
                 # taken over, cancelled, or settled by a call without an answer: the next claim checks the row
                 due_again.append(Due(attempt.signal, self._clock.database_now()))
                 self._emit(LeaseLost(upload_id=attempt.upload.id))
@@ -274,7 +278,25 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
             events.append(AttemptSettled(attempt.trail, outcome, put_times, settling_at, settled_at))
         for first in range(0, len(events), _EVENT_BATCH):
             self._emit(AttemptsSettled(attempts=events[first : first + _EVENT_BATCH]))
-        return due_again
+        return SettleResult(later=due_again, busy=busy)
+
+    async def _confirm(
+        self, ended: Sequence[tuple[UploadAttempt, Outcome]], settlement: Settlement, settling_at: float
+    ) -> dict[int, Settled]:
+        """Return the uploads that an earlier settlement of these attempts has stored, if its answer was lost."""
+        known = settlement.settled.keys() | settlement.refused.keys()
+        missing = {
+            attempt.signal.row: (attempt, outcome) for attempt, outcome in ended if attempt.signal.row not in known
+        }
+        stored = await self._queue.confirm_stored([(attempt.upload, outcome) for attempt, outcome in missing.values()])
+        confirmed: dict[int, Settled] = {}
+        for row in stored:
+            attempt, _ = missing[row]
+            if self._clock.now() < attempt.lease_until:
+                confirmed[row] = Settled(None, settling_at)
+            else:  # another reactor may have stored the upload, and counted it: only its file is not needed any more
+                _, attempt.stored_file = attempt.result
+        return confirmed
 
     async def clean_up(self, settled: Sequence[UploadAttempt]) -> None:
         """Remove the spooled files of stored uploads."""
@@ -292,5 +314,5 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
             if reason is not None:
                 logger.bind(**attempt.trail.fields).warning("The spooled file stays behind: {}", reason)
 
-    async def extend(self, held: Sequence[UploadAttempt]) -> set[UUID]:
+    async def extend(self, held: Sequence[UploadAttempt]) -> Extension:
         return await self._queue.extend([attempt.upload for attempt in held])

@@ -95,7 +95,7 @@ class Checks:
                     self._place[row.id] = (row.bucket, row.object_path, row.content_hash)
                     self._check_claim(row)
         elif statement == statements.SETTLE_UPLOADS:
-            settled = {row.id for row in rows}
+            settled = {row.id for row in rows if row.state == "settled"}
             for upload, token, verdict in zip(*parameters[:3], strict=True):
                 if upload in settled:
                     self._check_settled(node, upload, token, verdict)

@@ -28,6 +28,7 @@ class Database(UploadCalls):
             statements.CLAIM_UPLOADS: self.claim,
             statements.EXTEND_LEASES: self.extend,
             statements.SETTLE_UPLOADS: self.settle,
+            statements.REFUSE_UPLOAD: self.refuse_upload,
             statements.CONFIRM_STORED: self.confirm_stored,
             statements.RESCUE_UPLOADS: self.rescue,
             statements.SWEEP_UPLOADS: self.sweep_uploads,

@@ -13,7 +13,7 @@ from anyio import CancelScope, sleep
 from anyio.lowlevel import cancel_shielded_checkpoint
 from attrs import define, evolve
 
-from reactor.core.errors import DatabaseUnavailable
+from reactor.core.errors import DatabaseRefused, DatabaseUnavailable
 from reactor.postgres import statements
 from simulation.checks import Checks
 from simulation.database import Database
@@ -194,8 +194,8 @@ class Client:
                 error = DatabaseUnavailable("canceling statement due to statement timeout")
             rows = None
             if error is None:
-                is_durable = statement not in _NOT_FLUSHED
-                rows = server.commit(lambda: self._answer(statement, parameters), is_durable=is_durable)
+                rows, error = self._commit(statement, parameters)
+            if rows is not None:
                 if forced == "after":
                     error = DatabaseUnavailable("the connection is lost")
                 elif server.happens(server.faults.call_fails_after):
@@ -206,6 +206,16 @@ class Client:
         answered: list[Any] = await answer
         server.checks.on_answer(self.node, statement, parameters, answered)
         return answered
+
+    def _commit(
+        self, statement: LiteralString, parameters: Sequence[Any]
+    ) -> tuple[list[Any] | None, DatabaseRefused | None]:
+        """Run a statement; return its rows, or why the app's triggers refuse it."""
+        is_durable = statement not in _NOT_FLUSHED
+        try:
+            return self.server.commit(lambda: self._answer(statement, parameters), is_durable=is_durable), None
+        except DatabaseRefused as refusal:
+            return None, refusal
 
     def _answer(self, statement: LiteralString, parameters: Sequence[Any]) -> list[Any]:
         if statement == statements.CLAIM_UPLOADS:
