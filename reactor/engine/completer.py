@@ -17,8 +17,8 @@ from loguru import logger
 
 from reactor.core.errors import DatabaseFailure
 from reactor.core.events import DatabaseLost, Emit
-from reactor.core.lock_backoff import LockBackoff
 from reactor.core.model import Due, Outcome, Signal, Verdict
+from reactor.engine.busy_outcomes import BusyOutcomes
 from reactor.engine.schedule import ReadyQueue, Schedule
 from reactor.postgres.statement_parts import concerns_rows
 from reactor.reactions.base import A, AttemptReaction
@@ -72,12 +72,7 @@ class Completer(Generic[A]):
         """Number of settled attempts that count as attempts of their rows: all verdicts except DEFERRED."""
 
         self._ended: deque[tuple[A, Outcome]] = deque()
-        self._busy: dict[Signal, tuple[A, Outcome]] = {}
-        """Outcomes to settle again: other sessions have locked their rows."""
-        self._locks = LockBackoff[Signal]()
-        self._busy_at = math.inf
-        """When to settle the busy outcomes again."""
-        self._busy_changed = asyncio.Event()
+        self._busy = BusyOutcomes[A](clock)
         self._give_busy_up_at = math.inf
         self._settle_now = asyncio.Event()
         self._settle_timer: asyncio.TimerHandle | None = None
@@ -189,17 +184,16 @@ class Completer(Generic[A]):
         while True:
             await self._settle_now.wait()
             self._settle_now.clear()
-            batch = [self._ended.popleft() for _ in range(min(BATCH, len(self._ended)))]
-            if self._busy:  # a user's lock holds up nothing of the others
-                tenants = {attempt.tenant for attempt, _ in self._busy.values()}
-                self._postpone([each for each in batch if each[0].tenant in tenants])
-                batch = [each for each in batch if each[0].tenant not in tenants]
+            batch: Sequence[tuple[A, Outcome]] = [self._ended.popleft() for _ in range(min(BATCH, len(self._ended)))]
+            # the lock of one user's row holds up nothing of the others
+            batch, others = self._busy.divide(batch)
+            self._busy.add(others)
             try:
                 await self._settle(batch)
             except DatabaseFailure as error:
                 self._emit(DatabaseLost(doing=f"settle {self._reaction.name}", reason=str(error)))
                 if concerns_rows(error):
-                    self._postpone(batch)
+                    self._busy.add(batch)
                 else:
                     self._ended.extendleft(reversed(batch))
                     await self._clock.sleep(_PAUSE_S)
@@ -215,9 +209,9 @@ class Completer(Generic[A]):
             return
         result = await self._reaction.settle(batch)
         busy = {attempt.signal for attempt in result.busy}
-        self._postpone([each for each in batch if each[0].signal in busy])
+        self._busy.add([each for each in batch if each[0].signal in busy])
         settled = [each for each in batch if each[0].signal not in busy]
-        self._locks.forget(attempt.signal for attempt, _ in settled)
+        self._busy.forget(attempt.signal for attempt, _ in settled)
         self.spent += sum(outcome.verdict is not Verdict.DEFERRED for _, outcome in settled)
         attempts = [attempt for attempt, _ in settled]
         self._release(attempts)
@@ -227,64 +221,32 @@ class Completer(Generic[A]):
 
     # settlements that other sessions hold up
 
-    def _postpone(self, batch: Sequence[tuple[A, Outcome]]) -> None:
-        """Settle these outcomes again in moments."""
-        if batch:
-            self._busy |= {each[0].signal: each for each in batch}
-            now = self._clock.now()
-            self._busy_at = min(self._busy_at, now + self._locks.delay_s([each[0].signal for each in batch], now))
-            self._busy_changed.set()
-
     async def settle_busy(self) -> None:
         """Settle busy outcomes again, until the other sessions have released their locks. Never returns."""
         while True:
-            await self._busy_changed.wait()
-            self._busy_changed.clear()
-            while (wait_s := self._busy_at - self._clock.now()) > 0:
-                await self._clock.sleep(wait_s)
-            self._busy_at = math.inf
-            batch = [self._busy.pop(signal) for signal in list(self._busy)[:BATCH]]
-            try:
-                await self._settle_parts(batch)
-            except DatabaseFailure as error:
-                self._emit(DatabaseLost(doing=f"settle {self._reaction.name}", reason=str(error)))
-                self._postpone(batch)
-                self._busy_at = self._clock.now() + _PAUSE_S
+            batch = await self._busy.take(BATCH)
+            await self._settle_parts(batch)
+            before = self._clock.now() - _DROP_AFTER_S
             if self._clock.now() >= self._give_busy_up_at and self._busy:
                 logger.warning("{} outcomes are left to their leases: other sessions hold locks", len(self._busy))
-                for attempt, _ in self._busy.values():
-                    self._give_up(attempt)
-                self._busy.clear()
-            if self._busy and self._busy_at == math.inf:
-                self._busy_at = self._clock.now()
-                self._busy_changed.set()
-            too_old = self._clock.now() - _DROP_AFTER_S
-            for attempt, _ in [each for each in self._busy.values() if each[0].lease_until < too_old]:
-                del self._busy[attempt.signal]
+                before = math.inf
+            for attempt in self._busy.expire(before):
                 self._give_up(attempt)
 
-    async def _settle_parts(self, batch: list[tuple[A, Outcome]]) -> None:
-        """Settle a batch. If it fails because of its rows, settle it in parts, and postpone each row that fails alone.
-
-        If it raises DatabaseFailure, `batch` has kept the outcomes that are not settled.
-        """
-        parts = [batch[:]]
+    async def _settle_parts(self, batch: Sequence[tuple[A, Outcome]]) -> None:
+        """Settle a batch, or if that fails because of its rows, parts of it. What can't be settled stays busy."""
+        parts = [batch]
         while parts:
             part = parts.pop()
             try:
                 await self._settle(part)
             except DatabaseFailure as error:
-                if not concerns_rows(error):
-                    raise
-                if len(part) == 1:
-                    self._emit(DatabaseLost(doing=f"settle {self._reaction.name}", reason=str(error)))
-                    self._postpone(part)
-                    continue
                 size = math.ceil(len(part) / _PARTS)
-                parts += [part[first : first + size] for first in range(0, len(part), size)]
-            else:
-                done = {attempt.signal for attempt, _ in part}
-                batch[:] = [each for each in batch if each[0].signal not in done]
+                if concerns_rows(error) and len(part) > 1:
+                    parts += [part[first : first + size] for first in range(0, len(part), size)]
+                    continue
+                self._emit(DatabaseLost(doing=f"settle {self._reaction.name}", reason=str(error)))
+                self._busy.add(part, delay_s=_PAUSE_S)
 
     def _drop_expired(self) -> None:
         """Drop outcomes whose lease ended long ago: other reactors have taken over the rows since."""

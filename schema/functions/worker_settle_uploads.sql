@@ -38,19 +38,19 @@ begin
       from reactor.settle_parts(
                array(select row(a.*)::reactor.ended_attempt
                        from unnest(p_ids, p_tokens, p_verdicts, p_delays_s, p_codes, p_messages, p_urls) as a),
-               p_size, p_trusted, clock_timestamp() + interval '400 ms') as p;
+               p_size, p_trusted, null) as p;
     perform set_config('reactor.quota', v_quota, true);
 end $$;
 
 -- Settle attempts in parts of p_size. A part that fails is split again; see settle_uploads().
 --
 -- p_trusted      how many attempts, from the first, are settled together; each of the others is settled alone
--- p_split_until  when to stop splitting parts that failed because of a lock or a lack of resources: they are busy
+-- p_until        null, or after a failure because of a lock or a lack of resources: when to stop. The rest is busy then
 -- Suspects       After the first failure of a part, one attempt changes places with the last trusted attempt: the one
 --                that the error names, or else the one after the sources that the failed statement had changed. So the
 --                others need not be split. A wrong suspect costs time and nothing else
 create or replace function reactor.settle_parts(p_attempts reactor.ended_attempt[], p_size int, p_trusted int,
-        p_split_until timestamptz)
+        p_until timestamptz)
     returns table (id uuid, state text, due_at float8, settled_at float8, message text)
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -59,6 +59,7 @@ declare
     v_first int := 1;
     v_last int;
     v_may_suspect boolean := true;
+    v_is_refused boolean;
     v_suspect int;
     v_other reactor.ended_attempt;
     v_marked bigint;
@@ -68,6 +69,12 @@ declare
     v_context text;
 begin
     while v_first <= cardinality(p_attempts) loop
+        if clock_timestamp() > p_until then
+            return query
+            select a.id, 'busy', null::float8, null::float8, v_message
+              from unnest(p_attempts[v_first:cardinality(p_attempts)]) as a;
+            return;
+        end if;
         v_last := case when v_first > p_trusted then v_first else least(v_first + p_size - 1, p_trusted) end;
         v_marked := pg_stat_get_xact_tuples_updated('public.sources'::regclass);
         begin
@@ -81,8 +88,12 @@ begin
             get stacked diagnostics v_sqlstate = returned_sqlstate, v_message = message_text,
                                     v_detail = pg_exception_detail, v_context = pg_exception_context;
         end;
+        v_is_refused := not reactor.is_passing(v_sqlstate, v_context);
+        if not v_is_refused then
+            p_until := coalesce(p_until, clock_timestamp() + interval '400 ms');
+        end if;
         v_suspect := null;
-        if v_first < v_last and v_may_suspect then
+        if v_is_refused and v_first < v_last and v_may_suspect then
             v_suspect := coalesce(
                 (select i from generate_series(v_first, v_last) as i
                   where position(p_attempts[i].id::text in v_message || v_detail) > 0 limit 1),
@@ -99,19 +110,18 @@ begin
             p_trusted := p_trusted - 1;
             continue;
         end if;
-        if v_first = v_last and not reactor.is_passing(v_sqlstate, v_context) then
+        if v_first = v_last and v_is_refused then
             return query
             select p_attempts[v_first].id, r.state, null::float8, r.refused_at, r.message
               from reactor.refuse_upload(p_attempts[v_first].id, p_attempts[v_first].token, v_sqlstate, v_message) as r
              where r.state <> 'gone';
-        elsif v_first = v_last or reactor.is_passing(v_sqlstate, v_context) and clock_timestamp() > p_split_until then
-            return query
-            select a.id, 'busy', null::float8, null::float8, v_message from unnest(p_attempts[v_first:v_last]) as a;
+        elsif v_first = v_last then
+            return query select p_attempts[v_first].id, 'busy', null::float8, null::float8, v_message;
         else
             return query
             select p.id, p.state, p.due_at, p.settled_at, p.message
               from reactor.settle_parts(p_attempts[v_first:v_last], greatest(1, (v_last - v_first + 1) / 8),
-                                        v_last - v_first + 1, p_split_until) as p;
+                                        v_last - v_first + 1, p_until) as p;
         end if;
         v_first := v_last + 1;
         v_may_suspect := true;

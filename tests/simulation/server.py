@@ -187,19 +187,11 @@ class Client:
 
         def arrive() -> None:
             forced = server.next_call_fails.pop(statement, None)
-            error: Exception | None = None
-            if not server.is_up or server.happens(server.faults.call_fails_before):
-                error = _Lost("connection refused")
-            elif forced == "before" or server.happens(server.faults.call_is_refused):
-                error = DatabaseUnavailable("canceling statement due to statement timeout")
-            rows = None
+            rows, error = None, self._error_before(forced)
             if error is None:
                 rows, error = self._commit(statement, parameters)
-            if rows is not None:
-                if forced == "after":
-                    error = DatabaseUnavailable("the connection is lost")
-                elif server.happens(server.faults.call_fails_after):
-                    error = _Lost("server closed the connection unexpectedly")
+            if error is None:
+                error = self._error_after(forced)
             loop.call_later(server.latency_s(), reply, error, rows, context=NO_NODE)
 
         loop.call_later(server.latency_s(), arrive, context=NO_NODE)
@@ -207,9 +199,21 @@ class Client:
         server.checks.on_answer(self.node, statement, parameters, answered)
         return answered
 
-    def _commit(
-        self, statement: LiteralString, parameters: Sequence[Any]
-    ) -> tuple[list[Any] | None, DatabaseRefused | None]:
+    def _error_before(self, forced: str | None) -> Exception | None:
+        if not self.server.is_up or self.server.happens(self.server.faults.call_fails_before):
+            return _Lost("connection refused")
+        if forced == "before" or self.server.happens(self.server.faults.call_is_refused):
+            return DatabaseUnavailable("canceling statement due to statement timeout")
+        return None
+
+    def _error_after(self, forced: str | None) -> Exception | None:
+        if forced == "after":
+            return DatabaseUnavailable("the connection is lost")
+        if self.server.happens(self.server.faults.call_fails_after):
+            return _Lost("server closed the connection unexpectedly")
+        return None
+
+    def _commit(self, statement: LiteralString, parameters: Sequence[Any]) -> tuple[list[Any] | None, Exception | None]:
         """Run a statement; return its rows, or why the app's triggers refuse it."""
         is_durable = statement not in _NOT_FLUSHED
         try:
