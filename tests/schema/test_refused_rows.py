@@ -58,27 +58,7 @@ def refuses_settlements(rows: Rows, kind: str) -> str:
             " check (file_name <> 'bad' or storage_status = 'pending')"
         )
         return "books_are_closed"
-    if kind == "before":
-        trigger(rows, "before update", raises)
-    elif kind == "after":
-        trigger(rows, "after update", raises)
-    elif kind == "assert":
-        trigger(rows, "before update", is_bad + "assert false, 'the books are closed'; end if;")
-    elif kind == "cast":
-        trigger(rows, "before update", is_bad + "perform 'the books are closed'::int; end if;")
-    elif kind == "cardinality":
-        trigger(rows, "after update", is_bad + "perform 1 / (new.byte_size - new.byte_size); end if;")
-        return "division by zero"
-    elif kind == "server's class":  # an app may raise any SQLSTATE
-        trigger(
-            rows,
-            "before update",
-            is_bad + "raise exception 'the books are closed' using errcode = 'disk_full'; end if;",
-        )
-    elif kind == "silent":
-        trigger(rows, "before update", is_bad + "return null; end if;")
-        return "left the row unchanged"
-    elif kind == "deferred":
+    if kind == "deferred":
         rows.run(
             "create function public.app_rule() returns trigger language plpgsql as $$ begin "
             + raises
@@ -88,21 +68,27 @@ def refuses_settlements(rows: Rows, kind: str) -> str:
             "create constraint trigger app_rule after update on public.sources deferrable initially deferred"
             " for each row execute function public.app_rule()"
         )
-    elif kind == "unique":
-        rows.run("create table public.archive (name text unique)")
-        rows.run("insert into public.archive values ('bad')")
-        trigger(
-            rows,
-            "after update",
-            "if new.storage_status <> 'pending' and new.file_name = 'bad' then"
-            " insert into public.archive values (new.file_name); end if;",
-        )
-        return "duplicate key"
-    return "the books are closed"
+        return "the books are closed"
+    if kind == "unique":
+        rows.run("create table public.archive as select 'bad'::text as name")
+        rows.run("create unique index archive_names on public.archive (name)")
+    when, body, message = {
+        "before": ("before update", "raise exception 'the books are closed'", "the books are closed"),
+        "after": ("after update", "raise exception 'the books are closed'", "the books are closed"),
+        "assert": ("before update", "assert false, 'the books are closed'", "the books are closed"),
+        "cast": ("before update", "perform 'the books'::int", "the books"),
+        "division": ("after update", "perform 1 / (new.byte_size - new.byte_size)", "division by zero"),
+        # an app may raise any SQLSTATE
+        "server's class": ("before update", "raise exception 'no disk' using errcode = 'disk_full'", "no disk"),
+        "silent": ("before update", "return null", "left the row unchanged"),
+        "unique": ("after update", "insert into public.archive values ('bad')", "duplicate key"),
+    }[kind]
+    trigger(rows, when, is_bad + body + "; end if;")
+    return message
 
 
 KINDS = [
-    "check", "before", "after", "assert", "cast", "cardinality", "server's class", "silent", "deferred", "unique",
+    "check", "before", "after", "assert", "cast", "division", "server's class", "silent", "deferred", "unique",
 ]  # fmt: skip
 
 
