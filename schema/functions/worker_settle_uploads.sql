@@ -64,6 +64,7 @@ declare
     v_other reactor.ended_attempt;
     v_marked bigint;
     v_sqlstate text;
+    v_sqlstate_before text;
     v_message text;
     v_detail text;
     v_context text;
@@ -72,34 +73,54 @@ begin
         if clock_timestamp() > p_until then
             return query
             select a.id, 'busy', null::float8, null::float8, v_message
-              from unnest(p_attempts[v_first:cardinality(p_attempts)]) as a;
+              from unnest(p_attempts[v_first:cardinality(p_attempts)]) as a
+             where a.id is not null;
             return;
+        end if;
+        if v_first > p_trusted and p_attempts[v_first] is null then
+            v_first := v_first + 1;
+            continue;
         end if;
         v_last := case when v_first > p_trusted then v_first else least(v_first + p_size - 1, p_trusted) end;
         v_marked := pg_stat_get_xact_tuples_updated('public.sources'::regclass);
+        v_sqlstate_before := v_sqlstate;
+        v_sqlstate := null;
         begin
             return query
             select b.id, b.state, b.due_at, b.settled_at, null::text
               from reactor.settle_batch(p_attempts[v_first:v_last]) as b;
-            v_first := v_last + 1;
-            v_may_suspect := true;
-            continue;
         exception when others or assert_failure then
             get stacked diagnostics v_sqlstate = returned_sqlstate, v_message = message_text,
                                     v_detail = pg_exception_detail, v_context = pg_exception_context;
         end;
+        if v_sqlstate is null then
+            v_first := v_last + 1;
+            if not v_may_suspect then
+                -- without the suspect, the others are settled: so the suspect was refused
+                v_may_suspect := true;
+                v_other := p_attempts[p_trusted + 1];
+                p_attempts[p_trusted + 1] := null;
+                return query
+                select v_other.id, r.state, null::float8, r.refused_at, r.message
+                  from reactor.refuse_upload(v_other.id, v_other.token, v_sqlstate_before, v_message) as r
+                 where r.state <> 'gone';
+            end if;
+            continue;
+        end if;
         v_is_refused := not reactor.is_passing(v_sqlstate, v_context);
         if not v_is_refused then
             p_until := coalesce(p_until, clock_timestamp() + interval '400 ms');
         end if;
         v_suspect := null;
         if v_is_refused and v_first < v_last and v_may_suspect then
-            v_suspect := coalesce(
-                (select i from generate_series(v_first, v_last) as i
-                  where position(p_attempts[i].id::text in v_message || v_detail) > 0 limit 1),
-                (select i from generate_series(v_first, v_last) as i
-                  where p_attempts[i].verdict in ('stored', 'dead')
-                  order by i
+            v_suspect := v_first - 1 + coalesce(
+                (select a.place from unnest(p_attempts[v_first:v_last]) with ordinality as a (id, token, verdict,
+                                                                        delay_s, code, message, url, place)
+                  where position(a.id::text in v_message || v_detail) > 0 limit 1),
+                (select a.place from unnest(p_attempts[v_first:v_last]) with ordinality as a (id, token, verdict,
+                                                                        delay_s, code, message, url, place)
+                  where a.verdict in ('stored', 'dead')
+                  order by a.place
                  offset pg_stat_get_xact_tuples_updated('public.sources'::regclass) - v_marked limit 1));
         end if;
         if v_suspect is not null then
