@@ -1,19 +1,19 @@
--- The fallback below `reactor reconcile`: what the database can do while no reactor runs anywhere.
+-- Schedules pg_cron jobs that do a part of the reactor's work inside the database, for times when no reactor runs.
 --
 --   psql "$OWNER_URL" -v ON_ERROR_STOP=1 -f deploy/pg_cron.sql
 --
--- Run it after `reactor migrate`, as the role that migrated (on Supabase: postgres), in the database that pg_cron is
--- installed in. A job runs as the role that schedules it: it must own the reactor's functions, or have the right of
--- reactor_worker to execute them. A job of the same name is replaced, so running this file again changes nothing.
+-- Run this file after `reactor migrate`, as the role that migrated (on Supabase: postgres), in the database in which
+-- pg_cron is installed. A job runs as the role that scheduled it. This role must own the reactor's functions, or have
+-- the privileges of reactor_worker. A job replaces an older job of the same name, so this file may be run again.
 --
--- It does      fail stale runs, at most a minute late
---              release uploads whose reactor died: due again, or dead without attempts left, with their bytes released
---              release leaked reservations, update billing months that are over
--- It can't     store an upload: a due upload waits for a reactor, or for `reactor reconcile`, that serves its spool
--- It is safe beside a reactor: each row is locked, checked again, and skipped while another session has locked it.
+-- The jobs     fail stale runs, at most a minute late
+--              rescue uploads whose reactor died: they are due again, or dead if they have no attempts left
+--              release leaked reservations, and update usage rows whose month is over
+-- They can't   store an upload: that needs a reactor, or `reactor reconcile`, with access to the upload's spool
+-- They are safe while a reactor runs: each row is locked, checked again, and skipped if another session has locked it.
 --
--- Each job is limited: the next run does the rest. 60 s is the default of REACTOR_HEARTBEAT_TIMEOUT, for runs without a
--- heartbeat_timeout of their own: set the same value in both places.
+-- Each job handles a limited number of rows; its next run handles the others. For runs without heartbeat_timeout, the
+-- first job uses 60 s, the default of REACTOR_HEARTBEAT_TIMEOUT. If you change the setting, change the job too.
 
 select cron.schedule('reactor-fail-stale-runs', '* * * * *', $job$
     select count(*) filter (where code is not null) as failed
@@ -29,7 +29,7 @@ select cron.schedule('reactor-repair-usage', '7 * * * *', $job$
     select kind, count from reactor.repair_usage(1000)
 $job$);
 
--- pg_cron keeps a row for each run of a job forever.
+-- Delete old rows of job_run_details: pg_cron inserts a row for each run of a job, and never deletes it.
 select cron.schedule('reactor-forget-cron-runs', '17 3 * * *', $job$
     delete from cron.job_run_details as d
      using cron.job as j

@@ -26,7 +26,8 @@ from reactor.postgres.listener import Listener
 from reactor.postgres.migrate import check_schema
 from reactor.postgres.presence import Presence
 from reactor.postgres.status import StatusQuery
-from reactor.reactions.uploads import UploadAttempt, put
+from reactor.reactions.upload_attempt import UploadAttempt
+from reactor.reactions.uploads import put
 from reactor.runtime.clock import Clock
 from reactor.runtime.thread_pool import ThreadPool
 from reactor.storage.spool import Spool
@@ -82,7 +83,7 @@ class Reactor:
     # state
 
     def stop(self) -> None:
-        """Shut down: claim no more rows, wait for running attempts for the grace period, then hand back the others."""
+        """Shut down: claim no more rows, wait up to the grace period for running attempts, then hand back the rest."""
         self._stop.set()
 
     @property
@@ -98,7 +99,7 @@ class Reactor:
         return ending + self._parts.readiness.reasons()
 
     async def wait_ready(self, *, ready: bool = True) -> None:
-        """Return when the reactor is ready (listening, reconciled, database answers); with False, when it isn't."""
+        """Wait until the reactor is ready (listening, reconciled, database answers); with `ready=False`: not ready."""
         await self._has_started.wait()
         await self._running_parts().readiness.wait(ready=ready)
 
@@ -167,7 +168,7 @@ class Reactor:
             async with create_task_group() as tasks:
                 tasks.start_soon(server.serve)
                 await engine.run_until(self._stop, background_tasks, grace_s=self.settings.shutdown_grace_s)
-                with suppress(DatabaseUnavailable):  # after a failure, the others notice when the presence expires
+                with suppress(DatabaseUnavailable):  # then other reactors notice when the last report expires
                     await parts.presence.deregister()
                 web.close()
                 server.close()
@@ -227,8 +228,8 @@ class Reactor:
         spool = Spool(settings.spools)
         store = self._store or open_store(settings.store_url, concurrency=settings.upload_concurrency)
         database = ConnectionPool(database_url, size=_CONNECTIONS)
-        # a claim's commit needn't wait for the disk: the settlement's commit makes both durable (schema/README.md,
-        # decision 12)
+        # a claim's commit needn't wait for the disk, because the settlement's commit makes both durable
+        # (schema/README.md, decision 12)
         claims = DedicatedConnection(database_url, waits_for_disk=False)
         executor = ThreadPool(
             partial(put, spool, store),

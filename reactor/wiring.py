@@ -11,7 +11,7 @@ from functools import partial
 from attrs import frozen
 
 from reactor.core.backoff import Backoff
-from reactor.core.circuit_breaker import CircuitBreaker
+from reactor.core.breakers import Breakers
 from reactor.core.events import Emit
 from reactor.core.settings import Settings
 from reactor.engine.listen import PRESENCE_EXPIRES_S, Listen
@@ -27,8 +27,9 @@ from reactor.postgres.runs import Runs
 from reactor.postgres.upload_queue import UploadQueue
 from reactor.postgres.usage import StorageUsage
 from reactor.reactions.runs import StaleRuns
+from reactor.reactions.upload_attempt import UploadAttempt
 from reactor.reactions.upload_failures import UploadFailures
-from reactor.reactions.uploads import FailedUploads, RunInThread, SpooledFiles, UploadAttempt
+from reactor.reactions.uploads import FailedUploads, RunInThread, SpooledFiles
 from reactor.runtime.clock import Clock
 from reactor.runtime.executor import Executor
 
@@ -54,7 +55,7 @@ class Ports:
 
 
 def wire_presence(ports: Ports, *, version: str) -> Presence:
-    """Return a presence, not reported yet."""
+    """Return the presence of this reactor, which isn't reported yet."""
     return Presence(ports.database, ports.clock, version=version, expires_s=PRESENCE_EXPIRES_S)
 
 
@@ -104,7 +105,7 @@ def wire_engine(ports: Ports, settings: Settings, *, horizon_s: float, emit: Emi
 
 
 def _failed_uploads(ports: Ports, settings: Settings, emit: Emit) -> FailedUploads:
-    breaker = CircuitBreaker()
+    breakers = Breakers(ports.store_name)
     backoff = Backoff(
         base_s=settings.retry_base_s,
         factor=settings.retry_factor,
@@ -116,8 +117,8 @@ def _failed_uploads(ports: Ports, settings: Settings, emit: Emit) -> FailedUploa
         executor=ports.executor,
         spool=ports.spool,
         run_in_thread=ports.run_in_thread,
-        breaker=breaker,
-        failures=UploadFailures(breaker, backoff, store_name=ports.store_name, clock=ports.clock, emit=emit),
+        breakers=breakers,
+        failures=UploadFailures(breakers, backoff, clock=ports.clock, emit=emit),
         clock=ports.clock,
         emit=emit,
         attempt_timeout_s=settings.attempt_timeout_s,

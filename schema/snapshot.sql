@@ -406,7 +406,7 @@ CREATE FUNCTION reactor.settle_batch(p_attempts reactor.ended_attempt[]) RETURNS
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off';
 
-CREATE FUNCTION reactor.settle_parts(p_attempts reactor.ended_attempt[], p_size integer, p_trusted integer, p_split_until timestamp with time zone) RETURNS TABLE(id uuid, state text, due_at double precision, settled_at double precision, message text)
+CREATE FUNCTION reactor.settle_parts(p_attempts reactor.ended_attempt[], p_size integer, p_trusted integer, p_until timestamp with time zone) RETURNS TABLE(id uuid, state text, due_at double precision, settled_at double precision, message text)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -554,7 +554,7 @@ CREATE TABLE reactor.deleted_interpretation (
 
 ALTER TABLE ONLY reactor.deleted_interpretation FORCE ROW LEVEL SECURITY;
 
-COMMENT ON TABLE reactor.deleted_interpretation IS 'Counted runs whose rows were deleted: a recount adds them.';
+COMMENT ON TABLE reactor.deleted_interpretation IS 'Numbers of counted runs whose rows were deleted. A recount of usage includes them.';
 
 CREATE TABLE reactor.instance (
     id uuid NOT NULL,
@@ -593,7 +593,7 @@ CREATE TABLE reactor.quota_rejection (
 
 ALTER TABLE ONLY reactor.quota_rejection FORCE ROW LEVEL SECURITY;
 
-COMMENT ON TABLE reactor.quota_rejection IS 'Quota refusals by minute, without users; refusals older than a week are summed in a row at -infinity.';
+COMMENT ON TABLE reactor.quota_rejection IS 'Quota refusals by minute, without user ids. Older than a week: one row per quota and plan, at -infinity.';
 
 COMMENT ON COLUMN reactor.quota_rejection.backend IS 'the server process that counted the refusals; 0 for a sum over server processes';
 
@@ -1026,7 +1026,7 @@ REVOKE ALL ON FUNCTION reactor.send_hints(p_channel text, p_hints text[]) FROM P
 
 REVOKE ALL ON FUNCTION reactor.settle_batch(p_attempts reactor.ended_attempt[]) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION reactor.settle_parts(p_attempts reactor.ended_attempt[], p_size integer, p_trusted integer, p_split_until timestamp with time zone) FROM PUBLIC;
+REVOKE ALL ON FUNCTION reactor.settle_parts(p_attempts reactor.ended_attempt[], p_size integer, p_trusted integer, p_until timestamp with time zone) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.settle_uploads(p_ids uuid[], p_tokens uuid[], p_verdicts text[], p_delays_s double precision[], p_codes text[], p_messages text[], p_urls text[], p_size integer, p_trusted integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.settle_uploads(p_ids uuid[], p_tokens uuid[], p_verdicts text[], p_delays_s double precision[], p_codes text[], p_messages text[], p_urls text[], p_size integer, p_trusted integer) TO reactor_worker;

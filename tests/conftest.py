@@ -1,8 +1,8 @@
-"""Fixtures for all tests: the PostgreSQL server, a database per test, app, recorder. Also sorts the test files.
+"""Fixtures for all tests: the PostgreSQL server, a database per test, app, recorder. Also sorts tests by folder.
 
-REACTOR_TEST_DATABASE_URL names the server, as a superuser. Without the variable, the server runs in a container if a
-container engine is running, otherwise it is the embedded server. REACTOR_TEST_POSTGRES_BIN selects the embedded server
-with the programs in that folder.
+REACTOR_TEST_DATABASE_URL is the server's URL for a superuser. Without the variable, the server runs in a container if a
+container engine is running, otherwise it is the embedded server. REACTOR_TEST_POSTGRES_BIN selects the embedded server,
+which then runs the programs in that folder.
 """
 
 import os
@@ -75,19 +75,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Return the number of workers for `-n auto`: one more than cores, because tests wait half of the time."""
+    """Return the number of workers for `-n auto`: one more than the cores, because tests wait half of the time."""
     return int(os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") or len(os.sched_getaffinity(0)) + 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the slowest folders first, so that no long file is left when the other workers have finished."""
+    """Run the slowest folders first, so that no worker still runs a long file when the others have finished."""
     order = {folder: number for number, folder in enumerate(_LONGEST_FIRST)}
     items.sort(key=lambda item: order.get(item.path.relative_to(_TESTS).parts[0], len(order)))
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """The only backend that psycopg supports."""
+    """The async backend of all tests: the only one that psycopg supports."""
     return "asyncio"
 
 
@@ -240,6 +240,6 @@ def store(app: App) -> StubbornStore:
 
 @pytest.fixture
 def collector() -> Iterator[Receiver]:
-    """An OTLP collector. The test must set the variable with the endpoint."""
+    """An OTLP collector. The test must put its `endpoint` into an OTEL_EXPORTER_OTLP_* variable."""
     with receiving() as receiver:
         yield receiver

@@ -20,7 +20,7 @@ def load_settings() -> Settings:
 
 
 def database_url(settings: Settings) -> str:
-    """Return the URL of the configured database. If none is configured, return that of the running embedded server.
+    """Return the URL of the configured database, or of the running embedded server if no database is configured.
 
     Raises ConfigInvalid if no embedded server is running.
     """

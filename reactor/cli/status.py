@@ -16,9 +16,10 @@ from reactor.postgres.admin import Inspector, inspecting
 def status(*, as_json: bool, watch: bool) -> None:
     """Show uploads, runs and reactors.
 
-    With --watch, shows what the live page shows: redrawn on a terminal, one table after another in a pipe, one object
-    per line with --json. Reads the figures that only a reactor has from the one at REACTOR_HTTP_HOST and
-    REACTOR_HTTP_PORT, if it uses this database. Continues through database outages. Ctrl-C and SIGTERM exit 0.
+    With --watch, shows what the live page shows: redrawn on a terminal, one table after another in a pipe. With --watch
+    and --json, prints the object of --json once per line. Tables also show figures that only a running reactor knows,
+    such as its timer wheel: they come from the reactor at REACTOR_HTTP_HOST and REACTOR_HTTP_PORT, if it uses this
+    database. Continues through database outages. Ctrl-C and SIGTERM exit 0.
     """
     settings = load_settings()
     heartbeat_timeout_s = settings.heartbeat_timeout_s

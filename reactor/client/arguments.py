@@ -1,4 +1,4 @@
-"""Validates the arguments of a call before they are sent, including values that PostgreSQL can't parse.
+"""Validates the arguments of a call before they are sent. Also refuses values that PostgreSQL can't parse or store.
 
 Each function takes the argument's name and its value, and raises InvalidArgument with the name for an invalid value.
 The value has the type `object`, because callers may not type-check their code.

@@ -1,6 +1,6 @@
 """Starts one interpretation run, sends its heartbeats, and completes or fails it.
 
-Invariant: after the block the run has ended, unless the database did not answer: then a reactor fails the run later.
+Invariant: after the block the run has ended. Exception: if the database doesn't answer, a reactor fails the run later.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -94,7 +94,7 @@ class Interpretation:
             cause.add_note(f"run {self.id} could not be failed: {error.code}: {error}")
 
     async def _end(self, statement: LiteralString, arguments: Sequence[Any]) -> None:
-        """Call `statement`, which ends the run, unless the worker has ended the run before."""
+        """End the run with `statement`. Does nothing if the worker has already ended the run."""
         give_up_at = current_time() + _END_TIMEOUT_S
         while not self._has_ended:
             try:
@@ -113,7 +113,8 @@ async def interpreting(ask: Ask, begin: Callable[[UUID], Awaitable[StartedRun]])
     try:
         started = await begin(run_id)
     except get_cancelled_exc_class():
-        with move_on_after(_CANCELLED_END_TIMEOUT_S, shield=True), suppress(ReactorError):  # NotFound: it did not start
+        # if the run didn't start, this raises NotFound
+        with move_on_after(_CANCELLED_END_TIMEOUT_S, shield=True), suppress(ReactorError):
             await ask(statements.FAIL_INTERPRETATION, (run_id, "INTERPRETATION_FAILED", "cancelled as it began"))
         raise
     run = Interpretation(ask, started)

@@ -1,14 +1,16 @@
-"""A circuit breaker for one store, so that an outage doesn't use up the retries of every upload.
+"""A circuit breaker, so that an outage doesn't use up the retries of every upload.
 
-The breaker records the rows that failed because of the store (refused, timed out, 503) since the last success. With
-`threshold` different rows it opens. While it is open, failed attempts aren't counted as attempts of their uploads, and
-no upload starts, except one at a time as a probe after each pause. The breaker records rows, not failures, because one
-upload that always fails must not open it.
+The breaker records the members (users, or uploads of one user) whose attempts failed since the last success. With
+`threshold` different members it opens. A shared refusal, such as expired credentials, opens it immediately. While the
+breaker is open, failed attempts aren't counted as attempts of their uploads, and no upload starts, except one at a time
+as a probe after each pause. The breaker records members, not failures, because one member that always fails must not
+open it.
 
     state     event                               next       and
-    closed    failure of a `threshold`-th row     open       attempt counted; pause = first pause
+    closed    failure of a `threshold`-th member  open       attempt counted; pause = first pause
+              shared refusal                      open       attempt not counted; pause = first pause
               any other failure                   closed     attempt counted
-              success                             closed     failed rows cleared
+              success                             closed     failed members cleared
     open      an upload starts after the pause    probing    that upload is the probe
               late failure                        open       attempt not counted
               late success                        closed
@@ -21,6 +23,7 @@ A result is late if its attempt was claimed before the breaker opened. A store's
 RETRY_AFTER_MAX_S (reactor/core/backoff.py). `now` is monotonic seconds, from the same clock in every call.
 """
 
+from collections.abc import Hashable
 from uuid import UUID
 
 from reactor.core.backoff import honoured_retry_after_s
@@ -29,7 +32,7 @@ from reactor.core.backoff import honoured_retry_after_s
 class CircuitBreaker:
     """Decides how many uploads may start, from the results of earlier attempts.
 
-    Failures of `threshold` different rows (at least 1) open it. Pauses: 0 < first_pause_s <= max_pause_s.
+    Failures of `threshold` different members (at least 1) open it. Pauses: 0 < first_pause_s <= max_pause_s.
     """
 
     def __init__(self, threshold: int = 5, first_pause_s: float = 1.0, max_pause_s: float = 10.0) -> None:
@@ -40,13 +43,9 @@ class CircuitBreaker:
         self.is_open = False
         """Whether the breaker is open or probing, so the store is treated as down. Read only."""
 
-        # Invariant: is_clear exactly when closed and no row is in _failed.
-        self.is_clear = True
-        """Whether the breaker is closed and has no failed rows. Then only `failed` can change its state. Read only."""
-
-        # Invariant: while closed, has the rows that failed since the last success, fewer than `threshold`. Empty while
-        # open.
-        self._failed: set[UUID] = set()
+        # Invariant: while closed, has the members that failed since the last success, fewer than `threshold`. Empty
+        # while open.
+        self._failed: set[Hashable] = set()
 
         # Invariant: None exactly while closed. While open, no probe starts before this time.
         self._paused_until: float | None = None
@@ -66,6 +65,10 @@ class CircuitBreaker:
             return None
         return int(self._probe is None and now >= self._paused_until)
 
+    def may_start(self, now: float, row_id: UUID) -> bool:
+        """Return whether the attempt of `row_id` may start now: as the probe, if the breaker is open."""
+        return self.allowance(now) != 0 or row_id == self._probe
+
     def started(self, now: float, row_id: UUID) -> None:
         """Record that the attempt of `row_id` starts. It becomes the probe if `allowance` is 1.
 
@@ -80,22 +83,30 @@ class CircuitBreaker:
         self._paused_until = None
         self._pause_s = self._first_pause_s
         self._probe = None
-        self.is_open, self.is_clear = False, True
+        self.is_open = False
 
-    def failed(self, now: float, row_id: UUID, retry_after_s: float | None = None) -> bool:
-        """Record a failure because of the store. Return True if the attempt must not be counted: the breaker was open.
+    def failed(
+        self,
+        now: float,
+        row_id: UUID,
+        *,
+        member: Hashable | None = None,
+        is_shared: bool = False,
+        retry_after_s: float | None = None,
+    ) -> bool:
+        """Record a failure. Return True if the attempt must not be counted: the breaker was open, or is_shared is set.
 
+        `member` is the user of the upload; None: the upload itself. `is_shared` opens the breaker immediately.
         `retry_after_s` is the store's Retry-After.
         """
         wait_s = honoured_retry_after_s(retry_after_s)
         if self._paused_until is None:
-            self.is_clear = False
-            self._failed.add(row_id)
-            if len(self._failed) == self._threshold:
+            self._failed.add(row_id if member is None else member)
+            if is_shared or len(self._failed) == self._threshold:
                 self._failed.clear()
                 self.is_open = True
                 self._paused_until = now + max(self._pause_s, wait_s)
-            return False
+            return is_shared
         if row_id == self._probe:
             self._probe = None
             self._pause_s = min(2 * self._pause_s, self._max_pause_s)

@@ -164,7 +164,7 @@ class DatabaseRefused(DatabaseFailure, Rejected, code="DATABASE_REFUSED"):
 class StorageUnavailable(Unavailable, code="STORAGE_UNAVAILABLE"):
     """The object store can't take the upload now: connection refused or reset, timeout, throttling or 5xx.
 
-    `retry_after_s` is the store's Retry-After in seconds; None without one.
+    `retry_after_s` is the store's Retry-After in seconds; None if the store sent none.
     """
 
     def __init__(
@@ -217,13 +217,14 @@ class StorageRefused(Refused, code="STORAGE_REFUSED"):
 
 
 class SpoolUnavailable(Unavailable, code="SPOOL_UNAVAILABLE"):
-    """The spool can't be reached: its directory is missing, unmounted or fails. `reason` is the system's error name."""
+    """The spool can't be reached: its directory is missing, unmounted or fails. `reason` is the system's error name.
 
-    def __init__(self, message: str | None = None, *, reason: str = "") -> None:
+    Its scope is PASSING when the reactor, and not the spool, lacks something, such as free file descriptors.
+    """
+
+    def __init__(self, message: str | None = None, *, reason: str = "", scope: Scope = Scope.SHARED) -> None:
         super().__init__(message)
-        self.refusal = Refusal(
-            scope=Scope.SHARED, guard=Guard.SPOOL, reason=reason, check="REACTOR_SPOOL_DIR, REACTOR_SPOOLS"
-        )
+        self.refusal = Refusal(scope=scope, guard=Guard.SPOOL, reason=reason, check="REACTOR_SPOOL_DIR, REACTOR_SPOOLS")
 
 
 class FileTooLarge(Rejected, code="FILE_TOO_LARGE"):
@@ -231,9 +232,16 @@ class FileTooLarge(Rejected, code="FILE_TOO_LARGE"):
 
 
 class SpoolFileMissing(Rejected, code="SPOOL_FILE_MISSING"):
-    """The spooled file doesn't exist, or can't be read."""
+    """The spooled file doesn't exist, or can't be read.
 
-    refusal = Refusal(scope=Scope.UPLOAD, guard=Guard.SPOOL)
+    `may_be_shared` is True for an error such as EACCES, which affects everybody if several users get it.
+    """
+
+    def __init__(self, message: str | None = None, *, reason: str = "", may_be_shared: bool = False) -> None:
+        super().__init__(message)
+        self.refusal = Refusal(
+            scope=Scope.UPLOAD, guard=Guard.SPOOL, reason=reason if may_be_shared else "", may_be_shared=may_be_shared
+        )
 
 
 class SpoolPathForbidden(Rejected, code="SPOOL_PATH_FORBIDDEN"):

@@ -11,7 +11,9 @@ from uuid import UUID
 
 from attrs import frozen
 
+from reactor.core.breakers import OpenBreaker
 from reactor.core.model import Outcome, Verdict
+from reactor.core.refusal import Place
 from reactor.core.trace_context import TraceContext, Trail
 
 
@@ -200,7 +202,7 @@ class Reconciled(Event):
     """Number of rescued rows. In `Reactor.drain`, rows changed by attempts and expiries are counted too."""
 
     links: Sequence[TraceContext]
-    """The trace contexts of changed rows. If some are left out, there are at least MOST_LINKS."""
+    """The trace contexts of changed rows: of all, or of at least MOST_LINKS."""
 
 
 @frozen(kw_only=True)
@@ -215,10 +217,15 @@ class UsageRepaired(Event):
 
 @frozen(kw_only=True)
 class BreakerMoved(Event):
-    """The circuit breaker of a store has opened or closed."""
+    """The circuit breaker of a store, bucket or spool has opened or closed."""
 
-    store: str
-    is_open: bool
+    place: Place
+    opened: OpenBreaker | None = None
+    """Why the breaker has opened; None if it has closed."""
+
+    @property
+    def is_open(self) -> bool:
+        return self.opened is not None
 
 
 @frozen(kw_only=True)

@@ -1,7 +1,7 @@
 """Describes the health of the reactor and its queue in sentences: what is wrong, and since when.
 
-The live page and `reactor status --watch` show the same sentences. They come from the object that
-reactor.live_summary() returns, and from a `Process`, which is None if no reactor could be asked.
+The live page and `reactor status --watch` show the same sentences. The functions make them from the object that
+reactor.live_summary() returns, and from a `Process`, which is None if no reactor answered.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,9 @@ from typing import Any, Final
 
 from attrs import frozen
 
+from reactor.core.breakers import OpenBreaker
 from reactor.core.durations import format_duration
+from reactor.core.refusal import Scope
 
 OVERDUE_FROM_S: Final = 60.0
 """Uploads that have been due for longer than this are reported."""
@@ -57,8 +59,8 @@ class Process:
     not_ready: Sequence[str]
     """Why the reactor is not ready, one line per reason."""
 
-    open_stores: Mapping[str, float]
-    """Maps each store with an open circuit breaker to the seconds since it opened."""
+    open_breakers: Sequence[tuple[OpenBreaker, float]]
+    """The stores, buckets and spools with an open circuit breaker, each with the seconds since it opened."""
 
     lag_s: float
     """The delay of timers in the last minutes, 95th percentile."""
@@ -92,6 +94,13 @@ def troubles(database: Mapping[str, Any] | None, process: Process | None) -> lis
     return found + _of_work(database)
 
 
+def shared_refusal(opened: OpenBreaker) -> str:
+    """Return in one sentence, without its end, which place refuses the reactor, and the place's own code."""
+    kind, name = opened.place
+    reason = f" ({opened.refusal.reason})" if opened.refusal.reason else ""
+    return f"The {kind} {name} has refused the reactor with {opened.code}{reason}"
+
+
 def headline(found: Sequence[str]) -> str:
     """Return the state in a few words."""
     if not found:
@@ -100,22 +109,30 @@ def headline(found: Sequence[str]) -> str:
 
 
 def _of_process(process: Process) -> list[str]:
-    found, since = [], duration_text(process.mode_for_s)
+    found = [_of_breaker(opened, open_for_s) for opened, open_for_s in process.open_breakers]
+    since = duration_text(process.mode_for_s)
     if process.mode == "polling":
         found.append(f"Notifications have not arrived for {since}: the reactor polls the database every 2 s.")
     elif process.mode != "listening":
         found.append(f"The reactor has not listened for {since}: only reconciliation finds failed uploads.")
-    found += [f"Not ready: {reason}." for reason in process.not_ready if reason not in {NOT_LISTENING, POLLED}]
-    found += [
-        f"The store {store} has been down for {duration_text(open_for_s)}: its uploads wait and keep their retries."
-        for store, open_for_s in process.open_stores.items()
-    ]
+    shown = {NOT_LISTENING, POLLED, *(shared_refusal(opened) for opened, _ in process.open_breakers)}
+    found += [f"Not ready: {reason}." for reason in process.not_ready if reason not in shown]
     if process.lag_s >= LAG_FROM_S:
         found.append(f"Timers fire {process.lag_s:.1f} s late: this process has too much work or too little CPU.")
     if process.spool_free_bytes is not None and process.spool_free_bytes < FREE_BELOW_BYTES:
         free = f"{process.spool_free_bytes / (1 << 20):,.0f} MiB"
         found.append(f"A spool has only {free} free: new failed uploads may be lost.")
     return found
+
+
+def _of_breaker(opened: OpenBreaker, open_for_s: float) -> str:
+    kind, name = opened.place
+    since = duration_text(open_for_s)
+    if opened.refusal.scope is not Scope.SHARED:
+        state = "down" if opened.is_for_all else "failing for some users"
+        return f"The {kind} {name} has been {state} for {since}: the uploads wait and keep their retries."
+    check = f" Check {opened.refusal.check}." if opened.refusal.check else ""
+    return f"{shared_refusal(opened)} for {since}: the uploads wait and keep their retries.{check}"
 
 
 def _of_reactors(reactors: Sequence[Mapping[str, Any]]) -> list[str]:

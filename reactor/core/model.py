@@ -58,10 +58,10 @@ class Outcome(NamedTuple):
     """Seconds from the settlement until the row is due again; for RETRY and DEFERRED."""
 
     code: str | None = None
-    """Public error code of the failure; None without one."""
+    """Public error code of the failure; None if the attempt didn't fail."""
 
     message: str | None = None
-    """The failure in one line, without secrets, contents or spool paths; None without one."""
+    """The failure in one line, without secrets, contents or spool paths; None if the attempt didn't fail."""
 
     storage_url: str | None = None
     """URL of the stored object; None for other verdicts than STORED."""

@@ -1,8 +1,8 @@
 """Ranks the reactors for each notified row, by rendezvous hashing.
 
 Each reactor computes the same rank of every listening reactor, without communication. The first reactor tries to claim
-the row immediately, the second after STEP_S, and so on, so usually only the first does. The rank sets only the
-time at which a reactor tries; the lock on the row decides which reactor claims it.
+the row immediately, the second after STEP_S, and so on, so usually only the first reactor tries. The rank sets only the
+time at which a reactor tries; the lock on the row decides which reactor claims the row.
 
 Source: D. Thaler and C. Ravishankar, "A Name-Based Mapping Scheme for Rendezvous", 1996.
 """

@@ -72,8 +72,8 @@ class Settings:
     spools: Mapping[str, Path] = field(
         converter=_read_only, metadata=_must_be("words and absolute folders, one of them default", _are_spools)
     )
-    """Maps the name of each spool to its folder. REACTOR_SPOOL_DIR sets the folder of `default`, which otherwise is
-    the folder `spool` in data_dir. REACTOR_SPOOLS sets other spools."""
+    """Maps the name of each spool to its folder. REACTOR_SPOOL_DIR sets the folder of `default` (without it: the folder
+    `spool` in data_dir). REACTOR_SPOOLS sets other spools."""
 
     upload_concurrency: int = field(default=16, metadata=_within("a whole number from 1 to 1024", 1, 1024))
     """REACTOR_UPLOAD_CONCURRENCY, default 16. Maximum number of uploads in flight."""
@@ -114,7 +114,7 @@ class Settings:
     """REACTOR_SHUTDOWN_GRACE, default 30s, from 0s to 1d. The time to finish uploads in flight after SIGTERM."""
 
     http_host: str = field(default="127.0.0.1", metadata=_must_be("a host name or an address", bool))
-    """REACTOR_HTTP_HOST, default 127.0.0.1. The HTTP server's address. If not loopback, requires http_token."""
+    """REACTOR_HTTP_HOST, default 127.0.0.1. The HTTP server's address. If it isn't loopback, http_token is required."""
 
     http_port: int = field(default=8321, metadata=_within("a port from 0 (any free one) to 65535", 0, 65_535))
     """REACTOR_HTTP_PORT, default 8321. The HTTP server's port; 0 means any free port."""

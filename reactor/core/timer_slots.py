@@ -13,13 +13,13 @@ K = TypeVar("K", bound=Hashable)
 DueOf: TypeAlias = Callable[[K], int | None]
 
 BITS: Final = 12
-"""A block is `1 << BITS` ticks. With smaller blocks, more slots compete for the CPU cache; larger ones sort slowly."""
+"""A block is `1 << BITS` ticks. Smaller blocks need more slots than the CPU cache holds; larger ones sort slowly."""
 
 _SPARE_LISTS: Final = 2_500
 """Number of lists that are created at the start, for slots: slightly more than the blocks of fifteen minutes."""
 
 _UNUSED_NUMBERS_MAX: Final = 64
-"""The heap is rebuilt when it has more numbers than two per slot plus this many."""
+"""The heap is rebuilt when it has more than two numbers per slot plus this many."""
 
 _INSERT_RATIO: Final = 32
 """If there are more than this many sorted keys per new key, new keys are inserted one by one; else all are sorted."""

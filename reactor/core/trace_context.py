@@ -81,7 +81,7 @@ class Trail(NamedTuple):
     bucket: str
     size_bytes: int
     attempt: int
-    """Number of the attempt, from 1, without the deferred attempts. The last is attempt max_retries."""
+    """Number of the attempt, from 1 to max_retries. Deferred attempts aren't counted."""
 
     ordinal: int
     """Number of this claim among all claims of the row, from 1. The ids of the attempt's spans are derived from it."""
@@ -93,7 +93,7 @@ class Trail(NamedTuple):
     """When the wait before this claim began; None if the claim was repeated, or if the upload was rescued."""
 
     lost_at: float | None = None
-    """When the lost attempt was claimed; None unless this claim takes over an expired lease."""
+    """If this claim takes over an expired lease, the time at which the lost attempt was claimed; else None."""
 
     @property
     def context(self) -> TraceContext:

@@ -65,12 +65,12 @@ class DemoView:
                 self._lateness_ms.append(event.late_s * 1000)
                 late = f"{event.late_s * 1000:.0f} ms after its deadline"
                 self.print_line(f"run     {event.run_id.hex[:8]} failed {late}: {event.code}")
-            case events.BreakerMoved(is_open=True):
-                self._outages.append([monotonic(), inf])
-                self.print_line("store   is down: uploads wait and use no attempts")
-            case events.BreakerMoved(is_open=False):
+            case events.BreakerMoved(opened=None):
                 self._outages[-1][1] = monotonic()
                 self.print_line("store   answers again: uploads continue")
+            case events.BreakerMoved():
+                self._outages.append([monotonic(), inf])
+                self.print_line("store   is down: uploads wait and use no attempts")
 
     def _count_started(self, event: events.AttemptStarted) -> None:
         if event.attempt > 1:

@@ -13,7 +13,7 @@ LOW_SPACE_BYTES = 1024**3
 
 
 def spool_groups(settings: Settings) -> list[CheckGroup]:
-    """Return one group per spool, so that a hanging disk does not hide the other spools."""
+    """Return one group per spool, so that a disk that hangs does not prevent the checks of other spools."""
     groups = []
     for name, folder in settings.spools.items():
         setting = "REACTOR_SPOOL_DIR" if name == "default" else "REACTOR_SPOOLS"

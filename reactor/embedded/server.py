@@ -42,7 +42,7 @@ class EmbeddedPostgres:
     """A server on one data folder. As a context manager, it starts on entry and stops on exit.
 
     `durable=False` is faster, but a power cut loses data: use it only in tests. `bin_dir` is a folder with `postgres`
-    and `initdb`; None means the wheel's programs: those of the data folder's version, or the newest for a new folder.
+    and `initdb`; None means the wheel's programs, in the data folder's version, or in the newest for a new folder.
     `options` maps names of server settings to values. A restarted server has the same port if the port is still free.
     """
 
@@ -195,7 +195,7 @@ class EmbeddedPostgres:
         raise DatabaseUnavailable(f"the embedded PostgreSQL did not start: {supervisor.log_end()}")
 
     def _wait_ready(self, process: Popen[bytes]) -> bool:
-        """Wait for `ready` in line 8 of postmaster.pid, like pg_ctl. Return False if the server ended, or timed out."""
+        """Wait for `ready` in line 8 of postmaster.pid, like pg_ctl. Return False if the server ends or is too slow."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while process.poll() is None and time.monotonic() < deadline:
             try:

@@ -52,7 +52,7 @@ class Supervisor:
     def close(self) -> None:
         """Release the lock. Children that still run receive the parent-death signal."""
         self._thread.shutdown()
-        # a child may have the lock a moment longer; other processes wait for it, because the file then has no id
+        # a child may keep the lock for a moment: without an id in the file, other processes wait until the child ends
         os.ftruncate(self._lock, 0)
         os.close(self._lock)
 
@@ -71,7 +71,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # no PG* variables; and not this process's working folder, which the account may not be allowed to enter
+                # no PG* variables. The working folder differs from this process's, which may be closed to the account
                 env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
                 cwd="/",
                 pass_fds=[self._lock],

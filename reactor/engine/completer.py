@@ -119,8 +119,15 @@ class Completer(Generic[A]):
                 for attempt in ended:
                     self.acting.pop(attempt.signal, None)
                 self._complete(ended, self._reaction.outcomes(ended))
-            if self._reaction.is_held_up:
-                self.hand_back(self._reaction.executor.drain())
+            if self._reaction.must_admit_again():
+                self.dispatch(self._reaction.executor.drain())
+
+    def dispatch(self, attempts: Sequence[A]) -> None:
+        """Submit the attempts that may begin to the executor, and hand the others back."""
+        admitted, held = self._reaction.admit(attempts)
+        if admitted:
+            self._reaction.executor.submit(admitted)
+        self.hand_back(held)
 
     def hand_back(self, attempts: Sequence[A]) -> None:
         """Give the outcome DEFERRED to attempts that didn't begin. They aren't counted; their rows become due again."""

@@ -1,4 +1,4 @@
-"""Extends the leases of claimed rows, and cuts attempts short whose lease is lost or whose deadline has passed.
+"""Extends the leases of claimed rows, and cuts short the attempts whose lease is lost or whose deadline has passed.
 
 Neither loop wakes for each claim: most attempts end before their lease must be extended.
 """

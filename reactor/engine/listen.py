@@ -35,7 +35,7 @@ minute. A connection that delivers no canary is aborted within PRESENCE_INTERVAL
 
 PRESENCE_EXPIRES_S = PRESENCE_INTERVAL_S + 4.0
 """A reactor whose last report is older than this counts as gone: it has missed one report. The other reactors notice
-within a further PRESENCE_INTERVAL_S. If the reactor was only late, each of them has done one unneeded pass."""
+within a further PRESENCE_INTERVAL_S. If the reactor was only late, the others have done an unnecessary pass."""
 
 CANARY_GRACE_S = 1.0
 """Maximum seconds from a report's answer until its canary arrives."""
@@ -182,7 +182,7 @@ class Listen:
         self._emit(Polling(interval_s=POLLING_INTERVAL_S, reason=reason))
 
     def _take_in_peers(self, peers: Peers) -> None:
-        """Update the list of reactors. Request a pass when one has gone: only its wheel had timers for its retries."""
+        """Update the list of reactors. If one has gone, request a pass: only its wheel had timers for its retries."""
         others = peers.alive - {self._presence.instance}
         joined, left = others - self._others, self._others - others
         self._others = others

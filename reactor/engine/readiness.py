@@ -9,8 +9,9 @@ from typing import Any
 
 from anyio import Event
 
-from reactor.core.events import DatabaseLost, ListenerLost, Listening, Polling, Reconciled
-from reactor.core.health import NOT_LISTENING, POLLED
+from reactor.core.events import BreakerMoved, DatabaseLost, ListenerLost, Listening, Polling, Reconciled
+from reactor.core.health import NOT_LISTENING, POLLED, shared_refusal
+from reactor.core.refusal import Place, Scope
 from reactor.postgres.presence import Presence
 from reactor.runtime.clock import Clock
 
@@ -28,6 +29,8 @@ class Readiness:
         self._has_reconciled = False
         self._lost_at = float("-inf")
         """Monotonic time of the first failure since the database last answered."""
+        self._refusals: dict[Place, str] = {}
+        """Maps each place with a shared refusal to the reason why the reactor is not ready."""
         self._changed = Event()
 
     def subscriptions(self) -> Mapping[type[Any], Callable[[Any], None]]:
@@ -38,6 +41,7 @@ class Readiness:
             Polling: lambda _: self._set_mode("polling"),
             Reconciled: self._on_reconciled,
             DatabaseLost: self._on_database_lost,
+            BreakerMoved: self._on_breaker,
         }
 
     async def wait(self, *, ready: bool) -> None:
@@ -47,7 +51,7 @@ class Readiness:
 
     def reasons(self) -> list[str]:
         """Return why the reactor is not ready, one line each; empty when it is ready."""
-        reasons = []
+        reasons = list(self._refusals.values())
         if self._mode == "polling":
             reasons.append(POLLED)
         elif self._mode != "listening":
@@ -71,6 +75,12 @@ class Readiness:
         # a lost listening connection is covered by the mode, and REACTOR_LISTEN_URL may name another server
         if event.doing != "listen" and self._lost_at <= self._presence.answered_at:
             self._lost_at = self._clock.now()
+
+    def _on_breaker(self, event: BreakerMoved) -> None:
+        self._refusals.pop(event.place, None)
+        if event.opened is not None and event.opened.refusal.scope is Scope.SHARED:
+            self._refusals[event.place] = shared_refusal(event.opened)
+        self._notify_change()
 
     def _notify_change(self) -> None:
         self._changed.set()

@@ -77,7 +77,7 @@ class Reconcile:
         self._pass_ended = Event()
         self._finished_at = 0.0
         self.polling_interval_s: float | None = None
-        """Seconds between passes while the database is polled; None otherwise, then `interval_s` applies."""
+        """Seconds between passes while the database is polled. None if it isn't polled: then `interval_s` applies."""
 
     @property
     def has_more(self) -> bool:
@@ -85,7 +85,7 @@ class Reconcile:
         return any(worker.ready.is_incomplete for worker in self._workers)
 
     def expect_notifications(self, *, arrive: bool) -> None:
-        """Set whether notifications arrive from now on. Rows are counted as missed only while they arrive."""
+        """Set whether notifications arrive from now on. While they don't arrive, no row is counted as missed."""
         self._notified_since = self._clock.database_now() if arrive else None
 
     async def request_and_wait(self) -> None:
@@ -194,6 +194,7 @@ class Reconcile:
             if not was_incomplete:  # a row that an earlier sweep left or yielded has not missed its notification
                 counts["missed"] += sum(self._is_missed(*row) for row in new)
             others += self._schedule.arm_own([due for due, _ in new])
+            self._schedule.arm_late(due for due, _ in chunk if self._schedule.is_waiting(due.signal))
             if len(chunk) == _CHUNK_ROWS:
                 (first, _), *_ = chunk
                 # don't pause if the worker has few ready signals and these rows are due
@@ -211,8 +212,8 @@ class Reconcile:
         ready.is_incomplete = not sweep.complete or self._schedule.has_overflowed
         ended = self._clock.now()
         if not counts["found"]:
-            # all listed rows are scheduled, claimed or yielded already; only when some of them are settled, a sweep
-            # lists other rows
+            # all listed rows were already scheduled, claimed or yielded. A sweep lists other rows only after some of
+            # these are settled
             self._refill_after = ended + _RETRY_S
         self._emit(Swept(reaction=name, found=counts["found"], missed=counts["missed"], duration_s=ended - began))
 

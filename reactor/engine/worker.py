@@ -269,15 +269,11 @@ class AttemptWorker(Worker[AttemptReaction[A]]):
         ours = {attempt.signal: attempt for attempt in result.attempts}
         self._completer.claimed |= ours
         self._completer.in_flight += len(ours)
-        self._dispatch(result.attempts)
+        if self._is_closing:
+            self._completer.hand_back(result.attempts)
+        else:
+            self._completer.dispatch(result.attempts)
         if len(ours) < len(batch):
             # rows that need no attempt any more are counted as ended attempts, so that the window grows
             self._done_elsewhere += len(batch) - len(ours) - len(result.later)
             self._completer.release_tenants(signal for signal in batch if signal not in ours)
-
-    def _dispatch(self, attempts: Sequence[A]) -> None:
-        """Submit the attempts that may begin to the executor, and hand the others back."""
-        admitted = () if self._is_closing else self.reaction.admit(attempts)
-        if admitted:
-            self.reaction.executor.submit(admitted)
-        self._completer.hand_back(attempts[len(admitted) :])

@@ -1,7 +1,7 @@
 """Reads reactor.status() and reuses the answer for 5 to 60 s, because reactor.status() counts every waiting upload.
 
-Scrapes take at most a fiftieth of one connection's time, unless reactor.status() takes more than 1.2 s: an answer is
-reused for a minute at most.
+So scrapes take at most a fiftieth of one connection's time. They take more if reactor.status() needs more than 1.2 s,
+because an answer is reused for at most a minute.
 """
 
 from collections.abc import Callable

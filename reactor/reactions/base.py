@@ -126,11 +126,6 @@ class AttemptReaction(Reaction, Generic[A]):
     attempt_timeout_s: float = math.inf
     """Maximum seconds from the start of an attempt to its deadline."""
 
-    @property
-    def is_held_up(self) -> bool:
-        """Whether the engine must hand back the attempts that wait for the executor."""
-        return False
-
     @abstractmethod
     async def claim(self, signals: Sequence[Signal]) -> ClaimResult[A]:
         """Claim the rows that are due. Raises DatabaseUnavailable.
@@ -138,9 +133,13 @@ class AttemptReaction(Reaction, Generic[A]):
         After DatabaseUnavailable, the engine repeats the claim, perhaps in another batch.
         """
 
-    def admit(self, attempts: Sequence[A]) -> Sequence[A]:
-        """Return the attempts that may begin now, a prefix of `attempts`. The engine hands back the others."""
-        return attempts
+    def admit(self, attempts: Sequence[A]) -> tuple[Sequence[A], Sequence[A]]:
+        """Return the attempts that may begin now, and the others, which the engine hands back."""
+        return attempts, ()
+
+    def must_admit_again(self) -> bool:
+        """Return whether `admit` would now hold attempts that it has admitted; then False until that changes again."""
+        return False
 
     def started(self, attempts: Sequence[A]) -> None:
         """Record that the executor has begun these attempts, and set their deadlines if attempts have a timeout."""

@@ -45,7 +45,7 @@ class UploadBacklog:
         )
 
     async def rescue(self) -> Sequence[TraceContext]:
-        """Release uploads with expired leases, mark exhausted ones as dead; return the trace contexts of both.
+        """Release uploads with expired leases, mark exhausted uploads as dead; return the trace contexts of all.
 
         If the database refuses, the rest is left to the claims that follow the sweep: they find the refused rows.
         """

@@ -1,36 +1,42 @@
-"""Decides the outcome of a failed attempt: RETRY, DEAD, or DEFERRED while the store is down."""
+"""Decides the outcome of a failed attempt: RETRY, DEAD, or DEFERRED when the attempt must not be counted."""
 
 import random
 from collections.abc import Sequence
-from uuid import UUID
 
 from loguru import logger
 
 from reactor.core.backoff import Backoff
-from reactor.core.circuit_breaker import CircuitBreaker
-from reactor.core.errors import ReactorError, StorageRejected, StorageUnavailable
+from reactor.core.breakers import SHARED_CODE, Breakers, OpenBreaker, Subject
+from reactor.core.errors import ReactorError, StorageUnavailable
 from reactor.core.events import BreakerMoved, Emit
 from reactor.core.model import Due, Outcome, Signal, Verdict
+from reactor.core.refusal import Place, Scope
 from reactor.postgres.upload_queue import Upload
 from reactor.runtime.clock import Clock
 
 _MESSAGE_CHARS = 500
 
 _PROBE_WAIT_S = 0.25
-"""Minimum delay of an upload that the open breaker defers. While a probe is in flight, it is the whole delay."""
+"""Minimum delay of an upload that an open breaker defers. While a probe is in flight, it is the whole delay."""
+
+
+def subject_of(tenant: int, upload: Upload) -> Subject:
+    """Return what the breakers need to know of a claimed upload."""
+    return Subject(upload.id, tenant, upload.bucket, upload.spool)
 
 
 class UploadFailures:
-    """Computes outcomes of failed attempts from the store's circuit breaker and the backoff."""
+    """Computes outcomes of attempts from the circuit breakers and the backoff, and reports the breakers' changes."""
 
-    def __init__(self, breaker: CircuitBreaker, backoff: Backoff, *, store_name: str, clock: Clock, emit: Emit) -> None:
-        self._breaker = breaker
+    def __init__(self, breakers: Breakers, backoff: Backoff, *, clock: Clock, emit: Emit) -> None:
+        self._breakers = breakers
         self._backoff = backoff
-        self._store_name = store_name
         self._clock = clock
         self._emit = emit
+        self._reported: dict[Place, OpenBreaker] = {}
+        """The open breakers that were reported."""
 
-    def outcome(self, upload: Upload, error: BaseException) -> Outcome:
+    def outcome(self, tenant: int, upload: Upload, error: BaseException) -> Outcome:
         """Return the outcome of an attempt that failed with `error`."""
         if not isinstance(error, ReactorError):
             # a bug of the reactor must not stop other uploads: only this attempt fails, and the bug is logged
@@ -38,25 +44,17 @@ class UploadFailures:
             error = StorageUnavailable("the reactor broke on this upload; its log says how")
         # the message may contain a store's text: remove NUL, which PostgreSQL rejects, and escape sequences
         message = "".join(char if char.isprintable() else " " for char in str(error)[:_MESSAGE_CHARS])
-        if isinstance(error, StorageUnavailable):
-            was_open = self._breaker.is_open
-            is_outage = self._breaker.failed(self._clock.now(), upload.id, error.refusal.retry_after_s)
-            self._emit_breaker(was_open)
-            if is_outage:
-                return Outcome(verdict=Verdict.DEFERRED, delay_s=self.pause_s(), code=error.code, message=message)
-            return self._retry_or_give_up(upload, error.code, message, error.refusal.retry_after_s)
-        # the store has answered, or the spooled file is at fault: the breaker must not count a failure of the store
-        if isinstance(error, StorageRejected):
-            self.store_answered()
-        else:
-            self._breaker.abandoned(self._clock.now(), upload.id)
-        # 401 and 403 get one more try, because credentials may be rotating
-        is_denied_first = (
-            isinstance(error, StorageRejected) and error.refusal.may_be_shared and upload.last_code != error.code
-        )
-        if not error.retryable and not is_denied_first:
+        subject, refusal = subject_of(tenant, upload), error.refusal
+        is_free = self._breakers.failed(self._clock.now(), subject, refusal, code=error.code, message=message)
+        self.report_breakers()
+        if is_free:
+            code = SHARED_CODE if refusal.may_be_shared else error.code
+            return Outcome(verdict=Verdict.DEFERRED, delay_s=self._pause_s(subject), code=code, message=message)
+        # the first 403 gets one more try: it may become a shared refusal when other users get it too
+        is_suspected = refusal.may_be_shared and upload.last_code != error.code
+        if refusal.scope is Scope.UPLOAD and not is_suspected:
             return Outcome(verdict=Verdict.DEAD, code=error.code, message=message)
-        return self._retry_or_give_up(upload, error.code, message, None)
+        return self._retry_or_give_up(upload, error.code, message, refusal.retry_after_s)
 
     def _retry_or_give_up(self, upload: Upload, code: str, message: str, retry_after_s: float | None) -> Outcome:
         if upload.attempt >= upload.max_retries:
@@ -65,30 +63,40 @@ class UploadFailures:
         delay_s = self._backoff.delay_s(upload.attempt, random.random(), retry_after_s)  # noqa: S311  # jitter
         return Outcome(verdict=Verdict.RETRY, delay_s=delay_s, code=code, message=message)
 
-    def hand_back(self, upload_id: UUID) -> Outcome:
+    def hand_back(self, tenant: int, upload: Upload) -> Outcome:
         """Return the outcome DEFERRED, for an attempt that didn't begin or was abandoned before its deadline."""
-        self._breaker.abandoned(self._clock.now(), upload_id)
-        return Outcome(verdict=Verdict.DEFERRED, delay_s=self.pause_s() if self._breaker.is_open else 0.0)
+        subject = subject_of(tenant, upload)
+        self._breakers.abandoned(self._clock.now(), subject)
+        may_start = self._breakers.is_clear or not self._breakers.is_open_for(subject)
+        return Outcome(verdict=Verdict.DEFERRED, delay_s=0.0 if may_start else self._pause_s(subject))
+
+    def stored(self, tenant: int, upload: Upload) -> None:
+        """Record that the store has stored the upload: the breakers of its places close."""
+        self._breakers.succeeded(self._clock.now(), subject_of(tenant, upload))
+        self.report_breakers()
 
     def hold_back(self, signals: Sequence[Signal]) -> tuple[Sequence[Signal], list[Due]]:
         """Return the signals that may be claimed now, and the others with the time at which to schedule them."""
-        allowance = self._breaker.allowance(self._clock.now())
-        if allowance is None:
-            return signals, []
-        retry_at = self._clock.database_now() + self.pause_s()
-        return signals[:allowance], [Due(signal, retry_at) for signal in signals[allowance:]]
+        now, database_now = self._clock.now(), self._clock.database_now()
+        claimable = self._breakers.claimable(now, [signal.tenant for signal in signals])
+        held = [signal for signal, may_claim in zip(signals, claimable, strict=True) if not may_claim]
+        later = [
+            Due(signal, database_now + max(_PROBE_WAIT_S, self._breakers.store_pause_s(now, signal.tenant)))
+            for signal in held
+        ]
+        return [signal for signal, may_claim in zip(signals, claimable, strict=True) if may_claim], later
 
-    def store_answered(self) -> None:
-        """Record that the store works: it has stored an object, or refused one permanently. Closes the breaker."""
-        was_open = self._breaker.is_open
-        self._breaker.succeeded(self._clock.now())
-        self._emit_breaker(was_open)
+    def report_breakers(self) -> None:
+        """Emit an event for each place whose breaker has opened or closed, or is open for another reason."""
+        if self._breakers.open == self._reported:
+            return
+        for place in self._reported.keys() - self._breakers.open.keys():
+            self._emit(BreakerMoved(place=place))
+        for place, opened in self._breakers.open.items():
+            if self._reported.get(place) != opened:
+                self._emit(BreakerMoved(place=place, opened=opened))
+        self._reported = dict(self._breakers.open)
 
-    def pause_s(self) -> float:
+    def _pause_s(self, subject: Subject) -> float:
         """Return the seconds until the next probe may start, at least _PROBE_WAIT_S."""
-        retry_at = self._breaker.retry_at
-        return max(_PROBE_WAIT_S, 0.0 if retry_at is None else retry_at - self._clock.now())
-
-    def _emit_breaker(self, was_open: bool) -> None:
-        if self._breaker.is_open != was_open:
-            self._emit(BreakerMoved(store=self._store_name, is_open=self._breaker.is_open))
+        return max(_PROBE_WAIT_S, self._breakers.pause_s(self._clock.now(), subject))

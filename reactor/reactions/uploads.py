@@ -10,31 +10,27 @@ from functools import partial
 from typing import Protocol
 
 from anyio import move_on_after
-from attrs import define, field
 from loguru import logger
 
-from reactor.core.circuit_breaker import CircuitBreaker
+from reactor.core.breakers import Breakers
 from reactor.core.errors import StorageUnavailable
 from reactor.core.events import (
-    AttemptSettled,
-    AttemptsSettled,
     AttemptsStarted,
     AttemptStarted,
-    DatabaseLost,
     Emit,
-    LeaseLost,
-    UploadDied,
     UploadsClaimed,
 )
 from reactor.core.model import Due, Outcome, Signal, Verdict
-from reactor.core.trace_context import TraceContext, Trail
+from reactor.core.trace_context import TraceContext
 from reactor.postgres.notification import Hint
-from reactor.postgres.upload_answers import Extension, Settled, Settlement
+from reactor.postgres.upload_answers import Extension
 from reactor.postgres.upload_queue import Upload, UploadQueue
-from reactor.reactions.base import Attempt, AttemptReaction, ClaimResult, SettleResult, Sweep
+from reactor.reactions.base import AttemptReaction, ClaimResult, SettleResult, Sweep
+from reactor.reactions.upload_attempt import UploadAttempt
 from reactor.reactions.upload_backlog import UploadBacklog
-from reactor.reactions.upload_failures import UploadFailures
+from reactor.reactions.upload_failures import UploadFailures, subject_of
 from reactor.reactions.upload_refusals import UploadRefusals
+from reactor.reactions.upload_settlements import UploadSettlements
 from reactor.runtime.clock import Clock
 from reactor.runtime.executor import Executor
 from reactor.storage.spool import Identity, Spool
@@ -45,13 +41,6 @@ _CLOCK_READINGS = 3
 
 _CLOCK_INTERVAL_S = 1.0
 """Minimum time between two claims that measure the database's clock."""
-
-_EVENT_BATCH = 8
-"""Maximum number of settled attempts in one event. Log line and spans of an attempt take about 0.2 ms, and other tasks
-wait until the whole event is handled."""
-
-_REMOVE_BATCH = 50
-"""Maximum number of spooled files that one call removes. A short call lets puts run between two calls."""
 
 _REMOVE_WITHIN_S = 30.0
 """Maximum time to remove the files of one settlement. A disk that hangs must not block settlements."""
@@ -66,22 +55,14 @@ class SpooledFiles(Protocol):
 RunInThread = Callable[[Callable[[], list[str | None]]], Awaitable[list[str | None]]]
 
 
-@define(kw_only=True, eq=False)
-class UploadAttempt(Attempt):
-    """One attempt to store one upload. `result` is the object's URL and the identity of the spooled file."""
-
-    upload: Upload
-    trail: Trail
-    stored_file: Identity | None = field(default=None, init=False)
-    """The spooled file to remove. Set when the upload is settled as stored; None before."""
-
-
 def put(spool: Spool, store: ObjectStore, attempt: UploadAttempt) -> tuple[str, Identity]:
     """Copy one upload's bytes from the spool into the store; return the object's URL and the file's identity.
 
-    Blocks. Raises what `Spool.open` and `ObjectStore.put` raise.
+    Blocks. Raises what `Spool.open`, `ObjectStore.renew` and `ObjectStore.put` raise.
     """
     upload = attempt.upload
+    if attempt.renews_credentials:
+        store.renew()
     with spool.open(
         upload.spool,
         upload.temp_file_path or "",
@@ -106,7 +87,7 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         executor: Executor[UploadAttempt],
         spool: SpooledFiles,
         run_in_thread: RunInThread,
-        breaker: CircuitBreaker,
+        breakers: Breakers,
         failures: UploadFailures,
         clock: Clock,
         emit: Emit,
@@ -119,7 +100,7 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         self._queue = queue
         self._spool = spool
         self._run_in_thread = run_in_thread
-        self._breaker = breaker
+        self._breakers = breakers
         self._failures = failures
         self._clock = clock
         self._emit = emit
@@ -127,6 +108,7 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         self._measure_clock_at = 0.0
         self._backlog = UploadBacklog(queue, reaction_name=self.name, emit=emit)
         self._refusals = UploadRefusals(clock=clock, emit=emit)
+        self._settlements = UploadSettlements(queue, self._refusals, clock=clock, emit=emit)
 
     def due_at(self, hint: Hint) -> float | None:
         return None if hint.due_ms is None else hint.due_ms / 1000
@@ -142,7 +124,7 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
 
     async def claim(self, signals: Sequence[Signal]) -> ClaimResult[UploadAttempt]:
         later: list[Due] = []
-        if not self._breaker.is_clear:
+        if not self._breakers.is_clear:
             signals, later = self._failures.hold_back(signals)
             if not signals:
                 return ClaimResult(later=later)
@@ -189,23 +171,30 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         return await self._backlog.rescue()
 
     async def sweep(self, horizon_s: float) -> Sweep:
+        self._breakers.forget_unused(self._clock.now())
+        self._failures.report_breakers()
         return await self._backlog.sweep(horizon_s)
 
     # act
 
-    @property
-    def is_held_up(self) -> bool:
-        # False during a probe: the probe must not be handed back, and no other attempt waits for the executor
-        return not self._breaker.is_clear and self._breaker.retry_at is not None
+    def must_admit_again(self) -> bool:
+        has_opened, self._breakers.has_opened = self._breakers.has_opened, False
+        return has_opened
 
-    def admit(self, attempts: Sequence[UploadAttempt]) -> Sequence[UploadAttempt]:
-        if self._breaker.is_clear:
-            return attempts
+    def admit(self, attempts: Sequence[UploadAttempt]) -> tuple[Sequence[UploadAttempt], Sequence[UploadAttempt]]:
+        if self._breakers.is_clear:
+            return attempts, ()
         now = self._clock.now()
-        admitted = attempts[: self._breaker.allowance(now)]
-        for attempt in admitted:
-            self._breaker.started(now, attempt.upload.id)
-        return admitted
+        admitted: list[UploadAttempt] = []
+        held: list[UploadAttempt] = []
+        for attempt in attempts:
+            subject = subject_of(attempt.tenant, attempt.upload)
+            if self._breakers.may_start(now, subject):
+                attempt.renews_credentials = self._breakers.is_shared_at(subject)
+                admitted.append(attempt)
+            else:
+                held.append(attempt)
+        return admitted, held
 
     def started(self, attempts: Sequence[UploadAttempt]) -> None:
         offset_s = self._clock.offset_s
@@ -221,12 +210,12 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         outcomes: list[Outcome] = []
         for attempt in attempts:
             if attempt.error is None:
-                if not self._breaker.is_clear:
-                    self._failures.store_answered()
+                if not self._breakers.is_clear:
+                    self._failures.stored(attempt.tenant, attempt.upload)
                 url, _ = attempt.result
                 outcomes.append(Outcome(Verdict.STORED, storage_url=url))
             else:
-                outcomes.append(self._failures.outcome(attempt.upload, attempt.error))
+                outcomes.append(self._failures.outcome(attempt.tenant, attempt.upload, attempt.error))
         return outcomes
 
     def cut_short(self, attempt: UploadAttempt) -> Outcome:
@@ -234,82 +223,25 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         if attempt.ended < attempt.deadline:
             return self.hand_back(attempt)
         no_answer = StorageUnavailable(f"no answer within {self.attempt_timeout_s:g} s")
-        return self._failures.outcome(attempt.upload, no_answer)
+        return self._failures.outcome(attempt.tenant, attempt.upload, no_answer)
 
     def hand_back(self, attempt: UploadAttempt) -> Outcome:
-        return self._failures.hand_back(attempt.upload.id)
+        return self._failures.hand_back(attempt.tenant, attempt.upload)
 
     # settle
 
     async def settle(self, ended: Sequence[tuple[UploadAttempt, Outcome]]) -> SettleResult[UploadAttempt]:
-        settling_at = self._clock.now() + self._clock.offset_s
-        ended, trusted = self._refusals.suspects_last(ended)
-        settlement = await self._queue.settle([(attempt.upload, outcome) for attempt, outcome in ended], trusted)
-        for reason in {message for message in settlement.busy.values() if message}:
-            self._emit(DatabaseLost(doing="settle uploads", reason=reason))
-        busy = [attempt for attempt, _ in ended if attempt.signal.row in settlement.busy]
-        ended = [(attempt, outcome) for attempt, outcome in ended if attempt.signal.row not in settlement.busy]
-        settled = settlement.settled | await self._confirm(ended, settlement, settling_at)
-        if settlement.refused:
-            settled |= {row: Settled(None, each.refused_at) for row, each in settlement.refused.items() if each.is_dead}
-            ended = [
-                (attempt, self._refusals.outcome(attempt, outcome, settlement.refused)) for attempt, outcome in ended
-            ]
-        due_again: list[Due] = []
-        events: list[AttemptSettled] = []
-        offset_s = self._clock.offset_s
-        for attempt, outcome in ended:
-            if (found := settled.get(attempt.signal.row)) is None:
-                if (refused := settlement.refused.get(attempt.signal.row)) is not None:
-                    due_again.append(self._refusals.set_aside(attempt.signal, refused))
-                    continue
-                # taken over, cancelled, or settled by a call without an answer: the next claim checks the row
-                due_again.append(Due(attempt.signal, self._clock.database_now()))
-                self._emit(LeaseLost(upload_id=attempt.upload.id))
-                continue
-            due_at, settled_at = found
-            if due_at is not None:
-                due_again.append(Due(attempt.signal, due_at))
-            if outcome.verdict is Verdict.STORED:
-                _, attempt.stored_file = attempt.result
-            elif outcome.verdict is Verdict.DEAD:
-                self._emit(UploadDied(attempt.upload.id, settled_at, outcome.code, outcome.message))
-            put_times = (attempt.began + offset_s, attempt.ended + offset_s) if attempt.began else None
-            events.append(AttemptSettled(attempt.trail, outcome, put_times, settling_at, settled_at))
-        for first in range(0, len(events), _EVENT_BATCH):
-            self._emit(AttemptsSettled(attempts=events[first : first + _EVENT_BATCH]))
-        return SettleResult(later=due_again, busy=busy)
-
-    async def _confirm(
-        self, ended: Sequence[tuple[UploadAttempt, Outcome]], settlement: Settlement, settling_at: float
-    ) -> dict[int, Settled]:
-        """Return the uploads that an earlier settlement of these attempts has stored, if its answer was lost."""
-        known = settlement.settled.keys() | settlement.refused.keys()
-        missing = {
-            attempt.signal.row: (attempt, outcome) for attempt, outcome in ended if attempt.signal.row not in known
-        }
-        stored = await self._queue.confirm_stored([(attempt.upload, outcome) for attempt, outcome in missing.values()])
-        confirmed: dict[int, Settled] = {}
-        for row in stored:
-            attempt, _ = missing[row]
-            if self._clock.now() < attempt.lease_until:
-                confirmed[row] = Settled(None, settling_at)
-            else:  # another reactor may have stored the upload, and counted it: only its file is not needed any more
-                _, attempt.stored_file = attempt.result
-        return confirmed
+        return await self._settlements.settle(ended)
 
     async def clean_up(self, settled: Sequence[UploadAttempt]) -> None:
         """Remove the spooled files of stored uploads."""
         stored = [(attempt, file) for attempt in settled if (file := attempt.stored_file) is not None]
-        reasons: list[str | None] = []
+        if not stored:
+            return
+        files = [(attempt.upload.spool, attempt.upload.temp_file_path or "", file) for attempt, file in stored]
+        reasons: list[str | None] = [f"no answer within {_REMOVE_WITHIN_S:g} s"] * len(stored)
         with move_on_after(_REMOVE_WITHIN_S, shield=True):
-            for first in range(0, len(stored), _REMOVE_BATCH):
-                files = [
-                    (attempt.upload.spool, attempt.upload.temp_file_path or "", file)
-                    for attempt, file in stored[first : first + _REMOVE_BATCH]
-                ]
-                reasons += await self._run_in_thread(partial(self._spool.remove, files))
-        reasons += [f"no answer within {_REMOVE_WITHIN_S:g} s"] * (len(stored) - len(reasons))
+            reasons = await self._run_in_thread(partial(self._spool.remove, files))
         for (attempt, _), reason in zip(stored, reasons, strict=True):
             if reason is not None:
                 logger.bind(**attempt.trail.fields).warning("The spooled file stays behind: {}", reason)

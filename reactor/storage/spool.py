@@ -17,7 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import Self, TypeAlias, TypeVar
 
-from reactor.core.errors import ContentMismatch, ReactorError, SpoolFileMissing, SpoolPathForbidden, StorageUnavailable
+from reactor.core.errors import (
+    ContentMismatch,
+    ReactorError,
+    SpoolFileMissing,
+    SpoolPathForbidden,
+    SpoolUnavailable,
+    StorageUnavailable,
+)
+from reactor.core.refusal import Scope
 from reactor.runtime.executor import Job
 from reactor.storage import confined_path
 
@@ -40,8 +48,24 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 # The path exists, but a part of it isn't a folder, or its end isn't a plain file.
 _FORBIDDEN = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENODEV}
 
-# The system failed, not the file, so the upload must be tried again.
-_TRANSIENT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT}
+# The reactor lacks a resource for a moment, so the upload must be tried again.
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY}
+
+# The disk or the server of the spool doesn't answer, so every upload of the spool would fail.
+_UNREACHABLE = {
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+    errno.ESHUTDOWN,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.EREMOTEIO,
+}
+
+# The file may be at fault, or the rights or the disk of the whole spool.
+_MAY_BE_SHARED = {errno.EACCES, errno.EPERM, errno.EIO, errno.EUCLEAN}
 
 
 class Spool:
@@ -49,12 +73,14 @@ class Spool:
 
     def __init__(self, dirs: Mapping[str, Path]) -> None:
         self._dirs = {name: folder.absolute() for name, folder in dirs.items()}
+        # an unmounted disk leaves an empty folder on another device
+        self._devices = {name: folder.stat().st_dev for name, folder in self._dirs.items() if folder.exists()}
 
     def open(self, spool: str, path: str, *, size_bytes: int, sha256: str | None, reader: Job) -> "SpooledFile":
         """Open a file that must have the recorded size and SHA-256 (lower-case hex; None: not checked).
 
         `path` is relative to the spool, or an absolute path inside the spool. Raises SpoolPathForbidden,
-        SpoolFileMissing or ContentMismatch. Raises StorageUnavailable if the spool itself can't be opened, so that no
+        SpoolFileMissing or ContentMismatch. Raises SpoolUnavailable if the spool itself can't be read, so that no
         upload becomes dead while a disk is unmounted.
         """
         if sha256 is not None and _SHA256.fullmatch(sha256) is None:
@@ -62,28 +88,28 @@ class Spool:
         try:
             file = self._call_in_folder(spool, path, lambda name, folder: os.open(name, _FILE, dir_fd=folder))
         except OSError as exc:
-            raise _error_for(exc) from None
+            raise error_for(exc) from None
         return SpooledFile(file, size_bytes=size_bytes, sha256=sha256, reader=reader)
 
     def remove(self, files: Iterable[tuple[str, str, Identity]]) -> list[str | None]:
         """Delete files, given by spool, path and identity. Return for each file why it still exists; None: it is gone.
 
-        A file is not deleted if its identity differs: it was replaced, or written to, since it was read. A replacement
-        made between `stat` and `unlink` is deleted nevertheless, because no system call does both.
+        A file is not deleted if its identity differs, because it was replaced, or written to, since it was read. If it
+        is replaced between `stat` and `unlink`, the new file is deleted, because no system call does both.
         """
         return [self._remove(*file) for file in files]
 
     def discard(self, spool: str, path: str) -> bool:
         """Delete the plain file at this path, whatever it contains. Return False if there is no such file.
 
-        Raises SpoolPathForbidden for a path outside the spool, SpoolFileMissing or StorageUnavailable on other errors.
+        Raises SpoolPathForbidden for a path outside the spool, SpoolFileMissing or SpoolUnavailable on other errors.
         """
         try:
             return self._call_in_folder(spool, path, partial(_unlink, None))
         except FileNotFoundError:
             return False
         except OSError as exc:
-            raise _error_for(exc) from None
+            raise error_for(exc) from None
 
     def _remove(self, spool: str, path: str, identity: Identity) -> str | None:
         try:
@@ -101,12 +127,16 @@ class Spool:
                 return call(f"{self._dirs[spool]}/{name}", None)
         try:
             root = confined_path.open_root(self._dirs[spool])
+            if os.fstat(root).st_dev != self._devices.setdefault(spool, os.fstat(root).st_dev):
+                os.close(root)
+                raise SpoolUnavailable("the spool's directory is on another disk than at the start: mount the disk")
         except OSError as exc:
-            raise StorageUnavailable(f"the spool's directory can't be opened: {exc.strerror}") from None
+            reason = errno.errorcode.get(exc.errno or 0, "")
+            raise SpoolUnavailable(f"the spool's directory can't be opened: {exc.strerror}", reason=reason) from None
         try:
             folder = confined_path.descend(root, folders)
         except OSError as exc:
-            raise _error_for(exc) from None
+            raise error_for(exc) from None
         try:
             return call(name, folder)
         finally:
@@ -211,7 +241,7 @@ class SpooledFile:
         try:
             chunk = os.read(self._file, size + is_last)
         except OSError as exc:
-            raise _error_for(exc) from None
+            raise error_for(exc) from None
         if len(chunk) > size:
             raise ContentMismatch("the spooled file became longer while it was being read")
         return chunk
@@ -230,10 +260,15 @@ def _unlink(identity: Identity | None, name: str, folder: int | None) -> bool:
     return True
 
 
-def _error_for(exc: OSError) -> ReactorError:
+def error_for(exc: OSError) -> ReactorError:
     """Return the error to raise for an OSError, with the system's message and without the path."""
     if exc.errno in _FORBIDDEN:
         return SpoolPathForbidden("the path passes a link or a plain file, or names no plain file")
-    if exc.errno in _TRANSIENT:
-        return StorageUnavailable(f"the spooled file can't be opened now: {exc.strerror}")
-    return SpoolFileMissing(f"the spooled file can't be read: {exc.strerror}")
+    reason = errno.errorcode.get(exc.errno or 0, "")
+    if exc.errno in _PASSING:
+        message = f"the spooled file can't be opened now: {exc.strerror}"
+        return SpoolUnavailable(message, reason=reason, scope=Scope.PASSING)
+    if exc.errno in _UNREACHABLE:
+        return SpoolUnavailable(f"the spool doesn't answer: {exc.strerror}", reason=reason)
+    message = f"the spooled file can't be read: {exc.strerror}"
+    return SpoolFileMissing(message, reason=reason, may_be_shared=exc.errno in _MAY_BE_SHARED)

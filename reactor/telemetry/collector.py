@@ -130,7 +130,7 @@ def _url(text: str) -> Url:
 
 
 def _basic(user: str) -> str:
-    """Return the value of the header `authorization` for a percent-encoded `name:password`, encoded as UTF-8."""
+    """Return the header `authorization`: "Basic" and the URL's `name:password`, percent-decoded and then in base64."""
     credentials = unquote(user if ":" in user else f"{user}:")
     return f"Basic {b64encode(credentials.encode()).decode()}"
 

@@ -111,7 +111,7 @@ class Dispatcher:
         await to_thread.run_sync(self._close)
 
     def _close(self) -> None:
-        """Export spans and metrics concurrently, so that one hanging collector doesn't use up the other's time."""
+        """Export spans and metrics concurrently, because a collector that hangs must not use up the time of both."""
         deadline = monotonic() + _CLOSE_S
         # a daemon thread, because a push that hangs may run longer than this call and must not keep the process alive
         pushing = threading.Thread(target=self.metrics.close, args=(_CLOSE_S,), name="reactor-metrics", daemon=True)

@@ -11,11 +11,12 @@ from reactor.core.trace_context import timeout_span_id
 
 
 def _add_ids(record: Any) -> None:
-    """Replace the field `trail` of a line with the ids in it."""
+    """Replace the field `trail` of a line with the trail's ids."""
     record["extra"] |= record["extra"].pop("trail").fields
 
 
-# the patcher runs only for lines that a sink takes, and one logger serves all lines: both cost as much as a line
+# One logger with a patcher, because a call of `patch` for each line would take as long as the line. The patcher runs
+# only for lines that a sink takes.
 _rows = logger.patch(_add_ids)
 
 
@@ -61,10 +62,14 @@ def _on_repaired(event: events.UsageRepaired) -> None:
 
 
 def _on_breaker(event: events.BreakerMoved) -> None:
-    if event.is_open:
-        logger.error("store {} is down for everyone: uploads wait, and their attempts aren't counted", event.store)
-    else:
-        logger.info("store {} is up again", event.store)
+    kind, name = event.place
+    if event.opened is None:
+        logger.info("{} {} answers again: its uploads continue", kind, name)
+        return
+    check = f"; check {event.opened.refusal.check}" if event.opened.refusal.check else ""
+    whom = "everyone" if event.opened.is_for_all else "some users"
+    words = "{} {} fails for {}, whose uploads wait and whose attempts aren't counted: {}{}"
+    logger.error(words, kind, name, whom, event.opened.message, check)
 
 
 def _line(level: str, text: str) -> Callable[[Any], None]:

@@ -6,9 +6,9 @@
                    ├─ …
                    └─ upload                                              from created to settled
 
-Each span is made from one event, after the span has ended, so any reactors can contribute to a trace. The reactor that
-claims an upload exports the wait before the claim, so a crash loses no wait. The reactor that takes over or rescues an
-upload with an expired lease exports the lost attempt.
+Each span is made from one event, after the span has ended, so several reactors can contribute to a trace. The reactor
+that claims an upload exports the wait before the claim, so a crash loses no wait. The reactor that takes over or
+rescues an upload with an expired lease exports the lost attempt.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -112,7 +112,7 @@ class Traces:
             ids, about = span_ids(trail.upload_id, trail.ordinal), _about(trail)
             failure = (settled.outcome.code or "", settled.outcome.message or "")
             self._export_attempt(trail, trail.ordinal, (trail.claimed_at, settled_at), verdict, failure)
-            # keep children within the attempt: the reactor's estimate of the database's clock may err by a millisecond
+            # keep child spans within the attempt's span, although the estimated database time may err by a millisecond
             settling_at = min(max(settled.settling_at, trail.claimed_at), settled_at)
             if settled.put is not None:
                 began = min(max(settled.put[0], trail.claimed_at), settling_at)

@@ -8,13 +8,17 @@ import asyncio
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
 
 from reactor.core import events
 from reactor.core.health import Process
 from reactor.runtime.clock import Clock
+
+if TYPE_CHECKING:
+    from reactor.core.breakers import OpenBreaker
+    from reactor.core.refusal import Place
 
 BUCKET_S = 30.0
 BUCKETS = 30
@@ -84,7 +88,8 @@ class RecentActivity:
         self._lags = RecentValues(clock, _LAG_BUCKETS)
         self._mode = "starting"
         self._mode_since = clock.now()
-        self._breaker_open_since: dict[str, float] = {}
+        self._breakers_open: dict[Place, tuple[OpenBreaker, float]] = {}
+        """Maps each place with an open breaker to the reason, and to the monotonic time at which it opened."""
         self.deaths: deque[events.UploadDied] = deque(maxlen=_MAX_DEATHS)
         self.missed: Counter[str] = Counter()
         """Number of overdue rows that were found without a notification since the start, by kind."""
@@ -133,7 +138,7 @@ class RecentActivity:
             mode=self._mode,
             mode_for_s=now - self._mode_since,
             not_ready=not_ready,
-            open_stores={store: now - since for store, since in self._breaker_open_since.items()},
+            open_breakers=[(opened, now - since) for opened, since in self._breakers_open.values()],
             lag_s=self._lags.quantile(0.95) or 0.0,
             spool_free_bytes=spool_free_bytes,
         )
@@ -144,10 +149,11 @@ class RecentActivity:
             self.changed.set()
 
     def _on_breaker(self, event: events.BreakerMoved) -> None:
-        if event.is_open:
-            self._breaker_open_since.setdefault(event.store, self._clock.now())
+        if event.opened is None:
+            self._breakers_open.pop(event.place, None)
         else:
-            self._breaker_open_since.pop(event.store, None)
+            _, since = self._breakers_open.get(event.place, (None, self._clock.now()))
+            self._breakers_open[event.place] = event.opened, since
         self.changed.set()
 
     def _on_died(self, event: events.UploadDied) -> None:

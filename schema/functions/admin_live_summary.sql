@@ -1,18 +1,19 @@
--- Return what the live page and `reactor status --watch` read every few seconds, as one object.
+-- Return the figures that the live page and `reactor status --watch` read every few seconds, as one object.
 --
 -- p_heartbeat_timeout  for runs without heartbeat_timeout
 -- p_cap      counting stops at p_cap + 1, which means "more than p_cap"
--- Returns    an object. If reactor.status() returns the same figure, it uses the same key. Ages are in seconds, and
---            finite whatever an app wrote. Figures whose keys begin with about_ are the planner's estimates
+-- Returns    an object. Figures that reactor.status() also returns have the same keys there. Ages are in seconds, and
+--            finite even if an app wrote an infinite time. Figures whose keys begin with about_ are PostgreSQL's
+--            estimates
 -- Locks      nothing
--- Costs      don't depend on the length of the queue
+-- Costs      the same for any length of the queue
 create or replace function reactor.live_summary(p_heartbeat_timeout interval, p_cap int)
     returns jsonb
     language sql
     stable
     security definer
     set search_path = pg_catalog, pg_temp
-    -- read the partial indexes, whatever the statistics say (schema/README.md, decision 2)
+    -- read the partial indexes, even if the statistics are wrong (schema/README.md, decision 2)
     set enable_seqscan = off
     set enable_bitmapscan = off
     -- before PostgreSQL 18, the two settings above raise the plan's cost so much that JIT compiles it: 0.8 s per call

@@ -2,8 +2,8 @@
 --
 -- p_request  identifies this call. A second call with the same p_request changes nothing and returns the first call's
 --            `changed` and `kept`, so a caller may repeat a call whose reply was lost
--- p_action   'retry', 'cancel' or 'purge' (uploads), 'fail' (runs), or 'reconcile' (only recorded: the caller does it)
--- p_filter   the filter that selected the ids, only recorded; null: the operator listed the ids
+-- p_action   'retry', 'cancel' or 'purge' (uploads), 'fail' (runs), or 'reconcile' (only logged; the caller starts it)
+-- p_filter   the filter that selected the ids (only logged); null: the operator listed the ids
 -- p_message  the error_message of failed runs
 -- Returns    changed: the ids that changed; kept: a code for each id that was refused; files: for 'purge', the paths of
 --            the spooled files, which the caller removes. The log doesn't contain `files`: a second call returns none

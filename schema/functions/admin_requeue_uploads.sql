@@ -2,7 +2,8 @@
 -- attempts again. Make waiting uploads due now; they keep their retry_count.
 --
 -- Returns  one row per upload that was dead, cancelled or waiting. code: null if the upload is due now;
---          STORAGE_QUOTA_EXCEEDED if its released reservation no longer fits, so the upload is unchanged
+--          STORAGE_QUOTA_EXCEEDED if its bytes can't be reserved again, because the user's storage is full: then the
+--          upload is unchanged
 -- Locks    the sources in order of id, then the queue rows in order of id, then usage rows in order of user_id
 create or replace function reactor.requeue_uploads(p_ids uuid[])
     returns table (id uuid, code text)

@@ -1,7 +1,7 @@
--- Return what `reactor status` shows of the database. All figures are exact.
+-- Return the database's figures for `reactor status`. All figures are exact.
 --
 -- p_heartbeat_timeout  for runs without heartbeat_timeout
--- Returns    one object. Ages are in seconds, and finite whatever an app wrote
+-- Returns    one object. Ages are in seconds, and finite even if an app wrote an infinite time
 -- Locks      nothing
 -- Costs      reads all claimed, dead and cancelled uploads, up to 20 000 others, and one index entry per waiting
 --            upload; in all, that costs a quarter of a table scan. Scans the table if the index would be slower (see
@@ -36,9 +36,9 @@ as $$
                count(*) filter (where reactor.is_due(q.status, q.next_retry_at)) as due
           from public.upload_queue as q
     ), method as materialized (
-        -- Scan the table if over 1 % of its rows have changed since the last vacuum. For one changed row, PostgreSQL
-        -- looks up all rows of the same page in the table: if 1 % have changed, it looks up one index entry in four,
-        -- which costs as much as a scan. Also scan the table if neither `due` nor `later` is exact
+        -- Scan the table if over 1 % of its rows have changed since the last vacuum. If a page has a changed row, then
+        -- PostgreSQL looks up all index entries of this page in the table. With 1 % changed rows, it looks up a quarter
+        -- of all entries, which costs as much as a scan. Also scan the table if neither `due` nor `later` is exact
         select pg_stat_get_dead_tuples(c.oid) <= 200 + 0.01 * greatest(c.reltuples, 0)
                and ((select d.capped from due as d) <= 10000 or (select l.capped from later as l) <= 10000) as by_index
           from pg_class as c

@@ -9,8 +9,8 @@
 -- Refuses    STORAGE_PENDING, STORAGE_UPLOAD_FAILED, INTERPRETATION_IN_PROGRESS (details: run_id, timeout_at),
 --            INTERPRETATION_QUOTA_EXCEEDED (details: plan, limit, used, resets_at), NOT_FOUND, INVALID_ARGUMENT (also
 --            for the p_run_id of a run that has ended or has another source), NOT_ALLOWED
--- Locks      the source, then a run of it whose deadline has passed, then the user's usage row (in the trigger that
---            counts)
+-- Locks      the source, then a run of this source whose deadline has passed, then the user's usage row (in the trigger
+--            that counts runs)
 -- Invariant  begins no run while another run of the source is running: it locks the source before it reads the runs
 create or replace function public.begin_interpretation(p_source_id uuid, p_config jsonb default '{}',
         p_timeout interval default '10 minutes', p_heartbeat_timeout interval default null,

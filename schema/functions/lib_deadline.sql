@@ -1,8 +1,8 @@
 -- Return when a run becomes stale: the earlier of p_timeout_at and p_heartbeat_at + p_heartbeat_timeout.
 --
--- Returns    null if p_timeout_at is null and p_heartbeat_at or p_heartbeat_timeout is null. Otherwise a finite time:
---            limits replace 'infinity', the year 290000 and a timeout of 290000 years, because an error in one run
---            would stop the reactor from failing the other runs of the same call
+-- Returns    null if p_timeout_at is null and p_heartbeat_at or p_heartbeat_timeout is null. Otherwise a finite time.
+--            Limits replace times such as 'infinity' and very long timeouts, because an overflow in one run would raise
+--            an error, and then the call would fail none of its runs
 -- Requires   a heartbeat timeout above 0. A NOT VALID check ensures it for rows written after the migration
 -- Inlined    into the calling query; a pinned search_path would prevent that (schema/README.md, decision 8)
 create or replace function reactor.deadline(p_timeout_at timestamptz, p_heartbeat_at timestamptz,

@@ -1,4 +1,4 @@
--- Return when a waiting upload is due: next_retry_at, but at least 1970, so that its age is finite.
+-- Return when a waiting upload is due: next_retry_at, or the start of 1970 if that is later, so that its age is finite.
 --
 -- Note     the index upload_queue_by_due has the same expression
 -- Inlined  into the calling query; a pinned search_path would prevent that (schema/README.md, decision 8)

@@ -12,7 +12,7 @@ as $$
 declare
     v_users uuid[];
 begin
-    -- users with a usage row too: the row of a user without sources may be wrong
+    -- include users with a usage row and no sources, because their usage row may be wrong
     v_users := array(
         (select distinct s.user_id
            from public.sources as s

@@ -32,7 +32,7 @@ as $$
                           jsonb_build_object('argument', split_part(p_problem, ' ', 1)))
 $$;
 
--- Refuse an id that no row of the caller's has. The refusal doesn't show whether a row of another user has it.
+-- Refuse an id for which the caller has no row. The refusal doesn't show whether another user has a row with this id.
 create or replace function reactor.refuse_unknown(p_argument text, p_caller uuid)
     returns jsonb
     language sql

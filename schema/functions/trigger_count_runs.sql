@@ -15,8 +15,8 @@
 -- Marking and counting are in one file, because `reactor migrate` installs a file in one transaction: no run starts
 -- while only one of them is installed.
 
--- Return the time before which later heartbeats send no notification: a minute after this heartbeat. Never raises and
--- never returns 'infinity', whatever an app wrote.
+-- Return the time before which later heartbeats send no notification: a minute after this heartbeat. Never raises, and
+-- never returns 'infinity', for any time that an app wrote.
 --
 -- Inlined  into the calling query; a pinned search_path would prevent that (schema/README.md, decision 8)
 create or replace function reactor.notified_until(p_heartbeat_at timestamptz)
@@ -27,7 +27,7 @@ as $$
     select least(p_heartbeat_at, '9999-01-01 00:00:00+00') + interval '1 minute'
 $$;
 
--- Return whether mark_run makes the current UPDATE of this run. The triggers ignore that UPDATE.
+-- Return whether the current UPDATE of this run comes from mark_run. The triggers ignore such an UPDATE.
 --
 -- Inlined  like notified_until()
 create or replace function reactor.is_marking(p_run_id uuid)
@@ -164,7 +164,7 @@ begin
     return null;
 end $$;
 
--- Mark and count a run that an UPDATE starts. Move the count of a counted run that an UPDATE gives to another user.
+-- Mark and count a run that an UPDATE starts. If an UPDATE gives a counted run to another user, move its count too.
 create or replace function reactor.count_updated_run()
     returns trigger
     language plpgsql

@@ -1,8 +1,8 @@
 -- Notify the reactors of runs that start, end, or become due earlier, and of one heartbeat per minute and run.
 --
--- A heartbeat only moves a deadline later: a reactor without a notification calls expire_runs at the old deadline and
--- gets the new one. So most heartbeats send no notification, and save a wait: all commits with notifications wait for
--- one lock of the server.
+-- Most heartbeats send no notification, because a heartbeat only makes a deadline later: at the old deadline, a reactor
+-- calls expire_runs, which returns the new deadline. A heartbeat without a notification commits faster, because all
+-- commits with notifications wait for the same lock of the server.
 --
 -- A trigger on a column fires only if the UPDATE itself names the column. If only an app's BEFORE trigger changes it,
 -- no notification is sent, and the sweep finds the run.
@@ -49,8 +49,8 @@ end $$;
 
 -- Notify of a run that an UPDATE starts, ends, makes due earlier, or gives another heartbeat_timeout.
 --
--- Also set heartbeat_notified_until to null if it is before heartbeat_at, otherwise a heartbeat between the two times
--- would send no notification. It is before heartbeat_at if an app wrote an older row back.
+-- Also set heartbeat_notified_until to null if it is before heartbeat_at, for example because an app wrote an older row
+-- back. Otherwise a heartbeat between the two times would send no notification.
 create or replace function reactor.notify_updated_run()
     returns trigger
     language plpgsql

@@ -1,7 +1,7 @@
 -- Notify the reactors of new uploads, of uploads that an app or an operator put back or made due earlier, and of
 -- uploads that a reactor released. A reactor's claims and retries send no notification: it schedules them itself.
 --
--- Statement-level triggers: one statement that queues N uploads sends N / 100 notifications, or one if N > 1000.
+-- The triggers are statement-level: a statement that queues N uploads sends N / 100 notifications, or one if N > 1000.
 create or replace function reactor.notify_uploads()
     returns trigger
     language plpgsql

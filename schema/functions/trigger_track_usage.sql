@@ -7,7 +7,8 @@
 -- Locks      the usage rows of the sources' users, in order of user_id
 -- Invariant  sources and storage_usage change in one statement, so each change is counted exactly once
 -- Invariant  a statement that adds bytes leaves total_bytes + reserved_bytes <= limit, because the rows are locked
---            before they are summed. A user over a lowered limit keeps everything, and may delete
+--            before they are summed. If a limit was lowered below a user's usage, nothing is deleted, and the user may
+--            still delete sources
 create or replace function reactor.track_usage()
     returns trigger
     language plpgsql

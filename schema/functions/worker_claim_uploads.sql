@@ -7,7 +7,7 @@
 --              state 'locked'     another session has locked the row: claim again in moments
 --              state 'exhausted'  due, but without attempts left: rescue_uploads marks it dead
 --            no row for uploads that are stored, dead, cancelled or deleted. Times are seconds since 1970; `due_at` is
---            finite, whatever an app wrote.
+--            finite, even if an app wrote an infinite time.
 --            For the trace: `ordinal` is claim_count after the claim; `waited_since` is when the wait before the claim
 --            began (null: this call repeats a claim); if the claim takes over an expired lease, `lost_at` is when the
 --            lost attempt was claimed (otherwise null)

@@ -1,4 +1,4 @@
--- Delete the row of a stopping reactor. If the reactor was listening, notify the others on reactor_peers. Also delete
+-- Delete the row of a reactor that stops. If it was listening, notify the other reactors on reactor_peers. Also delete
 -- the rows of reactors that were last seen over a day ago.
 --
 -- Locks    rows of reactor.instance

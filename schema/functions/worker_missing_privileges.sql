@@ -1,7 +1,7 @@
 -- List what prevents the calling role from doing the reactor's work: one line per problem, no line if there is none.
 --
--- The reactor calls this when it starts: if policies hide the rows from its role, the queue looks empty. The function
--- has only the caller's rights.
+-- The reactor calls this when it starts, because the queue looks empty if policies hide its rows from the role. The
+-- function runs with the caller's rights.
 create or replace function reactor.missing_privileges()
     returns setof text
     language sql

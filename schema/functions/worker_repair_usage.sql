@@ -4,8 +4,8 @@
 --              'reservations'  leaked reservations: their sources become failed, their bytes are released
 --              'months'        usage rows whose month was over: they get this month and the count 0. Only readers of
 --                              the table need that: the limits ignore the count of a month that is over
--- Changes    also adds up quota rejections: for a week in one row per minute, quota and plan, then in one row per quota
---            and plan. Deletes the counts of deleted runs of past months
+-- Changes    also adds up quota rejections: one row per minute, quota and plan remains for the last week, and one row
+--            per quota and plan for the time before. Deletes the counts of deleted runs of past months
 -- Locks      sources, then usage rows. Skips rows that other sessions have locked, but waits for the usage rows of
 --            released reservations, in order of user_id
 create or replace function reactor.repair_usage(p_limit int)

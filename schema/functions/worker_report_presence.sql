@@ -1,5 +1,5 @@
 -- Record that a reactor is alive, send its canary, and return which reactors are alive. Every reactor calls this every
--- few seconds. When a reactor starts or stops listening, this notifies the others on reactor_peers.
+-- few seconds. When a reactor starts or stops listening, notify the other reactors on reactor_peers.
 --
 -- p_mode          'starting', 'listening' or 'polling'
 -- p_canary        channel on which this reactor listens for its own canary; null: send no canary

@@ -1,7 +1,7 @@
 -- Create the roles that the policies name, the reactor's own role, and the schema `reactor`.
 --
--- Why    On Supabase the roles anon, authenticated and service_role and the function auth.uid() exist. They are left
---        unchanged. On plain PostgreSQL they are created, because the policies need them.
+-- Why    The policies need the roles anon, authenticated and service_role, and the function auth.uid(). Supabase has
+--        them already, so this file leaves them unchanged there. On plain PostgreSQL, it creates them.
 -- Locks  none on tables
 -- Time   milliseconds
 
@@ -14,7 +14,7 @@ begin
             begin
                 execute format('create role %I nologin noinherit', v_role);
             exception when duplicate_object or unique_violation then
-                null; -- all databases share the roles: a migration of another database has just created this one
+                null; -- a server's databases share its roles, and another database's migration just created this role
             end;
         end if;
     end loop;

@@ -1,7 +1,7 @@
 -- Create sources and interpretation_runs, or add the columns that an app's own tables of these names lack.
 --
 -- Why    Columns are only added, with defaults that need no rewrite. Checks are NOT VALID: new rows are checked, old
---        rows aren't. An app's own checks are kept; the check of a run's status is added only if the app has none.
+--        rows aren't. An app's own checks are kept. If the app checks the status of runs, no other check is added.
 -- Locks  ACCESS EXCLUSIVE on both tables for each ALTER
 -- Time   milliseconds: no table is scanned or rewritten
 

@@ -57,7 +57,7 @@ comment on column public.upload_queue.claim_count is
 create index upload_queue_waiting on public.upload_queue (user_id, next_retry_at) where status = 'failed';
 -- This index is on id and not on lease_expires_at, so that extending a lease is a HOT update.
 create index upload_queue_leased on public.upload_queue (id) where status = 'uploading';
--- The rescue finds uploads without attempts left in this index, and marks them dead. It is nearly always empty.
+-- For the rescue, which marks waiting uploads without attempts left as dead. The index is nearly always empty.
 create index upload_queue_exhausted on public.upload_queue (id) where status = 'failed' and retry_count >= max_retries;
 create index upload_queue_ended on public.upload_queue (updated_at) where status in ('dead', 'cancelled');
 create index upload_queue_of_source on public.upload_queue (source_id);

@@ -28,18 +28,20 @@ create table reactor.quota_rejection (
     primary key (minute, quota, plan, backend)
 );
 comment on table reactor.quota_rejection is
-    'Quota refusals by minute, without users; refusals older than a week are summed in a row at -infinity.';
+    'Quota refusals by minute, without user ids. Older than a week: one row per quota and plan, at -infinity.';
 comment on column reactor.quota_rejection.backend is
     'the server process that counted the refusals; 0 for a sum over server processes';
 
--- Append-only, so a deletion waits for no other transaction. Reconciliation deletes the rows of past months.
+-- Deleting runs only inserts rows here, so it waits for no other transaction. Reconciliation deletes the rows of past
+-- months.
 create table reactor.deleted_interpretation (
     user_id uuid not null,
     billing_month text not null,
     count int not null
         constraint count_is_positive check (count > 0)
 );
-comment on table reactor.deleted_interpretation is 'Counted runs whose rows were deleted: a recount adds them.';
+comment on table reactor.deleted_interpretation is
+    'Numbers of counted runs whose rows were deleted. A recount of usage includes them.';
 create index deleted_interpretation_of_user on reactor.deleted_interpretation (user_id, billing_month);
 
 -- The arguments of reactor.settle_uploads() for one attempt.

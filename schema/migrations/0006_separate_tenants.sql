@@ -51,8 +51,8 @@ begin
         execute format('alter table %s enable row level security', v_table);
         execute format('alter table %s force row level security', v_table);
     end loop;
-    -- Managed platforms grant all rights on new tables to every role. Revoke them: row level security doesn't stop
-    -- TRUNCATE. Keep the grants of a table that has policies of the app, which may let users write.
+    -- Managed platforms grant all rights on new tables to every role. Revoke these grants, because row level security
+    -- doesn't stop TRUNCATE. If the app has policies on a table, keep the grants: the policies may let users write.
     foreach v_table in array array['public.sources', 'public.interpretation_runs', 'public.upload_queue',
                                    'public.storage_usage', 'public.quota_plans']::regclass[] loop
         if not exists (select from pg_policy where polrelid = v_table and polname !~ '^reactor_') then

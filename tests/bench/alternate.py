@@ -1,9 +1,9 @@
 """Run pgbench at several databases in alternating time slices, to measure small differences on a busy machine.
 
 The speed of a shared machine can change by 10 % from one second to the next; the difference to measure is 5 %. So the
-pgbench processes run in turn, in slices of 0.1 s and in random order. Between its slices a process is stopped by
-SIGSTOP. A slice ends when the server has finished the statements of that slice. The rate of a pgbench process is its
-number of transactions divided by the total length of its slices.
+pgbench processes run in turn, in slices of 0.1 s and in random order. SIGSTOP stops a process
+between its slices. A slice ends when the server has finished the statements of that slice. The rate of a pgbench
+process is its number of transactions divided by the total length of its slices.
 """
 
 import random
@@ -36,8 +36,8 @@ def run_alternately(
 ) -> dict[str, float]:
     """Run the script with `clients` clients at each database, for about `each_s` seconds per database.
 
-    Returns the transactions per second by the names in `urls`. Raises RuntimeError if a pgbench process exits too early
-    or fails, or if its clients don't connect or don't finish their statements within 60 s.
+    Returns the transactions per second for each name in `urls`. Raises RuntimeError if a pgbench process exits early or
+    fails, or if its clients don't connect or don't finish their statements within 60 s.
     """
     with bench.admin() as admin, ExitStack() as stack:
         all_clients = {
@@ -88,7 +88,7 @@ class _Clients:
         self._running_s += time.perf_counter() - began
 
     def per_s(self) -> float:
-        """End pgbench with SIGALRM, its timer's signal. Return its transactions per second of its slices."""
+        """End pgbench with SIGALRM, the signal of its own timer. Return its transactions per second of slice time."""
         self._process.send_signal(signal.SIGALRM)
         self._process.send_signal(signal.SIGCONT)
         output, errors = self._process.communicate(timeout=_GIVE_UP_S)

@@ -1,4 +1,4 @@
-"""Drain a queue with a reactor and measure the time. Run as a module, it uses a store that discards everything."""
+"""Drain a queue with a reactor and measure the time. The script uses a store that discards everything."""
 
 import asyncio
 import sys
@@ -26,7 +26,7 @@ def drain_all(url: str, spool: Path, store: ObjectStore, uploads: int) -> Figure
 
     async def beginning(self: UploadQueue, rows: Sequence[int]) -> ClaimedUploads:
         nonlocal began
-        if len(rows):  # the reactor's first claim is empty: it only prepares the statement
+        if len(rows):  # the first claim names no rows: it only prepares the statement
             began = began or time.monotonic()
         return await claim(self, rows)
 

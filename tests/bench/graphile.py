@@ -1,4 +1,4 @@
-"""The peer graphile-worker, the fastest of the peers, in a Node process. npm installs it if Node is installed."""
+"""The peer graphile-worker, which runs in a Node process. npm installs it if Node is installed."""
 
 import asyncio
 import json

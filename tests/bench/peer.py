@@ -1,6 +1,6 @@
 """Peers: other job queues on PostgreSQL. In the rest of the project, a peer of a reactor is another reactor.
 
-They run on the same server in the same run, with a handler that does nothing. Unlike the reactor, they update neither
+Peers run on the same server in the same run, with a handler that does nothing. Unlike the reactor, they update neither
 usage nor sources.
 """
 
@@ -89,7 +89,7 @@ class Peer(ABC):
     async def lateness(self, url: str, delays_s: list[float]) -> list[float]:
         """Enqueue a job for each delay, due 1 s + delay later; return how many seconds late each job started."""
         await self.prepare(url)
-        all_late = asyncio.Event()
+        all_started = asyncio.Event()
         since_epoch = time.time() - time.monotonic()  # the server uses the same clock, because it runs on this machine
         due: dict[str, float] = {}
         at_of: dict[str, float] = {}
@@ -97,7 +97,7 @@ class Peer(ABC):
         def started(job: str, at: float) -> None:
             at_of[job] = at
             if len(at_of) == len(delays_s):
-                all_late.set()
+                all_started.set()
 
         async with self.working(url, started):
             await self.fill(url, [_DUE_AFTER_S + delay_s for delay_s in delays_s])
@@ -105,7 +105,7 @@ class Peer(ABC):
             for job, due_at in await (await conn.execute(self.due)).fetchall():
                 due[str(job)] = float(due_at) - since_epoch
             await conn.close()
-            await all_late.wait()
+            await all_started.wait()
         return [at_of[job] - due[job] for job in at_of]
 
     due: ClassVar[LiteralString]

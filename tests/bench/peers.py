@@ -1,4 +1,4 @@
-"""The peers, each with its fastest settings. Install them with: pip install 'reactor[bench]'."""
+"""The peers, each with its fastest settings. pip install 'reactor[bench]' installs all but graphile-worker."""
 
 import asyncio
 import importlib

@@ -45,7 +45,7 @@ def _reserve(conn: psycopg.Connection[Any], calls: int) -> list[float]:
 
 
 def _begin(conn: psycopg.Connection[Any]) -> list[UUID]:
-    """Begin 100 runs of one user, each of another source; return the ids of the runs."""
+    """Begin 100 runs of one user, each with a source of its own; return the ids of the runs."""
     user = uuid4()
     conn.execute("select public.set_plan(%s, 'enterprise')", (user,))
     rows = conn.execute(

@@ -1,6 +1,6 @@
 """Measure the time from just before the app's COMMIT of a failed upload to the start of the upload's attempt.
 
-The reactor is idle, or its table and its wheel hold many rows that are due later. The floor is the same measurement
+The reactor is idle, or the table and the wheel hold many rows that are due later. The floor is the same measurement
 without a reactor: LISTEN on one plain connection, the claim on another.
 """
 

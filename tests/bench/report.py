@@ -50,7 +50,7 @@ class Report:
         return statistics.median(self._figures[case, metric, variant])
 
     def ratio(self, case: str, metric: str, variant: str, to: str) -> float:
-        """Return the median of the ratios. Each ratio is of one repeat, whose variants run under similar load."""
+        """Return the median of the ratios of all repeats. The variants of one repeat run under similar load."""
         ours, theirs = self._figures[case, metric, variant], self._figures[case, metric, to]
         return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 

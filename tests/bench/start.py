@@ -8,7 +8,7 @@ _CASE = "start"
 
 
 def start(bench: BenchServer, report: Report, repeats: int) -> str | None:
-    """Measure start-up time and memory with 0, 100 000 and 1 000 000 rows that are due later, within the horizon."""
+    """Measure start-up time and memory with 0, 100 000 and 1 000 000 rows, due later but within the horizon."""
     backlogs = (0, 100_000) if bench.quick else (0, 100_000, 1_000_000)
     for waiting in backlogs[1:]:
         bench.make_template(f"waiting_{waiting}", lambda url, count=waiting: queue(url, count, None, due_in="14 min"))  # type: ignore[misc]

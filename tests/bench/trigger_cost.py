@@ -19,7 +19,8 @@ from .server import BenchServer
 _RUNS = 1_000
 _EACH_S = 8.0
 _RACES_A_REPEAT = 2
-"""Races per repeat of `heartbeats`: equal variants differ by up to 2.6 % in one race, by 0.3 % in the median of 8."""
+"""Races per repeat of `heartbeats`. Equal variants differ by up to 2.6 % in one race, and by 0.3 % in the median of 8
+races."""
 
 Variants = dict[str, Sequence[LiteralString]]
 """Maps the name of a variant to the statements that prepare its database."""
@@ -113,7 +114,7 @@ def _race(
 ) -> dict[str, float]:
     """Run the script in the databases of all variants, in alternating slices; return transactions/s by variant.
 
-    The measuring time of a repeat is divided by `races`.
+    Each race takes the measuring time of a repeat divided by `races`.
     """
     each_s = (_EACH_S / 16 if bench.quick else _EACH_S) / races
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""No acknowledged effect is lost or repeated when the database restarts, or sessions or triggers are gone."""
+"""No acknowledged effect is lost or repeated after database restarts, terminated sessions or dropped triggers."""
 
 import random
 import signal
@@ -88,7 +88,7 @@ def test_a_storm_of_terminated_sessions_only_slows_reactors_down(
 
 
 def _stored_within(harness: Harness, seconds: float, storm: Callable[[], int] = lambda: 0) -> tuple[int, int]:
-    """Return the numbers of uploads stored and of sessions terminated by `storm` within `seconds`."""
+    """Call `storm` repeatedly for `seconds`. Return the numbers of stored uploads and of terminated sessions."""
     before, killed = harness.stored(), 0
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -98,7 +98,7 @@ def _stored_within(harness: Harness, seconds: float, storm: Callable[[], int] = 
 
 
 def test_many_reactors_and_apps_keep_all_invariants_while_sessions_die(harness: Harness, reactors: Fleet) -> None:
-    """The leases are so short that they expire during attempts. Any session may be terminated."""
+    """The leases are so short that they expire during attempts. Sessions of reactors and of the app are terminated."""
     chance = random.Random(3)
     load = harness.load(pace_s=0.0)
     for _ in range(4):

@@ -1,6 +1,7 @@
-"""Failover: after the primary was killed, reactors and app connect to the promoted standby, and nothing is lost.
+"""After a failover, reactors and app connect to the promoted standby, and nothing is lost.
 
-Their URL lists both hosts. The app's commits wait for the standby, so the standby has every acknowledged commit.
+The URL of reactors and app lists both hosts. The app's commits wait for the standby, so the standby has every
+acknowledged commit.
 """
 
 import signal

@@ -1,4 +1,4 @@
-"""Several reactors: rolling restarts under load, and reactors behind a transaction pooler."""
+"""No upload is lost or repeated in rolling restarts of several reactors, or behind a transaction pooler."""
 
 from pathlib import Path
 

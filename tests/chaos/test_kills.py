@@ -1,4 +1,4 @@
-"""SIGKILL at critical points and at random: no upload is lost or stored twice."""
+"""No upload is lost or stored twice if SIGKILL ends reactors, at critical points or at random."""
 
 import random
 import time
@@ -12,7 +12,7 @@ from support.chaos.load import loading
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 AT_ONCE = 16 * 4
-"""Maximum number of settled uploads whose files are left when a reactor with 16 concurrent puts is killed."""
+"""Most spooled files of settled uploads that a killed reactor with 16 concurrent puts may leave."""
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -59,7 +59,7 @@ def test_repeated_kills_at_one_point_lose_nothing(point: str, harness: Harness, 
     reactors.start()
     findings = harness.check(load)
     assert findings.dead == 0
-    # at every point, the kill may hit just after other uploads were settled and before their files are removed
+    # at every point, some other uploads may have been settled just before the kill, and their files not yet removed
     assert len(findings.left_in_spool) <= 8 * AT_ONCE
 
 

@@ -1,4 +1,4 @@
-"""Random faults of all kinds for the number of seconds in --soak: `pytest -m soak --soak 600`."""
+"""Random faults of all kinds lose and repeat nothing. --soak sets the duration: `pytest -m soak --soak 600`."""
 
 import random
 import signal
@@ -75,7 +75,7 @@ class Faults:
 def test_mixed_faults_lose_nothing_and_repeat_nothing(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     seconds = request.config.getoption("--soak")
     seed = random.randrange(1_000_000)
-    print(f"seed {seed}")  # noqa: T201  # a seed repeats the choices of faults, but not their exact times
+    print(f"seed {seed}")  # noqa: T201  # the same seed chooses the same faults, but at slightly different times
     chance = random.Random(seed)
     with (
         own_server() as server,

@@ -1,4 +1,4 @@
-"""Reactors stopped by SIGSTOP for longer than their leases are fenced, and other reactors take over their uploads."""
+"""If SIGSTOP stops a reactor past its lease, another reactor takes over. Meanwhile no write of the app fails."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ def objects_of(server: FaultServer) -> Objects:
 
 
 def test_a_reactor_stopped_past_its_lease_changes_nothing_when_it_resumes(harness: Harness, reactors: Fleet) -> None:
-    """The first reactor is stopped during its PUT, and the second stores the upload. The first one then resumes."""
+    """The first reactor is stopped during its PUT, and the second stores the upload. Then the first reactor resumes."""
     arrived = threading.Event()
     load = harness.load()
 

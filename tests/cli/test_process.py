@@ -1,4 +1,4 @@
-"""A command ends although a thread hangs in an abandoned put."""
+"""A command ends even if a thread hangs in an abandoned put."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""ReactorClient: each call has its effect in the database, and a refusal is a typed error."""
+"""Each call of ReactorClient has its effect in the database, and a refusal is raised as a typed error."""
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -114,32 +114,33 @@ CYCLE.append(CYCLE)
 SOURCE = UUID(int=1)
 
 BAD: dict[str, tuple[str, Callable[[ReactorClient], Awaitable[object]]]] = {
-    "no uuid": ("user_id", lambda c: c.usage("you")),
-    "a user that is none": ("user_id", lambda c: c.usage(None)),  # type: ignore[arg-type]  # on purpose
-    "no hash": ("content_hash", lambda c: c.reserve_upload(uuid4(), "zz", 1)),
+    "not a UUID": ("user_id", lambda c: c.usage("you")),
+    "a user that is None": ("user_id", lambda c: c.usage(None)),  # type: ignore[arg-type]  # on purpose
+    "not a hash": ("content_hash", lambda c: c.reserve_upload(uuid4(), "zz", 1)),
     "a hash that is bytes": ("content_hash", lambda c: c.reserve_upload(uuid4(), b"z", 1)),  # type: ignore[arg-type]
     "a negative size": ("byte_size", lambda c: c.reserve_upload(uuid4(), HASH, -1)),
     "a fractional size": ("byte_size", lambda c: c.reserve_upload(uuid4(), HASH, 1.5)),  # type: ignore[arg-type]
     "a size that is a word": ("byte_size", lambda c: c.reserve_upload(uuid4(), HASH, "1")),  # type: ignore[arg-type]
     "an absurd size": ("byte_size", lambda c: c.reserve_upload(uuid4(), HASH, 10**40)),
     "a NUL": ("file_name", lambda c: c.reserve_upload(uuid4(), HASH, 1, file_name="a\0b")),
-    "half a pair": ("file_name", lambda c: c.reserve_upload(uuid4(), HASH, 1, file_name="\ud800")),
+    "half a surrogate pair": ("file_name", lambda c: c.reserve_upload(uuid4(), HASH, 1, file_name="\ud800")),
     "a long name": ("file_name", lambda c: c.reserve_upload(uuid4(), HASH, 1, file_name="x" * 1025)),
-    "a list for an object": ("source_metadata", lambda c: c.reserve_upload(
+    "a list instead of an object": ("source_metadata", lambda c: c.reserve_upload(
         uuid4(), HASH, 1, source_metadata=[1])),  # type: ignore[arg-type]  # on purpose
     "a NUL in JSON": ("source_metadata", lambda c: c.reserve_upload(uuid4(), HASH, 1, source_metadata={"a": "\0"})),
-    "no JSON": ("metadata", lambda c: c.fail_upload(SOURCE, "b", "o", "t", metadata={"a": object()})),
+    "not JSON": ("metadata", lambda c: c.fail_upload(SOURCE, "b", "o", "t", metadata={"a": object()})),
     "an empty bucket": ("bucket", lambda c: c.fail_upload(SOURCE, "", "o", "t")),
     "no path": ("object_path", lambda c: c.fail_upload(SOURCE, "b", "", "t")),
     "no spooled file": ("temp_file_path", lambda c: c.fail_upload(SOURCE, "b", "o", "")),
     "a spool that is a path": ("spool", lambda c: c.fail_upload(SOURCE, "b", "o", "t", spool="../x")),
     "no retries": ("max_retries", lambda c: c.fail_upload(SOURCE, "b", "o", "t", max_retries=0)),
     "no url": ("storage_url", lambda c: c.complete_upload(SOURCE, "")),
-    "a config without an end": ("config", lambda c: c.interpretation(SOURCE, CYCLE).__aenter__()),
+    "a config that contains itself": ("config", lambda c: c.interpretation(SOURCE, CYCLE).__aenter__()),
     "a config that is not a number": ("config", lambda c: c.interpretation(SOURCE, math.nan).__aenter__()),
-    "no time": ("timeout_s", lambda c: c.interpretation(SOURCE, timeout_s=0).__aenter__()),
-    "all time": ("timeout_s", lambda c: c.interpretation(SOURCE, timeout_s=math.inf).__aenter__()),
-    "no patience": ("heartbeat_timeout_s", lambda c: c.interpretation(SOURCE, heartbeat_timeout_s=-1).__aenter__()),
+    "a timeout of zero": ("timeout_s", lambda c: c.interpretation(SOURCE, timeout_s=0).__aenter__()),
+    "an infinite timeout": ("timeout_s", lambda c: c.interpretation(SOURCE, timeout_s=math.inf).__aenter__()),
+    "a negative heartbeat timeout": ("heartbeat_timeout_s", lambda c: c.interpretation(
+        SOURCE, heartbeat_timeout_s=-1).__aenter__()),
 }  # fmt: skip
 
 
@@ -163,7 +164,7 @@ async def test_an_unknown_source_is_not_found(client: ReactorClient) -> None:
 async def test_a_call_that_waits_in_the_database_does_not_block_the_event_loop(
     client: ReactorClient, migrated_url: str
 ) -> None:
-    """The event loop releases the lock that the call waits for."""
+    """The call waits for a lock, which the test releases in the same event loop."""
     source = (await client.reserve_upload(uuid4(), HASH, 7)).source_id
     with psycopg.connect(migrated_url) as conn:
         conn.execute("select from public.sources for update")

@@ -35,7 +35,7 @@ PATIENCE_S = 30.0
 
 
 class ObservedClient(ReactorClient):
-    """A client that records the outcome of each call, and lets a test wait for one."""
+    """A client that records the outcome of each call, and lets a test wait for an outcome."""
 
     def __init__(self, dsn: str) -> None:
         super().__init__(dsn)
@@ -214,7 +214,7 @@ async def test_a_run_that_an_operator_failed_cancels_its_block(
 async def test_a_worker_that_was_paused_past_its_deadline_cannot_complete_its_run(
     client: ObservedClient, rows: Rows, source: UUID
 ) -> None:
-    """The test blocks the event loop, which then sends no heartbeats, like a process stopped by SIGSTOP."""
+    """The test blocks the event loop, so it sends no heartbeats, like a process that SIGSTOP has stopped."""
     with pytest.raises((InterpretationTimeout, InterpretationHeartbeatLost)):
         async with client.interpretation(source, timeout_s=0.2, heartbeat_timeout_s=60) as run:
             rows.all("select pg_sleep(0.3)")  # blocks the event loop
@@ -239,7 +239,7 @@ async def test_the_error_of_the_block_is_raised_even_if_the_run_ended_elsewhere(
             rows.all("select reactor.fail_runs(%s, 'by hand')", ([run.id],))
             raise ValueError("mine")
     assert end_of(rows, run.id) == ("failed", "INTERPRETATION_FAILED", "by hand")
-    assert not getattr(caught.value, "__notes__", [])  # the run is failed, as intended, so there is nothing to note
+    assert not getattr(caught.value, "__notes__", [])  # the run has failed already, so `fail` succeeds and adds no note
 
 
 # heartbeats

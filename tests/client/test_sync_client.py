@@ -1,4 +1,4 @@
-"""SyncReactorClient: threads share it, a fork gets its own connections, and `check` raises when a run is lost."""
+"""Threads can share a SyncReactorClient, a fork gets its own connections, and `check` raises when a run is lost."""
 
 import os
 import subprocess
@@ -104,7 +104,7 @@ def test_threads_share_a_client(client: SyncReactorClient) -> None:
 
 
 def test_a_fork_gets_connections_of_its_own(migrated_url: str) -> None:
-    """A server may load the app before it forks its workers."""
+    """A web server may load the app, with its client, before the server forks its worker processes."""
     done = subprocess.run(
         [sys.executable, "-c", _FORKING, migrated_url], capture_output=True, text=True, timeout=50, check=True
     )

@@ -1,4 +1,4 @@
-"""The delays of reactor/core/backoff.py: growth, cap, jitter, Retry-After."""
+"""Delays double up to a cap and have jitter. The store's Retry-After, up to an hour, makes a delay longer."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Tests of the circuit breaker: its state transitions, and how many attempts an outage can count."""
+"""The circuit breaker changes its state as its table says, and counts few attempts during an outage."""
 
 import math
 from uuid import UUID
@@ -15,12 +15,12 @@ ROWS = [UUID(int=number) for number in range(20)]
 
 
 def opened(at: float = 100.0, retry_after_s: float | None = None) -> CircuitBreaker:
-    """Return a breaker that opened at time `at`, when rows 0 to 4 had failed."""
+    """Return a breaker that opened at time `at`, because rows 0 to 4 failed."""
     breaker = CircuitBreaker()
     for row in ROWS[:4]:
         assert not breaker.failed(at, row)
     assert breaker.allowance(at) is None
-    assert not breaker.failed(at, ROWS[4], retry_after_s)
+    assert not breaker.failed(at, ROWS[4], retry_after_s=retry_after_s)
     return breaker
 
 
@@ -37,21 +37,6 @@ def test_a_closed_breaker_lets_any_number_start() -> None:
     assert breaker.allowance(0) is None
     assert breaker.retry_at is None
     assert not breaker.is_open
-    assert breaker.is_clear
-
-
-def test_it_is_clear_while_closed_without_a_failure() -> None:
-    breaker = CircuitBreaker(threshold=2)
-    clear = []
-    for row in ROWS[:2]:
-        breaker.failed(100, row)
-        clear.append(breaker.is_clear)
-    breaker.started(101, ROWS[2])
-    clear.append(breaker.is_clear)
-    breaker.succeeded(102)
-
-    assert clear == [False, False, False]
-    assert breaker.is_clear
 
 
 def test_failures_of_enough_different_rows_open_it() -> None:
@@ -70,6 +55,29 @@ def test_one_row_that_always_fails_does_not_open_it() -> None:
     assert not breaker.is_open
 
 
+def test_it_counts_members_and_not_rows() -> None:
+    breaker = CircuitBreaker(threshold=2)
+
+    assert not any(breaker.failed(0, row, member="one user") for row in ROWS)
+    assert not breaker.is_open
+    assert not breaker.failed(0, ROWS[0], member="another user")
+    assert breaker.is_open
+
+
+def test_a_shared_refusal_opens_it_immediately_and_is_not_counted() -> None:
+    breaker = CircuitBreaker()
+
+    assert breaker.failed(0, ROWS[0], is_shared=True)
+    assert breaker.is_open
+
+
+def test_only_the_probe_and_no_other_upload_may_start_while_it_is_open() -> None:
+    breaker = probing(at=101)
+
+    assert breaker.may_start(101, ROWS[5])
+    assert not breaker.may_start(101, ROWS[6])
+
+
 def test_a_success_clears_the_failures_before_it() -> None:
     breaker = CircuitBreaker()
     for row in ROWS[:4]:
@@ -81,7 +89,7 @@ def test_a_success_clears_the_failures_before_it() -> None:
     assert not breaker.is_open
 
 
-def test_one_probe_at_a_time() -> None:
+def test_no_second_probe_starts_during_a_probe() -> None:
     breaker = probing()
 
     assert breaker.allowance(200) == 0
@@ -206,7 +214,7 @@ class Outages(RuleBasedStateMachine):
         self.breaker = CircuitBreaker(threshold=3)
         self.now = 0.0
         self.in_flight: list[UUID] = []
-        self.charged: list[UUID] = []
+        self.counted: list[UUID] = []
         self.probes: set[UUID] = set()
 
     @rule(seconds=st.floats(0, 20))
@@ -228,17 +236,17 @@ class Outages(RuleBasedStateMachine):
     def fail(self, data: st.DataObject, retry_after_s: float | None) -> None:
         row = self.end(data)
         was_open = self.breaker.is_open
-        is_uncounted = self.breaker.failed(self.now, row, retry_after_s)
+        is_uncounted = self.breaker.failed(self.now, row, retry_after_s=retry_after_s)
         assert is_uncounted == was_open
         if not is_uncounted:
-            self.charged.append(row)
+            self.counted.append(row)
 
     @precondition(lambda self: self.in_flight)
     @rule(data=st.data())
     def succeed(self, data: st.DataObject) -> None:
         self.end(data)
         self.breaker.succeeded(self.now)
-        self.charged.clear()
+        self.counted.clear()
         self.probes.clear()
         assert self.breaker.allowance(self.now) is None
 
@@ -254,19 +262,15 @@ class Outages(RuleBasedStateMachine):
         return row
 
     @invariant()
-    def in_any_outage_at_most_threshold_rows_are_charged(self) -> None:
-        assert len(set(self.charged)) <= 3
+    def during_an_outage_attempts_of_at_most_threshold_rows_are_counted(self) -> None:
+        assert len(set(self.counted)) <= 3
 
     @invariant()
     def there_is_at_most_one_probe(self) -> None:
         assert len(self.probes) <= 1
 
     @invariant()
-    def it_is_clear_exactly_while_no_failure_counts(self) -> None:
-        assert self.breaker.is_clear == (not self.charged)
-
-    @invariant()
-    def an_open_breaker_without_a_probe_allows_one_within_the_longest_retry_after(self) -> None:
+    def an_open_breaker_without_a_probe_allows_a_probe_within_the_longest_retry_after(self) -> None:
         if self.breaker.is_open and not self.probes:
             then = self.breaker.retry_at
             assert then is not None

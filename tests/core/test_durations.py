@@ -1,4 +1,4 @@
-"""Parsing and formatting durations."""
+"""Durations are parsed and formatted. Other texts and numbers are refused."""
 
 import math
 

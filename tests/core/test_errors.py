@@ -1,4 +1,4 @@
-"""Tests of the exceptions: their messages, and the JSON object that SQL functions return for the same error."""
+"""Each exception has a message, and becomes the JSON object that SQL functions return for the same error."""
 
 from reactor.core.errors import (
     ConfigInvalid,
@@ -16,7 +16,7 @@ from reactor.core.errors import (
 from reactor.core.refusal import Guard, Refusal, Scope
 
 
-def test_an_error_without_a_message_has_the_catalogues() -> None:
+def test_an_error_without_a_message_has_the_message_of_the_catalogue() -> None:
     error = NotFound()
 
     assert str(error) == error.catalogued.message == "No row has this id."

@@ -1,4 +1,4 @@
-"""Tests of the fair queue: examples, and a comparison with a simple model made of lists."""
+"""Tenants take turns in the fair queue, within their caps. A simple model made of lists gives the same results."""
 
 import pytest
 from hypothesis import settings

@@ -1,14 +1,23 @@
-"""Each problem is reported in one sentence, the gravest first. Without a problem, the headline is "All is well."."""
+"""Each problem is reported in one sentence, the worst first. The headline without problems is "All is well."."""
 
 from typing import Any
 
 import pytest
 from attrs import evolve
 
+from reactor.core.breakers import OpenBreaker
+from reactor.core.errors import StorageRefused, StorageUnavailable
 from reactor.core.health import NOT_LISTENING, POLLED, Process, count_text, duration_text, headline, troubles
+from reactor.core.refusal import Guard, Place
 
-WELL = Process(mode="listening", mode_for_s=60.0, not_ready=[], open_stores={}, lag_s=0.001, spool_free_bytes=1 << 40)
+WELL = Process(mode="listening", mode_for_s=60.0, not_ready=[], open_breakers=[], lag_s=0.001, spool_free_bytes=1 << 40)
 REACTOR = {"id": "1", "host": "h", "mode": "listening", "seen_s_ago": 1.0}
+
+
+def opened(error: StorageUnavailable | StorageRefused) -> OpenBreaker:
+    """Return the open breaker of the store "files" after this error."""
+    place = Place(Guard.STORE, "files")
+    return OpenBreaker(place=place, refusal=error.refusal, code=error.code, message=str(error))
 
 
 def database(**uploads: Any) -> dict[str, Any]:
@@ -35,8 +44,22 @@ def test_all_is_well() -> None:
         ({"mode": "starting"}, "The reactor has not listened for 1m: only reconciliation finds failed uploads."),
         ({"not_ready": ["not reconciled yet"]}, "Not ready: not reconciled yet."),
         (
-            {"open_stores": {"files": 3661.0}},
-            "The store files has been down for 1h1m: its uploads wait and keep their retries.",
+            {"open_breakers": [(opened(StorageUnavailable("503", http_status=503)), 3661.0)]},
+            "The store files has been down for 1h1m: the uploads wait and keep their retries.",
+        ),
+        (
+            {"open_breakers": [(evolve(opened(StorageUnavailable("503")), is_for_all=False), 5.0)]},
+            "The store files has been failing for some users for 5s: the uploads wait and keep their retries.",
+        ),
+        (
+            {
+                "open_breakers": [(opened(StorageRefused("400", reason="ExpiredToken", check="AWS_PROFILE")), 5.0)],
+                "not_ready": ["The store files has refused the reactor with STORAGE_REFUSED (ExpiredToken)"],
+            },
+            (
+                "The store files has refused the reactor with STORAGE_REFUSED (ExpiredToken) for 5s: the uploads wait"
+                " and keep their retries. Check AWS_PROFILE."
+            ),
         ),
         ({"lag_s": 2.5}, "Timers fire 2.5 s late: this process has too much work or too little CPU."),
         ({"spool_free_bytes": 1 << 20}, "A spool has only 1 MiB free: new failed uploads may be lost."),

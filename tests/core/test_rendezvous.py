@@ -1,4 +1,4 @@
-"""Each reactor computes the same order for a row without communication; rows are shared evenly."""
+"""Without communication, all reactors compute the same order of reactors for a row. Rows are shared evenly."""
 
 from collections import Counter
 from itertools import permutations
@@ -54,7 +54,7 @@ def test_rows_are_shared_evenly() -> None:
 
 @pytest.mark.parametrize("place", [0, 48, 64, 96], ids=["counters", "nodes", "sequences", "times"])
 def test_ids_that_differ_in_a_few_bits_only_are_shared_too(place: int) -> None:
-    """The bits that differ are those that a counter, a node, a sequence or a time sets in a UUID."""
+    """The ids differ in the bits in which a UUID holds a counter, a node, a sequence or a time."""
     reactors = [uuid4() for _ in range(2)]
     alike = uuid4().int
     order = order_of(reactors[0], reactors)

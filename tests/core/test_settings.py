@@ -1,4 +1,4 @@
-"""Tests of the settings: their rules and their defaults."""
+"""The defaults of the settings follow the rules. A value that breaks a rule is refused."""
 
 import math
 from pathlib import Path
@@ -98,7 +98,7 @@ def test_a_value_at_the_edge_of_its_range_is_accepted(changes: dict[str, Any]) -
 
 
 def test_a_rule_on_two_settings_needs_both_values() -> None:
-    """A value that could not be parsed is missing. A rule about it and another setting is then skipped."""
+    """A value that could not be parsed is missing. Rules that compare this value with another one are skipped."""
     assert problems({"retry_max_s": 0.5}) == []
     assert problems({"http_host": "0.0.0.0"}) == []  # noqa: S104 - only checked
     assert problems({"listen_url": "host=direct"}) == []
@@ -148,7 +148,7 @@ def test_spools_are_immutable() -> None:
 
 
 def test_every_field_names_its_variable() -> None:
-    """The docstrings under the fields are the settings' reference: each names its variable."""
+    """The docstrings under the fields document the settings. They must name every variable."""
     source = Path(__file__).parents[2] / "reactor" / "core" / "settings.py"
     text = source.read_text(encoding="utf-8")
     names = [attribute.name.removesuffix("_s").upper() for attribute in fields(Settings)]

@@ -1,4 +1,7 @@
-"""Examples for the timer wheel. tests/core/test_timer_wheel_model.py compares the wheel with a dictionary."""
+"""The timer wheel pops keys at their ticks and releases their memory: examples.
+
+tests/core/test_timer_wheel_model.py compares the wheel with a dictionary.
+"""
 
 import gc
 import sys
@@ -9,14 +12,15 @@ import pytest
 
 from reactor.core.timer_slots import BITS
 from reactor.core.timer_wheel import TimerWheel
+from reactor.runtime.clock import TICKS_PER_S
 
-FIFTEEN_MINUTES = 900_000
-TEN_YEARS = 10 * 365 * 24 * 3600 * 1000
+FIFTEEN_MINUTES = 15 * 60 * TICKS_PER_S
+TEN_YEARS = 10 * 365 * 24 * 3600 * TICKS_PER_S
 BLOCK = 1 << BITS
 
 
 class Key:
-    """A key of which weak references can be made."""
+    """A key that allows weak references."""
 
 
 def entries(wheel: TimerWheel[int]) -> int:
@@ -108,7 +112,7 @@ def test_a_key_moved_away_and_back_is_popped_once() -> None:
 
 
 def test_a_key_moved_back_within_the_current_block_is_popped_once() -> None:
-    """The wheel may drop the old entry of the key or reuse it. It must return the key exactly once."""
+    """The wheel may drop the old entry of the key or reuse the entry. It must return the key exactly once."""
     for others in range(8):
         wheel: TimerWheel[int] = TimerWheel()
         for key in range(1, others + 1):
@@ -249,7 +253,7 @@ def test_taken_entries_of_the_current_block_are_dropped_once_they_are_half() -> 
 
 
 def test_the_dictionary_is_not_copied_while_it_is_used_well() -> None:
-    """A copy takes time proportional to the number of keys."""
+    """Copying the dictionary takes time proportional to the number of keys."""
     wheel: TimerWheel[int] = TimerWheel()
     for key in range(1000):
         wheel.arm(key, key)
@@ -321,7 +325,7 @@ def test_removed_slots_release_their_memory() -> None:
 
 
 def test_a_pop_moves_keys_of_one_block_at_a_time() -> None:
-    """A hierarchical timer wheel sometimes moves all timers of a level in one pop."""
+    """In a hierarchical timer wheel, one pop may move all timers of a level. This wheel must not."""
     wheel: TimerWheel[int] = TimerWheel()
     for key in range(100):
         wheel.arm(key, TEN_YEARS + key * BLOCK)

@@ -1,4 +1,4 @@
-"""Compare the timer wheel with a simple model: a dictionary that maps keys to due ticks."""
+"""The timer wheel behaves like a simple model: a dictionary that maps keys to due ticks."""
 
 from collections import Counter
 
@@ -80,7 +80,8 @@ class WheelAgainstDict(RuleBasedStateMachine):
         assert all(self.wheel.due_ticks.get(key) == self.model.get(key) for key in range(13))
         assert all((key in self.wheel.due_ticks) == (key in self.model) for key in range(13))
 
-    @rule()  # not an invariant: next_due() after every rule would leave the other rules no unused heap numbers
+    # not an invariant: next_due() removes unused heap numbers, and would do so before each other rule
+    @rule()
     def next_due_is_never_later_than_the_earliest(self) -> None:
         tick = self.wheel.next_due()
         earliest = min(self.model.values(), default=None)

@@ -1,4 +1,4 @@
-"""A row's trace context is derived from its traceparent or its id. Span ids are derived from the row's id and claim."""
+"""A row's trace context comes from its traceparent or its id. Span ids come from the row's id and its claim count."""
 
 from uuid import UUID, uuid4
 

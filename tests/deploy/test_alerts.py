@@ -1,4 +1,4 @@
-"""The alert rules: they fire when they should, and their runbooks name commands that exist."""
+"""The alert rules fire when they should, and their runbooks name commands that exist."""
 
 import re
 import shlex
@@ -66,6 +66,6 @@ def test_each_command_in_a_runbook_exists(line: str) -> None:
         found = command.get_command(click.Context(command), words.pop(0))
         assert found is not None, f"'{line}': no such command"
         command = found
-    # put an id in place of "ID", and let click parse the line
+    # replace the placeholders by an id, and let click parse the line
     zero = "00000000-0000-0000-0000-000000000000"
     command.make_context(line, [zero if word in {"ID", "USER"} else word for word in words])

@@ -1,4 +1,4 @@
-"""compose.yaml: valid, with pinned images, ports on loopback only, and files and settings that exist."""
+"""compose.yaml is valid. Its images are pinned, its ports are on loopback only, its files and settings exist."""
 
 import re
 import subprocess
@@ -22,7 +22,7 @@ PINNED = re.compile(r"[a-z0-9./-]+:v?\d+\.\d+(\.\d+)?")
 
 ONE_SHOT = {"migrate", "worker-password", "bucket"}
 NO_HEALTHCHECK = {"collector"}
-"""The collector's image has neither a shell nor a client for a health check. No service waits for it."""
+"""The collector's image has no program that could check its health. No service waits for the collector."""
 
 
 def test_the_file_is_valid_for_compose() -> None:

@@ -1,7 +1,7 @@
-"""deploy/compose.yaml in containers, if a container engine is running: `pytest -m docker`.
+"""The containers of deploy/compose.yaml store and trace an upload: `pytest -m docker`, with a container engine.
 
-One test runs a reactor outside of the containers, with the PostgreSQL in a container and a store that fails twice. The
-test then reads the trace from the Jaeger in another container.
+One test runs a reactor outside of the containers, with PostgreSQL in a container and a store that fails twice. Then the
+test reads the trace from Jaeger, which runs in another container.
 """
 
 import json
@@ -30,7 +30,7 @@ from reactor.postgres.migrate import migrate
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
 PASSWORD = "only-for-this-test"  # noqa: S105
-JAEGER_TAKES_IN_S = 30.0
+PATIENCE_S = 30.0
 
 
 def containers(*services: str) -> Iterator[Services]:
@@ -69,7 +69,7 @@ def get_json(url: str) -> Any:
 def spans_of(jaeger: str, trace_id: str, complete: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
     """Poll Jaeger until the trace is complete, because Jaeger stores spans some time after it receives them."""
     spans: list[dict[str, Any]] = []
-    give_up = time.monotonic() + JAEGER_TAKES_IN_S
+    give_up = time.monotonic() + PATIENCE_S
     while not complete(spans):
         assert time.monotonic() < give_up, [span["name"] for span in spans]
         time.sleep(0.2)
@@ -139,7 +139,7 @@ def test_all_services_start_and_store_an_upload(everything: Services) -> None:
     script = (DEPLOY / "README.md").read_text().split("<<'SQL'\n")[1].split("select storage_status")[0]
     with psycopg.connect(url, autocommit=True) as conn:
         conn.execute(script.encode())
-        give_up = time.monotonic() + JAEGER_TAKES_IN_S
+        give_up = time.monotonic() + PATIENCE_S
         while conn.execute("select storage_status from sources").fetchall() != [("uploaded",)]:
             assert time.monotonic() < give_up
             time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""The Dockerfile, as far as it can be tested without a container engine."""
+"""The Dockerfile is sound, pinned and hardened, and its build steps work. No test needs a container engine."""
 
 import json
 import re
@@ -30,7 +30,9 @@ def test_hadolint_finds_nothing() -> None:
 
 def test_the_image_has_an_unprivileged_user_a_health_check_and_no_shell() -> None:
     [user] = steps("USER")
-    assert re.fullmatch(r"[1-9]\d{3,}:[1-9]\d{3,}", user)  # a number, so that Kubernetes can check it isn't root
+    assert re.fullmatch(
+        r"[1-9]\d{3,}:[1-9]\d{3,}", user
+    )  # numeric ids, so that Kubernetes can check that the user isn't root
     [check] = steps("HEALTHCHECK")
     command = json.loads(check[check.index("[") :])
     compile(command[2], "HEALTHCHECK", "exec")

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: valid, hardened, and consistent with the image and the reactor's settings."""
+"""The Kubernetes manifests are valid, hardened, and consistent with the image and the reactor's settings."""
 
 import subprocess
 from pathlib import Path

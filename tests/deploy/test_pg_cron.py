@@ -1,4 +1,4 @@
-"""The jobs of pg_cron.sql, executed as pg_cron executes them, on a database without a reactor."""
+"""The jobs of pg_cron.sql do their work on a database without a reactor. The tests execute them as pg_cron does."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +24,8 @@ PG_CRON_STAND_IN = """
     grant select on cron.job to reactor_worker;
     grant select, delete on cron.job_run_details to reactor_worker;
 """
-"""A stand-in for the extension's tables and cron.schedule, because the PostgreSQL of the Python package has no pg_cron.
-The commands of the jobs run for real."""
+"""A stand-in for the tables of pg_cron and for cron.schedule, because the PostgreSQL of the Python package has no
+pg_cron. The tests execute the real commands of the jobs."""
 
 
 @pytest.fixture

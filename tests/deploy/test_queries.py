@@ -84,7 +84,7 @@ def test_every_metric_of_an_alert_is_on_the_dashboard() -> None:
 
 
 def test_gauges_of_the_database_are_never_summed_over_reactors() -> None:
-    """Each reactor exports the same values of the shared database, so a sum would multiply them."""
+    """Each reactor exports the same values of the shared database, so a sum would multiply these values."""
     shared = {"storage_queue_depth", "storage_queue_oldest_age_seconds", "interpretation_running"} | {
         "quota_rejections_total",
         "storage_usage_bytes",

@@ -1,4 +1,4 @@
-"""deploy/README.md: the upload of the example is stored, and the reactor writes only into the spool."""
+"""The upload of the example in deploy/README.md is stored, and the reactor writes only into the spool."""
 
 import re
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def test_addresses_are_those_that_compose_publishes() -> None:
 
 
 def test_the_upload_of_the_example_is_stored(app: App, tmp_path: Path) -> None:
-    """Runs the README's SQL with the README's file; a reactor must store the object."""
+    """The test runs the README's SQL with the README's file. A reactor must store the file."""
     [name] = re.findall(r"printf hello > /var/spool/reactor/(\S+)'", README)
     (app.spool / name).write_bytes(b"hello")
     [script] = re.findall(r"<<'SQL'\n(.*?)\nSQL\n", README, re.DOTALL)
@@ -56,7 +56,7 @@ sys.addaudithook(note)
 
 
 def test_the_reactor_writes_only_into_the_spool(app: App, tmp_path: Path, s3_environment: dict[str, str]) -> None:
-    """ProtectSystem=strict and read-only root file systems need this. In the spool, the reactor only removes files."""
+    """The sandboxes of deploy/ forbid writes to other folders. In the spool, the reactor only removes files."""
     (tmp_path / "audit").mkdir()
     (tmp_path / "audit/sitecustomize.py").write_text(AUDIT)
     env: dict[str, Any] = settings_of(app, STORE_URL="s3://") | s3_environment

@@ -33,7 +33,7 @@ ALL = [block for path in READMES for block in blocks(path)]
 LANGUAGES = {"sh", "sql", "python", "ts", "text"}
 NOT_RUN_AT_MOST = 6
 NOT_FILES = {"reactor.toml", "figures.json", "migration.sql", "NAME/PREFIX/"}
-"""Names that a user chooses."""
+"""Names of files and folders that users choose, so the repository need not contain them."""
 
 PLACEHOLDER = re.compile(r"/X/|_x\.|test_Y|^x\.|/x\.|NNNN")
 EXAMPLE_DATABASE = re.compile(r"postgresql://\S+@db\.example\.org:5432/postgres")
@@ -48,7 +48,7 @@ def name_of(value: Path | Block) -> str:
 
 
 def section(path: str, heading: str) -> str:
-    """Return the text between a heading of the second level and the next one."""
+    """Return the text from a heading of the second level to the next such heading."""
     return (ROOT / path).read_text(encoding="utf-8").split(f"\n## {heading}\n")[1].split("\n## ")[0]
 
 
@@ -183,7 +183,7 @@ def test_every_shell_block_is_valid_bash(block: Block) -> None:
 
 @frozen(kw_only=True)
 class Place:
-    """Where a shell block runs: a migrated database, a spool, a store, an S3 server, and a running reactor."""
+    """The place where a shell block runs: a migrated database, a spool, a store, an S3 server, a running reactor."""
 
     env: dict[str, str]
     folder: Path
@@ -283,7 +283,7 @@ def answers_of(cursor: psycopg.Cursor[Any]) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("path", sorted({block.path for block in blocks_of("sql")}), ids=name_of)
 def test_sql(path: Path, migrated_url: str) -> None:
-    """Runs the blocks of one README in order. A call must fail exactly if a comment shows its error code."""
+    """The blocks of one README run in order. A call must fail if a comment shows its error code, and only then."""
     with psycopg.connect(migrated_url) as conn:
         for block in (block for block in blocks_of("sql") if block.path == path):
             expected = re.findall(r'^-- \{"ok": false, "code": "([A-Z_]+)"', block.text, re.MULTILINE)

@@ -1,6 +1,6 @@
-"""The READMEs' TypeScript compiles under `tsc --strict`, with supabase-js's own types.
+"""The TypeScript of deploy/supabase.md compiles under `tsc --strict`, with supabase-js's own types.
 
-npm installs the compiler and the types into a temporary folder. The test is skipped without Node.js and offline.
+npm installs the compiler and the types into a temporary folder. The test is skipped if npm is missing or offline.
 """
 
 import shutil
@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_typescript_block_compiles_and_a_mistake_does_not(folder: Path) -> None:
     """The compiler checks all blocks and the mistake in one run, because its start takes seconds."""
     blocks = blocks_of("ts")
-    assert {block.path for block in blocks} == {ROOT / "README.md", ROOT / "deploy/supabase.md"}
+    assert {block.path for block in blocks} == {ROOT / "deploy/supabase.md"}
     names = ["mistake.ts"]
     (folder / "mistake.ts").write_text(PRELUDE + MISTAKE)
     for block in blocks:

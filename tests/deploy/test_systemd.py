@@ -1,4 +1,4 @@
-"""The systemd units: valid, sandboxed, and consistent with the reactor's settings."""
+"""The systemd units are valid, sandboxed, and consistent with the reactor's settings."""
 
 import subprocess
 from configparser import ConfigParser

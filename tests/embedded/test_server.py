@@ -75,7 +75,7 @@ def is_alive(pid: int) -> bool:
 
 
 def test_a_new_server_answers_on_loopback_only_and_by_password(data_dir: Path) -> None:
-    data_dir.with_name("postgres.unfinished").mkdir()  # a first start that was killed leaves this folder
+    data_dir.with_name("postgres.unfinished").mkdir()  # a killed first start leaves such a folder
     before = data_dir.parent.stat()
 
     with EmbeddedPostgres(data_dir) as server:

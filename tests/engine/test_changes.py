@@ -1,4 +1,4 @@
-"""Rows that change during a drain are counted, except those handed back; the number of links is limited."""
+"""`Changes` counts the rows that a drain changes, but no row that is handed back. The number of links is limited."""
 
 from uuid import uuid4
 
@@ -52,4 +52,4 @@ def test_after_clear_the_count_starts_again() -> None:
     reported = changes.links
     changes.clear()
     assert (changes.count, changes.links) == (0, [])
-    assert len(reported) == 1  # clear() must not empty the list that an event refers to
+    assert len(reported) == 1  # an event may still refer to this list, so clear() must not empty it

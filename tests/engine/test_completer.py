@@ -1,4 +1,4 @@
-"""Outcomes are settled in batches and kept during a database outage. Rows that may not start are handed back."""
+"""Outcomes are settled in batches and kept during a database outage. An open breaker hands claimed rows back."""
 
 import pytest
 from anyio import Event, fail_after
@@ -12,7 +12,7 @@ from reactor.engine import completer
 
 
 async def test_claimed_rows_are_handed_back_when_the_breaker_opens() -> None:
-    """Otherwise the worker would send each claimed row to a store that is down."""
+    """If the worker kept these rows, it would send each of them to a store that is down."""
     harness = WorkerHarness(concurrency=2, per_tenant=2)
     quick = signals(400)
     async with harness.running():
@@ -60,8 +60,8 @@ async def test_a_failed_settlement_keeps_the_outcomes_and_settles_later(worker_h
         assert worker_harness.worker.is_idle
 
 
-async def test_outcomes_are_dropped_after_their_lease_has_expired(worker_harness: WorkerHarness) -> None:
-    """When the leases have expired, other reactors may have claimed the rows."""
+async def test_outcomes_are_dropped_ten_minutes_after_their_leases_ended(worker_harness: WorkerHarness) -> None:
+    """After so long an outage, other reactors have taken over the rows."""
     rows = signals(2)
     worker_harness.reaction.down = {"settle", "extend"}
     async with worker_harness.running():

@@ -34,14 +34,16 @@ async def test_a_lost_lease_cancels_the_attempt_and_settles_nothing(worker_harne
         assert attempts[lost.row_id].lease_until < attempts[kept.row_id].lease_until
         assert not worker_harness.worker.is_claimed(lost)
         await idle_event()
-        assert worker_harness.reaction.claims[1:] == [[lost]]  # a claim returns the state of the lost row
+        assert worker_harness.reaction.claims[1:] == [
+            [lost]
+        ]  # the worker tries to claim the lost row again, and gets no lease
         worker_harness.reaction.may_act.set()
         await idle_event()
         assert worker_harness.reaction.settled == [(kept, Verdict.STORED)]
 
 
 async def test_leases_are_given_up_when_the_database_stays_down(worker_harness: WorkerHarness) -> None:
-    """The worker can't extend the lease, and after it expires another reactor may claim the row."""
+    """The worker can't extend the lease. After the lease has expired, another reactor may claim the row."""
     [row] = signals(1)
     worker_harness.reaction.may_act = Event()
     worker_harness.reaction.down = {"extend"}
@@ -58,7 +60,7 @@ async def test_leases_are_given_up_when_the_database_stays_down(worker_harness: 
 
 
 async def test_a_lease_is_counted_from_before_its_extension_was_sent(worker_harness: WorkerHarness) -> None:
-    """The worker counts the new lease from when it sent the extension, which is before the database set the lease."""
+    """A new lease counts from the time when the worker sent the extension, so the worker never overestimates it."""
     [row] = signals(1)
     worker_harness.reaction.may_act = Event()
     async with worker_harness.running():

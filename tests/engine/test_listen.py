@@ -75,12 +75,12 @@ async def test_a_rolled_back_upload_is_not_notified(app: App, recorder: Recorder
 
 
 async def test_an_upload_due_at_commit_needs_no_timer(app: App, recorder: Recorder) -> None:
-    """Due times in hints are rounded up to 1 ms. Without a correction, 3 of 10 uploads would need a timer."""
+    """Hints round due times up to 1 ms. If signals waited for the rounding, 3 of 10 uploads would need a timer."""
     async with app.running_reactor(recorder):
         for _ in range(40):
             [upload] = app.queue_uploads()
             await wait_until_stored(recorder, upload)
-        # a few may need a timer on a loaded machine; without the correction, about 12 would
+        # a few may need a timer on a loaded machine; if signals waited for the rounding, about 12 would
         assert len(recorder.events_of(TimerFired)) < 6
 
 
@@ -254,7 +254,7 @@ async def test_uploads_committed_while_no_connection_is_possible_are_found(
 async def test_a_listener_that_receives_nothing_falls_back_to_polling_and_reports_it(
     app: App, recorder: Recorder
 ) -> None:
-    """This happens behind a transaction pooler: LISTEN succeeds, but notifications don't arrive."""
+    """Behind a transaction pooler, LISTEN succeeds, but notifications don't arrive."""
     async with proxied(app.url) as proxy, app.running_reactor(recorder, listen_url=proxy.url) as reactor:
         assert reactor.not_ready() == []
         recorder.skip_recorded()
@@ -278,7 +278,7 @@ async def test_a_listener_that_receives_nothing_falls_back_to_polling_and_report
 
 @pytest.mark.usefixtures("_short_intervals")
 async def test_a_silent_connection_is_detected_by_the_canary(app: App, recorder: Recorder) -> None:
-    """This happens if a middlebox has dropped the connection but still acknowledges TCP segments."""
+    """A middlebox may drop a connection and still acknowledge TCP segments, so the connection reports no error."""
     async with proxied(app.url) as proxy, app.running_reactor(recorder, listen_url=proxy.url):
         recorder.skip_recorded()
         proxy.freeze()
@@ -307,7 +307,7 @@ async def test_a_dead_peer_is_detected_before_the_next_canary(
 async def test_reactors_are_notified_when_another_starts_or_stops(
     app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the notification, a reactor would notice the change only with its next presence report."""
+    """Without the notification, a reactor would notice the change only at its next presence report."""
     monkeypatch.setattr(listen, "PRESENCE_INTERVAL_S", 600.0)
     other = Recorder()
     async with app.running_reactor(recorder):
@@ -320,7 +320,7 @@ async def test_reactors_are_notified_when_another_starts_or_stops(
             recorder.skip_recorded()
         left = await recorder.wait_for(ReactorsChanged)
         assert (left.alive, left.joined, left.left) == (1, 0, 1)
-        await recorder.wait_for(Swept)  # sweeps for rows that the stopped reactor had scheduled
+        await recorder.wait_for(Swept)  # this reactor sweeps for rows that only the stopped one had scheduled
     assert app.one("select count(*) from reactor.instance") == 0
 
 

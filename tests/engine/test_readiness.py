@@ -1,4 +1,4 @@
-"""A reactor that isn't ready returns the reasons and continues to run."""
+"""A reactor that isn't ready reports the reasons and continues to run."""
 
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -26,7 +26,7 @@ NO_DATABASE = DedicatedConnection("postgresql://localhost/unused")
 
 
 class ReadinessHarness:
-    """Readiness with a manual clock. The test emits events, and sets when the database last answered."""
+    """Readiness on a manual clock. The test emits the events, and sets the time of the database's last answer."""
 
     def __init__(self) -> None:
         self.clock = ManualClock()
@@ -155,4 +155,4 @@ async def test_one_failed_query_does_not_make_the_reactor_unready(
         reactor.emit(DatabaseLost(doing="report presence", reason="once"))
         assert reactor.not_ready() == []
         monkeypatch.setattr(readiness, "UNANSWERED_S", -1.0)
-        await until(lambda: reactor.not_ready() == [])  # ready again after a successful presence report
+        await until(lambda: reactor.not_ready() == [])  # the next presence report makes the reactor ready

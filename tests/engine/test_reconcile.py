@@ -55,7 +55,7 @@ class Listed(DirectReaction):
         self.sweeps = 0
         self.while_read: Callable[[], None] = lambda: None
         self.may_sweep = Event()
-        """Sweeps wait until it is set."""
+        """Sweeps wait until this event is set."""
         self.may_sweep.set()
 
     def due_at(self, hint: Hint) -> float | None:
@@ -79,7 +79,7 @@ class Listed(DirectReaction):
 
 
 class FixedUsage(StorageUsage):
-    """A usage repair that returns `repaired` once; the test sets it."""
+    """A usage repair that returns `repaired` once. The test sets `repaired`."""
 
     def __init__(self) -> None:
         self.repaired: dict[str, int] = {}
@@ -181,7 +181,7 @@ async def test_a_pass_emits_what_it_repaired_in_the_usage(harness: ReconcileHarn
     ]
 
 
-async def test_a_pass_at_start_then_each_interval_and_on_request(harness: ReconcileHarness) -> None:
+async def test_passes_run_at_start_at_each_interval_and_on_request(harness: ReconcileHarness) -> None:
     async with harness.running():
         assert harness.reaction.sweeps == 1
         await harness.advance(INTERVAL_S - 0.01)
@@ -278,6 +278,16 @@ async def test_a_pass_arms_unknown_rows_and_leaves_known_ones_alone(harness: Rec
     assert not harness.reconcile.has_more
 
 
+async def test_a_pass_reschedules_a_row_that_is_scheduled_much_too_late(harness: ReconcileHarness) -> None:
+    """A forged notification may have scheduled the row. The row isn't counted as missed."""
+    harness.reconcile.expect_notifications(arrive=True)
+    await harness.advance(100.0)
+    late = harness.list_row(due_s=-6.0, changed_s=-10.0)
+    harness.schedule.arm([Due(late, harness.clock.database_now() + 800.0)])
+    assert await harness.missed() == 0
+    assert late in harness.ready.queue
+
+
 async def test_a_due_row_without_a_notification_is_counted_as_missed(harness: ReconcileHarness) -> None:
     harness.reconcile.expect_notifications(arrive=True)
     await harness.advance(100.0)
@@ -338,7 +348,7 @@ async def test_a_backlog_is_swept_again_as_soon_as_there_is_room(harness: Reconc
         assert harness.reaction.sweeps == 2
         assert harness.reaction.rescues == 1
 
-        harness.worker.request_refill()  # the last sweep found only scheduled rows: no immediate sweep
+        harness.worker.request_refill()  # no immediate sweep, because the last sweep found only scheduled rows
         await idle_event()
         assert harness.reaction.sweeps == 2
         await harness.advance(1.0)
@@ -347,13 +357,13 @@ async def test_a_backlog_is_swept_again_as_soon_as_there_is_room(harness: Reconc
         await idle_event()
         assert harness.reaction.sweeps == 3
 
-        harness.worker.request_refill()  # the last sweep was complete: no sweep
+        harness.worker.request_refill()  # no sweep, because the last sweep was complete
         await harness.advance(5.0)
         assert harness.reaction.sweeps == 3
 
 
 def list_overdue_beside_another_reactor(harness: ReconcileHarness, count: int) -> tuple[list[Signal], list[Signal]]:
-    """Add another reactor and `count` overdue rows. Return the rows that rank this reactor first, and the others."""
+    """Add another reactor and `count` overdue rows. Return the rows that rank this reactor first, and the rest."""
     harness.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
     signals = [harness.list_row(due_s=-9.0, changed_s=-9.0) for _ in range(count)]
     ours = [signal for signal in signals if not harness.schedule.rendezvous_order.delay_s(signal.row)]
@@ -421,7 +431,7 @@ async def test_yielded_rows_are_taken_over_from_a_reactor_without_progress(harne
         assert all(harness.schedule.is_waiting(signal) for signal in others)
 
 
-async def test_a_row_yielded_when_it_is_notified_is_swept_as_soon(harness: ReconcileHarness) -> None:
+async def test_a_row_yielded_at_its_notification_is_swept_30_s_later(harness: ReconcileHarness) -> None:
     """A sweep checks yielded rows 30 s after they were yielded, however long ago the last sweep was."""
     harness.schedule.rendezvous_order.set_members(uuid4(), [uuid4()])
     async with harness.running():
@@ -498,7 +508,7 @@ async def test_one_pass_finds_all_work_without_notifications(app: App, recorder:
     assert {event.run_id for event in recorder.events_of(RunExpired)} == {stale, silent}
     assert app.run(alive)["status"] == "running"
     assert recorder.events_of(Notified) == []
-    assert sum(swept.missed for swept in recorder.events_of(Swept)) == 0  # no notification is missed without LISTEN
+    assert sum(swept.missed for swept in recorder.events_of(Swept)) == 0  # without LISTEN, no row counts as missed
     for upload, status, code in (
         (later, "failed", None),
         (exhausted, "dead", "STORAGE_UPLOAD_FAILED"),
@@ -608,7 +618,7 @@ async def test_the_first_sweep_of_a_large_backlog_is_short(
         await recorder.wait_for_all(len(uploads) - len(settled), AttemptSettled)
         found = [swept.found for swept in recorder.events_of(Swept) if swept.reaction == "uploads"]
     assert found[0] == 50
-    assert sum(found) >= 60  # a sweep may find a row again while it is being claimed
+    assert sum(found) >= 60  # a sweep may find a row again while the row is being claimed
     assert_all_stored(app, uploads)
 
 

@@ -1,4 +1,4 @@
-"""When the engine stops, it waits for attempts in flight until the grace period ends, and hands the other rows back."""
+"""A stopping engine lets attempts finish within the grace period. Then it hands back the rows still in flight."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -85,7 +85,7 @@ async def test_attempts_are_handed_back_after_the_grace_period(engine: Engine, w
     assert engine.spent == 0
 
 
-async def test_a_database_that_stays_away_does_not_keep_the_engine_from_ending(
+async def test_the_engine_ends_even_if_the_database_stays_unreachable(
     engine: Engine, worker_harness: WorkerHarness, monkeypatch: pytest.MonkeyPatch, log_lines: list[str]
 ) -> None:
     monkeypatch.setattr(supervisor, "_LAST_SETTLEMENT_S", 0.05)

@@ -1,4 +1,4 @@
-"""The worker claims all ready rows together within its caps, never twice, and loses no row if the database fails."""
+"""The worker claims ready rows in batches within its caps. It claims no row twice, and an outage loses no row."""
 
 import pytest
 from anyio import Event
@@ -23,7 +23,7 @@ async def test_a_row_is_claimed_acted_on_and_settled(worker_harness: WorkerHarne
 
 
 async def test_slow_work_is_not_claimed_in_advance(worker_harness: WorkerHarness) -> None:
-    """A row that waits for a thread here could already run in another reactor that has free threads."""
+    """Another reactor may have free threads, so a reactor must not claim rows that would wait for its own threads."""
     slow, worker_harness.reaction.may_claim = Event(), Event()
     worker_harness.reaction.may_act = slow
     async with worker_harness.running():
@@ -120,7 +120,7 @@ async def test_rows_that_others_have_claimed_are_dropped(worker_harness: WorkerH
 
 
 async def test_rows_that_others_have_stored_are_dropped_in_large_batches() -> None:
-    """Every reactor schedules all due rows, so dropping rows that others have stored must need few claims."""
+    """Every reactor schedules all due rows. With few claims, it must drop the rows that others have stored."""
     harness = WorkerHarness(concurrency=4, per_tenant=4)
     theirs, ours = signals(3_000), signals(10)
     harness.reaction.not_ours = {signal.row_id for signal in theirs}
@@ -130,7 +130,7 @@ async def test_rows_that_others_have_stored_are_dropped_in_large_batches() -> No
         assert len(harness.reaction.claims) < 20
 
 
-async def test_enough_claimed_work_is_not_interrupted_by_a_small_claim() -> None:
+async def test_claims_of_a_backlog_stay_large() -> None:
     harness = WorkerHarness(concurrency=4, per_tenant=4)
     async with harness.running():
         await harness.arm(signals(3_000))
@@ -184,7 +184,7 @@ async def test_a_flood_of_one_tenant_does_not_delay_another() -> None:
 
 
 async def test_a_single_row_is_settled_soon_amid_a_flood() -> None:
-    """The row is settled after a few rows of the flood, although it became due after all of them."""
+    """The row becomes due after the flood, but is settled after only a few rows of the flood."""
     harness = WorkerHarness(concurrency=4, per_tenant=2)
     flood, [other] = signals(5_000, tenant=1), signals(1, tenant=2)
     async with harness.running():
@@ -199,7 +199,7 @@ async def test_a_single_row_is_settled_soon_amid_a_flood() -> None:
 
 
 async def test_a_row_that_is_not_admitted_is_handed_back(worker_harness: WorkerHarness) -> None:
-    """This happens if the circuit breaker opens during the claim."""
+    """Rows are not admitted if the circuit breaker opens during the claim."""
     first, second, third = signals(3)
     worker_harness.reaction.refused = {second.row_id, third.row_id}
     async with worker_harness.running():
@@ -213,7 +213,7 @@ async def test_a_row_that_is_not_admitted_is_handed_back(worker_harness: WorkerH
 
 
 async def test_claims_stop_while_outcomes_cannot_be_settled(worker_harness: WorkerHarness) -> None:
-    """Otherwise the number of unsettled outcomes would have no bound while the database is down."""
+    """If claims continued, the number of unsettled outcomes would grow without a limit while the database is down."""
     rows = signals(5_000)
     worker_harness.reaction.may_settle = Event()
     async with worker_harness.running():
@@ -244,7 +244,7 @@ async def test_a_row_is_not_claimed_again_before_its_outcome_is_settled(worker_h
 
 
 async def test_a_row_in_flight_is_not_claimed_again(worker_harness: WorkerHarness) -> None:
-    """If its lease has expired during the attempt, the database would let even this reactor claim the row again."""
+    """If the lease expires during the attempt, the database lets any reactor claim the row, this one included."""
     row, other = signals(2)
     worker_harness.reaction.may_act = Event()
     async with worker_harness.running():
@@ -256,7 +256,7 @@ async def test_a_row_in_flight_is_not_claimed_again(worker_harness: WorkerHarnes
         assert worker_harness.reaction.settled == [(row, Verdict.STORED), (other, Verdict.STORED)]
 
 
-async def test_hints_of_a_row_in_flight_use_up_no_place_of_its_tenant(worker_harness: WorkerHarness) -> None:
+async def test_hints_of_a_row_in_flight_do_not_count_against_its_tenant(worker_harness: WorkerHarness) -> None:
     row, *others = signals(4)
     worker_harness.reaction.may_act = Event()
     async with worker_harness.running():
@@ -327,7 +327,7 @@ async def test_rows_claimed_after_close_are_handed_back(worker_harness: WorkerHa
         assert worker_harness.reaction.most_in_all == 0
 
 
-async def test_closing_while_the_database_is_away_waits_for_it(worker_harness: WorkerHarness) -> None:
+async def test_closing_during_an_outage_waits_until_the_outcomes_are_settled(worker_harness: WorkerHarness) -> None:
     [row] = signals(1)
     worker_harness.reaction.down = {"settle"}
     async with worker_harness.running():

@@ -47,10 +47,10 @@ class Mutation:
     old: str
     new: str
     tests: tuple[str, ...]
-    """Test files in which at least one test must fail."""
+    """Test files. At least one test in them must fail."""
 
     def matches(self, root: Path) -> int:
-        """Return how often the file contains the old text. If it isn't 1, the mutation is out of date."""
+        """Return how often the file contains the old text. If the number isn't 1, the mutation is out of date."""
         return (root / self.file).read_text().count(self.old)
 
     def apply(self, root: Path) -> None:
@@ -158,7 +158,7 @@ def _server_url() -> Iterator[str]:
     if given := os.environ.get("REACTOR_TEST_DATABASE_URL"):
         yield given
         return
-    from reactor.embedded.server import EmbeddedPostgres  # noqa: PLC0415  # as above
+    from reactor.embedded.server import EmbeddedPostgres  # noqa: PLC0415  # --list works without it
 
     with tempfile.TemporaryDirectory(prefix="reactor-mutants-", dir="/tmp") as name:
         Path(name).chmod(0o711)

@@ -1,4 +1,4 @@
-"""Whether a commit on a connection waits until the disk has it (synchronous_commit)."""
+"""`waits_for_disk` decides whether commits wait for the server's disk (synchronous_commit). The pool always waits."""
 
 import asyncio
 

@@ -109,7 +109,7 @@ async def test_a_sync_is_no_transaction(database_url: str, monkeypatch: pytest.M
             await conn.execute("select pg_notify('odd Channel', 'after the syncs')")
             await received.wait_for(1)
             assert not received.ended.is_set()
-        # the statistics include all transactions of a session once it has ended
+        # after a session has ended, the statistics include all its transactions
         await conn.execute(
             "select pg_terminate_backend(pid, 10000) from pg_stat_activity"
             " where application_name = 'reactor-listen' and datname = current_database()"
@@ -190,7 +190,7 @@ async def test_an_error_of_a_handler_is_raised_by_listen(database_url: str) -> N
 
 
 async def test_a_broken_socket_is_not_watched_once_its_descriptor_is_free(database_url: str) -> None:
-    """Otherwise the next socket, which gets the same descriptor, would cause calls of the broken socket's reader."""
+    """The next socket may get the same descriptor. Its data must not call the reader of the broken socket."""
     loop = asyncio.get_running_loop()
     async with listening(database_url) as received, notifying(database_url) as conn:
         watched = received.listener.connection

@@ -1,4 +1,4 @@
-"""`migrate` on four kinds of database: an empty one, a migrated one, one of an older app, and one like Supabase's."""
+"""`migrate` works on an empty database, a migrated one, one of an older app, and one like Supabase's."""
 
 import os
 import shutil
@@ -64,7 +64,7 @@ grant usage on schema auth to anon, authenticated, service_role, app_owner;
 
 @pytest.fixture
 def new_server(reachable_folder: Path) -> Iterator[EmbeddedPostgres]:
-    """A server for one test: all databases of a server share their roles."""
+    """A server that only one test uses, because all databases of a server share its roles."""
     programs = os.environ.get("REACTOR_TEST_POSTGRES_BIN")
     folder = reachable_folder / "postgres"
     with EmbeddedPostgres(folder, durable=False, bin_dir=Path(programs) if programs else None) as server:
@@ -139,7 +139,7 @@ def test_a_changed_function_file_is_applied_again_and_no_other(migrated_url: str
 
 
 def test_functions_may_be_applied_in_any_order(database_url: str, migrated_url: str, edited_schema: Path) -> None:
-    """The files are renamed so that they are applied in reverse order. The functions and triggers must be the same."""
+    """The test renames the files to reverse their order. The resulting functions and triggers must be the same."""
     folder = edited_schema / "functions"
     files = sorted(folder.glob("*.sql"), reverse=True)
     for number, file in enumerate(files):

@@ -1,4 +1,4 @@
-"""The result of a slow status query is reused for longer, so metrics use a bounded share of the database's time."""
+"""A slow status query's result is reused for a longer time, so that scrapes take little of the database's time."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -13,7 +13,7 @@ from reactor.postgres.status import Figures, StatusQuery
 
 
 class SlowDatabase:
-    """A database that takes `takes_s` on the test's clock for a query, counts queries, and fails while `is_down`."""
+    """A database that counts its queries, and fails while `is_down`. Each query takes `takes_s` on the test's clock."""
 
     def __init__(self, clock: ManualClock, *, takes_s: float) -> None:
         self._clock = clock

@@ -1,4 +1,4 @@
-"""Which claimed uploads the reaction admits while the circuit breaker is open."""
+"""An open breaker admits one probe at a time. A stored upload is confirmed only within the lease of its attempt."""
 
 from functools import partial
 from pathlib import Path
@@ -10,13 +10,15 @@ from support.recorder import Recorder
 from support.spooled import make_spool, make_upload
 
 from reactor.core.backoff import Backoff
-from reactor.core.circuit_breaker import CircuitBreaker
+from reactor.core.breakers import Breakers
+from reactor.core.errors import StorageRefused
 from reactor.core.events import AttemptSettled, LeaseLost
 from reactor.core.model import Outcome, Signal, Verdict
 from reactor.postgres.connection import DedicatedConnection, QueryRunner
 from reactor.postgres.upload_queue import UploadQueue
+from reactor.reactions.upload_attempt import UploadAttempt
 from reactor.reactions.upload_failures import UploadFailures
-from reactor.reactions.uploads import FailedUploads, UploadAttempt, put
+from reactor.reactions.uploads import FailedUploads, put
 from reactor.runtime.thread_pool import ThreadPool
 from reactor.storage.spool import Spool
 from reactor.storage.stores.local import LocalStore
@@ -32,7 +34,7 @@ def new_attempt() -> UploadAttempt:
 
 
 def reaction_on(
-    database: QueryRunner, tmp_path: Path, *, breaker: CircuitBreaker, clock: ManualClock, recorder: Recorder
+    database: QueryRunner, tmp_path: Path, *, breakers: Breakers, clock: ManualClock, recorder: Recorder
 ) -> FailedUploads:
     (tmp_path / "store").mkdir(parents=True)
     spool, store = Spool({"default": make_spool(tmp_path)}), LocalStore(tmp_path / "store")
@@ -43,8 +45,8 @@ def reaction_on(
         executor=pool,
         spool=spool,
         run_in_thread=pool.run,
-        breaker=breaker,
-        failures=UploadFailures(breaker, backoff, store_name="store", clock=clock, emit=recorder),
+        breakers=breakers,
+        failures=UploadFailures(breakers, backoff, clock=clock, emit=recorder),
         clock=clock,
         emit=recorder,
         attempt_timeout_s=300.0,
@@ -53,24 +55,27 @@ def reaction_on(
 
 
 async def test_an_open_breaker_admits_no_attempt_and_then_one_probe_at_a_time(tmp_path: Path) -> None:
-    clock, breaker = ManualClock(), CircuitBreaker(threshold=2, first_pause_s=1.0)
-    reaction = reaction_on(NO_DATABASE, tmp_path, breaker=breaker, clock=clock, recorder=Recorder())
+    clock, breakers = ManualClock(), Breakers("store")
+    reaction = reaction_on(NO_DATABASE, tmp_path, breakers=breakers, clock=clock, recorder=Recorder())
     attempts = [new_attempt() for _ in range(3)]
-    assert list(reaction.admit(attempts)) == attempts
-    assert not reaction.is_held_up
+    assert reaction.admit(attempts) == (attempts, ())
+    assert not reaction.must_admit_again()
 
-    for attempt in attempts[:2]:
-        breaker.failed(clock.now(), attempt.upload.id)
-    assert reaction.is_held_up
-    assert list(reaction.admit(attempts)) == []
+    expired = StorageRefused("400 ExpiredToken", reason="ExpiredToken")
+    attempts[0].error, attempts[0].ended = expired, clock.now()
+    [outcome] = reaction.outcomes(attempts[:1])
+    assert (outcome.verdict, outcome.code) == (Verdict.DEFERRED, "STORAGE_REFUSED")
+    assert reaction.must_admit_again()
+    assert not reaction.must_admit_again()
+    assert reaction.admit(attempts) == ([], attempts)
 
     clock.advance(1.0)
-    assert list(reaction.admit(attempts)) == attempts[:1]
-    assert not reaction.is_held_up  # False while the probe is in flight, because the probe must not be handed back
-    assert list(reaction.admit(attempts[1:])) == []
+    assert reaction.admit(attempts) == (attempts[:1], attempts[1:])
+    assert attempts[0].renews_credentials
+    assert reaction.admit(attempts[1:]) == ([], attempts[1:])
 
     assert reaction.hand_back(attempts[0]).verdict is Verdict.DEFERRED  # the probe ends without a start
-    assert list(reaction.admit(attempts[1:])) == attempts[1:2]
+    assert reaction.admit(attempts[1:]) == (attempts[1:2], attempts[2:])
 
 
 @pytest.mark.parametrize(("lease_left_s", "kind"), [(1.0, AttemptSettled), (-1.0, LeaseLost)])
@@ -84,7 +89,7 @@ async def test_a_stored_upload_is_confirmed_only_within_its_lease(
     [queued] = app.queue_uploads()
     clock, recorder = ManualClock(), Recorder()
     database = DedicatedConnection(app.url)
-    reaction = reaction_on(database, tmp_path / "other", breaker=CircuitBreaker(), clock=clock, recorder=recorder)
+    reaction = reaction_on(database, tmp_path / "other", breakers=Breakers("store"), clock=clock, recorder=recorder)
     try:
         queue = UploadQueue(database, claims=database, lease_s=30.0)
         [upload] = (await queue.claim([queued.id.int])).uploads

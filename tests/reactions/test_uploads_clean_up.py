@@ -1,4 +1,4 @@
-"""A disk that hangs while spooled files are removed must not block the reactor."""
+"""A disk that hangs while spooled files are removed does not block the reactor."""
 
 import asyncio
 import threading
@@ -13,12 +13,13 @@ from support.recorder import Recorder
 from support.spooled import make_spool, make_upload
 
 from reactor.core.backoff import Backoff
-from reactor.core.circuit_breaker import CircuitBreaker
+from reactor.core.breakers import Breakers
 from reactor.core.model import Signal
 from reactor.postgres.connection import DedicatedConnection
 from reactor.postgres.upload_queue import UploadQueue
+from reactor.reactions.upload_attempt import UploadAttempt
 from reactor.reactions.upload_failures import UploadFailures
-from reactor.reactions.uploads import FailedUploads, UploadAttempt, put
+from reactor.reactions.uploads import FailedUploads, put
 from reactor.runtime.thread_pool import ThreadPool
 from reactor.storage.spool import Identity, Spool
 from reactor.storage.stores.local import LocalStore
@@ -59,14 +60,14 @@ async def test_a_removal_that_hangs_is_given_up_and_logged(tmp_path: Path, monke
     (root := tmp_path / "store").mkdir()
     store, clock = LocalStore(root), ManualClock()
     pool = ThreadPool[UploadAttempt](partial(put, spool, store), 1, name="test")
-    breaker, backoff = CircuitBreaker(), Backoff(base_s=1.0, factor=2.0, max_s=60.0, jitter=0.0)
+    breakers, backoff = Breakers("store"), Backoff(base_s=1.0, factor=2.0, max_s=60.0, jitter=0.0)
     reaction = FailedUploads(
         UploadQueue(NO_DATABASE, claims=NO_DATABASE, lease_s=30.0),
         executor=pool,
         spool=spool,
         run_in_thread=pool.run,
-        breaker=breaker,
-        failures=UploadFailures(breaker, backoff, store_name="store", clock=clock, emit=Recorder()),
+        breakers=breakers,
+        failures=UploadFailures(breakers, backoff, clock=clock, emit=Recorder()),
         clock=clock,
         emit=Recorder(),
         attempt_timeout_s=300.0,
@@ -79,7 +80,7 @@ async def test_a_removal_that_hangs_is_given_up_and_logged(tmp_path: Path, monke
             attempt = await put_once(pool)
             await reaction.clean_up([attempt])
             assert lines == ["The spooled file stays behind: no answer within 0.05 s\n"]
-            again = await put_once(pool)  # the removal that hangs keeps no attempt from running
+            again = await put_once(pool)  # attempts still run while the removal hangs
     finally:
         spool.answers.set()
         logger.remove(sink)

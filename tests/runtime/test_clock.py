@@ -1,4 +1,4 @@
-"""Conversions between ticks and seconds must be exact: a task that wakes before its tick has to wait again."""
+"""Conversions between ticks and seconds are exact. Otherwise a task could wake before its tick and wait again."""
 
 import math
 

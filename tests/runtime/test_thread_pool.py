@@ -1,4 +1,4 @@
-"""Blocking jobs run in threads: a thread runs many short jobs in turn, slow jobs run concurrently, none is lost."""
+"""Blocking jobs run in threads: a thread runs many short jobs in turn, slow jobs run concurrently, no job is lost."""
 
 import asyncio
 import threading
@@ -86,7 +86,7 @@ class Harness:
 
 @asynccontextmanager
 async def blocked(harness: Harness, gate: Gate, count: int) -> AsyncIterator[list[WorkJob]]:
-    """Occupy `count` threads until the block ends. Then open the gate and wait until the jobs end."""
+    """Occupy `count` threads during the block. After it, open the gate and wait until the jobs end."""
     jobs = harness.submit(*[gate] * count)
     await asyncio.to_thread(gate.wait_until_entered, count)
     yield jobs
@@ -134,7 +134,7 @@ async def test_a_job_that_began_is_reported_while_it_runs() -> None:
     first = harness.submit(gate)
     await harness.wait_until_started(first)
     assert harness.ended == []
-    second = harness.submit(do_nothing, gate)  # the same thread runs both, without a pause
+    second = harness.submit(do_nothing, gate)  # a second thread runs both new jobs, one after the other
     await asyncio.to_thread(gate.wait_until_entered, 2)
     await harness.wait_until_started(second)
     gate.open()
@@ -198,7 +198,7 @@ async def test_a_call_runs_although_jobs_block_all_threads_and_its_thread_runs_n
     await asyncio.to_thread(gate.wait_until_entered, 2)
     for number in range(3):
         assert await harness.pool.run(lambda number=number: number) == number  # type: ignore[misc]
-    assert not gate.is_entered  # the third job doesn't get the idle thread of the calls
+    assert not gate.is_entered  # the thread of the calls is idle, but the third job doesn't get this thread
     gate.open()
     await harness.wait_until_ended(jobs)
 
@@ -240,12 +240,12 @@ async def test_a_job_that_is_abandoned_before_it_was_reported_as_started_is_neve
 async def test_a_job_that_is_abandoned_before_a_thread_takes_it_does_not_run() -> None:
     harness, done, abandoned = Harness(2), set[int](), set[int]()
     for number in range(100):
-        await harness.wait_until_ended(harness.submit(do_nothing))  # starts a thread, which is idle afterwards
+        await harness.wait_until_ended(harness.submit(do_nothing))  # leaves an idle thread
         [job] = harness.submit(partial(done.add, number))
         if harness.pool.abandon(job):
             abandoned.add(number)
     await harness.wait_until_ended(harness.submit(do_nothing))
-    assert len(done & abandoned) < len(abandoned) / 2  # the thread may start a job before it is abandoned
+    assert len(done & abandoned) < len(abandoned) / 2  # the thread may start a job before the test abandons the job
 
 
 async def test_a_waiting_job_begins_in_place_of_an_abandoned_one() -> None:

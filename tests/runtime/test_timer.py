@@ -29,7 +29,7 @@ class Calls:
         return self.ticks[-1]
 
 
-async def test_it_calls_at_its_tick_and_never_before() -> None:
+async def test_a_timer_calls_at_its_tick_and_never_before() -> None:
     calls = Calls()
     with loop_timer(calls) as timer:
         for delay_ms in (0, 1, 3, 7):
@@ -64,7 +64,7 @@ async def test_a_tick_replaces_the_tick_that_was_set_before() -> None:
     assert len(calls.ticks) == 1
 
 
-async def test_it_does_not_call_after_its_block() -> None:
+async def test_a_timer_does_not_call_after_its_block() -> None:
     calls, later_calls = Calls(), Calls()
     with loop_timer(calls) as timer:
         timer.set(tick_after(0.001))

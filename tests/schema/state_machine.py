@@ -26,10 +26,10 @@ class UploadState(StrEnum):
     """Cancelled by an operator."""
 
     STORED = "stored"
-    """Row deleted; the store has the object and the source is `uploaded`."""
+    """The row was deleted, because the store has the object. The source is `uploaded`."""
 
     PURGED = "purged"
-    """Row deleted by an operator, without being stored."""
+    """An operator deleted the row of a dead or cancelled upload."""
 
 
 class UploadVerb(StrEnum):
@@ -48,7 +48,7 @@ class UploadVerb(StrEnum):
     """The attempt is handed back and not counted, because of a shutdown or because the store is down."""
 
     BURY = "bury"
-    """The attempt failed permanently, or was the last retry."""
+    """The attempt failed permanently, or it failed and no retries are left."""
 
     RESCUE = "rescue"
     """The lease expired; the attempt stays counted."""
@@ -79,10 +79,10 @@ class RunVerb(StrEnum):
     """A worker starts the run; the quota counts it."""
 
     COMPLETE = "complete"
-    """The worker of the run completed it."""
+    """The run's worker completes the run."""
 
     FAIL = "fail"
-    """The worker of the run or an operator fails it."""
+    """The run's worker or an operator fails the run."""
 
     EXPIRE = "expire"
     """The time limit of the run passed, or its heartbeats stopped."""
@@ -109,8 +109,8 @@ UPLOAD_TRANSITIONS: Final[Mapping[tuple[UploadState, UploadVerb], UploadState]] 
 )
 """All transitions of an upload with retries left. If no retries are left, RESCUE leads to DEAD.
 
-CANCEL in UPLOADING revokes the lease, so the reactor that had it can no longer change the row. CLAIM in UPLOADING takes
-over an expired lease.
+CANCEL in UPLOADING revokes the lease, so the reactor that held the lease can no longer change the row. CLAIM in
+UPLOADING takes over an expired lease.
 """
 
 RUN_TRANSITIONS: Final[Mapping[tuple[RunState, RunVerb], RunState]] = MappingProxyType(

@@ -22,7 +22,7 @@ def source(api: Api) -> UUID:
 
 
 def age(rows: Rows, run: UUID, **columns: int) -> None:
-    """Set columns of a run to times in the past, given in seconds before now."""
+    """Set columns of a run to times in the past. Each value is a number of seconds before now."""
     for column, seconds in columns.items():
         statement = f"update public.interpretation_runs set {column} = %s where id = %s"
         rows.conn.execute(statement.encode(), (rows.at(-seconds), run))
@@ -248,7 +248,7 @@ def test_a_call_while_the_run_is_being_failed_is_refused_with_the_reason(
 def test_a_heartbeat_concurrent_with_another_of_the_same_run_is_accepted(
     rows: Rows, api: Api, source: UUID, migrated_url: str
 ) -> None:
-    """The first heartbeat isn't committed yet. The second call reads the old deadline, waits, and reads the new one."""
+    """The second call reads the old deadline, waits for the first heartbeat's commit, and reads the new deadline."""
     run = api.begin(source)
     age(rows, run, heartbeat_at=61)
     with rows_of(migrated_url) as other, ThreadPoolExecutor(1) as pool, rows_of(migrated_url) as own:

@@ -15,7 +15,7 @@ URL = "s3://bucket/key"
 
 
 def give_up(rows: Rows, upload: UUID) -> None:
-    """Make an upload dead with a claim and a settlement."""
+    """Claim an upload and settle it as dead."""
     token = uuid4()
     rows.claim([upload], token)
     rows.settle([(upload, token, "dead")], code="STORAGE_REJECTED")
@@ -65,7 +65,7 @@ def test_the_same_content_again_is_the_same_source_and_one_reservation(rows: Row
     assert rows.usage(user) == (40, 0, 1)
 
 
-def test_the_same_content_is_deduplicated_also_where_nothing_more_would_fit(api: Api) -> None:
+def test_the_same_content_is_deduplicated_even_if_nothing_more_fits(api: Api) -> None:
     api.limit(user := uuid4(), bytes_=10)
     source = api.reserve(user, 10, "one")
     assert api.reserve(user, 10, "one") == source

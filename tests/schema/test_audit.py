@@ -1,4 +1,4 @@
-"""The audit log: only the owner of the table may change it, and tenants may not read it."""
+"""Only the table's owner may change the audit log, and tenants may not read the log."""
 
 from collections.abc import Iterator
 from typing import LiteralString

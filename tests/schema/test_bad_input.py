@@ -114,7 +114,7 @@ BAD: list[Call] = [
 
 @pytest.fixture
 def rows(migrated_url: str) -> Iterator[Rows]:
-    """Rows in every table, which an invalid call could change."""
+    """Insert rows that an invalid call could change: sources, uploads, runs and usage of two users."""
     with rows_of(migrated_url) as rows:
         api = Api(rows)
         for _ in range(2):
@@ -173,7 +173,7 @@ def test_a_user_without_a_valid_token_is_refused_everything_even_what_has_no_use
 
 
 def test_a_user_has_no_right_to_a_source_without_a_user(rows: Rows) -> None:
-    """In an older app's table, user_id may be null."""
+    """In an older app's table, user_id may be null. Such a source belongs to no user."""
     rows.run("alter table public.sources alter column user_id drop not null")
     source = rows.one(
         "insert into public.sources (content_hash, byte_size, storage_status) values ('x', 1, 'pending') returning id"
@@ -187,7 +187,7 @@ def test_a_user_has_no_right_to_a_source_without_a_user(rows: Rows) -> None:
 
 @pytest.mark.parametrize("function", ["set_plan", "recalculate_usage"])
 def test_functions_for_services_refuse_every_caller_with_a_token(rows: Rows, function: str) -> None:
-    """Users may not execute these functions. If the privilege is granted, the function refuses the call."""
+    """Users may not execute these functions. Even if the privilege is granted, the function refuses the call."""
     user = uuid4()
     arguments = {"p_user_id": user} | ({"p_plan": "pro"} if function == "set_plan" else {})
     with pytest.raises(psycopg.errors.InsufficientPrivilege):

@@ -1,4 +1,5 @@
-"""A row is claimed only when it is due and not leased, at most max_retries times. A claim may be sent again."""
+"""A row is claimed only if it is due and not leased, and at most max_retries times. A claim that is sent again with the
+same token returns the same rows and counts no further attempt."""
 
 import math
 import random
@@ -78,7 +79,7 @@ def test_eight_concurrent_claimers_claim_each_of_400_rows_once(rows: Rows, migra
 
     def claim_all(seed: int) -> list[UUID]:
         mine = []
-        order = random.Random(seed)  # a failure can be repeated
+        order = random.Random(seed)  # seeded, so that a failure can be repeated
         with rows_of(migrated_url) as own:
             start.wait()
             for _ in range(30):
@@ -98,7 +99,7 @@ def test_eight_concurrent_claimers_claim_each_of_400_rows_once(rows: Rows, migra
 def test_no_upload_is_attempted_more_often_than_max_retries_by_any_number_of_claimers(
     rows: Rows, migrated_url: str
 ) -> None:
-    """Each lease has expired when it is granted, so any claimer can take over any upload."""
+    """Each lease ends in the past, so that any claimer can take over any upload at once."""
     uploads = rows.uploads(20)
     rows.run("update public.upload_queue set max_retries = 3")
     start = Barrier(CLAIMERS)

@@ -72,7 +72,7 @@ def test_a_run_that_is_not_running_is_neither_changed_nor_returned(rows: Rows, s
 
 
 def test_a_runs_start_is_its_first_heartbeat(rows: Rows) -> None:
-    """A run whose worker dies before its first heartbeat is therefore found."""
+    """Because of this, the reactor finds a run whose worker dies before it sends a heartbeat."""
     at_once, later = rows.start_run(), rows.start_run(status="pending")
     rows.run("update public.interpretation_runs set status = 'running' where id = %s", (later,))
     for run in (at_once, later):
@@ -107,7 +107,7 @@ def test_a_run_whose_row_is_locked_is_skipped_and_returned_with_a_time_soon(rows
 
 
 def test_a_call_slightly_before_the_deadline_returns_the_deadline(rows: Rows) -> None:
-    """The reactor estimates the database's clock. A slightly early call must not delay the expiry by 0.5 s."""
+    """The reactor estimates the database's clock, so a call may be slightly early. That must not delay the expiry."""
     limit = rows.at(0.3)
     run = rows.start_run(timeout_at=limit)
     answer = rows.expire([run])[run]
@@ -171,7 +171,7 @@ def test_while_heartbeats_and_expiries_race_only_and_all_stale_runs_are_failed(r
     stop = Event()
 
     def beat(seed: int) -> int:
-        beats, order = 0, random.Random(seed)  # a failure can be repeated
+        beats, order = 0, random.Random(seed)  # seeded, so that a failure can be repeated
         with rows_of(migrated_url) as own:
             while not stop.is_set():
                 # a failed run is started again, so that the race continues

@@ -32,7 +32,7 @@ INLINED = {
 """Functions without a pinned search_path, because PostgreSQL can't inline a function that pins it."""
 
 UNPINNED = {"send_hints"}
-"""Functions that only triggers with a pinned search_path call. Pinning it again would slow down each write."""
+"""Functions that are called only by triggers, which pin the search_path. A second pin would slow down each write."""
 
 _GRANT = re.compile(r"^grant execute on function\s+([^;]+?\))\s+to\s+([^;]+);", re.MULTILINE)
 

@@ -15,7 +15,7 @@ from reactor.postgres import statements
 def test_the_claims_of_a_users_token_restrict_every_role_even_the_owner(
     rows: Rows, function: str, argument: dict[str, str]
 ) -> None:
-    """A gateway may connect as a role that may execute every function, and set the claims of its user."""
+    """A gateway may connect as a role that may execute every function, and pass the claims of the user's token."""
     user = uuid4()
     rows.all("select set_config('request.jwt.claims', %s, false)", (f'{{"sub": "{user}"}}',))
     Api(rows).refused("NOT_ALLOWED", function, p_user_id=user, **argument)

@@ -1,8 +1,8 @@
-"""On large tables, frequent statements read a few pages for each of their rows, and never the whole table.
+"""On large tables, frequent statements read a few pages for each row that they handle, and never the whole table.
 
-EXPLAIN doesn't show the plans of statements inside a function. So the tests measure two numbers: the pages in the plan
-of the calling statement, which include those of the inner statements, and, from the transaction's statistics, the rows
-that sequential scans read.
+EXPLAIN doesn't show the plans of statements inside a function. So the tests measure two numbers: how many pages the
+calling statement and its inner statements read, by the plan, and how many rows sequential scans read, by the
+transaction's statistics.
 """
 
 import secrets
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.timeout(180)  # the first test creates the rows
 
 @pytest.fixture(scope="module")
 def seeded_url(server_url: str) -> Iterator[str]:
-    """URL of a database with 100 000 uploads of 2000 users, and as many runs, of which 1000 are running."""
+    """URL of a database with 2000 users, 100 000 uploads and 100 000 runs. 1000 of the runs are running."""
     name = sql.Identifier(f"test_{secrets.token_hex(6)}")
     url = urlsplit(server_url)._replace(path=f"/{name.as_string()[1:-1]}").geturl()
     with psycopg.connect(server_url, autocommit=True) as conn:
@@ -154,7 +154,7 @@ def test_extending_leases_reads_a_few_pages_for_each_upload(rows: Rows) -> None:
 def test_a_sweep_of_uploads_walks_the_index_from_user_to_user(rows: Rows) -> None:
     pages, scanned = cost(rows, statements.SWEEP_UPLOADS, (timedelta(minutes=15), 1000, 20_000))
     assert scanned == 0
-    assert pages <= 12 * USERS + 2 * 6_000  # one look-up for each user, and the due rows
+    assert pages <= 12 * USERS + 2 * 6_000  # 12 for each user's look-up, 2 for each due row
 
 
 def test_a_small_sweep_stops_at_its_limit(rows: Rows) -> None:
@@ -196,7 +196,7 @@ def test_a_sweep_of_runs_reads_only_running_ones(rows: Rows) -> None:
 
 
 def test_heartbeats_and_extended_leases_touch_no_index(migrated_url: str) -> None:
-    """At least 95% are HOT updates. With an index on heartbeat_at or lease_expires_at, no update would be HOT."""
+    """At least 95% of the updates are HOT. With an index on heartbeat_at or lease_expires_at, none would be HOT."""
     with rows_of(migrated_url) as rows:
         if rows.conn.info.server_version < FIRST_WITH_FLUSH:
             pytest.skip("PostgreSQL 14 can't flush statistics on request")

@@ -1,7 +1,7 @@
 """On tables of 1 000 000 rows, every statement of the reactor finds its rows with an index and reads few other pages.
 
-auto_explain logs the plan of each statement, including statements inside functions and triggers, with the number of
-rows that each step discarded and the number of pages that it read.
+auto_explain logs the plan of each statement, including statements inside functions and triggers, and shows for each
+step how many rows were discarded and how many pages were read.
 """
 
 import json
@@ -151,7 +151,7 @@ def explained(conn: psycopg.Connection[Any], statement: LiteralString, parameter
     conn.remove_notice_handler(on_notice)
     assert not any("JIT" in each for each in plans)  # JIT compilation takes longer than any of these statements
     nodes = [node for each in plans for node in _nodes(each["Plan"])]
-    whole = plans[-1]["Plan"]  # the calling statement ends last, and its pages include those of all others
+    whole = plans[-1]["Plan"]  # the calling statement ends last, and its pages include those of the inner statements
     return Explained(
         pages=whole["Shared Hit Blocks"] + whole["Shared Read Blocks"],
         indexes={node["Index Name"] for node in nodes if "Index Name" in node and node["Actual Loops"]},
@@ -257,7 +257,7 @@ def test_a_status_counts_waiting_uploads_in_an_index_and_reads_only_claimed_rows
     conn: psycopg.Connection[Any], seeded_url: str
 ) -> None:
     with psycopg.connect(seeded_url, autocommit=True) as other:
-        other.execute("vacuum public.upload_queue")  # rolled back changes of other tests left dead rows
+        other.execute("vacuum public.upload_queue")  # changes that other tests rolled back left dead rows
     (index,) = conn.execute("select pg_relation_size('public.upload_queue_by_due') / 8192 as pages").fetchall()
     (due,) = conn.execute(f"select count(*) as count from ({WAITING}) as w").fetchall()
     seen = explained(conn, statements.STATUS, (MINUTE,))
@@ -278,7 +278,7 @@ def test_a_live_summary_reads_nothing_beyond_its_cap(conn: psycopg.Connection[An
 def test_the_fullest_users_are_found_in_storage_usage_alone(conn: psycopg.Connection[Any]) -> None:
     seen = explained(conn, statements.FULLEST_USERS, (20,))
     assert seen.scanned == set()
-    assert seen.pages <= 5 * USERS  # at most two look-ups for each user, and storage_usage
+    assert seen.pages <= 5 * USERS  # the pages of storage_usage, and at most two look-ups for each user
 
 
 def test_confirming_settlements_looks_each_up(conn: psycopg.Connection[Any]) -> None:

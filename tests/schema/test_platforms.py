@@ -1,6 +1,6 @@
-"""A platform like Supabase, which grants every privilege to every role, and whose owner role lacks BYPASSRLS.
+"""The schema works on a platform like Supabase: each role gets every privilege, and the owner lacks BYPASSRLS.
 
-These tests have their own server, because all databases of a server share their roles.
+These tests have their own server, because a role belongs to the whole server and not to one database.
 """
 
 import json
@@ -43,7 +43,7 @@ alter default privileges in schema public grant all on sequences to anon, authen
 
 @pytest.fixture(scope="module")
 def owner_url(reachable_module_folder: Path) -> Iterator[str]:
-    """URL of a database on such a platform, with the user name of its owner."""
+    """URL of a database on such a platform. The URL's user is app_owner, the owner."""
     programs = os.environ.get("REACTOR_TEST_POSTGRES_BIN")
     folder = reachable_module_folder / "postgres"
     with EmbeddedPostgres(folder, durable=False, bin_dir=Path(programs) if programs else None) as server:

@@ -1,4 +1,4 @@
-"""Privileges: users only read their own rows, the reactor writes only with functions, anonymous callers do nothing."""
+"""Users may only read their own rows, the reactor may write only by functions, anonymous callers may do nothing."""
 
 import json
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ def users(rows: Rows) -> tuple[UUID, UUID]:
 
 @contextmanager
 def acting_as(rows: Rows, role: str, user: UUID | None = None) -> Iterator[None]:
-    """Run the block as PostgREST runs a request: with a role and the claims of a token. Roll it back."""
+    """Run the block as PostgREST runs a request, with a role and a token's claims. Roll the transaction back."""
     with rows.conn.transaction():
         rows.run(sql.SQL("set local role {}").format(sql.Identifier(role)))
         if user:

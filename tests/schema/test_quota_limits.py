@@ -1,4 +1,4 @@
-"""Which limit applies to a user, and what happens to a user who is over a limit that was lowered."""
+"""A user's own limit replaces the plan's limit. A user over a lowered limit keeps all data and can't add more."""
 
 from uuid import UUID, uuid4
 
@@ -44,7 +44,7 @@ def test_an_unlimited_plan_refuses_nothing(rows: Rows, api: Api) -> None:
 
 
 @pytest.mark.parametrize("plan", ["free", "enterprise"])
-def test_a_users_own_limit_replaces_the_plans_also_where_the_plan_has_none(api: Api, plan: str) -> None:
+def test_a_users_own_limit_replaces_the_plans_even_if_the_plan_has_none(api: Api, plan: str) -> None:
     api.ok("set_plan", p_user_id=(user := uuid4()), p_plan=plan)
     api.limit(user, bytes_=0, runs=0)
     assert assert_reservation_refused(api, user, 1)["limit_bytes"] == 0
@@ -91,7 +91,7 @@ def test_a_user_over_the_limit_may_add_bytes_once_enough_are_deleted(rows: Rows,
 
 
 def test_a_settlement_is_never_refused_by_a_quota(rows: Rows, api: Api) -> None:
-    """The limit is lowered after the claims, and one reservation has even been released."""
+    """After the claims, one reservation is released and the limit is lowered to 0."""
     user = uuid4()
     kept, given_back = api.reserve(user, 10), api.reserve(user, 7)
     uploads, token = [api.fail(kept), api.fail(given_back)], uuid4()

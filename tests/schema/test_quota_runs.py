@@ -1,4 +1,4 @@
-"""Interpretations are counted once each, in the month in which they start, and never more than the plan allows."""
+"""Each interpretation is counted once, in the month in which it starts. No user exceeds the plan's limit."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -205,7 +205,7 @@ def test_a_run_that_starts_for_another_user_is_counted_for_that_user(rows: Rows,
 def test_a_run_that_an_apps_trigger_starts_while_another_starts_is_counted(
     rows: Rows, api: Api, name: LiteralString
 ) -> None:
-    """Triggers fire in the order of their names: the app's trigger before or after the reactor's."""
+    """Triggers fire in the order of their names, so the app's trigger fires before or after the reactor's."""
     source = api.store(user := uuid4())
     first, second = (rows.start_run(user, source=source, status="pending") for _ in range(2))
     rows.conn.execute(

@@ -146,7 +146,7 @@ def fill_up(rows: Rows, users: list[UUID]) -> None:
 
 
 def test_direct_writes_that_race_the_functions_are_bound_by_the_same_limit(rows: Rows, migrated_url: str) -> None:
-    """Half of the connections write sources directly. Each insert is for two users."""
+    """Half of the connections write sources directly. Each insert has rows of two users."""
     users = limited(rows, 3)
 
     def write(own: Rows, number: int) -> Counter[str]:

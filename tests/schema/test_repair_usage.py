@@ -145,7 +145,7 @@ def test_a_month_that_is_over_is_updated_and_its_deleted_runs_are_removed(rows: 
 
 
 def rejections(rows: Rows) -> list[tuple[str, str, int, int]]:
-    """Return quota, plan, total and total of the last hour for each row that `reactor status` shows."""
+    """Return (quota, plan, total, total of the last hour) for each row that `reactor status` shows."""
     status = rows.one("select reactor.status('1 minute') as status").status
     return [(row["quota"], row["plan"], row["count"], row["last_hour"]) for row in status["quota_rejections"]]
 
@@ -159,7 +159,7 @@ def reject(rows: Rows, ago: LiteralString, count: int, *, backend: int, plan: st
 
 
 def test_rejections_are_added_up_and_their_totals_stay_the_same(rows: Rows) -> None:
-    """Each server process has its own rows. A repair merges those of a minute, and all that are older than a week."""
+    """Each server process has its own rows. A repair merges the rows of a minute, and all rows older than a week."""
     for backend in (1, 2, 3):
         reject(rows, "10 seconds", 1, backend=backend)
         reject(rows, "20 minutes", 10, backend=backend)
@@ -169,7 +169,7 @@ def test_rejections_are_added_up_and_their_totals_stay_the_same(rows: Rows) -> N
     reject(rows, "2 days", 5, backend=7, plan="pro")
     before = rejections(rows)
     assert before == [("storage", "free", 33_333, 33), ("storage", "pro", 5, 0)]
-    for kept in (7, 7):  # 3 too new to merge, 3 of older minutes, 1 for all that is older than a week
+    for kept in (7, 7):  # 3 too new to merge, 3 merged by minute, 1 for everything older than a week
         repair(rows)
         assert rejections(rows) == before
         assert len(rows.all("select from reactor.quota_rejection")) == kept

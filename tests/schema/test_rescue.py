@@ -1,4 +1,4 @@
-"""Rescue: an abandoned upload becomes due again, once, or becomes dead if it has no attempts left."""
+"""A rescue makes an abandoned upload due again, or dead if it has no attempts left. Each upload is rescued once."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor

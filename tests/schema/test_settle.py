@@ -51,7 +51,10 @@ def test_a_settlement_whose_answer_was_lost_is_confirmed_once_it_has_committed(r
 
 
 def test_only_the_settlement_itself_is_confirmed(rows: Rows) -> None:
-    """If the source has another URL, is deleted or queued again, the file may still be needed: nothing is confirmed."""
+    """No settlement is confirmed if the source has another URL, was deleted or was queued again.
+
+    In these cases, the spooled file may still be needed.
+    """
     [elsewhere, queued, gone] = attempts = [Attempt(rows) for _ in range(3)]
     urls = ["s3://another", "s3://mine", "s3://mine"]
     for attempt, url in zip(attempts, urls, strict=True):
@@ -185,7 +188,7 @@ def test_one_batch_settles_each_upload_with_its_verdict_and_leaves_out_lost_ones
 
 
 def test_a_source_is_uploaded_if_one_of_its_two_uploads_is_stored_and_the_other_is_dead(rows: Rows) -> None:
-    """One statement settles both uploads. Their random ids vary the order in which PostgreSQL reads them."""
+    """One statement settles both uploads. Their ids are random, so PostgreSQL reads them in a random order."""
     for _ in range(8):
         source, token = rows.source(uuid4()), uuid4()
         uploads = [rows.upload(source=source), rows.upload(source=source)]
@@ -204,7 +207,7 @@ def test_a_dead_upload_does_not_change_a_source_that_the_app_has_stored(rows: Ro
 
 
 def test_settlers_whose_batches_share_users_and_sources_never_deadlock(rows: Rows, migrated_url: str) -> None:
-    """Each settler has an upload of every source, in a random order. They settle concurrently, in many rounds."""
+    """In each round, every settler claims an upload of each source. Then all settle at once, each in a random order."""
     users = [uuid4() for _ in range(6)]
     for user in users:
         for _ in range(2):
@@ -229,7 +232,7 @@ def test_settlers_whose_batches_share_users_and_sources_never_deadlock(rows: Row
         together.wait()
 
     def settle_all(number: int) -> None:
-        order = random.Random(number)  # a failure can be repeated
+        order = random.Random(number)  # seeded, so that a failure can be repeated
         try:
             with rows_of(migrated_url) as own:
                 for _ in range(ROUNDS):

@@ -1,4 +1,4 @@
-"""The transitions in tests/schema/state_machine.py are consistent, and the database makes exactly these."""
+"""The transitions in tests/schema/state_machine.py are consistent, and the database makes exactly these transitions."""
 
 from collections.abc import Callable, Iterator
 from uuid import UUID, uuid4

@@ -13,7 +13,7 @@ from reactor.postgres import runs, statements, upload_answers, upload_queue
 
 NAMES = sorted(name for name in vars(statements) if name.isupper())
 COUNT = 26
-"""The number of statements. The columns of a new one must be added below."""
+"""The number of statements. The columns of a new statement must be added below."""
 
 
 class Wide(int):
@@ -36,7 +36,7 @@ READS = {
     "EXPIRE_RUNS": get_type_hints(runs.Expiry),
     "SWEEP_RUNS": SWEPT,
 }
-"""The columns of each statement whose rows become objects, in upload_queue.py or runs.py of reactor/postgres/."""
+"""The expected columns of statements whose rows become objects in reactor/postgres/upload_queue.py or runs.py."""
 
 ANSWERS = sorted(
     name

@@ -1,4 +1,4 @@
-"""reactor.status() counts uploads exactly with each of its methods."""
+"""reactor.status() counts uploads exactly, whichever of its methods of counting it uses."""
 
 from typing import Any, LiteralString
 from uuid import uuid4

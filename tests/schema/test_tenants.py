@@ -19,7 +19,7 @@ from support.table_dump import dump, tables
 
 @frozen
 class Tenant:
-    """A user with rows in each table that has users."""
+    """A user with two sources, one queued upload and one run."""
 
     user: UUID
     source: UUID
@@ -126,7 +126,7 @@ def test_a_user_writes_no_table_directly_neither_the_others_rows_nor_their_own(
 
 
 def attempts(of: Tenant) -> dict[str, list[dict[str, Any]]]:
-    """Return a call on a tenant's rows for each function that users may execute."""
+    """Return the arguments of calls on a tenant's rows, for each function that users may execute."""
     new = {"p_content_hash": content_hash(), "p_byte_size": 1}
     return {
         "reserve_upload": [{"p_user_id": of.user} | new],

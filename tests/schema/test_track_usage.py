@@ -30,7 +30,7 @@ class Writer:
 
     def __init__(self, rows: Rows, seed: int, users: Callable[[], list[UUID]]) -> None:
         self.rows = rows
-        self.random = random.Random(seed)  # a failure can be repeated
+        self.random = random.Random(seed)  # seeded, so that a failure can be repeated
         self.users = users
         self.mine: list[UUID] = []
         self.operations: list[Callable[[], object]] = [
@@ -42,7 +42,7 @@ class Writer:
             self.upsert,
             self.settle,
             self.delete_and_insert,
-            self.think_better_of_it,
+            self.write_and_roll_back,
         ]
         if rows.conn.info.server_version >= FIRST_WITH_MERGE:
             self.operations.append(self.merge)
@@ -94,7 +94,7 @@ class Writer:
         self.mine = [source for source in self.mine if source not in gone]
 
     def upsert(self) -> None:
-        """All rows exist and are updated. PostgreSQL fires the statement triggers of both INSERT and UPDATE."""
+        """Upsert rows that exist. PostgreSQL then fires the statement triggers of both INSERT and UPDATE."""
         self.rows.run(
             "insert into public.sources (id, user_id, storage_status, byte_size, content_hash)"
             " select id, user_id, 'uploaded', 7, content_hash from public.sources where id = any(%s)"
@@ -135,7 +135,7 @@ class Writer:
         )
         self.mine = [source for source in self.mine if source not in chosen[:1]]
 
-    def think_better_of_it(self) -> None:
+    def write_and_roll_back(self) -> None:
         kept = list(self.mine)
         with self.rows.conn.transaction():
             self.insert()
@@ -202,7 +202,7 @@ def test_usage_rows_are_inserted_before_any_is_locked(rows: Rows, migrated_url: 
     source = rows.source(low)
     run = rows.start_run(low, source=source)
     rows.source(high)
-    rows.run("delete from public.storage_usage where user_id = %s", (high,))  # as for a user from before the migration
+    rows.run("delete from public.storage_usage where user_id = %s", (high,))  # like a user from before the migration
     with rows_of(migrated_url) as app, rows_of(migrated_url) as second, ThreadPoolExecutor(1) as pool:
 
         def lock_both() -> None:
@@ -239,7 +239,7 @@ def test_deleting_a_source_releases_its_bytes(rows: Rows) -> None:
 
 
 def test_a_statement_that_changes_no_usage_does_not_write_the_usage_row(rows: Rows) -> None:
-    """Otherwise an update of a file name would wait for each concurrent upload of the same user."""
+    """If it wrote the row, an update of a file name would wait for each concurrent upload of the same user."""
     source = rows.source(user := uuid4())
     before = rows.one("select xmin::text, xmax::text, ctid::text from public.storage_usage where user_id = %s", (user,))
     rows.run("update public.sources set file_name = 'other' where id = %s", (source,))

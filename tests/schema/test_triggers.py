@@ -1,4 +1,4 @@
-"""The notifications that the triggers send. Sending a notification never makes the app's write fail."""
+"""The triggers send the right notifications. Sending a notification never makes the app's write fail."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -182,7 +182,7 @@ def test_no_due_time_fails_the_apps_write_or_makes_a_hint_unreadable(
     ["statement_timestamp()", "clock_timestamp()", "statement_timestamp() - interval '1 s'", "timestamptz '-infinity'"],
 )
 def test_a_hints_due_time_is_never_before_its_statement(rows: Rows, due_at: LiteralString) -> None:
-    """Because of one negative time, the reactor would refuse the whole payload, with up to 99 other rows."""
+    """If one time were negative, the reactor would reject the whole payload, with up to 99 other rows."""
     figures = rows.all(
         f"select (reactor.hint(gen_random_uuid(), gen_random_uuid(), {due_at})::jsonb ->> 2)::int as due"
         " from generate_series(1, 5000)"
@@ -267,7 +267,7 @@ def test_the_first_heartbeat_after_a_start_by_update_is_not_notified(
 
 
 def test_the_table_of_runs_has_no_before_update_trigger(rows: Rows) -> None:
-    """With such a trigger, on any column, PostgreSQL locks each row before every UPDATE, including heartbeats."""
+    """Because of such a trigger, on any column, PostgreSQL would lock the row before each UPDATE of a heartbeat."""
     row, before, update = 1, 2, 16  # bits of tgtype, from PostgreSQL's catalog/pg_trigger.h
     named = rows.all(
         "select tgname from pg_trigger where tgrelid = 'public.interpretation_runs'::regclass and tgtype & %s = %s",
@@ -349,7 +349,7 @@ def test_a_first_time_limit_is_notified(rows: Rows, notifications: NotificationL
 
 def test_a_first_heartbeat_is_notified(rows: Rows, notifications: NotificationLog) -> None:
     run = rows.start_run(timeout_at=rows.at(600))
-    rows.run("update public.interpretation_runs set heartbeat_at = null")  # as for a run from before the migration
+    rows.run("update public.interpretation_runs set heartbeat_at = null")  # like a run from before the migration
     notifications.payloads("reactor_runs")
     rows.run("update public.interpretation_runs set heartbeat_at = now()")
     assert [hint.row_id for payload in notifications.runs() for hint in payload.hints] == [run]
@@ -370,7 +370,7 @@ def test_heartbeats_within_a_minute_of_a_notified_one_are_not_notified(
 
 @pytest.mark.parametrize("back", ["1 millisecond", "30 seconds", "1 hour"])
 def test_every_heartbeat_that_goes_back_is_notified(rows: Rows, notifications: NotificationLog, back: str) -> None:
-    """It is notified even after another in the same minute, and even after a heartbeat that wasn't notified."""
+    """Such a heartbeat is notified even if another one was notified within the same minute."""
     rows.start_run(started_at="2026-01-01 12:00:30+00")
     rows.run("update public.interpretation_runs set heartbeat_at = heartbeat_at + interval '59 seconds'")
     notifications.payloads("reactor_runs")

@@ -1,1 +1,1 @@
-"""A deterministic simulation in one thread: reactors, database, store, workload, and the faults between them."""
+"""A deterministic simulation in one thread: reactors, database, store, workload and faults."""

@@ -1,10 +1,12 @@
-"""The invariants of the simulation. The cheap ones are checked at each step, and all of them at the end.
+"""The invariants of the simulation. `Checks` checks most of them at each step, and sums over all rows at the end.
+simulation.py, workload.py and probes.py check the others.
 
-I1 no upload is lost; I2 effects happen exactly once; I3 a reactor that lost a lease stops its put; I4 a stored object
-is in the store before its row and its spooled file are deleted; I5 attempts are bounded and never early; I6 no user
+I1 no upload is lost; I2 effects happen exactly once; I3 a reactor that lost a lease stops its put; I4 the store has the
+object before the upload's row and spooled file are deleted; I5 attempts are bounded and never early; I6 no user
 exceeds the limit; I7 reservations equal the pending bytes; I8 reconciliation finds what notifications missed; I9 each
 reconnection is followed by a sweep; I10 a healthy run is never failed; I11 a stale run is always failed; I12 a run that
-was failed is never completed; I19 no timer fires early; I20 a stopped reactor leaves nothing claimed.
+was failed is never completed; I19 no timer fires early; I20 a stopped reactor leaves nothing claimed;
+I21 a locked row holds up only its upload, and costs no attempt; I22 a refused upload is dead, and only that one.
 """
 
 from collections import defaultdict
@@ -20,7 +22,7 @@ from simulation.loop import Node, VirtualLoop
 from simulation.tables import STORAGE_LIMIT_BYTES, UploadRow, Usage
 
 _STOPS_WITHIN_S = 1.0
-"""Seconds in which a reactor must end a put after a lost lease, and stop claiming after a request to stop."""
+"""Seconds within which a reactor must end a put after a lost lease, and stop claiming after a request to stop."""
 
 _NAMES = {statement: name for name, statement in vars(statements).items() if isinstance(statement, str)}
 
@@ -42,7 +44,7 @@ class Checks:
         self.queued: set[UUID] = set()
         """Every upload that was queued."""
         self.attempted_at: dict[UUID, float] = {}
-        """The start of the last put of each upload."""
+        """The time at which the last put of each upload started."""
         self.live_at: dict[Node, float] = {}
         """The time at which each reactor's listening connection last became live."""
         self.swept_at: dict[tuple[Node, str], float] = {}
@@ -126,7 +128,7 @@ class Checks:
                 self.add_violation(f"I4: {upload} is settled as stored, but the store has no such object")
 
     def on_answer(self, node: Node, statement: str, parameters: Sequence[Any], rows: Sequence[Any]) -> None:
-        """Record the leases that a call of EXTEND_LEASES has reported to a reactor as lost."""
+        """Record the leases whose loss a call of EXTEND_LEASES has just reported to a reactor."""
         if statement == statements.EXTEND_LEASES:
             held = {row[0] for row in rows}
             for upload, token in zip(*parameters[:2], strict=True):
@@ -142,7 +144,7 @@ class Checks:
         self.live_at[node] = self._loop.time()
 
     def on_thaw(self, node: Node, seconds: float) -> None:
-        """Extend a reactor's deadlines for ending a put by the time for which it was frozen."""
+        """Add the time for which a reactor was frozen to its deadlines for ending puts."""
         for key in [key for key in self._lease_lost_at if key[0] is node]:
             self._lease_lost_at[key] += seconds
 
@@ -157,7 +159,7 @@ class Checks:
             if faults_were_stopped and not (other.is_dead or other.is_frozen)
         ]
         if others and self.faults_stopped and upload.id not in self.lease_ended:
-            self.add_violation(f"without a fault {node.name} puts {upload.id} while {others[0].name} puts it")
+            self.add_violation(f"no fault occurs, but {node.name} puts {upload.id} while {others[0].name} puts it")
         self._putting[upload.id][upload.token] = (node, self.faults_stopped)
 
     def on_put_ended(self, node: Node, upload: Upload) -> None:

@@ -10,7 +10,7 @@ _MIXED_IN = 0.5
 
 @define(kw_only=True)
 class Faults:
-    """The probability of each fault, from 0 to 1. The name or the docstring says at which point the fault can occur."""
+    """The probability of each fault, from 0 to 1. Comments, names and docstrings say when a fault can occur."""
 
     # a call to the database
     call_fails_before: float = 0.0
@@ -106,7 +106,7 @@ _WORST = {
 
 
 def mixed(rng: random.Random) -> Faults:
-    """Draw a mixture. Each fault is in it with probability 0.5, and occurs at most at its rate in _WORST."""
+    """Draw a mixture. It has each fault with probability 0.5, at a random rate up to the fault's rate in _WORST."""
     return Faults(
         **{name: worst * rng.random() ** 2 if rng.random() < _MIXED_IN else 0.0 for name, worst in _WORST.items()}
     )

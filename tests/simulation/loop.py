@@ -20,7 +20,7 @@ from anyio._backends import _asyncio as backend
 _NODE: contextvars.ContextVar["Node | None"] = contextvars.ContextVar("node", default=None)
 
 _TURNS_WITHOUT_TIME = 20_000
-"""Maximum number of loop iterations without a change of the time. More of them mean that a task spins."""
+"""Maximum number of loop iterations without a change of the time. More iterations mean that a task spins."""
 
 
 class Node:
@@ -162,7 +162,7 @@ class _Scope(backend.CancelScope):
 
 @contextmanager
 def virtual_loop(seed: int) -> Iterator[VirtualLoop]:
-    """Yield a loop and number anyio's cancel scopes; close the loop at the end of the block."""
+    """Yield a loop and close it at the end of the block. Within the block, anyio's cancel scopes have numbers."""
     _Scope.numbers = count(1)
     loop = VirtualLoop(seed)
     with patch.object(backend, "CancelScope", _Scope):

@@ -75,7 +75,7 @@ async def listeners_die(sim: Simulation) -> None:
 
 
 async def a_notification_is_lost(sim: Simulation) -> None:
-    """I8: reconciliation finds the row."""
+    """I8: reconciliation finds the row of a lost notification."""
     sim.server.triggers_disabled = True
     upload = sim.workload.queue_upload()
     sim.server.triggers_disabled = False
@@ -126,7 +126,7 @@ async def a_reactor_is_frozen(sim: Simulation) -> None:
 
 
 async def an_operator_intervenes(sim: Simulation) -> None:
-    """An upload that is cancelled and retried during a put is attempted again after that put has ended."""
+    """If an operator cancels and requeues an upload during a put, a new attempt stores it, and the old put ends."""
     _, upload = await _in_the_middle_of_a_put(sim)
     sim.checks.lease_ended.add(upload)
     sim.server.commit(lambda: sim.server.db.cancel([upload]))
@@ -146,15 +146,54 @@ async def a_put_takes_long(sim: Simulation) -> None:
     sim.storage.put_s = (0.01, 0.2)
 
 
+async def rows_are_locked(sim: Simulation) -> None:
+    """I21: only the upload whose rows are locked waits, costs no attempt, and is stored soon after the release."""
+    db = sim.server.db
+    locked = sim.workload.queue_upload()
+    source = db.sources[db.uploads[locked].source_id]
+    key = sim.rng.choice([locked, source.id, source.user_id])
+    db.locked.add(key)
+    others = [sim.workload.queue_upload() for _ in range(5)]
+    free = [i for i in others if db.uploads[i].user_id != source.user_id or key != source.user_id]
+    for upload in free:
+        await _stored_within(sim, upload, 1.0, "another upload was locked")
+    await sleep(sim.rng.uniform(0.1, 2.0 * sim.settings.lease_s))
+    if locked in sim.checks.stored:
+        sim.checks.add_violation(f"I21: {locked} was stored while its rows were locked")
+    elif db.uploads[locked].retry_count > 1:
+        sim.checks.add_violation(f"I21: a lock cost {locked} {db.uploads[locked].retry_count} attempts")
+    db.locked.discard(key)
+    for upload in (locked, *others):
+        await _stored_within(sim, upload, 1.0, "its lock was released")
+
+
+async def an_upload_is_refused(sim: Simulation) -> None:
+    """I22: an upload that the app refuses is dead with the reason, and all others are stored as usual."""
+    db = sim.server.db
+    uploads = [sim.workload.queue_upload() for _ in range(6)]
+    refused = sim.rng.choice(uploads)
+    if sim.rng.random() < 0.5:
+        db.refused_claims.add(refused)
+    else:
+        db.refused_sources.add(db.uploads[refused].source_id)
+    for upload in uploads:
+        if upload != refused:
+            await _stored_within(sim, upload, 1.0, "another upload was refused")
+    await sleep(1.0)
+    row = db.uploads[refused]
+    if (row.status, row.error_code) != ("dead", "DATABASE_REFUSED"):
+        sim.checks.add_violation(f"I22: the refused {refused} is {row.status} with {row.error_code}")
+
+
 async def _put_ended_within(sim: Simulation, upload: UUID, seconds: float) -> None:
-    """Check that no live reactor still puts the upload. A reactor notices a lost lease when it next extends it."""
+    """Check that no live reactor still puts the upload. A reactor notices a lost lease when it extends its leases."""
     await sleep(seconds)
     if sim.checks.is_put(upload):
         sim.checks.add_violation(f"I3: a put of {upload} continues {seconds:.1f} s after another reactor has stored it")
 
 
 async def _in_the_middle_of_a_put(sim: Simulation) -> tuple[int, UUID]:
-    """Queue an upload whose put hangs; return the number of the reactor that is putting it, and the upload."""
+    """Queue an upload whose put hangs; return (number of the reactor that is putting it, upload)."""
     upload = sim.workload.queue_upload()
     sim.storage.hanging.add(upload)
     while upload not in sim.checks.attempted_at:
@@ -177,6 +216,8 @@ _PROBES: list[Callable[[Simulation], Awaitable[None]]] = [
     a_reactor_is_frozen,
     an_operator_intervenes,
     a_put_takes_long,
+    rows_are_locked,
+    an_upload_is_refused,
 ]
 
 

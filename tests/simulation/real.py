@@ -1,7 +1,7 @@
 """The real schema, with a clock that the test sets and with notifications in a table.
 
-`install_test_clock` replaces the clock functions and pg_notify in all functions of the schema. Then the same calls at
-the same times have only one correct result, and the simulated database must return it too.
+`install_test_clock` replaces the clock functions and pg_notify in all functions of the schema. After that, the same
+calls at the same times have only one correct result, which the simulated database must return too.
 """
 
 import json

@@ -74,7 +74,7 @@ class Server:
         return self.rng.uniform(0.0002, 0.005)
 
     def happens(self, chance: float) -> bool:
-        # a fault that isn't in the mixture draws no number, so it doesn't change the rest of the run
+        # a fault that isn't in the mixture draws no random number, so it doesn't change the rest of the run
         return chance > 0 and self.rng.random() < chance
 
     # transactions
@@ -156,7 +156,7 @@ class Server:
 
 @define
 class Client:
-    """The connections of one reactor, except its listening connection. A `QueryRunner`."""
+    """The connections of one reactor, except its listening connection. Implements `QueryRunner`."""
 
     server: Server
     node: Node
@@ -265,7 +265,7 @@ class Connection:
 
 
 class SimulatedListener:
-    """The listening connection of one reactor. `listen` opens a new one each time. A `NotificationSource`."""
+    """The listening connection of one reactor; each `listen` opens a new one. Implements `NotificationSource`."""
 
     def __init__(self, server: Server, node: Node) -> None:
         self._server = server

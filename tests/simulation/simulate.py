@@ -10,7 +10,7 @@ from simulation.probes import probe
 from simulation.simulation import Simulation, seeded_simulation
 
 ENOUGH = 3
-"""With this many ready signals, a reactor yields rows. The real limit is 500; a simulation has dozens of rows."""
+"""A reactor with this many ready signals yields rows. The real limit, 500, is too high for the dozens of rows here."""
 
 
 @frozen

@@ -1,6 +1,7 @@
 """One simulation and its phases: mixed faults for 30 to 180 s, drain, probes of single faults, shutdown.
 
-During the drain no fault occurs, and everything must drain within a computed limit. The checks run in every phase.
+During the drain no fault occurs, and all uploads and runs must end within a computed limit. The checks run in every
+phase.
 """
 
 import asyncio
@@ -144,7 +145,7 @@ class Simulation:
         settings = self.settings
         longest_wait_s = max(1.1 * settings.retry_max_s, 60.0) + _LONGEST_STEP_S
         held_s = settings.lease_s + settings.attempt_timeout_s + settings.shutdown_grace_s
-        # wait for the sweep that finds a row, and for the longest timeout of a run (600 s)
+        # a sweep may have to find the row first, and the longest timeout of a run is 600 s
         return longest_wait_s + held_s + settings.reconcile_interval_s + 600.0 + _SLOP_S
 
     async def stop(self) -> None:
@@ -182,7 +183,7 @@ def seeded_simulation(seed: int) -> Iterator[Simulation]:
     random.seed(seed)
     chance = random.Random(f"bytes {seed}")
     logger.disable("reactor")
-    gc.disable()  # most objects of a run live until its end
+    gc.disable()  # faster: most objects of a run live until its end, so a collection finds little
     try:
         with patch.object(os, "urandom", chance.randbytes), virtual_loop(seed) as loop:
             yield Simulation(loop, seed)

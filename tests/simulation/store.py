@@ -10,7 +10,7 @@ from support.task_executor import TaskExecutor
 
 from reactor.core.errors import ContentMismatch, SpoolFileMissing, StorageRejected, StorageUnavailable
 from reactor.postgres.upload_queue import Upload
-from reactor.reactions.uploads import UploadAttempt
+from reactor.reactions.upload_attempt import UploadAttempt
 from reactor.storage.spool import Identity
 from simulation.checks import Checks
 from simulation.faults import Faults
@@ -43,14 +43,14 @@ class Storage:
 
 
 class SimulatedThreads:
-    """The threads of one reactor. They put uploads into the store and remove spooled files. A `SpooledFiles`."""
+    """One reactor's threads, which put uploads into the store and remove spooled files. Implements `SpooledFiles`."""
 
     def __init__(self, storage: Storage, node: Node, *, concurrency: int, per_tenant: int) -> None:
         self.storage = storage
         self.node = node
         self.executor = TaskExecutor(self._put, concurrency, per_tenant=per_tenant, now=storage.loop.time)
         self._put_uploads: dict[int, Upload] = {}
-        """Maps an upload's id, as an integer, to the upload that was put. The integer also identifies its file."""
+        """Maps an upload's id, as an integer, to the upload that was put. The same integer is the file's identity."""
 
     async def _put(self, attempt: UploadAttempt) -> tuple[str, Identity]:
         upload, storage, faults = attempt.upload, self.storage, self.storage.faults
@@ -94,7 +94,7 @@ class SimulatedThreads:
         self.storage.objects[upload.bucket, upload.object_path] = content
 
     async def run(self, call: Callable[[], list[str | None]]) -> list[str | None]:
-        """Run a call after 0.5 ms, even if the caller is cancelled: a real thread can't be cancelled either."""
+        """Run a call after 0.5 ms, even if the caller is cancelled, because a real thread can't be cancelled either."""
         with CancelScope(shield=True):
             await sleep(0.0005)
         return call()

@@ -121,7 +121,7 @@ class Tables:
     def write_source(self, source: Source, status: str, *, size: int | None = None, settles: bool = False) -> None:
         """Write a source and update the usage.
 
-        Raises QuotaExceeded if bytes are added beyond the limit, unless `settles` is True.
+        Raises QuotaExceeded if the write adds bytes beyond the limit. A settlement (`settles`) may exceed the limit.
         """
         size = source.byte_size if size is None else size
         is_new = source.id not in self.sources
@@ -198,7 +198,7 @@ def _entry(status: str, size: int) -> tuple[int, int, int]:
 def deadline(run: RunRow, patience_s: float | None) -> float | None:
     """Return the time at which a run becomes stale, or None for never.
 
-    A run without a heartbeat_timeout of its own uses `patience_s`; None: only its timeout_at counts.
+    A run without a heartbeat_timeout of its own uses `patience_s`. If that is None too, only timeout_at counts.
     """
     timeout_s = patience_s if run.heartbeat_timeout is None else run.heartbeat_timeout
     dues = [] if run.timeout_at is None else [run.timeout_at]

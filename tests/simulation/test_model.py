@@ -1,4 +1,4 @@
-"""The simulated database compared with PostgreSQL: the same calls return and write the same rows and notifications.
+"""The simulated database does what PostgreSQL does: the same calls return and write the same rows and notifications.
 
 The simulation proves something only if its database behaves like the real one.
 """
@@ -135,9 +135,9 @@ class ModelAgainstPostgres(RuleBasedStateMachine):
         seconds=_SECONDS,
     )
     def attempt(self, picks: list[int], token: int, verdicts: list[str], delay_s: float, seconds: float) -> None:
-        """Make a complete attempt from claim to settlement, which random single steps would rarely do."""
+        """Make a complete attempt from claim to settlement, which random single steps would rarely make."""
         self.claim(picks, token, lease_s=5.0)
-        # settle with tokens[0]: refused, unless the claim used tokens[0] too
+        # this settlement uses tokens[0], so it is refused if the claim used another token
         self.settle(picks, stranger=True, verdicts=verdicts, delay_s=delay_s)
         self.time_passes(seconds)
         self.settle(picks, stranger=False, verdicts=verdicts, delay_s=delay_s)
@@ -166,7 +166,14 @@ class ModelAgainstPostgres(RuleBasedStateMachine):
             [None if verdict == "stored" else "STORAGE_UNAVAILABLE" for verdict in verdicts[:count]],
             [None] * count,
             ["file:///put" if verdict == "stored" else None for verdict in verdicts[:count]],
+            500,
+            count,
         )
+
+    @rule(picks=_PICKS)
+    def refuse_upload(self, picks: list[int]) -> None:
+        for upload in self.pick(self.model.uploads, picks):
+            self.both(statements.REFUSE_UPLOAD, upload, None, "P0001", "no")
 
     @rule(missing=st.integers(0, 2), picks=_PICKS, url=st.sampled_from(["file:///put", "file:///there"]))
     def confirm_stored(self, missing: int, picks: list[int], url: str) -> None:
@@ -287,7 +294,10 @@ def assert_alike(answered: Any, modelled: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return a copy in which each float of seconds is a whole number of ms. One ms is 50 times _NOISE_S."""
+    """Return a copy in which each float of seconds is rounded to whole ms.
+
+    The exact times are whole ms, so rounding to 50 * _NOISE_S, which is 1 ms, removes an error of up to _NOISE_S.
+    """
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -41,7 +41,7 @@ def test_a_ten_minute_outage_costs_each_upload_at_most_two_attempts(reactors: in
         sim.loop.run_until_complete(sim.finish())
     assert violations == []
     assert len(spent) == UPLOADS
-    assert max(spent) + 1 <= 2  # plus the attempt that stored it
+    assert max(spent) + 1 <= 2  # the failed attempts, and the one that stores the upload
     assert unfinished == []
     assert stored == UPLOADS
     assert drained_s[0] <= DRAINED_WITHIN_S

@@ -46,7 +46,7 @@ class SettleAnswer(NamedTuple):
 _REFUSAL = "the app refuses it"
 
 
-RepairAnswer = namedtuple("RepairAnswer", ["kind", "count"])  # noqa: PYI024  # a class may not name a field `count`
+RepairAnswer = namedtuple("RepairAnswer", ["kind", "count"])  # noqa: PYI024  # mypy refuses `count` in a NamedTuple
 
 
 class UploadCalls(Tables):
@@ -175,9 +175,10 @@ class UploadCalls(Tables):
         _release(row, self.now())
 
     def refuse_upload(
-        self, upload: UUID, token: UUID | None, _sqlstate: str, message: str
+        self, upload: UUID, token: UUID | None, sqlstate: str, message: str
     ) -> list[tuple[str, str, float]]:
         assert token is None
+        message = f"{message} (SQLSTATE {sqlstate})"
         row, now = self.uploads.get(upload), self.now()
         is_leased = row is not None and row.status == "uploading"
         if row is None or row.status not in {"failed", "uploading"}:

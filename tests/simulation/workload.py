@@ -1,4 +1,4 @@
-"""The workload: an app that fails uploads, workers that interpret, and an operator who intervenes."""
+"""The workload: an app whose uploads fail, workers that interpret, and an operator who intervenes."""
 
 import random
 from functools import partial
@@ -112,7 +112,7 @@ class Workload:
                     self._complete(upload)
 
     def _complete(self, upload: UUID) -> None:
-        """Complete a queued upload, as an app does when its own slow attempt has succeeded after all."""
+        """Complete a queued upload, as an app does if its own slow attempt succeeds later."""
         row = self._server.db.uploads.get(upload)
         if row is not None:
             if row.status != "uploading":

@@ -1,4 +1,4 @@
-"""A start with 100 000 due uploads: the first claim follows immediately, and memory use stays below a limit."""
+"""After a start with 100 000 due uploads, the first claim follows immediately and memory use stays below a limit."""
 
 import json
 import os

@@ -44,7 +44,7 @@ def test_retries_and_deadlines_are_on_time_by_the_databases_clock(app: App, tmp_
         silent_due = app.run(silent)["heartbeat_at"] + app.run(silent)["heartbeat_timeout"]
 
         while app.row(now) is not None:
-            assert app.one("select clock_timestamp()") < due, "an upload that was due waited"
+            assert app.one("select clock_timestamp()") < due, "the upload that is due now was not stored in time"
         while app.one("select clock_timestamp()") < due:
             early = app.row(upload) is None or app.run(timed)["status"] != "running"
             assert not early or app.one("select clock_timestamp()") >= due

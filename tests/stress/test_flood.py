@@ -1,5 +1,4 @@
-"""100 000 forged notifications during normal work: no row changes because of them, and memory and event loop lag stay
-bounded."""
+"""100 000 forged notifications during normal work change no row, and memory and event loop lag stay bounded."""
 
 import json
 import resource
@@ -59,7 +58,7 @@ class Lag:
 
 
 def flood(url: str, waiting: list[str], running: list[str]) -> None:
-    """Send notifications about missing rows, about real rows with wrong times, and with garbage.
+    """Send notifications about missing rows, about real rows with wrong times, and some that can't be decoded.
 
     Each payload is unique.
     """

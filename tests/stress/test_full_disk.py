@@ -1,5 +1,5 @@
-"""A full disk of the store: uploads wait, leave no partial object, and are stored when there is space again. An upload
-above the process's file size limit is dead with a reason."""
+"""While the store's disk is full, uploads wait and leave no partial object; they are stored when there is space again.
+An upload above the process's file size limit is dead with a reason."""
 
 import os
 import subprocess

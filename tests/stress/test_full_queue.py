@@ -1,5 +1,5 @@
 """A session that listens and never reads makes the notification queue full. The app's writes still succeed, and the
-reactor finds them by polling."""
+reactor finds the written rows by polling."""
 
 from collections.abc import Iterator
 from pathlib import Path

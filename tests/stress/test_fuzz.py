@@ -199,7 +199,7 @@ def test_bad_command_lines_exit_2_with_a_reason() -> None:
 
 
 def test_bad_settings_of_a_process_exit_2_with_one_line(tmp_path: Path) -> None:
-    """A sample of the cases above in a real process."""
+    """A process reports each of three bad settings, and a bad file, in one line and exits with 2."""
     for settings in distinct(3, a_bad_value):
         done = reactor("status", env=environment() | settings, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (2, "")

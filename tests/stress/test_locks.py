@@ -134,7 +134,10 @@ async def test_a_reactor_stops_as_usual_while_a_settlement_is_held_up(app: App, 
 
 
 LOCKS_THAT_OUTLIVE_A_LEASE: list[LiteralString] = [
-    "select from public.upload_queue as q join public.storage_usage as s using (user_id) where q.id = %s for update of s",
+    (
+        "select from public.storage_usage as s join public.upload_queue as q using (user_id)"
+        " where q.id = %s for update of s"
+    ),
     "select from public.upload_queue where id = %s for key share",
 ]
 

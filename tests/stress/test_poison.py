@@ -58,7 +58,7 @@ GOOD = 20 * (len(POISON) + 2)
 
 
 class BuggyStore(StubbornStore):
-    """A store that raises exceptions for some keys, which no store should raise."""
+    """A store that, for some keys, raises exceptions that no store should raise."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)

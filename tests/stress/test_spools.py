@@ -1,8 +1,8 @@
 """Spooled files are missing, changed, or replaced by links, FIFOs, sockets or folders. Their uploads are dead with a
 reason after the first attempt, the other uploads are stored, and no byte outside the spool is read, changed or removed.
 
-There are two independent checks. inotify reports any access to a file outside the spool (the canary), through any path.
-An audit hook in the reactor's process records every path that the process opens or changes.
+There are two independent checks. inotify reports any access to the canary, a file outside the spool, whatever path
+leads to it. An audit hook in the reactor's process records every path that the process opens or changes.
 """
 
 import os
@@ -26,7 +26,7 @@ FORBIDDEN, MISSING, MISMATCH = "SPOOL_PATH_FORBIDDEN", "SPOOL_FILE_MISSING", "CO
 CONTENT = b"what the row promises" * 500
 
 Tamper = Callable[[Path, Path], None]
-"""A function that tampers with a spooled file. Its second argument is a canary: a file outside with the same bytes."""
+"""Tampers with a spooled file. The second argument is the canary, a file outside the spool with the same bytes."""
 
 
 def _linked(spooled: Path, canary: Path) -> None:
@@ -103,7 +103,7 @@ PATHS = [
 
 
 class FileAccessLog:
-    """Records every path that this process opens or changes. One per process, because audit hooks can't be removed."""
+    """Records each path that this process opens or changes. Tests share it, because audit hooks can't be removed."""
 
     def __init__(self) -> None:
         self.is_recording = False
@@ -181,7 +181,7 @@ def test_both_checks_detect_an_access(canary: Path, tmp_path: Path, access_log: 
 
 
 class TamperingStore(StubbornStore):
-    """A store that tampers with the spooled file after its open and before the first read."""
+    """A store that tampers with the spooled file after it was opened and before it is read."""
 
     def __init__(self, app: App) -> None:
         super().__init__(app.store)

@@ -1,4 +1,4 @@
-"""Errors of the store with a complete reactor: verdict and usage are right, and no upload is counted twice."""
+"""In a complete reactor, verdict and usage are right after each error of the store, and no upload is counted twice."""
 
 from collections.abc import Iterator
 

@@ -1,6 +1,6 @@
 """Detects with Linux's inotify whether any process reads, changes or removes a file, under any of its names.
 
-An open alone isn't reported, because the spool must open a file to count its hard links safely.
+Opening a file is not reported, because the spool must open a file to count its hard links safely.
 """
 
 import ctypes

@@ -12,7 +12,7 @@ from reactor.runtime.clock import TICKS_PER_S, Clock, Timer
 _US_PER_S = 1_000_000
 _US_PER_TICK = _US_PER_S // TICKS_PER_S
 _IDLE_CYCLES = 5
-"""Number of event loop cycles in a row in which no other task may run. A cancellation takes two cycles to arrive."""
+"""`idle_event` returns after all other tasks have waited for this many cycles. A cancellation takes two cycles."""
 
 DATABASE_AHEAD_S = 1_000_000.0
 """Offset of the database's clock: far from zero, so that a test fails when code mixes up the two clocks."""

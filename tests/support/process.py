@@ -21,7 +21,7 @@ _POLL_S = 0.02
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """Return this process's environment. These settings replace all variables that configure a reactor."""
+    """Return this process's environment, with these settings instead of all variables that configure a reactor."""
     kept = {
         name: value
         for name, value in os.environ.items()

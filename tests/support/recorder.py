@@ -47,7 +47,7 @@ class Recorder:
         *,
         within_s: float = PATIENCE_S,
     ) -> E:
-        """Return the next event of this kind; each event is returned once. Fails after `within_s`."""
+        """Return the next matching event of this kind, and return it only once. Fails after `within_s`."""
         try:
             with fail_after(within_s):
                 while True:
@@ -69,5 +69,5 @@ class Recorder:
         *,
         within_s: float = PATIENCE_S,
     ) -> list[E]:
-        """Return the next `count` events of this kind."""
+        """Return the next `count` events of this kind that meet `predicate`."""
         return [await self.wait_for(kind, predicate, within_s=within_s) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""Make a spool with one file, the file's upload, and the open file, for tests of the spool and of the stores."""
+"""Functions that make a spool with one file, the file's upload and the open file, for tests of spools and stores."""
 
 import hashlib
 import os

@@ -11,7 +11,7 @@ from urllib.parse import urlencode, urlsplit
 from anyio import to_thread
 from attrs import define, field, frozen
 
-TOKEN = "a-token-of-the-tests"  # noqa: S105 - a throw-away server's
+TOKEN = "a-token-of-the-tests"  # noqa: S105 - the token of a throw-away server
 _TIMEOUT_S = 20.0
 
 

@@ -53,7 +53,7 @@ class InMemoryRows(AttemptReaction[Attempt]):
         self.broken: set[UUID] = set()
         self.fails: Counter[UUID] = Counter()
         self.held_up_by: Signal | None = None
-        """After the outcome of this row, `is_held_up` is true, as after a circuit breaker has opened."""
+        """After the outcome of this row, no attempt is admitted, as after a circuit breaker has opened."""
         self.is_down = False
         self.refused: set[UUID] = set()
         """Claimed rows that are not admitted."""
@@ -99,12 +99,15 @@ class InMemoryRows(AttemptReaction[Attempt]):
         self.attempts |= {attempt.signal.row_id: attempt for attempt in attempts}
         return ClaimResult(attempts=attempts)
 
-    @property
-    def is_held_up(self) -> bool:
+    def must_admit_again(self) -> bool:
         return self.is_down
 
-    def admit(self, attempts: Sequence[Attempt]) -> Sequence[Attempt]:
-        return [attempt for attempt in attempts if attempt.signal.row_id not in self.refused]
+    def admit(self, attempts: Sequence[Attempt]) -> tuple[Sequence[Attempt], Sequence[Attempt]]:
+        is_held = [self.is_down or attempt.signal.row_id in self.refused for attempt in attempts]
+        return (
+            [attempt for attempt, held in zip(attempts, is_held, strict=True) if not held],
+            [attempt for attempt, held in zip(attempts, is_held, strict=True) if held],
+        )
 
     def started(self, attempts: Sequence[Attempt]) -> None:
         for attempt in attempts:

@@ -1,4 +1,4 @@
-"""A collector that refuses, hangs, fails or restarts loses spans, never work; a real collector accepts all data."""
+"""If a collector refuses, hangs, fails or restarts, spans are lost, but no work. A real collector accepts all data."""
 
 import socket
 import time
@@ -180,7 +180,7 @@ def test_a_real_collector_understands_all_spans_and_metrics(
 
 
 def test_the_last_spans_and_metrics_are_exported_before_the_exit(app: App, tmp_path: Path, collector: Receiver) -> None:
-    """`reactor reconcile` ends before the first batch is due."""
+    """`reactor reconcile` ends before the first batch of spans would be sent."""
     app.disable_triggers()
     [upload] = app.queue_uploads()
     env = traced(app, collector.endpoint, OTEL_BSP_SCHEDULE_DELAY="60000")

@@ -28,7 +28,7 @@ from reactor.embedded.server import EmbeddedPostgres
 from reactor.postgres.migrate import migrate, schema_files
 
 WORKER = "reactor_worker"
-PASSWORD = "worker"  # noqa: S105 - of a throw-away server
+PASSWORD = "worker"  # noqa: S105 - the password of a throw-away server
 SECRET = "s3cr3t-0f-th3-t3sts"  # noqa: S105 - a marker to search for in the output
 CLOSED = "127.0.0.1:1"
 """An address without a listener."""

@@ -1,4 +1,4 @@
-"""The names that `import reactor` offers, and what it loads."""
+"""`import reactor` offers the public names, and loads no module of the package."""
 
 import subprocess
 import sys

@@ -154,7 +154,7 @@ def test_no_failure_reveals_a_secret(
 
 
 def assert_log_lines_name_exported_spans(run: Running, collector: Receiver) -> None:
-    """Each line is a JSON object; each line about an upload names a span that was exported."""
+    """Assert that each line is a JSON object, and that each line about an upload names an exported span."""
     lines = [json.loads(line) for line in run.log.splitlines()]
     exported = {(span.trace_id, span.span_id): span for span in collector.spans}
     upload_lines = [line for line in lines if "attempt" in line]

@@ -1,4 +1,4 @@
-"""Uploads into a real S3 server that is killed and restarted while they run."""
+"""A real S3 server is killed and restarted during many uploads, and all of them are stored."""
 
 import hashlib
 import random

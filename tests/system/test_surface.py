@@ -35,7 +35,7 @@ UPLOAD, SOURCE, RUN, USER = (UUID(int=number) for number in range(1, 5))
 
 
 def assert_unchanged(section: str, lines: Iterator[str]) -> None:
-    """Compare the section of surface.txt with these lines; with REACTOR_TEST_UPDATE_SNAPSHOT, rewrite it."""
+    """Compare a section of surface.txt with these lines, or rewrite it if REACTOR_TEST_UPDATE_SNAPSHOT is set."""
     sections = dict(re.findall(r"^== (.+)\n((?:(?!== ).*\n)*)", SURFACE.read_text(encoding="utf-8"), re.MULTILINE))
     found = "".join(f"{line.rstrip()}\n" for line in lines)
     if os.environ.get("REACTOR_TEST_UPDATE_SNAPSHOT"):

@@ -22,6 +22,7 @@ from reactor.core.events import (
     RunExpired,
 )
 from reactor.core.model import Verdict
+from reactor.core.refusal import Guard
 from reactor.core.rendezvous import STEP_S, RendezvousOrder
 from reactor.postgres import statements
 from reactor.postgres.connection import ConnectionPool, DedicatedConnection
@@ -288,7 +289,7 @@ async def test_an_upload_that_the_store_rejects_is_dead_at_once(
 
 
 async def test_invalid_rows_do_not_harm_others(app: App, store: StubbornStore, recorder: Recorder) -> None:
-    """Each becomes dead (or stored, if only its traceparent is invalid), and no valid upload is attempted twice."""
+    """An invalid row becomes dead, or stored if only its traceparent is invalid. Valid uploads are attempted once."""
     invalid_columns = (
         {"spool": "no such spool"},
         {"content_hash": "not a hash"},
@@ -329,7 +330,7 @@ async def test_an_outage_costs_each_upload_at_most_one_attempt(
         store.is_down = True
         uploads = app.queue_uploads(60)
         opened = await recorder.wait_for(BreakerMoved)
-        assert (opened.store, opened.is_open) == ("file", True)
+        assert (opened.place, opened.is_open) == ((Guard.STORE, "file"), True)
         recorder.skip_recorded()
         # a failed probe isn't counted as an attempt; uploads that were deferred without a put have no error code
         probe = await recorder.wait_for(AttemptStarted)
@@ -375,7 +376,7 @@ async def test_a_run_without_a_heartbeat_is_failed(app: App, recorder: Recorder)
 
 
 async def test_a_healthy_run_is_never_failed(app: App, recorder: Recorder) -> None:
-    """Its heartbeats continue while runs with earlier and later deadlines are failed."""
+    """A healthy run sends heartbeats while runs with earlier and later deadlines are failed."""
     heartbeat = "update public.interpretation_runs set heartbeat_at = clock_timestamp() where id = %s"
     async with app.running_reactor(recorder, reconcile_interval_s=0.2):
         healthy = app.begin_run(timeout_at="2100-01-01", heartbeat_timeout="0.5 s")
@@ -491,7 +492,7 @@ async def test_uploads_of_a_killed_reactor_are_taken_over_after_their_lease(
 async def test_a_claim_whose_answer_was_lost_costs_no_attempt_and_no_wait(
     app: App, store: StubbornStore, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The claim commits, then this connection and the next one fail. The retry must not wait for the lease of 60 s."""
+    """Two claims commit, but their answers are lost. The third claim must not wait for the lease of 60 s."""
     call, lost = DedicatedConnection.call, 2
 
     async def lose_answers(
@@ -543,7 +544,7 @@ async def test_a_settlement_whose_answer_was_lost_still_removes_the_spooled_file
 async def test_a_reactor_that_lost_its_lease_changes_nothing(
     app: App, store: StubbornStore, recorder: Recorder, answers: list[StorageUnavailable]
 ) -> None:
-    """Its settlement has no effect, and the reactor emits LeaseLost.
+    """The reactor's settlement has no effect, and the reactor emits LeaseLost.
 
     The reactor keeps the spooled file even if its put succeeded, because the lease's new holder still needs the file.
     """

@@ -26,7 +26,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _all_threads_end() -> Iterator[None]:
-    """Wait for the exporting threads to end. If the collector hangs, they outlive close(), and may log."""
+    """Wait for the exporting threads to end. If the collector hangs, they outlive close() and may log lines later."""
     yield
     for thread in threading.enumerate():
         if thread.name.startswith(("Otel", "reactor-")):

@@ -1,4 +1,4 @@
-"""The OTEL_* variables select the collector as the specification says; an error names the variable, no secret."""
+"""The OTEL_* variables select the collector as the specification says; an error names the variable without a secret."""
 
 from pathlib import Path
 

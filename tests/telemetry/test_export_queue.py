@@ -58,7 +58,7 @@ def test_a_full_queue_drops_new_spans(receiver: Receiver, log_lines: list[str]) 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 307])
 def test_a_batch_that_is_refused_for_good_is_lost(receiver: Receiver, status: int, log_lines: list[str]) -> None:
-    """A redirect is not followed: it would carry the headers to another host."""
+    """A redirect is not followed, because it would carry the headers to another host."""
     statuses = iter([status])
     receiver.answer = lambda: next(statuses, 200)
     queue = queue_to(receiver, OTEL_EXPORTER_OTLP_HEADERS="x-key=secret")

@@ -250,7 +250,7 @@ def test_grpc_without_its_package_is_one_clear_line(variable: str, monkeypatch: 
 def test_no_log_record_holds_a_secret(
     server: FaultServer, url: str, protocol: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Every logger, also of the SDK and of requests, is captured at DEBUG while an export fails."""
+    """While an export fails, the test captures every logger at DEBUG, also those of the SDK and of requests."""
     server.fault = answers(503)
     caplog.set_level(logging.DEBUG)
     for name in list(logging.Logger.manager.loggerDict):

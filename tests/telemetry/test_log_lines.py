@@ -6,6 +6,7 @@ from uuid import UUID
 
 import pytest
 from loguru import logger
+from support.breaker_events import breaker_closed, breaker_opened
 
 from reactor.core import events
 from reactor.core.model import Outcome, Verdict
@@ -109,8 +110,12 @@ def test_a_line_about_a_run_carries_the_ids_of_its_timeout(records: list["Record
     [
         (events.Polling(interval_s=2.0, reason="x"), "ERROR", "polling the database every 2 s"),
         (events.ListenerLost(reason="x"), "WARNING", "reconnecting"),
-        (events.BreakerMoved(store="s3://h", is_open=True), "ERROR", "store s3://h is down for everyone"),
-        (events.BreakerMoved(store="s3://h", is_open=False), "INFO", "store s3://h is up again"),
+        (
+            breaker_opened("s3://h"),
+            "ERROR",
+            "store s3://h fails for everyone, whose uploads wait and whose attempts aren't counted: 503 SlowDown",
+        ),
+        (breaker_closed("s3://h"), "INFO", "store s3://h answers again: its uploads continue"),
         (events.Swept(reaction="uploads", found=3, missed=2, duration_s=0.1), "WARNING", "2 overdue uploads"),
         (events.UsageRepaired(kind="reservations", count=2), "WARNING", "released 2 reservations"),
     ],
@@ -124,7 +129,7 @@ def test_an_event_is_logged_at_the_level_of_its_severity(
 
 
 def test_a_line_below_the_level_computes_no_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ids cost more than a settled upload's other telemetry together."""
+    """Computing the ids costs more than all other telemetry of a settled upload."""
 
     def fail(_trail: Trail) -> dict[str, object]:
         raise AssertionError("the ids were computed for a line that isn't logged")

@@ -9,6 +9,7 @@ import pytest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_CUMULATIVE as CUMULATIVE
 from opentelemetry.sdk.resources import Resource
 from prometheus_client.parser import text_string_to_metric_families
+from support.breaker_events import breaker_closed, breaker_opened
 from support.servers.otlp_receiver import receiving
 
 from reactor.core import events
@@ -34,7 +35,7 @@ EXPECTED = {
     "reactor_listener_up": ("gauge", set()),
     "reactor_notifications": ("counter", {"channel"}),
     "reactor_notifications_rejected": ("counter", {"channel"}),
-    "reactor_breaker_open": ("gauge", {"store"}),
+    "reactor_breaker_open": ("gauge", {"kind", "name"}),
     "reactor_spool_free_bytes": ("gauge", set()),
     "target_info": ("gauge", {"service_name"}),
 }
@@ -108,7 +109,7 @@ EVERYTHING: list[events.Event] = [
         run_id=uuid4(), code="INTERPRETATION_TIMEOUT", late_s=0.01, context=context_of(None, UPLOAD), failed_at=0.0
     ),
     events.Swept(reaction="uploads", found=3, missed=2, duration_s=0.1),
-    events.BreakerMoved(store="s3://s3.example.org", is_open=True),
+    breaker_opened("s3://s3.example.org"),
     events.TimerFired(lag_s=0.001),
 ]
 
@@ -147,12 +148,12 @@ def test_events_are_counted(metrics: Metrics) -> None:
     }
     assert samples(text, "reactor_reconcile_missed_total") == {("uploads",): 2.0}
     assert samples(text, "reactor_listener_up") == {(): 1.0}
-    assert samples(text, "reactor_breaker_open") == {("s3://s3.example.org",): 1.0}
+    assert samples(text, "reactor_breaker_open") == {("store", "s3://s3.example.org"): 1.0}
     assert samples(text, "storage_upload_reaction_seconds_count") == {(): 1.0}
-    closed = events.BreakerMoved(store="s3://s3.example.org", is_open=False)
+    closed = breaker_closed("s3://s3.example.org")
     text = scraped(metrics, events.ListenerLost(reason="x"), closed)
     assert samples(text, "reactor_listener_up") == {(): 0.0}
-    assert samples(text, "reactor_breaker_open") == {("s3://s3.example.org",): 0.0}
+    assert samples(text, "reactor_breaker_open") == {("store", "s3://s3.example.org"): 0.0}
 
 
 def test_gauges_of_the_database_are_read_from_the_newest_status(metrics: Metrics, status: dict[str, Any]) -> None:

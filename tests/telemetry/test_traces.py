@@ -21,7 +21,7 @@ GONE = StorageRejected("404 NoSuchBucket", http_status=404)
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 MS = 1_000_000
 HAS_IS_REMOTE, IS_REMOTE = 0x100, 0x200
-"""OTLP's flags of a span: whether IS_REMOTE is set at all, and whether the parent is in another process."""
+"""Flags of OTLP: HAS_IS_REMOTE if the other flag is valid, IS_REMOTE if the span's parent is in another process."""
 RETRY_BASE_MS = 100
 
 
@@ -164,7 +164,7 @@ async def test_a_trace_that_the_app_did_not_sample_is_not_exported(
 
 
 @pytest.mark.parametrize(("ratio", "is_sampled"), [("0.0", False), ("1.0", True)])
-async def test_the_sampler_decides_where_the_reactor_makes_the_root(
+async def test_the_sampler_decides_if_the_reactor_makes_the_root(
     app: App,
     recorder: Recorder,
     collector: Receiver,
@@ -173,7 +173,7 @@ async def test_the_sampler_decides_where_the_reactor_makes_the_root(
     *,
     is_sampled: bool,
 ) -> None:
-    """The database sets the flag 'sampled' in each traceparent that it makes; the sampler decides all the same."""
+    """The sampler ignores the flag 'sampled' in traceparents of the database, because the database always sets it."""
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
     monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", ratio)
     async with app.running_reactor(recorder):

@@ -200,7 +200,7 @@ async def test_an_action_that_cannot_be_audited_changes_nothing(app: App, record
 
 
 def test_an_action_that_is_sent_twice_is_done_once(app: App) -> None:
-    """If the connection fails before the answer arrives, the caller repeats the call."""
+    """If the connection fails before the answer arrives, the caller repeats the call, which changes nothing more."""
     [upload] = app.queue_uploads(status="dead")
     request = uuid4()
     arguments = (request, "ana", "here", "cancel", [upload.id])

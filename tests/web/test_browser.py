@@ -142,7 +142,7 @@ def test_every_action_between_log_in_and_log_out_works_and_is_audited(browser: A
         expect(link).to_have_attribute("href", f"http://jaeger.example:16686/trace/{trace}")
         log_in(page)
 
-        # retry one: it is stored, and leaves the page
+        # retry one upload: it is stored, and disappears from the page
         (app.spool / upload.key).write_bytes(upload.content)
         page.goto(f"{run.url}/uploads/{upload.id}")
         page.get_by_role("button", name="Retry").click()
@@ -341,7 +341,7 @@ class Relay:
 
 
 def _join(near: socket.socket, far: socket.socket) -> None:
-    """Copy both ways until either side ends."""
+    """Copy bytes in both directions until either side ends."""
     reverse = threading.Thread(target=_copy, args=(far, near), daemon=True)
     reverse.start()
     _copy(near, far)

@@ -12,11 +12,12 @@ from typing import Any, LiteralString
 import pytest
 from anyio import to_thread
 from support.app import App
+from support.breaker_events import breaker_opened
 from support.process import running, settings_of
 from support.recorder import Recorder
 from support.visitor import TOKEN, Visitor, program, stream_of
 
-from reactor.core.events import AttemptSettled, BreakerMoved
+from reactor.core.events import AttemptSettled
 from reactor.postgres import statements
 from reactor.postgres.connection import DedicatedConnection
 from reactor.web.live import MAX_STREAMS
@@ -74,7 +75,7 @@ async def test_every_open_page_shows_a_dead_upload_within_a_second_and_its_retry
             assert settled.outcome.code == "SPOOL_FILE_MISSING"
             delays_s.append(max(shown_at) - died_at)
             dead.append(upload)
-        assert min(delays_s) <= 1.0  # a busy machine may delay the other pages
+        assert min(delays_s) <= 1.0  # a busy machine may show two of the three uploads later
 
         for upload in dead:
             (app.spool / upload.key).write_bytes(upload.content)
@@ -113,8 +114,8 @@ async def test_the_state_includes_what_only_this_reactor_measures(app: App, reco
     async with app.running_reactor(recorder) as reactor:
         watcher = Watcher(reactor.http_url)
         await to_thread.run_sync(watcher.wait_for, "state", "All is well.")
-        reactor.emit(BreakerMoved(store="files", is_open=True))
-        reactor.emit(BreakerMoved(store="<b>other</b>", is_open=True))
+        reactor.emit(breaker_opened("files"))
+        reactor.emit(breaker_opened("<b>other</b>"))
         await to_thread.run_sync(watcher.wait_for, "state", "2 things are wrong.")
         assert "The store files has been down for" in watcher.sections["state"]
         assert "&lt;b&gt;other" in watcher.sections["state"]
@@ -174,7 +175,7 @@ def test_open_pages_do_not_delay_a_shutdown(app: App) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_ten_open_pages_cost_little(app: App, server_url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Compare a minute with ten pages and a minute without pages, for a queue of 1 000 000 uploads."""
+    """Ten pages on a queue of 1 000 000 uploads cost at most 30 transactions a minute and 2 % of a core."""
     fill(app, 1_000_000)
     with running(settings_of(app), cwd=app.spool) as run:
         run.wait_until_ready()

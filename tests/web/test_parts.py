@@ -8,12 +8,12 @@ from attrs import evolve
 from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.requests import Request
+from support.breaker_events import breaker_closed, breaker_opened
 from support.manual_clock import ManualClock
 
 from reactor.core.events import (
     AttemptsStarted,
     AttemptStarted,
-    BreakerMoved,
     Event,
     Listening,
     Polling,
@@ -133,15 +133,17 @@ def test_a_new_mode_or_a_moved_breaker_is_a_change() -> None:
         return recent.changed.is_set()
 
     assert changes(Listening())
-    assert changes(BreakerMoved(store="files", is_open=True))
+    assert changes(breaker_opened("files"))
     clock.advance(5.0)
     process = recent.process(not_ready=[], spool_free_bytes=None)
     assert process.mode == "listening"
-    assert process.open_stores["files"] == pytest.approx(5.0)
+    [(opened, open_for_s)] = process.open_breakers
+    assert opened.place.name == "files"
+    assert open_for_s == pytest.approx(5.0)
     assert changes(Polling(interval_s=2.0, reason="no notifications"))
     assert not changes(Polling(interval_s=2.0, reason="no notifications"))
-    assert changes(BreakerMoved(store="files", is_open=False))
-    assert recent.process(not_ready=[], spool_free_bytes=None).open_stores == {}
+    assert changes(breaker_closed("files"))
+    assert recent.process(not_ready=[], spool_free_bytes=None).open_breakers == []
 
 
 def test_missed_rows_are_counted_per_reconciliation_and_since_the_start() -> None:

@@ -62,7 +62,7 @@ async def test_the_page_first_says_whether_all_is_well(app: App, recorder: Recor
         well = (await visitor.get("/")).text
         app.queue_uploads(2, spooled=False)
         await recorder.wait_for_all(2, AttemptSettled)
-        # the page shows both deaths immediately, but its count of dead uploads only some seconds later
+        # the page lists both dead uploads immediately, but counts them only some seconds later
         facts = json.loads((await program(visitor.url).get("/api/live")).text)
         while facts["database"]["uploads"]["dead"] < 2:
             facts = json.loads((await visitor.get("/api/live")).text)
@@ -90,7 +90,7 @@ async def test_the_whole_page_is_small_and_loads_nothing_from_elsewhere(app: App
 
 
 async def test_no_page_has_an_inline_script_or_style(app: App, recorder: Recorder) -> None:
-    """The Content-Security-Policy forbids both."""
+    """The Content-Security-Policy forbids inline scripts and styles."""
     [upload], run = app.queue_uploads(next_retry_at=LATER), app.begin_run(timeout_at=LATER)
     async with visiting(app, recorder) as visitor:
         for path in ("/", "/uploads", "/runs", "/audit", "/login", f"/uploads/{upload.id}", f"/runs/{run}"):

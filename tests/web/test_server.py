@@ -47,7 +47,7 @@ def server_on(listening: socket.socket, *, is_private: bool = True, failure: Exc
 
 @asynccontextmanager
 async def serving(host: str = "127.0.0.1", *, failure: Exception | None = None) -> AsyncIterator[str]:
-    """Serve, and yield the URL."""
+    """Run a server and yield its URL."""
     with WebServer.bind(host, 0) as listening:
         server = server_on(listening, is_private=is_loopback(host), failure=failure)
         async with create_task_group() as tasks:

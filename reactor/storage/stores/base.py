@@ -41,8 +41,11 @@ class ObjectStore(Protocol):
     def check(self) -> None:
         """Check that the store can be written to, as far as this is possible without the bucket of a row.
 
-        Raises ConfigInvalid with the setting and the fix. Raises StorageUnavailable during an outage of the store; the
-        reactor may start nevertheless.
+        Raises ConfigInvalid with the setting and the fix. Raises StorageUnavailable during an outage of the store; then
+        the reactor logs a warning and starts.
         """
+
+    def renew(self) -> None:
+        """Read the credentials again, for the next calls. Raises StorageRefused if there are none."""
 
     def close(self) -> None: ...

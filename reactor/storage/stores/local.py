@@ -78,6 +78,9 @@ class LocalStore:
                 "make it a folder that belongs to the reactor's user, or name another"
             ) from exc
 
+    def renew(self) -> None:
+        """Do nothing: a folder needs no credentials."""
+
     def close(self) -> None:
         """Do nothing: no file stays open between puts."""
 

@@ -136,6 +136,9 @@ class S3Store:
             undeleted = error_for(exc)
         return unread, undeleted
 
+    def renew(self) -> None:
+        pass
+
     def close(self) -> None:
         self._client.close()
 

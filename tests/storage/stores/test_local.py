@@ -118,7 +118,7 @@ class TestPutting:
 class TestWholeOrNotAtAll:
     @pytest.fixture(params=["unnamed", "named"])
     def _with_and_without_tmpfile(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Run the test with unnamed temporary files, and as on a filesystem that doesn't support them."""
+        """Run the test twice: with unnamed temporary files, and as on a filesystem that doesn't support them."""
         if request.param == "named":
             monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)  # opening a folder for writing fails with EISDIR
 

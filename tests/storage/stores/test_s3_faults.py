@@ -33,7 +33,7 @@ from reactor.storage.spool import Spool
 from reactor.storage.stores.s3 import S3Store
 from reactor.storage.stores.s3_errors import retry_after_s
 
-SECRET = "a-secret-that-no-message-shows"  # noqa: S105 - no server's secret
+SECRET = "a-secret-that-no-message-shows"  # noqa: S105 - no real server has it
 
 
 @pytest.fixture(scope="module")

@@ -92,6 +92,9 @@ class _CrashingStore:
     def check(self) -> None:
         self._store.check()
 
+    def renew(self) -> None:
+        self._store.renew()
+
     def close(self) -> None:
         self._store.close()
 

@@ -1,7 +1,7 @@
-"""Audit triggers in the test database, which record what the rows don't keep.
+"""Audit triggers for the test database, because the rows don't keep the whole history.
 
-They record every claim with the end of the lease that it replaces, and every expired run with its lateness. They also
-record a violation when a statement does one of these things, which must never happen:
+They record every claim with the end of the lease that the claim replaces, and every expired run with its lateness.
+They also record a violation when a statement does one of these things, which must never happen:
 - it claims a row whose lease is still valid, or a row before its due time
 - it counts an attempt wrongly, or beyond max_retries
 - it deletes a row that isn't leased

@@ -1,4 +1,4 @@
-"""The invariants after the faults are over, checked in the database, the store and the spool.
+"""Checks the invariants in the database, the store and the spool after the faults are over.
 
 The checks use the answers that the app got (load.py), the audit (db_audit.py) and the final state. They use no figure
 that the reactor reports. The invariants by number:

@@ -76,7 +76,7 @@ class Harness:
         return n
 
     def wait_for_next_stored(self, within_s: float = 60.0) -> None:
-        """Wait until one more upload is stored than now."""
+        """Wait until another upload is stored."""
         before, give_up = self.stored(), time.monotonic() + within_s
         while self.stored() <= before:
             assert time.monotonic() < give_up, f"no upload was stored within {within_s} s"
@@ -151,8 +151,8 @@ class Fleet:
     def assert_sound(self) -> None:
         """Assert that each reactor still runs or ended as expected, and that none logged a traceback.
 
-        Expected are exit code 0; SIGKILL; SIGTERM, if it arrived before its handler was installed; and exit code 1 with
-        DATABASE_UNAVAILABLE, if the database was down when the reactor started.
+        A reactor may end with exit code 0, by SIGKILL, by a SIGTERM that arrived before its handler was installed, or
+        with exit code 1 and DATABASE_UNAVAILABLE if the database was down at the start.
         """
         for run in self.all:
             code = run.process.poll()

@@ -1,9 +1,14 @@
 """An app under load and its history: threads that reserve, spool and fail uploads, and run interpretations.
 
-As in Jepsen's histories, every call has an outcome: `ok`; `refused` by a rule; `failed` if the call had no effect,
-because no connection was made or the database rolled it back; `unknown` if an error came after the call was sent, so
-that it may have committed. The app repeats a failed or unknown call with the same arguments until the outcome is `ok`
-or `refused`. This is safe because every function of the API is idempotent.
+As in Jepsen's histories, every call has an outcome:
+
+    ok        the call succeeded
+    refused   a rule refused the call
+    failed    the call had no effect: no connection was made, or the database rolled the call back
+    unknown   an error came after the call was sent, so the call may have committed
+
+The app repeats a failed or unknown call with the same arguments until the outcome is `ok` or `refused`. This
+is safe because every function of the API is idempotent.
 """
 
 import random

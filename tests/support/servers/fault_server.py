@@ -35,7 +35,7 @@ class Request(BaseHTTPRequestHandler):
         return True if self.server.faults.never_continues else super().handle_expect_100()
 
     def body(self) -> bytes:
-        """Read the body; return less than all of it if the client disconnects."""
+        """Read and return the body, or a part of the body if the client disconnects."""
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def store(self) -> None:

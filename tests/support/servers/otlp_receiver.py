@@ -45,7 +45,7 @@ class ReceivedSpan:
 
     name: str
     kind: str
-    """INTERNAL, PRODUCER, CONSUMER, CLIENT."""
+    """INTERNAL, PRODUCER, CONSUMER or CLIENT."""
 
     start: int
     end: int
@@ -65,7 +65,7 @@ class Receiver:
     def __init__(self) -> None:
         self.endpoint = ""
         self.answer: Callable[[], int | None] = lambda: 200
-        """Called for each request; returns the status to answer, or None to hang until the end."""
+        """Called for each request; returns the status of the answer, or None to hang until the end."""
         self.headers: list[dict[str, str]] = []
         self.bodies: list[bytes] = []
         """The body of every accepted request, decompressed."""

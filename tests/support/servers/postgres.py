@@ -25,7 +25,7 @@ _LOOK_EVERY_S = 0.05
 
 
 def programs() -> Path | None:
-    """Return the folder of PostgreSQL programs from REACTOR_TEST_POSTGRES_BIN; None for the wheel's programs."""
+    """Return the folder of PostgreSQL programs from REACTOR_TEST_POSTGRES_BIN; None for those of the Python package."""
     given = os.environ.get("REACTOR_TEST_POSTGRES_BIN")
     return Path(given) if given else None
 

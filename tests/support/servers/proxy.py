@@ -1,6 +1,6 @@
 """A proxy in front of PostgreSQL that imitates network faults: resets, silence, delay, lost notifications.
 
-`freeze`, `blackhole`, `reset` and `half_close` affect only the connections that are open when they are called, like a
+`freeze`, `blackhole`, `reset` and `half_close` affect only the connections that are open at that moment, like a
 middlebox that loses its state. `delay_s` and `swallows_notifications` affect every connection;
 `swallows_notifications` imitates a transaction pooler.
 """

@@ -1,4 +1,4 @@
-"""A real collector (Streamfold's rotel, installed from a wheel). It receives, batches and forwards OTLP."""
+"""A real collector (Streamfold's rotel, installed as a Python package). It receives, batches and forwards OTLP."""
 
 import importlib.util
 import socket

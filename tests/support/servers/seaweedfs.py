@@ -1,4 +1,4 @@
-"""A real S3 server for tests: SeaweedFS, whose binary is installed from a wheel."""
+"""A real S3 server for tests: SeaweedFS, whose binary comes with a Python package."""
 
 import json
 import os
@@ -114,7 +114,7 @@ class SeaweedServer:
             "-filer", f"-filer.port={ports['filer']}", f"-filer.port.grpc={ports['filer.grpc']}",
             "-s3", f"-s3.port={ports['s3']}", f"-s3.port.grpc={ports['s3.grpc']}",
             "-s3.port.iceberg=0", "-s3.port.lance=0",  # the default ports are fixed, and two servers can't share them
-            "-filer.localSocket=filer.sock", "-s3.localSocket=s3.sock",  # the defaults would stay in /tmp
+            "-filer.localSocket=filer.sock", "-s3.localSocket=s3.sock",  # the default sockets would stay in /tmp
             f"-s3.config={self._folder / 'identities.json'}",
             "-s3.autoCreateBucket=false",  # the default lets a put create a missing bucket
             "-master.telemetry=false",  # on by default
