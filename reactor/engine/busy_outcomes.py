@@ -3,12 +3,14 @@
 import asyncio
 import math
 from collections.abc import Iterable, Sequence
-from typing import Generic
+from typing import Final, Generic
 
 from reactor.core.lock_backoff import LockBackoff
 from reactor.core.model import Outcome, Signal
 from reactor.reactions.base import A
 from reactor.runtime.clock import Clock
+
+_PRECISION_S: Final = 0.001
 
 
 class BusyOutcomes(Generic[A]):
@@ -53,7 +55,7 @@ class BusyOutcomes(Generic[A]):
         while not self._outcomes:
             await self._changed.wait()
             self._changed.clear()
-        while (wait_s := self._due_at - self._clock.now()) > 0:
+        while (wait_s := self._due_at - self._clock.now()) > _PRECISION_S:
             await self._clock.sleep(wait_s)
         taken = [self._outcomes.pop(signal) for signal in list(self._outcomes)[:limit]]
         self._due_at = self._clock.now() if self._outcomes else math.inf
