@@ -122,6 +122,7 @@ def test_only_the_upload_whose_rows_are_locked_is_busy(rows: Rows, migrated_url:
             locked.upload: "busy" if is_needed else "settled"
         }
     if is_needed:
+        assert answers[locked.upload].message is None  # the row was skipped, without a lock timeout
         assert rows.upload_row(locked.upload).status == "uploading"
         assert rows.settlement([locked.ended(verdict)])[locked.upload].state == "settled"
 
@@ -147,6 +148,7 @@ def test_a_usage_row_that_another_session_is_inserting_holds_up_its_user_only(ro
         answers = rows.settlement([each.ended() for each in (new, *others)])
         assert time.monotonic() - began < AT_ONCE_S
     assert [answers[each.upload].state for each in (new, *others)] == ["busy", "settled", "settled"]
+    assert answers[new.upload].message is None
     assert rows.settlement([new.ended()])[new.upload].state == "settled"
     assert rows.usage(new.user)[0] == 10
 
