@@ -282,7 +282,7 @@ def test_a_locked_rows_lease_is_not_extended_and_not_lost(rows: Rows, migrated_u
     assert extended == {locked.upload: False, free.upload: True}
 
 
-def test_a_locked_row_with_an_expired_lease_is_taken_over_by_nobody(rows: Rows, migrated_url: str) -> None:
+def test_a_locked_row_with_an_expired_lease_is_not_taken_over(rows: Rows, migrated_url: str) -> None:
     upload = lost(rows)
     with held(migrated_url, ("select from public.upload_queue where id = %s for share", (upload,))):
         assert rows.claim([upload])[upload].state == "locked"
