@@ -234,7 +234,8 @@ def test_a_revoked_right_to_read_is_reported(rows: Rows, table: str) -> None:
     [
         "claim_uploads(uuid[], uuid, interval)",
         "extend_leases(uuid[], uuid[], interval)",
-        "settle_uploads(uuid[], uuid[], text[], float8[], text[], text[], text[])",
+        "settle_uploads(uuid[], uuid[], text[], float8[], text[], text[], text[], int, int)",
+        "refuse_upload(uuid, uuid, text, text)",
         "confirm_stored(uuid[], uuid[], text[])",
         "rescue_uploads(uuid[], int)",
         "sweep_uploads(interval, int, int)",
