@@ -74,7 +74,7 @@ CREATE FUNCTION reactor.cancel_uploads(p_ids uuid[]) RETURNS SETOF uuid
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval) RETURNS TABLE(id uuid, state text, due_at double precision, claimed_at double precision, created_at double precision, attempt integer, max_retries integer, byte_size bigint, bucket text, object_path text, content_hash text, spool text, temp_file_path text, mime_type text, traceparent text, last_code text, ordinal integer, waited_since double precision, lost_at double precision, source_id uuid, user_id uuid)
+CREATE FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval, p_held_buckets text[] DEFAULT '{}'::text[], p_held_spools text[] DEFAULT '{}'::text[]) RETURNS TABLE(id uuid, state text, due_at double precision, claimed_at double precision, created_at double precision, attempt integer, max_retries integer, byte_size bigint, bucket text, object_path text, content_hash text, spool text, temp_file_path text, mime_type text, traceparent text, last_code text, ordinal integer, waited_since double precision, lost_at double precision, source_id uuid, user_id uuid)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '100ms'
@@ -882,9 +882,9 @@ REVOKE ALL ON FUNCTION reactor.cancel_uploads(p_ids uuid[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.cancel_uploads(p_ids uuid[]) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.cancel_uploads(p_ids uuid[]) TO service_role;
 
-REVOKE ALL ON FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval) FROM PUBLIC;
-GRANT ALL ON FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval) TO reactor_worker;
-GRANT ALL ON FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval) TO service_role;
+REVOKE ALL ON FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval, p_held_buckets text[], p_held_spools text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval, p_held_buckets text[], p_held_spools text[]) TO reactor_worker;
+GRANT ALL ON FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval, p_held_buckets text[], p_held_spools text[]) TO service_role;
 
 REVOKE ALL ON FUNCTION reactor.clear_usage() FROM PUBLIC;
 

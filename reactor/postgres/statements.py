@@ -9,6 +9,9 @@ CLAIM_UPLOADS: Final = (
     " from reactor.claim_uploads(%s::uuid[], %s::uuid, %s::interval)"
 )
 
+CLAIM_UPLOADS_EXCEPT: Final = CLAIM_UPLOADS.removesuffix(")") + ", %s::text[], %s::text[])"
+"""CLAIM_UPLOADS with the names of held buckets and held spools."""
+
 EXTEND_LEASES: Final = "select id, extended from reactor.extend_leases(%b::uuid[], %b::uuid[], %s::interval)"
 
 SETTLE_UPLOADS: Final = (

@@ -12,83 +12,20 @@ from reactor.core.trace_context import Trail
 from reactor.postgres import statements
 from reactor.postgres.connection import QueryRunner
 from reactor.postgres.statement_parts import StatementParts
-from reactor.postgres.upload_answers import Extension, Refused, Settled, Settlement
-
-
-class Upload(NamedTuple):
-    """A claimed upload: its token, and the columns of CLAIM_UPLOADS. Times are seconds since 1970, database clock."""
-
-    token: UUID
-    """The fencing token: only a statement with this token may settle the attempt or extend its lease."""
-
-    id: UUID
-    due_at: float
-    claimed_at: float
-    created_at: float
-    attempt: int
-    """Number of this attempt, from 1. The last attempt has the number `max_retries`."""
-
-    max_retries: int
-    byte_size: int
-    bucket: str
-    object_path: str
-    content_hash: str | None
-    spool: str
-    temp_file_path: str | None
-    mime_type: str | None
-    traceparent: str
-    last_code: str | None
-    """Error code of the last failed attempt; None if no attempt has failed."""
-
-    ordinal: int
-    """Number of this claim among all claims of the row, from 1."""
-
-    waited_since: float | None
-    """Start of the wait that this claim ends; None if the claim was repeated."""
-
-    lost_at: float | None
-    """If this claim takes over an expired lease, the time at which the lost attempt was claimed; else None."""
-
-    source_id: UUID
-    user_id: UUID
-
-    def trail(self) -> Trail:
-        """Return the data for the upload's trace."""
-        return Trail(
-            self.id,
-            self.traceparent,
-            self.bucket,
-            self.byte_size,
-            self.attempt,
-            self.ordinal,
-            self.created_at,
-            self.due_at,
-            self.claimed_at,
-            self.user_id,
-            self.waited_since,
-            self.lost_at,
-        )
-
+from reactor.postgres.upload_answers import (
+    NOTHING_HELD,
+    ClaimedUploads,
+    Extension,
+    Held,
+    Refused,
+    Settled,
+    Settlement,
+    Upload,
+)
 
 SweptRow: TypeAlias = tuple[UUID, int, float, float]
 """A row that a sweep lists: id, tenant, due time, and the earliest time at which a reactor could have scheduled it.
 Times are seconds since 1970, database clock. A plain tuple, because a sweep may list 50 000 rows."""
-
-
-class ClaimedUploads(NamedTuple):
-    """The result of a claim. Uploads that need no attempt any more are missing."""
-
-    uploads: list[Upload]
-    waiting: list[tuple[UUID, float]]
-    """Ids of uploads that aren't due, or that another reactor has claimed, and when to claim each again."""
-
-    locked: list[UUID]
-    """Ids of due uploads whose rows other sessions have locked."""
-
-    exhausted: list[UUID]
-    """Ids of due uploads that have no attempts left."""
-
-    refused: list[Refused]
 
 
 class Rescue(NamedTuple):
@@ -152,8 +89,8 @@ class UploadQueue:
         [(now_at,)] = await self._claims.call(statements.CLOCK)
         return float(now_at)
 
-    async def claim(self, rows: Sequence[int]) -> ClaimedUploads:
-        """Claim the rows that are due; `rows` are UUIDs as numbers. Raises DatabaseUnavailable.
+    async def claim(self, rows: Sequence[int], held: Held = NOTHING_HELD) -> ClaimedUploads:
+        """Claim the rows that are due, without held ones; `rows` are UUIDs as numbers. Raises DatabaseUnavailable.
 
         A claim without an answer may have committed. The next claim of its rows has the same token, so it returns the
         rows again, and the attempt is counted once. With a new token, the rows would wait until their leases end.
@@ -162,10 +99,10 @@ class UploadQueue:
         rows_by_token: dict[UUID, list[int]] = {}
         for row in rows:
             rows_by_token.setdefault(self._unanswered.get(row, fresh), []).append(row)
-        claimed = ClaimedUploads([], [], [], [], [])
+        claimed = ClaimedUploads([], [], [], [], [], [])
         try:
             for token, some in rows_by_token.items() or [(fresh, [])]:
-                await self._claim(some, token, claimed)
+                await self._claim(some, token, held, claimed)
         except DatabaseFailure:
             for token, some in rows_by_token.items():
                 self._unanswered |= dict.fromkeys(some, token)
@@ -174,11 +111,16 @@ class UploadQueue:
             self._unanswered.pop(row, None)
         return claimed
 
-    async def _claim(self, rows: Sequence[int], token: UUID, claimed: ClaimedUploads) -> None:
+    async def _claim(self, rows: Sequence[int], token: UUID, held: Held, claimed: ClaimedUploads) -> None:
         """Claim these rows and append the answers to `claimed`."""
 
         async def claim(some: Sequence[int]) -> None:
-            for answer in await self._claims.call(statements.CLAIM_UPLOADS, (uuid_array(some), token, self._lease)):
+            arguments = uuid_array(some), token, self._lease
+            if held.buckets or held.spools:
+                answers = await self._claims.call(statements.CLAIM_UPLOADS_EXCEPT, (*arguments, *held))
+            else:
+                answers = await self._claims.call(statements.CLAIM_UPLOADS, arguments)
+            for answer in answers:
                 state = answer[0]
                 if state == "claimed":
                     claimed.uploads.append(Upload._make((token, *answer[1:])))
@@ -186,6 +128,8 @@ class UploadQueue:
                     claimed.waiting.append(answer[1:3])
                 elif state == "locked":
                     claimed.locked.append(answer[1])
+                elif state == "held":
+                    claimed.held.append((answer[1], answer[8], answer[11]))
                 else:
                     claimed.exhausted.append(answer[1])
 

@@ -3,7 +3,7 @@
 from attrs import define, field
 
 from reactor.core.trace_context import Trail
-from reactor.postgres.upload_queue import Upload
+from reactor.postgres.upload_answers import Upload
 from reactor.reactions.base import Attempt
 from reactor.storage.spool import Identity
 

@@ -12,7 +12,7 @@ from typing import Protocol
 from anyio import move_on_after
 from loguru import logger
 
-from reactor.core.breakers import Breakers
+from reactor.core.breakers import Breakers, Subject
 from reactor.core.errors import StorageUnavailable
 from reactor.core.events import (
     AttemptsStarted,
@@ -23,8 +23,8 @@ from reactor.core.events import (
 from reactor.core.model import Due, Outcome, Signal, Verdict
 from reactor.core.trace_context import TraceContext
 from reactor.postgres.notification import Hint
-from reactor.postgres.upload_answers import Extension
-from reactor.postgres.upload_queue import Upload, UploadQueue
+from reactor.postgres.upload_answers import Extension, Upload
+from reactor.postgres.upload_queue import UploadQueue
 from reactor.reactions.base import AttemptReaction, ClaimResult, SettleResult, Sweep
 from reactor.reactions.upload_attempt import UploadAttempt
 from reactor.reactions.upload_backlog import UploadBacklog
@@ -130,7 +130,7 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
                 return ClaimResult(later=later)
         signal_of = {signal.row: signal for signal in signals}
         sent = self._clock.now()
-        claimed = await self._queue.claim(list(signal_of))
+        claimed = await self._queue.claim(list(signal_of), self._failures.held_places())
         if len(signals) == 1 and claimed.uploads and sent >= self._measure_clock_at:
             self._measure_clock(sent, claimed.uploads[0])
         locked = [signal_of[row_id.int] for row_id in claimed.locked]
@@ -143,6 +143,10 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         for refused in claimed.refused:
             later += self._refusals.report(signal_of[refused.id.int], refused)
         later += [Due(signal_of[row_id.int], due_at) for row_id, due_at in claimed.waiting]
+        later += self._failures.hold(
+            (signal_of[row_id.int], Subject(row_id, signal_of[row_id.int].tenant, bucket, spool))
+            for row_id, bucket, spool in claimed.held
+        )
         lease_until = sent + self._lease_s
         attempts = [
             UploadAttempt(

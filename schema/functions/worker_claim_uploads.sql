@@ -1,10 +1,12 @@
 -- Claim the uploads of p_ids that are due: give them the lease token p_token for p_lease. For uploads that can't be
 -- claimed yet, return when to claim again.
 --
+-- p_held_*   names of buckets and spools whose circuit breaker is open: their uploads aren't claimed
 -- Returns    one row per upload that still has to be stored:
 --              state 'claimed'    with the columns that an attempt needs; `attempt` is retry_count after the claim
 --              state 'waiting'    not due, or claimed by another reactor: `due_at` is when to claim again
 --              state 'locked'     another session has locked the row: claim again in moments
+--              state 'held'       due, in a bucket or spool that is held
 --              state 'exhausted'  due, but without attempts left: rescue_uploads marks it dead
 --            no row for uploads that are stored, dead, cancelled or deleted. Times are seconds since 1970; `due_at` is
 --            finite, even if an app wrote an infinite time.
@@ -18,7 +20,8 @@
 -- Invariant  an upload under a valid lease is never claimed with another token, and no claim raises retry_count above
 --            max_retries
 -- Repeating  a claim with the same token returns the claimed rows again, so a lost reply costs no attempt
-create or replace function reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval)
+create or replace function reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval,
+        p_held_buckets text[] default '{}', p_held_spools text[] default '{}')
     returns table (id uuid, state text, due_at float8, claimed_at float8, created_at float8, attempt int,
                    max_retries int, byte_size bigint, bucket text, object_path text, content_hash text,
                    spool text, temp_file_path text, mime_type text, traceparent text, last_code text,
@@ -44,6 +47,8 @@ begin
           from public.upload_queue as q
          where q.id = any(p_ids)
            and (q.retry_count < q.max_retries
+                and q.bucket <> all(p_held_buckets)
+                and q.spool <> all(p_held_spools)
                 and (reactor.is_due(q.status, q.next_retry_at)
                      or reactor.lease_has_expired(q.status, q.lease_expires_at))
                 or q.status = 'uploading' and q.lease_token = p_token)
@@ -87,10 +92,11 @@ begin
     select q.id,
            case when claimable.at > statement_timestamp() then 'waiting'
                 when q.retry_count >= q.max_retries then 'exhausted'
+                when q.bucket = any(p_held_buckets) or q.spool = any(p_held_spools) then 'held'
                 -- if that session is claiming the row, the next claim finds a lease
                 else 'locked' end,
            date_part('epoch', least(claimable.at, '9999-01-01 00:00:00+00')),
-           null::float8, null::float8, null::int, null::int, null::bigint, null, null, null, null, null,
+           null::float8, null::float8, null::int, null::int, null::bigint, q.bucket, null, null, q.spool, null,
            null, null, null, null::int, null::float8, null::float8, null::uuid, null::uuid
       from public.upload_queue as q
      cross join lateral (select case when q.status = 'failed' then q.next_retry_at
@@ -100,5 +106,5 @@ begin
        and q.lease_token is distinct from p_token;
 end $$;
 
-revoke all on function reactor.claim_uploads(uuid[], uuid, interval) from public;
-grant execute on function reactor.claim_uploads(uuid[], uuid, interval) to reactor_worker, service_role;
+revoke all on function reactor.claim_uploads(uuid[], uuid, interval, text[], text[]) from public;
+grant execute on function reactor.claim_uploads(uuid[], uuid, interval, text[], text[]) to reactor_worker, service_role;

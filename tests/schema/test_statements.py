@@ -26,7 +26,8 @@ SWEPT = {"id": UUID, "tenant": int, "due_at": float, "changed_at": float}
 
 READS = {
     # the field `token` has no column: its value is the caller's parameter
-    "CLAIM_UPLOADS": {"state": str, **get_type_hints(upload_queue.Upload), "byte_size": Wide},
+    "CLAIM_UPLOADS": {"state": str, **get_type_hints(upload_answers.Upload), "byte_size": Wide},
+    "CLAIM_UPLOADS_EXCEPT": {"state": str, **get_type_hints(upload_answers.Upload), "byte_size": Wide},
     "EXTEND_LEASES": {"id": UUID, "extended": bool},
     "CONFIRM_STORED": {"id": UUID},
     "SETTLE_UPLOADS": {"id": UUID, "state": str, **get_type_hints(upload_answers.Settled), "message": str},

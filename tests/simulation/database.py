@@ -26,6 +26,7 @@ class Database(UploadCalls):
         """Run a statement of reactor/postgres/statements.py as one transaction; return its rows."""
         calls: dict[str, Any] = {
             statements.CLAIM_UPLOADS: self.claim,
+            statements.CLAIM_UPLOADS_EXCEPT: self.claim,
             statements.EXTEND_LEASES: self.extend,
             statements.SETTLE_UPLOADS: self.settle,
             statements.REFUSE_UPLOAD: self.refuse_upload,

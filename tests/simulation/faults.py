@@ -51,6 +51,8 @@ class Faults:
     restarted: float = 0.0
     server_restarted: float = 0.0
     store_down: float = 0.0
+    credentials_expire: float = 0.0
+    """The store refuses every put as if the credentials had expired."""
     clock_stepped: float = 0.0
     """The clock of the database's host jumps."""
 
@@ -97,6 +99,7 @@ _WORST = {
     "restarted": 0.03,
     "server_restarted": 0.03,
     "store_down": 0.02,
+    "credentials_expire": 0.02,
     "clock_stepped": 0.02,
     "poison": 0.2,
     "locked": 0.3,

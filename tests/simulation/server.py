@@ -36,9 +36,17 @@ _FLUSHED_WITHIN_S = 0.6
 """PostgreSQL flushes an asynchronous commit within three times wal_writer_delay, which is 200 ms."""
 
 _NOT_FLUSHED = frozenset(
-    {statements.CLAIM_UPLOADS, statements.SWEEP_UPLOADS, statements.SWEEP_RUNS, statements.CONFIRM_STORED}
+    {
+        statements.CLAIM_UPLOADS,
+        statements.CLAIM_UPLOADS_EXCEPT,
+        statements.SWEEP_UPLOADS,
+        statements.SWEEP_RUNS,
+        statements.CONFIRM_STORED,
+    }
 )
-"""Statements whose commits flush nothing: CLAIM_UPLOADS commits asynchronously, the other three only read."""
+"""Statements whose commits flush nothing: claims commit asynchronously, the other three only read."""
+
+_CLAIMS = {statements.CLAIM_UPLOADS, statements.CLAIM_UPLOADS_EXCEPT}
 
 
 class _Lost(Exception):
@@ -222,7 +230,7 @@ class Client:
             return None, refusal
 
     def _answer(self, statement: LiteralString, parameters: Sequence[Any]) -> list[Any]:
-        if statement == statements.CLAIM_UPLOADS:
+        if statement in _CLAIMS:
             self.server.before_claim(parameters[0])
         rows = self.server.db.answer(statement, parameters)
         self.server.checks.on_commit(self.node, statement, parameters, rows)

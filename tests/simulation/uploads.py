@@ -55,10 +55,21 @@ class UploadCalls(Tables):
 
     # the reactor
 
-    def claim(self, ids: Collection[UUID], token: UUID, lease: timedelta) -> list[ClaimAnswer]:
+    def claim(
+        self,
+        ids: Collection[UUID],
+        token: UUID,
+        lease: timedelta,
+        held_buckets: Collection[str] = (),
+        held_spools: Collection[str] = (),
+    ) -> list[ClaimAnswer]:
         now = self.now()
+
+        def is_held(row: UploadRow) -> bool:
+            return row.bucket in held_buckets or row.spool in held_spools
+
         found = sorted((self.uploads[i] for i in set(ids) if i in self.uploads), key=lambda row: row.id)
-        rows = [row for row in found if row.id not in self.locked]
+        rows = [row for row in found if row.id not in self.locked and (row.lease_token == token or not is_held(row))]
         if any(row.id in self.refused_claims and self._is_claimable(row, token) for row in rows):
             raise DatabaseRefused(_REFUSAL, sqlstate="P0001")
         claimed = [answer for row in rows if (answer := self._claim(row, token, lease)) is not None]
@@ -66,8 +77,9 @@ class UploadCalls(Tables):
         for row in others:
             free_at = row.next_retry_at if row.status == "failed" else row.lease_expires_at or 0.0
             is_spent = row.retry_count >= row.max_retries
-            state = "waiting" if free_at > now else "exhausted" if is_spent else "locked"
-            claimed.append(ClaimAnswer(state, row.id, min(free_at, NEVER_S)))
+            due = "exhausted" if is_spent else "held" if is_held(row) else "locked"
+            state = "waiting" if free_at > now else due
+            claimed.append(ClaimAnswer(state, row.id, min(free_at, NEVER_S), bucket=row.bucket, spool=row.spool))
         return claimed
 
     def _is_claimable(self, row: UploadRow, token: UUID) -> bool:
