@@ -12,7 +12,7 @@ import pytest
 from reactor.postgres import runs, statements, upload_answers, upload_queue
 
 NAMES = sorted(name for name in vars(statements) if name.isupper())
-COUNT = 26
+COUNT = 27
 """The number of statements. The columns of a new statement must be added below."""
 
 
