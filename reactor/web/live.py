@@ -9,7 +9,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -93,7 +93,8 @@ class LiveView:
 
     async def run(self) -> None:
         """Update open pages. Never returns."""
-        await to_thread.run_sync(rendering.warm)
+        with suppress(OSError):  # without a free file descriptor: templates are compiled when they are needed
+            await to_thread.run_sync(rendering.warm)
         while True:
             next_read = round((self._read_at + REFRESH_S) * TICKS_PER_S) if self.open_pages else None
             with nullcontext() if next_read is None else self._clock.alarm(next_read):

@@ -7,16 +7,11 @@ and the responses contain no user's data. On other addresses the host names are 
 requires a token, and requests for all other data need the token.
 """
 
-import asyncio
 import socket
-from asyncio import TimerHandle, Transport
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
-import h11
-import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -25,14 +20,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from reactor.core.errors import ConfigInvalid
 from reactor.core.settings import is_loopback
+from reactor.web.connections import ConnectionServer
 from reactor.web.http_errors import error_json
 
 _ANY_HOST_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-_REQUEST_HEAD_TIMEOUT_S = 10.0
 _WRONG_HOST: Final = error_json(403, "NOT_ALLOWED", "only this machine may ask: send Host: localhost")
 
 _SECURITY_HEADERS: Final = {
@@ -46,67 +40,6 @@ _SECURITY_HEADERS: Final = {
 }
 
 ErrorHandler = Callable[[Request, Any], Awaitable[Response]]
-
-
-class _HeadTimeoutProtocol(H11Protocol):
-    """A connection that closes if no complete request head arrives in 10 s. uvicorn has no such timeout."""
-
-    _timeout: TimerHandle | None = None
-
-    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # uvicorn's own signature
-        super().connection_made(transport)
-        self._update_timeout()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._update_timeout()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._cancel_timeout()
-        super().connection_lost(exc)
-
-    def _update_timeout(self) -> None:
-        # their_state is IDLE until the head is complete. uvicorn's keep-alive timeout starts after the first response
-        if self.conn.their_state is not h11.IDLE:
-            self._cancel_timeout()
-        elif self._timeout is None:
-            self._timeout = self.loop.call_later(_REQUEST_HEAD_TIMEOUT_S, self.transport.close)
-
-    def _cancel_timeout(self) -> None:
-        if self._timeout is not None:
-            self._timeout.cancel()
-            self._timeout = None
-
-
-class _UvicornServer(uvicorn.Server):
-    """Leaves signal handlers to the command. If cancelled, closes the socket and its connections immediately."""
-
-    def __init__(self, app: ASGIApp, listening: socket.socket) -> None:
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            headers=list(_SECURITY_HEADERS.items()),
-            server_header=False,
-            proxy_headers=False,  # the audit log records the peer's address, not what a header claims
-            http=_HeadTimeoutProtocol,
-            lifespan="off",
-            timeout_graceful_shutdown=1,
-        )
-        super().__init__(config)
-        self._listening = listening
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Close the sockets after a cancellation. uvicorn runs the server inside this context manager."""
-        try:
-            yield
-        finally:
-            if self._listening.fileno() >= 0:  # cancelled: uvicorn did not close the socket and its connections
-                asyncio.get_running_loop().remove_reader(self._listening)
-                self._listening.close()
-                for connection in list(self.server_state.connections):
-                    connection.shutdown()
 
 
 def _for_this_machine(app: ASGIApp) -> ASGIApp:
@@ -145,7 +78,6 @@ class WebServer:
 
         `is_private` means that the address of `listening` is loopback.
         """
-        self._listening = listening
         self._not_ready = not_ready
         self._metrics = metrics
         self._status = status
@@ -162,7 +94,7 @@ class WebServer:
             exception_handlers={HTTPException: _answer_http_exception, Exception: _answer_failure, **error_handlers},
         )
         app.router.redirect_slashes = False  # a redirect would repeat a forged Host header
-        self._server = _UvicornServer(app, listening)
+        self._server = ConnectionServer(app, listening, headers=list(_SECURITY_HEADERS.items()))
         host, port = listening.getsockname()[:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -187,7 +119,7 @@ class WebServer:
 
         Returns uvicorn's coroutine, which resumes ten times a second: a coroutine around it would resume as often.
         """
-        return self._server.serve(sockets=[self._listening])
+        return self._server.serve(sockets=[])  # it accepts its connections itself
 
     def close(self) -> None:
         """End `serve`."""

@@ -176,7 +176,7 @@ async def test_a_connection_without_a_complete_request_head_is_closed(
     monkeypatch: pytest.MonkeyPatch, sent: bytes, is_reused: bool
 ) -> None:
     """A connection is also closed if the server has answered an earlier request on it."""
-    monkeypatch.setattr("reactor.web.server._REQUEST_HEAD_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("reactor.web.connections.CLIENT_TIMEOUT_S", 0.2)
     async with serving() as url:
 
         def send_part_of_a_head() -> bytes:
@@ -193,7 +193,7 @@ async def test_a_connection_without_a_complete_request_head_is_closed(
 
 
 async def test_a_connection_without_any_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reactor.web.server._REQUEST_HEAD_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("reactor.web.connections.CLIENT_TIMEOUT_S", 0.2)
     async with serving() as url:
 
         def send_nothing() -> bytes:
