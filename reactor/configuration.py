@@ -10,7 +10,7 @@ embedded server is used.
 
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
@@ -218,6 +218,14 @@ def _spools(value: Any) -> dict[str, Path]:
     return folders
 
 
+def _host_names(value: Any) -> tuple[str, ...]:
+    """Return the names in `name,other`, or in a list of the file."""
+    names = value.split(",") if isinstance(value, str) else value
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        return tuple(name.strip().lower().strip("[]").rstrip(".") for name in names if name.strip())
+    raise ValueError("host names with commas between")
+
+
 _CONVERTER: Final = Converter()
 """Converts a raw value: text of a variable, or a TOML value. The text of a ValueError completes "must be …"."""
 
@@ -238,3 +246,4 @@ _register(Seconds, _seconds)
 _register(int, _whole_number)
 _register(float, _number)
 _register(Mapping[str, Path], _spools)
+_register(Sequence[str], _host_names)

@@ -9,6 +9,7 @@ import anyio
 import click
 from rich.console import Console
 
+from reactor.cli.terminal import say
 from reactor.demo.run import run_demo
 from reactor.demo.view import DemoView
 from reactor.embedded.server import EmbeddedPostgres
@@ -35,11 +36,11 @@ def demo(*, keep: bool) -> None:
                 problems = anyio.run(run_demo, server.url, home, view)
     finally:
         if keep:
-            click.echo(f"kept {home}", err=True)
+            say(f"kept {home}", err=True)
         else:
             shutil.rmtree(home, ignore_errors=True)
     for problem in problems:
-        click.echo(f"reactor: {problem}", err=True)
+        say(f"reactor: {problem}", err=True)
     if problems:
         raise SystemExit(1)
-    click.echo("Verified: every stored object has the bytes of its file, and every count is correct.")
+    say("Verified: every stored object has the bytes of its file, and every count is correct.")

@@ -10,6 +10,7 @@ from attrs import asdict, evolve
 
 from reactor.cli.context import database_url, load_settings
 from reactor.cli.output import as_json, print_json
+from reactor.cli.terminal import say
 from reactor.core.errors import ConfigInvalid
 from reactor.doctor.database import DatabaseChecks
 from reactor.doctor.examine import examine
@@ -62,18 +63,17 @@ def _report(findings: Iterable[Finding], *, as_json: bool) -> int:
     for finding in findings:
         reported.append(finding)
         if not as_json:
-            verdict = click.style(finding.verdict.ljust(_VERDICT_WIDTH), fg=_COLOURS[finding.verdict])
-            click.echo(f"{verdict}  {finding.check.ljust(_CHECK_WIDTH)}  {finding.seen}")
+            verdict = finding.verdict
+            line = f"  {finding.check.ljust(_CHECK_WIDTH)}  {finding.seen}"
+            say(line, label=verdict.ljust(_VERDICT_WIDTH), colour=_COLOURS[verdict])
             if finding.fix is not None:
-                click.echo(f"{'':{_VERDICT_WIDTH}}  {'':{_CHECK_WIDTH}}  fix: {finding.fix}")
+                say(f"{'':{_VERDICT_WIDTH}}  {'':{_CHECK_WIDTH}}  fix: {finding.fix}")
     if as_json:
         print_json([asdict(finding) for finding in reported])
     counts = Counter(finding.verdict for finding in reported)
     problems, warnings = counts[FindingVerdict.PROBLEM], counts[FindingVerdict.WARNING]
     is_well = not problems and not warnings
-    click.echo(
-        "all is well" if is_well else f"{_counted(problems, 'problem')}, {_counted(warnings, 'warning')}", err=True
-    )
+    say("all is well" if is_well else f"{_counted(problems, 'problem')}, {_counted(warnings, 'warning')}", err=True)
     return problems
 
 

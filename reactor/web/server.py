@@ -1,10 +1,10 @@
 """The reactor's web server: probes, metrics, status, and the operator page.
 
-Another site's page can make a browser on this machine send requests to this server and, by DNS rebinding, read the
-responses. On a loopback address the server therefore accepts only requests whose Host header names this machine.
-Requests for probes and metrics may have any Host header: port-forwards, sidecars and service discovery use many names,
-and the responses contain no user's data. On other addresses the host names are not fixed. There, core/settings.py
-requires a token, and requests for all other data need the token.
+Another site's page can make a browser send requests to this server and, by DNS rebinding, read the responses. The
+server therefore answers only requests whose Host header names this machine or a name of REACTOR_HTTP_HOSTS; on an
+address that isn't loopback, also an address. Requests for probes and metrics may have any Host header: port-forwards,
+sidecars and service discovery use many names, and the responses contain no user's data. If other machines can reach
+the server, core/settings.py requires a token, and requests for all other data need the token.
 """
 
 import socket
@@ -22,12 +22,11 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from reactor.core.errors import ConfigInvalid
-from reactor.core.settings import is_loopback
 from reactor.web.connections import ConnectionServer
 from reactor.web.http_errors import error_json
 
 _ANY_HOST_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-_WRONG_HOST: Final = error_json(403, "NOT_ALLOWED", "only this machine may ask: send Host: localhost")
+_WRONG_HOST: Final = error_json(403, "NOT_ALLOWED", "this host name isn't answered: add it to REACTOR_HTTP_HOSTS")
 
 _SECURITY_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -42,21 +41,15 @@ _SECURITY_HEADERS: Final = {
 ErrorHandler = Callable[[Request, Any], Awaitable[Response]]
 
 
-def _for_this_machine(app: ASGIApp) -> ASGIApp:
-    """Return an app that refuses requests whose Host header does not name this machine."""
+def _for_hosts(app: ASGIApp, is_answered: Callable[[str], bool]) -> ASGIApp:
+    """Return an app that refuses requests whose Host header `is_answered` refuses."""
 
     # Starlette's TrustedHostMiddleware can express neither "every loopback address" nor exceptions by path
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        allowed = scope["path"] in _ANY_HOST_PATHS or _names_this_machine(Headers(scope=scope).get("host", "localhost"))
+        allowed = scope["path"] in _ANY_HOST_PATHS or is_answered(Headers(scope=scope).get("host", "localhost"))
         await (app if allowed else _WRONG_HOST)(scope, receive, send)
 
     return answer
-
-
-def _names_this_machine(host: str) -> bool:
-    name, _, port = host.rpartition(":")
-    name = (name if port.isdigit() else host).lower().rstrip(".")
-    return is_loopback(name) or name.endswith(".localhost")  # RFC 6761 reserves .localhost for loopback addresses
 
 
 class WebServer:
@@ -66,7 +59,7 @@ class WebServer:
         self,
         listening: socket.socket,
         *,
-        is_private: bool,
+        is_answered: Callable[[str], bool],
         not_ready: Callable[[], list[str]],
         metrics: Callable[[], Awaitable[bytes]],
         status: Callable[[], Awaitable[dict[str, Any]]],
@@ -76,7 +69,7 @@ class WebServer:
     ) -> None:
         """`listening` comes from `bind`. `guard` raises HttpError to refuse a request.
 
-        `is_private` means that the address of `listening` is loopback.
+        `is_answered` returns whether to answer requests with this Host header.
         """
         self._not_ready = not_ready
         self._metrics = metrics
@@ -90,7 +83,7 @@ class WebServer:
                 Route("/api/status", self._get_status),
                 *routes,
             ],
-            middleware=[Middleware(_for_this_machine)] if is_private else [],
+            middleware=[Middleware(_for_hosts, is_answered)],
             exception_handlers={HTTPException: _answer_http_exception, Exception: _answer_failure, **error_handlers},
         )
         app.router.redirect_slashes = False  # a redirect would repeat a forged Host header
