@@ -1,5 +1,6 @@
 """`reactor demo`: runs a reactor and a simulated app for about half a minute. Needs no setup."""
 
+import os
 import shutil
 import signal
 import tempfile
@@ -12,6 +13,7 @@ from rich.console import Console
 from reactor.cli.terminal import say
 from reactor.demo.run import run_demo
 from reactor.demo.view import DemoView
+from reactor.embedded.private import PRIVATE_UMASK, admit_server
 from reactor.embedded.server import EmbeddedPostgres
 from reactor.postgres.migrate import migrate
 from reactor.telemetry import logging
@@ -28,7 +30,8 @@ def demo(*, keep: bool) -> None:
     logging.configure("CRITICAL", "text")  # no log lines: the view shows the events
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM, like Ctrl-C, removes the folder
     home = Path(tempfile.mkdtemp(prefix="reactor-demo-"))
-    home.chmod(0o755)  # root starts the database as another user, who must be able to enter the folder
+    os.umask(PRIVATE_UMASK)
+    admit_server(home)
     try:
         with EmbeddedPostgres(home / "postgres", durable=False) as server:
             migrate(server.url)
