@@ -14,6 +14,7 @@ from reactor.cli.terminal import say
 from reactor.core.errors import ConfigInvalid
 from reactor.doctor.database import DatabaseChecks
 from reactor.doctor.examine import examine
+from reactor.doctor.exposure import exposure_group
 from reactor.doctor.finding import Finding, FindingVerdict, ok, problem
 from reactor.doctor.spools import spool_groups
 from reactor.doctor.store import store_group
@@ -52,7 +53,7 @@ def doctor(*, as_json: bool, buckets: Sequence[str]) -> None:
         _report([problem("settings", each, fix) for each in error.problems], as_json=as_json)
         raise SystemExit(2) from None
     databases, stores = DatabaseChecks(settings).group(), store_group(settings, buckets)
-    groups = [databases, *spool_groups(settings), stores, traces_group(os.environ)]
+    groups = [databases, *spool_groups(settings), stores, exposure_group(settings), traces_group(os.environ)]
     findings = chain([ok("settings", "every setting is known and valid")], examine(groups))
     raise SystemExit(1 if _report(findings, as_json=as_json) else 0)
 
