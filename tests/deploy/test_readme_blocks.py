@@ -32,7 +32,7 @@ from reactor.core.errors import StoragePending
 ALL = [block for path in READMES for block in blocks(path)]
 LANGUAGES = {"sh", "sql", "python", "ts", "text"}
 NOT_RUN_AT_MOST = 6
-NOT_FILES = {"reactor.toml", "figures.json", "migration.sql", "NAME/PREFIX/"}
+NOT_FILES = {"reactor.toml", "deploy/.env", "figures.json", "migration.sql", "NAME/PREFIX/"}
 """Names of files and folders that users choose, so the repository need not contain them."""
 
 PLACEHOLDER = re.compile(r"/X/|_x\.|test_Y|^x\.|/x\.|NNNN")
