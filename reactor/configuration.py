@@ -21,7 +21,7 @@ from cattrs import Converter
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
-from reactor.core.connection_string import misreads_password
+from reactor.core.connection_string import RULE, misreads_password
 from reactor.core.durations import parse_duration_s
 from reactor.core.errors import ConfigInvalid
 from reactor.core.settings import ConnectionString, LowerCase, Seconds, Settings, UpperCase, problems
@@ -173,10 +173,7 @@ def _connection_string(value: Any) -> str:
         # `from None`, because libpq's message quotes the part that it can't parse, which may be the password
         raise ValueError("a postgresql:// URL, or key=value pairs as libpq reads them") from None
     if misreads_password(text, parts):
-        raise ValueError(
-            "a URL in which user and password are percent-encoded (@ as %40, / as %2F, ? as %3F, % as %25) and the "
-            "port is a number"
-        )
+        raise ValueError(RULE)
     return text
 
 

@@ -8,6 +8,12 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+RULE: Final = (
+    "a URL in which user and password are percent-encoded (@ as %40, / as %2F, ? as %3F, % as %25) and the port is a "
+    "number"
+)
+"""The rule that a misread connection string breaks; completes "must be …"."""
+
 _URL: Final = re.compile(r"postgres(?:ql)?://", re.IGNORECASE)
 _PARAMETER: Final = re.compile(r"\?\w+=")
 _PORTS: Final = re.compile(r"[0-9]*(,[0-9]*)*")
