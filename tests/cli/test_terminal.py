@@ -106,7 +106,8 @@ def test_commands_print_rows_without_control_characters(app: App) -> None:
 @pytest.mark.parametrize(
     "command",
     [["{}"], ["--{}"], ["uploads", "show", "{}"], ["uploads", "list", "--status", "{}"], ["uploads", "list", "--{}"],
-     ["--config", "{}", "status"], ["quota", "show", "{}"], ["uploads", "list", "--limit", "{}"], ["runs", "{}"], ["status", "{}"], ["run", "{}"]],
+     ["--config", "{}", "status"], ["quota", "show", "{}"], ["uploads", "list", "--limit", "{}"],
+     ["runs", "{}"], ["status", "{}"], ["run", "{}"]],
 )  # fmt: skip
 def test_a_message_about_an_argument_has_no_control_character(command: list[str], text: str) -> None:
     done = run(*(part.format(text) for part in command), env={"REACTOR_DATABASE_URL": "nonsense"})
