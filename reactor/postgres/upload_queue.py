@@ -5,12 +5,14 @@ from datetime import timedelta
 from typing import NamedTuple, TypeAlias
 from uuid import UUID, uuid4
 
-from reactor.core.errors import DatabaseUnavailable
+from reactor.core.errors import DatabaseFailure, DatabaseRefused
 from reactor.core.events import UploadRescued
 from reactor.core.model import Outcome, Verdict
 from reactor.core.trace_context import Trail
 from reactor.postgres import statements
 from reactor.postgres.connection import QueryRunner
+from reactor.postgres.statement_parts import StatementParts
+from reactor.postgres.upload_answers import Extension, Refused, Settled, Settlement
 
 
 class Upload(NamedTuple):
@@ -48,6 +50,7 @@ class Upload(NamedTuple):
     """If this claim takes over an expired lease, the time at which the lost attempt was claimed; else None."""
 
     source_id: UUID
+    user_id: UUID
 
     def trail(self) -> Trail:
         """Return the data for the upload's trace."""
@@ -61,6 +64,7 @@ class Upload(NamedTuple):
             self.created_at,
             self.due_at,
             self.claimed_at,
+            self.user_id,
             self.waited_since,
             self.lost_at,
         )
@@ -78,17 +82,13 @@ class ClaimedUploads(NamedTuple):
     waiting: list[tuple[UUID, float]]
     """Ids of uploads that aren't due, or that another reactor has claimed, and when to claim each again."""
 
+    locked: list[UUID]
+    """Ids of due uploads whose rows other sessions have locked."""
+
     exhausted: list[UUID]
     """Ids of due uploads that have no attempts left."""
 
-
-class Settled(NamedTuple):
-    """A settled upload. Times are seconds since 1970, database clock."""
-
-    due_at: float | None
-    """When the upload is due again; None for never."""
-
-    settled_at: float
+    refused: list[Refused]
 
 
 class Rescue(NamedTuple):
@@ -109,6 +109,7 @@ class Rescue(NamedTuple):
     """When the lost attempt was claimed; None if it was waiting, with no attempts left."""
 
     rescued_at: float
+    user_id: UUID
 
     def event(self) -> UploadRescued:
         """Return the event of this rescue."""
@@ -123,6 +124,7 @@ class Rescue(NamedTuple):
             created_at=self.created_at,
             due_at=claimed_at,
             claimed_at=claimed_at,
+            user_id=self.user_id,
         )
         return UploadRescued(
             trail=trail,
@@ -143,6 +145,7 @@ class UploadQueue:
         self._lease = timedelta(seconds=lease_s)
         self._unanswered: dict[int, UUID] = {}
         """Maps each row whose last claim got no answer to the token of that claim."""
+        self._parts = StatementParts()
 
     async def now(self) -> float:
         """Return the database's clock in seconds since 1970, over the connection that claims."""
@@ -159,18 +162,11 @@ class UploadQueue:
         rows_by_token: dict[UUID, list[int]] = {}
         for row in rows:
             rows_by_token.setdefault(self._unanswered.get(row, fresh), []).append(row)
-        claimed = ClaimedUploads([], [], [])
+        claimed = ClaimedUploads([], [], [], [], [])
         try:
             for token, some in rows_by_token.items() or [(fresh, [])]:
-                for answer in await self._claims.call(statements.CLAIM_UPLOADS, (uuid_array(some), token, self._lease)):
-                    state = answer[0]
-                    if state == "claimed":
-                        claimed.uploads.append(Upload._make((token, *answer[1:])))
-                    elif state == "waiting":
-                        claimed.waiting.append(answer[1:3])
-                    else:
-                        claimed.exhausted.append(answer[1])
-        except DatabaseUnavailable:
+                await self._claim(some, token, claimed)
+        except DatabaseFailure:
             for token, some in rows_by_token.items():
                 self._unanswered |= dict.fromkeys(some, token)
             raise
@@ -178,26 +174,80 @@ class UploadQueue:
             self._unanswered.pop(row, None)
         return claimed
 
-    async def extend(self, uploads: Sequence[Upload]) -> set[UUID]:
-        """Extend the leases; return the ids of the uploads whose lease this reactor still has."""
-        arguments = ([upload.id for upload in uploads], [upload.token for upload in uploads], self._lease)
-        return {row[0] for row in await self._database.call(statements.EXTEND_LEASES, arguments)}
+    async def _claim(self, rows: Sequence[int], token: UUID, claimed: ClaimedUploads) -> None:
+        """Claim these rows and append the answers to `claimed`."""
 
-    async def settle(self, ended: Sequence[tuple[Upload, Outcome]]) -> dict[int, Settled]:
-        """Settle the attempts; return the settled uploads by id (as a number), without uploads whose lease was lost."""
-        rows = await self._database.call(
-            statements.SETTLE_UPLOADS,
-            (
-                uuid_array(upload.id.int for upload, _ in ended),
-                uuid_array(upload.token.int for upload, _ in ended),
-                [outcome.verdict.value for _, outcome in ended],
-                [outcome.delay_s for _, outcome in ended],
-                [outcome.code for _, outcome in ended],
-                [outcome.message for _, outcome in ended],
-                [outcome.storage_url for _, outcome in ended],
-            ),
+        async def claim(some: Sequence[int]) -> None:
+            for answer in await self._claims.call(statements.CLAIM_UPLOADS, (uuid_array(some), token, self._lease)):
+                state = answer[0]
+                if state == "claimed":
+                    claimed.uploads.append(Upload._make((token, *answer[1:])))
+                elif state == "waiting":
+                    claimed.waiting.append(answer[1:3])
+                elif state == "locked":
+                    claimed.locked.append(answer[1])
+                else:
+                    claimed.exhausted.append(answer[1])
+
+        for row, failure in await self._parts.call(claim, rows):
+            upload_id = UUID(int=row)
+            refused = await self._refuse(upload_id, failure)
+            if refused is None:
+                claimed.locked.append(upload_id)
+            else:
+                claimed.refused.append(refused)
+
+    async def _refuse(self, upload_id: UUID, failure: DatabaseFailure) -> Refused | None:
+        """Mark a due upload as dead that the database refused to change; return None if it is only locked."""
+        if not isinstance(failure, DatabaseRefused):
+            return None
+        try:
+            [(state, message, refused_at)] = await self._database.call(
+                statements.REFUSE_UPLOAD, (upload_id, None, failure.sqlstate, str(failure))
+            )
+        except DatabaseRefused:
+            return Refused(upload_id, str(failure), 0.0, is_dead=False)
+        return Refused(upload_id, message, refused_at, state == "refused") if state in {"refused", "stuck"} else None
+
+    async def extend(self, uploads: Sequence[Upload]) -> Extension:
+        """Extend the leases. Uploads whose lease this reactor has lost are missing in the answer."""
+        extension = Extension(set(), set())
+
+        async def extend(some: Sequence[Upload]) -> None:
+            arguments = ([upload.id for upload in some], [upload.token for upload in some], self._lease)
+            for upload_id, is_extended in await self._database.call(statements.EXTEND_LEASES, arguments):
+                (extension.extended if is_extended else extension.locked).add(upload_id)
+
+        refused = await self._parts.call(extend, uploads)
+        extension.locked.update(upload.id for upload, _ in refused)
+        return extension
+
+    async def settle(self, ended: Sequence[tuple[Upload, Outcome]], trusted: int) -> Settlement:
+        """Settle the attempts. The first `trusted` of them are settled together, each of the others alone."""
+        settlement = Settlement({}, {}, {})
+        arguments = (
+            uuid_array(upload.id.int for upload, _ in ended),
+            uuid_array(upload.token.int for upload, _ in ended),
+            [outcome.verdict.value for _, outcome in ended],
+            [outcome.delay_s for _, outcome in ended],
+            [outcome.code for _, outcome in ended],
+            [outcome.message for _, outcome in ended],
+            [outcome.storage_url for _, outcome in ended],
+            self._parts.size(),
+            trusted,
         )
-        return {row[0].int: Settled._make(row[1:]) for row in rows}
+        for row_id, state, due_at, settled_at, message in await self._database.call(
+            statements.SETTLE_UPLOADS, arguments
+        ):
+            if state == "settled":
+                settlement.settled[row_id.int] = Settled(due_at, settled_at)
+            elif state == "busy":
+                settlement.busy[row_id.int] = message
+            else:
+                settlement.refused[row_id.int] = Refused(row_id, message, settled_at, is_dead=state == "refused")
+        if settlement.refused:
+            self._parts.record_refusal()
+        return settlement
 
     async def confirm_stored(self, ended: Sequence[tuple[Upload, Outcome]]) -> set[int]:
         """After a settlement without an answer, return the ids (as numbers) of the uploads that were settled as stored.
@@ -214,13 +264,23 @@ class UploadQueue:
         )
         return {row[0].int for row in await self._database.call(statements.CONFIRM_STORED, arguments)}
 
-    async def rescue(self, ids: Sequence[UUID] | None, limit: int) -> list[Rescue]:
+    async def rescue(self, limit: int) -> list[Rescue]:
         """Make uploads with an expired lease due again, or dead if no attempts are left; at most `limit`.
 
-        `ids` None means all uploads. Also makes due uploads dead that have no attempts left.
+        Also makes due uploads dead that have no attempts left.
         """
-        arguments = (None if ids is None else list(ids), limit)
-        return [Rescue(*row) for row in await self._database.call(statements.RESCUE_UPLOADS, arguments)]
+        return [Rescue(*row) for row in await self._database.call(statements.RESCUE_UPLOADS, (None, limit))]
+
+    async def bury(self, ids: Sequence[UUID]) -> tuple[list[Rescue], list[Refused]]:
+        """Rescue these uploads only. An upload in neither list is locked, or needs no rescue any more."""
+        rescued: list[Rescue] = []
+
+        async def rescue(some: Sequence[UUID]) -> None:
+            arguments = (list(some), len(some))
+            rescued.extend([Rescue(*row) for row in await self._database.call(statements.RESCUE_UPLOADS, arguments)])
+
+        refused = [await self._refuse(*each) for each in await self._parts.call(rescue, ids)]
+        return rescued, [each for each in refused if each is not None]
 
     async def sweep(self, horizon_s: float, per_tenant: int, limit: int) -> list[SweptRow]:
         """List uploads that are due within `horizon_s`, or that are leased.
@@ -233,4 +293,4 @@ class UploadQueue:
 
 def uuid_array(numbers: Iterable[int]) -> str:
     """Return an array literal of UUIDs. For a list of UUID objects, psycopg takes eight times as long."""
-    return "{" + ",".join([f"{number:032x}" for number in numbers]) + "}"
+    return "{" + b"".join([number.to_bytes(16) for number in numbers]).hex(",", 16) + "}"

@@ -198,7 +198,7 @@ def test_a_settlement_looks_each_row_up(conn: psycopg.Connection[Any], verdict: 
     held = _some(conn, HELD, count)
     conn.execute("update public.upload_queue set lease_token = %s where id = any(%s)", (token, held))
     nothing = [None] * count
-    arguments = (held, [token] * count, [verdict] * count, [30.0] * count, nothing, nothing, nothing)
+    arguments = (held, [token] * count, [verdict] * count, [30.0] * count, nothing, nothing, nothing, 500, count)
     seen = explained(conn, statements.SETTLE_UPLOADS, arguments)
     assert seen.scanned == set()
     assert seen.thrown_away <= 2 * count  # comparing each attempt with each lease would discard 250 000 rows
@@ -311,7 +311,7 @@ def test_repairing_usage_finds_leaked_reservations_by_their_age(conn: psycopg.Co
 @pytest.mark.parametrize(
     ("statement", "parameters"),
     [
-        (statements.REPORT_PRESENCE, (uuid4(), "host", "1.0", "listening", None, MINUTE)),
+        (statements.REPORT_PRESENCE, (uuid4(), "host", 7, 8321, "1.0", "listening", None, MINUTE)),
         (statements.DEREGISTER_INSTANCE, (uuid4(),)),
         (statements.MISSING_PRIVILEGES, ()),
         (statements.CLOCK, ()),

@@ -5,7 +5,8 @@ I1 no upload is lost; I2 effects happen exactly once; I3 a reactor that lost a l
 object before the upload's row and spooled file are deleted; I5 attempts are bounded and never early; I6 no user
 exceeds the limit; I7 reservations equal the pending bytes; I8 reconciliation finds what notifications missed; I9 each
 reconnection is followed by a sweep; I10 a healthy run is never failed; I11 a stale run is always failed; I12 a run that
-was failed is never completed; I19 no timer fires early; I20 a stopped reactor leaves nothing claimed.
+was failed is never completed; I19 no timer fires early; I20 a stopped reactor leaves nothing claimed;
+I21 a locked row holds up only its upload, and costs no attempt; I22 a refused upload is dead, and only that one.
 """
 
 from collections import defaultdict
@@ -96,7 +97,7 @@ class Checks:
                     self._place[row.id] = (row.bucket, row.object_path, row.content_hash)
                     self._check_claim(row)
         elif statement == statements.SETTLE_UPLOADS:
-            settled = {row.id for row in rows}
+            settled = {row.id for row in rows if row.state == "settled"}
             for upload, token, verdict in zip(*parameters[:3], strict=True):
                 if upload in settled:
                     self._check_settled(node, upload, token, verdict)

@@ -57,6 +57,10 @@ class Faults:
     # the workload
     poison: float = 0.0
     """At each upload: the upload can't succeed."""
+    locked: float = 0.0
+    """At each upload: another session locks its row, its source or its user's usage for up to 40 s."""
+    refused: float = 0.0
+    """At each upload: a trigger of the app refuses some changes of the upload or its source."""
     operator_acts: float = 0.0
     """Per second: an operator retries, cancels or purges uploads, or fails a run.
 
@@ -95,6 +99,8 @@ _WORST = {
     "store_down": 0.02,
     "clock_stepped": 0.02,
     "poison": 0.2,
+    "locked": 0.3,
+    "refused": 0.2,
     "operator_acts": 0.1,
 }
 

@@ -10,7 +10,7 @@ from support.task_executor import TaskExecutor
 
 from reactor.core.errors import ContentMismatch, SpoolFileMissing, StorageRejected, StorageUnavailable
 from reactor.postgres.upload_queue import Upload
-from reactor.reactions.uploads import UploadAttempt
+from reactor.reactions.upload_attempt import UploadAttempt
 from reactor.storage.spool import Identity
 from simulation.checks import Checks
 from simulation.faults import Faults

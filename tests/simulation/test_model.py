@@ -166,7 +166,14 @@ class ModelAgainstPostgres(RuleBasedStateMachine):
             [None if verdict == "stored" else "STORAGE_UNAVAILABLE" for verdict in verdicts[:count]],
             [None] * count,
             ["file:///put" if verdict == "stored" else None for verdict in verdicts[:count]],
+            500,
+            count,
         )
+
+    @rule(picks=_PICKS)
+    def refuse_upload(self, picks: list[int]) -> None:
+        for upload in self.pick(self.model.uploads, picks):
+            self.both(statements.REFUSE_UPLOAD, upload, None, "P0001", "no")
 
     @rule(missing=st.integers(0, 2), picks=_PICKS, url=st.sampled_from(["file:///put", "file:///there"]))
     def confirm_stored(self, missing: int, picks: list[int], url: str) -> None:
@@ -255,8 +262,10 @@ class ModelAgainstPostgres(RuleBasedStateMachine):
     )
     def report_presence(self, which: int, mode: str, canary: str | None) -> None:
         reactor = self.reactors[which]
-        rows = self.real.rows(statements.REPORT_PRESENCE, (reactor, "host", "0", mode, canary, timedelta(seconds=26)))
-        [answered] = self.model.report_presence(reactor, "host", "0", mode, canary, timedelta(seconds=26))
+        rows = self.real.rows(
+            statements.REPORT_PRESENCE, (reactor, "host", 7, 8321, "0", mode, canary, timedelta(seconds=26))
+        )
+        [answered] = self.model.report_presence(reactor, "host", 7, 8321, "0", mode, canary, timedelta(seconds=26))
         assert_alike([(row.now_at, row.instances) for row in rows], [(answered.now_at, answered.instances)])
 
     @rule(which=st.integers(0, 1))

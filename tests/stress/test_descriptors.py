@@ -9,8 +9,20 @@ from pathlib import Path
 import pytest
 from support import aws
 from support.app import App
+from support.descriptors import no_free_descriptor
+from support.manual_clock import ManualClock
 from support.process import Running, running, settings_of
+from support.recorder import Recorder
 from support.servers.fault_server import FaultServer, Request
+from support.spooled import make_spool, make_upload, open_spooled
+
+from reactor.core.backoff import Backoff
+from reactor.core.breakers import Breakers
+from reactor.core.errors import ReactorError
+from reactor.core.model import Verdict
+from reactor.reactions.upload_failures import UploadFailures
+from reactor.storage.spool import Spool
+from reactor.storage.stores.s3 import S3Store
 
 
 @contextmanager
@@ -50,12 +62,19 @@ def stores_and_disconnects(request: Request) -> None:
     request.answer(200, etag='"0"', connection="close")
 
 
-@pytest.mark.parametrize("free", [0, 1])
-def test_an_upload_to_s3_lacks_a_descriptor(app: App, tmp_path: Path, free: int) -> None:
-    """With 1, the spooled file can be opened, but no connection to the store."""
+def test_a_connection_to_s3_lacks_a_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload, backoff = make_upload(), Backoff(base_s=1.0, factor=2.0, max_s=60.0, jitter=0.0)
+    failures = UploadFailures(Breakers("s3"), backoff, clock=ManualClock(), emit=Recorder())
+    spool = Spool({"default": make_spool(tmp_path)})
     with FaultServer() as server:
         server.fault = stores_and_disconnects
-        env = settings_of(app, STORE_URL="s3://", UPLOAD_CONCURRENCY="1")
-        env |= aws.environment(server.endpoint, access_key="key", secret_key="secret")
-        with running(env, cwd=tmp_path) as run:
-            assert_unspent(app, run, free)
+        aws.use(aws.environment(server.endpoint, access_key="key", secret_key="secret"), monkeypatch)
+        store = S3Store(concurrency=1)
+        with open_spooled(spool) as body:
+            store.put("bucket", "first", body, mime_type=None)  # reads files, and closes its connection
+        with open_spooled(spool) as body, no_free_descriptor(), pytest.raises(ReactorError) as raised:
+            store.put("bucket", "second", body, mime_type=None)
+        store.close()
+    outcome = failures.outcome(1, upload, raised.value)
+    assert outcome.verdict is Verdict.DEFERRED
+    assert outcome.message == "the reactor has no free file descriptor: Too many open files"

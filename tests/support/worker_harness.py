@@ -3,20 +3,22 @@
 import asyncio
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID, uuid4
 
 from anyio import Event, create_task_group
 from anyio.lowlevel import checkpoint
 
-from reactor.core.errors import DatabaseUnavailable
+from reactor.core.errors import DatabaseFailure, DatabaseRefused, DatabaseUnavailable
 from reactor.core.model import Due, Outcome, Signal, Verdict
 from reactor.engine.requests import ReconcileRequests
 from reactor.engine.schedule import ReadyQueue, Schedule
 from reactor.engine.worker import AttemptWorker
+from reactor.postgres.call_health import CallHealth
 from reactor.postgres.notification import Hint
-from reactor.reactions.base import Attempt, AttemptReaction, ClaimResult, Sweep
+from reactor.postgres.upload_answers import Extension
+from reactor.reactions.base import Attempt, AttemptReaction, ClaimResult, SettleResult, Sweep
 from support.manual_clock import ManualClock, idle_event
 from support.recorder import Recorder
 from support.task_executor import TaskExecutor
@@ -54,6 +56,11 @@ class InMemoryRows(AttemptReaction[Attempt]):
         self.held_up_by: Signal | None = None
         """After the outcome of this row, no attempt is admitted, as after a circuit breaker has opened."""
         self.is_down = False
+        self.refuses_claim: set[UUID] = set()
+        """Rows for which the database refuses the claim of a batch that contains them."""
+        self.refuses_extend: set[UUID] = set()
+        self.down_after_claims = 0
+        """If above 0, the claim with this number fails once, as if the database was away."""
         self.refused: set[UUID] = set()
         """Claimed rows that are not admitted."""
         self.round_trip = 0
@@ -66,6 +73,12 @@ class InMemoryRows(AttemptReaction[Attempt]):
         """Maps a row to the event that its attempt waits for; other attempts wait for `may_act`."""
         self.settlements = 0
         self.has_settled = Event()
+        self.locked: set[UUID] = set()
+        """Rows that another session has locked."""
+        self.busy: list[Signal] = []
+        """Each row whose settlement found it locked."""
+        self.fails_settlement: dict[UUID, DatabaseFailure] = {}
+        """Maps a row to the error of a settlement that contains it."""
         self.cleaned_up: list[Signal] = []
 
     def due_at(self, hint: Hint) -> float | None:
@@ -83,6 +96,9 @@ class InMemoryRows(AttemptReaction[Attempt]):
         for _ in range(self.round_trip):
             await checkpoint()
         self._check("claim")
+        if len(self.claims) == self.down_after_claims:
+            raise DOWN
+        self._refuse(self.refuses_claim, [signal.row_id for signal in signals])
         lease_until = self.clock.now() + LEASE_S
         attempts = [
             Attempt(signal=signal, tenant=signal.tenant, lease_until=lease_until)
@@ -137,31 +153,45 @@ class InMemoryRows(AttemptReaction[Attempt]):
     def hand_back(self, attempt: Attempt) -> Outcome:  # noqa: ARG002  # the outcome is the same for all
         return DEFERRED
 
-    async def settle(self, ended: Sequence[tuple[Attempt, Outcome]]) -> Sequence[Due]:
+    async def settle(self, ended: Sequence[tuple[Attempt, Outcome]]) -> SettleResult[Attempt]:
         await self.may_settle.wait()
         self._check("settle")
+        for attempt, _ in ended:
+            if failure := self.fails_settlement.get(attempt.signal.row_id):
+                raise failure
+        busy = [attempt for attempt, _ in ended if attempt.signal.row_id in self.locked]
+        self.busy += [attempt.signal for attempt in busy]
+        ended = [each for each in ended if each[0] not in busy]
         self.settled += [(attempt.signal, outcome.verdict) for attempt, outcome in ended]
         self.settlements += 1
-        self.has_settled.set()
-        return [
+        if ended:
+            self.has_settled.set()
+        later = [
             Due(attempt.signal, self.clock.database_now() + outcome.delay_s)
             for attempt, outcome in ended
             if outcome.verdict is Verdict.RETRY
         ]
+        return SettleResult(later=later, busy=busy)
 
     async def clean_up(self, settled: Sequence[Attempt]) -> None:
         await self.may_clean_up.wait()
         self.cleaned_up += [attempt.signal for attempt in settled]
 
-    async def extend(self, held: Sequence[Attempt]) -> set[UUID]:
+    async def extend(self, held: Sequence[Attempt]) -> Extension:
         self._check("extend")
         ids = {attempt.signal.row_id for attempt in held}
+        self._refuse(self.refuses_extend, ids)
         self.extended.append(ids)
-        return ids - self.taken_over
+        return Extension(ids - self.taken_over - self.locked, (ids - self.taken_over) & self.locked)
 
     def _check(self, call: str) -> None:
         if call in self.down:
             raise DOWN
+
+    @staticmethod
+    def _refuse(refused: set[UUID], ids: Iterable[UUID]) -> None:
+        if not refused.isdisjoint(ids):
+            raise DatabaseRefused("the test's constraint", sqlstate="23514")
 
     def verdicts(self, verdict: Verdict) -> list[Signal]:
         return [signal for signal, settled in self.settled if settled is verdict]
@@ -179,6 +209,7 @@ class WorkerHarness:
     def __init__(self, *, concurrency: int = 4, per_tenant: int = 4, attempt_timeout_s: float = math.inf) -> None:
         self.clock = ManualClock()
         self.recorder = Recorder()
+        self.health = CallHealth(self.clock)
         self.reaction = InMemoryRows(
             self.clock, concurrency=concurrency, per_tenant=per_tenant, attempt_timeout_s=attempt_timeout_s
         )
@@ -197,6 +228,7 @@ class WorkerHarness:
             per_tenant=per_tenant,
             lease_s=LEASE_S,
             idle=self.idle,
+            health=self.health,
         )
 
     async def arm(self, signals: Sequence[Signal]) -> None:

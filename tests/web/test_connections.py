@@ -1,13 +1,11 @@
 """The number of HTTP connections is limited, and a connection that waits for its client ends."""
 
 import asyncio
-import os
 import resource
 import select
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,6 +14,7 @@ from loguru import logger
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from support.descriptors import no_free_descriptor
 
 from reactor.web.connections import MANY_CONNECTIONS, ConnectionServer
 from reactor.web.server import WebServer
@@ -206,23 +205,6 @@ async def test_a_websocket_is_an_ordinary_request(monkeypatch: pytest.MonkeyPatc
         assert await to_thread.run_sync(answer_to, url, upgrade) == b"HTTP/1.1 200"
     with WebServer.bind("127.0.0.1", 0) as listening:
         assert ConnectionServer(_unused, listening, headers=[]).config.ws == "none"
-
-
-@contextmanager
-def no_free_descriptor() -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
-    held = []
-    with pytest.raises(OSError, match="Too many open files"):
-        while True:
-            held.append(os.dup(0))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-        for descriptor in held:
-            os.close(descriptor)
 
 
 async def test_without_a_free_descriptor_the_server_logs_one_line_and_answers_later(
