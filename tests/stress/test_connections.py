@@ -16,7 +16,7 @@ from support.process import Running, running, settings_of
 
 CLIENTS = 2_000
 UPLOADS = 300
-ROUNDS = 3
+ROUNDS = 5
 INTERVAL_S = 0.03
 RECONNECT_S = 15.0
 LOG_BYTES_PER_MINUTE = 1_000_000
