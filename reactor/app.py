@@ -18,7 +18,7 @@ from reactor import __version__
 from reactor.core import events
 from reactor.core.errors import ConfigInvalid, DatabaseFailure, DatabaseUnavailable, StorageRefused, StorageUnavailable
 from reactor.core.events import Emit
-from reactor.core.settings import Settings, is_loopback
+from reactor.core.settings import Settings, answers_host
 from reactor.engine.changes import Changes
 from reactor.engine.readiness import Readiness
 from reactor.postgres.connection import ConnectionPool, DedicatedConnection
@@ -153,7 +153,9 @@ class Reactor:
             )
             server = WebServer(
                 listening,
-                is_private=is_loopback(self.settings.http_host),
+                is_answered=partial(
+                    answers_host, http_host=self.settings.http_host, http_hosts=self.settings.http_hosts
+                ),
                 not_ready=self.not_ready,
                 metrics=self.metrics,
                 status=self.status,

@@ -10,7 +10,7 @@ embedded server is used.
 
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +21,7 @@ from cattrs import Converter
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
+from reactor.core.connection_string import RULE, misreads_password
 from reactor.core.durations import parse_duration_s
 from reactor.core.errors import ConfigInvalid
 from reactor.core.settings import ConnectionString, LowerCase, Seconds, Settings, UpperCase, problems
@@ -167,10 +168,12 @@ def _text(value: Any) -> str:
 def _connection_string(value: Any) -> str:
     text = _text(value)
     try:
-        conninfo_to_dict(text)
+        parts = conninfo_to_dict(text)
     except ProgrammingError:
         # `from None`, because libpq's message quotes the part that it can't parse, which may be the password
         raise ValueError("a postgresql:// URL, or key=value pairs as libpq reads them") from None
+    if misreads_password(text, parts):
+        raise ValueError(RULE)
     return text
 
 
@@ -218,6 +221,14 @@ def _spools(value: Any) -> dict[str, Path]:
     return folders
 
 
+def _host_names(value: Any) -> tuple[str, ...]:
+    """Return the names in `name,other`, or in a list of the file."""
+    names = value.split(",") if isinstance(value, str) else value
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        return tuple(name.strip().lower().strip("[]").rstrip(".") for name in names if name.strip())
+    raise ValueError("host names with commas between")
+
+
 _CONVERTER: Final = Converter()
 """Converts a raw value: text of a variable, or a TOML value. The text of a ValueError completes "must be …"."""
 
@@ -238,3 +249,4 @@ _register(Seconds, _seconds)
 _register(int, _whole_number)
 _register(float, _number)
 _register(Mapping[str, Path], _spools)
+_register(Sequence[str], _host_names)

@@ -124,6 +124,16 @@ def test_spools_are_read_from_the_environment_or_a_table(here: Path, toml: Write
     assert load({}, file).spools == {"default": Path("/x"), "slow": Path("/y")}
 
 
+def test_host_names_are_read_from_the_environment_or_a_list(toml: WriteToml) -> None:
+    token = {"REACTOR_HTTP_TOKEN": "t" * 16}
+    expected = ("a.example.org", "b", "::1")
+
+    assert load(token | {"REACTOR_HTTP_HOSTS": "A.example.org., b,,[::1]"}, None).http_hosts == expected
+    assert load(token, toml('http_hosts = ["a.example.org", "b", "::1"]')).http_hosts == expected
+    [problem] = problems_of(token, toml("http_hosts = 5"))
+    assert "must be host names" in problem
+
+
 @pytest.mark.parametrize("text", ["nofolder", "a=", "=/b", "a=/b,a=/c", "default=/b"])
 def test_spools_that_are_not_pairs_are_refused(text: str) -> None:
     [problem] = problems_of({"REACTOR_SPOOLS": text})
@@ -211,7 +221,12 @@ def test_other_machines_need_a_token() -> None:
         ("REACTOR_DATABASE_URL", "hunter2"),
         ("REACTOR_LISTEN_URL", "password hunter2"),
         ("DATABASE_URL", "mysql://user:hunter2@host/db"),
-        ("REACTOR_HTTP_TOKEN", "hunter2 hunter2"),
+        ("REACTOR_DATABASE_URL", "postgresql://user:p@hunter2@host/db"),
+        ("REACTOR_LISTEN_URL", "postgresql://user:p/hunter2@host/db"),
+        ("DATABASE_URL", "postgresql://user:hunter2/db"),
+        ("REACTOR_DATABASE_URL", "host=user:p@hunter2"),
+        ("REACTOR_HTTP_TOKEN", "hunter2 hunter2 hunter2"),
+        ("REACTOR_HTTP_TOKEN", "hunter2"),
         ("REACTOR_STORE_URL", "s3://key:hunter2@bucket"),
         ("REACTOR_STORE_URL", "s3://key:hun/ter2/hunter2@bucket"),
         ("REACTOR_STORE_URL", "host=db password=hunter2"),
@@ -220,6 +235,15 @@ def test_other_machines_need_a_token() -> None:
 )
 def test_no_secret_is_in_a_message(variable: str, text: str) -> None:
     assert "hunter2" not in str(problems_of({variable: text, "REACTOR_LEASE": "x"}))
+
+
+@pytest.mark.parametrize("variable", ["REACTOR_DATABASE_URL", "REACTOR_LISTEN_URL", "DATABASE_URL"])
+def test_a_password_with_an_unescaped_at_sign_is_refused_with_the_fix(variable: str) -> None:
+    [problem] = problems_of({"PGHOST": "host", variable: "postgresql://user:p@hunter2@host/db"})
+
+    assert problem.startswith(f"{variable} must be a URL in which user and password are percent-encoded (@ as %40")
+    for part in ("hunter2", "user:p", "host/db"):
+        assert part not in problem
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ Data goes to stdout, messages to stderr. Exit codes: 0 done, 1 something failed,
 import gc
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ from typing import Any
 import click
 
 from reactor import __version__
+from reactor.cli.terminal import say
 from reactor.core.errors import ConfigInvalid, InvalidArgument, ReactorError
+from reactor.core.printable import printable
 
 _COMMANDS = ("run", "migrate", "reconcile", "status", "uploads", "runs", "quota", "doctor", "demo")
 """Names of commands. The module of the same name defines the command."""
@@ -37,15 +41,19 @@ class _Group(click.Group):
             gc.enable()
         return command
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _printable_usage_errors():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return self._invoke(ctx)
         except ConfigInvalid as error:
             for problem in error.problems:
-                click.echo(f"reactor: {problem}", err=True)
+                say(f"reactor: {problem}", err=True)
             ctx.exit(2)
         except ReactorError as error:
-            click.echo(f"reactor: {error.code}: {error}", err=True)
+            say(f"reactor: {error.code}: {error}", err=True)
             ctx.exit(2 if isinstance(error, InvalidArgument) else 1)
         except KeyboardInterrupt:
             ctx.exit(130)
@@ -56,13 +64,24 @@ class _Group(click.Group):
     def _invoke(self, ctx: click.Context) -> Any:
         """Invoke the command. Raises the first ReactorError of an exception group instead of the group."""
         try:
-            return super().invoke(ctx)
+            with _printable_usage_errors():
+                return super().invoke(ctx)
         except BaseExceptionGroup as group:
             reactor_errors, _ = group.split(ReactorError)
             error: BaseException | None = reactor_errors
             while isinstance(error, BaseExceptionGroup):
                 error = error.exceptions[0]
             raise error or group from None
+
+
+@contextmanager
+def _printable_usage_errors() -> Iterator[None]:
+    """Replace unprintable characters in click's messages, which quote arguments and file names."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = printable(error.message)  # type: ignore[misc]  # click prints this attribute
+        raise
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

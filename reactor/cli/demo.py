@@ -1,5 +1,6 @@
 """`reactor demo`: runs a reactor and a simulated app for about half a minute. Needs no setup."""
 
+import os
 import shutil
 import signal
 import tempfile
@@ -9,8 +10,10 @@ import anyio
 import click
 from rich.console import Console
 
+from reactor.cli.terminal import say
 from reactor.demo.run import run_demo
 from reactor.demo.view import DemoView
+from reactor.embedded.private import PRIVATE_UMASK, admit_server
 from reactor.embedded.server import EmbeddedPostgres
 from reactor.postgres.migrate import migrate
 from reactor.telemetry import logging
@@ -27,7 +30,8 @@ def demo(*, keep: bool) -> None:
     logging.configure("CRITICAL", "text")  # no log lines: the view shows the events
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM, like Ctrl-C, removes the folder
     home = Path(tempfile.mkdtemp(prefix="reactor-demo-"))
-    home.chmod(0o755)  # root starts the database as another user, who must be able to enter the folder
+    os.umask(PRIVATE_UMASK)
+    admit_server(home)
     try:
         with EmbeddedPostgres(home / "postgres", durable=False) as server:
             migrate(server.url)
@@ -35,11 +39,11 @@ def demo(*, keep: bool) -> None:
                 problems = anyio.run(run_demo, server.url, home, view)
     finally:
         if keep:
-            click.echo(f"kept {home}", err=True)
+            say(f"kept {home}", err=True)
         else:
             shutil.rmtree(home, ignore_errors=True)
     for problem in problems:
-        click.echo(f"reactor: {problem}", err=True)
+        say(f"reactor: {problem}", err=True)
     if problems:
         raise SystemExit(1)
-    click.echo("Verified: every stored object has the bytes of its file, and every count is correct.")
+    say("Verified: every stored object has the bytes of its file, and every count is correct.")

@@ -10,9 +10,11 @@ from attrs import asdict, evolve
 
 from reactor.cli.context import database_url, load_settings
 from reactor.cli.output import as_json, print_json
+from reactor.cli.terminal import say
 from reactor.core.errors import ConfigInvalid
 from reactor.doctor.database import DatabaseChecks
 from reactor.doctor.examine import examine
+from reactor.doctor.exposure import exposure_group
 from reactor.doctor.finding import Finding, FindingVerdict, ok, problem
 from reactor.doctor.spools import spool_groups
 from reactor.doctor.store import store_group
@@ -51,7 +53,7 @@ def doctor(*, as_json: bool, buckets: Sequence[str]) -> None:
         _report([problem("settings", each, fix) for each in error.problems], as_json=as_json)
         raise SystemExit(2) from None
     databases, stores = DatabaseChecks(settings).group(), store_group(settings, buckets)
-    groups = [databases, *spool_groups(settings), stores, traces_group(os.environ)]
+    groups = [databases, *spool_groups(settings), stores, exposure_group(settings), traces_group(os.environ)]
     findings = chain([ok("settings", "every setting is known and valid")], examine(groups))
     raise SystemExit(1 if _report(findings, as_json=as_json) else 0)
 
@@ -62,18 +64,17 @@ def _report(findings: Iterable[Finding], *, as_json: bool) -> int:
     for finding in findings:
         reported.append(finding)
         if not as_json:
-            verdict = click.style(finding.verdict.ljust(_VERDICT_WIDTH), fg=_COLOURS[finding.verdict])
-            click.echo(f"{verdict}  {finding.check.ljust(_CHECK_WIDTH)}  {finding.seen}")
+            verdict = finding.verdict
+            line = f"  {finding.check.ljust(_CHECK_WIDTH)}  {finding.seen}"
+            say(line, label=verdict.ljust(_VERDICT_WIDTH), colour=_COLOURS[verdict])
             if finding.fix is not None:
-                click.echo(f"{'':{_VERDICT_WIDTH}}  {'':{_CHECK_WIDTH}}  fix: {finding.fix}")
+                say(f"{'':{_VERDICT_WIDTH}}  {'':{_CHECK_WIDTH}}  fix: {finding.fix}")
     if as_json:
         print_json([asdict(finding) for finding in reported])
     counts = Counter(finding.verdict for finding in reported)
     problems, warnings = counts[FindingVerdict.PROBLEM], counts[FindingVerdict.WARNING]
     is_well = not problems and not warnings
-    click.echo(
-        "all is well" if is_well else f"{_counted(problems, 'problem')}, {_counted(warnings, 'warning')}", err=True
-    )
+    say("all is well" if is_well else f"{_counted(problems, 'problem')}, {_counted(warnings, 'warning')}", err=True)
     return problems
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from reactor.cli.status_table import add_common_rows, add_stale_runs, printable
+from reactor.cli.output import PrintableTable
+from reactor.cli.status_table import add_common_rows, add_stale_runs
 from reactor.core.health import TIME_LEFT_LABELS, Process, count_text, duration_text, headline, troubles
 from reactor.core.settings import Settings
 
@@ -34,10 +35,10 @@ class LiveView:
         self._due.append(int(uploads["due"]))
         self._waiting.append(int(uploads["failed"]))
         found = troubles(summary, None if live is None else _process(live))
-        table = Table.grid(padding=(0, 2))
+        table = PrintableTable.grid(padding=(0, 2))
         table.add_row("state", headline(found), style="bold green" if not found else "bold red")
         for trouble in found:
-            table.add_row("", printable(trouble))
+            table.add_row("", trouble)
         age_s = float(uploads["oldest_due_age_s"])
         oldest = f" (oldest: {duration_text(age_s)})" if age_s else ""
         table.add_row("uploads waiting", count_text(int(uploads["failed"]), cap) + sparkline(self._waiting))
@@ -47,7 +48,7 @@ class LiveView:
         if uploads["about_all"] > cap:
             table.add_row("in all", f"about {uploads['about_all']:,} (PostgreSQL's estimate)")
         for dead in summary["dead"]:
-            table.add_row("", printable(f"{dead['id']} {dead['error_code']}: {dead['error_message']}"))
+            table.add_row("", f"{dead['id']} {dead['error_code']}: {dead['error_message']}")
         if live is not None:
             _add_live_figures(table, live)
         table.add_row("runs running", count_text(int(runs["running"]), cap))

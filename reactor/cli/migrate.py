@@ -4,6 +4,7 @@ import click
 
 from reactor.cli.context import database_url, load_settings
 from reactor.cli.output import as_json, print_json, print_table
+from reactor.cli.terminal import print_text, say
 from reactor.postgres.migrate import migrate as apply
 from reactor.postgres.migrate import plan, schema_files
 
@@ -20,7 +21,7 @@ def migrate(*, status: bool, print_sql: bool, as_json: bool) -> None:
     """
     if print_sql:
         for file in schema_files():
-            click.echo(f"-- {file.name}\n{file.text}")
+            print_text(f"-- {file.name}\n{file.text}")
         return
     url = database_url(load_settings())
     if status:
@@ -32,10 +33,10 @@ def migrate(*, status: bool, print_sql: bool, as_json: bool) -> None:
         raise SystemExit(0 if all(step.state == "applied" for step in steps) else 1)
     applied = apply(
         url,
-        on_file=lambda name: click.echo(f"applying {name}", err=True),
-        on_warning=lambda sentence: click.echo(f"reactor: warning: {sentence}", err=True),
+        on_file=lambda name: say(f"applying {name}", err=True),
+        on_warning=lambda sentence: say(f"reactor: warning: {sentence}", err=True),
     )
     if as_json:
         print_json({"applied": applied})
     else:
-        click.echo(f"{len(applied)} files applied" if applied else "nothing to do: the schema is up to date", err=True)
+        say(f"{len(applied)} files applied" if applied else "nothing to do: the schema is up to date", err=True)

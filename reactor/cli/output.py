@@ -1,6 +1,7 @@
-"""Prints values as JSON for programs, and as tables or fields for people."""
+"""Prints values as JSON for programs, and as tables or fields for people, without unprintable characters."""
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -12,14 +13,24 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from reactor.cli.terminal import print_text, say
 from reactor.core.durations import format_duration
+from reactor.core.printable import printable
+
+_NOT_PLAIN = re.compile("[^\n -~]")
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
     """Print a value as JSON, on one line if `indent` is None."""
-    click.echo(json.dumps(value, default=_json_value, indent=indent, ensure_ascii=False))
+    text = json.dumps(value, default=_json_value, indent=indent, ensure_ascii=False)
+    print_text(_NOT_PLAIN.sub(_escape, text))
+
+
+def _escape(match: re.Match[str]) -> str:
+    """Return an unprintable character as JSON's escape, which programs read as the same character."""
+    return match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1]
 
 
 def _json_value(value: Any) -> Any:
@@ -36,18 +47,24 @@ def _json_value(value: Any) -> Any:
             raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
+class PrintableTable(Table):
+    """A table of text, in which unprintable characters are replaced."""
+
+    def add_row(self, *cells: object, style: str | None = None, end_section: bool = False) -> None:  # type: ignore[override]  # cells are text only
+        super().add_row(*map(printable, cells), style=style, end_section=end_section)
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
     """Print rows as a table on a terminal, as tab-separated lines in a pipe. Without rows, print `empty` on stderr."""
     if not rows:
-        click.echo(empty, err=True)
+        say(empty, err=True)
         return
     cells = [[format_value(value) for value in row] for row in rows]
     if not sys.stdout.isatty():
-        click.echo("\t".join(columns))
-        for row in cells:
-            click.echo("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))
+        for row in ([*columns], *cells):
+            print_text("\t".join(row))
         return
-    table = Table(*columns, box=None, pad_edge=False)
+    table = PrintableTable(*columns, box=None, pad_edge=False)
     for row in cells:
         table.add_row(*row)
     Console(markup=False).print(table)
@@ -57,11 +74,11 @@ def print_fields(fields: Mapping[str, object], *, width: int) -> None:
     """Print one `name value` line per field that is not None. Pad each name to `width` characters."""
     for name, value in fields.items():
         if value is not None:
-            click.echo(f"{name:<{width}} {format_value(value)}")
+            say(f"{name:<{width}} {format_value(value)}")
 
 
 def format_value(value: object) -> str:
-    """Return a value as text for people. Times are in the local time zone."""
+    """Return a value as printable text for people. Times are in the local time zone."""
     match value:
         case None:
             return "-"
@@ -70,4 +87,4 @@ def format_value(value: object) -> str:
         case timedelta():
             return format_duration(value.total_seconds())
         case _:
-            return str(value)
+            return printable(value)

@@ -9,6 +9,7 @@ from attrs import fields
 
 from reactor.cli.context import database_url, load_settings
 from reactor.cli.output import as_json, format_value, print_json
+from reactor.cli.terminal import say
 from reactor.postgres.admin import inspecting
 from reactor.postgres.results import Usage
 
@@ -61,11 +62,11 @@ def recalculate(users: Sequence[UUID], *, all_users: bool, as_json: bool) -> Non
         print_json(answer)
     elif not all_users:
         for each in answer:
-            click.echo(f"{each['user_id']} {'was wrong and is corrected' if each['changed'] else 'was correct'}")
+            say(f"{each['user_id']} {'was wrong and is corrected' if each['changed'] else 'was correct'}")
     elif changed := answer["changed"]:
-        click.echo(f"the usage of {changed} users was wrong and is corrected")
+        say(f"the usage of {changed} users was wrong and is corrected")
     else:
-        click.echo("the usage of every user was correct")
+        say("the usage of every user was correct")
 
 
 def _print_usage(usage: Mapping[str, Any], *, as_json: bool) -> None:
@@ -74,4 +75,4 @@ def _print_usage(usage: Mapping[str, Any], *, as_json: bool) -> None:
         return
     for name in (attribute.name for attribute in fields(Usage)):
         is_unlimited = usage[name] is None and name != "last_calculated"
-        click.echo(f"{name:<25} {'unlimited' if is_unlimited else format_value(usage[name])}")
+        say(f"{name:<25} {'unlimited' if is_unlimited else format_value(usage[name])}")

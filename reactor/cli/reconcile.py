@@ -13,6 +13,7 @@ from reactor.app import Reactor
 from reactor.cli.context import database_url, load_settings
 from reactor.cli.output import as_json, print_json
 from reactor.cli.process import exit_if_threads_hang, run_with_signals, tune_garbage_collector
+from reactor.cli.terminal import say
 from reactor.core.events import AttemptsSettled, Event, Rescued, RowsRefused, RunExpired, UsageRepaired
 from reactor.core.settings import Settings
 from reactor.postgres.admin import inspecting
@@ -41,7 +42,7 @@ def reconcile(*, dry_run: bool, as_json: bool) -> None:
     skipped = anyio.run(_drain, settings, counts)
     _print_counts(counts, as_json=as_json)
     for line in skipped:
-        click.echo(f"reactor: {line}", err=True)
+        say(f"reactor: {line}", err=True)
     if skipped or counts["refused"]:
         raise SystemExit(1)
     exit_if_threads_hang()
@@ -73,4 +74,4 @@ def _print_counts(counts: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(counts)
     else:
-        click.echo(", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items()))
+        say(", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items()))

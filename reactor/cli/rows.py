@@ -9,6 +9,7 @@ import click
 
 from reactor.cli.context import database_url, load_settings
 from reactor.cli.output import as_json, print_json, print_table
+from reactor.cli.terminal import say
 from reactor.core.model import WHY_UNCHANGED
 from reactor.postgres.admin import Inspector, Row, inspecting
 
@@ -57,9 +58,9 @@ def change_rows(
     with inspecting(database_url(load_settings())) as inspector:
         changed = change(inspector, ids)
     for row_id in changed:
-        click.echo(f"{row_id} {done}")
+        say(f"{row_id} {done}")
     unchanged = [row_id for row_id in ids if row_id not in set(changed)]
     for row_id in unchanged:
-        click.echo(f"reactor: {row_id} {reasons.get(row_id, WHY_UNCHANGED[action])}", err=True)
+        say(f"reactor: {row_id} {reasons.get(row_id, WHY_UNCHANGED[action])}", err=True)
     if unchanged:
         raise SystemExit(1)

@@ -15,6 +15,7 @@ from reactor.cli.context import embedded_dir, load_settings
 from reactor.cli.process import exit_if_threads_hang, run_with_signals, tune_garbage_collector
 from reactor.core.errors import ConfigInvalid
 from reactor.core.settings import Settings
+from reactor.embedded.private import PRIVATE_UMASK, make_private
 from reactor.embedded.server import EmbeddedPostgres
 from reactor.postgres.migrate import migrate
 
@@ -44,8 +45,10 @@ def _database(settings: Settings) -> Iterator[Settings]:
         yield settings
         return
     data_dir = settings.data_dir.absolute()
+    os.umask(PRIVATE_UMASK)
     try:
-        for folder in (data_dir, *settings.spools.values()):
+        make_private(data_dir)
+        for folder in settings.spools.values():
             folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigInvalid(

@@ -5,13 +5,14 @@ from typing import Any
 
 from rich.table import Table
 
+from reactor.cli.output import PrintableTable
 from reactor.core.durations import format_duration
 from reactor.core.health import duration_text
 
 
 def status_table(status: Mapping[str, Any]) -> Table:
     """Return the result of reactor.status() as a table."""
-    table = Table.grid(padding=(0, 2))
+    table = PrintableTable.grid(padding=(0, 2))
     uploads, runs = status["uploads"], status["runs"]
     age_s = float(uploads["oldest_due_age_s"])
     table.add_row("uploads waiting", str(uploads["failed"]))
@@ -47,17 +48,12 @@ def add_common_rows(table: Table, status: Mapping[str, Any]) -> None:
     table.add_row("refused by quota", f"{sum(int(each['last_hour']) for each in rejections)} in the last hour")
     for each in rejections:
         if each["last_hour"]:
-            table.add_row(f"  {each['quota']}, plan {printable(each['plan'])}", str(each["last_hour"]))
+            table.add_row(f"  {each['quota']}, plan {each['plan']}", str(each["last_hour"]))
     table.add_row("reactors", str(len(reactors)) if reactors else "none is running")
     for each in reactors:
         text = f"{each['mode']}, seen {duration_text(each['seen_s_ago'])} ago, version {each['version']}"
         text += "".join(
             f", {words} {each[key]}" for key, words in (("port", "port"), ("pid", "process")) if each.get(key)
         )
-        table.add_row(f"  {printable(each['host'])}", printable(text))
+        table.add_row(f"  {each['host']}", text)
     table.add_row("notification queue", f"{float(status['notification_queue_usage']):.2%} full")
-
-
-def printable(text: str) -> str:
-    """Return text with unprintable characters replaced, because a terminal would execute control sequences."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

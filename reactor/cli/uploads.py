@@ -8,6 +8,7 @@ import click
 from reactor.cli.context import database_url, load_settings
 from reactor.cli.output import as_json, print_fields, print_json
 from reactor.cli.rows import change_rows, ids_argument, list_command
+from reactor.cli.terminal import say
 from reactor.core.error_codes import CATALOGUE
 from reactor.core.errors import ReactorError
 from reactor.postgres.admin import Inspector, inspecting
@@ -47,7 +48,7 @@ def show_(upload_id: UUID, *, as_json: bool) -> None:
         return
     print_fields({name: value for name, value in row.items() if name not in _HIDDEN_FIELDS}, width=17)
     for error in row["errors"]:
-        click.echo(f"attempt {error.get('attempt')} at {error.get('at')}: {error.get('code')}: {error.get('message')}")
+        say(f"attempt {error.get('attempt')} at {error.get('at')}: {error.get('code')}: {error.get('message')}")
 
 
 @uploads.command("retry")
@@ -95,9 +96,9 @@ def purge(ids: Sequence[UUID]) -> None:
         for row in rows:
             try:
                 if not spool.discard(row["spool"], row["temp_file_path"] or ""):
-                    click.echo(f"reactor: {row['id']}: its spooled file was already deleted", err=True)
+                    say(f"reactor: {row['id']}: its spooled file was already deleted", err=True)
             except ReactorError as error:
-                click.echo(f"reactor: {row['id']}: its spooled file stays: {error}", err=True)
+                say(f"reactor: {row['id']}: its spooled file stays: {error}", err=True)
         return [row["id"] for row in rows]
 
     change_rows(ids, "purge", delete, done="purged")

@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
-import click
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from reactor.cli.output import print_json
+from reactor.cli.terminal import print_text, say
 from reactor.core.durations import format_duration
 from reactor.core.errors import ReactorError
+from reactor.core.printable import printable
 from reactor.postgres.admin import Inspector, inspecting
 
 _INTERVAL_S = 2.0
@@ -77,7 +78,7 @@ def _redraw(out: Console, first: Status, readings: Iterator[Reading], draw: Draw
                 outage_from = outage_from or time.monotonic()
                 duration = format_duration(round(time.monotonic() - outage_from))
                 message = f"the database has not answered for {duration}: {reading}; trying again"
-                live.update(Group(latest, Text(message, style="red")), refresh=True)
+                live.update(Group(latest, Text(printable(message), style="red")), refresh=True)
             else:
                 latest, outage_from = draw(reading), None
                 live.update(latest, refresh=True)
@@ -89,15 +90,15 @@ def _append(out: Console, readings: Iterator[Reading], draw: Draw | None) -> Non
     for reading in readings:
         if isinstance(reading, ReactorError):
             if not is_outage:
-                click.echo(f"reactor: {reading.code}: {reading}; trying again", err=True)
+                say(f"reactor: {reading.code}: {reading}; trying again", err=True)
             is_outage = True
             continue
         if is_outage:
-            click.echo("reactor: the database answers again", err=True)
+            say("reactor: the database answers again", err=True)
         is_outage = False
         if draw is None:
             print_json(reading, indent=None)
             continue
         with out.capture() as drawn:  # click.echo raises BrokenPipeError when the pipe is closed; rich would exit 1
             out.print(draw(reading))
-        click.echo(drawn.get())
+        print_text(drawn.get())

@@ -9,6 +9,10 @@ import math
 import re
 from uuid import UUID
 
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+
+from reactor.core.connection_string import RULE, misreads_password
 from reactor.core.errors import InvalidArgument
 
 _LONGEST_S = 30 * 86_400
@@ -21,6 +25,18 @@ def as_id(name: str, value: object) -> UUID:
         return value if isinstance(value, UUID) else UUID(str(value))
     except ValueError:
         raise _invalid(name, "must be a UUID") from None
+
+
+def as_connection_string(name: str, value: object) -> str:
+    """Return a connection string that libpq reads as it was meant; see reactor/core/connection_string.py."""
+    try:
+        is_misread = misreads_password(str(value), conninfo_to_dict(str(value)))
+    except ProgrammingError:
+        # `from None`, because libpq's message quotes the part that it can't parse, which may be the password
+        raise _invalid(name, "must be a postgresql:// URL, or key=value pairs as libpq reads them") from None
+    if is_misread:
+        raise _invalid(name, f"must be {RULE}")
+    return str(value)
 
 
 def as_text(name: str, value: object) -> str | None:

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from opentelemetry.propagate import inject
 
-from reactor.client.arguments import as_id, as_integer, as_json_text, as_seconds, as_text
+from reactor.client.arguments import as_connection_string, as_id, as_integer, as_json_text, as_seconds, as_text
 from reactor.client.interpretation import Interpretation, interpreting
 from reactor.postgres import statements
 from reactor.postgres.connection import ConnectionPool
@@ -40,7 +40,7 @@ class ReactorClient:
         `dsn` is a libpq URL or key=value string. `connections` is the pool's maximum size, at least 1.
         Raises InvalidArgument.
         """
-        self._dsn = dsn
+        self._dsn = as_connection_string("dsn", dsn)
         self._connections = as_integer("connections", connections, at_least=1)
         self._opening = asyncio.Lock()
         self._pool: ConnectionPool | None = None

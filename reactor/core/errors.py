@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from reactor.core.error_codes import CATALOGUE, ErrorCode
+from reactor.core.printable import printable
 from reactor.core.refusal import Guard, Refusal, Scope
 
 
@@ -73,8 +74,7 @@ class ConfigInvalid(Rejected, code="CONFIG_INVALID"):
     """One or more settings are wrong. `problems` has a line for each wrong setting: its name and the fix."""
 
     def __init__(self, *problems: str) -> None:
-        # the name or value of a setting may contain escape sequences, which must not reach a terminal
-        self.problems = tuple("".join(c if c.isprintable() else " " for c in problem) for problem in problems)
+        self.problems = tuple(printable(problem, replacement=" ") for problem in problems)
         super().__init__("; ".join(self.problems))
 
 
@@ -221,7 +221,7 @@ class StorageRefused(Refused, code="STORAGE_REFUSED"):
 class SpoolUnavailable(Unavailable, code="SPOOL_UNAVAILABLE"):
     """The spool can't be reached: its directory is missing, unmounted or fails. `reason` is the system's error name.
 
-    Its scope is PASSING when the reactor, and not the spool, lacks something, such as free file descriptors.
+    Its scope is PASSING when the reactor, and not the spool, lacks something, such as memory.
     """
 
     def __init__(self, message: str | None = None, *, reason: str = "", scope: Scope = Scope.SHARED) -> None:

@@ -5,7 +5,7 @@ says REACTOR_LEASE and not lease_s.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +15,10 @@ from attrs import field, fields_dict, frozen
 
 from reactor.core.errors import ConfigInvalid
 
+MIN_TOKEN_CHARS: Final = 16
+"""A token can be guessed at any speed, because the right one is always accepted; so it must be long."""
+
+_HOST: Final = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?")
 _YEAR_S: Final = 365 * 86_400.0
 _LOG_LEVELS: Final = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
 
@@ -46,7 +50,11 @@ def _are_spools(spools: Mapping[str, Path]) -> bool:
 
 
 def _is_token(token: str) -> bool:
-    return bool(token) and token.isascii() and token.isprintable() and " " not in token
+    return len(token) >= MIN_TOKEN_CHARS and token.isascii() and token.isprintable() and " " not in token
+
+
+def _are_hosts(hosts: Sequence[str]) -> bool:
+    return all(_HOST.fullmatch(host) or _is_address(host) for host in hosts)
 
 
 def _read_only(spools: Mapping[str, Path]) -> Mapping[str, Path]:
@@ -142,9 +150,19 @@ class Settings:
     """REACTOR_HTTP_PORT, default 8321. The HTTP server's port; 0 means any free port."""
 
     http_token: str | None = field(
-        default=None, repr=False, metadata=_must_be("printable ASCII without spaces", _is_token)
+        default=None,
+        repr=False,
+        metadata=_must_be(
+            f"at least {MIN_TOKEN_CHARS} printable ASCII characters without spaces (openssl rand -hex 24)", _is_token
+        ),
     )
     """REACTOR_HTTP_TOKEN, default None: the HTTP server refuses all changes. The token that authorises changes."""
+
+    http_hosts: Sequence[str] = field(
+        default=(), converter=tuple, metadata=_must_be("host names in lower case, without ports or *", _are_hosts)
+    )
+    """REACTOR_HTTP_HOSTS, default none. The host names under which the HTTP server answers, besides loopback names. If
+    there are any, http_token is required."""
 
     log_level: UpperCase = field(
         default="INFO", metadata=_must_be(f"one of {', '.join(_LOG_LEVELS)}", _LOG_LEVELS.__contains__)
@@ -162,6 +180,11 @@ class Settings:
 
     data_dir: Path = field(default=Path("reactor-data"))
     """REACTOR_DATA_DIR, default reactor-data. The folder of the embedded server, and of the default store and spool."""
+
+    @property
+    def is_private(self) -> bool:
+        """Whether only this machine can reach the HTTP server, so that reading needs no token."""
+        return is_loopback(self.http_host) and not self.http_hosts
 
     def __attrs_post_init__(self) -> None:
         if found := problems({name: getattr(self, name) for name in fields_dict(Settings)}):
@@ -186,11 +209,13 @@ def problems(
 
     if sound.get("retry_max_s", _YEAR_S) < sound.get("retry_base_s", 0):
         found.append(f"{named('retry_max_s')} must be at least {named('retry_base_s')}")
-    open_to_all = "http_host" in sound and not is_loopback(sound["http_host"])
-    if open_to_all and values.get("http_token", "unknown") is None:
-        found.append(
-            f"{named('http_host')} opens the HTTP server to other machines: set {named('http_token')}, or use 127.0.0.1"
-        )
+    if values.get("http_token", "unknown") is None:
+        if not is_loopback(sound.get("http_host", "localhost")):
+            opens = f"{named('http_host')} opens the HTTP server to other machines"
+            found.append(f"{opens}: set {named('http_token')}, or use 127.0.0.1")
+        if sound.get("http_hosts"):
+            opens = f"{named('http_hosts')} opens the HTTP server to other machines"
+            found.append(f"{opens}: set {named('http_token')}, or remove {named('http_hosts')}")
     if values.get("database_url", "unknown") is None and values.get("listen_url") is not None:
         found.append(f"{named('listen_url')} needs {named('database_url')}: set it too, or neither")
     return found
@@ -198,7 +223,25 @@ def problems(
 
 def is_loopback(host: str) -> bool:
     """Return whether only this machine can reach a host name or address."""
+    return ip_address(host.strip("[]")).is_loopback if _is_address(host) else host == "localhost"
+
+
+def answers_host(host: str, *, http_host: str, http_hosts: Sequence[str]) -> bool:
+    """Return whether the HTTP server answers requests with this Host header.
+
+    DNS rebinding needs a host name. So names must be those of this machine or listed, but an address that isn't
+    loopback needs no name.
+    """
+    name, _, port = host.lower().rpartition(":")
+    name = (name if port.isdigit() else host.lower()).rstrip(".")
+    if is_loopback(name) or name.endswith(".localhost"):  # RFC 6761 reserves .localhost for loopback addresses
+        return True
+    return name.strip("[]") in http_hosts or (not is_loopback(http_host) and (_is_address(name) or name == http_host))
+
+
+def _is_address(host: str) -> bool:
     try:
-        return ip_address(host.strip("[]")).is_loopback
+        ip_address(host.strip("[]"))
     except ValueError:
-        return host == "localhost"
+        return False
+    return True

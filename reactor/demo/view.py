@@ -13,6 +13,7 @@ from rich.table import Table
 
 from reactor.core import events
 from reactor.core.model import Verdict
+from reactor.core.printable import printable
 
 _LINES_SHOWN = 12
 
@@ -43,7 +44,8 @@ class DemoView:
             self._live.stop()
 
     def print_line(self, line: str) -> None:
-        """Show a line: in the live table on a terminal, else on stdout."""
+        """Show a line, with unprintable characters replaced: in the live table on a terminal, else on stdout."""
+        line = printable(line)
         if self._live is not None:
             self._lines.append(line)
         else:

@@ -121,7 +121,9 @@ def _readable_copy(bin_dir: Path) -> Path:
     copy = kept / _WHEEL / install.name / "bin"
     if copy.is_dir():
         return copy
-    CACHE_DIR.mkdir(parents=True, exist_ok=True, mode=0o755)
+    if not CACHE_DIR.exists():
+        CACHE_DIR.mkdir(parents=True)
+        CACHE_DIR.chmod(0o755)  # the account must enter it, whatever the umask
     with tempfile.TemporaryDirectory(dir=CACHE_DIR) as temporary:
         unfinished = Path(temporary) / "copy"
         shutil.copytree(install, unfinished / _WHEEL / install.name, symlinks=True, ignore=_NOT_NEEDED)

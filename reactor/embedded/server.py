@@ -6,8 +6,8 @@ Promises:
   password, which is in a file of mode 0600.
 * The server ends with this process. On Linux, the kernel shuts the server down, however this process ends. On other
   systems, only `stop` shuts it down.
-* Other folders keep their owners and permissions. PostgreSQL refuses to run as root, so under root the owner of the
-  data folder runs the server, or `nobody` for a new folder.
+* Missing folders are created with mode 0700. Other folders keep their owners and permissions. PostgreSQL refuses to run
+  as root, so under root the owner of the data folder runs the server, or `nobody` for a new folder.
 * A data folder has at most one server. A second start raises DatabaseUnavailable, also in another process.
 
 The files `postgres.lock`, `postgres.log` and `postgres.password` are next to the data folder `postgres`.
@@ -27,6 +27,7 @@ from typing import Self
 
 from reactor.core.errors import ConfigInvalid, DatabaseUnavailable
 from reactor.embedded.binaries import Account, account_for, choose_binaries
+from reactor.embedded.private import make_private
 from reactor.embedded.supervisor import Supervisor, beside, is_held
 
 SUPERUSER = "reactor"
@@ -123,7 +124,7 @@ class EmbeddedPostgres:
             supervisor.close()
 
     def _bring_up(self) -> None:
-        self.data_dir.parent.mkdir(parents=True, exist_ok=True)
+        make_private(self.data_dir.parent)
         account = account_for(self.data_dir)
         if account and (closed := account.first_closed(self.data_dir.parent)):
             raise ConfigInvalid(

@@ -1,5 +1,6 @@
 """Decides the outcome of a failed attempt: RETRY, DEAD, or DEFERRED when the attempt must not be counted."""
 
+import errno
 import random
 from collections.abc import Iterable, Sequence
 
@@ -10,7 +11,8 @@ from reactor.core.breakers import SHARED_CODE, Breakers, OpenBreaker, Subject
 from reactor.core.errors import ReactorError, StorageUnavailable
 from reactor.core.events import BreakerMoved, Emit
 from reactor.core.model import Due, Outcome, Signal, Verdict
-from reactor.core.refusal import Guard, Place, Scope
+from reactor.core.printable import printable
+from reactor.core.refusal import Guard, Place, Refusal, Scope
 from reactor.postgres.upload_answers import NOTHING_HELD, Held, Upload
 from reactor.runtime.clock import Clock
 
@@ -18,6 +20,9 @@ _MESSAGE_CHARS = 500
 
 _PROBE_WAIT_S = 0.25
 """Minimum delay of an upload that an open breaker defers. While a probe is in flight, it is the whole delay."""
+
+
+_NO_DESCRIPTOR = {errno.EMFILE, errno.ENFILE}
 
 
 def subject_of(tenant: int, upload: Upload) -> Subject:
@@ -38,12 +43,13 @@ class UploadFailures:
 
     def outcome(self, tenant: int, upload: Upload, error: BaseException) -> Outcome:
         """Return the outcome of an attempt that failed with `error`."""
+        error = _without_descriptor(error) or error
         if not isinstance(error, ReactorError):
             # a bug of the reactor must not stop other uploads: only this attempt fails, and the bug is logged
             logger.bind(**upload.trail().fields).opt(exception=error).error("attempt {} broke", upload.attempt)
             error = StorageUnavailable("the reactor broke on this upload; its log says how")
         # the message may contain a store's text: remove NUL, which PostgreSQL rejects, and escape sequences
-        message = "".join(char if char.isprintable() else " " for char in str(error)[:_MESSAGE_CHARS])
+        message = printable(str(error)[:_MESSAGE_CHARS], replacement=" ")
         subject, refusal = subject_of(tenant, upload), error.refusal
         is_free = self._breakers.failed(self._clock.now(), subject, refusal, code=error.code, message=message)
         self.report_breakers()
@@ -112,3 +118,22 @@ class UploadFailures:
     def _pause_s(self, subject: Subject) -> float:
         """Return the seconds until the next probe may start, at least _PROBE_WAIT_S."""
         return max(_PROBE_WAIT_S, self._breakers.pause_s(self._clock.now(), subject))
+
+
+def _without_descriptor(error: BaseException) -> ReactorError | None:
+    """Return the error of an attempt that lacked a file descriptor, wherever it did; None for any other error.
+
+    The limit is the reactor's or the host's, so the refusal is shared: it counts against no upload.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, OSError) and cause.errno in _NO_DESCRIPTOR):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return None
+    lacking = StorageUnavailable(f"the reactor has no free file descriptor: {cause.strerror}")
+    lacking.refusal = Refusal(
+        scope=Scope.SHARED,
+        reason=errno.errorcode[cause.errno or 0],
+        check="the limit of open files (LimitNOFILE, ulimit -n)",
+    )
+    return lacking

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from reactor.core.settings import Settings, is_loopback
+from reactor.core.settings import Settings
 from reactor.postgres.connection import QueryRunner
 from reactor.runtime.clock import Clock
 from reactor.storage.spool import Spool
@@ -49,7 +49,7 @@ class WebApp:
             Listings(summary_connection),
             Details(summary_connection, settings),
             Actions(database=database, spool=Spool(settings.spools), request_reconcile=request_reconcile),
-            Sessions(settings.http_token, is_private=is_loopback(settings.http_host), port=port),
+            Sessions(settings.http_token, is_private=settings.is_private, port=port),
         )
         self.run = self.live.run
         self.close = self.live.close

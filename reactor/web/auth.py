@@ -3,7 +3,7 @@
 A browser presents the token once and gets a cookie that names a session in this process's memory. The cookie is random,
 is sent only to this site, and no script can read it. A session ends with the process, after 12 hours, or at log-out. A
 program sends the token with each request, as `Authorization: Bearer`. The limit on wrong tokens is per address, for
-log-ins and programs together.
+log-ins and programs together. It never refuses the right token, because a proxy's address is that of many people.
 """
 
 import hmac
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from attrs import define, frozen
+from loguru import logger
 from starlette.requests import Request
 
 from reactor.web.http_errors import HttpError, bad_request, forbidden, unauthorised
@@ -100,18 +101,21 @@ class Sessions:
     # log in
 
     def check_token(self, token: str, address: str) -> None:
-        """Raise HttpError if the token is wrong, or if the address sent 5 wrong tokens within the last minute."""
+        """Raise HttpError if the token is wrong: 429 after 5 wrong tokens of the address within a minute, else 401."""
+        if self._token is not None and hmac.compare_digest(token.encode(errors="replace"), self._token.encode()):
+            self._failures.pop(address, None)
+            return
         now = self._now()
         failures = self._failures.setdefault(address, deque(maxlen=MAX_FAILURES))
         if len(failures) == MAX_FAILURES and (wait_s := failures[0] + FAILURE_WINDOW_S - now) > 0:
             message = f"too many wrong tokens from {address}: wait {wait_s:.0f} s"
             raise HttpError(429, "NOT_ALLOWED", message, headers={"Retry-After": f"{wait_s:.0f}"})
-        if self._token is None or not hmac.compare_digest(token.encode(), self._token.encode()):
-            failures.append(now)
-            if len(self._failures) > _MAX_ADDRESSES:
-                del self._failures[next(iter(self._failures))]
-            raise unauthorised("the token is wrong: use the value of REACTOR_HTTP_TOKEN")
-        self._failures.pop(address, None)
+        failures.append(now)
+        if len(failures) == MAX_FAILURES:
+            logger.warning("{} wrong tokens within a minute from {}", MAX_FAILURES, address)
+        if len(self._failures) > _MAX_ADDRESSES:
+            del self._failures[next(iter(self._failures))]
+        raise unauthorised("the token is wrong: use the value of REACTOR_HTTP_TOKEN")
 
     def start(self, actor: str) -> str:
         """Start a session and return its cookie's value."""
@@ -138,7 +142,7 @@ def require_same_site(request: Request) -> None:
 
 def require_csrf(session: Session, csrf: str) -> None:
     """Raise HttpError if `csrf`, the value from the form, is not the session's value."""
-    if not hmac.compare_digest(csrf.encode(), session.csrf.encode()):
+    if not hmac.compare_digest(csrf.encode(errors="replace"), session.csrf.encode()):
         raise forbidden("this form belongs to another log-in: reload the page")
 
 
@@ -148,6 +152,15 @@ def parse_actor(name: str) -> str:
     if not 1 <= len(name) <= _NAME_CHARS or not name.isprintable():
         raise bad_request(f"give your name for the audit log, in 1 to {_NAME_CHARS} printable characters")
     return name
+
+
+def is_encrypted(request: Request) -> bool:
+    """Return whether the browser uses TLS, to this server or to a proxy that says so.
+
+    Anyone can send the proxy's header, but it only makes the sender's own cookie stricter.
+    """
+    forwarded = request.headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
+    return "https" in (request.url.scheme, forwarded)
 
 
 def remote_address(request: Request) -> str:

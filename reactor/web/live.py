@@ -9,7 +9,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -94,7 +94,8 @@ class LiveView:
 
     async def run(self) -> None:
         """Update open pages. Never returns."""
-        await to_thread.run_sync(rendering.warm)
+        with suppress(OSError):  # without a free file descriptor: templates are compiled when they are needed
+            await to_thread.run_sync(rendering.warm)
         while True:
             next_read = round((self._read_at + REFRESH_S) * TICKS_PER_S) if self.open_pages else None
             with nullcontext() if next_read is None else self._clock.alarm(next_read):
@@ -203,21 +204,25 @@ class LiveView:
         if changed:
             self._version += 1
             self._delta = _message(changed)
-            self._wake_streams()
+            self.wake_streams()
 
     # send
 
     def close(self) -> None:
         """End all streams."""
         self._is_closed = True
-        self._wake_streams()
+        self.wake_streams()
 
-    def _wake_streams(self) -> None:
+    def wake_streams(self) -> None:
+        """Let each stream check now whether it has ended, or has something to send."""
         self._published.set()
         self._published = asyncio.Event()
 
-    async def stream(self) -> AsyncIterator[bytes]:
-        """Yield server-sent events until the page disconnects or `close` is called. A slow page skips versions."""
+    async def stream(self, lasts: Callable[[], bool]) -> AsyncIterator[bytes]:
+        """Yield server-sent events until the page disconnects, `close` is called, or `lasts` returns False.
+
+        A slow page skips versions.
+        """
         self.open_pages += 1
         try:
             yield b"retry: 2000\n\n"
@@ -225,16 +230,16 @@ class LiveView:
             self._publish()
             self._recent.changed.set()
             sent_version = -1
-            while not self._is_closed:
+            while not self._is_closed and lasts():
                 if sent_version == self._version:
                     with self._clock.alarm(self._clock.tick() + round(_KEEPALIVE_S * TICKS_PER_S)):
                         await self._published.wait()
-                if sent_version == self._version:
-                    yield b"event: keepalive\ndata: 0\n\n"
-                else:
-                    message = self._delta if sent_version == self._version - 1 else _message(self._fragments)
-                    sent_version = self._version
-                    yield message
+                    if sent_version == self._version:
+                        yield b"event: keepalive\ndata: 0\n\n"
+                    continue  # the log-in may have ended meanwhile
+                message = self._delta if sent_version == self._version - 1 else _message(self._fragments)
+                sent_version = self._version
+                yield message
         finally:
             self.open_pages -= 1
 

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from reactor.core.health import TIME_LEFT_LABELS, count_text, duration_text, reactor_name
+from reactor.core.printable import printable
 
 _NOTHING: Final = "\N{EN DASH}"
 _MAX_CHARS: Final = 400
@@ -35,7 +36,7 @@ def safe_value(value: object) -> object:
         return utc_time(value)
     text = str(value)
     short = text if len(text) <= _MAX_CHARS else text[: _MAX_CHARS - 1] + "…"
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in short)
+    return printable(short)
 
 
 def utc_time(value: datetime | str | None) -> str:

@@ -133,11 +133,13 @@ class Routes:
         await self._live.refresh()
         return self._html(request, "page.html", panels=rendering.panels(self._live.values()))
 
-    async def _get_stream(self, _: Request) -> Response:
+    async def _get_stream(self, request: Request) -> Response:
         if self._live.open_pages >= MAX_STREAMS:
             raise HttpError(503, "NOT_ALLOWED", "too many pages are open: close one", headers={"Retry-After": "10"})
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(self._live.stream(), media_type="text/event-stream", headers=headers)
+        session = self._sessions.find(request)
+        lasts = lambda: session is None or self._sessions.find(request) is session  # noqa: E731 - one condition
+        return StreamingResponse(self._live.stream(lasts), media_type="text/event-stream", headers=headers)
 
     async def _get_facts(self, _: Request) -> Response:
         await self._live.refresh()
@@ -194,15 +196,17 @@ class Routes:
             max_age=int(auth.SESSION_LIFETIME_S),
             httponly=True,
             samesite="strict",
-            secure=request.url.scheme == "https",
+            secure=auth.is_encrypted(request),
         )
         return answer
 
     async def _log_out(self, request: Request) -> Response:
         await self._authorise(request)
         self._sessions.end(request)
+        self._live.wake_streams()
         answer = RedirectResponse("/", 303)
-        answer.delete_cookie(self._sessions.cookie_name, httponly=True, samesite="strict")
+        secure = auth.is_encrypted(request)
+        answer.delete_cookie(self._sessions.cookie_name, httponly=True, samesite="strict", secure=secure)
         return answer
 
     # act

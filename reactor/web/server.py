@@ -1,22 +1,17 @@
 """The reactor's web server: probes, metrics, status, and the operator page.
 
-Another site's page can make a browser on this machine send requests to this server and, by DNS rebinding, read the
-responses. On a loopback address the server therefore accepts only requests whose Host header names this machine.
-Requests for probes and metrics may have any Host header: port-forwards, sidecars and service discovery use many names,
-and the responses contain no user's data. On other addresses the host names are not fixed. There, core/settings.py
-requires a token, and requests for all other data need the token.
+Another site's page can make a browser send requests to this server and, by DNS rebinding, read the responses. The
+server therefore answers only requests whose Host header names this machine or a name of REACTOR_HTTP_HOSTS; on an
+address that isn't loopback, also an address. Requests for probes and metrics may have any Host header: port-forwards,
+sidecars and service discovery use many names, and the responses contain no user's data. If other machines can reach
+the server, core/settings.py requires a token, and requests for all other data need the token.
 """
 
-import asyncio
 import socket
-from asyncio import TimerHandle, Transport
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
-import h11
-import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -25,15 +20,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from reactor.core.errors import ConfigInvalid
-from reactor.core.settings import is_loopback
+from reactor.web.connections import ConnectionServer
 from reactor.web.http_errors import error_json
 
 _ANY_HOST_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-_REQUEST_HEAD_TIMEOUT_S = 10.0
-_WRONG_HOST: Final = error_json(403, "NOT_ALLOWED", "only this machine may ask: send Host: localhost")
+_WRONG_HOST: Final = error_json(403, "NOT_ALLOWED", "this host name isn't answered: add it to REACTOR_HTTP_HOSTS")
 
 _SECURITY_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -48,82 +41,15 @@ _SECURITY_HEADERS: Final = {
 ErrorHandler = Callable[[Request, Any], Awaitable[Response]]
 
 
-class _HeadTimeoutProtocol(H11Protocol):
-    """A connection that closes if no complete request head arrives in 10 s. uvicorn has no such timeout."""
-
-    _timeout: TimerHandle | None = None
-
-    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # uvicorn's own signature
-        super().connection_made(transport)
-        self._update_timeout()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._update_timeout()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._cancel_timeout()
-        super().connection_lost(exc)
-
-    def _update_timeout(self) -> None:
-        # their_state is IDLE until the head is complete. uvicorn's keep-alive timeout starts after the first response
-        if self.conn.their_state is not h11.IDLE:
-            self._cancel_timeout()
-        elif self._timeout is None:
-            self._timeout = self.loop.call_later(_REQUEST_HEAD_TIMEOUT_S, self.transport.close)
-
-    def _cancel_timeout(self) -> None:
-        if self._timeout is not None:
-            self._timeout.cancel()
-            self._timeout = None
-
-
-class _UvicornServer(uvicorn.Server):
-    """Leaves signal handlers to the command. If cancelled, closes the socket and its connections immediately."""
-
-    def __init__(self, app: ASGIApp, listening: socket.socket) -> None:
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            headers=list(_SECURITY_HEADERS.items()),
-            server_header=False,
-            proxy_headers=False,  # the audit log records the peer's address, not what a header claims
-            http=_HeadTimeoutProtocol,
-            lifespan="off",
-            timeout_graceful_shutdown=1,
-        )
-        super().__init__(config)
-        self._listening = listening
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Close the sockets after a cancellation. uvicorn runs the server inside this context manager."""
-        try:
-            yield
-        finally:
-            if self._listening.fileno() >= 0:  # cancelled: uvicorn did not close the socket and its connections
-                asyncio.get_running_loop().remove_reader(self._listening)
-                self._listening.close()
-                for connection in list(self.server_state.connections):
-                    connection.shutdown()
-
-
-def _for_this_machine(app: ASGIApp) -> ASGIApp:
-    """Return an app that refuses requests whose Host header does not name this machine."""
+def _for_hosts(app: ASGIApp, is_answered: Callable[[str], bool]) -> ASGIApp:
+    """Return an app that refuses requests whose Host header `is_answered` refuses."""
 
     # Starlette's TrustedHostMiddleware can express neither "every loopback address" nor exceptions by path
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        allowed = scope["path"] in _ANY_HOST_PATHS or _names_this_machine(Headers(scope=scope).get("host", "localhost"))
+        allowed = scope["path"] in _ANY_HOST_PATHS or is_answered(Headers(scope=scope).get("host", "localhost"))
         await (app if allowed else _WRONG_HOST)(scope, receive, send)
 
     return answer
-
-
-def _names_this_machine(host: str) -> bool:
-    name, _, port = host.rpartition(":")
-    name = (name if port.isdigit() else host).lower().rstrip(".")
-    return is_loopback(name) or name.endswith(".localhost")  # RFC 6761 reserves .localhost for loopback addresses
 
 
 class WebServer:
@@ -133,7 +59,7 @@ class WebServer:
         self,
         listening: socket.socket,
         *,
-        is_private: bool,
+        is_answered: Callable[[str], bool],
         not_ready: Callable[[], list[str]],
         metrics: Callable[[], Awaitable[bytes]],
         status: Callable[[], Awaitable[dict[str, Any]]],
@@ -143,9 +69,8 @@ class WebServer:
     ) -> None:
         """`listening` comes from `bind`. `guard` raises HttpError to refuse a request.
 
-        `is_private` means that the address of `listening` is loopback.
+        `is_answered` returns whether to answer requests with this Host header.
         """
-        self._listening = listening
         self._not_ready = not_ready
         self._metrics = metrics
         self._status = status
@@ -158,11 +83,11 @@ class WebServer:
                 Route("/api/status", self._get_status),
                 *routes,
             ],
-            middleware=[Middleware(_for_this_machine)] if is_private else [],
+            middleware=[Middleware(_for_hosts, is_answered)],
             exception_handlers={HTTPException: _answer_http_exception, Exception: _answer_failure, **error_handlers},
         )
         app.router.redirect_slashes = False  # a redirect would repeat a forged Host header
-        self._server = _UvicornServer(app, listening)
+        self._server = ConnectionServer(app, listening, headers=list(_SECURITY_HEADERS.items()))
         host, port = listening.getsockname()[:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -187,7 +112,7 @@ class WebServer:
 
         Returns uvicorn's coroutine, which resumes ten times a second: a coroutine around it would resume as often.
         """
-        return self._server.serve(sockets=[self._listening])
+        return self._server.serve(sockets=[])  # it accepts its connections itself
 
     def close(self) -> None:
         """End `serve`."""

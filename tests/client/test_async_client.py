@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from support.rows import Rows
 
 import reactor
-from reactor import ReactorClient
+from reactor import ReactorClient, SyncReactorClient
 from reactor.core.errors import (
     DatabaseForbidden,
     DatabaseUnavailable,
@@ -207,3 +207,17 @@ async def test_a_database_without_the_schema_is_an_error_that_names_the_missing_
 async def test_a_closed_client_opens_again(client: ReactorClient) -> None:
     await client.aclose()
     assert (await client.usage(uuid4())).plan == "free"
+
+
+@pytest.mark.parametrize(
+    "dsn", ["postgresql://u:p@hunter2@h/d", "postgresql://u:hunter2/d", "postgresql://u:p/hunter2@h/d", "hunter2"]
+)
+@pytest.mark.parametrize("client", [ReactorClient, SyncReactorClient])
+def test_a_dsn_whose_password_is_not_encoded_is_refused_without_its_parts(
+    client: type[ReactorClient | SyncReactorClient], dsn: str
+) -> None:
+    with pytest.raises(InvalidArgument, match="dsn must be a") as refusal:
+        client(dsn)
+    assert "hunter2" not in str(refusal.value)
+    assert refusal.value.__cause__ is None
+    assert refusal.value.__suppress_context__ or refusal.value.__context__ is None

@@ -64,6 +64,15 @@ def test_the_retry_defaults_are_valid_for_a_backoff() -> None:
         {"http_port": -1},
         {"http_token": "two words"},
         {"http_token": ""},
+        {"http_token": "a"},
+        {"http_token": "fifteen-letters"},
+        {"http_token": "\xe9" * 16},
+        {"http_hosts": ["*"]},
+        {"http_hosts": ["*.example.org"]},
+        {"http_hosts": ["example.org:80"]},
+        {"http_hosts": ["http://example.org"]},
+        {"http_hosts": ["example org"]},
+        {"http_hosts": [""]},
         {"log_level": "LOUD"},
         {"log_format": "xml"},
         {"trace_url": "jaeger:16686"},
@@ -131,7 +140,15 @@ def test_other_machines_need_a_token(host: str) -> None:
     with pytest.raises(ConfigInvalid, match=r"http_host opens the HTTP server .* set http_token"):
         settings(http_host=host)
 
-    assert settings(http_host=host, http_token="a-token").http_host == host
+    assert settings(http_host=host, http_token="a-token-of-the-tests").http_host == host
+
+
+def test_host_names_need_a_token() -> None:
+    with pytest.raises(ConfigInvalid, match=r"http_hosts opens the HTTP server .* set http_token"):
+        settings(http_hosts=["reactor.example.org"])
+
+    made = settings(http_hosts=["reactor.example.org", "::1"], http_token="a-token-of-the-tests")
+    assert not made.is_private
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"])
@@ -145,7 +162,7 @@ def test_a_listen_url_needs_a_database_url() -> None:
 
 
 def test_repr_shows_no_secrets() -> None:
-    made = settings(database_url="postgresql://u:pass@h/d", listen_url="postgresql://u:pass@l/d", http_token="pass")
+    made = settings(database_url="postgresql://u:pass@h/d", listen_url="postgresql://u:pass@l/d", http_token="pass" * 4)
 
     assert "pass" not in repr(made)
 

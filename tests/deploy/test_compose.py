@@ -1,8 +1,10 @@
 """compose.yaml is valid. Its images are pinned, its ports are on loopback only, its files and settings exist."""
 
+import json
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from urllib.request import urlopen
 
 import pytest
 from botocore.exceptions import ClientError
-from support.deploy_files import DEPLOY, ROOT, document, variables
+from support.deploy_files import DEPLOY, ROOT, SECRETS, document, variables
 from support.servers.seaweedfs import SeaweedServer
 
 from reactor.configuration import load
@@ -69,9 +71,42 @@ def test_every_mount_has_an_existing_source(name: str) -> None:
         assert target.startswith("/")
 
 
+SECRET = "only-for-this-test"  # noqa: S105
+REQUIRED = re.compile(r"\$\{(\w+):\?[^}]+\}")
+
+
 def with_defaults(text: str) -> str:
-    """Return a value as compose reads it when no variable is set."""
-    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+    """Return a value as compose reads it when all secrets are SECRET and no other variable is set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", REQUIRED.sub(SECRET, text))
+
+
+def test_no_secret_has_a_default_and_the_readme_creates_each() -> None:
+    text = (DEPLOY / "compose.yaml").read_text()
+    assert set(REQUIRED.findall(text)) == set(SECRETS)
+    assert {name for name in re.findall(r"\$\{(\w+):-", text) if not name.endswith("_PORT")} == set()
+    for line in (line for line in text.splitlines() if not line.startswith("#")):
+        if re.search(r"password|secret|token", line.partition(" #")[0], re.IGNORECASE) and ": " in line:
+            value = line.split(": ", 1)[1]
+            assert "$" in value or value.startswith(("{", "#", "[")) or "condition" in value, line
+    command = (DEPLOY / "README.md").read_text().split("```sh\n")[1].split("docker compose")[0]
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "deploy").mkdir()
+        subprocess.run(["/bin/sh", "-c", command], cwd=folder, check=True)
+        created = Path(folder) / "deploy" / ".env"
+        values = dict(line.split("=") for line in created.read_text().splitlines())
+        assert created.stat().st_mode & 0o077 == 0
+    assert values.keys() == set(SECRETS)
+    assert len(set(values.values())) == len(SECRETS)
+    assert all(len(value) == 48 for value in values.values())
+
+
+@pytest.mark.parametrize("name", ["reactor", "migrate"])
+def test_a_container_of_the_reactor_is_restricted(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["ulimits"] == {"core": 0, "nofile": 65536}
 
 
 @pytest.mark.parametrize("name", ["reactor", "migrate"])
@@ -123,7 +158,8 @@ class ComposeSeaweed(SeaweedServer):
     """A SeaweedFS server with the identities of compose.yaml."""
 
     def _identities(self) -> dict[str, object]:
-        return document(DEPLOY / "seaweedfs/s3.json")
+        identities: dict[str, object] = json.loads(with_defaults(COMPOSE["configs"]["s3_identities"]["content"]))
+        return identities
 
     @property
     def master(self) -> str:
@@ -135,7 +171,7 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeSeaweed
     environment = SERVICES["reactor"]["environment"]
     server = ComposeSeaweed(tmp_path_factory.mktemp("seaweed"))
     server.access_key = environment["AWS_ACCESS_KEY_ID"]
-    server.secret_key = environment["AWS_SECRET_ACCESS_KEY"]
+    server.secret_key = with_defaults(environment["AWS_SECRET_ACCESS_KEY"])
     with server:
         yield server
 

@@ -21,7 +21,7 @@ from pytest_docker.plugin import Services, get_docker_services
 from support import aws
 from support.app import open_app
 from support.container_engine import docker_is_available
-from support.deploy_files import DEPLOY
+from support.deploy_files import DEPLOY, SECRETS
 from support.process import running, settings_of
 from support.servers.fault_server import Fault, FaultServer, Request, answers, stores
 
@@ -39,7 +39,7 @@ def containers(*services: str) -> Iterator[Services]:
         pytest.skip("no container engine answers `docker info` and `docker compose version`")
     ports = {f"{name}_PORT": "0" for name in ("POSTGRES", "JAEGER", "REACTOR", "S3", "PROMETHEUS", "GRAFANA")}
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (ports | {"POSTGRES_PASSWORD": PASSWORD}).items():
+        for name, value in (ports | dict.fromkeys(SECRETS, PASSWORD)).items():
             patch.setenv(name, value)
         with get_docker_services(
             "docker compose",

@@ -12,6 +12,7 @@ from support.deploy_files import DEPLOY, document, documents, tool
 from reactor import __version__
 from reactor.cli import main
 from reactor.configuration import load
+from reactor.core.errors import ConfigInvalid
 
 FOLDER = DEPLOY / "kubernetes"
 KUBERNETES = "1.37"
@@ -122,7 +123,7 @@ def test_the_service_and_the_network_policy_name_the_reactors_port() -> None:
 
 @pytest.mark.parametrize("name", ["Deployment/reactor", "CronJob/reactor-reconcile"])
 def test_config_map_and_secret_are_valid_settings(name: str) -> None:
-    """The reactor accepts the generated ConfigMap and the unchanged example secret."""
+    """The reactor accepts the generated ConfigMap and the example secret, except the placeholder of the token."""
     [generated] = KUSTOMIZATIONS[FOLDER]["configMapGenerator"]
     pod = pod_of(name)["spec"]
     [container] = pod["containers"]
@@ -131,7 +132,11 @@ def test_config_map_and_secret_are_valid_settings(name: str) -> None:
         {"secretRef": {"name": "reactor"}},
     ]
     environ = dict(line.split("=", 1) for line in generated["literals"])
-    settings = load(environ | OBJECTS["Secret/reactor"]["stringData"], None)
+    environ |= OBJECTS["Secret/reactor"]["stringData"]
+    with pytest.raises(ConfigInvalid) as refusal:
+        load(environ, None)
+    assert [problem.split()[0] for problem in refusal.value.problems] == ["REACTOR_HTTP_TOKEN"]
+    settings = load(environ | {"REACTOR_HTTP_TOKEN": "t" * 48}, None)
     assert pod["terminationGracePeriodSeconds"] > settings.shutdown_grace_s + 3
     [mount] = container["volumeMounts"]
     assert settings.spools["default"] == Path(mount["mountPath"])

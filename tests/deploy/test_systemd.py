@@ -59,6 +59,12 @@ def test_each_service_may_write_only_into_the_spool(name: str) -> None:
     assert service["ReadWritePaths"] == [spool]
 
 
+@pytest.mark.parametrize("name", SERVICES)
+def test_each_service_has_enough_descriptors_and_writes_no_core_file(name: str) -> None:
+    assert section(name)["LimitNOFILE"] == ["65536"]
+    assert section(name)["LimitCORE"] == ["0"]
+
+
 def test_both_services_have_the_same_sandbox() -> None:
     one, other = (section(name) for name in SERVICES)
     differ = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}

@@ -11,6 +11,9 @@ import yaml
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 
+SECRETS = ("POSTGRES_PASSWORD", "WORKER_PASSWORD", "S3_SECRET_KEY", "GRAFANA_PASSWORD", "REACTOR_HTTP_TOKEN")
+"""The variables of compose.yaml that have no default."""
+
 
 def documents(path: Path) -> list[dict[str, Any]]:
     """Return the documents of a YAML file."""

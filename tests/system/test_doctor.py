@@ -132,6 +132,9 @@ def test_a_working_installation_has_no_problem(env: dict[str, str], tmp_path: Pa
         "clock",
         "spool default",
         "store",
+        "http token",
+        "http address",
+        "folder modes",
         "traces",
     ]
     may_warn = {"spool default", "store"}

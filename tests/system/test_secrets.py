@@ -21,7 +21,7 @@ from support.servers.otlp_receiver import Receiver
 
 _PATIENCE_S = 30.0
 
-PASSWORD, ACCESS_SECRET, HTTP_TOKEN = "markedPASSWORD", "markedAWSSECRET", "markedHTTPTOKEN"
+PASSWORD, ACCESS_SECRET, HTTP_TOKEN = "markedPASSWORD", "markedAWSSECRET", "markedHTTPTOKENLONG"
 OTLP_HEADER, OTLP_USER, CONTENT, FILE = "markedOTLPHEADER", "markedOTLPUSER", "markedCONTENT", "markedFILE"
 MARKED = re.compile("marked[A-Z]+")
 

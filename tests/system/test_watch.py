@@ -165,12 +165,12 @@ def test_in_a_pipe_it_prints_tables_until_ctrl_c(app: App) -> None:
 
 def test_it_shows_what_the_live_page_shows_including_a_reactors_own_figures(app: App) -> None:
     app.queue_uploads(2, next_retry_at="2100-01-01")
-    with running(settings_of(app, HTTP_TOKEN="a-token"), cwd=app.spool) as run:
+    with running(settings_of(app, HTTP_TOKEN="a-token-of-the-watch"), cwd=app.spool) as run:
         run.wait_until_ready()
         [dead] = app.queue_uploads(spooled=False, error_message="\x1b[2J")
         stuck = app.begin_run(timeout_at="2100-01-01", heartbeat_at="2100-01-01")
         port = str(urlsplit(run.url).port)
-        with watching(app, HTTP_PORT=port, HTTP_TOKEN="a-token") as watch:
+        with watching(app, HTTP_PORT=port, HTTP_TOKEN="a-token-of-the-watch") as watch:
             watch.out.wait_for("1 upload has been dead for ")
             for text in (
                 f"{dead.id} SPOOL_FILE_MISSING: ",

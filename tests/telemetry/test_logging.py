@@ -80,3 +80,48 @@ def test_warnings_of_libraries_are_logged_except_of_talkative_ones(capsys: pytes
     [line] = capsys.readouterr().err.splitlines()
     fields = json.loads(line)
     assert (fields["message"], fields["logger"], fields["level"]) == ("of interest", "some.package", "WARNING")
+
+
+HOSTILE = [
+    "\x1b]52;c;cm0=\x07",
+    "\x1b[2J",
+    "two\nlines",
+    "\x9b31m",
+    "\u202egnp.exe",
+    "\u2066x\u2069",
+    "a\rb",
+    "\u2028",
+    "\x7f",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_line_of_text_has_no_control_character(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    logging.configure("INFO", "text")
+    logger.bind(bucket=text).info("the store says {}", text)
+    std_logging.getLogger("library").error("the server says %s", text)
+    logger.opt(exception=ValueError(text)).error("unexpected")
+    log = capsys.readouterr().err
+    assert "the store says" in log
+    assert "the server says" in log
+    assert all(line.isprintable() for line in log.split("\n"))
+
+
+def test_each_library_logs_a_limited_number_of_lines_a_minute(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("reactor.telemetry.logging.monotonic", lambda: now)
+    logging.configure("INFO", "text")
+
+    def lines() -> int:
+        for _ in range(1_000):
+            std_logging.getLogger("asyncio").error("socket.accept() out of system resource")
+        return len(capsys.readouterr().err.splitlines())
+
+    assert lines() == 31
+    std_logging.getLogger("other").error("another library")
+    assert "another library" in capsys.readouterr().err
+    assert lines() == 0
+    now += 60.0
+    assert lines() == 31

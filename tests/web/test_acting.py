@@ -1,16 +1,17 @@
 """Operators act on the page only with the token and with forms of their own session; each action is audited."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
+from anyio import to_thread
 from support.app import App
 from support.recorder import Recorder
-from support.visitor import TOKEN, Visitor, program
+from support.visitor import TOKEN, Visitor, program, stream_of
 
 from reactor.core.events import AttemptSettled, Reconciled
 from reactor.core.model import Verdict
@@ -266,6 +267,46 @@ async def test_a_session_cookie_is_sent_only_to_this_site_and_does_not_contain_t
     assert after.status == 401
 
 
+@pytest.mark.parametrize("forwarded", ["https", "HTTPS", "https, http", " https "])
+async def test_behind_tls_a_session_cookie_is_sent_over_tls_only(app: App, recorder: Recorder, forwarded: str) -> None:
+    async with visiting(app, recorder) as visitor:
+        visitor.headers = {"X-Forwarded-Proto": forwarded}
+        answer = await visitor.log_in()
+        assert "; secure" in answer.cookies[0].lower()
+        assert "; secure" in (await visitor.act("logout")).cookies[0].lower()
+        visitor.headers = {"X-Forwarded-Proto": "http"}
+        assert "; secure" not in (await visitor.log_in()).cookies[0].lower()
+
+
+async def test_an_event_stream_ends_with_the_log_in_that_opened_it(
+    app: App, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with visiting(app, recorder) as visitor:
+        other = Visitor(visitor.url)
+        await other.log_in(actor="other")
+
+        def opened(cookie: str) -> Iterator[bytes]:
+            lines = stack.enter_context(stream_of(visitor.url, cookie=cookie))
+            assert any(line.startswith(b"event: panels") for line in lines)
+            return lines
+
+        def is_over(lines: Iterator[bytes]) -> bool:
+            return sum(1 for _ in lines) < 100
+
+        with ExitStack() as stack:
+            await visitor.log_in()
+            lines = [await to_thread.run_sync(opened, visitor.cookie) for _ in range(2)]
+            others = await to_thread.run_sync(opened, other.cookie)
+            await visitor.act("logout")
+            for each in lines:
+                assert await to_thread.run_sync(is_over, each)
+            assert b"keepalive" in await to_thread.run_sync(lambda: next(line for line in others if b"event" in line))
+            # a log-in also ends when there are too many
+            monkeypatch.setattr("reactor.web.auth.MAX_SESSIONS", 1)
+            await visitor.log_in()
+            assert await to_thread.run_sync(is_over, others)
+
+
 OTHER_SITES = [
     {"Origin": "https://evil.example"},
     {"Origin": "null"},
@@ -309,11 +350,13 @@ async def test_wrong_tokens_are_limited_to_a_few_per_minute(app: App, recorder: 
             return (await visitor.post("/do/reconcile", {}, Authorization=f"Bearer {token}")).status
 
         guesses = [await present(f"guess {n}") for n in range(MAX_FAILURES)]
-        late = await present(TOKEN)
-        elsewhere = await visitor.post("/login", {"actor": "x", "token": TOKEN}, X_Forwarded_For="10.0.0.9")
+        late = await present("guess")
+        elsewhere = await visitor.post("/login", {"actor": "x", "token": "guess"}, X_Forwarded_For="10.0.0.9")
+        right = await present(TOKEN)
     assert set(guesses) == {401}
     assert late == 429
     assert (elsewhere.status, int(elsewhere.headers["retry-after"]) <= 60) == (429, True)
+    assert right in (200, 303)
 
 
 async def test_on_a_public_address_reading_needs_the_token(app: App, recorder: Recorder) -> None:

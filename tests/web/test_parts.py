@@ -88,10 +88,20 @@ def test_wrong_tokens_are_counted_by_address_for_a_minute() -> None:
         with pytest.raises(HttpError, match="the token is wrong"):
             sessions.check_token("guess", "here")
     with pytest.raises(HttpError, match="wait 60 s"):
-        sessions.check_token("token", "here")
-    sessions.check_token("token", "there")
+        sessions.check_token("guess", "here")
+    with pytest.raises(HttpError, match="the token is wrong"):
+        sessions.check_token("guess", "there")
     time.now += FAILURE_WINDOW_S
-    sessions.check_token("token", "here")
+    with pytest.raises(HttpError, match="the token is wrong"):
+        sessions.check_token("guess", "here")
+
+
+def test_the_right_token_is_accepted_after_any_number_of_wrong_ones() -> None:
+    sessions = Sessions("token", is_private=True, port=1)
+    for guess in ("", "toke", "token ", "TOKEN", "t\xf6ken", "\udcff", "x" * 70_000) * MAX_FAILURES:
+        with pytest.raises(HttpError):
+            sessions.check_token(guess, "here")
+        sessions.check_token("token", "here")
 
 
 def test_without_a_configured_token_every_token_is_wrong() -> None:

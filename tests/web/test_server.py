@@ -4,8 +4,9 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ import pytest
 from anyio import EndOfStream, connect_tcp, create_task_group, fail_after, to_thread
 
 from reactor.core.errors import DatabaseUnavailable
-from reactor.core.settings import is_loopback
+from reactor.core.settings import answers_host, is_loopback
 from reactor.web.auth import Sessions
 from reactor.web.routes import Routes
 from reactor.web.server import WebServer
@@ -22,7 +23,9 @@ from reactor.web.server import WebServer
 STATUS: dict[str, Any] = {"uploads": {}}
 
 
-def server_on(listening: socket.socket, *, is_private: bool = True, failure: Exception | None = None) -> WebServer:
+def server_on(
+    listening: socket.socket, host: str = "127.0.0.1", *, hosts: Sequence[str] = (), failure: Exception | None = None
+) -> WebServer:
     async def metrics() -> bytes:
         return b"metric 1\n"
 
@@ -32,10 +35,12 @@ def server_on(listening: socket.socket, *, is_private: bool = True, failure: Exc
         return STATUS
 
     nothing: Any = None  # no page is requested
-    page = Routes(nothing, nothing, nothing, nothing, Sessions(None, is_private=is_private, port=0))
+    page = Routes(
+        nothing, nothing, nothing, nothing, Sessions(None, is_private=is_loopback(host) and not hosts, port=0)
+    )
     return WebServer(
         listening,
-        is_private=is_private,
+        is_answered=partial(answers_host, http_host=host, http_hosts=hosts),
         not_ready=lambda: ["a reason"],
         metrics=metrics,
         status=status,
@@ -46,10 +51,12 @@ def server_on(listening: socket.socket, *, is_private: bool = True, failure: Exc
 
 
 @asynccontextmanager
-async def serving(host: str = "127.0.0.1", *, failure: Exception | None = None) -> AsyncIterator[str]:
+async def serving(
+    host: str = "127.0.0.1", *, hosts: Sequence[str] = (), failure: Exception | None = None
+) -> AsyncIterator[str]:
     """Run a server and yield its URL."""
     with WebServer.bind(host, 0) as listening:
-        server = server_on(listening, is_private=is_loopback(host), failure=failure)
+        server = server_on(listening, host, hosts=hosts, failure=failure)
         async with create_task_group() as tasks:
             tasks.start_soon(server.serve)
             yield server.url
@@ -110,6 +117,8 @@ async def test_a_failure_is_a_500_in_json_without_details() -> None:
         assert word not in body
 
 
+WRONG_HOST = "this host name isn't answered: add it to REACTOR_HTTP_HOSTS"
+
 LOCAL_HOSTS = [
     "localhost",
     "LOCALHOST:9000",
@@ -151,12 +160,31 @@ async def test_probes_and_metrics_are_answered_under_any_host(path: str, status:
         assert (await send(url, path, host="reactor.monitoring.svc:8321"))[0] == status
 
 
-async def test_on_a_public_address_any_host_is_answered_and_reading_needs_a_guard_that_allows_it() -> None:
-    async with serving("0.0.0.0") as url:  # noqa: S104 - what a container sets
-        local = url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - the same
-        assert (await send(local, "/healthz", host="reactor.example.org"))[0] == 200
-        status, _, body = await send(local, "/api/status", host="reactor.example.org")
+LISTED = ["reactor.example.org", "Reactor.Example.ORG:8443", "reactor.example.org.", "10.1.2.3:80"]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])  # noqa: S104 - what a container sets
+@pytest.mark.parametrize("name", [*LISTED, "localhost"])
+async def test_a_listed_host_is_answered_on_every_address_and_reading_then_needs_the_token(
+    host: str, name: str
+) -> None:
+    async with serving(host, hosts=["reactor.example.org", "10.1.2.3"]) as url:
+        status, _, body = await send(url.replace("0.0.0.0", "127.0.0.1"), "/api/status", host=name)  # noqa: S104
         assert (status, json.loads(body)["error"]) == (401, "NOT_ALLOWED")
+
+
+@pytest.mark.parametrize(
+    "host", [*OTHER_HOSTS, "a.reactor.example.org", "reactor.example.org.evil", "xreactor.example.org"]
+)
+async def test_on_a_public_address_only_addresses_and_listed_names_are_answered(host: str) -> None:
+    async with serving("0.0.0.0", hosts=["reactor.example.org"]) as url:  # noqa: S104 - what a container sets
+        local = url.replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - the same
+        status, _, body = await send(local, "/api/status", host=host)
+        if host.startswith("10."):
+            assert (status, json.loads(body)["error"]) == (401, "NOT_ALLOWED")
+        else:
+            assert (status, json.loads(body)["message"]) == (403, WRONG_HOST)
+        assert (await send(local, "/healthz", host=host))[0] == 200
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/metrics", "/api/status", "/nothing"])
@@ -176,7 +204,7 @@ async def test_a_connection_without_a_complete_request_head_is_closed(
     monkeypatch: pytest.MonkeyPatch, sent: bytes, is_reused: bool
 ) -> None:
     """A connection is also closed if the server has answered an earlier request on it."""
-    monkeypatch.setattr("reactor.web.server._REQUEST_HEAD_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("reactor.web.connections.CLIENT_TIMEOUT_S", 0.2)
     async with serving() as url:
 
         def send_part_of_a_head() -> bytes:
@@ -193,7 +221,7 @@ async def test_a_connection_without_a_complete_request_head_is_closed(
 
 
 async def test_a_connection_without_any_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reactor.web.server._REQUEST_HEAD_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("reactor.web.connections.CLIENT_TIMEOUT_S", 0.2)
     async with serving() as url:
 
         def send_nothing() -> bytes:
