@@ -33,8 +33,12 @@ _FORGET_OPEN_AFTER_S: Final = 60.0
 _FORGET_CLOSED_AFTER_S: Final = 3_600.0
 """The failures of a closed breaker are forgotten this long after the last one."""
 
-SHARED_CODE: Final = "STORAGE_REFUSED"
-"""The public error code of a refusal that several users got alike."""
+SHARED_CODES: Final = {
+    Guard.STORE: "STORAGE_REFUSED",
+    Guard.BUCKET: "STORAGE_REFUSED",
+    Guard.SPOOL: "SPOOL_UNAVAILABLE",
+}
+"""Maps each kind of place to the public error code of a refusal that several users got alike."""
 
 _ANSWERS_FOR: Final = (Guard.STORE, Guard.BUCKET)
 
@@ -177,7 +181,8 @@ class Breakers:
         if any(breaker.is_open for breaker in breakers.values()):
             is_for_all = None in breakers and breakers[None].is_open
             if refusal.may_be_shared:  # several users are refused alike: the refusal is shared
-                refusal, code, is_shared = evolve(refusal, scope=Scope.SHARED), SHARED_CODE, True
+                refusal, is_shared = evolve(refusal, scope=Scope.SHARED), True
+                code = SHARED_CODES[place.kind]
             known = self.open.get(place)
             is_new_cause = known is None or (is_shared and known.refusal.reason != refusal.reason)
             if known is None or is_new_cause or known.is_for_all != is_for_all:

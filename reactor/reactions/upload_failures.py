@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from loguru import logger
 
 from reactor.core.backoff import Backoff
-from reactor.core.breakers import SHARED_CODE, Breakers, OpenBreaker, Subject
+from reactor.core.breakers import SHARED_CODES, Breakers, OpenBreaker, Subject
 from reactor.core.errors import ReactorError, StorageUnavailable
 from reactor.core.events import BreakerMoved, Emit
 from reactor.core.model import Due, Outcome, Signal, Verdict
@@ -54,7 +54,7 @@ class UploadFailures:
         is_free = self._breakers.failed(self._clock.now(), subject, refusal, code=error.code, message=message)
         self.report_breakers()
         if is_free:
-            code = SHARED_CODE if refusal.may_be_shared else error.code
+            code = SHARED_CODES[refusal.guard] if refusal.may_be_shared else error.code
             return Outcome(verdict=Verdict.DEFERRED, delay_s=self._pause_s(subject), code=code, message=message)
         # the first 403 gets one more try: it may become a shared refusal when other users get it too
         is_suspected = refusal.may_be_shared and upload.last_code != error.code

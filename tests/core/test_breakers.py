@@ -11,6 +11,7 @@ from reactor.core.breakers import MOST_PLACES, UPLOADS_TO_OPEN, USERS_TO_OPEN, B
 from reactor.core.errors import (
     ContentMismatch,
     ReactorError,
+    SpoolFileMissing,
     SpoolUnavailable,
     StorageRefused,
     StorageRejected,
@@ -118,6 +119,15 @@ def test_the_same_denial_of_several_users_is_a_shared_refusal_of_the_bucket() ->
     [opened] = breakers.open.values()
     assert (opened.place, opened.code) == (Place(Guard.BUCKET, "files"), "STORAGE_REFUSED")
     assert opened.refusal.scope is Scope.SHARED
+
+
+def test_files_of_several_users_that_cannot_be_read_are_a_shared_refusal_of_the_spool() -> None:
+    breakers = Breakers("store")
+    unreadable = SpoolFileMissing("Permission denied", reason="EACCES", may_be_shared=True)
+    free = [fail(breakers, upload(number, tenant=number), unreadable) for number in range(USERS_TO_OPEN)]
+
+    assert free == [False] * (USERS_TO_OPEN - 1) + [True]
+    assert breakers.open[Place(Guard.SPOOL, "default")].code == "SPOOL_UNAVAILABLE"
 
 
 def test_denials_of_one_user_hold_nothing() -> None:
