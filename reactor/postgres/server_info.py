@@ -12,13 +12,13 @@ from datetime import datetime
 from time import monotonic, time
 from typing import Any, LiteralString
 
-import psycopg
 from attrs import frozen
 from psycopg import sql
 from psycopg.rows import namedtuple_row
 
 from reactor.postgres import statements
-from reactor.postgres.connection import connect, unavailable
+from reactor.postgres.session import connect
+from reactor.postgres.sqlstate import CALL_ERRORS, database_failure
 
 _IDENTITY: LiteralString = """
     select current_user as role, current_database() as database, pg_postmaster_start_time() as started_at,
@@ -65,14 +65,14 @@ class ServerIdentity:
 
 
 class ServerProbe:
-    """Runs the doctor's queries on one connection. Methods raise DatabaseUnavailable, in one line without secrets."""
+    """Runs the doctor's queries on one connection. Methods raise a DatabaseFailure, in one line without secrets."""
 
     def __init__(self, conninfo: str) -> None:
         """Connect."""
         try:
             self._conn = connect(conninfo, application_name="reactor-doctor")
-        except psycopg.Error as error:
-            raise unavailable(error) from error
+        except CALL_ERRORS as error:
+            raise database_failure(error) from error
         self._conn.prepare_threshold = None
         info = self._conn.info
         self.address = f"{info.host}:{info.port}"
@@ -123,14 +123,14 @@ class ServerProbe:
         try:
             with closing(self._conn.notifies(timeout=timeout_s)) as notifications:
                 received = any(each.channel == channel for each in notifications)
-        except psycopg.Error as error:
-            raise unavailable(error) from error
+        except CALL_ERRORS as error:
+            raise database_failure(error) from error
         self._execute(sql.SQL("unlisten {}").format(sql.Identifier(channel)))
         return received
 
     def _execute(self, statement: LiteralString | sql.Composed, parameters: Sequence[Any] = ()) -> list[Any]:
         try:
-            cursor = self._conn.cursor(row_factory=namedtuple_row).execute(statement, parameters or None)
+            cursor = self._conn.cursor(row_factory=namedtuple_row).execute(statement, parameters or None, binary=True)
             return cursor.fetchall() if cursor.description else []
-        except psycopg.Error as error:
-            raise unavailable(error) from error
+        except CALL_ERRORS as error:
+            raise database_failure(error) from error
