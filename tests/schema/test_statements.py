@@ -12,7 +12,7 @@ import pytest
 from reactor.postgres import runs, statements, upload_queue
 
 NAMES = sorted(name for name in vars(statements) if name.isupper())
-COUNT = 25
+COUNT = 28
 """The number of statements. The columns of a new statement must be added below."""
 
 
@@ -38,7 +38,9 @@ READS = {
 """The expected columns of statements whose rows become objects in reactor/postgres/upload_queue.py or runs.py."""
 
 ANSWERS = sorted(
-    name for name in NAMES if name.endswith(("_UPLOAD", "_INTERPRETATION", "_USAGE")) and name != "REPAIR_USAGE"
+    name
+    for name in NAMES
+    if name.endswith(("_UPLOAD", "_INTERPRETATION", "_INTERPRETATIONS", "_USAGE", "_PLAN")) and name != "REPAIR_USAGE"
 )
 """The statements of the SQL API. Each returns one jsonb."""
 
