@@ -55,6 +55,12 @@ def reactor(
     return done
 
 
+def python(script: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start a Python program with pipes. Python's warning about forks of processes with threads is left out."""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 def fetch(url: str) -> tuple[int, str]:
     """Return the HTTP status and the body of a GET request."""
     try:
