@@ -18,7 +18,7 @@ def test_the_package_exports_the_reactor_and_the_loader_of_settings() -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
-        _ = reactor.Nothing
+        _ = reactor.Nothing  # type: ignore[attr-defined]  # on purpose
 
 
 def test_importing_the_package_imports_none_of_its_modules() -> None:
