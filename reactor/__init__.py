@@ -58,7 +58,7 @@ if TYPE_CHECKING:
         Usage,
     )
 
-    __version__: str
+__version__ = "0.3.0"
 
 __all__ = [
     "ConfigInvalid",
@@ -122,13 +122,15 @@ _MODULE_OF = {
 if not TYPE_CHECKING:  # a type checker must report a name that doesn't exist
 
     def __getattr__(name: str) -> Any:
-        if name == "__version__":
-            value = import_module("importlib.metadata").version("reactor")
-        elif name in __all__:
-            value = getattr(import_module(_MODULE_OF.get(name, "reactor.core.errors")), name)
-        else:
+        if name not in __all__:
             raise AttributeError(f"module 'reactor' has no attribute {name!r}")
-        globals()[name] = value
+        try:
+            module = import_module(_MODULE_OF.get(name, "reactor.core.errors"))
+        except ModuleNotFoundError as error:
+            if name != "Reactor" or str(error.name).startswith("reactor."):
+                raise
+            raise ImportError(f"reactor.Reactor needs {error.name}: pip install 'pgreactor[server]'") from error
+        globals()[name] = value = getattr(module, name)
         return value
 
     def __dir__() -> list[str]:
