@@ -5,7 +5,7 @@ await Reactor(settings).run()
 """
 
 import os
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from loguru import logger
 
 from reactor import __version__
 from reactor.core import events
-from reactor.core.errors import ConfigInvalid, DatabaseUnavailable, StorageUnavailable
+from reactor.core.errors import ConfigInvalid, DatabaseFailure, DatabaseUnavailable, StorageRefused, StorageUnavailable
 from reactor.core.events import Emit
 from reactor.core.settings import Settings, is_loopback
 from reactor.engine.changes import Changes
@@ -78,6 +78,8 @@ class Reactor:
         self._engine: Engine | None = None
         self._web: WebApp | None = None
         self._figures: dict[str, Any] = {}
+        self.skipped: Sequence[str] = ()
+        """What `drain` couldn't do, one line each, with the reason."""
         self.http_url = ""
         """URL of the HTTP server; empty before the server listens."""
 
@@ -149,6 +151,7 @@ class Reactor:
                 summary_connection=summary_connection,
                 recent=parts.recent,
                 spool_free_bytes=partial(least_free_bytes, self.settings.spools),
+                spans_lost=parts.dispatcher.spans_lost,
                 not_ready=self.not_ready,
                 timers_by_due=engine.schedule.timers_by_due,
                 request_reconcile=engine.requests.request_pass,
@@ -165,6 +168,7 @@ class Reactor:
                 error_handlers=web.error_handlers,
             )
             self.http_url = server.url
+            parts.presence.port = listening.getsockname()[1]
             await parts.presence.report("starting", with_canary=False)
             listen = wire_listen(parts.ports, engine, parts.presence, emit=emit)
             background_tasks = [listen.run, engine.reconcile.run, parts.recent.run, web.run]
@@ -174,7 +178,7 @@ class Reactor:
             async with create_task_group() as tasks:
                 tasks.start_soon(server.serve)
                 await engine.run_until(self._stop, background_tasks, grace_s=self.settings.shutdown_grace_s)
-                with suppress(DatabaseUnavailable):  # then other reactors notice when the last report expires
+                with suppress(DatabaseFailure):  # then other reactors notice when the last report expires
                     await parts.presence.deregister()
                 web.close()
                 server.close()
@@ -197,6 +201,7 @@ class Reactor:
                     await engine.reconcile.run_pass()
                     await engine.reconcile.refill()  # the first sweep lists fewer rows than a later one
                     await engine.until_idle(self._stop)
+                    self.skipped = engine.reconcile.skipped
                     engine.reconcile.emit_reconciled(changes)
                     changes.clear()
                     # if all attempts were deferred, the store is down: leave its uploads for the next call
@@ -213,7 +218,7 @@ class Reactor:
         try:
             try:
                 await to_thread.run_sync(parts.store.check)
-            except StorageUnavailable as error:
+            except (StorageUnavailable, StorageRefused) as error:
                 logger.warning("Store {}: {}. Uploads wait until it answers.", parts.store.name, error)
             await parts.database.open()
             await check_schema(parts.database, self.settings.database_url)
@@ -230,7 +235,13 @@ class Reactor:
         settings, clock = self.settings, Clock()
         check_spools(settings.spools)
         spool = Spool(settings.spools)
-        store = self._store or open_store(settings.store_url, concurrency=settings.upload_concurrency)
+        store = self._store or open_store(
+            settings.store_url,
+            concurrency=settings.upload_concurrency,
+            addressing=settings.s3_addressing,
+            checksum=settings.s3_checksum,
+            sse=settings.s3_sse,
+        )
         database = ConnectionPool(database_url, size=_CONNECTIONS)
         # a claim's commit needn't wait for the disk, because the settlement's commit makes both durable
         # (schema/README.md, decision 12)
@@ -251,8 +262,7 @@ class Reactor:
             run_in_thread=executor.run,
             store_name=store.name,
         )
-        presence = wire_presence(ports, version=__version__)
-        readiness = Readiness(presence, clock)
+        readiness = Readiness(ports.health, clock)
         recent = RecentActivity(clock)
         status = StatusQuery(
             database, clock, heartbeat_timeout_s=settings.heartbeat_timeout_s, on_result=self._on_status
@@ -268,6 +278,7 @@ class Reactor:
             timers=self._count_timers,
             spool_free_bytes=partial(least_free_bytes, settings.spools),
             status=lambda: self._figures,
+            store_name=store.name,
             subscribers=subscribers,
         )
         return _Parts(
@@ -276,7 +287,7 @@ class Reactor:
             claims=claims,
             executor=executor,
             ports=ports,
-            presence=presence,
+            presence=wire_presence(ports, version=__version__, emit=dispatcher),
             readiness=readiness,
             recent=recent,
             status=status,

@@ -51,6 +51,9 @@ def add_common_rows(table: Table, status: Mapping[str, Any]) -> None:
     table.add_row("reactors", str(len(reactors)) if reactors else "none is running")
     for each in reactors:
         text = f"{each['mode']}, seen {duration_text(each['seen_s_ago'])} ago, version {each['version']}"
+        text += "".join(
+            f", {words} {each[key]}" for key, words in (("port", "port"), ("pid", "process")) if each.get(key)
+        )
         table.add_row(f"  {printable(each['host'])}", printable(text))
     table.add_row("notification queue", f"{float(status['notification_queue_usage']):.2%} full")
 

@@ -197,6 +197,7 @@ class StorageRejected(Rejected, code="STORAGE_REJECTED"):
         *,
         http_status: int | None = None,
         reason: str = "",
+        check: str = "",
         may_be_shared: bool = False,
     ) -> None:
         super().__init__(message)
@@ -205,6 +206,7 @@ class StorageRejected(Rejected, code="STORAGE_REJECTED"):
             scope=Scope.UPLOAD,
             guard=Guard.BUCKET,
             reason=reason or str(http_status or ""),
+            check=check,
             may_be_shared=may_be_shared,
         )
 

@@ -7,7 +7,7 @@ reactor.live_summary() returns, and from a `Process`, which is None if no reacto
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from reactor.core.breakers import OpenBreaker
 from reactor.core.durations import format_duration
@@ -19,11 +19,18 @@ OVERDUE_FROM_S: Final = 60.0
 LAG_FROM_S: Final = 1.0
 """Timers that fire at least this late are reported."""
 
+SPANS_LOST_WITHIN_S: Final = 600.0
+"""Lost spans are reported for this long after the last loss."""
+
 FREE_BELOW_BYTES: Final = 1 << 30
 """A spool with less free space than this is reported."""
 
-SEEN_WITHIN_S: Final = 30.0
-"""A reactor runs if it has reported its presence within this time."""
+SEEN_WITHIN_S: Final = 20.0
+"""A reactor runs if it has reported its presence within this time. Reactors report every 13 s.
+Source: schema/functions/lib_reactors.sql."""
+
+GONE_SHOWN_S: Final = 600.0
+"""A reactor that has stopped reporting is reported for this long."""
 
 QUEUE_FULL_FROM: Final = 0.5
 """The usage of the server's notification queue (0 to 1) at which the SQL functions stop sending notifications.
@@ -62,11 +69,20 @@ class Process:
     open_breakers: Sequence[tuple[OpenBreaker, float]]
     """The stores, buckets and spools with an open circuit breaker, each with the seconds since it opened."""
 
+    refused: Mapping[str, tuple[int, str]]
+    """Maps each reaction with rows that the database refuses to their number and the database's message."""
+
     lag_s: float
     """The delay of timers in the last minutes, 95th percentile."""
 
     spool_free_bytes: int | None
     """Free space of the spool with the least free space; None when unknown."""
+
+    spans_lost: int = 0
+    """Number of spans that the collector has not received since the start."""
+
+    spans_lost_ago_s: float = 0.0
+    """Seconds since the last span was lost."""
 
 
 def count_text(count: int, cap: int) -> str:
@@ -86,12 +102,14 @@ def troubles(database: Mapping[str, Any] | None, process: Process | None) -> lis
 
     `database` is reactor.live_summary(); None when the database does not answer.
     """
-    found = [] if process is None else _of_process(process)
     if database is None:
-        return [*found, "The database does not answer: the figures below may be old."]
-    if process is None:
-        found += _of_reactors(database["reactors"])
-    return found + _of_work(database)
+        reasons = [] if process is None else process.not_ready
+        cause = next((f" ({reason})" for reason in reasons if reason not in {NOT_LISTENING, POLLED}), "")
+        # while the database doesn't answer, the reactor isn't listening either
+        others = [] if process is None else _of_process(evolve(process, mode="listening", not_ready=()))
+        return [f"The database does not answer{cause}: the figures below may be old.", *others]
+    found = [] if process is None else _of_process(process)
+    return found + _of_reactors(database["reactors"], process) + _of_work(database)
 
 
 def shared_refusal(opened: OpenBreaker) -> str:
@@ -109,19 +127,27 @@ def headline(found: Sequence[str]) -> str:
 
 
 def _of_process(process: Process) -> list[str]:
+    # the cause first: while calls to the database fail, the reactor isn't listening either
     found = [_of_breaker(opened, open_for_s) for opened, open_for_s in process.open_breakers]
+    shown = {NOT_LISTENING, POLLED, *(shared_refusal(opened) for opened, _ in process.open_breakers)}
+    found += [f"Not ready: {reason}." for reason in process.not_ready if reason not in shown]
     since = duration_text(process.mode_for_s)
     if process.mode == "polling":
         found.append(f"Notifications have not arrived for {since}: the reactor polls the database every 2 s.")
     elif process.mode != "listening":
         found.append(f"The reactor has not listened for {since}: only reconciliation finds failed uploads.")
-    shown = {NOT_LISTENING, POLLED, *(shared_refusal(opened) for opened, _ in process.open_breakers)}
-    found += [f"Not ready: {reason}." for reason in process.not_ready if reason not in shown]
+    found += [
+        f"The database refuses {_count(count, name)}: {reason}. Each is tried again, at growing intervals."
+        for name, (count, reason) in process.refused.items()
+    ]
     if process.lag_s >= LAG_FROM_S:
         found.append(f"Timers fire {process.lag_s:.1f} s late: this process has too much work or too little CPU.")
     if process.spool_free_bytes is not None and process.spool_free_bytes < FREE_BELOW_BYTES:
         free = f"{process.spool_free_bytes / (1 << 20):,.0f} MiB"
         found.append(f"A spool has only {free} free: new failed uploads may be lost.")
+    if process.spans_lost and process.spans_lost_ago_s < SPANS_LOST_WITHIN_S:
+        which = "1 span was lost" if process.spans_lost == 1 else f"{process.spans_lost:,} spans were lost, the last"
+        found.append(f"{which} {duration_text(process.spans_lost_ago_s)} ago: traces have gaps. No upload is affected.")
     return found
 
 
@@ -135,16 +161,35 @@ def _of_breaker(opened: OpenBreaker, open_for_s: float) -> str:
     return f"{shared_refusal(opened)} for {since}: the uploads wait and keep their retries.{check}"
 
 
-def _of_reactors(reactors: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not reactors:
+def _of_reactors(reactors: Sequence[Mapping[str, Any]], process: Process | None) -> list[str]:
+    """Return the troubles of the fleet. What `process` reports of itself isn't repeated."""
+    if not reactors and process is None:
         return ["No reactor is running."]
     running = [each for each in reactors if float(each["seen_s_ago"]) <= SEEN_WITHIN_S]
-    if not running:
+    if not running and process is None:
         return [f"No reactor has reported for {duration_text(min(float(each['seen_s_ago']) for each in reactors))}."]
-    if polling := sum(each["mode"] == "polling" for each in running):
+    found = []
+    own = int(process is not None and process.mode == "polling")
+    if (polling := sum(each["mode"] == "polling" for each in running) - own) > 0:
         verbs = "receives no notifications and polls" if polling == 1 else "receive no notifications and poll"
-        return [f"{polling} of {len(running)} reactors {verbs} the database."]
-    return []
+        found.append(f"{polling} of {len(running)} reactors {verbs} the database.")
+    found += [
+        f"Reactor {reactor_name(each)} has not reported for {duration_text(each['seen_s_ago'])}: was it stopped?"
+        for each in reactors
+        if SEEN_WITHIN_S < float(each["seen_s_ago"]) <= GONE_SHOWN_S
+    ]
+    return found
+
+
+def reactor_name(reactor: Mapping[str, Any]) -> str:
+    """Return the name of a reactor for people: its host, HTTP port and process."""
+    port = f":{reactor['port']}" if reactor.get("port") else ""
+    process = f" (process {reactor['pid']})" if reactor.get("pid") else ""
+    return f"{reactor['host']}{port}{process}"
+
+
+def _count(count: int, plural: str) -> str:
+    return f"1 {plural.removesuffix('s')}" if count == 1 else f"{count:,} {plural}"
 
 
 def _of_work(database: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from anyio import create_task_group
 
-from reactor.core.errors import DatabaseUnavailable
+from reactor.core.errors import DatabaseFailure
 from reactor.core.events import DatabaseLost, Emit, ListenerLost, Listening, Polling, ReactorsChanged
 from reactor.core.health import QUEUE_FULL_FROM
 from reactor.engine.reconcile import Reconcile
@@ -44,8 +44,10 @@ SILENT_BEFORE_POLLING = 3
 """Number of new connections in a row without a canary after which the database is polled."""
 
 POLLING_INTERVAL_S = 2.0
+_REPORT_AGAIN_S = 4.0
+"""Seconds until a failed report of presence is repeated."""
 _RECONNECT_MIN_S = 0.05
-_RECONNECT_MAX_S = 5.0
+_RECONNECT_MAX_S = 4.0
 
 
 class Listen:
@@ -93,7 +95,7 @@ class Listen:
                 began = self._clock.now()
                 try:
                     await self._source.listen(self._on_live, self._handlers)
-                except DatabaseUnavailable as error:
+                except DatabaseFailure as error:
                     self._on_lost(str(error))
                 if self._clock.now() - began > PRESENCE_INTERVAL_S:
                     delay_s = _RECONNECT_MIN_S
@@ -125,11 +127,13 @@ class Listen:
 
     async def _prove_repeatedly(self) -> None:
         while True:
+            interval_s = PRESENCE_INTERVAL_S
             try:
                 await self._prove()
-            except DatabaseUnavailable as error:
+            except DatabaseFailure as error:
                 self._emit(DatabaseLost(doing="report presence", reason=str(error)))
-            with self._clock.alarm(self._clock.tick() + round(PRESENCE_INTERVAL_S * TICKS_PER_S)):
+                interval_s = min(interval_s, _REPORT_AGAIN_S)
+            with self._clock.alarm(self._clock.tick() + round(interval_s * TICKS_PER_S)):
                 await self._prove_now.wait()
             self._prove_now.clear()
 

@@ -24,6 +24,7 @@ from psycopg import sql
 from reactor.core.errors import DatabaseForbidden, DatabaseUnavailable, MigrationChanged
 from reactor.postgres import statements
 from reactor.postgres.connection import QueryRunner, connected
+from reactor.postgres.refusals import forbidden_statuses
 from reactor.postgres.sqlstate import database_failure
 
 OLDEST_SERVER = 140000
@@ -107,11 +108,16 @@ def plan(conninfo: str, *, root: Path | None = None) -> list[Step]:
 
 
 def migrate(
-    conninfo: str, *, root: Path | None = None, on_file: Callable[[str], None] = lambda _name: None
+    conninfo: str,
+    *,
+    root: Path | None = None,
+    on_file: Callable[[str], None] = lambda _name: None,
+    on_warning: Callable[[str], None] = lambda _sentence: None,
 ) -> list[str]:
     """Apply the files that are pending or changed; return their names in the order of application.
 
-    `on_file` is called with the name of each file before it is applied. Raises MigrationChanged; DatabaseUnavailable if
+    `on_file` is called with the name of each file before it is applied, `on_warning` with a sentence for each status
+    that a constraint of the app doesn't allow. Raises MigrationChanged; DatabaseUnavailable if
     the server is unreachable or too old, or a table stays locked; DatabaseForbidden if a privilege is missing.
     """
     schema = schema_files(root)
@@ -139,6 +145,8 @@ def migrate(
             _apply(conn, file)
         if not all(file.is_function for file in missing):
             _count_existing_rows(conn)
+        for sentence in forbidden_statuses(conn):
+            on_warning(sentence)
         return [file.name for file in missing]
 
 

@@ -1,4 +1,4 @@
-"""Opens every connection to PostgreSQL, and sets what the reactor relies on (reactor/README.md, decision 41).
+"""Opens every connection to PostgreSQL, and sets what the reactor relies on (reactor/README.md, decision 45).
 
 A database, a role, a URL or a variable such as PGOPTIONS may set anything: another DateStyle, a statement_timeout of
 1 ms, read-only transactions. So each new connection sets its own values. Behind a pooler, they would apply to other
@@ -7,6 +7,7 @@ clients too, and not to the next statement; there, each call is a transaction th
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from enum import Enum, auto
 from typing import Any, Final, LiteralString, Self
 
 import psycopg
@@ -55,8 +56,13 @@ _SESSION_SETTINGS: Final[Mapping[str, str]] = {
 """Settings that would have no effect in a transaction that has begun."""
 
 _TRANSACTION_TIMEOUT_SINCE = 170000
-_TRIES = 5
+_TRIES = 10
 """Maximum number of tries to set up a connection whose own limits, such as 1 ms, end the first statements."""
+
+_CUT_SHORT: Final = frozenset({"57014", "25P04", "57P05"})
+"""SQLSTATEs of a statement that a time limit of the database or role ended, before the reactor could set its own."""
+
+_PROTOCOL_VIOLATION: Final = "08P01"
 
 _BEGIN: LiteralString = "begin isolation level read committed read write"
 
@@ -87,28 +93,46 @@ def _statements(server_version: int, *, is_local: bool, waits_for_disk: bool = T
     return [*_timeouts(server_version, is_local=is_local), _set_all(settings, is_local=is_local)]
 
 
+class _Way(Enum):
+    """How to set up a connection."""
+
+    USUAL = auto()
+
+    CAREFUL = auto()
+    """A time limit of the database ended the first query: remove the limits before."""
+
+    WITHOUT_TRANSACTIONS = auto()
+    """A pooler in statement mode refuses transactions: send each statement as it is, with the database's settings."""
+
+
 class Session(psycopg.Connection[Any]):
     """A blocking connection, for a command."""
 
     is_pooled = False
     """True behind a pooler that may give the next statement to another process of the server."""
 
-    def set_up(self, *, needs_writes: bool, is_repeated: bool) -> None:
+    way: _Way
+
+    def set_up(self, *, needs_writes: bool) -> None:
         """Set the session's settings. Raises ServerReadOnly for a standby if the command needs writes."""
-        if is_repeated:  # the database's own limit has ended the query below
+        if self.way is _Way.CAREFUL:
             self.execute("begin")
             for each in _timeouts(self.info.server_version, is_local=True):
                 self.execute(each)
         row = self.execute(_IDENTITY).fetchone()
-        if is_repeated:
+        if self.way is _Way.CAREFUL:
             self.execute("commit")
         self.is_pooled = _examine(row, self.info.backend_pid, needs_writes=needs_writes)
+        if self.is_pooled and self.way is not _Way.WITHOUT_TRANSACTIONS:
+            self.execute("begin")
+            self.execute("commit")
         for each in () if self.is_pooled else _statements(self.info.server_version, is_local=False):
             self.execute(each)
 
     def run(self, statement: LiteralString | sql.Composed, parameters: Any = None) -> psycopg.Cursor[Any]:
         """Execute one statement with the reactor's settings."""
-        if not self.is_pooled or self.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+        is_inside = self.info.transaction_status != psycopg.pq.TransactionStatus.IDLE
+        if not self.is_pooled or is_inside or self.way is _Way.WITHOUT_TRANSACTIONS:
             return self.execute(statement, parameters)
         self.execute(_BEGIN)
         try:
@@ -129,6 +153,8 @@ class AsyncSession(psycopg.AsyncConnection[Any]):
     is_pooled = False
     """True behind a pooler that may give the next statement to another process of the server."""
 
+    way: _Way
+
     @classmethod
     async def connect(  # type: ignore[override]  # the pool calls it with these arguments
         cls,
@@ -144,15 +170,19 @@ class AsyncSession(psycopg.AsyncConnection[Any]):
         `waits_for_disk` False: the server confirms a commit before it is on disk, and may lose it in a crash.
         Raises psycopg.Error.
         """
+        way = _Way.USUAL
         try:
             for tries_left in reversed(range(_TRIES)):
                 conn = await super().connect(conninfo, **{**_OPTIONS, **options, "application_name": application_name})
+                conn.way = way
                 try:
-                    await conn.set_up(waits_for_disk=waits_for_disk, is_repeated=tries_left < _TRIES - 1)
+                    await conn.set_up(waits_for_disk=waits_for_disk)
                 except psycopg.Error as error:
                     await conn.close()
-                    if not (tries_left and _is_cut_short(error)):
+                    other_way = _other_way(error, is_pooled=conn.is_pooled)
+                    if not tries_left or other_way is None:
                         raise
+                    way = other_way
                 else:
                     return conn
         except psycopg.Error as error:
@@ -160,18 +190,21 @@ class AsyncSession(psycopg.AsyncConnection[Any]):
             raise
         raise AssertionError  # unreachable: the last try returns or raises
 
-    async def set_up(self, *, waits_for_disk: bool, is_repeated: bool) -> None:
+    async def set_up(self, *, waits_for_disk: bool) -> None:
         """Set the session's settings. Raises ServerReadOnly for a standby."""
-        if is_repeated:
+        if self.way is _Way.CAREFUL:
             await self.execute("begin")
             for each in _timeouts(self.info.server_version, is_local=True):
                 await self.execute(each)
         row = await (await self.execute(_IDENTITY)).fetchone()
-        if is_repeated:
+        if self.way is _Way.CAREFUL:
             await self.execute("commit")
         self.is_pooled = _examine(row, self.info.backend_pid)
         if self.is_pooled:
             self.prepare_threshold = None
+            if self.way is not _Way.WITHOUT_TRANSACTIONS:
+                await self.execute("begin")
+                await self.execute("commit")
             return
         for each in _statements(self.info.server_version, is_local=False, waits_for_disk=waits_for_disk):
             await self.execute(each)
@@ -179,7 +212,7 @@ class AsyncSession(psycopg.AsyncConnection[Any]):
 
     async def run(self, statement: LiteralString, parameters: Sequence[Any]) -> psycopg.AsyncCursor[Any]:
         """Execute one statement with the reactor's settings; the answer is in PostgreSQL's binary format."""
-        if not self.is_pooled:
+        if not self.is_pooled or self.way is _Way.WITHOUT_TRANSACTIONS:
             return await self.execute(statement, parameters, binary=True)
         try:
             async with self.pipeline():
@@ -197,14 +230,18 @@ class AsyncSession(psycopg.AsyncConnection[Any]):
 
 def connect(conninfo: str, *, application_name: str, needs_writes: bool = False) -> Session:
     """Open and set up one blocking autocommit connection. Raises psycopg.Error."""
+    way = _Way.USUAL
     for tries_left in reversed(range(_TRIES)):
         conn = Session.connect(conninfo, **{**_OPTIONS, "application_name": application_name})
+        conn.way = way
         try:
-            conn.set_up(needs_writes=needs_writes, is_repeated=tries_left < _TRIES - 1)
+            conn.set_up(needs_writes=needs_writes)
         except psycopg.Error as error:
             conn.close()
-            if not (tries_left and _is_cut_short(error)):
+            other_way = _other_way(error, is_pooled=conn.is_pooled)
+            if not tries_left or other_way is None:
                 raise
+            way = other_way
         else:
             return conn
     raise AssertionError  # unreachable: the last try returns or raises
@@ -218,6 +255,8 @@ def _examine(row: Sequence[Any] | None, backend_pid: int, *, needs_writes: bool 
     return bool(pid != backend_pid)
 
 
-def _is_cut_short(error: psycopg.Error) -> bool:
-    """Return whether a time limit of the database or role ended the statement, before the reactor could set its own."""
-    return error.sqlstate in {"57014", "25P04", "57P05"}
+def _other_way(error: psycopg.Error, *, is_pooled: bool) -> _Way | None:
+    """Return how to set up the next connection after this one failed; None if that can't help."""
+    if error.sqlstate in _CUT_SHORT or error.sqlstate is None:  # None: the server has closed the connection
+        return _Way.CAREFUL
+    return _Way.WITHOUT_TRANSACTIONS if is_pooled and error.sqlstate == _PROTOCOL_VIOLATION else None

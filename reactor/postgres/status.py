@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from reactor.core.errors import DatabaseUnavailable
+from reactor.core.errors import DatabaseFailure
 from reactor.postgres import statements
 from reactor.postgres.admin import FULLEST_USERS
 from reactor.postgres.connection import QueryRunner
@@ -37,7 +37,7 @@ class StatusQuery:
         self._fresh_until = float("-inf")
 
     async def ask(self) -> Figures:
-        """Return the current figures. Raises DatabaseUnavailable."""
+        """Return the current figures. Raises a DatabaseFailure."""
         began_at = self._clock.now()
         [(figures,)] = await self._database.call(statements.STATUS, (self._heartbeat_timeout,))
         now = self._clock.now()
@@ -46,7 +46,7 @@ class StatusQuery:
         return dict(figures)
 
     async def ask_with_users(self) -> Figures:
-        """Return the current figures; `users` has the users closest to a limit. Raises DatabaseUnavailable."""
+        """Return the current figures; `users` has the users closest to a limit. Raises a DatabaseFailure."""
         figures = await self.ask()
         [(users,)] = await self._database.call(statements.FULLEST_USERS, (FULLEST_USERS,))
         return figures | {"users": users}
@@ -56,7 +56,7 @@ class StatusQuery:
         if self._clock.now() > self._fresh_until:
             try:
                 await self.ask()
-            except DatabaseUnavailable:
+            except DatabaseFailure:
                 self._on_result({})
 
     async def keep_fresh(self) -> None:

@@ -47,15 +47,16 @@ class Dispatcher:
         timers: Callable[[], int] = lambda: 0,
         spool_free_bytes: Callable[[], int] = lambda: 0,
         status: Callable[[], Mapping[str, Any]] = dict,
+        store_name: str = "",
         subscribers: Sequence[Mapping[type[Any], Callable[[Any], None]]] = (),
     ) -> None:
         """Raises ConfigInvalid if a variable of OpenTelemetry has an invalid value.
 
         Each of `subscribers` maps types of events to functions, which are called immediately. `timers` (number of
         timers in the wheel), `spool_free_bytes` and `status` (newest answer of reactor.status(); {} for none) are
-        called when metrics are collected.
+        called when metrics are collected. `store_name` is `ObjectStore.name`.
         """
-        # the variables take precedence; without host.name, Jaeger changes the times of spans to correct clock skew
+        # the variables take precedence
         identity = {"service.name": "reactor", "service.version": version, "host.name": socket.gethostname()}
         resource = Resource.create({**identity, **OTELResourceDetector().detect().attributes})
         self._export_queue: ExportQueue | None = None
@@ -63,7 +64,8 @@ class Dispatcher:
         if (collector := collector_of(environ, "traces")) is not None:
             self._export_queue = ExportQueue(collector, environ)
             sampler = TracerProvider(shutdown_on_exit=False).sampler
-            listeners.append(Traces(self._export_queue.add, sampler, resource, version=version).subscriptions())
+            traces = Traces(self._export_queue.add, sampler, resource, version=version, store_name=store_name)
+            listeners.append(traces.subscriptions())
         collector = collector_of(environ, "metrics")
         self.pushes = collector is not None
         """Whether metrics are pushed to a collector."""
@@ -99,6 +101,11 @@ class Dispatcher:
             event = self._events.popleft()
             for handle in self._listeners[type(event)]:
                 handle(event)
+
+    def spans_lost(self) -> tuple[int, float]:
+        """Return the number of lost spans, and the seconds since the last loss."""
+        queue = self._export_queue
+        return (0, 0.0) if queue is None else (queue.lost, monotonic() - queue.lost_at)
 
     def prometheus(self) -> bytes:
         """Return all metrics, up to the newest event, in Prometheus' text format."""

@@ -26,6 +26,7 @@ class WebApp:
         database: QueryRunner,
         summary_connection: QueryRunner,
         spool_free_bytes: Callable[[], int],
+        spans_lost: Callable[[], tuple[int, float]],
         not_ready: Callable[[], list[str]],
         timers_by_due: Callable[[float, int, int], list[int]],
         request_reconcile: Callable[[], None],
@@ -39,6 +40,7 @@ class WebApp:
             clock=clock,
             not_ready=not_ready,
             spool_free_bytes=spool_free_bytes,
+            spans_lost=spans_lost,
             timers_by_due=timers_by_due,
             settings=settings,
         )

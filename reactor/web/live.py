@@ -17,7 +17,7 @@ from typing import Any
 from anyio import Lock, to_thread
 from attrs import asdict, define, field
 
-from reactor.core.errors import DatabaseUnavailable
+from reactor.core.errors import DatabaseFailure
 from reactor.core.health import headline, troubles
 from reactor.core.settings import Settings
 from reactor.postgres import statements
@@ -56,6 +56,7 @@ class LiveView:
     _clock: Clock
     _not_ready: Callable[[], list[str]]
     _spool_free_bytes: Callable[[], int]
+    _spans_lost: Callable[[], tuple[int, float]]
     _timers_by_due: Callable[[float, int, int], list[int]]
     """(width_s, count, sample): returns the number of timers in each of `count` spans of `width_s` seconds.
 
@@ -114,7 +115,7 @@ class LiveView:
             parameters = (timedelta(seconds=self._settings.heartbeat_timeout_s), LIVE_SUMMARY_CAP)
             try:
                 [(self._summary,)] = await self._database.call(statements.LIVE_SUMMARY, parameters)
-            except DatabaseUnavailable:
+            except DatabaseFailure:
                 self._summary = None
             else:
                 self.record_status(self._summary or {})
@@ -124,7 +125,9 @@ class LiveView:
     def facts(self) -> Values:
         """Return the page's figures. GET /api/live returns them as JSON."""
         recent = self._recent
-        process = recent.process(not_ready=self._not_ready(), spool_free_bytes=self._spool_free_bytes())
+        process = recent.process(
+            not_ready=self._not_ready(), spool_free_bytes=self._spool_free_bytes(), spans_lost=self._spans_lost()
+        )
         found = troubles(self._summary, process)
         return {
             "well": not found,

@@ -7,10 +7,21 @@ from attrs import evolve
 
 from reactor.core.breakers import OpenBreaker
 from reactor.core.errors import StorageRefused, StorageUnavailable
-from reactor.core.health import NOT_LISTENING, POLLED, Process, count_text, duration_text, headline, troubles
+from reactor.core.health import (
+    NOT_LISTENING,
+    POLLED,
+    Process,
+    count_text,
+    duration_text,
+    headline,
+    reactor_name,
+    troubles,
+)
 from reactor.core.refusal import Guard, Place
 
-WELL = Process(mode="listening", mode_for_s=60.0, not_ready=[], open_breakers=[], lag_s=0.001, spool_free_bytes=1 << 40)
+WELL = Process(
+    mode="listening", mode_for_s=60.0, not_ready=[], open_breakers=[], refused={}, lag_s=0.001, spool_free_bytes=1 << 40
+)
 REACTOR = {"id": "1", "host": "h", "mode": "listening", "seen_s_ago": 1.0}
 
 
@@ -61,12 +72,32 @@ def test_all_is_well() -> None:
                 " and keep their retries. Check AWS_PROFILE."
             ),
         ),
+        (
+            {"refused": {"runs": (2, 'violates CHECK "archived"')}},
+            'The database refuses 2 runs: violates CHECK "archived". Each is tried again, at growing intervals.',
+        ),
+        (
+            {"refused": {"uploads": (1, "no")}},
+            "The database refuses 1 upload: no. Each is tried again, at growing intervals.",
+        ),
         ({"lag_s": 2.5}, "Timers fire 2.5 s late: this process has too much work or too little CPU."),
         ({"spool_free_bytes": 1 << 20}, "A spool has only 1 MiB free: new failed uploads may be lost."),
+        (
+            {"spans_lost": 1, "spans_lost_ago_s": 61.0},
+            "1 span was lost 1m1s ago: traces have gaps. No upload is affected.",
+        ),
+        (
+            {"spans_lost": 1234, "spans_lost_ago_s": 599.0},
+            "1,234 spans were lost, the last 9m59s ago: traces have gaps. No upload is affected.",
+        ),
     ],
 )
 def test_each_trouble_of_a_reactor_is_one_sentence(changed: dict[str, Any], sentence: str) -> None:
     assert troubles(database(), evolve(WELL, **changed)) == [sentence]
+
+
+def test_lost_spans_are_reported_for_ten_minutes() -> None:
+    assert troubles(database(), evolve(WELL, spans_lost=5, spans_lost_ago_s=600.0)) == []
 
 
 @pytest.mark.parametrize(
@@ -107,12 +138,50 @@ def test_uploads_due_for_less_than_a_minute_are_no_trouble() -> None:
 
 def test_an_unreachable_database_and_missing_reactors_are_reported() -> None:
     assert troubles(None, WELL) == ["The database does not answer: the figures below may be old."]
+    answers = evolve(WELL, mode="starting", not_ready=[NOT_LISTENING, "the server takes no writes: it is a standby"])
+    assert troubles(None, answers) == [
+        "The database does not answer (the server takes no writes: it is a standby): the figures below may be old."
+    ]
+    assert troubles(None, evolve(WELL, lag_s=2.5))[1].startswith("Timers fire 2.5 s late")
     gone = [REACTOR | {"seen_s_ago": 7200.0}]
     assert troubles(database() | {"reactors": gone}, None) == ["No reactor has reported for 2h."]
     assert troubles(database() | {"reactors": []}, None) == ["No reactor is running."]
     one_polls = [REACTOR, REACTOR | {"mode": "polling"}]
     sentence = "1 of 2 reactors receives no notifications and polls the database."
     assert troubles(database() | {"reactors": one_polls}, None) == [sentence]
+
+
+def test_the_cause_comes_first() -> None:
+    found = troubles(database(), evolve(WELL, mode="starting", not_ready=["the cause", NOT_LISTENING]))
+    assert found[0] == "Not ready: the cause."
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("other", "sentences"),
+    [
+        ({"mode": "polling"}, ["1 of 2 reactors receives no notifications and polls the database."]),
+        (
+            {"seen_s_ago": 21.0, "mode": "gone"},
+            ["Reactor h:8321 (process 7) has not reported for 21s: was it stopped?"],
+        ),
+        ({"seen_s_ago": 601.0, "mode": "gone"}, []),
+        ({"mode": "starting"}, []),
+    ],
+)
+def test_the_page_of_one_reactor_describes_the_others(other: dict[str, Any], sentences: list[str]) -> None:
+    fleet = [REACTOR, REACTOR | {"pid": 7, "port": 8321} | other]
+    assert troubles(database() | {"reactors": fleet}, WELL) == sentences
+
+
+def test_a_reactor_does_not_report_itself_twice() -> None:
+    [sentence] = troubles(database() | {"reactors": [REACTOR | {"mode": "polling"}]}, evolve(WELL, mode="polling"))
+    assert sentence.startswith("Notifications have not arrived")
+
+
+def test_two_reactors_of_a_host_have_different_names() -> None:
+    names = [reactor_name({"host": "h", "pid": pid, "port": port}) for pid, port in ((7, 8321), (8, 8322), (9, None))]
+    assert names == ["h:8321 (process 7)", "h:8322 (process 8)", "h (process 9)"]
 
 
 def test_the_headline_counts_several_troubles() -> None:
