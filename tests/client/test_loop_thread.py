@@ -3,10 +3,10 @@
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4
 
 import pytest
+from support.process import python
 from support.rows import Rows, rows_of
 
 from reactor import SyncReactorClient
@@ -31,14 +31,6 @@ def thread_of(client: SyncReactorClient) -> LoopThread:
     return client._calls.loop_thread
 
 
-def break_loop(client: SyncReactorClient) -> None:
-    """End the event loop as a program that closes all file descriptors does."""
-    thread = thread_of(client)
-    thread._loop.call_soon_threadsafe(thread._loop._selector.close)  # type: ignore[attr-defined]
-    thread._thread.join(PATIENCE_S)
-    assert thread.has_ended
-
-
 def test_a_loop_goes_on_after_system_exit_in_a_callback(client: SyncReactorClient, rows: Rows, source: UUID) -> None:
     with client.interpretation(source, heartbeat_timeout_s=0.9) as run:
         thread = thread_of(client)
@@ -49,36 +41,47 @@ def test_a_loop_goes_on_after_system_exit_in_a_callback(client: SyncReactorClien
     assert rows.run_row(run.id).status == "completed"
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # its tasks can't end either
-def test_a_loop_that_has_ended_is_replaced_and_runs_keep_their_heartbeats(
-    client: SyncReactorClient, rows: Rows, source: UUID
-) -> None:
-    with client.interpretation(source, heartbeat_timeout_s=0.9) as run:
-        break_loop(client)
-        time.sleep(1.2)  # longer than the heartbeat timeout; the block makes no call
-        run.check()
-        assert client.usage(uuid4()).plan == "free"
-        break_loop(client)
-    assert rows.run_row(run.id).status == "completed"
-    break_loop(client)
-    assert client.usage(uuid4()).plan == "free"
-    break_loop(client)
-    client.close()
+def test_a_loop_that_has_ended_is_replaced(migrated_url: str, rows: Rows, source: UUID) -> None:
+    """Runs keep their heartbeats, and a call that waits is sent again. In a process: ended loops leave litter."""
+    reserved = rows.source(uuid4())
+    with rows_of(migrated_url) as other, other.conn.transaction():
+        other.all("select from public.sources where id = %s for update", (reserved,))
+        process = python(_ENDING_LOOPS, migrated_url, str(source), str(reserved))
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waits for the lock\n", process.communicate()[1]
+    printed, errors = process.communicate(timeout=PATIENCE_S)
+    assert (printed.split(), process.returncode) == (["free", "uploaded", "free"], 0), errors
+    assert "the event loop of SyncReactorClient has ended" in errors
+    assert [row.status for row in rows.all("select status from public.interpretation_runs")] == ["completed"]
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_a_call_whose_loop_ends_is_sent_again(client: SyncReactorClient, rows: Rows, migrated_url: str) -> None:
-    source = client.reserve_upload(uuid4(), "0" * 64, 1).source_id
-    waiting = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-    with ThreadPoolExecutor(1) as pool:
-        with rows_of(migrated_url) as other, other.conn.transaction():
-            other.all("select from public.sources for update")
-            call = pool.submit(client.complete_upload, source, "s3://x")
-            deadline = time.monotonic() + PATIENCE_S
-            while not rows.all(waiting):
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            break_loop(client)
-        assert call.result(PATIENCE_S).storage_status == "uploaded"
+_ENDING_LOOPS = """
+import logging, sys, time, uuid
+from concurrent.futures import ThreadPoolExecutor
+from reactor import SyncReactorClient
+
+logging.basicConfig()
+client = SyncReactorClient(sys.argv[1])
+
+def end_loop():     # as in a program that closes all file descriptors
+    thread = client._calls.loop_thread
+    thread._loop.call_soon_threadsafe(thread._loop._selector.close)
+    thread._thread.join(30)
+    assert thread.has_ended
+
+with client.interpretation(sys.argv[2], heartbeat_timeout_s=0.9) as run:
+    end_loop()
+    time.sleep(1.2)                 # longer than the heartbeat timeout; the block makes no call
+    run.check()
+    free = client.usage(uuid.uuid4()).plan
+    end_loop()
+with ThreadPoolExecutor(1) as pool:
+    call = pool.submit(client.complete_upload, sys.argv[3], "s3://x")
+    time.sleep(1)                   # the call waits for a lock
+    end_loop()
+    print("waits for the lock", flush=True)
+    print(free, call.result(30).storage_status)
+end_loop()
+print(client.usage(uuid.uuid4()).plan, flush=True)
+client.close()
+"""
