@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 from psycopg import sql
 from support.rows import Rows
+from support.servers.proxy import proxied
 
 from reactor import ReactorClient, SyncReactorClient
 from reactor.core.errors import DatabaseForbidden, DatabaseUnavailable, InvalidArgument
@@ -170,3 +171,10 @@ def test_gevent_that_patched_nothing_is_no_obstacle(migrated_url: str) -> None:
     pytest.importorskip("gevent.monkey")
     with SyncReactorClient(migrated_url) as client:
         assert client.usage(uuid4()).plan == "free"
+
+
+async def test_parallel_calls_over_a_slow_network_wait_with_the_default_settings(migrated_url: str) -> None:
+    """1 000 calls with a round trip of 50 ms take 12.5 s over 4 connections; this is an eighth of them."""
+    async with proxied(migrated_url) as proxy, ReactorClient(proxy.url) as client:
+        proxy.delay_s = 0.025
+        assert await asyncio.gather(*(reserve(client, number) for number in range(125))) == [""] * 125
