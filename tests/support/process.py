@@ -56,7 +56,11 @@ def reactor(
 
 
 def python(script: str, *arguments: str) -> subprocess.Popen[str]:
-    """Start a Python program with pipes. Python's warning about forks of processes with threads is left out."""
+    """Start a Python program with pipes. Python's warning about forks of processes with threads is left out.
+
+    Ctrl-C raises KeyboardInterrupt in it, also if this process runs in the background, where shells ignore SIGINT.
+    """
+    script = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{script}"
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
