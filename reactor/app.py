@@ -5,7 +5,7 @@ await Reactor(settings).run()
 """
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from reactor.storage.spool_probe import check_spools, least_free_bytes
 from reactor.storage.stores import open_store
 from reactor.storage.stores.base import ObjectStore
 from reactor.telemetry.dispatcher import Dispatcher
+from reactor.telemetry.listener import logged
 from reactor.web.app import WebApp
 from reactor.web.recent import RecentActivity
 from reactor.web.server import WebServer
@@ -67,11 +68,12 @@ class Reactor:
     """One reactor, in this process."""
 
     def __init__(self, settings: Settings, *, store: ObjectStore | None = None, listener: Emit | None = None) -> None:
-        """`store` replaces the store of the settings. `listener` is called with each event."""
+        """`store` replaces the store of the settings. `listener` gets each event; its errors are logged."""
         self.settings = settings
         self._store = store
         self._listener = listener
         self._stop = Event()
+        self._has_begun = False
         self._has_started = Event()
         self._parts: _Parts | None = None
         self._engine: Engine | None = None
@@ -81,8 +83,6 @@ class Reactor:
         """What `drain` couldn't do, one line each, with the reason."""
         self.http_url = ""
         """URL of the HTTP server; empty before the server listens."""
-
-    # state
 
     def stop(self) -> None:
         """Shut down: claim no more rows, wait up to the grace period for running attempts, then hand back the rest."""
@@ -126,10 +126,17 @@ class Reactor:
         await parts.status.refresh()
         return parts.dispatcher.prometheus()
 
-    # running
+    def run(self) -> Coroutine[Any, Any, None]:
+        """Run until `stop` is called. Raises ConfigInvalid or DatabaseUnavailable if the reactor can't start.
 
-    async def run(self) -> None:
-        """Run until `stop` is called. Raises ConfigInvalid or DatabaseUnavailable if the reactor can't start."""
+        Raises RuntimeError when it is called, not when it is awaited, if `run` or `stop` was called before.
+        """
+        if self._has_begun or self._stop.is_set():
+            raise RuntimeError("this Reactor has run or was stopped: create another one for each run")
+        self._has_begun = True
+        return self._run()
+
+    async def _run(self) -> None:
         async with self._opened() as parts, AsyncExitStack() as stack:
             summary_connection = DedicatedConnection(self.settings.database_url or "")
             stack.push_async_callback(summary_connection.close)
@@ -205,8 +212,6 @@ class Reactor:
                 await engine.finish(self.settings.shutdown_grace_s)
             await parts.presence.deregister()
 
-    # opening
-
     @asynccontextmanager
     async def _opened(self, changes: Changes | None = None) -> AsyncIterator[_Parts]:
         """Open and check the store, the spools and the database before any row is claimed."""
@@ -269,7 +274,7 @@ class Reactor:
         if changes is not None:
             subscribers.append(changes.subscriptions())
         if self._listener is not None:
-            subscribers.append(dict.fromkeys(events.EVENT_TYPES, self._listener))
+            subscribers.append(dict.fromkeys(events.EVENT_TYPES, logged(self._listener)))
         dispatcher = Dispatcher(
             __version__,
             os.environ,

@@ -169,7 +169,7 @@ def _connection_string(value: Any) -> str:
     text = _text(value)
     try:
         parts = conninfo_to_dict(text)
-    except ProgrammingError:
+    except (ProgrammingError, UnicodeError):
         # `from None`, because libpq's message quotes the part that it can't parse, which may be the password
         raise ValueError("a postgresql:// URL, or key=value pairs as libpq reads them") from None
     if misreads_password(text, parts):

@@ -45,6 +45,10 @@ CREATE FUNCTION public.heartbeat_interpretation(p_run_id uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION public.heartbeat_interpretations(p_run_ids uuid[]) RETURNS jsonb
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION public.recalculate_usage(p_user_id uuid) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -857,6 +861,9 @@ GRANT ALL ON FUNCTION public.get_usage(p_user_id uuid) TO reactor_worker;
 REVOKE ALL ON FUNCTION public.heartbeat_interpretation(p_run_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.heartbeat_interpretation(p_run_id uuid) TO authenticated;
 GRANT ALL ON FUNCTION public.heartbeat_interpretation(p_run_id uuid) TO service_role;
+
+REVOKE ALL ON FUNCTION public.heartbeat_interpretations(p_run_ids uuid[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION public.heartbeat_interpretations(p_run_ids uuid[]) TO service_role;
 
 REVOKE ALL ON FUNCTION public.recalculate_usage(p_user_id uuid) FROM PUBLIC;
 GRANT ALL ON FUNCTION public.recalculate_usage(p_user_id uuid) TO service_role;

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from loguru import logger
 from psycopg import sql
 from support.app import App, open_app
 from support.callers import Api
@@ -32,6 +33,8 @@ from support.usage_check import assert_usage_matches_rows
 
 from reactor.embedded.server import EmbeddedPostgres
 from reactor.postgres.migrate import migrate
+
+logger.enable("reactor")  # as an app does that wants the log lines
 
 FIRST_WITH_STRATEGY = 150000
 

@@ -7,6 +7,8 @@ The value has the type `object`, because callers may not type-check their code.
 import json
 import math
 import re
+import sys
+from importlib import import_module
 from uuid import UUID
 
 from psycopg import ProgrammingError
@@ -31,7 +33,7 @@ def as_connection_string(name: str, value: object) -> str:
     """Return a connection string that libpq reads as it was meant; see reactor/core/connection_string.py."""
     try:
         is_misread = misreads_password(str(value), conninfo_to_dict(str(value)))
-    except ProgrammingError:
+    except (ProgrammingError, UnicodeError):
         # `from None`, because libpq's message quotes the part that it can't parse, which may be the password
         raise _invalid(name, "must be a postgresql:// URL, or key=value pairs as libpq reads them") from None
     if is_misread:
@@ -73,6 +75,16 @@ def as_json_text(name: str, value: object) -> str:
     if "\\u0000" in text or _SURROGATE.search(text):
         raise _invalid(name, "must be JSON without NUL and without unpaired surrogates")
     return text
+
+
+def as_traceparent(name: str, value: object) -> str | None:
+    """Return a W3C trace context. None becomes the trace context of the current span; None outside any span."""
+    # a span can only exist if the app has imported opentelemetry.trace; without that, its import would cost 60 ms
+    if value or "opentelemetry.trace" not in sys.modules:
+        return as_text(name, value)
+    carrier: dict[str, str] = {}
+    import_module("opentelemetry.propagate").inject(carrier)
+    return carrier.get("traceparent")
 
 
 def _invalid(name: str, problem: str) -> InvalidArgument:

@@ -7,20 +7,24 @@ Each call is one idempotent statement. The client repeats the statement if the c
 arrives. No call blocks the event loop. A started call cannot be cancelled (see reactor/postgres/connection.py).
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from datetime import timedelta
 from typing import Any, LiteralString, Self
 from uuid import UUID
 
-from opentelemetry.propagate import inject
-
-from reactor.client.arguments import as_connection_string, as_id, as_integer, as_json_text, as_seconds, as_text
-from reactor.client.interpretation import Interpretation, interpreting
+from reactor.client.arguments import (
+    as_connection_string,
+    as_id,
+    as_integer,
+    as_json_text,
+    as_seconds,
+    as_text,
+    as_traceparent,
+)
+from reactor.client.connections import Connections
+from reactor.client.interpretation import InterpretationBlock
+from reactor.client.run import begin_arguments
 from reactor.postgres import statements
-from reactor.postgres.connection import ConnectionPool
-from reactor.postgres.results import PendingRetry, Reservation, StartedRun, StoredSource, Usage, accepted, structured
+from reactor.postgres.results import PendingRetry, Reservation, StoredSource, Usage, structured
 
 Id = UUID | str
 
@@ -28,35 +32,37 @@ Id = UUID | str
 class ReactorClient:
     """Calls the reactor's SQL functions over a small connection pool. Use each client in one event loop only.
 
-    Connect as service_role, or as the tables' owner. The first call opens the pool.
+    Connect as the tables' owner, as service_role, or with a role that may execute the functions. The first call opens
+    the pool. In a forked process, it opens connections of its own.
 
-    In addition to the errors in its docstring, each method raises DatabaseUnavailable when the database does not
-    answer, and InvalidArgument for an invalid argument.
+    In addition to the errors in its docstring, each method raises InvalidArgument for an invalid argument;
+    DatabaseUnavailable when the database doesn't answer, or when no connection is free within `wait_s`;
+    DatabaseForbidden when the role may not execute the function, or `reactor migrate` wasn't run.
     """
 
-    def __init__(self, dsn: str, *, connections: int = 4) -> None:
+    def __init__(self, dsn: str, *, connections: int = 4, wait_s: float = 30.0) -> None:
         """Create a client without connecting.
 
-        `dsn` is a libpq URL or key=value string. `connections` is the pool's maximum size, at least 1.
-        Raises InvalidArgument.
+        `dsn` is a libpq URL or key=value string. `connections` is the pool's maximum size, at least 1; while runs are
+        active, one more connection sends their heartbeats. `wait_s` is how long a call may wait for a free connection,
+        in seconds, more than 0. Raises InvalidArgument; ConfigInvalid under gevent or eventlet.
         """
-        self._dsn = as_connection_string("dsn", dsn)
-        self._connections = as_integer("connections", connections, at_least=1)
-        self._opening = asyncio.Lock()
-        self._pool: ConnectionPool | None = None
+        self._connections = Connections(
+            as_connection_string("dsn", dsn),
+            size=as_integer("connections", connections, at_least=1),
+            wait_s=as_seconds("wait_s", wait_s),
+        )
 
     async def __aenter__(self) -> Self:
-        await self._opened_pool()
+        await self._connections.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close all connections. A later call opens new connections."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            await pool.close()
+        """Close all connections; if runs are active, after the last run. A later call opens new connections."""
+        await self._connections.close()
 
     async def reserve_upload(
         self,
@@ -88,7 +94,7 @@ class ReactorClient:
             as_text("source_agent_id", source_agent_id),
             as_json_text("source_metadata", {} if source_metadata is None else source_metadata),
         )
-        return structured(await self.ask(statements.RESERVE_UPLOAD, arguments), Reservation)
+        return structured(await self._ask(statements.RESERVE_UPLOAD, arguments), Reservation)
 
     async def complete_upload(self, source_id: Id, storage_url: str) -> StoredSource:
         """Record that the app stored the object itself; return the stored source. Idempotent.
@@ -98,7 +104,7 @@ class ReactorClient:
         Raises NotFound.
         """
         arguments = (as_id("source_id", source_id), as_text("storage_url", storage_url))
-        return structured(await self.ask(statements.COMPLETE_UPLOAD, arguments), StoredSource)
+        return structured(await self._ask(statements.COMPLETE_UPLOAD, arguments), StoredSource)
 
     async def fail_upload(
         self,
@@ -129,15 +135,31 @@ class ReactorClient:
             as_text("temp_file_path", temp_file_path),
             as_text("error_message", error_message),
             as_text("spool", spool),
-            as_text("traceparent", traceparent or _current_traceparent()),
+            as_traceparent("traceparent", traceparent),
             as_integer("max_retries", max_retries, at_least=1),
             as_json_text("metadata", {} if metadata is None else metadata),
         )
-        return structured(await self.ask(statements.FAIL_UPLOAD, arguments), PendingRetry)
+        return structured(await self._ask(statements.FAIL_UPLOAD, arguments), PendingRetry)
 
     async def usage(self, user_id: Id) -> Usage:
         """Return a user's plan, limits and current usage. A user without rows has the plan `free`."""
-        return structured(await self.ask(statements.GET_USAGE, (as_id("user_id", user_id),)), Usage)
+        return structured(await self._ask(statements.GET_USAGE, (as_id("user_id", user_id),)), Usage)
+
+    async def set_plan(self, user_id: Id, plan: str) -> Usage:
+        """Put a user on a plan of the table quota_plans, and return the usage. For services only.
+
+        If the usage is over the new plan's limits, nothing is deleted, and new work is refused. Raises InvalidArgument
+        for an unknown plan; NotAllowed for a user's role.
+        """
+        arguments = (as_id("user_id", user_id), as_text("plan", plan))
+        return structured(await self._ask(statements.SET_PLAN, arguments), Usage)
+
+    async def recalculate_usage(self, user_id: Id) -> Usage:
+        """Recount a user's usage from the rows, and return it. For services only.
+
+        Raises NotAllowed for a user's role.
+        """
+        return structured(await self._ask(statements.RECALCULATE_USAGE, (as_id("user_id", user_id),)), Usage)
 
     def interpretation(
         self,
@@ -147,15 +169,15 @@ class ReactorClient:
         timeout_s: float = 600.0,
         heartbeat_timeout_s: float = 60.0,
         traceparent: str | None = None,
-    ) -> AbstractAsyncContextManager[Interpretation]:
+    ) -> InterpretationBlock:
         """Return a context manager that runs an interpretation of a stored source.
 
             async with client.interpretation(source_id, config) as run: ...
 
         Entering starts the run and counts it against the user's monthly quota. During the block the client sends a
-        heartbeat every `heartbeat_timeout_s` / 3. Leaving the block completes the run, or fails the run if the block
-        raised. If a reactor or an operator fails the run during the block, the client cancels the block and raises the
-        reason, for example InterpretationTimeout.
+        heartbeat every `heartbeat_timeout_s` / 3. Leaving the block completes the run; an exception that leaves the
+        block fails the run, and propagates unchanged. If a reactor or an operator fails the run during the block, the
+        client cancels the block and raises the reason, for example InterpretationTimeout.
 
         `config` is any JSON value. The run may take up to `timeout_s`. Both times are in seconds, more than 0 and at
         most 30 days. `traceparent` is a W3C trace context; None means the trace context of the current OpenTelemetry
@@ -164,36 +186,14 @@ class ReactorClient:
         Entering raises NotFound, StoragePending, StorageUploadFailed, InterpretationInProgress or
         InterpretationQuotaExceeded.
         """
-        arguments = (
-            as_id("source_id", source_id),
-            as_json_text("config", {} if config is None else config),
-            timedelta(seconds=as_seconds("timeout_s", timeout_s)),
-            timedelta(seconds=as_seconds("heartbeat_timeout_s", heartbeat_timeout_s)),
-            as_text("traceparent", traceparent or _current_traceparent()),
+        return InterpretationBlock(
+            self._connections, begin_arguments(source_id, config, timeout_s, heartbeat_timeout_s, traceparent)
         )
 
-        async def begin(run_id: UUID) -> StartedRun:
-            return structured(await self.ask(statements.BEGIN_INTERPRETATION, (*arguments, run_id)), StartedRun)
-
-        return interpreting(self.ask, begin)
-
-    async def ask(self, statement: LiteralString, arguments: Sequence[Any]) -> Mapping[str, Any]:
-        """Call one SQL function and return its answer. A refusal raises the exception of its code."""
-        pool = await self._opened_pool()
-        [(answer,)] = await pool.call(statement, arguments)
-        return accepted(answer)
-
-    async def _opened_pool(self) -> ConnectionPool:
-        async with self._opening:
-            if self._pool is None:
-                pool = ConnectionPool(self._dsn, size=self._connections, named="the client's dsn", replaces_text=False)
-                await pool.open()
-                self._pool = pool
-            return self._pool
+    async def _ask(self, statement: LiteralString, arguments: Sequence[Any]) -> Mapping[str, Any]:
+        return await self._connections.ask(statement, arguments)
 
 
-def _current_traceparent() -> str | None:
-    """Return the W3C trace context of the current span; None outside any span."""
-    carrier: dict[str, str] = {}
-    inject(carrier)
-    return carrier.get("traceparent")
+def connections_of(client: ReactorClient) -> Connections:
+    """Return the connections of a client, for SyncReactorClient."""
+    return client._connections  # noqa: SLF001  # of this file

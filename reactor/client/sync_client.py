@@ -9,55 +9,17 @@
 Threads may share a client. A client may be created before a fork: each process opens its own connections.
 """
 
-import os
-from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import CancelledError, Future
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial, wraps
-from threading import Lock, Thread
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-import anyio
-from anyio.from_thread import BlockingPortal
-from attrs import frozen
-
 from reactor.client.async_client import Id, ReactorClient
-from reactor.client.interpretation import Interpretation
+from reactor.client.blocking_calls import BlockingCalls
+from reactor.client.run import begin_arguments
+from reactor.client.sync_interpretation import SyncInterpretationBlock
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@frozen
-class _LoopThread:
-    """An event loop in a thread of this process, and the client that uses the loop."""
-
-    pid: int
-    client: ReactorClient
-    portal: BlockingPortal
-
-
-class SyncInterpretation:
-    """A running interpretation, for its worker. `SyncReactorClient.interpretation` creates it."""
-
-    def __init__(self, run: Interpretation, portal: BlockingPortal) -> None:
-        self.id, self.source_id = run.id, run.source_id
-        self.traceparent = run.traceparent
-        """The run's W3C trace context."""
-
-        self._run = run
-        self._portal = portal
-
-    def check(self) -> None:
-        """Raise the reason, such as InterpretationTimeout, if a reactor or an operator has failed the run."""
-        self._run.check()
-
-    def fail(self, code: str, message: str | None = None) -> None:
-        """Fail the run with an error code of the worker. Leaving the block then doesn't change the run.
-
-        `code` consists of capitals, digits and `_`.
-        """
-        self._portal.call(partial(self._run.fail, code, message))
 
 
 def _blocking(
@@ -67,8 +29,10 @@ def _blocking(
 
     @wraps(method)
     def call(self: "SyncReactorClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        loop_thread = self._started_loop_thread()
-        return loop_thread.portal.call(lambda: method(loop_thread.client, *args, **kwargs))
+        async def in_loop(client: ReactorClient) -> T:
+            return await method(client, *args, **kwargs)
+
+        return self._calls.call(in_loop)
 
     return call
 
@@ -79,16 +43,16 @@ class SyncReactorClient:
     Each method has the same arguments, result and errors as the method of ReactorClient with the same name.
     """
 
-    def __init__(self, dsn: str, *, connections: int = 4) -> None:
+    def __init__(self, dsn: str, *, connections: int = 4, wait_s: float = 30.0) -> None:
         """Create a client without connecting.
 
-        `dsn` is a libpq URL or key=value string. `connections` is the pool's maximum size, at least 1.
-        Raises InvalidArgument.
+        `dsn` is a libpq URL or key=value string. `connections` is the pool's maximum size, at least 1; while runs are
+        active, one more connection sends their heartbeats. `wait_s` is how long a call may wait for a free connection,
+        in seconds, more than 0. Raises InvalidArgument; ConfigInvalid under gevent or eventlet.
         """
-        self._make_client = partial(ReactorClient, dsn, connections=connections)
-        self._make_client()  # raises InvalidArgument here, not at the first call
-        self._lock = Lock()
-        self._loop_thread: _LoopThread | None = None
+        make_client = partial(ReactorClient, dsn, connections=connections, wait_s=wait_s)
+        make_client()  # raises here, not at the first call
+        self._calls = BlockingCalls(make_client)
 
     def __enter__(self) -> Self:
         return self
@@ -97,19 +61,30 @@ class SyncReactorClient:
         self.close()
 
     def close(self) -> None:
-        """Close all connections and end the thread. A later call starts a new thread and opens new connections."""
-        with self._lock:
-            loop_thread, self._loop_thread = self._loop_thread, None
-        if loop_thread is not None and loop_thread.pid == os.getpid():
-            loop_thread.portal.call(loop_thread.client.aclose)
-            loop_thread.portal.call(loop_thread.portal.stop)
+        """Close all connections and end the thread; if runs are active, after the last run.
+
+        A later call starts a new thread and opens new connections.
+        """
+        self._calls.close()
 
     reserve_upload = _blocking(ReactorClient.reserve_upload)
-    complete_upload = _blocking(ReactorClient.complete_upload)
-    fail_upload = _blocking(ReactorClient.fail_upload)
-    usage = _blocking(ReactorClient.usage)
+    """Reserve quota for an upload before the app stores the object; see ReactorClient.reserve_upload."""
 
-    @contextmanager
+    complete_upload = _blocking(ReactorClient.complete_upload)
+    """Record that the app stored the object itself; see ReactorClient.complete_upload."""
+
+    fail_upload = _blocking(ReactorClient.fail_upload)
+    """Queue an upload that the app could not store; see ReactorClient.fail_upload."""
+
+    usage = _blocking(ReactorClient.usage)
+    """Return a user's plan, limits and current usage; see ReactorClient.usage."""
+
+    set_plan = _blocking(ReactorClient.set_plan)
+    """Put a user on a plan; see ReactorClient.set_plan."""
+
+    recalculate_usage = _blocking(ReactorClient.recalculate_usage)
+    """Recount a user's usage from the rows; see ReactorClient.recalculate_usage."""
+
     def interpretation(
         self,
         source_id: Id,
@@ -118,37 +93,16 @@ class SyncReactorClient:
         timeout_s: float = 600.0,
         heartbeat_timeout_s: float = 60.0,
         traceparent: str | None = None,
-    ) -> Iterator[SyncInterpretation]:
+    ) -> SyncInterpretationBlock:
         """Return a context manager that runs an interpretation. See ReactorClient.interpretation for the arguments.
 
-        The client can't cancel this block, so the block must call `run.check()` regularly: `check` raises the reason
-        when a reactor or an operator has failed the run. Without this call, leaving the block raises the reason.
+            with client.interpretation(source_id, config) as run: ...
+
+        Any exception that leaves the block fails the run and propagates unchanged, also KeyboardInterrupt, SystemExit
+        and the GeneratorExit of a generator that is closed. The client can't cancel this block, so the block must call
+        `run.check()` regularly: `check` raises the reason when a reactor or an operator has failed the run. Without
+        this call, leaving the block raises the reason.
         """
-        loop_thread = self._started_loop_thread()
-        interpretation = loop_thread.client.interpretation(
-            source_id, config, timeout_s=timeout_s, heartbeat_timeout_s=heartbeat_timeout_s, traceparent=traceparent
+        return SyncInterpretationBlock(
+            self._calls, begin_arguments(source_id, config, timeout_s, heartbeat_timeout_s, traceparent)
         )
-        run: Interpretation | None = None
-        try:
-            with loop_thread.portal.wrap_async_context_manager(interpretation) as run:
-                yield SyncInterpretation(run, loop_thread.portal)
-        except CancelledError:
-            # if `check` raises while the event loop still cancels the block, anyio reports only the cancellation
-            if run is not None:
-                run.check()
-            raise
-
-    def _started_loop_thread(self) -> _LoopThread:
-        """Return the event loop thread of this process; start one if there is none."""
-        with self._lock:
-            if self._loop_thread is None or self._loop_thread.pid != os.getpid():
-                started: Future[_LoopThread] = Future()
-                # A daemon thread: a program that does not call close() must still exit.
-                Thread(target=anyio.run, args=(self._run_loop, started), name="reactor-client", daemon=True).start()
-                self._loop_thread = started.result()
-            return self._loop_thread
-
-    async def _run_loop(self, started: "Future[_LoopThread]") -> None:
-        async with BlockingPortal() as portal:
-            started.set_result(_LoopThread(os.getpid(), self._make_client(), portal))
-            await portal.sleep_until_stopped()

@@ -38,6 +38,16 @@ class ReactorError(Exception):
         return CATALOGUE[self.code]
 
     @property
+    def http_status(self) -> int:
+        """The status with which a web API responds to its own caller."""
+        return self.catalogued.http_status
+
+    @property
+    def next_step(self) -> str:
+        """What the caller can do next, in one sentence."""
+        return self.catalogued.next_step
+
+    @property
     def retryable(self) -> bool:
         """Whether the same call may succeed later without any change."""
         return self.catalogued.retryable
@@ -171,7 +181,7 @@ class StorageUnavailable(Unavailable, code="STORAGE_UNAVAILABLE"):
         self, message: str | None = None, *, http_status: int | None = None, retry_after_s: float | None = None
     ) -> None:
         super().__init__(message)
-        self.http_status = http_status
+        self.store_http_status = http_status
         self.refusal = Refusal(scope=Scope.PASSING, reason=str(http_status or ""), retry_after_s=retry_after_s)
 
 
@@ -191,7 +201,7 @@ class StorageRejected(Rejected, code="STORAGE_REJECTED"):
         may_be_shared: bool = False,
     ) -> None:
         super().__init__(message)
-        self.http_status = http_status
+        self.store_http_status = http_status
         self.refusal = Refusal(
             scope=Scope.UPLOAD,
             guard=Guard.BUCKET,
@@ -214,7 +224,7 @@ class StorageRefused(Refused, code="STORAGE_REFUSED"):
         check: str = "",
     ) -> None:
         super().__init__(message)
-        self.http_status = http_status
+        self.store_http_status = http_status
         self.refusal = Refusal(scope=Scope.SHARED, guard=guard, reason=reason or str(http_status or ""), check=check)
 
 

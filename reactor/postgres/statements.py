@@ -71,12 +71,15 @@ FAIL_UPLOAD: Final = (
 )
 
 GET_USAGE: Final = "select public.get_usage(%s::uuid)"
+RECALCULATE_USAGE: Final = "select public.recalculate_usage(%s::uuid)"
+SET_PLAN: Final = "select public.set_plan(%s::uuid, %s::text)"
 
 BEGIN_INTERPRETATION: Final = (
     "select public.begin_interpretation(%s::uuid, %s::jsonb, %s::interval, %s::interval, %s::text, %s::uuid)"
 )
 
 HEARTBEAT_INTERPRETATION: Final = "select public.heartbeat_interpretation(%s::uuid)"
+HEARTBEAT_INTERPRETATIONS: Final = "select public.heartbeat_interpretations(%s::uuid[])"
 COMPLETE_INTERPRETATION: Final = "select public.complete_interpretation(%s::uuid)"
 FAIL_INTERPRETATION: Final = "select public.fail_interpretation(%s::uuid, %s::text, %s::text)"
 

@@ -58,6 +58,7 @@ class _Routed(logging.Handler):
 
 def configure(level: str, style: str) -> None:
     """Log lines of `level` and above in `style`, 'text' or 'json'. Replaces an earlier configuration."""
+    logger.enable("reactor")
     logger.remove()
     if style == "json":
         logger.add(_write_json, level=level, format="{message}", backtrace=False, diagnose=False)

@@ -6,7 +6,7 @@ A floor does the same work without the reactor, for example with the same SQL on
 job queue on PostgreSQL. A ratio compares two variants within one repeat; a goal limits the median of all repeats.
 Compare figures only within one run.
 
-Peers are measured if they are installed: pip install 'reactor[bench]'. npm installs the peer graphile-worker into a
+Peers are measured if they are installed: pip install 'pgreactor[bench]'. npm installs the peer graphile-worker into a
 temporary folder if Node is installed. --quick measures less, only to check that the benchmark works.
 """
 

@@ -1,4 +1,4 @@
-"""The peers, each with its fastest settings. pip install 'reactor[bench]' installs all but graphile-worker."""
+"""The peers, each with its fastest settings. pip install 'pgreactor[bench]' installs all but graphile-worker."""
 
 import asyncio
 import importlib
@@ -115,7 +115,7 @@ def _missing(*packages: str) -> str | None:
         try:
             importlib.import_module(package)
         except ImportError:
-            return f"{package} isn't installed: pip install 'reactor[bench]'"
+            return f"{package} isn't installed: pip install 'pgreactor[bench]'"
     return None
 
 

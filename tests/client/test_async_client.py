@@ -200,8 +200,9 @@ async def test_an_unreachable_database_is_an_error_without_the_password() -> Non
 
 
 async def test_a_database_without_the_schema_is_an_error_that_names_the_missing_function(database_url: str) -> None:
-    with pytest.raises(DatabaseForbidden, match=r"get_usage.*reactor migrate"):
+    with pytest.raises(DatabaseForbidden, match=r"get_usage.* run `reactor migrate`") as caught:
         await ReactorClient(database_url).usage(uuid4())
+    assert not caught.value.retryable
 
 
 async def test_a_closed_client_opens_again(client: ReactorClient) -> None:

@@ -1,7 +1,7 @@
 """The end of a block ends its run; a run that ended elsewhere cancels its block; short outages change nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, LiteralString
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ from support.recorder import Recorder
 from support.rows import Rows, rows_of
 
 from reactor import ReactorClient
+from reactor.client.connections import Connections
 from reactor.core.errors import (
     DatabaseUnavailable,
     InterpretationFailed,
@@ -30,22 +31,31 @@ from reactor.core.errors import (
 )
 from reactor.core.events import RunExpired
 from reactor.postgres import statements
+from reactor.postgres.connection import DedicatedConnection
 
 PATIENCE_S = 30.0
 
 
-class ObservedClient(ReactorClient):
-    """A client that records the outcome of each call, and lets a test wait for an outcome."""
+class ObservedConnections(Connections):
+    """Connections that record the outcome of each call, and let a test wait for an outcome."""
 
     def __init__(self, dsn: str) -> None:
-        super().__init__(dsn)
+        super().__init__(dsn, size=4, wait_s=30)
         self.outcomes: list[tuple[str, type[Exception] | None]] = []
         self._changed = Event()
 
-    async def ask(self, statement: LiteralString, arguments: Sequence[Any]) -> Mapping[str, Any]:
+    async def ask(
+        self, statement: LiteralString, arguments: Sequence[Any], *, is_urgent: bool = False
+    ) -> Mapping[str, Any]:
+        return await self._observed(statement, super().ask(statement, arguments, is_urgent=is_urgent))
+
+    async def send_heartbeats(self, connection: DedicatedConnection, run_ids: Sequence[UUID]) -> Mapping[str, Any]:
+        return await self._observed(statements.HEARTBEAT_INTERPRETATIONS, super().send_heartbeats(connection, run_ids))
+
+    async def _observed(self, statement: str, call: Awaitable[Mapping[str, Any]]) -> Mapping[str, Any]:
         outcome: type[Exception] | None = None
         try:
-            return await super().ask(statement, arguments)
+            return await call
         except ReactorError as error:
             outcome = type(error)
             raise
@@ -53,13 +63,20 @@ class ObservedClient(ReactorClient):
             self.outcomes.append((statement, outcome))
             self._changed.set()
 
+
+class ObservedClient(ReactorClient):
+    def __init__(self, dsn: str) -> None:
+        super().__init__(dsn)
+        self._connections = self.observed = ObservedConnections(dsn)
+
     async def wait_for(self, statement: str, outcome: type[Exception] | None) -> None:
         """Wait for the next call of `statement` with this outcome; None means success."""
-        earlier = len(self.outcomes)
+        observed = self.observed
+        earlier = len(observed.outcomes)
         with fail_after(PATIENCE_S):
-            while (statement, outcome) not in self.outcomes[earlier:]:
-                self._changed = Event()
-                await self._changed.wait()
+            while (statement, outcome) not in observed.outcomes[earlier:]:
+                observed._changed = Event()
+                await observed._changed.wait()
 
 
 @pytest.fixture
@@ -248,7 +265,7 @@ async def test_the_error_of_the_block_is_raised_even_if_the_run_ended_elsewhere(
 async def test_heartbeats_come_at_a_third_of_the_timeout(client: ObservedClient, rows: Rows, source: UUID) -> None:
     async with client.interpretation(source, heartbeat_timeout_s=0.6) as run:
         for _ in range(4):  # four heartbeats take longer than the timeout
-            await client.wait_for(statements.HEARTBEAT_INTERPRETATION, None)
+            await client.wait_for(statements.HEARTBEAT_INTERPRETATIONS, None)
         row = rows.one(
             "select heartbeat_at - started_at as kept_alive, clock_timestamp() - heartbeat_at as ago"
             " from public.interpretation_runs where id = %s",
@@ -285,8 +302,8 @@ async def test_a_running_run_survives_a_short_database_outage(
 ) -> None:
     async with client.interpretation(source, heartbeat_timeout_s=24) as run:
         with database_outage(server_url, migrated_url):
-            await client.wait_for(statements.HEARTBEAT_INTERPRETATION, DatabaseUnavailable)
-        await client.wait_for(statements.HEARTBEAT_INTERPRETATION, None)
+            await client.wait_for(statements.HEARTBEAT_INTERPRETATIONS, DatabaseUnavailable)
+        await client.wait_for(statements.HEARTBEAT_INTERPRETATIONS, None)
     with rows_of(migrated_url) as rows:
         assert end_of(rows, run.id)[0] == "completed"
 

@@ -10,6 +10,7 @@ from hashlib import sha256
 from uuid import UUID, uuid4
 
 import pytest
+from support.process import python
 from support.rows import Rows
 
 from reactor import SyncReactorClient
@@ -105,11 +106,9 @@ def test_threads_share_a_client(client: SyncReactorClient) -> None:
 
 def test_a_fork_gets_connections_of_its_own(migrated_url: str) -> None:
     """A web server may load the app, with its client, before the server forks its worker processes."""
-    done = subprocess.run(
-        [sys.executable, "-c", _FORKING, migrated_url], capture_output=True, text=True, timeout=50, check=True
-    )
-    assert done.stdout.split() == ["child", "free", "parent", "free"]
-    assert done.stderr == ""
+    process = python(_FORKING, migrated_url)
+    printed, errors = process.communicate(timeout=50)
+    assert (printed.split(), errors, process.returncode) == (["child", "free", "parent", "free"], "", 0)
 
 
 _FORKING = """

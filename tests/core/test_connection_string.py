@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
+from reactor.client.arguments import as_connection_string
+from reactor.configuration import load
 from reactor.core.connection_string import misreads_password
+from reactor.core.errors import ConfigInvalid, InvalidArgument
 
 MISREAD = [
     "postgresql://user:p@ss@host/db",
@@ -54,7 +57,7 @@ def is_misread(text: str) -> bool:
     """Return True also for what libpq itself refuses."""
     try:
         return misreads_password(text, conninfo_to_dict(text))
-    except ProgrammingError:
+    except (ProgrammingError, UnicodeDecodeError):
         return True
 
 
@@ -79,3 +82,11 @@ def test_no_part_of_any_password_becomes_another_part_unnoticed(password: str) -
             assert (parts["host"], parts["dbname"]) == ("host", "db")
             assert parts.get("port", "5432") == "5432"
     assert not is_misread(f"postgresql://user:{quote(password, safe='')}@host:5432/db")
+
+
+@pytest.mark.parametrize("password", ["%80", "%ff%fe", "%e4"])
+def test_a_password_of_bytes_that_are_no_utf_8_is_refused_in_one_line(password: str) -> None:
+    with pytest.raises(InvalidArgument, match="must be a postgresql:// URL"):
+        as_connection_string("dsn", f"postgresql://user:{password}@host/db")
+    with pytest.raises(ConfigInvalid, match="REACTOR_DATABASE_URL must be a postgresql:// URL"):
+        load({"REACTOR_DATABASE_URL": f"postgresql://user:{password}@host/db"})

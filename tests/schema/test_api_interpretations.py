@@ -263,3 +263,60 @@ def test_a_pending_run_has_no_worker(rows: Rows, api: Api, source: UUID) -> None
     run = rows.start_run(rows.source_row(source).user_id, source=source, status="pending")
     for word in WORDS:
         assert api.refused("NOT_ALLOWED", word, p_run_id=run) == {"run_id": str(run), "status": "pending"}
+
+
+# heartbeat_interpretations
+
+
+def array(*runs: UUID | None) -> str:
+    """Return the literal of an array of ids."""
+    return "{" + ",".join(str(run or "null") for run in runs) + "}"
+
+
+def test_one_call_moves_the_deadline_of_each_run_and_refuses_those_that_ended(rows: Rows, api: Api) -> None:
+    runs = [api.begin(api.store(uuid4())) for _ in range(5)]
+    alive, overdue, completed, failed, unknown = *runs[:4], uuid4()
+    for run in runs:
+        age(rows, run, heartbeat_at=30)
+    age(rows, overdue, timeout_at=1)
+    api.ok("complete_interpretation", p_run_id=completed)
+    api.ok("fail_interpretation", p_run_id=failed)
+
+    answer = api.ok("heartbeat_interpretations", p_run_ids=array(alive, alive, overdue, completed, failed, unknown))
+
+    assert {run: refusal["code"] for run, refusal in answer["refused"].items()} == {
+        str(overdue): "INTERPRETATION_TIMEOUT",
+        str(completed): "NOT_ALLOWED",
+        str(failed): "INTERPRETATION_FAILED",
+        str(unknown): "NOT_FOUND",
+    }
+    assert answer["busy"] == []
+    assert rows.run_row(alive).heartbeat_at > rows.at(-15)
+    assert rows.run_row(overdue).status == "failed"
+    assert rows.run_row(runs[4]).heartbeat_at < rows.at(-15)
+    for run, refusal in answer["refused"].items():
+        assert refusal == api.call("heartbeat_interpretation", p_run_id=UUID(run))
+
+
+@pytest.mark.parametrize("is_overdue", [False, True])
+def test_a_locked_run_is_busy_and_delays_no_other_run(
+    rows: Rows, api: Api, migrated_url: str, is_overdue: bool
+) -> None:
+    locked, other = (api.begin(api.store(uuid4())) for _ in range(2))
+    if is_overdue:
+        age(rows, locked, timeout_at=1)
+    age(rows, other, heartbeat_at=30)
+    with rows_of(migrated_url) as holder, holder.conn.transaction():
+        holder.all("select from public.interpretation_runs where id = %s for update", (locked,))
+        rows.run("set lock_timeout = '1ms'")
+        answer = api.ok("heartbeat_interpretations", p_run_ids=array(locked, other))
+    assert (answer["busy"], answer["refused"]) == ([str(locked)], {})
+    assert rows.run_row(other).heartbeat_at > rows.at(-15)
+    answer = api.ok("heartbeat_interpretations", p_run_ids=array(locked))
+    assert (answer["busy"], list(answer["refused"])) == ([], [str(locked)] if is_overdue else [])
+
+
+@pytest.mark.parametrize("ids", [None, "{}", array(None), array(*[UUID(int=1)] * 1001)], ids=["null", "0", "", "1001"])
+def test_a_call_without_ids_or_with_too_many_is_refused(api: Api, ids: str | None) -> None:
+    details = api.refused("INVALID_ARGUMENT", "heartbeat_interpretations", p_run_ids=ids)
+    assert details == {"argument": "p_run_ids"}

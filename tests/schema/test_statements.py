@@ -12,7 +12,7 @@ import pytest
 from reactor.postgres import runs, statements, upload_answers, upload_queue
 
 NAMES = sorted(name for name in vars(statements) if name.isupper())
-COUNT = 27
+COUNT = 30
 """The number of statements. The columns of a new statement must be added below."""
 
 
@@ -42,7 +42,9 @@ READS = {
 ANSWERS = sorted(
     name
     for name in NAMES
-    if name not in READS and name.endswith(("_UPLOAD", "_INTERPRETATION", "_USAGE")) and name != "REPAIR_USAGE"
+    if name not in READS
+    and name.endswith(("_UPLOAD", "_INTERPRETATION", "_INTERPRETATIONS", "_USAGE", "_PLAN"))
+    and name != "REPAIR_USAGE"
 )
 """The statements of the SQL API. Each returns one jsonb."""
 

@@ -13,7 +13,7 @@ from reactor.core.error_codes import CATALOGUE
 from support.rows import Rows
 
 NIL = UUID(int=0)
-SERVICE_ONLY = {"recalculate_usage", "set_plan"}
+SERVICE_ONLY = {"heartbeat_interpretations", "recalculate_usage", "set_plan"}
 
 Answer = dict[str, Any]
 

@@ -55,6 +55,16 @@ def reactor(
     return done
 
 
+def python(script: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start a Python program with pipes. Python's warning about forks of processes with threads is left out.
+
+    Ctrl-C raises KeyboardInterrupt in it, also if this process runs in the background, where shells ignore SIGINT.
+    """
+    script = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{script}"
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 def fetch(url: str) -> tuple[int, str]:
     """Return the HTTP status and the body of a GET request."""
     try:

@@ -144,7 +144,7 @@ class TestNotStoring:
     def test_a_missing_bucket_is_refused(self, store: S3Store) -> None:
         with body_of(CONTENT) as body, pytest.raises(StorageRefused, match="NoSuchBucket") as caught:
             store.put("missing", "key", body, mime_type=None)
-        assert (caught.value.http_status, caught.value.refusal.guard) == (404, Guard.BUCKET)
+        assert (caught.value.store_http_status, caught.value.refusal.guard) == (404, Guard.BUCKET)
 
     def test_wrong_credentials_are_a_denial_and_stay_secret(
         self, server: SeaweedServer, monkeypatch: pytest.MonkeyPatch

@@ -153,7 +153,7 @@ class TestErrors:
         server.fault = fault
         with pytest.raises(StorageUnavailable) as caught:
             put(store)
-        assert caught.value.http_status in range(300, 600)
+        assert caught.value.store_http_status in range(300, 600)
         assert caught.value.refusal.retry_after_s is None
         assert len(server.requests) == 1
 
@@ -163,7 +163,7 @@ class TestErrors:
         with pytest.raises(StorageRejected) as caught:
             put(store)
         assert caught.value.refusal.may_be_shared is False
-        assert caught.value.http_status in range(300, 500)
+        assert caught.value.store_http_status in range(300, 500)
         assert len(server.requests) == 1
 
     @pytest.mark.parametrize("fault", DENIED)
@@ -201,7 +201,7 @@ class TestErrors:
         server.fault = fault
         with pytest.raises(StorageUnavailable, match="didn't answer in time") as caught:
             put(store, bytes(1_000_000))
-        assert caught.value.http_status is None
+        assert caught.value.store_http_status is None
         assert len(server.requests) == 1
 
     def test_an_object_whose_response_was_lost_is_unavailable_and_stored(
@@ -257,7 +257,7 @@ class TestRetryAfter:
         server.fault = answers(503, "SlowDown", retry_after="120")
         with pytest.raises(StorageUnavailable) as caught:
             put(store)
-        assert (caught.value.http_status, caught.value.refusal.retry_after_s) == (503, 120.0)
+        assert (caught.value.store_http_status, caught.value.refusal.retry_after_s) == (503, 120.0)
 
     def test_a_date_is_relative_to_the_servers_clock(self, store: S3Store, server: FaultServer) -> None:
         server.fault = retries_at(429, seconds=90, clock=1_000_000_000)

