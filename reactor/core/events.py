@@ -237,6 +237,14 @@ class DatabaseLost(Event):
 
 
 @frozen(kw_only=True)
+class DatabaseAnswers(Event):
+    """The database answers again: no call to it fails any more."""
+
+    after_s: float
+    """Seconds since the first of the failures."""
+
+
+@frozen(kw_only=True)
 class ReactorsChanged(Event):
     """Reactors have started or gone. Uploads that a gone reactor had claimed may need a rescue."""
 

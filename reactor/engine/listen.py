@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from anyio import create_task_group
 
 from reactor.core.errors import DatabaseUnavailable
-from reactor.core.events import DatabaseLost, Emit, ListenerLost, Listening, Polling, ReactorsChanged
+from reactor.core.events import DatabaseAnswers, DatabaseLost, Emit, ListenerLost, Listening, Polling, ReactorsChanged
 from reactor.core.health import QUEUE_FULL_FROM
 from reactor.engine.reconcile import Reconcile
 from reactor.engine.requests import ReconcileRequests
@@ -80,6 +80,8 @@ class Listen:
         self._canary_back = asyncio.Event()
         self._silent_connections = 0
         self._is_connected = False
+        self._failing_since: float | None = None
+        """Monotonic time of the first failure since the database last answered a report; None if none has failed."""
         self._others: frozenset[UUID] = frozenset()
         self._mode = "starting"
         """'starting', 'listening' (a canary has arrived) or 'polling'."""
@@ -107,10 +109,12 @@ class Listen:
 
     def _on_lost(self, reason: str) -> None:
         self._is_connected = False
+        self._record_failure()
         self._reconcile.expect_notifications(arrive=False)
         if self._mode == "listening":
             self._mode = "starting"
             self._emit(ListenerLost(reason=reason))
+            self._prove_now.set()  # shows soon whether the whole database is away
         else:
             self._emit(DatabaseLost(doing="listen", reason=reason))
 
@@ -128,6 +132,7 @@ class Listen:
             try:
                 await self._prove()
             except DatabaseUnavailable as error:
+                self._record_failure()
                 self._emit(DatabaseLost(doing="report presence", reason=str(error)))
             with self._clock.alarm(self._clock.tick() + round(PRESENCE_INTERVAL_S * TICKS_PER_S)):
                 await self._prove_now.wait()
@@ -138,6 +143,7 @@ class Listen:
         was_connected = self._is_connected
         self._canary_back.clear()
         self._take_in_peers(await self._presence.report(self._mode, with_canary=was_connected))
+        self._record_answer(is_listening=was_connected)
         if self._presence.queue_usage >= QUEUE_FULL_FROM:
             self._on_queue_full()
             return
@@ -149,6 +155,16 @@ class Listen:
             self._on_proven()
         elif self._is_connected:
             self._on_silence()
+
+    def _record_failure(self) -> None:
+        if self._failing_since is None:
+            self._failing_since = self._clock.now()
+
+    def _record_answer(self, *, is_listening: bool) -> None:
+        # a server that answers reports and accepts no listening connection doesn't answer again yet
+        if self._failing_since is not None and is_listening:
+            self._emit(DatabaseAnswers(after_s=self._clock.now() - self._failing_since))
+            self._failing_since = None
 
     def _on_proven(self) -> None:
         self._silent_connections = 0

@@ -11,7 +11,7 @@ from support.breaker_events import breaker_closed, breaker_opened
 from reactor.core import events
 from reactor.core.model import Outcome, Verdict
 from reactor.core.trace_context import Trail, timeout_span_id
-from reactor.telemetry.log_lines import LOG_LINES
+from reactor.telemetry.log_lines import LogLines
 
 if TYPE_CHECKING:
     from loguru import Message, Record
@@ -33,8 +33,9 @@ def records() -> Iterator[list["Record"]]:
 
 
 def emit(*emitted: events.Event) -> None:
+    subscriptions = LogLines().subscriptions()
     for event in emitted:
-        LOG_LINES[type(event)](event)
+        subscriptions[type(event)](event)
 
 
 def trail(number: int) -> Trail:
@@ -115,9 +116,17 @@ def test_a_line_about_a_run_carries_the_ids_of_its_timeout(records: list["Record
             "ERROR",
             "store s3://h fails for everyone, whose uploads wait and whose attempts aren't counted: 503 SlowDown",
         ),
-        (breaker_closed("s3://h"), "INFO", "store s3://h answers again: its uploads continue"),
         (events.Swept(reaction="uploads", found=3, missed=2, duration_s=0.1), "WARNING", "2 overdue uploads"),
-        (events.UsageRepaired(kind="reservations", count=2), "WARNING", "released 2 reservations"),
+        (events.UsageRepaired(kind="reservations", count=2), "WARNING", "released 2 reservations unused for a day"),
+        (events.UsageRepaired(kind="reservations", count=1), "WARNING", "released 1 reservation unused for a day"),
+        (events.UsageRepaired(kind="months", count=1), "INFO", "repaired 1 month"),
+        (
+            events.Rescued(retried=1, buried=0),
+            "WARNING",
+            "rescued 1 abandoned upload; 0 uploads more without attempts left died",
+        ),
+        (events.ReactorsChanged(alive=1, joined=0, left=1), "INFO", "1 reactor running (0 joined, 1 left)"),
+        (events.ReactorsChanged(alive=2, joined=1, left=0), "INFO", "2 reactors running (1 joined, 0 left)"),
     ],
 )
 def test_an_event_is_logged_at_the_level_of_its_severity(
@@ -126,6 +135,123 @@ def test_an_event_is_logged_at_the_level_of_its_severity(
     emit(event)
     assert records[0]["level"].name == level
     assert words in records[0]["message"]
+
+
+class Time:
+    """Monotonic seconds that the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+def lost(doing: str = "claim uploads", reason: str = "connection refused") -> events.DatabaseLost:
+    return events.DatabaseLost(doing=doing, reason=reason)
+
+
+def messages(records: list["Record"]) -> list[str]:
+    return [record["message"] for record in records if record["level"].name != "DEBUG"]
+
+
+def test_an_outage_of_an_hour_has_few_lines_and_one_at_its_end(records: list["Record"], time: Time) -> None:
+    subscriptions = LogLines(time).subscriptions()
+    while time.now < 3600:
+        for doing, every_s in (("claim uploads", 0.5), ("claim runs", 0.5), ("reconcile", 1.0), ("listen", 4.0)):
+            if time.now % every_s == 0:
+                subscriptions[events.DatabaseLost](lost(doing, f"no answer from port {int(time.now)}"))
+        time.now += 0.5
+    subscriptions[events.DatabaseAnswers](events.DatabaseAnswers(after_s=3600.0))
+    subscriptions[events.DatabaseAnswers](events.DatabaseAnswers(after_s=0.0))
+    *warnings, end = messages(records)
+    assert len(warnings) == 4 * 9
+    assert warnings[0] == "couldn't claim uploads: no answer from port 0; retrying"
+    assert (
+        "couldn't claim uploads: no answer from port 71; retrying (119 more since the last line about this)" in warnings
+    )
+    assert end == "the database answers again after 3600.0 s"
+
+
+def test_another_cause_is_logged_at_once(records: list["Record"], time: Time) -> None:
+    subscriptions = LogLines(time).subscriptions()
+    for reason in ("connection refused", "connection refused", "password authentication failed"):
+        subscriptions[events.DatabaseLost](lost(reason=reason))
+    assert [message.partition(": ")[2] for message in messages(records)] == [
+        "connection refused; retrying",
+        "password authentication failed; retrying",
+    ]
+
+
+def test_lost_leases_are_counted(records: list["Record"], time: Time) -> None:
+    subscriptions = LogLines(time).subscriptions()
+    for number in range(2500):
+        subscriptions[events.LeaseLost](events.LeaseLost(upload_id=UUID(int=number)))
+    time.now += 2.0
+    subscriptions[events.LeaseLost](events.LeaseLost(upload_id=UUID(int=9999)))
+    assert [message.partition("dropped")[2] for message in messages(records)] == [
+        "",
+        " (2499 more since the last line about this)",
+    ]
+    assert records[0]["extra"]["upload_id"] == str(UUID(int=0))
+
+
+def test_a_place_that_answers_again_says_after_how_long(records: list["Record"], time: Time) -> None:
+    subscriptions = LogLines(time).subscriptions()
+    subscriptions[events.BreakerMoved](breaker_opened("s3://h"))
+    subscriptions[events.BreakerMoved](breaker_opened("s3://g"))
+    time.now += 65.0
+    subscriptions[events.BreakerMoved](breaker_closed("s3://h"))
+    assert messages(records)[-1] == "store s3://h answers again after 65.0 s: its uploads continue"
+    subscriptions[events.BreakerMoved](breaker_closed("s3://unknown"))
+    assert len(messages(records)) == 3
+
+
+def test_a_breaker_that_opens_and_closes_for_an_hour_has_few_lines(records: list["Record"], time: Time) -> None:
+    subscriptions = LogLines(time).subscriptions()
+    while time.now < 3600:
+        for event in (breaker_opened("s3://h"), breaker_closed("s3://h")):
+            subscriptions[events.BreakerMoved](event)
+            time.now += 0.5
+    assert len(messages(records)) < 2 * 3600 / 10 + 4
+    per_minute = 2 * 60 / 10
+    assert per_minute < 100
+
+
+def test_listening_is_logged_at_the_start_and_after_a_fault_that_was_logged(
+    records: list["Record"], time: Time
+) -> None:
+    subscriptions = LogLines(time).subscriptions()
+    flow: list[events.Event] = [
+        events.Listening(),
+        events.ListenerLost(reason="server closed the connection"),
+        events.Polling(interval_s=2.0, reason="the notification queue is 60% full"),
+        events.Listening(),
+        events.Listening(),
+    ]
+    for event in flow:
+        subscriptions[type(event)](event)
+        time.now += 1.5
+    assert messages(records) == [
+        "listening for notifications: the test notification has arrived",
+        "lost the listening connection (server closed the connection): reconnecting",
+        "notifications don't arrive (the notification queue is 60% full): polling the database every 2 s",
+        "listening for notifications: the test notification has arrived, after 3.0 s without notifications",
+    ]
+
+
+def test_rejected_notifications_of_a_flood_are_counted(records: list["Record"], time: Time) -> None:
+    subscriptions = LogLines(time).subscriptions()
+    for number in range(1000):
+        for reason in ("not JSON", f"{number} is no version"):
+            rejected = events.NotificationRejected(channel="reactor_runs", reason=reason)
+            subscriptions[events.NotificationRejected](rejected)
+    assert len(records) == 2
 
 
 def test_a_line_below_the_level_computes_no_ids(monkeypatch: pytest.MonkeyPatch) -> None:
