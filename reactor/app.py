@@ -18,8 +18,10 @@ from reactor import __version__
 from reactor.core import events
 from reactor.core.errors import ConfigInvalid, DatabaseUnavailable, StorageUnavailable
 from reactor.core.events import Emit
-from reactor.core.settings import Settings, is_loopback
+from reactor.core.refusal import Guard, Place
+from reactor.core.settings import Settings
 from reactor.engine.changes import Changes
+from reactor.engine.faults import DatabaseFaults
 from reactor.engine.readiness import Readiness
 from reactor.postgres.connection import ConnectionPool, DedicatedConnection
 from reactor.postgres.listener import Listener
@@ -57,6 +59,7 @@ class _Parts:
     ports: Ports
     presence: Presence
     readiness: Readiness
+    faults: DatabaseFaults
     recent: RecentActivity
     status: StatusQuery
     dispatcher: Dispatcher
@@ -75,7 +78,6 @@ class Reactor:
         self._parts: _Parts | None = None
         self._engine: Engine | None = None
         self._web: WebApp | None = None
-        self._figures: dict[str, Any] = {}
         self.http_url = ""
         """URL of the HTTP server; empty before the server listens."""
 
@@ -91,11 +93,14 @@ class Reactor:
         return self._stop.is_set()
 
     def not_ready(self) -> list[str]:
-        """Return why the reactor is not ready, one line each; empty when it is ready."""
+        """Return why the reactor is not ready, one line each, the causes first; empty when it is ready."""
         if self._parts is None:
             return ["starting"]
+        return self._parts.faults.explain(self._reasons())
+
+    def _reasons(self) -> list[str]:
         ending = ["shutting down"] if self._stop.is_set() else []
-        return ending + self._parts.readiness.reasons()
+        return ending + self._running_parts().readiness.reasons()
 
     async def wait_ready(self, *, ready: bool = True) -> None:
         """Wait until the reactor is ready (listening, reconciled, database answers); with `ready=False`: not ready."""
@@ -114,8 +119,8 @@ class Reactor:
             await self._engine.reconcile.request_and_wait()
 
     async def status(self) -> dict[str, Any]:
-        """Return the database's figures of uploads, runs, reactors and usage, and the users closest to a limit."""
-        return await self._running_parts().status.ask_with_users()
+        """Return the database's figures, and the users closest to a limit. Raises DatabaseUnavailable in an outage."""
+        return await self._running_parts().status.ask()
 
     async def metrics(self) -> bytes:
         """Return the metrics as Prometheus text. The database's figures may be seconds old, or missing."""
@@ -131,9 +136,8 @@ class Reactor:
             summary_connection = DedicatedConnection(self.settings.database_url or "")
             stack.push_async_callback(summary_connection.close)
             listening = stack.enter_context(WebServer.bind(self.settings.http_host, self.settings.http_port))
-            emit = parts.dispatcher
             engine = self._engine = wire_engine(
-                parts.ports, self.settings, horizon_s=self.settings.wheel_horizon_s, emit=emit
+                parts.ports, self.settings, horizon_s=self.settings.wheel_horizon_s, emit=parts.dispatcher
             )
             web = self._web = WebApp(
                 self.settings,
@@ -142,35 +146,32 @@ class Reactor:
                 summary_connection=summary_connection,
                 recent=parts.recent,
                 spool_free_bytes=partial(least_free_bytes, self.settings.spools),
-                not_ready=self.not_ready,
-                timers_by_due=engine.schedule.timers_by_due,
-                request_reconcile=engine.requests.request_pass,
-                port=listening.getsockname()[1],
-            )
-            server = WebServer(
-                listening,
-                is_private=is_loopback(self.settings.http_host),
+                instance=str(parts.presence.instance),
+                faults=parts.faults,
+                reasons=self._reasons,
                 not_ready=self.not_ready,
                 metrics=self.metrics,
                 status=self.status,
-                routes=web.routes,
-                guard=web.guard,
-                error_handlers=web.error_handlers,
+                known_figures=lambda: parts.status.known,
+                timers_by_due=engine.schedule.timers_by_due,
+                request_reconcile=engine.requests.request_pass,
+                listening=listening,
             )
-            self.http_url = server.url
+            self.http_url = web.url
             await parts.presence.report("starting", with_canary=False)
-            listen = wire_listen(parts.ports, engine, parts.presence, emit=emit)
-            background_tasks = [listen.run, engine.reconcile.run, parts.recent.run, web.run]
+            listen = wire_listen(parts.ports, engine, parts.presence, emit=parts.dispatcher)
+            background_tasks = [listen.run, engine.reconcile.run, parts.recent.run, parts.status.run]
             if parts.dispatcher.pushes:
                 background_tasks.append(parts.status.keep_fresh)
             self._has_started.set()
             async with create_task_group() as tasks:
-                tasks.start_soon(server.serve)
-                await engine.run_until(self._stop, background_tasks, grace_s=self.settings.shutdown_grace_s)
+                tasks.start_soon(web.serve)
+                await engine.run_until(
+                    self._stop, [*background_tasks, *web.tasks], grace_s=self.settings.shutdown_grace_s
+                )
                 with suppress(DatabaseUnavailable):  # then other reactors notice when the last report expires
                     await parts.presence.deregister()
                 web.close()
-                server.close()
 
     async def drain(self) -> None:
         """Run reconciliation passes without listening, until no due row is left in the database.
@@ -249,10 +250,15 @@ class Reactor:
         presence = wire_presence(ports, version=__version__)
         readiness = Readiness(presence, clock)
         recent = RecentActivity(clock)
+        faults = DatabaseFaults(clock, listens_elsewhere=settings.listen_url not in {None, database_url})
         status = StatusQuery(
-            database, clock, heartbeat_timeout_s=settings.heartbeat_timeout_s, on_result=self._on_status
+            database,
+            clock,
+            heartbeat_timeout_s=settings.heartbeat_timeout_s,
+            on_result=self._on_status,
+            failing=faults.reason,
         )
-        subscribers = [readiness.subscriptions(), recent.subscriptions()]
+        subscribers = [readiness.subscriptions(), faults.subscriptions(), recent.subscriptions()]
         if changes is not None:
             subscribers.append(changes.subscriptions())
         if self._listener is not None:
@@ -262,7 +268,8 @@ class Reactor:
             os.environ,
             timers=self._count_timers,
             spool_free_bytes=partial(least_free_bytes, settings.spools),
-            status=lambda: self._figures,
+            status=lambda: status.newest,
+            places=[Place(Guard.STORE, store.name), *(Place(Guard.SPOOL, name) for name in settings.spools)],
             subscribers=subscribers,
         )
         return _Parts(
@@ -273,15 +280,15 @@ class Reactor:
             ports=ports,
             presence=presence,
             readiness=readiness,
+            faults=faults,
             recent=recent,
             status=status,
             dispatcher=dispatcher,
         )
 
     def _on_status(self, figures: dict[str, Any]) -> None:
-        self._figures = figures
         if self._web is not None:
-            self._web.live.record_status(figures)
+            self._web.record_status(figures)
 
     def _count_timers(self) -> int:
         return 0 if self._engine is None else len(self._engine.schedule)

@@ -303,6 +303,10 @@ CREATE FUNCTION reactor.raise_quota_exceeded(p_code text, p_details jsonb) RETUR
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION reactor.reactors() RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION reactor.recount_user(p_user_id uuid) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -923,6 +927,8 @@ GRANT ALL ON TABLE public.storage_usage TO service_role;
 REVOKE ALL ON FUNCTION reactor.quota_of(p_usage public.storage_usage, p_plan public.quota_plans, p_month text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.raise_quota_exceeded(p_code text, p_details jsonb) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.reactors() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.recount_user(p_user_id uuid) FROM PUBLIC;
 

@@ -9,6 +9,7 @@ from attrs import fields
 
 from reactor.cli.context import database_url, load_settings
 from reactor.cli.output import as_json, format_value, print_json
+from reactor.core.counted import counted
 from reactor.postgres.admin import inspecting
 from reactor.postgres.results import Usage
 
@@ -63,7 +64,7 @@ def recalculate(users: Sequence[UUID], *, all_users: bool, as_json: bool) -> Non
         for each in answer:
             click.echo(f"{each['user_id']} {'was wrong and is corrected' if each['changed'] else 'was correct'}")
     elif changed := answer["changed"]:
-        click.echo(f"the usage of {changed} users was wrong and is corrected")
+        click.echo(f"the usage of {counted(changed, 'user')} was wrong and is corrected")
     else:
         click.echo("the usage of every user was correct")
 

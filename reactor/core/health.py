@@ -10,8 +10,9 @@ from typing import Any, Final
 from attrs import frozen
 
 from reactor.core.breakers import OpenBreaker
-from reactor.core.durations import format_duration
-from reactor.core.refusal import Scope
+from reactor.core.durations import duration_text
+from reactor.core.fleet import fleet_troubles, running
+from reactor.core.refusal import Guard, Scope
 
 OVERDUE_FROM_S: Final = 60.0
 """Uploads that have been due for longer than this are reported."""
@@ -22,16 +23,25 @@ LAG_FROM_S: Final = 1.0
 FREE_BELOW_BYTES: Final = 1 << 30
 """A spool with less free space than this is reported."""
 
-SEEN_WITHIN_S: Final = 30.0
-"""A reactor runs if it has reported its presence within this time."""
-
 QUEUE_FULL_FROM: Final = 0.5
 """The usage of the server's notification queue (0 to 1) at which the SQL functions stop sending notifications.
 Source: schema/functions/lib_send_hints.sql and worker_report_presence.sql."""
 
 NOT_LISTENING: Final = "not listening"
 POLLED: Final = "polling: notifications don't arrive"
-"""Reasons in `Process.not_ready` that `troubles` skips, because `Process.mode` says the same."""
+NOT_RECONCILED: Final = "not reconciled yet"
+_CONSEQUENCES: Final = (POLLED, NOT_LISTENING, NOT_RECONCILED)
+"""Reasons for not being ready that may have a cause, in the order in which /readyz lists them."""
+
+_SHUTTING_DOWN: Final = "shutting down"
+_REFUSAL_BEGINS: Final = tuple(f"The {kind} " for kind in Guard)
+"""Beginnings of `shared_refusal`."""
+
+TAKES_NO_WRITES: Final = "the server takes no writes"
+"""Begins the reason of a call that failed because the server is a standby or read-only."""
+
+_SHOWN_FROM_S: Final = 2.0
+"""A call to a database that answers is reported when it has failed for this long. One failure is no trouble."""
 
 TIME_LEFT_LABELS: Final[Mapping[str, str]] = {
     "within_1m": "up to 1 min",
@@ -42,19 +52,40 @@ TIME_LEFT_LABELS: Final[Mapping[str, str]] = {
 }
 """Labels of the time that runs have left. reactor.live_summary() counts the runs under these keys."""
 
-_HOUR_S: Final = 3_600
-_DAY_S: Final = 86_400
+
+@frozen(kw_only=True)
+class Fault:
+    """Calls to the database that fail now."""
+
+    doing: str
+    """What the calls would do, such as "claim uploads"."""
+
+    reason: str
+    lasts_s: float
+    """Seconds from the first failure to the last one."""
+
+    is_outage: bool
+    """Whether even the simplest calls fail. Then all calls do, and no notification arrives."""
 
 
 @frozen(kw_only=True)
 class Process:
     """The state of one reactor."""
 
+    instance: str
+    """Its id in `database["reactors"]`."""
+
     mode: str
     """'starting', 'listening' or 'polling'."""
 
     mode_for_s: float
     """Seconds for which the reactor has been in this mode."""
+
+    mode_reason: str
+    """Why the reactor does not listen; empty if it listens, or if the reason isn't known."""
+
+    fault: Fault | None
+    """The calls to the database that fail; None if none fails."""
 
     not_ready: Sequence[str]
     """Why the reactor is not ready, one line per reason."""
@@ -74,24 +105,43 @@ def count_text(count: int, cap: int) -> str:
     return f"more than {cap:,}" if count > cap else f"{count:,}"
 
 
-def duration_text(seconds: float | str | None) -> str:
-    """Return a duration for people: in seconds below an hour, in minutes below a day, else in hours, rounded down."""
-    total = max(0, int(float(seconds or 0)))
-    unit = 1 if total < _HOUR_S else 60 if total < _DAY_S else _HOUR_S
-    return format_duration(total - total % unit)
-
-
 def troubles(database: Mapping[str, Any] | None, process: Process | None) -> list[str]:
-    """Return a sentence for each thing that is wrong: first about the reactors, then about uploads and runs.
+    """Return a sentence for each thing that is wrong, causes first. What a stated cause explains is left out.
 
     `database` is reactor.live_summary(); None when the database does not answer.
     """
-    found = [] if process is None else _of_process(process)
+    found = _of_database(database, process)
+    if process is not None:
+        found += [_of_breaker(opened, open_for_s) for opened, open_for_s in process.open_breakers]
+        found += _of_process(process)
     if database is None:
-        return [*found, "The database does not answer: the figures below may be old."]
-    if process is None:
-        found += _of_reactors(database["reactors"])
-    return found + _of_work(database)
+        return found
+    found += _of_queue(database)
+    if not _is_cut_off(process):
+        is_full = _is_queue_full(database)
+        if process is not None and not (process.mode == "polling" and is_full):
+            found += _of_mode(process)
+        own_id = None if process is None else process.instance
+        found += fleet_troubles(database["reactors"], own_id=own_id, is_polling_explained=is_full)
+        found += _of_waiting_work(database, process)
+    return found + _of_dead_uploads(database["uploads"], int(database["cap"]))
+
+
+def reasons_by_cause(reasons: Sequence[str], fault: Fault | None, listener_reason: str) -> list[str]:
+    """Return the reasons for not being ready, causes first.
+
+    If something else than a shared refusal keeps the reactor from being ready, and no reason says what, adds `fault`,
+    or `listener_reason`: why the reactor doesn't listen.
+    """
+    effects = [reason for reason in _CONSEQUENCES if reason in reasons]
+    refusals = [reason for reason in reasons if reason.startswith(_REFUSAL_BEGINS)]
+    causes = [reason for reason in reasons if reason not in effects and reason not in refusals]
+    if effects and not {*causes} - {_SHUTTING_DOWN}:
+        if fault is not None:
+            causes.append(_cause(fault))
+        elif listener_reason and effects != [NOT_RECONCILED]:
+            causes.append(f"notifications don't arrive: {listener_reason}")
+    return causes + refusals + effects
 
 
 def shared_refusal(opened: OpenBreaker) -> str:
@@ -108,21 +158,68 @@ def headline(found: Sequence[str]) -> str:
     return "One thing is wrong." if len(found) == 1 else f"{len(found)} things are wrong."
 
 
-def _of_process(process: Process) -> list[str]:
-    found = [_of_breaker(opened, open_for_s) for opened, open_for_s in process.open_breakers]
+def _of_database(database: Mapping[str, Any] | None, process: Process | None) -> list[str]:
+    """Return the trouble with the database in one sentence, if there is any."""
+    fault = None if process is None else process.fault
+    if database is None:
+        cause = f": {fault.reason} (for {duration_text(fault.lasts_s)}). The" if fault is not None else ": the"
+        return [f"The database does not answer{cause} figures below may be old."]
+    if process is None:
+        return []
+    # a listening connection that can't be opened is the reason of the mode
+    if fault is not None and (fault.is_outage or (fault.lasts_s >= _SHOWN_FROM_S and fault.doing != "listen")):
+        since = f" (for {duration_text(fault.lasts_s)})"
+        effect = " Nothing is stored until it takes writes again." if _takes_no_writes(fault) else ""
+        return [f"{_capitalised(_cause(fault))}{since}.{effect}"]
+    return [f"Not ready: {reason}." for reason in _reasons_of_database(process)]
+
+
+def _is_cut_off(process: Process | None) -> bool:
+    """Return whether the database does no work for the reactor. Then it isn't listening, and nothing is stored."""
+    return process is not None and (
+        (process.fault is not None and process.fault.is_outage) or bool(_reasons_of_database(process))
+    )
+
+
+def _reasons_of_database(process: Process) -> list[str]:
+    others = {*_CONSEQUENCES, _SHUTTING_DOWN}
+    return [each for each in process.not_ready if each not in others and not each.startswith(_REFUSAL_BEGINS)]
+
+
+def _takes_no_writes(fault: Fault) -> bool:
+    return fault.reason.startswith(TAKES_NO_WRITES)
+
+
+def _cause(fault: Fault) -> str:
+    if _takes_no_writes(fault):
+        return fault.reason
+    if fault.is_outage:
+        return f"the database does not answer: {fault.reason}"
+    return f"the reactor can't {fault.doing}: {fault.reason}"
+
+
+def _of_mode(process: Process) -> list[str]:
     since = duration_text(process.mode_for_s)
+    why = f" ({process.mode_reason})" if process.mode_reason else ""
     if process.mode == "polling":
-        found.append(f"Notifications have not arrived for {since}: the reactor polls the database every 2 s.")
-    elif process.mode != "listening":
-        found.append(f"The reactor has not listened for {since}: only reconciliation finds failed uploads.")
-    shown = {NOT_LISTENING, POLLED, *(shared_refusal(opened) for opened, _ in process.open_breakers)}
-    found += [f"Not ready: {reason}." for reason in process.not_ready if reason not in shown]
-    if process.lag_s >= LAG_FROM_S:
-        found.append(f"Timers fire {process.lag_s:.1f} s late: this process has too much work or too little CPU.")
+        return [f"Notifications have not arrived for {since}{why}: the reactor polls the database every 2 s."]
+    if process.mode != "listening":
+        return [f"The reactor has not listened for {since}{why}: only reconciliation finds failed uploads."]
+    return [f"Not ready: {reason}." for reason in process.not_ready if reason == NOT_RECONCILED]
+
+
+def _of_process(process: Process) -> list[str]:
+    found = []
     if process.spool_free_bytes is not None and process.spool_free_bytes < FREE_BELOW_BYTES:
         free = f"{process.spool_free_bytes / (1 << 20):,.0f} MiB"
         found.append(f"A spool has only {free} free: new failed uploads may be lost.")
+    if process.lag_s >= LAG_FROM_S:
+        found.append(f"Timers fire {process.lag_s:.1f} s late: this process has too much work or too little CPU.")
     return found
+
+
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _of_breaker(opened: OpenBreaker, open_for_s: float) -> str:
@@ -135,34 +232,45 @@ def _of_breaker(opened: OpenBreaker, open_for_s: float) -> str:
     return f"{shared_refusal(opened)} for {since}: the uploads wait and keep their retries.{check}"
 
 
-def _of_reactors(reactors: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not reactors:
-        return ["No reactor is running."]
-    running = [each for each in reactors if float(each["seen_s_ago"]) <= SEEN_WITHIN_S]
-    if not running:
-        return [f"No reactor has reported for {duration_text(min(float(each['seen_s_ago']) for each in reactors))}."]
-    if polling := sum(each["mode"] == "polling" for each in running):
-        verbs = "receives no notifications and polls" if polling == 1 else "receive no notifications and poll"
-        return [f"{polling} of {len(running)} reactors {verbs} the database."]
-    return []
+def _is_queue_full(database: Mapping[str, Any]) -> bool:
+    return float(database["notification_queue_usage"]) >= QUEUE_FULL_FROM
 
 
-def _of_work(database: Mapping[str, Any]) -> list[str]:
+def _of_queue(database: Mapping[str, Any]) -> list[str]:
+    if not _is_queue_full(database):
+        return []
+    usage = f"{float(database['notification_queue_usage']):.0%}"
+    return [f"The notification queue is {usage} full: a listening session does not read it, so the reactors poll."]
+
+
+def _of_waiting_work(database: Mapping[str, Any], process: Process | None) -> list[str]:
+    """Return what has waited too long, unless no reactor runs, or what stops it is stated already."""
+    if process is None and not running(database["reactors"]):
+        return []
     found = []
     uploads, cap = database["uploads"], int(database["cap"])
-    overdue_s, usage = float(uploads["oldest_due_age_s"]), float(database["notification_queue_usage"])
-    if overdue_s > OVERDUE_FROM_S:
+    overdue_s = float(uploads["oldest_due_age_s"])
+    if overdue_s > OVERDUE_FROM_S and not (process is not None and _waits_for_cause(process)):
         found.append(f"{_uploads_for('overdue', int(uploads['due']), cap, overdue_s)}.")
     if expired := int(uploads["leases_expired"]):
         found.append(f"{_are(expired, cap, 'upload')} abandoned in an attempt: no reactor has taken over yet.")
-    if dead := int(uploads["dead"]):
-        which = _uploads_for("dead", dead, cap, uploads["dead_for_s"])
-        found.append(f"{which}: retry, cancel or purge {'it' if dead == 1 else 'them'}.")
     if stale := int(database["runs"]["stale"]):
         found.append(f"{_are(stale, cap, 'run')} stale: no reactor has failed {'it' if stale == 1 else 'them'} yet.")
-    if usage >= QUEUE_FULL_FROM:
-        found.append(f"The notification queue is {usage:.0%} full: a listening session does not read it.")
     return found
+
+
+def _waits_for_cause(process: Process) -> bool:
+    """Return whether due uploads wait because the store fails for everyone, or because the reactor doesn't listen."""
+    is_down = any(opened.place.kind is Guard.STORE and opened.is_for_all for opened, _ in process.open_breakers)
+    return is_down or process.mode == "starting"
+
+
+def _of_dead_uploads(uploads: Mapping[str, Any], cap: int) -> list[str]:
+    dead = int(uploads["dead"])
+    if not dead:
+        return []
+    which = _uploads_for("dead", dead, cap, uploads["dead_for_s"])
+    return [f"{which}: retry, cancel or purge {'it' if dead == 1 else 'them'}."]
 
 
 def _are(count: int, cap: int, noun: str) -> str:

@@ -1,9 +1,13 @@
-"""Builds the operator page of one reactor from its parts."""
+"""Builds the operator page of one reactor from its parts, and the server that serves it."""
 
-from collections.abc import Callable
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from reactor.core.settings import Settings, is_loopback
+from reactor.engine.faults import DatabaseFaults
 from reactor.postgres.connection import QueryRunner
+from reactor.postgres.status import KnownFigures
 from reactor.runtime.clock import Clock
 from reactor.storage.spool import Spool
 from reactor.web.actions import Actions
@@ -13,44 +17,74 @@ from reactor.web.listings import Listings
 from reactor.web.live import LiveView
 from reactor.web.recent import RecentActivity
 from reactor.web.routes import Routes
+from reactor.web.server import WebServer
+from reactor.web.summary import LatestSummary
 
 
 class WebApp:
-    """The page's routes, and `run`, the task that updates open pages."""
+    """The server of probes, metrics, status and page, and the tasks that read the database and update open pages."""
 
     def __init__(
         self,
         settings: Settings,
         *,
+        listening: socket.socket,
         clock: Clock,
         database: QueryRunner,
         summary_connection: QueryRunner,
+        recent: RecentActivity,
         spool_free_bytes: Callable[[], int],
+        instance: str,
+        faults: DatabaseFaults,
+        reasons: Callable[[], list[str]],
         not_ready: Callable[[], list[str]],
+        metrics: Callable[[], Awaitable[bytes]],
+        status: Callable[[], Awaitable[dict[str, Any]]],
+        known_figures: Callable[[], KnownFigures | None],
         timers_by_due: Callable[[float, int, int], list[int]],
         request_reconcile: Callable[[], None],
-        port: int,
-        recent: RecentActivity,
     ) -> None:
-        """`summary_connection` runs the page's reads, so that they never wait for the reactor's other statements."""
-        self.live = LiveView(
+        """`summary_connection` runs the page's reads, so that they never wait for the reactor's other statements.
+
+        `reasons` returns why the reactor isn't ready; `not_ready` the same with the causes first, for /readyz.
+        """
+        summary = LatestSummary(summary_connection, clock, faults, heartbeat_timeout_s=settings.heartbeat_timeout_s)
+        self._live = LiveView(
             recent=recent,
-            database=summary_connection,
+            summary=summary,
             clock=clock,
-            not_ready=not_ready,
+            instance=instance,
+            faults=faults,
+            not_ready=reasons,
             spool_free_bytes=spool_free_bytes,
             timers_by_due=timers_by_due,
             settings=settings,
         )
+        is_private = is_loopback(settings.http_host)
         routes = Routes(
-            self.live,
+            self._live,
             Listings(summary_connection),
             Details(summary_connection, settings),
             Actions(database=database, spool=Spool(settings.spools), request_reconcile=request_reconcile),
-            Sessions(settings.http_token, is_private=is_loopback(settings.http_host), port=port),
+            Sessions(settings.http_token, is_private=is_private, port=listening.getsockname()[1]),
         )
-        self.run = self.live.run
-        self.close = self.live.close
-        self.routes = routes.routes()
-        self.guard = routes.guard
-        self.error_handlers = routes.error_handlers()
+        self._server = WebServer(
+            listening,
+            is_private=is_private,
+            not_ready=not_ready,
+            metrics=metrics,
+            status=status,
+            known_figures=known_figures,
+            routes=routes.routes(),
+            guard=routes.guard,
+            error_handlers=routes.error_handlers(),
+        )
+        self.url = self._server.url
+        self.serve = self._server.serve
+        self.tasks = [self._live.run, summary.run]
+        self.record_status = summary.record
+
+    def close(self) -> None:
+        """End all streams and `serve`."""
+        self._live.close()
+        self._server.close()

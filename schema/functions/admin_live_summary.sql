@@ -78,11 +78,7 @@ as $$
                       from (select x.id, x.left_s from running as x where x.left_s is not null
                              order by x.left_s, x.id limit 5) as n), '[]'))
               from running as r),
-        'reactors', coalesce((
-            select jsonb_agg(jsonb_build_object(
-                       'id', i.id, 'host', i.host, 'version', i.version, 'mode', i.mode,
-                       'seen_s_ago', extract(epoch from statement_timestamp() - i.seen_at)) order by i.started_at, i.id)
-              from reactor.instance as i), '[]'),
+        'reactors', reactor.reactors(),
         'quota_rejections', coalesce((
             select jsonb_agg(to_jsonb(r) order by r.quota, r.plan)
               from (select n.quota, n.plan, sum(n.count) as last_hour

@@ -79,11 +79,7 @@ as $$
                     r.timeout_at, r.heartbeat_at, coalesce(r.heartbeat_timeout, p_heartbeat_timeout))))
               from public.interpretation_runs as r
              where r.status = 'running'),
-        'reactors', coalesce((
-            select jsonb_agg(jsonb_build_object(
-                       'id', i.id, 'host', i.host, 'version', i.version, 'mode', i.mode,
-                       'seen_s_ago', extract(epoch from statement_timestamp() - i.seen_at)) order by i.started_at)
-              from reactor.instance as i), '[]'),
+        'reactors', reactor.reactors(),
         'quota_rejections', coalesce((
             select jsonb_agg(to_jsonb(r) order by r.quota, r.plan)
               from (select n.quota, n.plan, sum(n.count) as count,
@@ -97,6 +93,7 @@ as $$
                            sum(u.reserved_bytes) as reserved_bytes
                       from public.storage_usage as u
                      group by u.plan) as b), '[]'),
+        'plans', (select jsonb_agg(p.plan order by p.plan) from public.quota_plans as p),
         'notification_queue_usage', pg_notification_queue_usage(),
         'now', statement_timestamp())
 $$;

@@ -15,6 +15,7 @@ from anyio import EndOfStream, connect_tcp, create_task_group, fail_after, to_th
 
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.settings import is_loopback
+from reactor.postgres.status import KnownFigures
 from reactor.web.auth import Sessions
 from reactor.web.routes import Routes
 from reactor.web.server import WebServer
@@ -22,7 +23,13 @@ from reactor.web.server import WebServer
 STATUS: dict[str, Any] = {"uploads": {}}
 
 
-def server_on(listening: socket.socket, *, is_private: bool = True, failure: Exception | None = None) -> WebServer:
+def server_on(
+    listening: socket.socket,
+    *,
+    is_private: bool = True,
+    failure: Exception | None = None,
+    known: KnownFigures | None = None,
+) -> WebServer:
     async def metrics() -> bytes:
         return b"metric 1\n"
 
@@ -39,6 +46,7 @@ def server_on(listening: socket.socket, *, is_private: bool = True, failure: Exc
         not_ready=lambda: ["a reason"],
         metrics=metrics,
         status=status,
+        known_figures=lambda: known,
         routes=[],
         guard=page.guard,
         error_handlers=page.error_handlers(),
@@ -46,10 +54,12 @@ def server_on(listening: socket.socket, *, is_private: bool = True, failure: Exc
 
 
 @asynccontextmanager
-async def serving(host: str = "127.0.0.1", *, failure: Exception | None = None) -> AsyncIterator[str]:
+async def serving(
+    host: str = "127.0.0.1", *, failure: Exception | None = None, known: KnownFigures | None = None
+) -> AsyncIterator[str]:
     """Run a server and yield its URL."""
     with WebServer.bind(host, 0) as listening:
-        server = server_on(listening, is_private=is_loopback(host), failure=failure)
+        server = server_on(listening, is_private=is_loopback(host), failure=failure, known=known)
         async with create_task_group() as tasks:
             tasks.start_soon(server.serve)
             yield server.url
@@ -94,7 +104,15 @@ async def test_an_unreachable_database_is_a_503_in_json() -> None:
     async with serving(failure=DatabaseUnavailable("it is down")) as url:
         status, _, body = await send(url, "/api/status")
     assert status == 503
-    assert json.loads(body) == {"error": "DATABASE_UNAVAILABLE", "message": "it is down"}
+    assert json.loads(body) == {"error": "DATABASE_UNAVAILABLE", "message": "it is down", "reasons": ["a reason"]}
+
+
+async def test_an_unreachable_database_is_answered_with_the_last_figures_and_their_age() -> None:
+    known = KnownFigures({"uploads": {"dead": 3}}, 12.34)
+    async with serving(failure=DatabaseUnavailable("it is down"), known=known) as url:
+        status, _, body = await send(url, "/api/status")
+    assert status == 503
+    assert json.loads(body)["last_figures"] == {"age_s": 12.3, "uploads": {"dead": 3}}
 
 
 async def test_a_failure_is_a_500_in_json_without_details() -> None:
