@@ -51,7 +51,7 @@ def add_common_rows(table: Table, status: Mapping[str, Any]) -> None:
             table.add_row(f"  {each['quota']}, plan {printable(each['plan'])}", str(each["last_hour"]))
     alive = len(running(reactors))
     silent = f", {len(reactors) - alive} silent" if alive < len(reactors) else ""
-    table.add_row("reactors", f"{alive or 'none'} running{silent}")
+    table.add_row("reactors", f"{alive or 'none is'} running{silent}")
     for each, name in zip(reactors, reactor_names(reactors), strict=True):
         age = duration_text(each["seen_s_ago"])
         state = f"silent for {age}" if each["mode"] == SILENT else f"{each['mode']}, seen {age} ago"
