@@ -194,6 +194,7 @@ class Reconcile:
             if not was_incomplete:  # a row that an earlier sweep left or yielded has not missed its notification
                 counts["missed"] += sum(self._is_missed(*row) for row in new)
             others += self._schedule.arm_own([due for due, _ in new])
+            self._schedule.arm_late(due for due, _ in chunk if self._schedule.is_waiting(due.signal))
             if len(chunk) == _CHUNK_ROWS:
                 (first, _), *_ = chunk
                 # don't pause if the worker has few ready signals and these rows are due

@@ -24,6 +24,9 @@ _ENOUGH_READY = 500
 """A reactor with at least this many ready signals yields the rows that rank another reactor first. The number is
 the size of one claim."""
 
+_SLACK_S = 15.0
+"""A sweep reschedules a row whose timer is later than its due time by more than this."""
+
 
 class ReadyQueue:
     """The due signals of one reaction, and whether due rows were left in the database or yielded."""
@@ -90,6 +93,20 @@ class Schedule:
         """Return whether the signal is in the wheel or in its ready queue."""
         return signal in self._wheel.due_ticks or signal in self._ready_queues[signal.reaction].queue
 
+    def arm_late(self, listed: Iterable[Due]) -> None:
+        """Reschedule the rows that a sweep has listed and that are scheduled more than _SLACK_S after their due time.
+
+        This corrects a forged or outdated notification. Deferred rows and rows of other reactors are within _SLACK_S.
+        """
+        now = self._clock.database_now()
+        self.arm(due for due in listed if not self._is_due_by(due.signal, max(now, due.due_at) + _SLACK_S))
+
+    def _is_due_by(self, signal: Signal, at: float) -> bool:
+        """Return whether the signal is ready, or is in the wheel with a due time of at most `at`."""
+        if (tick := self._wheel.due_ticks.get(signal)) is not None:
+            return tick <= self._clock.tick_at(at)
+        return signal in self._ready_queues[signal.reaction].queue
+
     def arm(self, dues: Iterable[Due]) -> None:
         """Schedule signals. A signal that is scheduled already moves to its new time."""
         now = self._clock.now() + self._clock.offset_s
@@ -111,7 +128,10 @@ class Schedule:
     # notified signals
 
     def schedule_notified(self, reaction: Reaction, text: str) -> None:
-        """Schedule the rows that a notification names. Never waits, and never raises for any text."""
+        """Schedule the rows that a notification names. Never waits, and never raises for any text.
+
+        Invariant: a notification never makes a scheduled row due later, because any role can send one.
+        """
         try:
             payload = decode(text)
         except BadPayload as error:
@@ -124,10 +144,12 @@ class Schedule:
         for hint in payload.hints:
             signal = Signal(reaction.name, hint.row_id.int, hint.tenant)
             due_at = reaction.due_at(hint)
-            if due_at is None:
-                self._forget(signal)
-            else:
-                dues.append(Due(signal, due_at if due_at > soon else 0.0))
+            if due_at is None:  # the row has ended: check a scheduled row now, because anybody may have sent the hint
+                dues += [Due(signal, 0.0)] if signal in self._wheel.due_ticks else []
+            elif due_at <= soon:
+                dues.append(Due(signal, 0.0))
+            elif not self._is_due_by(signal, due_at):
+                dues.append(Due(signal, due_at))
         if others := self.arm_own(dues):
             if self._ready_queues[reaction.name].is_full:
                 self.yield_to_others(others)
@@ -136,11 +158,6 @@ class Schedule:
         if payload.rescan:
             self._requests.request_pass()
         self._emit(Notified(channel=reaction.channel, rows=len(payload.hints)))
-
-    def _forget(self, signal: Signal) -> None:
-        """Drop a signal whose row needs no work any more."""
-        self._wheel.cancel(signal)
-        self._ready_queues[signal.reaction].queue.discard(signal)
 
     # sharing with other reactors
 

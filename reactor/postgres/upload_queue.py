@@ -233,4 +233,4 @@ class UploadQueue:
 
 def uuid_array(numbers: Iterable[int]) -> str:
     """Return an array literal of UUIDs. For a list of UUID objects, psycopg takes eight times as long."""
-    return "{" + ",".join([f"{number:032x}" for number in numbers]) + "}"
+    return "{" + b"".join([number.to_bytes(16) for number in numbers]).hex(",", 16) + "}"

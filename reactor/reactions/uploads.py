@@ -51,9 +51,6 @@ _EVENT_BATCH = 8
 """Maximum number of settled attempts in one event. Log line and spans of an attempt take about 0.2 ms, and other tasks
 wait until the whole event is handled."""
 
-_REMOVE_BATCH = 50
-"""Maximum number of spooled files that one call removes. A short call lets puts run between two calls."""
-
 _REMOVE_WITHIN_S = 30.0
 """Maximum time to remove the files of one settlement. A disk that hangs must not block settlements."""
 
@@ -291,15 +288,12 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
     async def clean_up(self, settled: Sequence[UploadAttempt]) -> None:
         """Remove the spooled files of stored uploads."""
         stored = [(attempt, file) for attempt in settled if (file := attempt.stored_file) is not None]
-        reasons: list[str | None] = []
+        if not stored:
+            return
+        files = [(attempt.upload.spool, attempt.upload.temp_file_path or "", file) for attempt, file in stored]
+        reasons: list[str | None] = [f"no answer within {_REMOVE_WITHIN_S:g} s"] * len(stored)
         with move_on_after(_REMOVE_WITHIN_S, shield=True):
-            for first in range(0, len(stored), _REMOVE_BATCH):
-                files = [
-                    (attempt.upload.spool, attempt.upload.temp_file_path or "", file)
-                    for attempt, file in stored[first : first + _REMOVE_BATCH]
-                ]
-                reasons += await self._run_in_thread(partial(self._spool.remove, files))
-        reasons += [f"no answer within {_REMOVE_WITHIN_S:g} s"] * (len(stored) - len(reasons))
+            reasons = await self._run_in_thread(partial(self._spool.remove, files))
         for (attempt, _), reason in zip(stored, reasons, strict=True):
             if reason is not None:
                 logger.bind(**attempt.trail.fields).warning("The spooled file stays behind: {}", reason)

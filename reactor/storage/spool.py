@@ -88,7 +88,7 @@ class Spool:
         try:
             file = self._call_in_folder(spool, path, lambda name, folder: os.open(name, _FILE, dir_fd=folder))
         except OSError as exc:
-            raise _error_for(exc) from None
+            raise error_for(exc) from None
         return SpooledFile(file, size_bytes=size_bytes, sha256=sha256, reader=reader)
 
     def remove(self, files: Iterable[tuple[str, str, Identity]]) -> list[str | None]:
@@ -109,7 +109,7 @@ class Spool:
         except FileNotFoundError:
             return False
         except OSError as exc:
-            raise _error_for(exc) from None
+            raise error_for(exc) from None
 
     def _remove(self, spool: str, path: str, identity: Identity) -> str | None:
         try:
@@ -136,7 +136,7 @@ class Spool:
         try:
             folder = confined_path.descend(root, folders)
         except OSError as exc:
-            raise _error_for(exc) from None
+            raise error_for(exc) from None
         try:
             return call(name, folder)
         finally:
@@ -241,7 +241,7 @@ class SpooledFile:
         try:
             chunk = os.read(self._file, size + is_last)
         except OSError as exc:
-            raise _error_for(exc) from None
+            raise error_for(exc) from None
         if len(chunk) > size:
             raise ContentMismatch("the spooled file became longer while it was being read")
         return chunk
@@ -260,7 +260,7 @@ def _unlink(identity: Identity | None, name: str, folder: int | None) -> bool:
     return True
 
 
-def _error_for(exc: OSError) -> ReactorError:
+def error_for(exc: OSError) -> ReactorError:
     """Return the error to raise for an OSError, with the system's message and without the path."""
     if exc.errno in _FORBIDDEN:
         return SpoolPathForbidden("the path passes a link or a plain file, or names no plain file")

@@ -154,14 +154,14 @@ class Metrics:
             events.Polling: lambda _event: self._is_listening.set(0),
             events.Notified: lambda event: self._notifications.add(1, {"channel": event.channel}),
             events.NotificationRejected: lambda event: self._rejected.add(1, {"channel": event.channel}),
-            events.AttemptsStarted: self._on_started,
+            events.AttemptsStarted: lambda event: self._reaction.record([each.lag_s for each in event.attempts]),
             events.AttemptsSettled: self._on_settled,
             events.UploadRescued: self._on_rescued,
             events.RunExpired: self._on_expired,
             events.Swept: self._on_swept,
             events.UsageRepaired: self._on_repaired,
             events.BreakerMoved: self._on_breaker,
-            events.TimerFired: lambda event: self._wheel_lag.observe(event.lag_s),
+            events.TimerFired: lambda event: self._wheel_lag.record([event.lag_s]),
         }
 
     def _on_breaker(self, event: events.BreakerMoved) -> None:
@@ -170,14 +170,9 @@ class Metrics:
     def _set_open(self, place: Place, value: int) -> None:
         self._is_open.set(value, {"kind": place.kind.value, "name": place.name})
 
-    def _on_started(self, event: events.AttemptsStarted) -> None:
-        for attempt in event.attempts:
-            self._reaction.observe(attempt.lag_s)
-
     def _on_settled(self, event: events.AttemptsSettled) -> None:
-        self._attempts.update([(outcome.verdict, outcome.code or "") for _, outcome, *_ in event.attempts])
-        for attempt in event.attempts:
-            self._duration.observe(attempt.put_s)
+        self._attempts.update([(each.outcome.verdict, each.outcome.code or "") for each in event.attempts])
+        self._duration.record([attempt.put_s for attempt in event.attempts])
 
     def _on_rescued(self, event: events.UploadRescued) -> None:
         if event.was_leased:
@@ -185,7 +180,7 @@ class Metrics:
 
     def _on_expired(self, event: events.RunExpired) -> None:
         self._timeouts.add(1, {"reason": event.code})
-        self._timeout_lag.observe(event.late_s)
+        self._timeout_lag.record([event.late_s])
 
     def _on_swept(self, event: events.Swept) -> None:
         if event.missed:

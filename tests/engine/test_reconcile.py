@@ -278,6 +278,16 @@ async def test_a_pass_arms_unknown_rows_and_leaves_known_ones_alone(harness: Rec
     assert not harness.reconcile.has_more
 
 
+async def test_a_pass_reschedules_a_row_that_is_scheduled_much_too_late(harness: ReconcileHarness) -> None:
+    """A forged notification may have scheduled the row. The row isn't counted as missed."""
+    harness.reconcile.expect_notifications(arrive=True)
+    await harness.advance(100.0)
+    late = harness.list_row(due_s=-6.0, changed_s=-10.0)
+    harness.schedule.arm([Due(late, harness.clock.database_now() + 800.0)])
+    assert await harness.missed() == 0
+    assert late in harness.ready.queue
+
+
 async def test_a_due_row_without_a_notification_is_counted_as_missed(harness: ReconcileHarness) -> None:
     harness.reconcile.expect_notifications(arrive=True)
     await harness.advance(100.0)

@@ -264,21 +264,54 @@ async def test_an_overflow_is_flagged_and_scheduled_signals_can_still_move() -> 
         assert harness.take() == [first]
 
 
-async def test_a_cancelled_signal_is_not_offered(harness: ScheduleHarness) -> None:
-    waiting, ready, kept = new_signal(), new_signal(), new_signal()
+async def test_a_notification_never_makes_a_scheduled_row_due_later(harness: ScheduleHarness) -> None:
+    """Any role can send a notification about any row."""
+    scheduled, ready = new_signal(), new_signal()
     async with harness.running():
-        harness.arm(waiting, 1.0)
-        harness.arm(kept, 1.0)
+        harness.arm(scheduled, 1.0)
         harness.arm(ready, 0.0)
+        harness.notify([scheduled, ready], 50_000)
         await idle_event()
-        assert harness.schedule.is_waiting(ready)
-
-        harness.notify([waiting, ready, new_signal()], None)
-        assert not harness.schedule.is_waiting(waiting)
-        assert not harness.schedule.is_waiting(ready)
-
+        assert harness.take() == [ready]
         await harness.advance(1.0)
-        assert harness.take() == [kept]
+        assert harness.take() == [scheduled]
+
+
+async def test_a_notification_makes_a_scheduled_row_due_earlier(harness: ScheduleHarness) -> None:
+    soon, now = new_signal(), new_signal()
+    async with harness.running():
+        harness.arm(soon, 50.0)
+        harness.arm(now, 50.0)
+        harness.notify([soon], 1_000)
+        harness.notify([now], 0)
+        await idle_event()
+        assert harness.take() == [now]
+        await harness.advance(1.001)
+        assert harness.take() == [soon]
+
+
+async def test_a_notification_that_a_row_has_ended_makes_the_scheduled_row_be_checked(harness: ScheduleHarness) -> None:
+    scheduled, ready, unknown = new_signal(), new_signal(), new_signal()
+    async with harness.running():
+        harness.arm(scheduled, 50.0)
+        harness.arm(ready, 0.0)
+        harness.notify([scheduled, ready, unknown], None)
+        await idle_event()
+        assert set(harness.take()) == {scheduled, ready}
+
+
+async def test_a_sweep_reschedules_rows_that_are_scheduled_much_later_than_they_are_due(
+    harness: ScheduleHarness,
+) -> None:
+    """A forged notification may have scheduled a row before anything else did."""
+    forged, deferred = new_signal(), new_signal()
+    async with harness.running():
+        harness.notify([forged], 50_000)
+        harness.arm(deferred, 10.0)
+        due_at = harness.clock.database_now()
+        harness.schedule.arm_late([Due(forged, due_at), Due(deferred, due_at)])
+        await idle_event()
+        assert harness.take() == [forged]
 
 
 async def test_a_flood_is_offered_completely_and_in_order_of_time(harness: ScheduleHarness) -> None:

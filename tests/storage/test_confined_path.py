@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.spooled import CONTENT, make_spool, open_spooled, unprivileged
 
-from reactor.core.errors import ReactorError, SpoolFileMissing, SpoolPathForbidden, StorageUnavailable
+from reactor.core.errors import ReactorError, SpoolFileMissing, SpoolPathForbidden, SpoolUnavailable
 from reactor.storage.spool import Spool
 
 
@@ -123,7 +123,19 @@ class TestRefusedPaths:
 
     def test_an_unmounted_spool_is_an_outage_and_not_a_missing_file(self, folder: Path, spool: Spool) -> None:
         folder.rename(folder.with_name("gone"))
-        with pytest.raises(StorageUnavailable):
+        with pytest.raises(SpoolUnavailable):
+            open_spooled(spool)
+
+    def test_an_empty_folder_on_another_disk_is_an_outage_and_not_a_missing_file(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        """An unmounted disk leaves the folder to which it was mounted."""
+        mount = tmp_path / "mount"
+        mount.symlink_to(folder)
+        spool = Spool({"default": mount})
+        mount.unlink()
+        mount.symlink_to("/proc/self/fd")  # every system has this second file system
+        with pytest.raises(SpoolUnavailable, match="another disk"):
             open_spooled(spool)
 
     @pytest.mark.parametrize("path", ["secret", "../secret", "s\0ecret", "secret-link", "secret-file", "/secret"])

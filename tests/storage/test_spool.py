@@ -1,5 +1,6 @@
 """A spooled file is read only with the recorded size and SHA-256, and removed only if it hasn't changed since."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -14,8 +15,9 @@ from reactor.core.errors import (
     SpoolFileMissing,
     StorageUnavailable,
 )
+from reactor.core.refusal import Guard, Scope
 from reactor.runtime.executor import Job
-from reactor.storage.spool import Spool
+from reactor.storage.spool import Spool, error_for
 from reactor.storage.spool_probe import check_spools, least_free_bytes
 
 
@@ -263,3 +265,27 @@ class TestChecking:
 
     def test_a_missing_spool_has_no_free_space(self, folder: Path) -> None:
         assert least_free_bytes({"default": folder, "gone": folder / "missing"}) == 0
+
+
+SCOPES = {
+    errno.EMFILE: Scope.PASSING,
+    errno.ENFILE: Scope.PASSING,
+    errno.ENOMEM: Scope.PASSING,
+    errno.ESTALE: Scope.SHARED,
+    errno.ENOTCONN: Scope.SHARED,
+    errno.ETIMEDOUT: Scope.SHARED,
+    errno.EHOSTDOWN: Scope.SHARED,
+    errno.EREMOTEIO: Scope.SHARED,
+    errno.ENOENT: Scope.UPLOAD,
+    errno.EACCES: Scope.UPLOAD,
+    errno.EIO: Scope.UPLOAD,
+    errno.ELOOP: Scope.UPLOAD,
+}
+
+
+@pytest.mark.parametrize("number", SCOPES, ids=errno.errorcode.get)
+def test_each_error_of_the_system_has_a_scope(number: int) -> None:
+    refusal = error_for(OSError(number, os.strerror(number))).refusal
+
+    assert (refusal.scope, refusal.guard) == (SCOPES[number], Guard.SPOOL)
+    assert refusal.may_be_shared is (number in {errno.EACCES, errno.EIO})

@@ -4,6 +4,7 @@ import types
 import typing
 from collections import defaultdict
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any, Union, get_args, get_type_hints
 from urllib.request import urlopen
 from uuid import UUID, uuid4
@@ -82,7 +83,7 @@ def _value(name: str, hint: Any) -> Any:
         return tuple(_value(name, part) for part in get_args(hint))
     if hint is TraceContext:
         return context_of(_TEXTS["traceparent"], UUID(int=1))
-    if _names(hint):
-        return sample(hint)
-    plain: dict[Any, Any] = {bool: True, int: 1, float: 1.0, UUID: UUID(int=1), Verdict: Verdict.RETRY}
-    return plain[hint]
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return Verdict.RETRY if hint is Verdict else next(iter(hint))
+    plain: dict[Any, Any] = {bool: True, int: 1, float: 1.0, UUID: UUID(int=1)}
+    return sample(hint) if _names(hint) else plain[hint]
