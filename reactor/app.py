@@ -151,8 +151,7 @@ class Reactor:
                 reasons=self._reasons,
                 not_ready=self.not_ready,
                 metrics=self.metrics,
-                status=self.status,
-                known_figures=lambda: parts.status.known,
+                status=parts.status,
                 timers_by_due=engine.schedule.timers_by_due,
                 request_reconcile=engine.requests.request_pass,
                 listening=listening,
@@ -160,15 +159,13 @@ class Reactor:
             self.http_url = web.url
             await parts.presence.report("starting", with_canary=False)
             listen = wire_listen(parts.ports, engine, parts.presence, emit=parts.dispatcher)
-            background_tasks = [listen.run, engine.reconcile.run, parts.recent.run, parts.status.run]
+            background_tasks = [listen.run, engine.reconcile.run, parts.recent.run, web.update_pages]
             if parts.dispatcher.pushes:
                 background_tasks.append(parts.status.keep_fresh)
             self._has_started.set()
             async with create_task_group() as tasks:
                 tasks.start_soon(web.serve)
-                await engine.run_until(
-                    self._stop, [*background_tasks, *web.tasks], grace_s=self.settings.shutdown_grace_s
-                )
+                await engine.run_until(self._stop, background_tasks, grace_s=self.settings.shutdown_grace_s)
                 with suppress(DatabaseUnavailable):  # then other reactors notice when the last report expires
                     await parts.presence.deregister()
                 web.close()

@@ -2,12 +2,13 @@
 
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any
+
+from anyio import create_task_group
 
 from reactor.core.settings import Settings, is_loopback
 from reactor.engine.faults import DatabaseFaults
 from reactor.postgres.connection import QueryRunner
-from reactor.postgres.status import KnownFigures
+from reactor.postgres.status import StatusQuery
 from reactor.runtime.clock import Clock
 from reactor.storage.spool import Spool
 from reactor.web.actions import Actions
@@ -22,7 +23,7 @@ from reactor.web.summary import LatestSummary
 
 
 class WebApp:
-    """The server of probes, metrics, status and page, and the tasks that read the database and update open pages."""
+    """The server of probes, metrics, status and page, and `update_pages`, the task that updates open pages."""
 
     def __init__(
         self,
@@ -39,8 +40,7 @@ class WebApp:
         reasons: Callable[[], list[str]],
         not_ready: Callable[[], list[str]],
         metrics: Callable[[], Awaitable[bytes]],
-        status: Callable[[], Awaitable[dict[str, Any]]],
-        known_figures: Callable[[], KnownFigures | None],
+        status: StatusQuery,
         timers_by_due: Callable[[float, int, int], list[int]],
         request_reconcile: Callable[[], None],
     ) -> None:
@@ -73,16 +73,25 @@ class WebApp:
             is_private=is_private,
             not_ready=not_ready,
             metrics=metrics,
-            status=status,
-            known_figures=known_figures,
+            status=status.ask,
+            known_figures=lambda: status.known,
             routes=routes.routes(),
             guard=routes.guard,
             error_handlers=routes.error_handlers(),
         )
         self.url = self._server.url
-        self.serve = self._server.serve
-        self.tasks = [self._live.run, summary.run]
+        self.update_pages = self._live.run
+        self._queries = (status.run, summary.run)
         self.record_status = summary.record
+
+    async def serve(self) -> None:
+        """Serve until `close`, also while the reactor finishes its last attempts."""
+        async with create_task_group() as queries:
+            for run in self._queries:
+                queries.start_soon(run)
+            async with create_task_group() as serving:
+                serving.start_soon(self._server.serve)
+            queries.cancel_scope.cancel()
 
     def close(self) -> None:
         """End all streams and `serve`."""

@@ -20,9 +20,10 @@ from support.app import App
 from support.process import fetch, running, settings_of
 from support.recorder import Recorder
 from support.servers.proxy import proxied
+from support.stubborn_store import StubbornStore
 
 from reactor.app import Reactor
-from reactor.core.events import DatabaseAnswers, DatabaseLost, Listening, Polling
+from reactor.core.events import AttemptStarted, DatabaseAnswers, DatabaseLost, Listening, Polling
 from reactor.engine import listen
 
 _PATIENCE_S = 30.0
@@ -183,6 +184,33 @@ async def test_a_server_that_becomes_silent_delays_no_answer(
             await get(reactor, path)
             assert time.monotonic() - began < 2.5, path
         proxy.reset()
+
+
+async def test_a_server_that_takes_no_writes_is_called_so_and_not_silent(app: App, recorder: Recorder) -> None:
+    """It answers reads, so the page has figures. Nothing that follows from it is reported."""
+    app.queue_uploads(3, next_retry_at="2000-01-01", spooled=False, status="uploading", lease_expires_at="2000-01-01")
+    async with app.running_reactor(recorder) as reactor:
+        standby = "the server takes no writes: it is a standby"
+        for doing in ("claim uploads", "report presence"):
+            reactor.emit(DatabaseLost(doing=doing, reason=standby))
+        [found] = [trouble for trouble in await troubles_of(reactor.http_url) if "dead" not in trouble]
+        assert found.startswith("The server takes no writes: it is a standby (for ")
+        assert json.loads((await get(reactor, "/api/status"))[1])["uploads"]
+
+
+async def test_the_figures_are_served_until_the_last_attempt_has_ended(
+    app: App, recorder: Recorder, store: StubbornStore
+) -> None:
+    async with app.running_reactor(recorder, store=store) as reactor:
+        store.open.clear()
+        app.queue_uploads()
+        await recorder.wait_for(AttemptStarted)
+        reactor.stop()
+        _, body = await get(reactor, "/api/status")
+        assert json.loads(body)["uploads"]["uploading"] == 1
+        _, body = await get(reactor, "/readyz")
+        assert json.loads(body)["reasons"][0] == "shutting down"
+        store.open.set()
 
 
 # the fleet
