@@ -60,8 +60,11 @@ class DatabaseFaults:
             doing=first.doing,
             reason=read_only or reasons[0],
             lasts_s=max(each.last_at for each in self._failing.values()) - first.since,
-            is_outage=read_only is not None or _SIMPLEST in self._failing,
+            is_outage=read_only is not None or self._is_outage(),
         )
+
+    def _is_outage(self) -> bool:
+        return _SIMPLEST in self._failing or (_LISTEN in self._failing and len(self._failing) > 1)
 
     def explain(self, reasons: Sequence[str]) -> list[str]:
         """Return the reasons for not being ready, with the cause, and causes first."""

@@ -54,12 +54,30 @@ def test_a_failure_that_is_not_repeated_is_forgotten(harness: Harness) -> None:
     assert harness.fault.lasts_s == 0.0
 
 
-def test_an_outage_is_told_from_a_fault_of_one_call(harness: Harness) -> None:
+def test_an_outage_is_distinguished_from_a_fault_of_one_call(harness: Harness) -> None:
     harness.emit(ListenerLost(reason="server closed the connection"))
     assert harness.fault is not None
     assert not harness.fault.is_outage
     harness.emit(lost("listen", "connection refused"), lost(PRESENCE, "couldn't get a connection after 5.00 sec"))
     assert (harness.fault.is_outage, harness.fault.reason) == (True, "connection refused")
+
+
+@pytest.mark.parametrize(
+    ("failing", "is_outage"),
+    [
+        (["listen"], False),
+        (["claim uploads"], False),
+        (["claim uploads", "claim runs"], False),
+        (["listen", "claim uploads"], True),
+        ([PRESENCE], True),
+    ],
+)
+def test_new_connections_or_the_simplest_call_show_an_outage(
+    harness: Harness, failing: list[str], is_outage: bool
+) -> None:
+    harness.emit(*map(lost, failing))
+    assert harness.fault is not None
+    assert harness.fault.is_outage is is_outage
 
 
 def test_a_server_that_takes_no_writes_is_an_outage_whatever_call_shows_it(harness: Harness) -> None:
