@@ -140,7 +140,8 @@ def reasons_by_cause(reasons: Sequence[str], fault: Fault | None, listener_reaso
         if fault is not None:
             causes.append(_cause(fault))
         elif listener_reason and effects != [NOT_RECONCILED]:
-            causes.append(f"notifications don't arrive: {listener_reason}")
+            failing = "no test notification comes back" if POLLED in effects else "the reactor can't listen"
+            causes.append(f"{failing}: {listener_reason}")
     return causes + refusals + effects
 
 

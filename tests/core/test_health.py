@@ -243,7 +243,8 @@ REFUSED = shared_refusal(opened(EXPIRED))
     [
         ([NOT_LISTENING], OUTAGE, "", ["the database does not answer: connection refused", NOT_LISTENING]),
         ([NOT_RECONCILED], STANDBY, "", [STANDBY.reason, NOT_RECONCILED]),
-        ([NOT_LISTENING], None, "refused", ["notifications don't arrive: refused", NOT_LISTENING]),
+        ([NOT_LISTENING], None, "refused", ["the reactor can't listen: refused", NOT_LISTENING]),
+        ([POLLED], None, "a pooler?", ["no test notification comes back: a pooler?", POLLED]),
         ([NOT_RECONCILED], None, "refused", [NOT_RECONCILED]),
         ([NOT_LISTENING, "the database hasn't answered for 11 s"], OUTAGE, "",
          ["the database hasn't answered for 11 s", NOT_LISTENING]),

@@ -261,7 +261,8 @@ async def test_a_listener_that_receives_nothing_falls_back_to_polling_and_report
         proxy.swallows_notifications = True
         polling = await recorder.wait_for(Polling)
         assert polling.interval_s == 0.3
-        assert reactor.not_ready() == ["polling: notifications don't arrive"]
+        cause = "no test notification comes back: is REACTOR_LISTEN_URL a transaction pooler?"
+        assert reactor.not_ready() == [cause, "polling: notifications don't arrive"]
 
         [upload] = app.queue_uploads()
         await wait_until_stored(recorder, upload)
