@@ -255,15 +255,21 @@ def _of_waiting_work(database: Mapping[str, Any], process: Process | None) -> li
         found.append(f"{_uploads_for('overdue', int(uploads['due']), cap, overdue_s)}.")
     if expired := int(uploads["leases_expired"]):
         found.append(f"{_are(expired, cap, 'upload')} abandoned in an attempt: no reactor has taken over yet.")
-    if stale := int(database["runs"]["stale"]):
+    if (stale := int(database["runs"]["stale"])) and not _fails(process, "runs"):
         found.append(f"{_are(stale, cap, 'run')} stale: no reactor has failed {'it' if stale == 1 else 'them'} yet.")
     return found
 
 
 def _waits_for_cause(process: Process) -> bool:
-    """Return whether due uploads wait because the store fails for everyone, or because the reactor doesn't listen."""
+    """Return whether due uploads wait because the store or their claims fail, or because the reactor doesn't listen."""
     is_down = any(opened.place.kind is Guard.STORE and opened.is_for_all for opened, _ in process.open_breakers)
-    return is_down or process.mode == "starting"
+    return is_down or process.mode == "starting" or _fails(process, "uploads")
+
+
+def _fails(process: Process | None, name: str) -> bool:
+    """Return whether a stated fault is about claims or settlements of `name`: "uploads" or "runs"."""
+    fault = None if process is None else process.fault
+    return fault is not None and fault.lasts_s >= _SHOWN_FROM_S and fault.doing.endswith(name)
 
 
 def _of_dead_uploads(uploads: Mapping[str, Any], cap: int) -> list[str]:

@@ -27,7 +27,7 @@ _NUMBER = re.compile(r"\b[0-9a-f-]*\d[0-9a-f-]*\b")
 
 
 def kind_of(reason: str) -> str:
-    """Return a reason without its numbers and ids: a port or a process id doesn't make another fault of it."""
+    """Return a reason without its numbers and ids: another port or process id doesn't make another fault."""
     return _NUMBER.sub("0", reason)
 
 

@@ -185,6 +185,18 @@ def test_a_call_that_fails_is_reported_if_it_fails_for_two_seconds(lasts_s: floa
     assert troubles(database(), evolve(WELL, fault=fault)) == expected
 
 
+@pytest.mark.parametrize(
+    ("doing", "explained"),
+    [("claim uploads", "overdue"), ("settle uploads", "overdue"), ("claim runs", "stale"), ("reconcile", "nothing")],
+)
+def test_a_failing_call_explains_the_work_that_it_would_do(doing: str, explained: str) -> None:
+    waiting = database(due=3, oldest_due_age_s=600) | {"runs": {"stale": 1}}
+    fault = Fault(doing=doing, reason="permission denied", lasts_s=9.0, is_outage=False)
+    first, *rest = troubles(waiting, evolve(WELL, fault=fault))
+    assert first == f"The reactor can't {doing}: permission denied (for 9s)."
+    assert {word for word in ("overdue", "stale") if word in " ".join(rest)} == {"overdue", "stale"} - {explained}
+
+
 def test_a_listening_connection_that_fails_alone_is_not_called_an_outage() -> None:
     fault = Fault(doing="listen", reason="too many connections", lasts_s=60.0, is_outage=False)
     process = evolve(WELL, mode="starting", mode_reason="too many connections", fault=fault, not_ready=[NOT_LISTENING])
@@ -229,6 +241,7 @@ def test_the_first_sentence_is_about_the_database_if_it_has_a_fault(
     assert len(set(found)) == len(found)
     if fault is not None or not answers:
         assert found[0].startswith(("The database does not answer", "The server takes no writes", "The reactor can't"))
+    if (fault is not None and fault.is_outage) or not answers:
         assert not any(sentence.startswith("Not ready") for sentence in found)
 
 

@@ -169,7 +169,8 @@ async def test_a_server_that_becomes_silent_delays_no_answer(
         proxied(app.url) as proxy,
         app.running_reactor(recorder, database_url=proxy.url, listen_url=None) as reactor,
     ):
-        await get(reactor, "/api/status")
+        for path in ("/api/status", "/"):
+            await get(reactor, path)
         proxy.freeze()
 
         async def is_known() -> bool:
