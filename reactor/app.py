@@ -16,7 +16,7 @@ from loguru import logger
 
 from reactor import __version__
 from reactor.core import events
-from reactor.core.errors import ConfigInvalid, DatabaseUnavailable, StorageUnavailable
+from reactor.core.errors import ConfigInvalid, DatabaseUnavailable, StorageRefused, StorageUnavailable
 from reactor.core.events import Emit
 from reactor.core.refusal import Guard, Place
 from reactor.core.settings import Settings
@@ -206,7 +206,7 @@ class Reactor:
         try:
             try:
                 await to_thread.run_sync(parts.store.check)
-            except StorageUnavailable as error:
+            except (StorageUnavailable, StorageRefused) as error:
                 logger.warning("Store {}: {}. Uploads wait until it answers.", parts.store.name, error)
             await parts.database.open()
             await check_schema(parts.database, self.settings.database_url)
@@ -223,7 +223,13 @@ class Reactor:
         settings, clock = self.settings, Clock()
         check_spools(settings.spools)
         spool = Spool(settings.spools)
-        store = self._store or open_store(settings.store_url, concurrency=settings.upload_concurrency)
+        store = self._store or open_store(
+            settings.store_url,
+            concurrency=settings.upload_concurrency,
+            addressing=settings.s3_addressing,
+            checksum=settings.s3_checksum,
+            sse=settings.s3_sse,
+        )
         database = ConnectionPool(database_url, size=_CONNECTIONS)
         # a claim's commit needn't wait for the disk, because the settlement's commit makes both durable
         # (schema/README.md, decision 12)

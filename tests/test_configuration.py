@@ -60,6 +60,8 @@ def test_variables_are_read_with_their_units() -> None:
             "REACTOR_LOG_LEVEL": "debug",
             "REACTOR_LOG_FORMAT": "JSON",
             "REACTOR_STORE_URL": "s3://",
+            "REACTOR_S3_ADDRESSING": "Virtual",
+            "REACTOR_S3_SSE": " aws:kms:key-1 ",
             "UNRELATED": "x",
         },
         None,
@@ -78,6 +80,7 @@ def test_variables_are_read_with_their_units() -> None:
         "json",
     )
     assert settings.store_url == "s3://"
+    assert (settings.s3_addressing, settings.s3_checksum, settings.s3_sse) == ("virtual", "sha256", "aws:kms:key-1")
 
 
 def test_an_empty_variable_counts_as_not_set() -> None:

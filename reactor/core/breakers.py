@@ -36,8 +36,6 @@ _FORGET_CLOSED_AFTER_S: Final = 3_600.0
 SHARED_CODE: Final = "STORAGE_REFUSED"
 """The public error code of a refusal that several users got alike."""
 
-_CHECK_RIGHTS: Final = "the store's credentials and the rights that they give"
-
 _ANSWERS_FOR: Final = (Guard.STORE, Guard.BUCKET)
 
 
@@ -74,6 +72,10 @@ class Breakers:
         # for everybody, another key the breaker of this tenant.
         self._at: dict[Place, dict[int | None, CircuitBreaker]] = {}
         self._refused_at: dict[Place, float] = {}
+        self._openers: dict[Place, UUID] = {}
+        """The upload whose shared refusal has opened the breaker of each place."""
+        self._outliers: dict[Place, UUID] = {}
+        """The last upload in each place that was refused as if for everybody, while the next one was stored."""
         self._last_probe: int | None = None
         """Tenant of the last probe."""
 
@@ -153,15 +155,21 @@ class Breakers:
     def succeeded(self, now: float, subject: Subject) -> None:
         """Record that the upload was stored. Closes the breakers of its places, for all users."""
         for place in self._places(subject):
+            opener = self._openers.get(place)
             self._close(now, place)
+            if opener is not None and opener != subject.id:
+                self._outliers[place] = opener
 
     def failed(self, now: float, subject: Subject, refusal: Refusal, *, code: str, message: str) -> bool:
         """Record a refusal of the upload. Return True if the attempt must not be counted."""
         self._record_answer(now, subject, refusal)
-        is_shared = refusal.scope is Scope.SHARED
         if refusal.scope is Scope.UPLOAD and not refusal.may_be_shared:
             return False
         place = next(place for place in self._places(subject) if place.kind is refusal.guard)
+        if refusal.scope is Scope.SHARED and self._outliers.get(place) == subject.id:
+            # others were stored since, so this refusal isn't shared, whatever its code, and must not hold others again
+            refusal = evolve(refusal, scope=Scope.PASSING)
+        is_shared = refusal.scope is Scope.SHARED
         is_counted = not self._fail(now, place, None, subject, refusal)
         if refusal.scope is Scope.PASSING:
             is_counted &= not self._fail(now, place, subject.tenant, subject, refusal)
@@ -169,7 +177,7 @@ class Breakers:
         if any(breaker.is_open for breaker in breakers.values()):
             is_for_all = None in breakers and breakers[None].is_open
             if refusal.may_be_shared:  # several users are refused alike: the refusal is shared
-                refusal, code, is_shared = evolve(refusal, scope=Scope.SHARED, check=_CHECK_RIGHTS), SHARED_CODE, True
+                refusal, code, is_shared = evolve(refusal, scope=Scope.SHARED), SHARED_CODE, True
             known = self.open.get(place)
             is_new_cause = known is None or (is_shared and known.refusal.reason != refusal.reason)
             if known is None or is_new_cause or known.is_for_all != is_for_all:
@@ -212,7 +220,10 @@ class Breakers:
             retry_after_s=refusal.retry_after_s,
         )
         self._refused_at[place] = now
-        self.has_opened |= breaker.is_open and not was_open
+        if breaker.is_open and not was_open:
+            self.has_opened = True
+            if refusal.scope is Scope.SHARED:
+                self._openers[place] = subject.id
         return is_free
 
     def _record_answer(self, now: float, subject: Subject, refusal: Refusal) -> None:
@@ -234,6 +245,7 @@ class Breakers:
         for breaker in self._at.pop(place, {}).values():
             breaker.succeeded(now)
         self._refused_at.pop(place, None)
+        self._openers.pop(place, None)
         self.open.pop(place, None)
 
     def _of(self, subject: Subject) -> list[CircuitBreaker]:

@@ -176,6 +176,7 @@ class StorageRejected(Rejected, code="STORAGE_REJECTED"):
         *,
         http_status: int | None = None,
         reason: str = "",
+        check: str = "",
         may_be_shared: bool = False,
     ) -> None:
         super().__init__(message)
@@ -184,6 +185,7 @@ class StorageRejected(Rejected, code="STORAGE_REJECTED"):
             scope=Scope.UPLOAD,
             guard=Guard.BUCKET,
             reason=reason or str(http_status or ""),
+            check=check,
             may_be_shared=may_be_shared,
         )
 

@@ -4,6 +4,7 @@ reactor/configuration.py reads the environment and the file. It passes the publi
 says REACTOR_LEASE and not lease_s.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -68,6 +69,27 @@ class Settings:
 
     store_url: str = field(metadata=_must_be("file:///folder or s3:// (buckets come from the rows)", _is_store))
     """REACTOR_STORE_URL, default: the folder `store` in data_dir. The object store."""
+
+    s3_addressing: LowerCase = field(
+        default="path", metadata=_must_be("path, virtual or auto", ("path", "virtual", "auto").__contains__)
+    )
+    """REACTOR_S3_ADDRESSING, default path. Where an address has the bucket: in its path, or (virtual) in its host name.
+    `auto`: in the host name at AWS, in the path at another endpoint."""
+
+    s3_checksum: LowerCase = field(
+        default="sha256",
+        metadata=_must_be("sha256, when_required or off", ("sha256", "when_required", "off").__contains__),
+    )
+    """REACTOR_S3_CHECKSUM, default sha256. `sha256`: each put has the SHA-256 of the row. `when_required`: only where
+    S3 requires a checksum, which no put does. `off`: nor is a checksum in an answer compared."""
+
+    s3_sse: str | None = field(
+        default=None,
+        metadata=_must_be(
+            "AES256, aws:kms or aws:kms:KEY-ID", lambda sse: bool(re.fullmatch("AES256|aws:kms(:[!-~]+)?", sse))
+        ),
+    )
+    """REACTOR_S3_SSE, default None: the bucket's own. The server-side encryption that each put asks for."""
 
     spools: Mapping[str, Path] = field(
         converter=_read_only, metadata=_must_be("words and absolute folders, one of them default", _are_spools)

@@ -161,7 +161,7 @@ class Spool:
 
 
 class SpooledFile:
-    """An open spooled file, read once from start to end: the `Body` of an upload.
+    """An open spooled file, read from start to end: the `Body` of an upload.
 
     `read` returns the last bytes only if the whole file has the recorded size and SHA-256. So a store that expects
     `size_bytes` bytes never gets a whole object of wrong bytes. As a context manager, closes the file on exit.
@@ -210,6 +210,16 @@ class SpooledFile:
         if len(chunk) == left:
             self._prove()
         return chunk
+
+    def restart(self) -> None:
+        """Read again from the start, with a new proof of size and SHA-256. Raises SpoolFileMissing on an I/O error."""
+        if self._position:
+            try:
+                os.lseek(self._file, 0, os.SEEK_SET)
+            except OSError as exc:
+                raise error_for(exc) from None
+            self._hash = hashlib.sha256()
+            self._position = 0
 
     def close(self) -> None:
         if self._file >= 0:

@@ -147,6 +147,28 @@ def test_a_success_closes_the_breakers_of_its_places_for_all_users() -> None:
     assert breakers.may_start(100, upload(1))
 
 
+def test_one_upload_that_is_refused_as_if_for_everybody_holds_the_others_only_once() -> None:
+    """A proxy may change the signed path of one object, so that the store refuses only this upload's signature."""
+    breakers = Breakers("store")
+    odd, other = upload(1), upload(2, tenant=2)
+    assert fail(breakers, odd, EXPIRED, now=100)
+    breakers.succeeded(101, other)
+    assert not fail(breakers, odd, EXPIRED, now=102)
+    assert breakers.may_start(102, other)
+
+    assert fail(breakers, other, EXPIRED, now=103)  # now the credentials have expired
+    assert not breakers.may_start(103, upload(3))
+
+
+def test_the_probe_that_opened_a_breaker_and_closes_it_is_no_outlier() -> None:
+    breakers = Breakers("store")
+    fail(breakers, upload(1), EXPIRED, now=100)
+    assert breakers.may_start(101, upload(1))
+    breakers.succeeded(101, upload(1))
+
+    assert fail(breakers, upload(1), EXPIRED, now=200)
+
+
 def test_a_refusal_by_the_bucket_proves_that_the_store_answers() -> None:
     breakers = Breakers("store")
     fail(breakers, upload(1), EXPIRED)

@@ -8,10 +8,10 @@ from uuid import uuid4
 import pytest
 from anyio import to_thread
 from support import aws
-from support.app import App
+from support.app import BUCKET, App
 from support.process import fetch
 from support.recorder import Recorder
-from support.servers.fault_server import FaultServer, answers, stores
+from support.servers.fault_server import Fault, FaultServer, Request, answers, stores
 
 from reactor.app import Reactor
 from reactor.core.events import AttemptSettled, BreakerMoved
@@ -46,6 +46,14 @@ def server(credentials: Credentials, monkeypatch: pytest.MonkeyPatch) -> Iterato
         yield server
 
 
+def refusing_old_keys(refusal: Fault) -> Fault:
+    def fault(request: Request) -> None:
+        is_old = "Credential=old/" in request.headers.get("Authorization", "")
+        (refusal if is_old and request.command == "PUT" else stores)(request)
+
+    return fault
+
+
 async def not_ready(reactor: Reactor) -> str:
     """Return the text of /readyz if it answers 503, else ""."""
     url = urlsplit(reactor.http_url)
@@ -55,6 +63,60 @@ async def not_ready(reactor: Reactor) -> str:
 
 def is_stored(settled: AttemptSettled) -> bool:
     return settled.verdict is Verdict.STORED
+
+
+REFUSALS = {
+    "ExpiredToken": (400, Guard.STORE),
+    "InvalidAccessKeyId": (403, Guard.STORE),
+    "SignatureDoesNotMatch": (403, Guard.STORE),
+    "RequestTimeTooSkewed": (403, Guard.STORE),
+    "AccessDenied": (403, Guard.BUCKET),
+}
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+async def test_credentials_that_the_store_refuses_spend_no_attempt_and_are_read_again(
+    app: App, server: FaultServer, credentials: Credentials, recorder: Recorder, code: str
+) -> None:
+    status, guard = REFUSALS[code]
+    users = [uuid4() for _ in range(20)]
+    server.fault = refusing_old_keys(answers(status, code))
+    async with app.running_reactor(recorder, store_url="s3://") as reactor:
+        with app.conn.transaction():
+            uploads = [app.queue_uploads(user=users[number % 20])[0] for number in range(60)]
+        opened = await recorder.wait_for(BreakerMoved)
+        assert opened.opened is not None
+        assert (opened.place.kind, opened.opened.refusal.reason) == (guard, code)
+        assert code in await not_ready(reactor)
+        credentials.write("new")
+        await recorder.wait_for_all(60, AttemptSettled, is_stored)
+        assert not await not_ready(reactor)
+    assert recorder.events_of(AttemptSettled, lambda settled: settled.verdict is Verdict.DEAD) == []
+    retried = recorder.events_of(AttemptSettled, lambda settled: settled.verdict is Verdict.RETRY)
+    assert len(retried) <= (0 if guard is Guard.STORE else 2)
+    for upload in uploads:
+        assert server.objects[f"/{BUCKET}/{upload.key}"] == upload.content
+    app.assert_usage_matches_rows()
+
+
+async def test_a_missing_bucket_holds_only_its_own_uploads(
+    app: App, server: FaultServer, credentials: Credentials, recorder: Recorder
+) -> None:
+    credentials.write("new")
+    missing = answers(404, "NoSuchBucket")
+    server.fault = lambda request: missing(request) if request.path.startswith("/gone/") else stores(request)
+    async with app.running_reactor(recorder, store_url="s3://") as reactor:
+        held = app.queue_uploads(20, bucket="gone")
+        opened = await recorder.wait_for(BreakerMoved)
+        assert (opened.place.kind, opened.place.name) == (Guard.BUCKET, "gone")
+        app.queue_uploads(20)
+        await recorder.wait_for_all(20, AttemptSettled, is_stored)
+        assert "NoSuchBucket" in await not_ready(reactor)
+        assert {row["status"] for row in app.all("select status from public.upload_queue")} <= {"failed", "uploading"}
+        server.fault = stores
+        await recorder.wait_for_all(20, AttemptSettled, is_stored)
+    assert all(server.objects[f"/gone/{upload.key}"] == upload.content for upload in held)
+    assert not recorder.events_of(AttemptSettled, lambda settled: settled.trail.attempt > 1)
 
 
 async def test_a_spool_that_is_gone_holds_only_its_own_uploads(app: App, recorder: Recorder, tmp_path: Path) -> None:

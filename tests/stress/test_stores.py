@@ -94,7 +94,7 @@ async def test_a_passing_error_is_retried_and_the_upload_is_counted_once(
 
 FINAL: dict[str, tuple[Fault, int]] = {
     "400": (answers(400, "InvalidRequest"), 1),
-    "404, no such bucket": (answers(404, "NoSuchBucket"), 1),
+    "404, with a code": (answers(404, "NoSuchKey"), 1),
     "409, permanent": (answers(409, "InvalidBucketState"), 1),
     "412": (answers(412, "PreconditionFailed"), 1),
     "413": (answers(413, "EntityTooLarge"), 1),

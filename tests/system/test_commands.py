@@ -59,6 +59,36 @@ def test_without_a_database_or_a_data_folder_it_names_both_fixes(tmp_path: Path)
     assert "point REACTOR_DATA_DIR at a folder" in line
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "config"),
+    [
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", "/missing", ""),
+        ("AWS_CONFIG_FILE", "config", "[default]\ncredential_process = /missing\n"),
+        ("AWS_CONFIG_FILE", "config", "no configuration"),
+        ("AWS_ACCESS_KEY_ID", "key\n", ""),
+        ("AWS_PROFILE", "missing", ""),
+        ("AWS_DEFAULTS_MODE", "fast", ""),
+    ],
+)
+def test_a_fault_of_the_stores_credentials_is_one_line_and_exit_2(
+    migrated_url: str, tmp_path: Path, variable: str, value: str, config: str
+) -> None:
+    (tmp_path / "config").write_text(config)
+    (tmp_path / "spool").mkdir()
+    env = environment(DATABASE_URL=migrated_url, STORE_URL="s3://", SPOOL_DIR=str(tmp_path / "spool"))
+    env |= {
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_ROLE_ARN": "arn:aws:iam::1:role/x",
+    }
+    env |= {"AWS_SECRET_ACCESS_KEY": "secret", "AWS_ACCESS_KEY_ID": "key"} if variable[4:6] in {"AC", "DE"} else {}
+    done = reactor("run", env=env | {variable: value}, cwd=tmp_path)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert variable in line
+    assert "Traceback" not in line
+
+
 def test_a_second_migrate_does_nothing(database_url: str, tmp_path: Path) -> None:
     env = environment(DATABASE_URL=database_url)
     before = reactor("migrate", "--status", env=env, cwd=tmp_path)

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -397,6 +397,90 @@ def test_a_store_that_refuses_deletes_is_a_warning(env: dict[str, str], fault_se
     [probe] = fault_server.objects
     assert probe.startswith("/documents/in/.reactor-doctor-")
     assert probe.removeprefix("/documents/") in findings["bucket documents"]["seen"]
+
+
+def accepts_if(accepted: Callable[[Request], bool], status: int, code: str) -> Fault:
+    """Return a fault of a store that refuses puts, except those that `accepted` is true for."""
+    refuses = answers(status, code)
+
+    def answer(request: Request) -> None:
+        faults = request.server.faults
+        if request.command == "PUT" and accepted(request):
+            stores(request)
+            faults.objects["content"] = faults.objects[request.path]
+        elif request.command == "PUT":
+            refuses(request)
+        else:
+            is_object = request.command == "GET" and "reactor-doctor" in request.path
+            request.answer(200, faults.objects["content"] if is_object else b"")
+
+    return answer
+
+
+def has_no_checksum(request: Request) -> bool:
+    return "x-amz-checksum-sha256" not in request.headers
+
+
+def has_the_bucket_in_its_host(request: Request) -> bool:
+    return request.headers["Host"].startswith("documents.")
+
+
+def has_encryption(value: str) -> Callable[[Request], bool]:
+    return lambda request: request.headers.get("x-amz-server-side-encryption") == value
+
+
+@pytest.mark.parametrize(
+    ("accepted", "answer", "setting"),
+    [
+        (has_no_checksum, (400, "InvalidArgument"), "CHECKSUM=off"),
+        (has_no_checksum, (501, "NotImplemented"), "CHECKSUM=off"),
+        (has_the_bucket_in_its_host, (403, "SecondLevelDomainForbidden"), "ADDRESSING=virtual"),
+        (has_the_bucket_in_its_host, (404, ""), "ADDRESSING=virtual"),
+        (has_encryption("AES256"), (403, "AccessDenied"), "SSE=AES256"),
+        (has_encryption("aws:kms"), (400, "InvalidRequest"), "SSE=aws:kms"),
+    ],
+)
+def test_the_setting_that_a_store_needs_is_named(
+    env: dict[str, str],
+    fault_server: FaultServer,
+    accepted: Callable[[Request], bool],
+    answer: tuple[int, str],
+    setting: str,
+) -> None:
+    """The server is a proxy for the endpoint, so that a bucket in the host's name leads to it too."""
+    status, code = answer
+    fault_server.fault = accepts_if(accepted, status, code)
+    through = {"AWS_ENDPOINT_URL": "http://store.test", "HTTP_PROXY": fault_server.endpoint}
+    variables = s3(env, credentials_for(fault_server)) | through
+    findings = examine_all(variables, "--bucket", "documents", code=1)
+    assert_finds(findings, "bucket documents", str(status), f"set REACTOR_S3_{setting}:")
+
+    name, _, value = setting.partition("=")
+    findings = examine_all(variables | {f"REACTOR_S3_{name}": value}, "--bucket", "documents", code=0)
+    assert findings["bucket documents"]["verdict"] == "ok"
+
+
+def test_a_store_that_refuses_the_reactor_is_found_without_a_bucket(
+    env: dict[str, str], fault_server: FaultServer
+) -> None:
+    fault_server.fault = answers(400, "ExpiredToken")
+    findings = examine_all(s3(env, credentials_for(fault_server)), code=1)
+    assert "ExpiredToken" in findings["buckets"]["seen"]
+    assert "AWS_SESSION_TOKEN" in findings["buckets"]["fix"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("AWS_ACCESS_KEY_ID", "key\n"), ("AWS_WEB_IDENTITY_TOKEN_FILE", "/missing"), ("AWS_PROFILE", "missing")],
+)
+def test_a_variable_of_the_credentials_is_named(
+    env: dict[str, str], fault_server: FaultServer, variable: str, value: str
+) -> None:
+    variables = credentials_for(fault_server)
+    if variable == "AWS_WEB_IDENTITY_TOKEN_FILE":
+        del variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"]
+    findings = examine_all(s3(env, variables) | {variable: value}, code=1)
+    assert_finds(findings, "store", variable, "AWS_")
 
 
 def test_a_store_that_loses_an_accepted_object_is_found(env: dict[str, str], fault_server: FaultServer) -> None:

@@ -10,10 +10,13 @@ from reactor.storage.stores.local import LocalStore
 _FORMS = "write file:///dir for a folder, or s3:// for the bucket that each row names"
 
 
-def open_store(store_url: str, *, concurrency: int) -> ObjectStore:
+def open_store(
+    store_url: str, *, concurrency: int, addressing: str = "path", checksum: str = "sha256", sse: str | None = None
+) -> ObjectStore:
     """Return the store at a URL, for up to `concurrency` concurrent puts. Sends and writes nothing.
 
-    Raises ConfigInvalid without the URL in its message, because a URL may contain a password.
+    `addressing`, `checksum` and `sse` are the settings REACTOR_S3_*. Raises ConfigInvalid without the URL in its
+    message, because a URL may contain a password.
     """
     try:
         url = urlsplit(store_url)
@@ -31,7 +34,7 @@ def open_store(store_url: str, *, concurrency: int) -> ObjectStore:
         # only here, because importing boto3 takes 0.2 s and 40 MB, and a local store doesn't need it
         from reactor.storage.stores.s3 import S3Store  # noqa: PLC0415 - see above
 
-        return S3Store(concurrency=concurrency)
+        return S3Store(concurrency=concurrency, addressing=addressing, checksum=checksum, sse=sse)
     raise ConfigInvalid(f"REACTOR_STORE_URL: its scheme is neither file nor s3; {_FORMS}")
 
 

@@ -8,7 +8,7 @@ from support import aws
 from support.servers.fault_server import Fault, FaultServer, answers, resets
 from support.spooled import CONTENT, body_of
 
-from reactor.core.errors import ConfigInvalid, StorageRejected, StorageUnavailable
+from reactor.core.errors import ConfigInvalid, StorageRefused, StorageRejected, StorageUnavailable
 from reactor.storage.stores import open_store
 from reactor.storage.stores.local import LocalStore
 from reactor.storage.stores.s3 import S3Store
@@ -30,13 +30,13 @@ def store(server: FaultServer) -> Iterator[S3Store]:
 
 
 class TestChecking:
-    @pytest.mark.parametrize("fault", [answers(200), answers(403, "AccessDenied"), answers(404)])
+    @pytest.mark.parametrize("fault", [answers(200), answers(403, "AccessDenied"), answers(404, "NoSuchKey")])
     def test_any_permanent_answer_proves_the_endpoint(self, store: S3Store, server: FaultServer, fault: Fault) -> None:
         server.fault = fault
         store.check()
         assert len(server.requests) == 1
 
-    @pytest.mark.parametrize("fault", [answers(503), answers(429), resets])
+    @pytest.mark.parametrize("fault", [answers(503), answers(429), answers(404), resets])
     def test_a_store_that_is_down_is_unavailable_and_not_misconfigured(
         self, store: S3Store, server: FaultServer, fault: Fault
     ) -> None:
@@ -49,14 +49,15 @@ class TestChecking:
     ) -> None:
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
         monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-        store = S3Store(concurrency=1)
         with pytest.raises(ConfigInvalid, match="set AWS_ACCESS_KEY_ID"):
-            store.check()
-        with body_of(CONTENT) as body, pytest.raises(StorageRejected) as caught:
-            store.put("bucket", "key", body, mime_type=None)
-        assert caught.value.refusal.may_be_shared is True
+            S3Store(concurrency=1)
         assert server.requests == []
-        store.close()
+
+    def test_a_refusal_of_the_reactor_is_reported_as_one(self, store: S3Store, server: FaultServer) -> None:
+        server.fault = answers(403, "InvalidAccessKeyId")
+        with pytest.raises(StorageRefused) as caught:
+            store.check()
+        assert caught.value.refusal.reason == "InvalidAccessKeyId"
 
     @pytest.mark.parametrize(
         ("name", "value"),

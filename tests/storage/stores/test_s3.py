@@ -11,7 +11,8 @@ from support import aws
 from support.servers.seaweedfs import SeaweedServer
 from support.spooled import CONTENT, body_of, sha256
 
-from reactor.core.errors import ContentMismatch, StorageRejected, StorageUnavailable
+from reactor.core.errors import ContentMismatch, StorageRefused, StorageUnavailable
+from reactor.core.refusal import Guard
 from reactor.storage.stores.s3 import S3Store
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class CountingBody:
         self._position += len(chunk)
         self.bytes_read += len(chunk)
         return chunk
+
+    def restart(self) -> None:
+        self._position = 0
 
 
 @pytest.fixture(scope="module")
@@ -138,21 +142,23 @@ class TestNotStoring:
         assert stored(client, "changed") is None
 
     def test_a_missing_bucket_is_refused(self, store: S3Store) -> None:
-        with body_of(CONTENT) as body, pytest.raises(StorageRejected, match="NoSuchBucket") as caught:
+        with body_of(CONTENT) as body, pytest.raises(StorageRefused, match="NoSuchBucket") as caught:
             store.put("missing", "key", body, mime_type=None)
-        assert (caught.value.http_status, caught.value.refusal.may_be_shared) == (404, False)
+        assert (caught.value.http_status, caught.value.refusal.guard) == (404, Guard.BUCKET)
 
     def test_wrong_credentials_are_a_denial_and_stay_secret(
         self, server: SeaweedServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         aws.use({**server.environment, "AWS_SECRET_ACCESS_KEY": "a-wrong-secret"}, monkeypatch)
         denied = S3Store(concurrency=1)
-        with pytest.raises(StorageRejected, match="403 SignatureDoesNotMatch") as caught:
+        with pytest.raises(StorageRefused, match="403 SignatureDoesNotMatch") as caught:
             put(denied, "denied")
-        assert caught.value.refusal.may_be_shared is True
+        assert caught.value.refusal.reason == "SignatureDoesNotMatch"
+        assert "AWS_SECRET_ACCESS_KEY" in caught.value.refusal.check
         assert "a-wrong-secret" not in str(caught.value)
         assert server.access_key not in str(caught.value)
-        denied.check()  # passes, because the server answers and other buckets may accept this user
+        with pytest.raises(StorageRefused, match="SignatureDoesNotMatch"):
+            denied.check()
         denied.close()
 
     def test_a_killed_server_is_an_outage_and_restarts_with_its_objects(

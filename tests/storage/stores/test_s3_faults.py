@@ -1,7 +1,8 @@
 """Each fault of an S3 server raises the right error after one request."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,11 +26,15 @@ from reactor.core.errors import (
     ContentMismatch,
     FileTooLarge,
     ReactorError,
+    StorageRefused,
     StorageRejected,
     StorageUnavailable,
 )
+from reactor.core.refusal import Guard, Scope
 from reactor.runtime.executor import Job
 from reactor.storage.spool import Spool
+from reactor.storage.stores import open_store
+from reactor.storage.stores.base import ObjectStore
 from reactor.storage.stores.s3 import S3Store
 from reactor.storage.stores.s3_errors import retry_after_s
 
@@ -67,7 +72,7 @@ def store(shared_store: S3Store, server: FaultServer) -> S3Store:
     return shared_store
 
 
-def put(store: S3Store, content: bytes = CONTENT, digest: str | None = None, key: str = "folder/key") -> str:
+def put(store: ObjectStore, content: bytes = CONTENT, digest: str | None = None, key: str = "folder/key") -> str:
     with body_of(content, digest=digest) as body:
         return store.put("bucket", key, body, mime_type="text/plain")
 
@@ -87,27 +92,51 @@ TRANSIENT = [
     answers(409, "ConditionalRequestConflict"),
     answers(409, "OperationAborted"),
     answers_text(503, "<html>upstream <b>is down</html>"),
+    answers(400, "ThrottlingException"),
+    answers(403, "RequestThrottled"),
+    answers(400, "SlowDown"),
+    # without a code of the store
+    answers(400),
+    answers(401),
+    answers(403),
+    answers(422),
+    answers(302, location="http://127.0.0.1:9/x"),
+    answers(404, "404"),
+    answers_text(404, "404 page not found"),
+    answers_text(404, "<html><body><h1>404 Not Found</h1></body></html>"),
+    answers_text(403, "<!doctype html><p>Request blocked by the firewall"),
+    answers_text(403, '{"message":"no route"}'),
+    answers_text(400, "<Error><Message>no code</Message></Error>"),
+    answers_text(404, "<Error><Code></Code></Error>"),
 ]
 
 REJECTED = [
     answers(400, "InvalidRequest"),
-    answers(400),
-    answers(404, "NoSuchBucket"),
+    answers(400, "ACodeThatNobodyHasListed"),
+    answers(400, "accessdenied"),
     answers(405, "MethodNotAllowed"),
     answers(409, "BucketAlreadyExists"),
     answers(412, "PreconditionFailed"),
-    answers(422),
-    answers(301, "PermanentRedirect", x_amz_bucket_region="eu-west-1"),
-    answers(307, "TemporaryRedirect", location="http://127.0.0.1:9/elsewhere", x_amz_bucket_region="eu-west-1"),
-    answers(400, "AuthorizationHeaderMalformed", x_amz_bucket_region="eu-west-1"),
-    answers_text(404, "not an object store"),
 ]
 
 DENIED = [
-    answers(401),
-    answers(403),
-    answers(403, "SignatureDoesNotMatch"),
-    answers(403, "RequestTimeTooSkewed"),
+    answers(400, "AccessDenied"),
+    answers(403, "AccessDenied"),
+    answers(403, "ACodeThatNobodyHasListed"),
+    answers(401, "InvalidRequest"),
+]
+
+SHARED = [
+    (answers(400, "ExpiredToken"), Guard.STORE),
+    (answers(403, "SignatureDoesNotMatch"), Guard.STORE),
+    (answers(403, "RequestTimeTooSkewed"), Guard.STORE),
+    (answers(503, "InvalidAccessKeyId"), Guard.STORE),
+    (answers(200, "ExpiredToken"), Guard.STORE),
+    (answers(404, "NoSuchBucket"), Guard.BUCKET),
+    (answers(301, "PermanentRedirect", x_amz_bucket_region="eu-west-1"), Guard.BUCKET),
+    (answers(307, "TemporaryRedirect", location="http://127.0.0.1:9/x", x_amz_bucket_region="eu-west-1"), Guard.BUCKET),
+    (answers(400, "AuthorizationHeaderMalformed", x_amz_bucket_region="eu-west-1"), Guard.BUCKET),
+    (answers(400, "KMS.DisabledException"), Guard.BUCKET),
 ]
 
 TOO_LARGE = [answers(413), answers(413, "EntityTooLarge"), answers(400, "EntityTooLarge")]
@@ -124,7 +153,7 @@ class TestErrors:
         server.fault = fault
         with pytest.raises(StorageUnavailable) as caught:
             put(store)
-        assert caught.value.http_status in range(400, 600)
+        assert caught.value.http_status in range(300, 600)
         assert caught.value.refusal.retry_after_s is None
         assert len(server.requests) == 1
 
@@ -143,6 +172,19 @@ class TestErrors:
         with pytest.raises(StorageRejected) as caught:
             put(store)
         assert caught.value.refusal.may_be_shared is True
+        assert len(server.requests) == 1
+
+    @pytest.mark.parametrize(("fault", "guard"), SHARED)
+    def test_a_refusal_of_the_reactor_is_shared(
+        self, store: S3Store, server: FaultServer, fault: Fault, guard: Guard
+    ) -> None:
+        server.fault = fault
+        with pytest.raises(StorageRefused) as caught:
+            put(store)
+        refusal = caught.value.refusal
+        assert (refusal.scope, refusal.guard) == (Scope.SHARED, guard)
+        assert refusal.reason
+        assert refusal.check
         assert len(server.requests) == 1
 
     @pytest.mark.parametrize("fault", TOO_LARGE)
@@ -274,6 +316,74 @@ class TestBodyErrors:
         with open_spooled(Spool({"default": tmp_path}), digest=None) as body:
             store.put("bucket", "key", body, mime_type=None)
         assert server.objects == {"/bucket/key": CONTENT}
+
+
+class TestSettings:
+    @pytest.fixture
+    def open_with(self, server: FaultServer) -> Iterator[Callable[..., ObjectStore]]:
+        """Return a function that opens a store with settings; `server` is its server."""
+        opened: list[ObjectStore] = []
+
+        def open_with(**settings: str) -> ObjectStore:
+            opened.append(open_store("s3://", concurrency=1, **settings))
+            return opened[-1]
+
+        yield open_with
+        for store in opened:
+            store.close()
+        assert server.requests
+
+    @pytest.mark.parametrize(("checksum", "is_sent"), [("sha256", True), ("when_required", False), ("off", False)])
+    def test_a_put_has_the_rows_sha256_or_no_checksum(
+        self, open_with: Callable[..., ObjectStore], server: FaultServer, checksum: str, is_sent: bool
+    ) -> None:
+        put(open_with(checksum=checksum))
+        [headers] = server.headers
+        names = {name.lower() for name in headers}
+        assert ("x-amz-checksum-sha256" in names) is is_sent
+        assert {name for name in names if "checksum" in name or "md5" in name or "trailer" in name} <= {
+            "x-amz-checksum-sha256"
+        }
+        assert server.objects == {"/bucket/folder/key": CONTENT}
+
+    @pytest.mark.parametrize(("checksum", "is_compared"), [("sha256", True), ("when_required", True), ("off", False)])
+    def test_a_checksum_in_the_answer_is_compared(
+        self, open_with: Callable[..., ObjectStore], server: FaultServer, checksum: str, is_compared: bool
+    ) -> None:
+        server.fault = answers(200, etag='"0"', x_amz_checksum_sha256="b3RoZXI=")
+        store = open_with(checksum=checksum)
+        with pytest.raises(StorageUnavailable, match="another SHA-256") if is_compared else nullcontext():
+            put(store)
+
+    @pytest.mark.parametrize(
+        ("sse", "algorithm", "key_id"),
+        [("AES256", "AES256", None), ("aws:kms", "aws:kms", None), ("aws:kms:dsse", "aws:kms:dsse", None),
+         ("aws:kms:key-1", "aws:kms", "key-1"), ("aws:kms:arn:aws:kms:eu-west-1:1:key/a", "aws:kms",
+                                                 "arn:aws:kms:eu-west-1:1:key/a"), (None, None, None)],
+    )  # fmt: skip
+    def test_a_put_asks_for_the_encryption(
+        self, open_with: Callable[..., ObjectStore], server: FaultServer, sse: str | None, algorithm: str | None,
+        key_id: str | None,
+    ) -> None:  # fmt: skip
+        put(open_with(sse=sse))
+        [headers] = server.headers
+        assert headers.get("x-amz-server-side-encryption") == algorithm
+        assert headers.get("x-amz-server-side-encryption-aws-kms-key-id") == key_id
+
+    @pytest.mark.parametrize(
+        ("addressing", "url"),
+        [("path", "http://store.test/bucket/folder/key"), ("virtual", "http://bucket.store.test/folder/key"),
+         ("auto", "http://store.test/bucket/folder/key")],
+    )  # fmt: skip
+    def test_the_bucket_is_in_the_path_or_in_the_host(
+        self, open_with: Callable[..., ObjectStore], server: FaultServer, monkeypatch: pytest.MonkeyPatch,
+        addressing: str, url: str,
+    ) -> None:  # fmt: skip
+        """The server is a proxy for the endpoint, so that every host leads to it."""
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store.test")
+        monkeypatch.setenv("HTTP_PROXY", server.endpoint)
+        put(open_with(addressing=addressing))
+        assert server.requests == [f"PUT {url}"]
 
 
 class TestMessages:

@@ -69,6 +69,10 @@ class _HalfRead:
         self._read += len(chunk)
         return chunk
 
+    def restart(self) -> None:
+        self._body.restart()
+        self._read = 0
+
 
 class _CrashingStore:
     """A store that triggers the kill switch during or after a put."""

@@ -3,8 +3,11 @@
 A fault is a function that receives the request and answers it, or breaks the connection.
 """
 
+import fcntl
 import socket
+import ssl
 import struct
+import termios
 import threading
 from collections.abc import Callable
 from email.utils import formatdate
@@ -22,16 +25,32 @@ class Request(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     server: "_Server"
+    requests_before = 0
+    """Number of earlier requests on the same connection."""
+
+    def setup(self) -> None:
+        super().setup()
+        with self.server.faults.lock:
+            self.server.faults.connections += 1
 
     def handle_one(self) -> None:
         faults = self.server.faults
         with faults.lock:
             faults.requests.append(f"{self.command} {self.path}")
+            faults.headers.append(dict(self.headers.items()))
+        self.requests_before += 1
         faults.fault(self)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_one  # noqa: N815 - names that http.server requires
 
     def handle_expect_100(self) -> bool:
+        on_reuse = self.server.faults.on_reuse
+        if on_reuse is not None and self.requests_before:
+            with self.server.faults.lock:
+                self.server.faults.reused += 1
+            self.close_connection = True
+            on_reuse(self)
+            return False
         return True if self.server.faults.never_continues else super().handle_expect_100()
 
     def body(self) -> bytes:
@@ -56,21 +75,31 @@ class Request(BaseHTTPRequestHandler):
 
 
 class FaultServer:
-    """A context manager. The server listens on loopback until the end of the block."""
+    """A context manager. The server listens on loopback until the end of the block, over TLS if it has a context."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
         self.reset()
         self.lock = threading.Lock()
         self.closing = threading.Event()
         self._server = _Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.endpoint = f"http{'s' * (tls is not None)}://127.0.0.1:{self._server.server_port}"
 
     def reset(self) -> None:
         """Remove the fault, the requests and the objects."""
         self.fault: Fault = stores
         self.never_continues = False
+        self.on_reuse: Fault | None = None
+        """What to do instead of an answer if a connection is reused; the fault sends no "100 Continue"."""
+        self.reused = 0
+        """Number of requests to which `on_reuse` was applied."""
+        self.connections = 0
+        """Number of accepted connections."""
         self.requests: list[str] = []
+        self.headers: list[dict[str, str]] = []
+        """Headers of each request in `requests`."""
         self.objects: dict[str, bytes] = {}
 
     def __enter__(self) -> Self:
@@ -133,6 +162,27 @@ def retries_at(status: int, *, seconds: int, clock: int) -> Fault:
     )
 
 
+def refuses_early(status: int, code: str, *, after_bytes: int = 0) -> Fault:
+    """Return a fault that answers after a part of the body, and closes the connection without reading the rest."""
+
+    def fault(request: Request) -> None:
+        request.rfile.read(after_bytes)
+        request.close_connection = True
+        request.answer(status, f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode(), connection="close")
+
+    return fault
+
+
+def refuses_a_full_connection(request: Request) -> None:
+    """Read nothing until no more bytes arrive, so that the client waits in `send`; then answer, and close by RST."""
+    arrived = seen = 0
+    while not arrived or arrived > seen:
+        seen = arrived
+        request.server.faults.closing.wait(0.3)
+        arrived = struct.unpack("i", fcntl.ioctl(request.connection, termios.FIONREAD, bytes(4)))[0]
+    refuses_early(403, "AccessDenied")(request)
+
+
 def agrees_without_reading(request: Request) -> None:
     """Answer 200 without reading the body. With `never_continues`, answer before the client sends the body."""
     request.close_connection = True
@@ -153,6 +203,17 @@ def hangs(request: Request) -> None:
 def resets(request: Request) -> None:
     """Break the connection by RST after the first part of the body."""
     request.rfile.read(min(_PIECE_BYTES, int(request.headers["Content-Length"])))
+    resets_at_once(request)
+
+
+def closes(request: Request) -> None:
+    """Close the connection by FIN without an answer."""
+    request.connection.shutdown(socket.SHUT_RDWR)
+    request.close_connection = True
+
+
+def resets_at_once(request: Request) -> None:
+    """Break the connection by RST."""
     request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     request.connection.close()
     request.close_connection = True
