@@ -4,65 +4,33 @@ settings = load(os.environ)
 await Reactor(settings).run()
 """
 
-import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from anyio import CancelScope, Event, create_task_group, to_thread
-from attrs import frozen
 from loguru import logger
 
 from reactor import __version__
 from reactor.core import events
-from reactor.core.errors import ConfigInvalid, DatabaseUnavailable, StorageRefused, StorageUnavailable
+from reactor.core.errors import ConfigInvalid, DatabaseFailure, DatabaseUnavailable, StorageRefused, StorageUnavailable
 from reactor.core.events import Emit
-from reactor.core.refusal import Guard, Place
 from reactor.core.settings import Settings
 from reactor.engine.changes import Changes
-from reactor.engine.faults import DatabaseFaults
-from reactor.engine.readiness import Readiness
-from reactor.postgres.connection import ConnectionPool, DedicatedConnection
-from reactor.postgres.listener import Listener
+from reactor.parts import Parts, build_parts
+from reactor.postgres.connection import DedicatedConnection
 from reactor.postgres.migrate import check_schema
-from reactor.postgres.presence import Presence
-from reactor.postgres.status import StatusQuery
-from reactor.reactions.uploads import UploadAttempt, put
-from reactor.runtime.clock import Clock
-from reactor.runtime.thread_pool import ThreadPool
-from reactor.storage.spool import Spool
-from reactor.storage.spool_probe import check_spools, least_free_bytes
-from reactor.storage.stores import open_store
+from reactor.storage.spool_probe import least_free_bytes
 from reactor.storage.stores.base import ObjectStore
-from reactor.telemetry.dispatcher import Dispatcher
 from reactor.web.app import WebApp
-from reactor.web.recent import RecentActivity
 from reactor.web.server import WebServer
-from reactor.wiring import Ports, wire_engine, wire_listen, wire_presence
+from reactor.wiring import wire_engine, wire_listen
 
 if TYPE_CHECKING:
     from reactor.engine.supervisor import Engine
 
-_CONNECTIONS = 3
 _DRAIN_HORIZON_S = 1.0
-
-
-@frozen(kw_only=True)
-class _Parts:
-    """The parts of a running reactor, without its engine and its web pages."""
-
-    store: ObjectStore
-    database: ConnectionPool
-    claims: DedicatedConnection
-    executor: ThreadPool[UploadAttempt]
-    ports: Ports
-    presence: Presence
-    readiness: Readiness
-    faults: DatabaseFaults
-    recent: RecentActivity
-    status: StatusQuery
-    dispatcher: Dispatcher
 
 
 class Reactor:
@@ -75,9 +43,11 @@ class Reactor:
         self._listener = listener
         self._stop = Event()
         self._has_started = Event()
-        self._parts: _Parts | None = None
+        self._parts: Parts | None = None
         self._engine: Engine | None = None
         self._web: WebApp | None = None
+        self.skipped: Sequence[str] = ()
+        """What `drain` couldn't do, one line each, with the reason."""
         self.http_url = ""
         """URL of the HTTP server; empty before the server listens."""
 
@@ -146,6 +116,7 @@ class Reactor:
                 summary_connection=summary_connection,
                 recent=parts.recent,
                 spool_free_bytes=partial(least_free_bytes, self.settings.spools),
+                spans_lost=parts.dispatcher.spans_lost,
                 instance=str(parts.presence.instance),
                 faults=parts.faults,
                 reasons=self._reasons,
@@ -157,6 +128,7 @@ class Reactor:
                 listening=listening,
             )
             self.http_url = web.url
+            parts.presence.port = listening.getsockname()[1]
             await parts.presence.report("starting", with_canary=False)
             listen = wire_listen(parts.ports, engine, parts.presence, emit=parts.dispatcher)
             background_tasks = [listen.run, engine.reconcile.run, parts.recent.run, web.update_pages]
@@ -166,7 +138,7 @@ class Reactor:
             async with create_task_group() as tasks:
                 tasks.start_soon(web.serve)
                 await engine.run_until(self._stop, background_tasks, grace_s=self.settings.shutdown_grace_s)
-                with suppress(DatabaseUnavailable):  # then other reactors notice when the last report expires
+                with suppress(DatabaseFailure):  # then other reactors notice when the last report expires
                     await parts.presence.deregister()
                 web.close()
 
@@ -188,6 +160,7 @@ class Reactor:
                     await engine.reconcile.run_pass()
                     await engine.reconcile.refill()  # the first sweep lists fewer rows than a later one
                     await engine.until_idle(self._stop)
+                    self.skipped = engine.reconcile.skipped
                     engine.reconcile.emit_reconciled(changes)
                     changes.clear()
                     # if all attempts were deferred, the store is down: leave its uploads for the next call
@@ -198,11 +171,22 @@ class Reactor:
     # opening
 
     @asynccontextmanager
-    async def _opened(self, changes: Changes | None = None) -> AsyncIterator[_Parts]:
+    async def _opened(self, changes: Changes | None = None) -> AsyncIterator[Parts]:
         """Open and check the store, the spools and the database before any row is claimed."""
         if self.settings.database_url is None:
             raise ConfigInvalid("REACTOR_DATABASE_URL isn't set: set it to the database's URL")
-        parts = self._parts = self._build(self.settings.database_url, changes)
+        subscribers = [] if changes is None else [changes.subscriptions()]
+        if self._listener is not None:
+            subscribers.append(dict.fromkeys(events.EVENT_TYPES, self._listener))
+        parts = self._parts = build_parts(
+            self.settings,
+            self.settings.database_url,
+            version=__version__,
+            store=self._store,
+            subscribers=subscribers,
+            timers=self._count_timers,
+            on_status=self._on_status,
+        )
         try:
             try:
                 await to_thread.run_sync(parts.store.check)
@@ -219,76 +203,6 @@ class Reactor:
                 await to_thread.run_sync(parts.store.close)
                 await parts.dispatcher.close()
 
-    def _build(self, database_url: str, changes: Changes | None) -> _Parts:
-        settings, clock = self.settings, Clock()
-        check_spools(settings.spools)
-        spool = Spool(settings.spools)
-        store = self._store or open_store(
-            settings.store_url,
-            concurrency=settings.upload_concurrency,
-            addressing=settings.s3_addressing,
-            checksum=settings.s3_checksum,
-            sse=settings.s3_sse,
-        )
-        database = ConnectionPool(database_url, size=_CONNECTIONS)
-        # a claim's commit needn't wait for the disk, because the settlement's commit makes both durable
-        # (schema/README.md, decision 12)
-        claims = DedicatedConnection(database_url, waits_for_disk=False)
-        executor = ThreadPool(
-            partial(put, spool, store),
-            settings.upload_concurrency,
-            per_tenant=settings.uploads_per_user,
-            name="reactor-put",
-        )
-        ports = Ports(
-            clock=clock,
-            database=database,
-            claims=claims,
-            source=Listener(settings.listen_url or database_url),
-            executor=executor,
-            spool=spool,
-            run_in_thread=executor.run,
-            store_name=store.name,
-        )
-        presence = wire_presence(ports, version=__version__)
-        readiness = Readiness(presence, clock)
-        recent = RecentActivity(clock)
-        faults = DatabaseFaults(clock, listens_elsewhere=settings.listen_url not in {None, database_url})
-        status = StatusQuery(
-            database,
-            clock,
-            heartbeat_timeout_s=settings.heartbeat_timeout_s,
-            on_result=self._on_status,
-            failing=faults.reason,
-        )
-        subscribers = [readiness.subscriptions(), faults.subscriptions(), recent.subscriptions()]
-        if changes is not None:
-            subscribers.append(changes.subscriptions())
-        if self._listener is not None:
-            subscribers.append(dict.fromkeys(events.EVENT_TYPES, self._listener))
-        dispatcher = Dispatcher(
-            __version__,
-            os.environ,
-            timers=self._count_timers,
-            spool_free_bytes=partial(least_free_bytes, settings.spools),
-            status=lambda: status.newest,
-            places=[Place(Guard.STORE, store.name), *(Place(Guard.SPOOL, name) for name in settings.spools)],
-            subscribers=subscribers,
-        )
-        return _Parts(
-            store=store,
-            database=database,
-            claims=claims,
-            executor=executor,
-            ports=ports,
-            presence=presence,
-            readiness=readiness,
-            faults=faults,
-            recent=recent,
-            status=status,
-            dispatcher=dispatcher,
-        )
-
     def _on_status(self, figures: dict[str, Any]) -> None:
         if self._web is not None:
             self._web.record_status(figures)
@@ -296,7 +210,7 @@ class Reactor:
     def _count_timers(self) -> int:
         return 0 if self._engine is None else len(self._engine.schedule)
 
-    def _running_parts(self) -> _Parts:
+    def _running_parts(self) -> Parts:
         if self._parts is None:
             raise DatabaseUnavailable("the reactor has not opened its database yet")
         return self._parts

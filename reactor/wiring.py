@@ -8,7 +8,7 @@ listen ─────┴──── source, presence                └─► 
 import asyncio
 from functools import partial
 
-from attrs import frozen
+from attrs import Factory, field, frozen
 
 from reactor.core.backoff import Backoff
 from reactor.core.breakers import Breakers
@@ -20,6 +20,7 @@ from reactor.engine.requests import ReconcileRequests
 from reactor.engine.schedule import ReadyQueue, Schedule
 from reactor.engine.supervisor import Engine
 from reactor.engine.worker import AttemptWorker, DirectWorker
+from reactor.postgres.call_health import CallHealth, WatchedCalls
 from reactor.postgres.connection import QueryRunner
 from reactor.postgres.listener import NotificationSource
 from reactor.postgres.presence import Presence
@@ -52,16 +53,21 @@ class Ports:
 
     store_name: str
 
+    health: CallHealth = field(default=Factory(lambda self: CallHealth(self.clock), takes_self=True))
+    """Records which calls of the engine fail."""
 
-def wire_presence(ports: Ports, *, version: str) -> Presence:
+
+def wire_presence(ports: Ports, *, version: str, emit: Emit) -> Presence:
     """Return the presence of this reactor, which isn't reported yet."""
-    return Presence(ports.database, ports.clock, version=version, expires_s=PRESENCE_EXPIRES_S)
+    database = WatchedCalls(ports.database, ports.health, emit)
+    return Presence(database, ports.clock, version=version, expires_s=PRESENCE_EXPIRES_S)
 
 
 def wire_engine(ports: Ports, settings: Settings, *, horizon_s: float, emit: Emit) -> Engine:
     """Build schedule, workers and reconciliation. Add the ready queue and the worker of a new reaction here."""
     clock, idle, requests = ports.clock, asyncio.Event(), ReconcileRequests()
     ready = {FailedUploads.name: ReadyQueue(), StaleRuns.name: ReadyQueue()}
+    database = WatchedCalls(ports.database, ports.health, emit)
     schedule = Schedule(clock, ready, requests, horizon_s=horizon_s, emit=emit)
     workers = (
         AttemptWorker(
@@ -72,13 +78,14 @@ def wire_engine(ports: Ports, settings: Settings, *, horizon_s: float, emit: Emi
             clock=clock,
             emit=emit,
             idle=idle,
+            health=ports.health,
             concurrency=settings.upload_concurrency,
             per_tenant=settings.uploads_per_user,
             lease_s=settings.lease_s,
         ),
         DirectWorker(
             StaleRuns(
-                Runs(ports.database, heartbeat_timeout_s=settings.heartbeat_timeout_s),
+                Runs(database, heartbeat_timeout_s=settings.heartbeat_timeout_s),
                 heartbeat_timeout_s=settings.heartbeat_timeout_s,
                 emit=emit,
             ),
@@ -88,17 +95,19 @@ def wire_engine(ports: Ports, settings: Settings, *, horizon_s: float, emit: Emi
             clock=clock,
             emit=emit,
             idle=idle,
+            health=ports.health,
         ),
     )
     reconcile = Reconcile(
         workers,
         schedule,
         requests,
-        StorageUsage(ports.database),
+        StorageUsage(database),
         clock=clock,
         emit=emit,
         interval_s=settings.reconcile_interval_s,
         horizon_s=horizon_s,
+        health=ports.health,
     )
     return Engine(clock=clock, schedule=schedule, workers=workers, requests=requests, reconcile=reconcile, idle=idle)
 
@@ -112,7 +121,11 @@ def _failed_uploads(ports: Ports, settings: Settings, emit: Emit) -> FailedUploa
         jitter=settings.retry_jitter,
     )
     return FailedUploads(
-        UploadQueue(ports.database, claims=ports.claims, lease_s=settings.lease_s),
+        UploadQueue(
+            WatchedCalls(ports.database, ports.health, emit),
+            claims=WatchedCalls(ports.claims, ports.health, emit),
+            lease_s=settings.lease_s,
+        ),
         executor=ports.executor,
         spool=ports.spool,
         run_in_thread=ports.run_in_thread,

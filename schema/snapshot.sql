@@ -60,7 +60,7 @@ CREATE FUNCTION reactor.cancel_uploads(p_ids uuid[]) RETURNS SETOF uuid
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval) RETURNS TABLE(id uuid, state text, due_at double precision, claimed_at double precision, created_at double precision, attempt integer, max_retries integer, byte_size bigint, bucket text, object_path text, content_hash text, spool text, temp_file_path text, mime_type text, traceparent text, last_code text, ordinal integer, waited_since double precision, lost_at double precision, source_id uuid)
+CREATE FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval) RETURNS TABLE(id uuid, state text, due_at double precision, claimed_at double precision, created_at double precision, attempt integer, max_retries integer, byte_size bigint, bucket text, object_path text, content_hash text, spool text, temp_file_path text, mime_type text, traceparent text, last_code text, ordinal integer, waited_since double precision, lost_at double precision, source_id uuid, user_id uuid)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -112,7 +112,7 @@ CREATE FUNCTION reactor.error_catalogue() RETURNS TABLE(code text, sqlstate text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION reactor.expire_runs(p_ids uuid[], p_heartbeat_timeout interval) RETURNS TABLE(id uuid, due_at double precision, code text, late_s double precision, traceparent text, failed_at double precision)
+CREATE FUNCTION reactor.expire_runs(p_ids uuid[], p_heartbeat_timeout interval) RETURNS TABLE(id uuid, due_at double precision, code text, late_s double precision, traceparent text, failed_at double precision, user_id uuid)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -339,7 +339,7 @@ CREATE FUNCTION reactor.repair_usage(p_limit integer) RETURNS TABLE(kind text, c
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION reactor.report_presence(p_instance uuid, p_host text, p_version text, p_mode text, p_canary text, p_silent_after interval) RETURNS TABLE(now_at double precision, queue_usage double precision, instances uuid[], listening uuid[])
+CREATE FUNCTION reactor.report_presence(p_instance uuid, p_host text, p_pid integer, p_port integer, p_version text, p_mode text, p_canary text, p_silent_after interval) RETURNS TABLE(now_at double precision, queue_usage double precision, instances uuid[], listening uuid[])
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -347,7 +347,7 @@ CREATE FUNCTION reactor.requeue_uploads(p_ids uuid[]) RETURNS TABLE(id uuid, cod
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION reactor.rescue_uploads(p_ids uuid[], p_limit integer) RETURNS TABLE(id uuid, verdict text, code text, traceparent text, attempt integer, ordinal integer, bucket text, byte_size bigint, created_at double precision, claimed_at double precision, rescued_at double precision)
+CREATE FUNCTION reactor.rescue_uploads(p_ids uuid[], p_limit integer) RETURNS TABLE(id uuid, verdict text, code text, traceparent text, attempt integer, ordinal integer, bucket text, byte_size bigint, created_at double precision, claimed_at double precision, rescued_at double precision, user_id uuid)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -515,6 +515,8 @@ COMMENT ON TABLE reactor.deleted_interpretation IS 'Numbers of counted runs whos
 CREATE TABLE reactor.instance (
     id uuid NOT NULL,
     host text NOT NULL,
+    pid integer,
+    port integer,
     version text NOT NULL,
     mode text NOT NULL,
     started_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -526,6 +528,10 @@ WITH (fillfactor='70');
 ALTER TABLE ONLY reactor.instance FORCE ROW LEVEL SECURITY;
 
 COMMENT ON TABLE reactor.instance IS 'Live reactors. A row whose seen_at is old belongs to a dead reactor.';
+
+COMMENT ON COLUMN reactor.instance.pid IS 'the process on its host';
+
+COMMENT ON COLUMN reactor.instance.port IS 'the port of its page; null if it serves none';
 
 CREATE TABLE reactor.migration (
     name text NOT NULL,
@@ -552,6 +558,15 @@ ALTER TABLE ONLY reactor.quota_rejection FORCE ROW LEVEL SECURITY;
 COMMENT ON TABLE reactor.quota_rejection IS 'Quota refusals by minute, without user ids. Older than a week: one row per quota and plan, at -infinity.';
 
 COMMENT ON COLUMN reactor.quota_rejection.backend IS 'the server process that counted the refusals; 0 for a sum over server processes';
+
+CREATE TABLE reactor.usage_repair (
+    id integer DEFAULT 1 NOT NULL,
+    CONSTRAINT only_one_row CHECK ((id = 1))
+);
+
+ALTER TABLE ONLY reactor.usage_repair FORCE ROW LEVEL SECURITY;
+
+COMMENT ON TABLE reactor.usage_repair IS 'One row; the session that repairs usage locks it.';
 
 ALTER TABLE public.interpretation_runs
     ADD CONSTRAINT interpretation_runs_heartbeat_timeout_is_positive CHECK ((heartbeat_timeout > '00:00:00'::interval)) NOT VALID;
@@ -591,6 +606,9 @@ ALTER TABLE ONLY reactor.migration
 
 ALTER TABLE ONLY reactor.quota_rejection
     ADD CONSTRAINT quota_rejection_pkey PRIMARY KEY (minute, quota, plan, backend);
+
+ALTER TABLE ONLY reactor.usage_repair
+    ADD CONSTRAINT usage_repair_pkey PRIMARY KEY (id);
 
 CREATE INDEX interpretation_runs_by_age ON public.interpretation_runs USING btree (COALESCE(created_at, '-infinity'::timestamp with time zone), id);
 
@@ -735,11 +753,15 @@ CREATE POLICY reactor_table_owner_does_all ON reactor.migration TO reactor USING
 
 CREATE POLICY reactor_table_owner_does_all ON reactor.quota_rejection TO reactor USING (true) WITH CHECK (true);
 
+CREATE POLICY reactor_table_owner_does_all ON reactor.usage_repair TO reactor USING (true) WITH CHECK (true);
+
 CREATE POLICY reactor_worker_reads ON reactor.audit_log FOR SELECT TO service_role, reactor_worker USING (true);
 
 CREATE POLICY reactor_worker_reads ON reactor.instance FOR SELECT TO reactor_worker USING (true);
 
 CREATE POLICY reactor_worker_reads ON reactor.quota_rejection FOR SELECT TO service_role, reactor_worker USING (true);
+
+ALTER TABLE reactor.usage_repair ENABLE ROW LEVEL SECURITY;
 
 GRANT USAGE ON SCHEMA auth TO anon;
 GRANT USAGE ON SCHEMA auth TO authenticated;
@@ -950,9 +972,9 @@ REVOKE ALL ON FUNCTION reactor.repair_usage(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.repair_usage(p_limit integer) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.repair_usage(p_limit integer) TO service_role;
 
-REVOKE ALL ON FUNCTION reactor.report_presence(p_instance uuid, p_host text, p_version text, p_mode text, p_canary text, p_silent_after interval) FROM PUBLIC;
-GRANT ALL ON FUNCTION reactor.report_presence(p_instance uuid, p_host text, p_version text, p_mode text, p_canary text, p_silent_after interval) TO reactor_worker;
-GRANT ALL ON FUNCTION reactor.report_presence(p_instance uuid, p_host text, p_version text, p_mode text, p_canary text, p_silent_after interval) TO service_role;
+REVOKE ALL ON FUNCTION reactor.report_presence(p_instance uuid, p_host text, p_pid integer, p_port integer, p_version text, p_mode text, p_canary text, p_silent_after interval) FROM PUBLIC;
+GRANT ALL ON FUNCTION reactor.report_presence(p_instance uuid, p_host text, p_pid integer, p_port integer, p_version text, p_mode text, p_canary text, p_silent_after interval) TO reactor_worker;
+GRANT ALL ON FUNCTION reactor.report_presence(p_instance uuid, p_host text, p_pid integer, p_port integer, p_version text, p_mode text, p_canary text, p_silent_after interval) TO service_role;
 
 REVOKE ALL ON FUNCTION reactor.requeue_uploads(p_ids uuid[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.requeue_uploads(p_ids uuid[]) TO reactor_worker;

@@ -40,7 +40,7 @@ _IN_MEMORY = Path("/dev/shm")  # noqa: S108  # parent of a folder with a random 
 
 _TESTS = Path(__file__).parent
 _LONGEST_FIRST = (
-    "system", "web", "stress", "storage", "embedded", "deploy", "postgres", "client", "simulation", "engine",
+    "system", "web", "stress", "jaeger", "storage", "embedded", "deploy", "postgres", "client", "simulation", "engine",
     "schema",
 )  # fmt: skip
 

@@ -31,7 +31,11 @@ def migrate(*, status: bool, print_sql: bool, as_json: bool) -> None:
         else:
             print_table(("state", "file"), [(step.state, step.file.name) for step in steps], empty="no schema files")
         raise SystemExit(0 if all(step.state == "applied" for step in steps) else 1)
-    applied = apply(url, on_file=lambda name: click.echo(f"applying {name}", err=True))
+    applied = apply(
+        url,
+        on_file=lambda name: click.echo(f"applying {name}", err=True),
+        on_warning=lambda sentence: click.echo(f"reactor: warning: {sentence}", err=True),
+    )
     if as_json:
         print_json({"applied": applied})
     else:

@@ -1,6 +1,7 @@
 """`reactor reconcile`: does one complete pass. Needs no running reactor."""
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from reactor.app import Reactor
 from reactor.cli.context import database_url, load_settings
 from reactor.cli.output import as_json, print_json
 from reactor.cli.process import exit_if_threads_hang, run_with_signals, tune_garbage_collector
-from reactor.core.events import AttemptsSettled, Event, Rescued, RunExpired, UsageRepaired
+from reactor.core.events import AttemptsSettled, Event, Rescued, RowsRefused, RunExpired, UsageRepaired
 from reactor.core.settings import Settings
 from reactor.postgres.admin import inspecting
 
@@ -26,7 +27,8 @@ def reconcile(*, dry_run: bool, as_json: bool) -> None:
     """Do one complete pass without a running reactor.
 
     Tries every due upload once, fails every stale run, takes over expired leases and releases leaked reservations; then
-    prints what it did. Safe while any number of reactors run.
+    prints what it did. Safe while any number of reactors run. Exits 1 if the database refused a row, or another session
+    prevented a step.
     """
     settings = load_settings()
     settings = evolve(settings, database_url=database_url(settings))
@@ -36,14 +38,20 @@ def reconcile(*, dry_run: bool, as_json: bool) -> None:
         return
     counts: Counter[str] = Counter(dict.fromkeys(_SUMMARY_KEYS, 0))
     tune_garbage_collector()
-    anyio.run(_drain, settings, counts)
+    skipped = anyio.run(_drain, settings, counts)
     _print_counts(counts, as_json=as_json)
+    for line in skipped:
+        click.echo(f"reactor: {line}", err=True)
+    if skipped or counts["refused"]:
+        raise SystemExit(1)
     exit_if_threads_hang()
 
 
-async def _drain(settings: Settings, counts: Counter[str]) -> None:
+async def _drain(settings: Settings, counts: Counter[str]) -> Sequence[str]:
+    """Do one pass; return what it couldn't do."""
     reactor = Reactor(settings, listener=partial(_count, counts))
     await run_with_signals(reactor.drain, lambda _signal: reactor.stop())
+    return reactor.skipped
 
 
 def _count(counts: Counter[str], event: Event) -> None:
@@ -53,6 +61,8 @@ def _count(counts: Counter[str], event: Event) -> None:
             counts.update(settled.verdict for settled in event.attempts)
         case RunExpired():
             counts["runs_failed"] += 1
+        case RowsRefused():
+            counts["refused"] += len(event.row_ids)
         case Rescued():
             counts.update(rescued=event.retried, dead=event.buried)
         case UsageRepaired(kind="reservations"):

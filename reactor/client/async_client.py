@@ -186,7 +186,7 @@ class ReactorClient:
     async def _opened_pool(self) -> ConnectionPool:
         async with self._opening:
             if self._pool is None:
-                pool = ConnectionPool(self._dsn, size=self._connections, named="the client's dsn")
+                pool = ConnectionPool(self._dsn, size=self._connections, named="the client's dsn", replaces_text=False)
                 await pool.open()
                 self._pool = pool
             return self._pool

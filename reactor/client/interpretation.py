@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 from anyio import CancelScope, create_task_group, current_time, get_cancelled_exc_class, move_on_after, sleep
 
-from reactor.core.errors import DatabaseUnavailable, ReactorError
+from reactor.core.errors import DatabaseFailure, DatabaseUnavailable, ReactorError
 from reactor.postgres import statements
 from reactor.postgres.results import StartedRun
 
@@ -73,6 +73,8 @@ class Interpretation:
                 await self._ask(statements.HEARTBEAT_INTERPRETATION, (self.id,))
             except DatabaseUnavailable:
                 wait_s = min(interval_s, _RETRY_S)
+            except DatabaseFailure:
+                pass  # not a refusal by the run's state: the next heartbeat asks again
             except ReactorError as error:
                 if not self._has_ended:
                     self.lost = error

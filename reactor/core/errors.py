@@ -5,7 +5,7 @@ help, the HTTP status and the next step.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from reactor.core.error_codes import CATALOGUE, ErrorCode
 from reactor.core.refusal import Guard, Refusal, Scope
@@ -129,19 +129,34 @@ class InterpretationFailed(Refused, code="INTERPRETATION_FAILED"):
     """The run has failed already: its worker or an operator failed it."""
 
 
-class DatabaseUnavailable(Unavailable, code="DATABASE_UNAVAILABLE"):
-    """The database didn't answer, refused the connection, or is busy; retry later."""
+class DatabaseFailure(ReactorError):
+    """A call to the database failed: `DatabaseUnavailable`, `DatabaseForbidden` or `DatabaseRefused`."""
+
+
+TAKES_NO_WRITES: Final = "the server takes no writes"
+"""Begins the reason of a call that failed because the server is a standby or read-only."""
+
+
+class DatabaseUnavailable(DatabaseFailure, Unavailable, code="DATABASE_UNAVAILABLE"):
+    """The database didn't answer, refused the connection, or is busy; retry later.
+
+    `is_busy` is True if the server answered that another session is in the way: a lock, a deadlock, a time limit.
+    """
 
     refusal = Refusal(scope=Scope.PASSING)
 
+    def __init__(self, message: str | None = None, *, is_busy: bool = False) -> None:
+        super().__init__(message)
+        self.is_busy = is_busy
 
-class DatabaseForbidden(Rejected, code="DATABASE_FORBIDDEN"):
+
+class DatabaseForbidden(DatabaseFailure, Rejected, code="DATABASE_FORBIDDEN"):
     """The role lacks a privilege, or a migration is missing; a retry can't help."""
 
     refusal = Refusal(scope=Scope.SHARED)
 
 
-class DatabaseRefused(Rejected, code="DATABASE_REFUSED"):
+class DatabaseRefused(DatabaseFailure, Rejected, code="DATABASE_REFUSED"):
     """The database refused these rows: a CHECK, trigger, foreign key or type of the app. `sqlstate` says why."""
 
     def __init__(self, message: str | None = None, *, sqlstate: str = "") -> None:

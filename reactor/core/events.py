@@ -162,6 +162,7 @@ class RunExpired(Event):
 
     context: TraceContext
     failed_at: float
+    user_id: UUID | None
 
 
 @frozen(kw_only=True)
@@ -238,10 +239,37 @@ class DatabaseLost(Event):
 
 @frozen(kw_only=True)
 class DatabaseAnswers(Event):
-    """The database answers again: no call to it fails any more."""
+    """No call to the database fails any more."""
 
     after_s: float
     """Seconds since the first of the failures."""
+
+
+@frozen(kw_only=True)
+class RowsRefused(Event):
+    """The database refused rows: a constraint or trigger of the app. They are set aside, and tried again later."""
+
+    reaction: str
+    row_ids: Sequence[UUID]
+    reason: str
+    """The database's message."""
+
+    times: int
+    """How often the first of these rows was refused."""
+
+    retry_in_s: float
+    set_aside: int
+    """Number of rows of this reaction that are set aside now."""
+
+
+@frozen(kw_only=True)
+class RowsAccepted(Event):
+    """Rows that were set aside are not refused any more."""
+
+    reaction: str
+    rows: int
+    set_aside: int
+    """Number of rows of this reaction that are set aside now."""
 
 
 @frozen(kw_only=True)

@@ -7,11 +7,12 @@ reactor.live_summary() returns, and from a `Process`, which is None if no reacto
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from attrs import frozen
-
 from reactor.core.breakers import OpenBreaker
+from reactor.core.counted import counted
 from reactor.core.durations import duration_text
+from reactor.core.errors import TAKES_NO_WRITES
 from reactor.core.fleet import fleet_troubles, running
+from reactor.core.process import Fault, Process
 from reactor.core.refusal import Guard, Scope
 
 OVERDUE_FROM_S: Final = 60.0
@@ -19,6 +20,9 @@ OVERDUE_FROM_S: Final = 60.0
 
 LAG_FROM_S: Final = 1.0
 """Timers that fire at least this late are reported."""
+
+SPANS_LOST_WITHIN_S: Final = 600.0
+"""Lost spans are reported for this long after the last loss."""
 
 FREE_BELOW_BYTES: Final = 1 << 30
 """A spool with less free space than this is reported."""
@@ -37,9 +41,6 @@ _SHUTTING_DOWN: Final = "shutting down"
 _REFUSAL_BEGINS: Final = tuple(f"The {kind} " for kind in Guard)
 """Beginnings of `shared_refusal`."""
 
-TAKES_NO_WRITES: Final = "the server takes no writes"
-"""Begins the reason of a call that failed because the server is a standby or read-only."""
-
 _SHOWN_FROM_S: Final = 2.0
 """A call to a database that answers is reported when it has failed for this long. One failure is no trouble."""
 
@@ -51,53 +52,6 @@ TIME_LEFT_LABELS: Final[Mapping[str, str]] = {
     "unbounded": "no limit",
 }
 """Labels of the time that runs have left. reactor.live_summary() counts the runs under these keys."""
-
-
-@frozen(kw_only=True)
-class Fault:
-    """Calls to the database that fail now."""
-
-    doing: str
-    """What the calls would do, such as "claim uploads"."""
-
-    reason: str
-    lasts_s: float
-    """Seconds from the first failure to the last one."""
-
-    is_outage: bool
-    """Whether even the simplest calls fail. Then all calls do, and no notification arrives."""
-
-
-@frozen(kw_only=True)
-class Process:
-    """The state of one reactor."""
-
-    instance: str
-    """Its id in `database["reactors"]`."""
-
-    mode: str
-    """'starting', 'listening' or 'polling'."""
-
-    mode_for_s: float
-    """Seconds for which the reactor has been in this mode."""
-
-    mode_reason: str
-    """Why the reactor does not listen; empty if it listens, or if the reason isn't known."""
-
-    fault: Fault | None
-    """The calls to the database that fail; None if none fails."""
-
-    not_ready: Sequence[str]
-    """Why the reactor is not ready, one line per reason."""
-
-    open_breakers: Sequence[tuple[OpenBreaker, float]]
-    """The stores, buckets and spools with an open circuit breaker, each with the seconds since it opened."""
-
-    lag_s: float
-    """The delay of timers in the last minutes, 95th percentile."""
-
-    spool_free_bytes: int | None
-    """Free space of the spool with the least free space; None when unknown."""
 
 
 def count_text(count: int, cap: int) -> str:
@@ -170,16 +124,16 @@ def _of_database(database: Mapping[str, Any] | None, process: Process | None) ->
     # a listening connection that can't be opened is the reason of the mode
     if fault is not None and (fault.is_outage or (fault.lasts_s >= _SHOWN_FROM_S and fault.doing != "listen")):
         since = f" (for {duration_text(fault.lasts_s)})"
-        effect = " Nothing is stored until it takes writes again." if _takes_no_writes(fault) else ""
+        effect = " Nothing is stored until it takes writes again." if fault.reason.startswith(TAKES_NO_WRITES) else ""
         return [f"{_capitalised(_cause(fault))}{since}.{effect}"]
     return [f"Not ready: {reason}." for reason in _reasons_of_database(process)]
 
 
 def _is_cut_off(process: Process | None) -> bool:
     """Return whether the database does no work for the reactor. Then it isn't listening, and nothing is stored."""
-    return process is not None and (
-        (process.fault is not None and process.fault.is_outage) or bool(_reasons_of_database(process))
-    )
+    if process is None or process.fault is None:
+        return process is not None and bool(_reasons_of_database(process))
+    return process.fault.is_outage
 
 
 def _reasons_of_database(process: Process) -> list[str]:
@@ -187,12 +141,8 @@ def _reasons_of_database(process: Process) -> list[str]:
     return [each for each in process.not_ready if each not in others and not each.startswith(_REFUSAL_BEGINS)]
 
 
-def _takes_no_writes(fault: Fault) -> bool:
-    return fault.reason.startswith(TAKES_NO_WRITES)
-
-
 def _cause(fault: Fault) -> str:
-    if _takes_no_writes(fault):
+    if fault.reason.startswith(TAKES_NO_WRITES):
         return fault.reason
     if fault.is_outage:
         return f"the database does not answer: {fault.reason}"
@@ -210,12 +160,19 @@ def _of_mode(process: Process) -> list[str]:
 
 
 def _of_process(process: Process) -> list[str]:
-    found = []
+    found = [
+        f"The database refuses {counted(count, name.removesuffix('s'))}: {reason}. "
+        "Each is tried again, at growing intervals."
+        for name, (count, reason) in process.refused.items()
+    ]
     if process.spool_free_bytes is not None and process.spool_free_bytes < FREE_BELOW_BYTES:
         free = f"{process.spool_free_bytes / (1 << 20):,.0f} MiB"
         found.append(f"A spool has only {free} free: new failed uploads may be lost.")
     if process.lag_s >= LAG_FROM_S:
         found.append(f"Timers fire {process.lag_s:.1f} s late: this process has too much work or too little CPU.")
+    if process.spans_lost and process.spans_lost_ago_s < SPANS_LOST_WITHIN_S:
+        which = "1 span was lost" if process.spans_lost == 1 else f"{process.spans_lost:,} spans were lost, the last"
+        found.append(f"{which} {duration_text(process.spans_lost_ago_s)} ago: traces have gaps. No upload is affected.")
     return found
 
 

@@ -89,6 +89,7 @@ class Trail(NamedTuple):
     created_at: float
     due_at: float
     claimed_at: float
+    user_id: UUID
     waited_since: float | None = None
     """When the wait before this claim began; None if the claim was repeated, or if the upload was rescued."""
 
@@ -99,6 +100,12 @@ class Trail(NamedTuple):
     def context(self) -> TraceContext:
         """The row's trace context."""
         return context_of(self.traceparent, self.upload_id)
+
+    @property
+    def queued_id(self) -> bytes:
+        """The id of the span `upload.queued`, the parent of all other spans of the upload."""
+        context = self.context
+        return context.span_id if context.is_ours else span_ids(self.upload_id, 0).whole
 
     @property
     def span_id(self) -> bytes:

@@ -18,6 +18,8 @@ _QUEUE_PROBLEM = 0.5
 
 _DIRECT_FIX = "set REACTOR_LISTEN_URL to a direct connection (on Supabase: port 5432, not 6543)"
 _NAMES_SHOWN = 3
+_RUNS_TRIED = 20
+"""Maximum number of overdue runs that the doctor tries to fail, each in a transaction that it rolls back."""
 
 
 class DatabaseChecks:
@@ -27,6 +29,7 @@ class DatabaseChecks:
         self._url = settings.database_url or ""
         self._listen_url = settings.listen_url or self._url
         self._listen_setting = "REACTOR_LISTEN_URL" if settings.listen_url else "REACTOR_DATABASE_URL"
+        self._heartbeat_timeout_s = settings.heartbeat_timeout_s
         self._opened = ExitStack()
         self._steps: Sequence[Step] = ()
 
@@ -43,6 +46,7 @@ class DatabaseChecks:
             Check("migrations", self._migrations, migrate, needs=["database", "server version"]),
             Check("role", self._role, self._grant_fix("…"), needs=["database", "migrations"]),
             Check("row level security", self._row_level_security, slow, needs=["database", "migrations"]),
+            Check("refused rows", self._refused_rows, slow, needs=["database", "primary", "migrations", "role"]),
             Check("listen", self._listen, listen, needs=["database", "primary"]),
             Check("notification queue", self._queue, slow, needs=["database"]),
             Check("clock", self._clock, slow, needs=["database"]),
@@ -117,6 +121,20 @@ class DatabaseChecks:
             yield problem("row level security", seen, fix)
         if not off and not unforced:
             yield ok("row level security", "on for all of the reactor's tables")
+
+    def _refused_rows(self) -> Iterator[Finding]:
+        """Check that no constraint or trigger of the app refuses what the reactor writes."""
+        forbidden = self._server.forbidden_statuses()
+        for sentence in forbidden:
+            yield problem(
+                "refused rows", sentence, "as the tables' owner: allow the value, or the reactor can't set it"
+            )
+        refused = self._server.refused_runs(self._heartbeat_timeout_s, _RUNS_TRIED)
+        for run in refused[:_NAMES_SHOWN]:
+            fix = "correct the row, or the constraint or trigger that the message names: the reactor tries it again"
+            yield problem("refused rows", f"the database refuses to fail the stale run {run.id}: {run.reason}", fix)
+        if not forbidden and not refused:
+            yield ok("refused rows", "the database accepts the statuses that the reactor sets")
 
     def _listen(self) -> Iterator[Finding]:
         """Check that an idle listening connection receives a notification that another connection sends."""

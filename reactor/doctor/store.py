@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from reactor.core.errors import (
     ConfigInvalid,
-    DatabaseUnavailable,
+    DatabaseFailure,
     ReactorError,
     StorageRefused,
     StorageRejected,
@@ -103,7 +103,7 @@ class S3Checks:
     def _probe_buckets(self) -> Iterator[Finding]:
         targets = list(dict.fromkeys(self._requested_buckets))
         queued, count = list[str](), 0
-        with suppress(DatabaseUnavailable), closing(ServerProbe(self._database_url)) as server:
+        with suppress(DatabaseFailure), closing(ServerProbe(self._database_url)) as server:
             queued, count = server.buckets(_BUCKETS_PROBED)  # an outage is reported by the database's checks
         targets += [bucket for bucket in queued if bucket not in {target.partition("/")[0] for target in targets}]
         if not targets and self._refused is not None:

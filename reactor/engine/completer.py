@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic
 
-from reactor.core.errors import DatabaseUnavailable
+from reactor.core.errors import DatabaseFailure
 from reactor.core.events import DatabaseLost, Emit
 from reactor.core.model import Due, Outcome, Signal, Verdict
 from reactor.engine.schedule import ReadyQueue, Schedule
@@ -180,7 +180,7 @@ class Completer(Generic[A]):
                 continue
             try:
                 due_again = await self._reaction.settle(batch)
-            except DatabaseUnavailable as error:
+            except DatabaseFailure as error:
                 self._emit(DatabaseLost(doing=f"settle {self._reaction.name}", reason=str(error)))
                 self._ended.extendleft(reversed(batch))
                 await self._clock.sleep(_PAUSE_S)

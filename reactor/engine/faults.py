@@ -5,8 +5,10 @@ from typing import Any, Final
 
 from attrs import define
 
+from reactor.core.errors import TAKES_NO_WRITES
 from reactor.core.events import DatabaseAnswers, DatabaseLost, ListenerLost, Listening, Polling
-from reactor.core.health import TAKES_NO_WRITES, Fault, reasons_by_cause
+from reactor.core.health import reasons_by_cause
+from reactor.core.process import Fault
 from reactor.runtime.clock import Clock
 
 _FORGOTTEN_AFTER_S: Final = 30.0
@@ -41,7 +43,7 @@ class DatabaseFaults:
         return {
             DatabaseLost: lambda event: self._record(event.doing, event.reason),
             ListenerLost: lambda event: self._record(_LISTEN, event.reason),
-            DatabaseAnswers: lambda _: self._failing.clear(),
+            DatabaseAnswers: self._on_answers,
             Polling: self._on_polling,
             Listening: self._on_listening,
         }
@@ -86,6 +88,10 @@ class DatabaseFaults:
         is_new = before is None or now - before.last_at > _FORGOTTEN_AFTER_S
         since = now if is_new or before is None else before.since
         self._failing[doing] = _Failing(doing, reason, since, now)
+
+    def _on_answers(self, _: DatabaseAnswers) -> None:
+        # a server that answers calls may still accept no listening connection
+        self._failing = {_LISTEN: self._failing[_LISTEN]} if _LISTEN in self._failing else {}
 
     def _on_polling(self, event: Polling) -> None:
         self._is_polling, self.listener_reason = True, event.reason

@@ -3,13 +3,17 @@
 Neither loop wakes for each claim: most attempts end before their lease must be extended.
 """
 
-from typing import Final, Generic
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, Generic
 
-from reactor.core.errors import DatabaseUnavailable
 from reactor.core.events import DatabaseLost, Emit, LeaseLost
 from reactor.engine.completer import Completer
+from reactor.engine.splitting import in_parts
 from reactor.reactions.base import A, AttemptReaction
 from reactor.runtime.clock import Clock
+
+if TYPE_CHECKING:
+    from uuid import UUID
 
 _LONGEST_SLEEP_S: Final = 60.0
 
@@ -36,15 +40,20 @@ class Leases(Generic[A]):
 
     async def _extend(self, held: list[A]) -> None:
         sent = self._clock.now()
-        try:
-            still_held = await self._reaction.extend(held)
-        except DatabaseUnavailable as error:
-            self._emit(DatabaseLost(doing=f"extend {self._reaction.name}", reason=str(error)))
-            still_held = {attempt.signal.row_id for attempt in held if attempt.lease_until > self._clock.now()}
-        else:
-            for attempt in held:
-                if attempt.signal.row_id in still_held:
+        still_held: set[UUID] = set()
+
+        async def extend_part(part: Sequence[A]) -> None:
+            extended = await self._reaction.extend(part)
+            for attempt in part:
+                if attempt.signal.row_id in extended:
                     attempt.lease_until = sent + self._lease_s
+            still_held.update(extended)
+
+        undone = await in_parts(held, extend_part)
+        if error := undone.error or next((error for _, error in undone.refused), None):
+            self._emit(DatabaseLost(doing=f"extend {self._reaction.name}", reason=str(error)))
+        not_extended = [*undone.failed, *(attempt for attempt, _ in undone.refused)]
+        still_held |= {each.signal.row_id for each in not_extended if each.lease_until > self._clock.now()}
         for attempt in held:
             if attempt.signal.row_id not in still_held and not attempt.is_over:
                 attempt.is_lost = True  # another reactor may have claimed the row, so its outcome isn't settled

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from anyio import create_task_group
 
-from reactor.core.errors import DatabaseUnavailable
-from reactor.core.events import DatabaseAnswers, DatabaseLost, Emit, ListenerLost, Listening, Polling, ReactorsChanged
+from reactor.core.errors import DatabaseFailure
+from reactor.core.events import DatabaseLost, Emit, ListenerLost, Listening, Polling, ReactorsChanged
 from reactor.core.health import QUEUE_FULL_FROM
 from reactor.engine.reconcile import Reconcile
 from reactor.engine.requests import ReconcileRequests
@@ -44,8 +44,10 @@ SILENT_BEFORE_POLLING = 3
 """Number of new connections in a row without a canary after which the database is polled."""
 
 POLLING_INTERVAL_S = 2.0
+_REPORT_AGAIN_S = 4.0
+"""Seconds until a failed report of presence is repeated."""
 _RECONNECT_MIN_S = 0.05
-_RECONNECT_MAX_S = 5.0
+_RECONNECT_MAX_S = 4.0
 
 
 class Listen:
@@ -80,8 +82,6 @@ class Listen:
         self._canary_back = asyncio.Event()
         self._silent_connections = 0
         self._is_connected = False
-        self._failing_since: float | None = None
-        """Monotonic time of the first failure since the database last answered a report; None if none has failed."""
         self._others: frozenset[UUID] = frozenset()
         self._mode = "starting"
         """'starting', 'listening' (a canary has arrived) or 'polling'."""
@@ -95,7 +95,7 @@ class Listen:
                 began = self._clock.now()
                 try:
                     await self._source.listen(self._on_live, self._handlers)
-                except DatabaseUnavailable as error:
+                except DatabaseFailure as error:
                     self._on_lost(str(error))
                 if self._clock.now() - began > PRESENCE_INTERVAL_S:
                     delay_s = _RECONNECT_MIN_S
@@ -109,7 +109,6 @@ class Listen:
 
     def _on_lost(self, reason: str) -> None:
         self._is_connected = False
-        self._record_failure()
         self._reconcile.expect_notifications(arrive=False)
         if self._mode == "listening":
             self._mode = "starting"
@@ -129,12 +128,13 @@ class Listen:
 
     async def _prove_repeatedly(self) -> None:
         while True:
+            interval_s = PRESENCE_INTERVAL_S
             try:
                 await self._prove()
-            except DatabaseUnavailable as error:
-                self._record_failure()
+            except DatabaseFailure as error:
                 self._emit(DatabaseLost(doing="report presence", reason=str(error)))
-            with self._clock.alarm(self._clock.tick() + round(PRESENCE_INTERVAL_S * TICKS_PER_S)):
+                interval_s = min(interval_s, _REPORT_AGAIN_S)
+            with self._clock.alarm(self._clock.tick() + round(interval_s * TICKS_PER_S)):
                 await self._prove_now.wait()
             self._prove_now.clear()
 
@@ -143,7 +143,6 @@ class Listen:
         was_connected = self._is_connected
         self._canary_back.clear()
         self._take_in_peers(await self._presence.report(self._mode, with_canary=was_connected))
-        self._record_answer(is_listening=was_connected)
         if self._presence.queue_usage >= QUEUE_FULL_FROM:
             self._on_queue_full()
             return
@@ -155,16 +154,6 @@ class Listen:
             self._on_proven()
         elif self._is_connected:
             self._on_silence()
-
-    def _record_failure(self) -> None:
-        if self._failing_since is None:
-            self._failing_since = self._clock.now()
-
-    def _record_answer(self, *, is_listening: bool) -> None:
-        # a server that answers reports and accepts no listening connection doesn't answer again yet
-        if self._failing_since is not None and is_listening:
-            self._emit(DatabaseAnswers(after_s=self._clock.now() - self._failing_since))
-            self._failing_since = None
 
     def _on_proven(self) -> None:
         self._silent_connections = 0

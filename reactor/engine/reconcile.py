@@ -6,20 +6,23 @@ that a notification should have scheduled, is counted as missed. A count above 0
 """
 
 from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from anyio import Event
 
-from reactor.core.errors import DatabaseUnavailable
+from reactor.core.errors import DatabaseFailure, DatabaseRefused, DatabaseUnavailable
 from reactor.core.events import DatabaseLost, Emit, Reconciled, Swept, UsageRepaired
 from reactor.core.model import Due, Signal
 from reactor.engine.changes import Changes
+from reactor.engine.pauses import Pauses
 from reactor.engine.requests import ReconcileRequests
 from reactor.engine.schedule import Schedule
 from reactor.engine.worker import Worker
+from reactor.postgres.call_health import CallHealth
 from reactor.postgres.usage import StorageUsage
 from reactor.runtime.clock import TICKS_PER_S, Clock
 
@@ -56,6 +59,7 @@ class Reconcile:
         emit: Emit,
         interval_s: float,
         horizon_s: float,
+        health: CallHealth,
     ) -> None:
         self._workers = workers
         self._schedule = schedule
@@ -65,6 +69,9 @@ class Reconcile:
         self._emit = emit
         self._interval_s = interval_s
         self._horizon_s = horizon_s
+        self._pauses = Pauses(clock, health, first_s=_RETRY_S)
+        self.skipped: list[str] = []
+        """What the last pass couldn't do, one line each, with the reason."""
         self._notified_since: float | None = None
         """Database time since which notifications arrive; None while they don't arrive."""
         self._must_take_over = set[str]()
@@ -105,11 +112,12 @@ class Reconcile:
                     self.emit_reconciled()
                 elif requests.refill and self._clock.now() >= self._refill_after:
                     await self.refill()
-            except DatabaseUnavailable as error:
+            except DatabaseFailure as error:
                 self._emit(DatabaseLost(doing="reconcile", reason=str(error)))
                 requests.refill = True  # the failed refill must be repeated
-                await self._clock.sleep(_RETRY_S)
+                await self._pauses.pause()
                 continue
+            self._pauses.reset()
             pass_at = round((self._finished_at + (self.polling_interval_s or self._interval_s)) * TICKS_PER_S)
             # a refill requested before _refill_after is delayed, not dropped: the worker may not request it again
             refill_at = round(self._refill_after * TICKS_PER_S) + 1
@@ -130,24 +138,46 @@ class Reconcile:
         return otherwise if at is None else round(at * TICKS_PER_S)
 
     async def run_pass(self) -> None:
-        """Run one whole pass: rescue and sweep each reaction, then repair usage. Raises DatabaseUnavailable."""
+        """Run one whole pass: rescue and sweep each reaction, then repair usage. Raises a DatabaseFailure.
+
+        A step that the database refuses, or that another session's lock prevents, is skipped and reported.
+        """
         self._requests.whole_pass = self._requests.refill = False
         self._passes_begun += 1
         self._began_at = self._clock.database_now()
         self._rescued = []
+        self.skipped = []
         try:
             for worker in self._workers:
-                self._rescued += await worker.reaction.rescue()
-                await self._sweep(worker)
-            for kind, count in (await self._usage.repair()).items():
-                self._emit(UsageRepaired(kind=kind, count=count))
-        except DatabaseUnavailable:
+                await self._step(f"rescue {worker.reaction.name}", partial(self._rescue, worker))
+                await self._step(f"sweep {worker.reaction.name}", partial(self._sweep, worker))
+            await self._step("repair usage", self._repair_usage)
+        except DatabaseFailure:
             self._requests.whole_pass = True
             raise
         self._finished_at = self._clock.now()
         self._passes_ended = self._passes_begun
         self._pass_ended.set()
         self._pass_ended = Event()
+
+    async def _step(self, doing: str, step: Callable[[], Awaitable[None]]) -> None:
+        """Run one step of a pass. The fault of one row, or another session's lock, must not stop the others."""
+        try:
+            await step()
+        except DatabaseFailure as error:
+            if not isinstance(error, DatabaseRefused) and not (
+                isinstance(error, DatabaseUnavailable) and error.is_busy
+            ):
+                raise
+            self.skipped.append(f"couldn't {doing}: {error}")
+            self._emit(DatabaseLost(doing=doing, reason=str(error)))
+
+    async def _rescue(self, worker: Worker[Any]) -> None:
+        self._rescued += await worker.reaction.rescue()
+
+    async def _repair_usage(self) -> None:
+        for kind, count in (await self._usage.repair()).items():
+            self._emit(UsageRepaired(kind=kind, count=count))
 
     def emit_reconciled(self, changes: Changes | None = None) -> None:
         """Emit `Reconciled` for the last pass. It counts the rescued rows, and the rows in `changes` if given."""
@@ -162,7 +192,7 @@ class Reconcile:
         )
 
     async def refill(self) -> None:
-        """Sweep the reactions that left rows in the database or yielded rows. Raises DatabaseUnavailable."""
+        """Sweep the reactions that left rows in the database or yielded rows. Raises a DatabaseFailure."""
         self._requests.refill = False
         for worker in self._workers:
             if worker.ready.is_incomplete or worker.ready.first_yielded is not None:
@@ -186,13 +216,14 @@ class Reconcile:
 
         def is_new(signal: Signal) -> bool:
             # the row of a released signal may have changed since the sweep read it
-            return not (worker.is_claimed(signal) or self._schedule.is_waiting(signal) or signal in released)
+            is_ours = worker.is_claimed(signal) or self._schedule.is_waiting(signal) or signal in released
+            return not (is_ours or worker.set_aside.is_waiting(signal))
 
         while chunk := [*islice(rows, _CHUNK_ROWS)]:
             new = [row for row in chunk if is_new(row[0].signal)]
             counts["found"] += len(new)
             if not was_incomplete:  # a row that an earlier sweep left or yielded has not missed its notification
-                counts["missed"] += sum(self._is_missed(*row) for row in new)
+                counts["missed"] += sum(self._is_missed(*row) for row in new if row[0].signal not in worker.set_aside)
             others += self._schedule.arm_own([due for due, _ in new])
             self._schedule.arm_late(due for due, _ in chunk if self._schedule.is_waiting(due.signal))
             if len(chunk) == _CHUNK_ROWS:

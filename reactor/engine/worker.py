@@ -18,13 +18,17 @@ from typing import Generic, TypeVar
 from anyio import create_task_group
 from anyio.lowlevel import cancel_shielded_checkpoint
 
-from reactor.core.errors import DatabaseUnavailable
+from reactor.core.errors import DatabaseFailure
 from reactor.core.events import DatabaseLost, Emit
 from reactor.core.model import Due, Signal
 from reactor.engine.completer import BATCH, Completer
 from reactor.engine.leases import Leases
+from reactor.engine.pauses import Pauses
 from reactor.engine.requests import ReconcileRequests
 from reactor.engine.schedule import ReadyQueue, Schedule
+from reactor.engine.set_aside import SetAside
+from reactor.engine.splitting import in_parts
+from reactor.postgres.call_health import CallHealth
 from reactor.reactions.base import A, AttemptReaction, DirectReaction, Reaction
 from reactor.runtime.clock import Clock
 
@@ -35,9 +39,6 @@ _MOST_CLAIMED = 5 * BATCH
 
 _LOW = 5_000
 """With fewer ready signals than this, the worker requests a sweep, so that the ready queue doesn't become empty."""
-
-_PAUSE_S = 0.5
-"""Delay of the next claim after the database failed."""
 
 
 class Worker(ABC, Generic[R]):
@@ -53,6 +54,7 @@ class Worker(ABC, Generic[R]):
         clock: Clock,
         emit: Emit,
         idle: asyncio.Event,
+        health: CallHealth,
     ) -> None:
         """The worker sets `idle` when it has no ready, claimed or unsettled rows."""
         self.reaction = reaction
@@ -62,6 +64,8 @@ class Worker(ABC, Generic[R]):
         self._clock = clock
         self._emit = emit
         self._idle = idle
+        self._pauses = Pauses(clock, health)
+        self.set_aside = SetAside(reaction.name, clock=clock, emit=emit)
         self._claiming = 0
         self._is_closing = False
         self.ended = asyncio.Event()
@@ -105,6 +109,7 @@ class Worker(ABC, Generic[R]):
         """Stop claiming rows."""
         self._is_closing = True
         self.ready.changed.set()
+        self._pauses.end()
 
     def abort(self) -> None:
         """Abandon the attempts that have not ended."""
@@ -112,7 +117,7 @@ class Worker(ABC, Generic[R]):
     async def _claim_until_closed(self) -> None:
         try:
             await self.reaction.prepare()
-        except DatabaseUnavailable as error:
+        except DatabaseFailure as error:
             self._emit(DatabaseLost(doing=f"prepare {self.reaction.name}", reason=str(error)))
         ready = self.ready
         while not self._is_closing:
@@ -126,15 +131,27 @@ class Worker(ABC, Generic[R]):
                 ready.changed.clear()
                 continue
             self._claiming = len(batch)
-            try:
-                await self._claim(batch)
-            except DatabaseUnavailable as error:
-                self._emit(DatabaseLost(doing=f"claim {self.reaction.name}", reason=str(error)))
-                self._release_tenants(batch)
-                await self._clock.sleep(_PAUSE_S)  # claims of other rows would fail too
-                self._schedule.arm([Due(signal, self._clock.database_now()) for signal in batch])
+            await self._claim_parts(batch)
             self._claiming = 0
             await cancel_shielded_checkpoint()  # let the claimed attempts begin before the next claim
+
+    async def _claim_parts(self, batch: Sequence[Signal]) -> None:
+        """Claim these rows, without those that are set aside. Set aside those that the database refuses."""
+        waiting = self.set_aside.waiting(batch)
+        undone = await in_parts([each for each in batch if not self.set_aside.is_waiting(each)], self._claim_part)
+        later = waiting + self.set_aside.add(undone.refused)
+        self._release_tenants([due.signal for due in later])
+        self._schedule.arm(later)
+        if undone.error is not None:
+            self._emit(DatabaseLost(doing=f"claim {self.reaction.name}", reason=str(undone.error)))
+            self._release_tenants(undone.failed)
+            await self._pauses.pause()  # claims of other rows would fail too
+            self._schedule.arm([Due(signal, self._clock.database_now()) for signal in undone.failed])
+
+    async def _claim_part(self, part: Sequence[Signal]) -> None:
+        await self._claim(part)
+        self._pauses.reset()
+        self.set_aside.accept(part)
 
     def request_refill(self) -> None:
         """Request a sweep if rows were left in the database, or if rows were yielded and the ready queue isn't full."""
@@ -147,7 +164,7 @@ class Worker(ABC, Generic[R]):
 
     @abstractmethod
     async def _claim(self, batch: Sequence[Signal]) -> None:
-        """Claim these rows. Raises DatabaseUnavailable."""
+        """Claim these rows. Raises a DatabaseFailure."""
 
     def _release_tenants(self, signals: Sequence[Signal]) -> None:
         for signal in signals:
@@ -175,12 +192,13 @@ class AttemptWorker(Worker[AttemptReaction[A]]):
         clock: Clock,
         emit: Emit,
         idle: asyncio.Event,
+        health: CallHealth,
         concurrency: int,
         per_tenant: int,
         lease_s: float,
     ) -> None:
         """At most `concurrency` attempts are executed concurrently, at most `per_tenant` of them for one tenant."""
-        super().__init__(reaction, ready, schedule, requests, clock=clock, emit=emit, idle=idle)
+        super().__init__(reaction, ready, schedule, requests, clock=clock, emit=emit, idle=idle, health=health)
         self._completer = Completer(reaction, ready, schedule, clock=clock, emit=emit)
         self._leases = Leases(reaction, self._completer, clock=clock, emit=emit, lease_s=lease_s)
         self._concurrency = concurrency

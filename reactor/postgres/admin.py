@@ -12,10 +12,11 @@ from psycopg.adapt import Loader
 from psycopg.rows import dict_row
 from psycopg.types.datetime import IntervalLoader, TimestamptzLoader
 
-from reactor.core.errors import DatabaseUnavailable, NotFound
+from reactor.core.errors import DatabaseForbidden, NotFound
 from reactor.postgres import statements
 from reactor.postgres.connection import connected
 from reactor.postgres.results import accepted
+from reactor.postgres.session import Session
 
 _LISTED: LiteralString = """
      where (%(status)s::text is null or status = %(status)s) and (%(user)s::uuid is null or user_id = %(user)s)
@@ -75,7 +76,7 @@ FULLEST_USERS = 20
 class Inspector:
     """Runs the queries of one command on one connection."""
 
-    def __init__(self, conn: psycopg.Connection[Row]) -> None:
+    def __init__(self, conn: Session) -> None:
         self._conn = conn
 
     def status(self, heartbeat_timeout_s: float) -> Row:
@@ -149,7 +150,7 @@ class Inspector:
         return {name: value for name, value in accepted(self._value(statement, parameters)).items() if name != "ok"}
 
     def _all(self, statement: LiteralString, parameters: Any) -> list[Row]:
-        return self._conn.execute(statement, parameters).fetchall()
+        return self._conn.run(statement, parameters).fetchall()
 
     def _value(self, statement: LiteralString, parameters: Sequence[Any]) -> Any:
         ((value,),) = (row.values() for row in self._all(statement, parameters))
@@ -173,12 +174,12 @@ class _LenientLoader(Loader):
 
 @contextmanager
 def inspecting(conninfo: str) -> Iterator[Inspector]:
-    """Open a connection for one command. Raises DatabaseUnavailable, also if the database is not migrated."""
+    """Open a connection for one command. Raises a DatabaseFailure: DatabaseForbidden if it is not migrated."""
     with connected(conninfo, application_name="reactor-cli") as conn:
-        conn.row_factory = dict_row  # type: ignore[assignment]  # a connection's row type can't change
+        conn.row_factory = dict_row
         for name, loader in (("timestamptz", TimestamptzLoader), ("interval", IntervalLoader)):
             conn.adapters.register_loader(name, type(f"Lenient{loader.__name__}", (_LenientLoader, loader), {}))
         try:
-            yield Inspector(conn)  # type: ignore[arg-type]
+            yield Inspector(conn)
         except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName) as e:
-            raise DatabaseUnavailable("the database isn't migrated: run `reactor migrate`") from e
+            raise DatabaseForbidden("the database isn't migrated: run `reactor migrate`") from e

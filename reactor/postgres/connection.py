@@ -7,93 +7,51 @@ connection to a silent server.
 """
 
 import asyncio
+import codecs
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, LiteralString, Protocol
+from typing import Any, Final, LiteralString, Protocol
 
 import psycopg
 from anyio import CancelScope
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from reactor.core.errors import DatabaseUnavailable
+from reactor.postgres.session import CONNECT_TIMEOUT_S, STATEMENT_TIMEOUT_S, AsyncSession, Session, connect
+from reactor.postgres.sqlstate import CALL_ERRORS, database_failure, is_unstorable_text, is_unusable
 
-_CONNECT_TIMEOUT_S = 5
-_STATEMENT_TIMEOUT_S = 30.0
-"""The statement_timeout. A batch of 500 rows takes about 50 ms."""
-
-_SILENCE_S = _STATEMENT_TIMEOUT_S + 5.0
+_SILENCE_S: Final = STATEMENT_TIMEOUT_S + 5.0
 """A connection is aborted if a statement has no answer after this time, which is longer than statement_timeout."""
 
-_DEDICATED_SILENCE_S = 10.0
+_DEDICATED_SILENCE_S: Final = 10.0
 """The same limit for a DedicatedConnection, whose statements wait for no lock and take about 50 ms."""
 
-_SLICE_ROWS = 512
+_SLICE_ROWS: Final = 512
 """Other tasks may run after this many rows of an answer. The answers to claims and settlements are shorter."""
 
-# Keepalives detect a dead peer of an idle connection; tcp_user_timeout detects one while data is in transit. Neither
-# detects a dead server behind a proxy that still acknowledges data, so the listener also sends requests to the server.
-_OPTIONS: dict[str, Any] = {
-    "autocommit": True,
-    "connect_timeout": _CONNECT_TIMEOUT_S,
-    "keepalives": 1,
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
-    "application_name": "reactor",
-}
-
-_SESSION = f"""
-    set statement_timeout = '{_STATEMENT_TIMEOUT_S:.0f}s';
-    set lock_timeout = '10s';
-    set idle_in_transaction_session_timeout = '10s';
-    set synchronous_commit = on;
-    set client_connection_check_interval = '1s';
-"""
-
-
-def connect(conninfo: str, *, application_name: str) -> psycopg.Connection:
-    """Open one blocking autocommit connection. Raises psycopg.Error."""
-    return psycopg.connect(conninfo, **(_OPTIONS | {"application_name": application_name}))
-
-
-async def connect_async(conninfo: str, *, application_name: str = "reactor") -> psycopg.AsyncConnection[Any]:
-    """Open one autocommit connection. Raises psycopg.Error."""
-    return await psycopg.AsyncConnection.connect(conninfo, **(_OPTIONS | {"application_name": application_name}))
+_CODECS: Final[Mapping[str, str]] = {"SQL_ASCII": "utf-8", "KOI8R": "koi8-r", "KOI8U": "koi8-u"}
+"""Python's codecs of the server encodings that Python doesn't find by the server's name."""
 
 
 @contextmanager
-def connected(conninfo: str, *, application_name: str) -> Iterator[psycopg.Connection]:
-    """Open one autocommit connection for a command. Any psycopg error becomes DatabaseUnavailable with one line."""
+def connected(conninfo: str, *, application_name: str, needs_writes: bool = False) -> Iterator[Session]:
+    """Open one autocommit connection for a command. Any psycopg error becomes a DatabaseFailure with one line."""
     try:
-        conn = connect(conninfo, application_name=application_name)
-    except psycopg.Error as error:
+        conn = connect(conninfo, application_name=application_name, needs_writes=needs_writes)
+    except CALL_ERRORS as error:
         raise unreachable(error) from error
     with conn:
         try:
             yield conn
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise DatabaseUnavailable(
-                f"{unavailable(error)}: run as reactor_worker, and migrate as the tables' owner"
-            ) from error
-        except psycopg.Error as error:
-            raise unavailable(error) from error
-
-
-def unavailable(error: Exception) -> DatabaseUnavailable:
-    """Return an exception that says in one line why the database is unavailable, without secrets and values of rows."""
-    reason = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-    # messages of libpq (refused, unknown host, wrong password) have no diag, and contain no password
-    lines = [line.strip() for line in (reason or str(error)).splitlines()]
-    text = " ".join(line for line in lines if line and not line.startswith("Is the server running"))
-    return DatabaseUnavailable(text.removeprefix("connection failed: ") or type(error).__name__)
+        except CALL_ERRORS as error:
+            raise database_failure(error) from error
 
 
 def unreachable(error: Exception, named: str = "REACTOR_DATABASE_URL") -> DatabaseUnavailable:
     """Return the exception for a connection that couldn't be opened; `named` is the setting to check."""
-    return DatabaseUnavailable(f"{unavailable(error)}: check {named}, and that the server runs")
+    return DatabaseUnavailable(f"{database_failure(error)}: check {named}, and that the server runs")
 
 
 def abort(conn: psycopg.AsyncConnection[Any]) -> None:
@@ -102,44 +60,58 @@ def abort(conn: psycopg.AsyncConnection[Any]) -> None:
         duplicate.shutdown(socket.SHUT_RDWR)
 
 
-async def _prepare(conn: psycopg.AsyncConnection[Any], *, waits_for_disk: bool = True) -> None:
-    """Set up a new connection. Behind a transaction pooler, this only disables prepared statements."""
-    row = await (await conn.execute("select pg_backend_pid()")).fetchone()
-    if row is not None and row[0] != conn.info.backend_pid:
-        # a transaction pooler: it has switched the server process, and settings would apply to other clients too
-        conn.prepare_threshold = None
-        return
-    await conn.execute(_SESSION)
-    if not waits_for_disk:
-        await conn.execute("set synchronous_commit = off")
-    conn.prepare_threshold = 0
-
-
 async def _run(
-    conn: psycopg.AsyncConnection[Any],
+    conn: AsyncSession,
     statement: LiteralString,
     parameters: Sequence[Any],
+    *,
     silence_s: float = _SILENCE_S,
+    replaces_text: bool = True,
 ) -> list[Any]:
     watchdog = asyncio.get_running_loop().call_later(silence_s, abort, conn)
     try:
-        cursor = await conn.execute(statement, parameters, binary=True)
+        try:
+            cursor = await conn.run(statement, parameters)
+        except (psycopg.DataError, UnicodeError) as error:
+            if not (replaces_text and is_unstorable_text(error)):
+                raise
+            cursor = await conn.run(statement, _storable(parameters, conn))
         rows: list[Any] = []
         if cursor.description:
             while batch := await cursor.fetchmany(_SLICE_ROWS):
                 rows += batch
                 if len(batch) == _SLICE_ROWS:
                     await asyncio.sleep(0.001)  # otherwise a sweep's 50 000 rows would delay a notification by 50 ms
+    except CALL_ERRORS as error:
+        if is_unusable(error):
+            await conn.close()
+        raise
+    else:
         return rows
     finally:
         watchdog.cancel()
 
 
+def _storable(parameters: Any, conn: AsyncSession) -> Any:
+    """Return the parameters with `?` for each character that the database can't store."""
+    if isinstance(parameters, str):
+        name = conn.info.parameter_status("server_encoding") or "UTF8"
+        try:
+            codec = codecs.lookup(_CODECS.get(name, name.replace("WIN", "cp"))).name
+        except LookupError:
+            codec = "ascii"
+        return parameters.replace("\0", "?").encode(codec, "replace").decode(codec)
+    if isinstance(parameters, list | tuple):
+        return type(parameters)(_storable(each, conn) for each in parameters)
+    return parameters
+
+
 class QueryRunner(Protocol):
     """Runs one statement at a time and returns its rows as tuples.
 
-    `call` raises DatabaseUnavailable. A started call isn't cancelled. If the connection breaks, or the server doesn't
-    answer for 35 s, `call` sends the statement again on another connection, so a repetition must do no harm.
+    `call` raises DatabaseUnavailable, DatabaseForbidden or DatabaseRefused, and nothing else. A started call isn't
+    cancelled. If the connection breaks, or the server doesn't answer for 35 s, `call` sends the statement again on
+    another connection, so a repetition must do no harm. Text that the database can't store is replaced.
     """
 
     async def call(self, statement: LiteralString, parameters: Sequence[Any] = ()) -> list[Any]: ...
@@ -152,29 +124,37 @@ class ConnectionPool:
     the pool uses its connections in turn, and a connection that was idle for a while takes twice as long to answer.
     """
 
-    def __init__(self, conninfo: str, *, size: int, named: str = "REACTOR_DATABASE_URL") -> None:
-        """`named` is the name of the setting with `conninfo`, for error messages."""
+    def __init__(
+        self, conninfo: str, *, size: int, named: str = "REACTOR_DATABASE_URL", replaces_text: bool = True
+    ) -> None:
+        """`named` is the name of the setting with `conninfo`, for error messages.
+
+        `replaces_text` False: a call with text that the database can't store raises DatabaseRefused.
+        """
+        self._replaces_text = replaces_text
         self._conninfo = conninfo
         self._named = named
-        self._pool = AsyncConnectionPool[psycopg.AsyncConnection[Any]](
+        self._last_failure: Exception | None = None
+        """Why the last connection couldn't be opened."""
+        self._pool = AsyncConnectionPool[AsyncSession](
             conninfo,
-            kwargs=_OPTIONS,
+            connection_class=AsyncSession,
+            kwargs={"on_failure": self._on_failure},
             min_size=1,
             max_size=size,
             open=False,
-            timeout=_CONNECT_TIMEOUT_S,
+            timeout=CONNECT_TIMEOUT_S,
             max_idle=30.0,
-            reconnect_timeout=10.0,
-            configure=_prepare,
+            reconnect_timeout=CONNECT_TIMEOUT_S,
         )
 
     async def open(self) -> None:
         """Open a trial connection, then the pool. Raises DatabaseUnavailable."""
         try:
             # a trial, because its error says what is wrong; the pool's error says only that it timed out
-            await (await connect_async(self._conninfo)).close()
-            await self._pool.open(wait=True, timeout=_CONNECT_TIMEOUT_S)
-        except (psycopg.Error, PoolTimeout) as error:
+            await (await AsyncSession.connect(self._conninfo)).close()
+            await self._pool.open(wait=True, timeout=CONNECT_TIMEOUT_S)
+        except (*CALL_ERRORS, PoolTimeout) as error:
             await self.close()
             raise unreachable(error, self._named) from error
 
@@ -188,12 +168,24 @@ class ConnectionPool:
             for is_last in (False, False, True):
                 try:
                     async with self._pool.connection() as conn:
-                        return await _run(conn, statement, parameters)
-                except psycopg.Error as error:
-                    is_final = isinstance(error, (PoolTimeout, psycopg.errors.QueryCanceled))
-                    if is_last or is_final or not isinstance(error, psycopg.OperationalError):
-                        raise unavailable(error) from error
+                        return await _run(conn, statement, parameters, replaces_text=self._replaces_text)
+                except PoolTimeout as error:
+                    raise database_failure(self._last_failure or error) from error
+                except CALL_ERRORS as error:
+                    if is_last or not _is_worth_repeating(error):
+                        raise database_failure(error) from error
         raise AssertionError  # unreachable: the last try returns or raises
+
+    def _on_failure(self, error: Exception) -> None:
+        self._last_failure = error
+
+
+def _is_worth_repeating(error: Exception) -> bool:
+    """Return whether the same statement may succeed at once on another connection."""
+    if is_unusable(error):
+        return True
+    failure = database_failure(error)
+    return isinstance(failure, DatabaseUnavailable) and not failure.is_busy
 
 
 class DedicatedConnection:
@@ -207,7 +199,7 @@ class DedicatedConnection:
         """`waits_for_disk` False: the server confirms a commit before it is on disk, and may lose it in a crash."""
         self._conninfo = conninfo
         self._waits_for_disk = waits_for_disk
-        self._conn: psycopg.AsyncConnection[Any] | None = None
+        self._conn: AsyncSession | None = None
         self._lock = asyncio.Lock()
 
     async def close(self) -> None:
@@ -223,14 +215,13 @@ class DedicatedConnection:
                 try:
                     if self._conn is not None and not self._conn.closed:
                         try:
-                            return await _run(self._conn, statement, parameters, _DEDICATED_SILENCE_S)
-                        except psycopg.OperationalError:
+                            return await _run(self._conn, statement, parameters, silence_s=_DEDICATED_SILENCE_S)
+                        except CALL_ERRORS:
                             if not self._conn.closed:
                                 raise
                     await self.close()
-                    self._conn = await connect_async(self._conninfo)
-                    await _prepare(self._conn, waits_for_disk=self._waits_for_disk)
+                    self._conn = await AsyncSession.connect(self._conninfo, waits_for_disk=self._waits_for_disk)
                     return await _run(self._conn, statement, parameters)
-                except psycopg.Error as error:
-                    raise unavailable(error) from error
+                except CALL_ERRORS as error:
+                    raise database_failure(error) from error
         raise AssertionError  # unreachable

@@ -16,7 +16,9 @@ from anyio import CancelScope
 from psycopg import sql
 
 from reactor.core.errors import DatabaseUnavailable
-from reactor.postgres.connection import abort, connect_async, unavailable
+from reactor.postgres.connection import abort
+from reactor.postgres.session import AsyncSession
+from reactor.postgres.sqlstate import CALL_ERRORS, database_failure
 
 SYNC_INTERVAL_S = 3.0
 """Seconds between two Syncs. If nothing is received between them, the connection counts as lost."""
@@ -35,7 +37,7 @@ class NotificationSource(Protocol):
         """Connect, LISTEN on the channels of `handlers`, call `on_live`, then a handler for each notification.
 
         Every notification that commits after the call of `on_live` is received. `on_live` and handlers must neither
-        wait nor raise, or later notifications would be lost. Never returns: raises DatabaseUnavailable when the
+        wait nor raise, or later notifications would be lost. Never returns: raises a DatabaseFailure when the
         connection can't be opened, is lost, or is aborted.
         """
 
@@ -55,13 +57,13 @@ class Listener:
         """Listen on a new connection; see `NotificationSource`."""
         try:
             with CancelScope(shield=True):
-                conn = self.connection = await connect_async(self._conninfo, application_name="reactor-listen")
+                conn = self.connection = await AsyncSession.connect(self._conninfo, application_name="reactor-listen")
                 await _start_listening(conn, handlers)
             reader = Reader(conn, handlers)
             on_live()
             await reader.read()
-        except psycopg.Error as error:
-            raise unavailable(error) from error
+        except CALL_ERRORS as error:
+            raise database_failure(error) from error
         finally:
             if self.connection is not None:
                 with CancelScope(shield=True):
@@ -74,13 +76,9 @@ class Listener:
 
 
 async def _start_listening(conn: psycopg.AsyncConnection[Any], handlers: Handlers) -> None:
-    row = await (await conn.execute("select pg_is_in_recovery()")).fetchone()
-    if row is not None and row[0]:
-        raise DatabaseUnavailable("the server is a standby, which can't LISTEN: point the URL at the primary")
     with suppress(psycopg.Error):  # a pooler may refuse these settings
         # the server disconnects a reactor that has stopped reading, before the notification queue is full
-        await conn.execute("set tcp_user_timeout = 10000; set tcp_keepalives_idle = 10")
-        await conn.execute("set idle_session_timeout = 0")
+        await conn.execute("set tcp_user_timeout = 10000; set tcp_keepalives_idle = 10; set idle_session_timeout = 0")
     for channel in handlers:
         await conn.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
 

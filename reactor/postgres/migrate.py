@@ -21,9 +21,11 @@ import psycopg
 from anyio import to_thread
 from psycopg import sql
 
-from reactor.core.errors import DatabaseUnavailable, MigrationChanged
+from reactor.core.errors import DatabaseForbidden, DatabaseUnavailable, MigrationChanged
 from reactor.postgres import statements
 from reactor.postgres.connection import QueryRunner, connected
+from reactor.postgres.refusals import forbidden_statuses
+from reactor.postgres.sqlstate import database_failure
 
 OLDEST_SERVER = 140000
 """PostgreSQL 14, the first version with `create or replace trigger`."""
@@ -106,19 +108,25 @@ def plan(conninfo: str, *, root: Path | None = None) -> list[Step]:
 
 
 def migrate(
-    conninfo: str, *, root: Path | None = None, on_file: Callable[[str], None] = lambda _name: None
+    conninfo: str,
+    *,
+    root: Path | None = None,
+    on_file: Callable[[str], None] = lambda _name: None,
+    on_warning: Callable[[str], None] = lambda _sentence: None,
 ) -> list[str]:
     """Apply the files that are pending or changed; return their names in the order of application.
 
-    `on_file` is called with the name of each file before it is applied. Raises MigrationChanged, and
-    DatabaseUnavailable if the server is unreachable or too old, a table stays locked, or a privilege is missing.
+    `on_file` is called with the name of each file before it is applied, `on_warning` with a sentence for each status
+    that a constraint of the app doesn't allow. Raises MigrationChanged; DatabaseUnavailable if
+    the server is unreachable or too old, or a table stays locked; DatabaseForbidden if a privilege is missing.
     """
     schema = schema_files(root)
-    with connected(conninfo, application_name="reactor-migrate") as conn:
+    with connected(conninfo, application_name="reactor-migrate", needs_writes=True) as conn:
         if conn.info.server_version < OLDEST_SERVER:
             major = conn.info.server_version // 10000
             raise DatabaseUnavailable(f"PostgreSQL {major} is too old: 14 or newer is needed")
         conn.execute(sql.SQL("set lock_timeout = {}").format(_LOCK_TIMEOUT))
+        conn.execute("set statement_timeout = 0; set idle_in_transaction_session_timeout = 0")
         _lock(conn)
         with conn.transaction():
             conn.execute("set local client_min_messages = warning")
@@ -137,6 +145,8 @@ def migrate(
             _apply(conn, file)
         if not all(file.is_function for file in missing):
             _count_existing_rows(conn)
+        for sentence in forbidden_statuses(conn):
+            on_warning(sentence)
         return [file.name for file in missing]
 
 
@@ -183,11 +193,12 @@ def _apply(conn: psycopg.Connection, file: SchemaFile) -> None:
                     "transaction that holds it, then migrate again"
                 ) from error
         except psycopg.errors.InsufficientPrivilege as error:
-            raise DatabaseUnavailable(
+            raise DatabaseForbidden(
                 f"schema/{file.name}: {error.diag.message_primary}; migrate as the tables' owner, with CREATEROLE"
             ) from error
         except psycopg.Error as error:
-            raise DatabaseUnavailable(f"schema/{file.name}: {error.diag.message_primary or error}") from error
+            failure = database_failure(error)
+            raise type(failure)(f"schema/{file.name}: {failure}") from error
         else:
             return
 
@@ -233,13 +244,13 @@ def _count_existing_rows(conn: psycopg.Connection) -> None:
 
 
 async def check_schema(database: QueryRunner, conninfo: str) -> None:
-    """Raise DatabaseUnavailable if the database isn't migrated, or the role lacks privileges for the reactor's work."""
+    """Raise DatabaseForbidden if the database isn't migrated, or the role lacks privileges for the reactor's work."""
     steps = await to_thread.run_sync(plan, conninfo)
     missing = [step.file.name for step in steps if step.state != "applied"]
     if missing:
-        raise DatabaseUnavailable(
+        raise DatabaseForbidden(
             f"the database lacks {len(missing)} of {len(steps)} schema files ({missing[0]}, …): run `reactor migrate`"
         )
     problems = [row[0] for row in await database.call(statements.MISSING_PRIVILEGES)]
     if problems:
-        raise DatabaseUnavailable("; ".join(problems) + ": connect as reactor_worker or the tables' owner")
+        raise DatabaseForbidden("; ".join(problems) + ": connect as reactor_worker or the tables' owner")

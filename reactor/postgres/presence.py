@@ -1,6 +1,6 @@
 """Reports that this reactor runs, and reads which other reactors run."""
 
-import math
+import os
 import socket
 from datetime import timedelta
 from typing import NamedTuple
@@ -34,10 +34,10 @@ class Presence:
         self.instance: UUID = uuid4()
         self.channel = f"reactor_canary_{self.instance.hex[:16]}"
         """The channel of this reactor's canary."""
+        self.port: int | None = None
+        """The port of this reactor's page; None without one."""
         self.queue_usage = 0.0
         """The usage of the server's notification queue at the last report, 0 to 1."""
-        self.answered_at = -math.inf
-        """Monotonic time of the database's last answer."""
 
     async def report(self, mode: str, *, with_canary: bool) -> Peers:
         """Report that this reactor runs; return all running reactors. Raises DatabaseUnavailable.
@@ -47,10 +47,18 @@ class Presence:
         """
         sent = self._clock.now()
         canary = self.channel if with_canary else None
-        arguments = (self.instance, socket.gethostname(), self._version, mode, canary, self._expires_after)
+        arguments = (
+            self.instance,
+            socket.gethostname(),
+            os.getpid(),
+            self.port,
+            self._version,
+            mode,
+            canary,
+            self._expires_after,
+        )
         [(now_at, queue_usage, instances, listening)] = await self._database.call(statements.REPORT_PRESENCE, arguments)
-        self.answered_at = self._clock.now()
-        self._clock.observe(sent, self.answered_at, now_at)
+        self._clock.observe(sent, self._clock.now(), now_at)
         self.queue_usage = queue_usage
         return Peers(frozenset(instances), frozenset(listening))
 

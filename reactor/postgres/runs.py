@@ -23,6 +23,7 @@ class Expiry(NamedTuple):
 
     traceparent: str | None
     failed_at: float | None
+    user_id: UUID | None
 
 
 class Runs:

@@ -6,19 +6,20 @@ set, and the caller must limit the time of each query.
 """
 
 import secrets
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import datetime
 from time import monotonic, time
 from typing import Any, LiteralString
 
-import psycopg
 from attrs import frozen
 from psycopg import sql
 from psycopg.rows import namedtuple_row
 
 from reactor.postgres import statements
-from reactor.postgres.connection import connect, unavailable
+from reactor.postgres.refusals import RefusedRun, forbidden_statuses, refused_runs
+from reactor.postgres.session import connect
+from reactor.postgres.sqlstate import CALL_ERRORS, database_failure
 
 _IDENTITY: LiteralString = """
     select current_user as role, current_database() as database, pg_postmaster_start_time() as started_at,
@@ -65,14 +66,14 @@ class ServerIdentity:
 
 
 class ServerProbe:
-    """Runs the doctor's queries on one connection. Methods raise DatabaseUnavailable, in one line without secrets."""
+    """Runs the doctor's queries on one connection. Methods raise a DatabaseFailure, in one line without secrets."""
 
     def __init__(self, conninfo: str) -> None:
         """Connect."""
         try:
             self._conn = connect(conninfo, application_name="reactor-doctor")
-        except psycopg.Error as error:
-            raise unavailable(error) from error
+        except CALL_ERRORS as error:
+            raise database_failure(error) from error
         self._conn.prepare_threshold = None
         info = self._conn.info
         self.address = f"{info.host}:{info.port}"
@@ -112,6 +113,16 @@ class ServerProbe:
         rows = self._execute(_BUCKETS, (limit,))
         return [row.bucket for row in rows], rows[0].buckets if rows else 0
 
+    def forbidden_statuses(self) -> list[str]:
+        """Return a sentence with its fix for each status that a constraint of the app doesn't allow."""
+        with self._translated():
+            return list(forbidden_statuses(self._conn))
+
+    def refused_runs(self, heartbeat_timeout_s: float, limit: int) -> list[RefusedRun]:
+        """Return overdue runs that the database refuses to fail, of the first `limit` overdue runs. Changes nothing."""
+        with self._translated():
+            return refused_runs(self._conn, heartbeat_timeout_s, limit)
+
     def notify(self, channel: str) -> None:
         self._execute("select pg_notify(%s, '')", (channel,))
 
@@ -120,17 +131,19 @@ class ServerProbe:
         channel = f"reactor_doctor_{secrets.token_hex(8)}"
         self._execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
         sender.notify(channel)
-        try:
-            with closing(self._conn.notifies(timeout=timeout_s)) as notifications:
-                received = any(each.channel == channel for each in notifications)
-        except psycopg.Error as error:
-            raise unavailable(error) from error
+        with self._translated(), closing(self._conn.notifies(timeout=timeout_s)) as notifications:
+            received = any(each.channel == channel for each in notifications)
         self._execute(sql.SQL("unlisten {}").format(sql.Identifier(channel)))
         return received
 
     def _execute(self, statement: LiteralString | sql.Composed, parameters: Sequence[Any] = ()) -> list[Any]:
-        try:
-            cursor = self._conn.cursor(row_factory=namedtuple_row).execute(statement, parameters or None)
+        with self._translated():
+            cursor = self._conn.cursor(row_factory=namedtuple_row).execute(statement, parameters or None, binary=True)
             return cursor.fetchall() if cursor.description else []
-        except psycopg.Error as error:
-            raise unavailable(error) from error
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except CALL_ERRORS as error:
+            raise database_failure(error) from error

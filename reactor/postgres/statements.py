@@ -4,7 +4,8 @@ from typing import Final
 
 CLAIM_UPLOADS: Final = (
     "select state, id, due_at, claimed_at, created_at, attempt, max_retries, byte_size, bucket, object_path,"
-    " content_hash, spool, temp_file_path, mime_type, traceparent, last_code, ordinal, waited_since, lost_at, source_id"
+    " content_hash, spool, temp_file_path, mime_type, traceparent, last_code, ordinal, waited_since, lost_at,"
+    " source_id, user_id"
     " from reactor.claim_uploads(%s::uuid[], %s::uuid, %s::interval)"
 )
 
@@ -23,7 +24,8 @@ CONFIRM_STORED: Final = (
 )
 
 RESCUE_UPLOADS: Final = (
-    "select id, verdict, code, traceparent, attempt, ordinal, bucket, byte_size, created_at, claimed_at, rescued_at"
+    "select id, verdict, code, traceparent, attempt, ordinal, bucket, byte_size, created_at, claimed_at, rescued_at,"
+    " user_id"
     " from reactor.rescue_uploads(%b::uuid[], %s::int)"
 )
 
@@ -32,7 +34,8 @@ SWEEP_UPLOADS: Final = (
 )
 
 EXPIRE_RUNS: Final = (
-    "select id, due_at, code, late_s, traceparent, failed_at from reactor.expire_runs(%b::uuid[], %s::interval)"
+    "select id, due_at, code, late_s, traceparent, failed_at, user_id"
+    " from reactor.expire_runs(%b::uuid[], %s::interval)"
 )
 
 SWEEP_RUNS: Final = "select id, tenant, due_at, changed_at from reactor.sweep_runs(%s::interval, %s::interval, %s::int)"
@@ -41,7 +44,7 @@ CLOCK: Final = "select extract(epoch from clock_timestamp())::float8 as now_at"
 
 REPORT_PRESENCE: Final = (
     "select now_at, queue_usage, instances, listening"
-    " from reactor.report_presence(%s::uuid, %s::text, %s::text, %s::text, %s::text, %s::interval)"
+    " from reactor.report_presence(%s::uuid, %s::text, %s::int, %s::int, %s::text, %s::text, %s::text, %s::interval)"
 )
 
 DEREGISTER_INSTANCE: Final = "select reactor.deregister_instance(%s::uuid)"

@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import frozen
 
-from reactor.core.errors import DatabaseUnavailable
+from reactor.core.errors import DatabaseFailure, DatabaseUnavailable
 from reactor.postgres import statements
 from reactor.postgres.admin import FULLEST_USERS
 from reactor.postgres.connection import QueryRunner
@@ -66,7 +66,7 @@ class StatusQuery:
         self.newest: Mapping[str, Any] = ZERO_FIGURES
         """The figures of the newest query; zeros before the first one, and empty if it failed."""
         self._figures: Figures = {}
-        self._error: DatabaseUnavailable | None = None
+        self._error: DatabaseFailure | None = None
         self._answered_at = float("-inf")
         self._wants_users = False
         self._shared = SharedQuery(self._run_query, clock)
@@ -112,7 +112,7 @@ class StatusQuery:
     async def _run_query(self) -> None:
         try:
             self._figures = await self._query()
-        except DatabaseUnavailable as error:
+        except DatabaseFailure as error:
             self._error = error
             self._publish({})
         else:

@@ -48,6 +48,7 @@ class Upload(NamedTuple):
     """If this claim takes over an expired lease, the time at which the lost attempt was claimed; else None."""
 
     source_id: UUID
+    user_id: UUID
 
     def trail(self) -> Trail:
         """Return the data for the upload's trace."""
@@ -61,6 +62,7 @@ class Upload(NamedTuple):
             self.created_at,
             self.due_at,
             self.claimed_at,
+            self.user_id,
             self.waited_since,
             self.lost_at,
         )
@@ -109,6 +111,7 @@ class Rescue(NamedTuple):
     """When the lost attempt was claimed; None if it was waiting, with no attempts left."""
 
     rescued_at: float
+    user_id: UUID
 
     def event(self) -> UploadRescued:
         """Return the event of this rescue."""
@@ -123,6 +126,7 @@ class Rescue(NamedTuple):
             created_at=self.created_at,
             due_at=claimed_at,
             claimed_at=claimed_at,
+            user_id=self.user_id,
         )
         return UploadRescued(
             trail=trail,

@@ -48,6 +48,7 @@ class StaleRuns(DirectReaction):
                         late_s=expiry.late_s or 0.0,
                         context=context_of(expiry.traceparent, expiry.id),
                         failed_at=expiry.failed_at or 0.0,
+                        user_id=expiry.user_id,
                     )
                 )
         return later

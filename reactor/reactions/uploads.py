@@ -15,7 +15,7 @@ from attrs import define, field
 from loguru import logger
 
 from reactor.core.breakers import Breakers
-from reactor.core.errors import DatabaseUnavailable, StorageUnavailable
+from reactor.core.errors import DatabaseFailure, StorageUnavailable
 from reactor.core.events import (
     AttemptSettled,
     AttemptsSettled,
@@ -175,7 +175,7 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         """Mark these uploads as dead. Return the signals to schedule again: all if the database failed, else none."""
         try:
             await self._backlog.bury([signal.row_id for signal in exhausted])
-        except DatabaseUnavailable as error:  # don't raise: the same claim has returned attempts to execute
+        except DatabaseFailure as error:  # don't raise: the same claim has returned attempts to execute
             self._emit(DatabaseLost(doing="bury uploads", reason=str(error)))
             return [Due(signal, self._clock.database_now() + _BURY_AGAIN_S) for signal in exhausted]
         return []

@@ -18,7 +18,7 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 
 from reactor.core.events import Event
-from reactor.core.refusal import Place
+from reactor.core.refusal import Guard, Place
 from reactor.telemetry import known_series
 from reactor.telemetry.collector import collector_of
 from reactor.telemetry.export_queue import ExportQueue
@@ -58,7 +58,7 @@ class Dispatcher:
         timers in the wheel), `spool_free_bytes` and `status` (newest answer of reactor.status(); {} for none) are
         called when metrics are collected. `places` are the store and the spools, which have a metric from the start.
         """
-        # the variables take precedence; without host.name, Jaeger changes the times of spans to correct clock skew
+        # the variables take precedence
         identity = {"service.name": "reactor", "service.version": version, "host.name": socket.gethostname()}
         resource = Resource.create({**identity, **OTELResourceDetector().detect().attributes})
         self._export_queue: ExportQueue | None = None
@@ -66,7 +66,9 @@ class Dispatcher:
         if (collector := collector_of(environ, "traces")) is not None:
             self._export_queue = ExportQueue(collector, environ)
             sampler = TracerProvider(shutdown_on_exit=False).sampler
-            listeners.append(Traces(self._export_queue.add, sampler, resource, version=version).subscriptions())
+            store_name = next((name for kind, name in places if kind is Guard.STORE), "")
+            traces = Traces(self._export_queue.add, sampler, resource, version=version, store_name=store_name)
+            listeners.append(traces.subscriptions())
         collector = collector_of(environ, "metrics")
         self.pushes = collector is not None
         """Whether metrics are pushed to a collector."""
@@ -103,6 +105,11 @@ class Dispatcher:
             event = self._events.popleft()
             for handle in self._listeners[type(event)]:
                 handle(event)
+
+    def spans_lost(self) -> tuple[int, float]:
+        """Return the number of lost spans, and the seconds since the last loss."""
+        queue = self._export_queue
+        return (0, 0.0) if queue is None else (queue.lost, monotonic() - queue.lost_at)
 
     def prometheus(self) -> bytes:
         """Return all metrics, up to the newest event, in Prometheus' text format."""

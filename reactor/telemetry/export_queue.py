@@ -6,6 +6,7 @@ and `close` waits for a limited time.
 
 import threading
 from collections.abc import Iterable, Mapping
+from time import monotonic
 from typing import Any
 
 from loguru import logger
@@ -26,6 +27,8 @@ class ExportQueue(Exporter):
         self.sent = 0
         """Number of spans that the collector has accepted."""
         self._added = self._dropped = self._failed = 0
+        self.lost_at = monotonic()
+        """When the last span was lost, in seconds of time.monotonic(); the start, if none was lost."""
         self._size = positive_int(environ, "OTEL_BSP_MAX_QUEUE_SIZE", 16_384)
         self._processor = BatchSpanProcessor(
             self,
@@ -44,6 +47,7 @@ class ExportQueue(Exporter):
         # the limit is checked here, because the SDK's queue drops spans without counting them
         if self._added - self.sent - self._failed >= self._size:
             self._dropped += 1
+            self.lost_at = monotonic()
         else:
             self._added += 1
             self._processor.on_end(span)
@@ -54,6 +58,7 @@ class ExportQueue(Exporter):
             self.sent += len(spans)
         else:
             self._failed += len(spans)
+            self.lost_at = monotonic()
         return result
 
     def observe(self, _: CallbackOptions) -> Iterable[Observation]:

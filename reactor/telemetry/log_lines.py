@@ -71,6 +71,17 @@ def _on_reactors_changed(event: events.ReactorsChanged) -> None:
     logger.info("{} running ({} joined, {} left)", running, event.joined, event.left)
 
 
+def _on_refused(event: events.RowsRefused) -> None:
+    first = f"{counted(len(event.row_ids), event.reaction.removesuffix('s'))}, for example {event.row_ids[0]}"
+    words = "the database refuses {} (refused {} so far; next try in {:.0f} s): {}"
+    logger.error(words, first, counted(event.times, "time"), event.retry_in_s, event.reason)
+
+
+def _on_accepted(event: events.RowsAccepted) -> None:
+    accepted = counted(event.rows, event.reaction.removesuffix("s"))
+    logger.info("the database accepts {} refused before; {} left", accepted, event.set_aside)
+
+
 class LogLines:
     """Logs the events of one reactor."""
 
@@ -96,6 +107,8 @@ class LogLines:
             events.BreakerMoved: self._on_breaker,
             events.DatabaseLost: self._on_database_lost,
             events.DatabaseAnswers: self._on_database_answers,
+            events.RowsRefused: _on_refused,
+            events.RowsAccepted: _on_accepted,
             events.ReactorsChanged: _on_reactors_changed,
         }
 

@@ -81,6 +81,9 @@ class Metrics:
         self._rejections = dict.fromkeys(((quota, plan) for quota in known_series.QUOTAS for plan in self._plans), 0)
         self._is_listening = meter.create_gauge("reactor.listener.up", "", "1 while notifications arrive")
         self._is_listening.set(0)
+        self._set_aside = meter.create_gauge("reactor.rows.set_aside", "{row}", "rows that the database refuses")
+        for reaction in ("uploads", "runs"):
+            self._set_aside.set(0, {"reaction": reaction})
         self._is_open = meter.create_gauge(
             "reactor.breaker.open", "", "1 while a store, bucket or spool fails for everyone"
         )
@@ -161,6 +164,8 @@ class Metrics:
             events.Swept: self._on_swept,
             events.UsageRepaired: self._on_repaired,
             events.BreakerMoved: self._on_breaker,
+            events.RowsRefused: lambda event: self._set_aside.set(event.set_aside, {"reaction": event.reaction}),
+            events.RowsAccepted: lambda event: self._set_aside.set(event.set_aside, {"reaction": event.reaction}),
             events.TimerFired: lambda event: self._wheel_lag.record([event.lag_s]),
         }
 

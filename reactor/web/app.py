@@ -35,6 +35,7 @@ class WebApp:
         summary_connection: QueryRunner,
         recent: RecentActivity,
         spool_free_bytes: Callable[[], int],
+        spans_lost: Callable[[], tuple[int, float]],
         instance: str,
         faults: DatabaseFaults,
         reasons: Callable[[], list[str]],
@@ -57,6 +58,7 @@ class WebApp:
             faults=faults,
             not_ready=reasons,
             spool_free_bytes=spool_free_bytes,
+            spans_lost=spans_lost,
             timers_by_due=timers_by_due,
             settings=settings,
         )

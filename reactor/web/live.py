@@ -52,6 +52,7 @@ class LiveView:
     _faults: DatabaseFaults
     _not_ready: Callable[[], list[str]]
     _spool_free_bytes: Callable[[], int]
+    _spans_lost: Callable[[], tuple[int, float]]
     _timers_by_due: Callable[[float, int, int], list[int]]
     """(width_s, count, sample): returns the number of timers in each of `count` spans of `width_s` seconds.
 
@@ -103,6 +104,7 @@ class LiveView:
             mode_reason=self._faults.listener_reason,
             not_ready=self._not_ready(),
             spool_free_bytes=self._spool_free_bytes(),
+            spans_lost=self._spans_lost(),
         )
         found = troubles(self._summary.figures, process)
         return {

@@ -10,10 +10,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from reactor.core import events
-from reactor.core.health import Fault, Process
+from reactor.core.process import Fault, Process
 from reactor.runtime.clock import Clock
 
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ class RecentActivity:
         self._database_answers = True
         self._breakers_open: dict[Place, tuple[OpenBreaker, float]] = {}
         """Maps each place with an open breaker to the reason, and to the monotonic time at which it opened."""
+        self._refused: dict[str, events.RowsRefused] = {}
+        """The last refusal by the database, by reaction, while rows are set aside."""
         self.deaths: deque[events.UploadDied] = deque(maxlen=_MAX_DEATHS)
         self.missed: Counter[str] = Counter()
         """Number of overdue rows that were found without a notification since the start, by kind."""
@@ -112,6 +114,8 @@ class RecentActivity:
             events.DatabaseAnswers: lambda _: self._set_database(answers=True),
             events.BreakerMoved: self._on_breaker,
             events.UploadDied: self._on_died,
+            events.RowsRefused: self._on_refused,
+            events.RowsAccepted: self._on_accepted,
             events.Swept: lambda event: self._count_missed(event.reaction, event.missed),
             events.UsageRepaired: self._on_repaired,
             events.Reconciled: self._on_reconciled,
@@ -142,8 +146,9 @@ class RecentActivity:
         mode_reason: str,
         not_ready: Sequence[str],
         spool_free_bytes: int | None,
+        spans_lost: tuple[int, float] = (0, 0.0),
     ) -> Process:
-        """Return this reactor's state."""
+        """Return this reactor's state. `spans_lost` is a number, and the seconds since the last loss."""
         now = self._clock.now()
         return Process(
             instance=instance,
@@ -153,8 +158,11 @@ class RecentActivity:
             fault=fault,
             not_ready=not_ready,
             open_breakers=[(opened, now - since) for opened, since in self._breakers_open.values()],
+            refused={name: (event.set_aside, event.reason) for name, event in self._refused.items()},
             lag_s=self._lags.quantile(0.95) or 0.0,
             spool_free_bytes=spool_free_bytes,
+            spans_lost=spans_lost[0],
+            spans_lost_ago_s=spans_lost[1],
         )
 
     def _set_mode(self, mode: str) -> None:
@@ -173,6 +181,17 @@ class RecentActivity:
         else:
             _, since = self._breakers_open.get(event.place, (None, self._clock.now()))
             self._breakers_open[event.place] = event.opened, since
+        self.changed.set()
+
+    def _on_refused(self, event: events.RowsRefused) -> None:
+        self._refused[event.reaction] = event
+        self.changed.set()
+
+    def _on_accepted(self, event: events.RowsAccepted) -> None:
+        if not event.set_aside:
+            self._refused.pop(event.reaction, None)
+        elif event.reaction in self._refused:
+            self._refused[event.reaction] = evolve(self._refused[event.reaction], set_aside=event.set_aside)
         self.changed.set()
 
     def _on_died(self, event: events.UploadDied) -> None:

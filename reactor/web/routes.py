@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from reactor.core.errors import DatabaseUnavailable
+from reactor.core.errors import DatabaseFailure
 from reactor.core.model import WHY_UNCHANGED
 from reactor.web import auth, filters, forms, rendering
 from reactor.web.actions import BATCH_ROWS, MAX_RETRIED, RETRIABLE_STATUSES, ActionResult, Actions
@@ -71,7 +71,7 @@ class Routes:
 
     def error_handlers(self) -> dict[type[Exception], ErrorHandler]:
         """Return the error handlers. They send HTML to browsers and JSON to programs."""
-        return {HttpError: self._answer_http_error, DatabaseUnavailable: self._answer_database_unavailable}
+        return {HttpError: self._answer_http_error, DatabaseFailure: self._answer_database_failure}
 
     def guard(self, request: Request) -> None:
         """Raise HttpError when the request may not read."""
@@ -114,9 +114,9 @@ class Routes:
         answer.headers.update(error.headers or {})
         return answer
 
-    async def _answer_database_unavailable(self, request: Request, error: DatabaseUnavailable) -> Response:
+    async def _answer_database_failure(self, request: Request, error: DatabaseFailure) -> Response:
         message = str(error) if request.method == "GET" else f"{error}; check whether anything was changed"
-        return await self._answer_http_error(request, HttpError(503, error.code, message))
+        return await self._answer_http_error(request, HttpError(error.catalogued.http_status, error.code, message))
 
     def _html(self, request: Request, template: str, **values: Any) -> Response:
         session = self._sessions.find(request)

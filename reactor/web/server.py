@@ -27,7 +27,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from reactor.core.errors import ConfigInvalid, DatabaseUnavailable
+from reactor.core.errors import ConfigInvalid, DatabaseFailure
 from reactor.core.settings import is_loopback
 from reactor.postgres.status import KnownFigures
 from reactor.web.http_errors import error_json
@@ -210,7 +210,7 @@ class WebServer:
         self._guard(request)
         try:
             return JSONResponse(await self._status())
-        except DatabaseUnavailable as error:
+        except DatabaseFailure as error:
             answer: dict[str, Any] = {"error": error.code, "message": str(error), "reasons": self._not_ready()}
             if (known := self._known_figures()) is not None:
                 answer["last_figures"] = {"age_s": round(known.age_s, 1), **known.figures}

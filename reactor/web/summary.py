@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
-from reactor.core.errors import DatabaseUnavailable
-from reactor.core.health import Fault
+from reactor.core.errors import DatabaseFailure
+from reactor.core.process import Fault
 from reactor.engine.faults import DatabaseFaults
 from reactor.postgres import statements
 from reactor.postgres.admin import LIVE_SUMMARY_CAP
@@ -98,7 +98,7 @@ class LatestSummary:
         self.read_at = self._clock.now()
         try:
             [(figures,)] = await self._database.call(statements.LIVE_SUMMARY, self._parameters)
-        except DatabaseUnavailable as error:
+        except DatabaseFailure as error:
             self._lose(str(error))
         else:
             self.figures, self._answered_at = figures, self._clock.now()

@@ -1,6 +1,6 @@
 -- Notify a channel of many rows: up to 100 rows per notification; for more than 1000 rows, one "rescan" notification.
 --
--- p_hints    one JSON text per row, as hint() returns it: [id, tenant, milliseconds until due | null, …]
+-- p_hints    one JSON text per row, as hint() returns it: [id, tenant, milliseconds until due | null, ...]
 -- Promises   never raises: a trigger must not make the app's own write fail. Sends nothing while the server's
 --            notification queue is at least half full, because a full queue would make the app's commit fail. The
 --            sweep finds rows without a notification

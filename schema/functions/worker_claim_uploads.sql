@@ -19,7 +19,7 @@ create or replace function reactor.claim_uploads(p_ids uuid[], p_token uuid, p_l
     returns table (id uuid, state text, due_at float8, claimed_at float8, created_at float8, attempt int,
                    max_retries int, byte_size bigint, bucket text, object_path text, content_hash text,
                    spool text, temp_file_path text, mime_type text, traceparent text, last_code text,
-                   ordinal int, waited_since float8, lost_at float8, source_id uuid)
+                   ordinal int, waited_since float8, lost_at float8, source_id uuid, user_id uuid)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
@@ -58,7 +58,7 @@ begin
                updated_at = clock_timestamp()
           from candidate as c
          where q.id = c.id
-        returning q.id, q.source_id, c.next_retry_at, q.updated_at, q.created_at, q.retry_count, q.max_retries,
+        returning q.id, q.source_id, q.user_id, c.next_retry_at, q.updated_at, q.created_at, q.retry_count, q.max_retries,
                   q.byte_size, q.bucket, q.object_path, q.content_hash, q.spool, q.temp_file_path, q.traceparent,
                   q.error_code, q.claim_count, c.is_taken_over, c.changed_at,
                   case when c.is_repeated then null
@@ -70,7 +70,7 @@ begin
            c.object_path, c.content_hash, c.spool, c.temp_file_path, s.mime_type, c.traceparent, c.error_code,
            c.claim_count, date_part('epoch', c.waited_since),
            case when c.is_taken_over and c.claim_count > 1 then date_part('epoch', c.changed_at) end,
-           c.source_id
+           c.source_id, c.user_id
       from claimed as c
       left join public.sources as s on s.id = c.source_id;
     get diagnostics v_claimed = row_count;
@@ -85,7 +85,7 @@ begin
            date_part('epoch', case when claimable.at <= statement_timestamp() then clock_timestamp() + p_lease
                                    else least(claimable.at, '9999-01-01 00:00:00+00') end),
            null::float8, null::float8, null::int, null::int, null::bigint, null, null, null, null, null,
-           null, null, null, null::int, null::float8, null::float8, null::uuid
+           null, null, null, null::int, null::float8, null::float8, null::uuid, null::uuid
       from public.upload_queue as q
      cross join lateral (select case when q.status = 'failed' then q.next_retry_at
                                      else reactor.lease_end(q.lease_expires_at) end as at) as claimable

@@ -9,7 +9,7 @@
 -- Invariant  a run is failed only if its deadline has passed by the database's clock: PostgreSQL checks the condition
 --            again on the locked row
 create or replace function reactor.expire_runs(p_ids uuid[], p_heartbeat_timeout interval)
-    returns table (id uuid, due_at float8, code text, late_s float8, traceparent text, failed_at float8)
+    returns table (id uuid, due_at float8, code text, late_s float8, traceparent text, failed_at float8, user_id uuid)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
@@ -42,10 +42,10 @@ begin
                completed_at = clock_timestamp()
           from stale as s
          where r.id = s.id
-        returning r.id, r.error_code, r.completed_at - s.due_at as late, r.traceparent, r.completed_at
+        returning r.id, r.error_code, r.completed_at - s.due_at as late, r.traceparent, r.completed_at, r.user_id
     )
     select e.id, null::float8, e.error_code, date_part('epoch', e.late), e.traceparent,
-           date_part('epoch', e.completed_at)
+           date_part('epoch', e.completed_at), e.user_id
       from expired as e
     union all
     select r.id,
@@ -54,7 +54,7 @@ begin
                when d.due_at <= statement_timestamp() then statement_timestamp() + interval '0.5 s'
                -- in 5 ms at the earliest: the reactor's estimate of the database's clock may be slightly ahead
                else greatest(d.due_at, statement_timestamp() + interval '5 ms') end),
-           null, null, null, null::float8
+           null, null, null, null::float8, null::uuid
       from public.interpretation_runs as r
      cross join lateral (select reactor.deadline(r.timeout_at, r.heartbeat_at,
                coalesce(r.heartbeat_timeout, p_heartbeat_timeout)) as due_at) as d

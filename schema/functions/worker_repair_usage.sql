@@ -1,4 +1,4 @@
--- Repair usage, up to p_limit rows of each kind. While one session repairs, calls of other sessions return no rows.
+-- Repair usage, up to p_limit rows of each kind. One session repairs at a time; the others wait for it.
 --
 -- Returns    the number of repaired rows of each kind, if above 0:
 --              'reservations'  leaked reservations: their sources become failed, their bytes are released
@@ -6,7 +6,9 @@
 --                              the table need that: the limits ignore the count of a month that is over
 -- Changes    also adds up quota rejections: one row per minute, quota and plan remains for the last week, and one row
 --            per quota and plan for the time before. Deletes the counts of deleted runs of past months
--- Locks      sources, then usage rows. Skips rows that other sessions have locked, but waits for the usage rows of
+-- Raises     lock_not_available if another session repairs for longer than lock_timeout
+-- Locks      the row of reactor.usage_repair; sources, then usage rows. Skips sources and usage rows that other
+--            sessions have locked, but waits for the usage rows of
 --            released reservations, in order of user_id
 create or replace function reactor.repair_usage(p_limit int)
     returns table (kind text, count bigint)
@@ -18,9 +20,7 @@ declare
     v_month constant text := to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM');
     v_leaked uuid[];
 begin
-    if not pg_try_advisory_xact_lock(hashtext('reactor.repair_usage')) then
-        return;
-    end if;
+    perform from reactor.usage_repair as r for update;
     v_leaked := array(
         select s.id
           from reactor.leaked_reservation() as l

@@ -1,6 +1,7 @@
 -- Record that a reactor is alive, send its canary, and return which reactors are alive. Every reactor calls this every
 -- few seconds. When a reactor starts or stops listening, notify the other reactors on reactor_peers.
 --
+-- p_port          port of the reactor's page; null without one
 -- p_mode          'starting', 'listening' or 'polling'
 -- p_canary        channel on which this reactor listens for its own canary; null: send no canary
 -- p_silent_after  a reactor that hasn't been seen for this long counts as dead
@@ -11,8 +12,8 @@
 --           a canary would prove nothing, and a full queue would make this call fail. Reading the queue's usage also
 --           advances the queue's tail; without that, a full queue would stay full
 -- Locks     this reactor's row of reactor.instance
-create or replace function reactor.report_presence(p_instance uuid, p_host text, p_version text, p_mode text,
-        p_canary text, p_silent_after interval)
+create or replace function reactor.report_presence(p_instance uuid, p_host text, p_pid int, p_port int,
+        p_version text, p_mode text, p_canary text, p_silent_after interval)
     returns table (now_at float8, queue_usage float8, instances uuid[], listening uuid[])
     language plpgsql
     security definer
@@ -25,8 +26,8 @@ declare
 begin
     -- don't wait for the disk: if a crash loses the row, the next call writes it again
     perform set_config('synchronous_commit', 'off', true);
-    insert into reactor.instance as i (id, host, version, mode)
-    values (p_instance, p_host, p_version, p_mode)
+    insert into reactor.instance as i (id, host, pid, port, version, mode)
+    values (p_instance, p_host, p_pid, p_port, p_version, p_mode)
     on conflict (id) do update set seen_at = clock_timestamp(), mode = excluded.mode;
     if pg_notification_queue_usage() < 0.5 then
         if p_canary is not null then
@@ -45,6 +46,6 @@ begin
                   where i.seen_at > statement_timestamp() - p_silent_after and i.mode = 'listening' order by i.id);
 end $$;
 
-revoke all on function reactor.report_presence(uuid, text, text, text, text, interval) from public;
-grant execute on function reactor.report_presence(uuid, text, text, text, text, interval)
+revoke all on function reactor.report_presence(uuid, text, int, int, text, text, text, interval) from public;
+grant execute on function reactor.report_presence(uuid, text, int, int, text, text, text, interval)
     to reactor_worker, service_role;

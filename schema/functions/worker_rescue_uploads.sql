@@ -9,7 +9,7 @@
 --          Skips an upload if another session has locked its source or queue row, so it waits for usage rows only
 create or replace function reactor.rescue_uploads(p_ids uuid[], p_limit int)
     returns table (id uuid, verdict text, code text, traceparent text, attempt int, ordinal int, bucket text,
-                   byte_size bigint, created_at float8, claimed_at float8, rescued_at float8)
+                   byte_size bigint, created_at float8, claimed_at float8, rescued_at float8, user_id uuid)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
@@ -67,7 +67,7 @@ begin
           from abandoned as a
          where q.id = a.id
         returning q.id, q.status, q.error_code, q.traceparent, q.retry_count, q.claim_count, q.bucket, q.byte_size,
-                  q.created_at, a.claimed_at, q.updated_at
+                  q.created_at, a.claimed_at, q.updated_at, q.user_id
     ), marked as (
         update public.sources as s
            set storage_status = 'failed'
@@ -76,7 +76,7 @@ begin
     )
     select r.id, case r.status when 'dead' then 'dead' else 'retry' end, r.error_code, r.traceparent, r.retry_count,
            r.claim_count, r.bucket, r.byte_size, date_part('epoch', r.created_at),
-           date_part('epoch', r.claimed_at), date_part('epoch', r.updated_at)
+           date_part('epoch', r.claimed_at), date_part('epoch', r.updated_at), r.user_id
       from rescued as r;
 end $$;
 

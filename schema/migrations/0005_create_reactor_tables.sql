@@ -1,4 +1,4 @@
--- Create the reactor's own tables: live instances, quota rejections, deleted interpretations, the audit log.
+-- Create the reactor's own tables: live instances, the lock of repairs, quota rejections, deleted interpretations, the audit log.
 --
 -- Why    The reactor and its operators need these tables; apps don't. The ledger, reactor.migration, isn't among them:
 --        `reactor migrate` creates it before it applies the first migration.
@@ -8,6 +8,8 @@
 create table reactor.instance (
     id uuid primary key,
     host text not null,
+    pid int,
+    port int,
     version text not null,
     mode text not null
         constraint mode_is_known check (mode in ('starting', 'listening', 'polling')),
@@ -15,6 +17,16 @@ create table reactor.instance (
     seen_at timestamptz not null default now()
 ) with (fillfactor = 70);
 comment on table reactor.instance is 'Live reactors. A row whose seen_at is old belongs to a dead reactor.';
+comment on column reactor.instance.pid is 'the process on its host';
+comment on column reactor.instance.port is 'the port of its page; null if it serves none';
+
+-- The session that repairs usage locks this row. An advisory lock could be taken by any role that knows its number.
+create table reactor.usage_repair (
+    id int primary key default 1
+        constraint only_one_row check (id = 1)
+);
+comment on table reactor.usage_repair is 'One row; the session that repairs usage locks it.';
+insert into reactor.usage_repair default values;
 
 -- The key contains the server process that refused, so no transaction waits for another one.
 create table reactor.quota_rejection (

@@ -40,8 +40,8 @@ declare
 begin
     foreach v_table in array array['public.sources', 'public.interpretation_runs', 'public.upload_queue',
                                    'public.storage_usage', 'public.quota_plans', 'reactor.instance',
-                                   'reactor.migration', 'reactor.quota_rejection', 'reactor.deleted_interpretation',
-                                   'reactor.audit_log']::regclass[] loop
+                                   'reactor.migration', 'reactor.usage_repair', 'reactor.quota_rejection',
+                                   'reactor.deleted_interpretation', 'reactor.audit_log']::regclass[] loop
         select r.rolname into v_owner
           from pg_class as c
           join pg_roles as r on r.oid = c.relowner

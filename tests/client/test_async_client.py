@@ -17,6 +17,7 @@ from support.rows import Rows
 import reactor
 from reactor import ReactorClient
 from reactor.core.errors import (
+    DatabaseForbidden,
     DatabaseUnavailable,
     InvalidArgument,
     NotFound,
@@ -199,7 +200,7 @@ async def test_an_unreachable_database_is_an_error_without_the_password() -> Non
 
 
 async def test_a_database_without_the_schema_is_an_error_that_names_the_missing_function(database_url: str) -> None:
-    with pytest.raises(DatabaseUnavailable, match="get_usage"):
+    with pytest.raises(DatabaseForbidden, match=r"get_usage.*reactor migrate"):
         await ReactorClient(database_url).usage(uuid4())
 
 

@@ -13,14 +13,13 @@ from reactor.core.health import (
     NOT_LISTENING,
     NOT_RECONCILED,
     POLLED,
-    Fault,
-    Process,
     count_text,
     headline,
     reasons_by_cause,
     shared_refusal,
     troubles,
 )
+from reactor.core.process import Fault, Process
 from reactor.core.refusal import Guard, Place
 
 WELL = Process(
@@ -31,6 +30,7 @@ WELL = Process(
     fault=None,
     not_ready=[],
     open_breakers=[],
+    refused={},
     lag_s=0.001,
     spool_free_bytes=1 << 40,
 )
@@ -96,12 +96,32 @@ def test_all_is_well() -> None:
                 " and keep their retries. Check AWS_PROFILE."
             ),
         ),
+        (
+            {"refused": {"runs": (2, 'violates CHECK "archived"')}},
+            'The database refuses 2 runs: violates CHECK "archived". Each is tried again, at growing intervals.',
+        ),
+        (
+            {"refused": {"uploads": (1, "no")}},
+            "The database refuses 1 upload: no. Each is tried again, at growing intervals.",
+        ),
         ({"lag_s": 2.5}, "Timers fire 2.5 s late: this process has too much work or too little CPU."),
         ({"spool_free_bytes": 1 << 20}, "A spool has only 1 MiB free: new failed uploads may be lost."),
+        (
+            {"spans_lost": 1, "spans_lost_ago_s": 61.0},
+            "1 span was lost 1m1s ago: traces have gaps. No upload is affected.",
+        ),
+        (
+            {"spans_lost": 1234, "spans_lost_ago_s": 599.0},
+            "1,234 spans were lost, the last 9m59s ago: traces have gaps. No upload is affected.",
+        ),
     ],
 )
 def test_each_trouble_of_a_reactor_is_one_sentence(changed: dict[str, Any], sentence: str) -> None:
     assert troubles(database(), evolve(WELL, **changed)) == [sentence]
+
+
+def test_lost_spans_are_reported_for_ten_minutes() -> None:
+    assert troubles(database(), evolve(WELL, spans_lost=5, spans_lost_ago_s=600.0)) == []
 
 
 @pytest.mark.parametrize(
@@ -284,6 +304,20 @@ def test_an_unreachable_database_and_missing_reactors_are_reported() -> None:
     gone = [REACTOR | {"seen_s_ago": 7200.0, "mode": "silent"}]
     assert troubles(database() | {"reactors": gone}, None) == ["No reactor has reported for 2h."]
     assert troubles(database() | {"reactors": []}, None) == ["No reactor is running."]
+
+
+def test_a_reactor_does_not_report_itself_twice() -> None:
+    [sentence] = troubles(database() | {"reactors": [REACTOR | {"mode": "polling"}]}, evolve(WELL, mode="polling"))
+    assert sentence.startswith("Notifications have not arrived")
+
+
+@pytest.mark.parametrize("is_outage", [False, True])
+def test_only_an_outage_explains_that_notifications_do_not_arrive(is_outage: bool) -> None:
+    """A missing grant makes the reactor unready, and it can have another fault at the same time."""
+    reason = "permission denied for function claim_uploads"
+    fault = Fault(doing="claim uploads", reason=reason, lasts_s=9.0, is_outage=is_outage)
+    found = troubles(database(), evolve(WELL, mode="polling", fault=fault, not_ready=[reason, POLLED]))
+    assert len(found) == (1 if is_outage else 2)
 
 
 def test_the_headline_counts_several_troubles() -> None:

@@ -16,7 +16,7 @@ def settled(verdict: Verdict) -> AttemptSettled:
 
 def expired() -> RunExpired:
     run = uuid4()
-    return RunExpired(run_id=run, code="", late_s=0.0, context=context_of(None, run), failed_at=0.0)
+    return RunExpired(run_id=run, code="", late_s=0.0, context=context_of(None, run), failed_at=0.0, user_id=None)
 
 
 def emit(changes: Changes, event: Event) -> None:

@@ -4,7 +4,7 @@ import pytest
 from support.manual_clock import ManualClock
 
 from reactor.core.events import DatabaseAnswers, DatabaseLost, Event, ListenerLost, Listening, Polling
-from reactor.core.health import Fault
+from reactor.core.process import Fault
 from reactor.engine.faults import DatabaseFaults
 
 PRESENCE = "report presence"
@@ -85,6 +85,14 @@ def test_a_server_that_takes_no_writes_is_an_outage_whatever_call_shows_it(harne
     harness.emit(lost("listen", "cannot execute LISTEN during recovery"), lost("claim runs", standby))
     assert harness.fault is not None
     assert (harness.fault.is_outage, harness.fault.reason) == (True, standby)
+
+
+def test_an_answer_to_a_call_does_not_end_the_fault_of_the_listening_connection(harness: Harness) -> None:
+    harness.emit(lost("listen", "too many connections"), lost("claim uploads"), DatabaseAnswers(after_s=1.0))
+    assert harness.fault is not None
+    assert (harness.fault.doing, harness.fault.is_outage) == ("listen", False)
+    harness.emit(Listening())
+    assert harness.fault is None
 
 
 def test_a_listening_connection_of_another_server_is_no_fault_of_the_database() -> None:

@@ -1,6 +1,7 @@
 """A commit causes an attempt immediately; forged notifications do no harm; rows with lost notifications are found."""
 
 import json
+import os
 from collections.abc import Callable
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -323,6 +324,21 @@ async def test_reactors_are_notified_when_another_starts_or_stops(
         assert (left.alive, left.joined, left.left) == (1, 0, 1)
         await recorder.wait_for(Swept)  # this reactor sweeps for rows that only the stopped one had scheduled
     assert app.one("select count(*) from reactor.instance") == 0
+
+
+async def test_reactors_of_one_host_are_distinguishable_and_a_dead_one_is_silent(app: App, recorder: Recorder) -> None:
+    """By port and process. A reactor that was killed stays in the table, with the mode it had last."""
+    other = Recorder()
+    async with app.running_reactor(recorder) as one, app.running_reactor(other) as two:
+        app.conn.execute(
+            "insert into reactor.instance (id, host, pid, port, version, mode, seen_at) values"
+            " (gen_random_uuid(), 'h', 7, 8321, '0', 'listening', now() - interval '21 s'),"
+            " (gen_random_uuid(), 'h', 8, 8321, '0', 'listening', now() - interval '2 days')"
+        )
+        for figures in (app.one("select reactor.status('60 s')"), app.one("select reactor.live_summary('60 s', 9)")):
+            seen = {(each["port"], each["pid"]): each["mode"] for each in figures["reactors"]}
+            ports = [urlsplit(reactor.http_url).port for reactor in (one, two)]
+            assert seen == {(port, os.getpid()): "listening" for port in ports} | {(8321, 7): "silent"}
 
 
 async def test_a_statement_with_many_rows_sends_few_notifications(app: App, recorder: Recorder) -> None:

@@ -11,7 +11,7 @@ from support.app import App, QueuedUpload
 from support.manual_clock import ManualClock, idle_event
 from support.recorder import Recorder
 
-from reactor.core.errors import DatabaseUnavailable
+from reactor.core.errors import DatabaseForbidden, DatabaseRefused, DatabaseUnavailable
 from reactor.core.events import (
     AttemptSettled,
     AttemptStarted,
@@ -30,6 +30,7 @@ from reactor.engine.reconcile import Reconcile
 from reactor.engine.requests import ReconcileRequests
 from reactor.engine.schedule import ReadyQueue, Schedule
 from reactor.engine.worker import DirectWorker
+from reactor.postgres.call_health import CallHealth
 from reactor.postgres.notification import Hint
 from reactor.postgres.usage import StorageUsage
 from reactor.reactions import upload_backlog
@@ -51,6 +52,7 @@ class Listed(DirectReaction):
         self.rows: list[tuple[Due, float]] = []
         self.complete = True
         self.down = False
+        self.rescue_fails_with: Exception | None = None
         self.rescues = 0
         self.sweeps = 0
         self.while_read: Callable[[], None] = lambda: None
@@ -66,6 +68,8 @@ class Listed(DirectReaction):
 
     async def rescue(self) -> Sequence[TraceContext]:
         self.rescues += 1
+        if self.rescue_fails_with is not None:
+            raise self.rescue_fails_with
         if self.down:
             raise DatabaseUnavailable("the test took it away")
         return ()
@@ -114,6 +118,7 @@ class ReconcileHarness:
     def __init__(self, capacity: int = 1_000_000) -> None:
         self.clock = ManualClock()
         self.recorder = Recorder()
+        self.health = CallHealth(self.clock)
         self.reaction = Listed()
         self.usage = FixedUsage()
         self.ready = ready = ReadyQueue()
@@ -129,6 +134,7 @@ class ReconcileHarness:
             clock=self.clock,
             emit=self.recorder,
             idle=asyncio.Event(),
+            health=self.health,
         )
         self.reconcile = Reconcile(
             [self.worker],
@@ -139,6 +145,7 @@ class ReconcileHarness:
             emit=self.recorder,
             interval_s=INTERVAL_S,
             horizon_s=900.0,
+            health=self.health,
         )
 
     def list_row(self, *, due_s: float, changed_s: float) -> Signal:
@@ -255,6 +262,48 @@ async def test_a_failed_pass_is_repeated_soon(harness: ReconcileHarness) -> None
         await harness.advance(1.0)
         assert harness.reaction.sweeps == 1
         assert len(harness.recorder.events_of(Reconciled)) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DatabaseRefused("the test's trigger", sqlstate="P0001"),
+        DatabaseUnavailable("canceling statement due to lock timeout", is_busy=True),
+    ],
+)
+async def test_a_step_that_is_refused_or_locked_does_not_stop_the_pass(
+    harness: ReconcileHarness, error: Exception
+) -> None:
+    harness.reaction.rescue_fails_with = error
+    row = harness.list_row(due_s=5.0, changed_s=0.0)
+    async with harness.running():
+        lost = await harness.recorder.wait_for(DatabaseLost)
+        assert (lost.doing, lost.reason) == ("rescue rows", str(error))
+        assert len(harness.recorder.events_of(Reconciled)) == 1
+        assert harness.schedule.is_waiting(row)
+        assert harness.reconcile.skipped == [f"couldn't rescue rows: {error}"]
+
+
+async def test_a_missing_grant_is_asked_for_again_soon(harness: ReconcileHarness) -> None:
+    harness.reaction.rescue_fails_with = DatabaseForbidden("permission denied")
+    async with harness.running():
+        assert (await harness.recorder.wait_for(DatabaseLost)).doing == "reconcile"
+        harness.reaction.rescue_fails_with = None
+        await harness.advance(1.0)
+        assert len(harness.recorder.events_of(Reconciled)) == 1
+
+
+async def test_a_row_that_is_set_aside_is_neither_scheduled_nor_missed(harness: ReconcileHarness) -> None:
+    harness.reconcile.expect_notifications(arrive=True)
+    row = harness.list_row(due_s=-100.0, changed_s=1.0)
+    harness.clock.advance(50.0)
+    harness.worker.set_aside.add([(row, DatabaseRefused("no", sqlstate="23514"))])
+    await harness.reconcile.run_pass()
+    assert not harness.schedule.is_waiting(row)
+    harness.clock.advance(31.0)
+    await harness.reconcile.run_pass()
+    assert harness.schedule.is_waiting(row)
+    assert sum(swept.missed for swept in harness.recorder.events_of(Swept)) == 0
 
 
 async def test_a_request_while_a_pass_fails_is_not_lost(harness: ReconcileHarness) -> None:

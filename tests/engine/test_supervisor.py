@@ -32,6 +32,7 @@ def engine(worker_harness: WorkerHarness) -> Engine:
         emit=worker_harness.recorder,
         interval_s=300.0,
         horizon_s=900.0,
+        health=worker_harness.health,
     )
     return Engine(
         clock=worker_harness.clock,

@@ -3,10 +3,11 @@
 import pytest
 from anyio import Event
 from support.manual_clock import idle_event
-from support.worker_harness import WorkerHarness, signals
+from support.worker_harness import DOWN, WorkerHarness, signals
 
-from reactor.core.events import DatabaseLost
+from reactor.core.events import DatabaseLost, LeaseLost, RowsAccepted, RowsRefused
 from reactor.core.model import Verdict
+from reactor.postgres import statements
 
 # claiming
 
@@ -97,13 +98,84 @@ async def test_a_failed_preparation_does_not_prevent_a_claim(worker_harness: Wor
 
 
 async def test_a_backlog_sends_few_claims_to_a_database_that_is_down(worker_harness: WorkerHarness) -> None:
-    """The worker sends one claim per half second, whatever the number of ready rows."""
+    """The worker sends a claim after 0.5 s, 1 s, 2 s, then every 4 s, whatever the number of ready rows."""
     worker_harness.reaction.down = {"claim"}
     async with worker_harness.running():
         await worker_harness.arm(signals(1_000))
-        for _ in range(10):
+        sent_at = []
+        for half_seconds in range(1, 40):
+            before = len(worker_harness.reaction.claims)
             await worker_harness.advance(0.5)
-        assert len(worker_harness.reaction.claims) == 11
+            if len(worker_harness.reaction.claims) > before:
+                sent_at.append(half_seconds / 2)
+        assert sent_at == [0.5, 1.5, 3.5, 7.5, 11.5, 15.5, 19.5]
+
+
+async def test_a_claim_is_repeated_as_soon_as_the_database_answers_another_call(worker_harness: WorkerHarness) -> None:
+    rows = signals(3)
+    worker_harness.reaction.down = {"claim"}
+    health = worker_harness.health
+    async with worker_harness.running():
+        await worker_harness.arm(rows)
+        for _ in range(10):
+            health.record_failure(statements.REPORT_PRESENCE, DOWN)
+            await worker_harness.advance(0.5)
+        worker_harness.reaction.down = set()
+        claims = len(worker_harness.reaction.claims)
+        health.record_answer(statements.REPORT_PRESENCE)
+        await idle_event()
+        assert len(worker_harness.reaction.claims) == claims + 1
+        assert set(worker_harness.reaction.verdicts(Verdict.STORED)) == set(rows)
+
+
+async def test_a_refused_row_is_set_aside_and_the_others_are_claimed(worker_harness: WorkerHarness) -> None:
+    """It is claimed alone after 30 s, 60 s, and so on; when it is accepted, it is forgotten."""
+    rows = signals(33)
+    worker_harness.reaction.refuses_claim = {rows[17].row_id}
+    async with worker_harness.running():
+        await worker_harness.arm(rows)
+        refused = await worker_harness.recorder.wait_for(RowsRefused)
+        assert (refused.row_ids, refused.times, refused.set_aside) == ([rows[17].row_id], 1, 1)
+        assert refused.retry_in_s == 30.0
+        assert set(worker_harness.reaction.verdicts(Verdict.STORED)) == set(rows) - {rows[17]}
+
+        claims = len(worker_harness.reaction.claims)
+        await worker_harness.arm([rows[17]])  # a sweep or a notification doesn't make it due earlier
+        assert len(worker_harness.reaction.claims) == claims
+        await worker_harness.advance(30.0)
+        refused = await worker_harness.recorder.wait_for(RowsRefused)
+        assert (refused.times, refused.retry_in_s) == (2, 60.0)
+        worker_harness.reaction.refuses_claim = set()
+        await worker_harness.advance(60.0)
+        accepted = await worker_harness.recorder.wait_for(RowsAccepted)
+        assert (accepted.rows, accepted.set_aside) == (1, 0)
+        assert rows[17] in worker_harness.reaction.verdicts(Verdict.STORED)
+
+
+async def test_refusals_during_an_outage_lose_no_row(worker_harness: WorkerHarness) -> None:
+    """Half of a batch is claimed, then the database goes away: only the other half is claimed again."""
+    rows = signals(8)
+    worker_harness.reaction.refuses_claim = {rows[0].row_id}
+    worker_harness.reaction.down_after_claims = 4
+    async with worker_harness.running():
+        await worker_harness.arm(rows)
+        await worker_harness.recorder.wait_for(DatabaseLost)
+        await worker_harness.advance(0.5)
+        assert set(worker_harness.reaction.verdicts(Verdict.STORED)) == set(rows[1:])
+        assert len(worker_harness.reaction.settled) == 7
+        await worker_harness.recorder.wait_for(RowsRefused)
+
+
+async def test_a_lease_that_the_database_refuses_to_extend_affects_no_other(worker_harness: WorkerHarness) -> None:
+    rows = signals(4)
+    worker_harness.reaction.may_act = Event()
+    async with worker_harness.running():
+        await worker_harness.arm(rows)
+        worker_harness.reaction.refuses_extend = {rows[2].row_id}
+        for _ in range(6):
+            await worker_harness.advance(10.0)
+        lost = worker_harness.recorder.events_of(LeaseLost)
+        assert {event.upload_id for event in lost} == {rows[2].row_id}
 
 
 async def test_rows_that_others_have_claimed_are_dropped(worker_harness: WorkerHarness) -> None:

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import LiteralString
 from uuid import uuid4
 
+import psycopg
 import pytest
 from support.callers import NIL, Api
 from support.rows import Rows, rows_of
@@ -38,24 +39,41 @@ _REJECTED: LiteralString = (
 )
 
 
-def test_the_second_of_two_repairs_does_not_wait_to_add_up_rejections(rows: Rows, migrated_url: str) -> None:
-    """While the first repair holds its advisory lock, the second returns immediately and adds up no rejections."""
+def test_the_second_of_two_repairs_waits_for_the_first(rows: Rows, migrated_url: str) -> None:
+    """A repair that can't run raises, so that the reactor reports it. It adds up no rejection twice."""
     rows.run(_REJECTED, (7,))
-    with rows_of(migrated_url) as other, rows.conn.transaction():
-        other.run("set lock_timeout = '2s'")
-        assert rows.all(statements.REPAIR_USAGE, (10,)) == []
-        other.run(_REJECTED, (8,))
-        assert other.all(statements.REPAIR_USAGE, (10,)) == []
-    assert rows.all("select backend, count from reactor.quota_rejection order by backend") == [(0, 3), (8, 3)]
-
-
-def test_the_second_of_two_repairs_does_not_wait_to_delete_a_month(rows: Rows, migrated_url: str) -> None:
     rows.run("insert into reactor.deleted_interpretation values (gen_random_uuid(), '2000-01', 1)")
-    with rows_of(migrated_url) as other, rows.conn.transaction():
-        other.run("set lock_timeout = '2s'")
-        assert rows.all(statements.REPAIR_USAGE, (10,)) == []
+    with rows_of(migrated_url) as other:
+        other.run("set lock_timeout = '100ms'")
+        with rows.conn.transaction():
+            assert rows.all(statements.REPAIR_USAGE, (10,)) == []
+            assert other.all("select from reactor.usage_repair for update skip locked") == []
+            other.run(_REJECTED, (8,))
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                other.all(statements.REPAIR_USAGE, (10,))
+        assert rows.all("select backend, count from reactor.quota_rejection order by backend") == [(0, 3), (8, 3)]
         assert other.all(statements.REPAIR_USAGE, (10,)) == []
+    assert rows.all("select backend, count from reactor.quota_rejection order by backend") == [(0, 6)]
     assert rows.all("select from reactor.deleted_interpretation") == []
+
+
+@pytest.mark.parametrize("role", ["reactor_worker", "authenticated", "anon"])
+def test_no_other_role_can_take_the_lock_of_repairs(rows: Rows, migrated_url: str, role: str) -> None:
+    """Not by an advisory lock of the same name, and not on the row or its table."""
+    user = uuid4()
+    rows.run(
+        "insert into public.storage_usage (user_id, billing_month, interpretation_count_month)"
+        " values (%s, '2000-01', 3)",
+        (user,),
+    )
+    with rows_of(migrated_url) as other:
+        other.run("select pg_advisory_lock(hashtext('reactor.repair_usage'))")
+        other.run("select pg_advisory_lock(hashtext('reactor.mend_books'))")
+        other.run("select set_config('role', %s, false)", (role,))
+        for statement in ("select from reactor.usage_repair for update", "lock table reactor.usage_repair"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege), other.conn.transaction():
+                other.run(statement)
+        assert rows.all(statements.REPAIR_USAGE, (10,)) == [("months", 1)]
 
 
 def test_a_caller_without_a_valid_token_may_not_act_as_the_nil_uuid(rows: Rows) -> None:

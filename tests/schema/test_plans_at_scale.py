@@ -311,7 +311,7 @@ def test_repairing_usage_finds_leaked_reservations_by_their_age(conn: psycopg.Co
 @pytest.mark.parametrize(
     ("statement", "parameters"),
     [
-        (statements.REPORT_PRESENCE, (uuid4(), "host", "1.0", "listening", None, MINUTE)),
+        (statements.REPORT_PRESENCE, (uuid4(), "host", 7, 8321, "1.0", "listening", None, MINUTE)),
         (statements.DEREGISTER_INSTANCE, (uuid4(),)),
         (statements.MISSING_PRIVILEGES, ()),
         (statements.CLOCK, ()),

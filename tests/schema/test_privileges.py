@@ -168,7 +168,7 @@ def test_the_worker_may_do_everything_that_the_reactor_does(rows: Rows, users: t
     token, instance = uuid4(), uuid4()
     patience = timedelta(minutes=1)
     with acting_as(rows, "reactor_worker"):
-        presence = (instance, "host", "1.0", "listening", "reactor_canary_x", patience)
+        presence = (instance, "host", 7, 8321, "1.0", "listening", "reactor_canary_x", patience)
         assert instance in rows.one(statements.REPORT_PRESENCE, presence).instances
         assert len(rows.all(statements.SWEEP_UPLOADS, (patience, 10, 10))) == 3
         assert run in {row.id for row in rows.all(statements.SWEEP_RUNS, (patience, patience, 10))}
@@ -240,7 +240,7 @@ def test_a_revoked_right_to_read_is_reported(rows: Rows, table: str) -> None:
         "sweep_uploads(interval, int, int)",
         "expire_runs(uuid[], interval)",
         "sweep_runs(interval, interval, int)",
-        "report_presence(uuid, text, text, text, text, interval)",
+        "report_presence(uuid, text, integer, integer, text, text, text, interval)",
         "deregister_instance(uuid)",
     ],
 )

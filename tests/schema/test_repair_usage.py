@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import LiteralString
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 from support.callers import Api, failed
 from support.rows import Rows, rows_of
@@ -100,12 +101,14 @@ def test_a_failure_reported_while_its_reservation_is_released_reserves_again(
     assert rows.usage(user) == (0, 30, 0)
 
 
-def test_the_second_of_two_concurrent_repairs_returns_without_waiting(rows: Rows, api: Api, migrated_url: str) -> None:
+def test_the_second_of_two_concurrent_repairs_waits(rows: Rows, api: Api, migrated_url: str) -> None:
     forget(rows, api.reserve(user := uuid4()))
     with rows_of(migrated_url) as other:
+        other.run("set lock_timeout = '100ms'")
         with rows.conn.transaction():
             assert repair(rows) == {"reservations": 1}
-            assert repair(other) == {}
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                repair(other)
         assert repair(other) == {}
     assert rows.usage(user) == (0, 0, 0)
 

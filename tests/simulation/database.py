@@ -133,7 +133,15 @@ class Database(UploadCalls):
     # reactors
 
     def report_presence(
-        self, instance: UUID, _host: str, _version: str, mode: str, canary: str | None, silent_after: timedelta
+        self,
+        instance: UUID,
+        _host: str,
+        _pid: int,
+        _port: int | None,
+        _version: str,
+        mode: str,
+        canary: str | None,
+        silent_after: timedelta,
     ) -> list[PresenceAnswer]:
         now = self.now()
         since = now - silent_after.total_seconds()

@@ -75,7 +75,7 @@ class Process:
         )
         emit = partial(self._checks.on_event, node)
         engine = wire_engine(ports, settings, horizon_s=settings.wheel_horizon_s, emit=emit)
-        presence = wire_presence(ports, version="simulated")
+        presence = wire_presence(ports, version="simulated", emit=emit)
         await presence.report("starting", with_canary=False)
         listen = wire_listen(ports, engine, presence, emit=emit)
         await engine.run_until(stop, [listen.run, engine.reconcile.run], grace_s=settings.shutdown_grace_s)

@@ -255,8 +255,10 @@ class ModelAgainstPostgres(RuleBasedStateMachine):
     )
     def report_presence(self, which: int, mode: str, canary: str | None) -> None:
         reactor = self.reactors[which]
-        rows = self.real.rows(statements.REPORT_PRESENCE, (reactor, "host", "0", mode, canary, timedelta(seconds=26)))
-        [answered] = self.model.report_presence(reactor, "host", "0", mode, canary, timedelta(seconds=26))
+        rows = self.real.rows(
+            statements.REPORT_PRESENCE, (reactor, "host", 7, 8321, "0", mode, canary, timedelta(seconds=26))
+        )
+        [answered] = self.model.report_presence(reactor, "host", 7, 8321, "0", mode, canary, timedelta(seconds=26))
         assert_alike([(row.now_at, row.instances) for row in rows], [(answered.now_at, answered.instances)])
 
     @rule(which=st.integers(0, 1))

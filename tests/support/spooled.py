@@ -52,6 +52,7 @@ def make_upload() -> Upload:
         waited_since=None,
         lost_at=None,
         source_id=uuid4(),
+        user_id=uuid4(),
     )
 
 

@@ -3,18 +3,19 @@
 import asyncio
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from uuid import UUID, uuid4
 
 from anyio import Event, create_task_group
 from anyio.lowlevel import checkpoint
 
-from reactor.core.errors import DatabaseUnavailable
+from reactor.core.errors import DatabaseRefused, DatabaseUnavailable
 from reactor.core.model import Due, Outcome, Signal, Verdict
 from reactor.engine.requests import ReconcileRequests
 from reactor.engine.schedule import ReadyQueue, Schedule
 from reactor.engine.worker import AttemptWorker
+from reactor.postgres.call_health import CallHealth
 from reactor.postgres.notification import Hint
 from reactor.reactions.base import Attempt, AttemptReaction, ClaimResult, Sweep
 from support.manual_clock import ManualClock, idle_event
@@ -54,6 +55,11 @@ class InMemoryRows(AttemptReaction[Attempt]):
         self.held_up_by: Signal | None = None
         """After the outcome of this row, no attempt is admitted, as after a circuit breaker has opened."""
         self.is_down = False
+        self.refuses_claim: set[UUID] = set()
+        """Rows for which the database refuses the claim of a batch that contains them."""
+        self.refuses_extend: set[UUID] = set()
+        self.down_after_claims = 0
+        """If above 0, the claim with this number fails once, as if the database was away."""
         self.refused: set[UUID] = set()
         """Claimed rows that are not admitted."""
         self.round_trip = 0
@@ -83,6 +89,9 @@ class InMemoryRows(AttemptReaction[Attempt]):
         for _ in range(self.round_trip):
             await checkpoint()
         self._check("claim")
+        if len(self.claims) == self.down_after_claims:
+            raise DOWN
+        self._refuse(self.refuses_claim, [signal.row_id for signal in signals])
         lease_until = self.clock.now() + LEASE_S
         attempts = [
             Attempt(signal=signal, tenant=signal.tenant, lease_until=lease_until)
@@ -156,12 +165,18 @@ class InMemoryRows(AttemptReaction[Attempt]):
     async def extend(self, held: Sequence[Attempt]) -> set[UUID]:
         self._check("extend")
         ids = {attempt.signal.row_id for attempt in held}
+        self._refuse(self.refuses_extend, ids)
         self.extended.append(ids)
         return ids - self.taken_over
 
     def _check(self, call: str) -> None:
         if call in self.down:
             raise DOWN
+
+    @staticmethod
+    def _refuse(refused: set[UUID], ids: Iterable[UUID]) -> None:
+        if not refused.isdisjoint(ids):
+            raise DatabaseRefused("the test's constraint", sqlstate="23514")
 
     def verdicts(self, verdict: Verdict) -> list[Signal]:
         return [signal for signal, settled in self.settled if settled is verdict]
@@ -179,6 +194,7 @@ class WorkerHarness:
     def __init__(self, *, concurrency: int = 4, per_tenant: int = 4, attempt_timeout_s: float = math.inf) -> None:
         self.clock = ManualClock()
         self.recorder = Recorder()
+        self.health = CallHealth(self.clock)
         self.reaction = InMemoryRows(
             self.clock, concurrency=concurrency, per_tenant=per_tenant, attempt_timeout_s=attempt_timeout_s
         )
@@ -197,6 +213,7 @@ class WorkerHarness:
             per_tenant=per_tenant,
             lease_s=LEASE_S,
             idle=self.idle,
+            health=self.health,
         )
 
     async def arm(self, signals: Sequence[Signal]) -> None:

@@ -126,6 +126,7 @@ def test_a_working_installation_has_no_problem(env: dict[str, str], tmp_path: Pa
         "migrations",
         "role",
         "row level security",
+        "refused rows",
         "listen",
         "notification queue",
         "clock",

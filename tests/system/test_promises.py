@@ -167,7 +167,7 @@ def test_an_unreachable_port_is_one_clear_line(app: App, tmp_path: Path) -> None
 
 def test_a_database_that_is_not_migrated_is_one_clear_line(app: App, database_url: str, tmp_path: Path) -> None:
     env = settings_of(app, DATABASE_URL=database_url)
-    assert_refused(env, tmp_path, 1, "DATABASE_UNAVAILABLE", "reactor migrate")
+    assert_refused(env, tmp_path, 1, "DATABASE_FORBIDDEN", "reactor migrate")
 
 
 def test_a_missing_spool_is_one_clear_line(app: App, tmp_path: Path) -> None:

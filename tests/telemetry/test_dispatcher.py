@@ -94,6 +94,19 @@ async def test_closing_exports_everything(receiver: Receiver) -> None:
     assert receiver.metrics["reactor.wheel.lag"].histogram.data_points[0].count == 1
 
 
+async def test_lost_spans_are_counted_with_the_time_since_the_last_one(receiver: Receiver) -> None:
+    receiver.answer = lambda: None
+    assert Dispatcher("1", {}).spans_lost() == (0, 0.0)
+    dispatcher = Dispatcher("1", {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint, "OTEL_BSP_MAX_QUEUE_SIZE": "2"})
+    for _ in range(5):
+        dispatcher(PASS)
+    dispatcher.flush()
+    count, ago_s = dispatcher.spans_lost()
+    assert count == 3
+    assert 0 <= ago_s < 10
+    await dispatcher.close()
+
+
 async def test_a_collector_that_hangs_on_both_signals_delays_the_end_by_2_s(
     receiver: Receiver, log_lines: list[str]
 ) -> None:

@@ -100,10 +100,10 @@ def test_an_empty_queue_sends_nothing(receiver: Receiver, log_lines: list[str]) 
 
 def test_spans_that_the_sampler_chose_are_exported_whatever_the_apps_flags(receiver: Receiver) -> None:
     queue = queue_to(receiver)
-    traces = Traces(queue.add, ALWAYS_ON, Resource({}), version="1")
+    traces = Traces(queue.add, ALWAYS_ON, Resource({}), version="1", store_name="")
     context = TraceContext(b"t" * 16, b"p" * 8, 0)
     traces.subscriptions()[RunExpired](
-        RunExpired(run_id=UUID(int=1), code="X", late_s=1.0, context=context, failed_at=2.0)
+        RunExpired(run_id=UUID(int=1), code="X", late_s=1.0, context=context, failed_at=2.0, user_id=None)
     )
     queue.close(10.0)
     assert [span.name for span in receiver.spans] == ["interpretation.timeout"]

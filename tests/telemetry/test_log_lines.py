@@ -49,6 +49,7 @@ def trail(number: int) -> Trail:
         created_at=0.0,
         due_at=0.0,
         claimed_at=0.0,
+        user_id=UUID(int=7),
     )
 
 
@@ -94,7 +95,12 @@ def test_each_line_of_a_batch_carries_its_own_ids(records: list["Record"]) -> No
 def test_a_line_about_a_run_carries_the_ids_of_its_timeout(records: list["Record"]) -> None:
     emit(
         events.RunExpired(
-            run_id=UUID(int=1), code="INTERPRETATION_TIMEOUT", late_s=0.01, context=trail(1).context, failed_at=1.0
+            run_id=UUID(int=1),
+            code="INTERPRETATION_TIMEOUT",
+            late_s=0.01,
+            context=trail(1).context,
+            failed_at=1.0,
+            user_id=None,
         )
     )
     [record] = records
@@ -127,6 +133,14 @@ def test_a_line_about_a_run_carries_the_ids_of_its_timeout(records: list["Record
         ),
         (events.ReactorsChanged(alive=1, joined=0, left=1), "INFO", "1 reactor running (0 joined, 1 left)"),
         (events.ReactorsChanged(alive=2, joined=1, left=0), "INFO", "2 reactors running (1 joined, 0 left)"),
+        (
+            events.RowsRefused(
+                reaction="runs", row_ids=[UUID(int=1)], reason="no", times=3, retry_in_s=120.0, set_aside=4
+            ),
+            "ERROR",
+            f"refuses 1 run, for example {UUID(int=1)} (refused 3 times so far; next try in 120 s): no",
+        ),
+        (events.RowsAccepted(reaction="runs", rows=2, set_aside=1), "INFO", "accepts 2 runs"),
     ],
 )
 def test_an_event_is_logged_at_the_level_of_its_severity(

@@ -47,6 +47,7 @@ EXPECTED = {
     "interpretation_timeouts": ("counter", {"reason"}),
     "interpretation_timeout_lag_seconds": ("histogram", set()),
     "quota_rejections": ("counter", {"quota", "plan"}),
+    "reactor_rows_set_aside": ("gauge", {"reaction"}),
     "reactor_wheel_timers": ("gauge", set()),
     "reactor_wheel_lag_seconds": ("histogram", set()),
     "reactor_reconcile_missed": ("counter", {"kind"}),
@@ -80,6 +81,7 @@ TRAIL = Trail(
     created_at=0.0,
     due_at=0.0,
     claimed_at=0.0,
+    user_id=uuid4(),
 )
 
 
@@ -124,7 +126,12 @@ EVERYTHING: list[events.Event] = [
     settled(Verdict.RETRY, "STORAGE_UNAVAILABLE"),
     events.UploadRescued(trail=TRAIL, verdict=Verdict.DEAD, code="X", was_leased=True, rescued_at=1.0),
     events.RunExpired(
-        run_id=uuid4(), code="INTERPRETATION_TIMEOUT", late_s=0.01, context=context_of(None, UPLOAD), failed_at=0.0
+        run_id=uuid4(),
+        code="INTERPRETATION_TIMEOUT",
+        late_s=0.01,
+        context=context_of(None, UPLOAD),
+        failed_at=0.0,
+        user_id=None,
     ),
     events.Swept(reaction="uploads", found=3, missed=2, duration_s=0.1),
     breaker_opened("s3://s3.example.org"),

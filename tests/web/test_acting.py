@@ -193,7 +193,7 @@ async def test_an_action_that_cannot_be_audited_changes_nothing(app: App, record
         app.conn.execute("alter table reactor.audit_log add constraint full_for_now check (false) not valid")
         answer = await program(visitor.url).post("/do/retry", {"ids": str(upload.id)})
         app.conn.execute("alter table reactor.audit_log drop constraint full_for_now")
-    assert answer.status == 503
+    assert answer.status == 422
     row = app.row(upload)
     assert row is not None
     assert row["status"] == "dead"

@@ -21,7 +21,7 @@ from reactor.core.events import (
     Swept,
     UsageRepaired,
 )
-from reactor.core.health import Process
+from reactor.core.process import Process
 from reactor.web import charts
 from reactor.web.auth import FAILURE_WINDOW_S, MAX_FAILURES, MAX_SESSIONS, SESSION_LIFETIME_S, Sessions
 from reactor.web.detail import WIDTH, TimelineStep, timeline_bars, upload_timeline

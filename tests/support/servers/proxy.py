@@ -49,6 +49,10 @@ class Proxy:
         self.reset()
         await asyncio.gather(*self._tasks)
 
+    def lead_to(self, server_url: str) -> None:
+        """Forward new connections to another server, as a name does that has moved. Open connections stay."""
+        self._server = urlsplit(server_url)
+
     @property
     def connections(self) -> int:
         """The number of open connections."""
