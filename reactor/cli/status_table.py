@@ -55,7 +55,8 @@ def add_common_rows(table: Table, status: Mapping[str, Any]) -> None:
     for each, name in zip(reactors, reactor_names(reactors), strict=True):
         age = duration_text(each["seen_s_ago"])
         state = f"silent for {age}" if each["mode"] == SILENT else f"{each['mode']}, seen {age} ago"
-        table.add_row(f"  {printable(name)}", printable(f"{state}, version {each['version']}"))
+        # not in the first column, which long names would widen
+        table.add_row("", printable(f"{name}: {state}, version {each['version']}"))
     table.add_row("notification queue", f"{float(status['notification_queue_usage']):.2%} full")
 
 

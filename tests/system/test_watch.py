@@ -319,13 +319,15 @@ def test_refusals_and_usage_are_shown_by_plan(app: App) -> None:
 
 def test_silent_reactors_are_counted_apart_and_names_differ(app: App) -> None:
     app.conn.execute(
-        "insert into reactor.instance (id, host, version, mode, started_at, seen_at) values"
-        " (%s, 'h', '1', 'polling', now() - interval '2 h', now() - interval '65 s'),"
-        " (%s, 'h', '1', 'listening', now(), now())",
-        (UUID(int=1 << 96), UUID(int=2 << 96)),
+        "insert into reactor.instance (id, host, pid, port, version, mode, started_at, seen_at) values"
+        " (%s, 'h', null, null, '1', 'polling', now() - interval '2 h', now() - interval '65 s'),"
+        " (%s, 'h', null, null, '1', 'listening', now() - interval '1 h', now()),"
+        " (%s, 'h', 7, 8321, '1', 'listening', now(), now())",
+        (UUID(int=1 << 96), UUID(int=2 << 96), UUID(int=3 << 96)),
     )
     with inspecting(app.url) as inspector:
         lines = [" ".join(line.split()) for line in rendered(inspector.status(60)).splitlines()]
-    assert "reactors 1 running, 1 silent" in lines
-    assert "h (00000001) silent for 1m5s, version 1" in lines
-    assert "h (00000002) listening, seen 0s ago, version 1" in lines
+    assert "reactors 2 running, 1 silent" in lines
+    assert "h (00000001): silent for 1m5s, version 1" in lines
+    assert "h (00000002): listening, seen 0s ago, version 1" in lines
+    assert "h:8321 (process 7): listening, seen 0s ago, version 1" in lines
