@@ -7,6 +7,8 @@ reactor.live_summary() returns, and from a `Process`, which is None if no reacto
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from attrs import evolve
+
 from reactor.core.breakers import OpenBreaker
 from reactor.core.counted import counted
 from reactor.core.durations import duration_text
@@ -116,17 +118,16 @@ def headline(found: Sequence[str]) -> str:
 def _of_database(database: Mapping[str, Any] | None, process: Process | None) -> list[str]:
     """Return the trouble with the database in one sentence, if there is any."""
     fault = None if process is None else process.fault
-    if database is None:
-        cause = f": {fault.reason} (for {duration_text(fault.lasts_s)}). The" if fault is not None else ": the"
-        return [f"The database does not answer{cause} figures below may be old."]
-    if process is None:
-        return []
+    if fault is not None and database is None:
+        fault = evolve(fault, is_outage=True)
     # a listening connection that can't be opened is the reason of the mode
     if fault is not None and (fault.is_outage or (fault.lasts_s >= _SHOWN_FROM_S and fault.doing != "listen")):
-        since = f" (for {duration_text(fault.lasts_s)})"
         effect = " Nothing is stored until it takes writes again." if fault.reason.startswith(TAKES_NO_WRITES) else ""
-        return [f"{_capitalised(_cause(fault))}{since}.{effect}"]
-    return [f"Not ready: {reason}." for reason in _reasons_of_database(process)]
+        age = " The figures below may be old." if database is None else ""
+        return [f"{_capitalised(_cause(fault))} (for {duration_text(fault.lasts_s)}).{effect}{age}"]
+    if database is None:
+        return ["The database does not answer: the figures below may be old."]
+    return [] if process is None else [f"Not ready: {reason}." for reason in _reasons_of_database(process)]
 
 
 def _is_cut_off(process: Process | None) -> bool:

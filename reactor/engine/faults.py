@@ -9,10 +9,8 @@ from reactor.core.errors import TAKES_NO_WRITES
 from reactor.core.events import DatabaseAnswers, DatabaseLost, ListenerLost, Listening, Polling
 from reactor.core.health import reasons_by_cause
 from reactor.core.process import Fault
+from reactor.postgres.call_health import FORGOTTEN_AFTER_S
 from reactor.runtime.clock import Clock
-
-_FORGOTTEN_AFTER_S: Final = 30.0
-"""A failure counts for this long after its last repetition. While the database is away, a call fails every 18 s."""
 
 _LISTEN: Final = "listen"
 _SIMPLEST: Final = "report presence"
@@ -50,7 +48,7 @@ class DatabaseFaults:
 
     def current(self) -> Fault | None:
         """Return the fault that explains the others: an outage, else the call that failed first; None if none fails."""
-        oldest = self._clock.now() - _FORGOTTEN_AFTER_S
+        oldest = self._clock.now() - FORGOTTEN_AFTER_S
         self._failing = {doing: each for doing, each in self._failing.items() if each.last_at >= oldest}
         if not self._failing:
             return None
@@ -85,7 +83,7 @@ class DatabaseFaults:
             if self._listens_elsewhere:
                 return
         before = self._failing.get(doing)
-        is_new = before is None or now - before.last_at > _FORGOTTEN_AFTER_S
+        is_new = before is None or now - before.last_at > FORGOTTEN_AFTER_S
         since = now if is_new or before is None else before.since
         self._failing[doing] = _Failing(doing, reason, since, now)
 

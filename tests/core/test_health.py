@@ -190,6 +190,12 @@ def test_a_database_that_does_not_answer_the_page_is_its_first_sentence_with_the
     process = evolve(WELL, mode="starting", fault=fault, not_ready=[NOT_LISTENING, NOT_RECONCILED])
     first = "The database does not answer: connection refused (for 7s). The figures below may be old."
     assert troubles(None, process) == [first]
+    reason = "the server takes no writes: it is a standby"
+    first = (
+        "The server takes no writes: it is a standby (for 7s). Nothing is stored until it takes writes again."
+        " The figures below may be old."
+    )
+    assert troubles(None, evolve(process, fault=evolve(fault, reason=reason))) == [first]
 
 
 def test_a_reason_of_readiness_about_the_database_explains_the_rest_too() -> None:

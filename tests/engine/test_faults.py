@@ -6,6 +6,7 @@ from support.manual_clock import ManualClock
 from reactor.core.events import DatabaseAnswers, DatabaseLost, Event, ListenerLost, Listening, Polling
 from reactor.core.process import Fault
 from reactor.engine.faults import DatabaseFaults
+from reactor.postgres.call_health import FORGOTTEN_AFTER_S
 
 PRESENCE = "report presence"
 
@@ -46,7 +47,7 @@ def test_a_fault_lasts_from_the_first_failure_to_the_last(harness: Harness) -> N
 
 def test_a_failure_that_is_not_repeated_is_forgotten(harness: Harness) -> None:
     harness.emit(lost("settle uploads"))
-    harness.clock.advance(29.0)
+    harness.clock.advance(FORGOTTEN_AFTER_S - 1.0)
     assert harness.fault is not None
     harness.clock.advance(2.0)
     assert harness.fault is None
