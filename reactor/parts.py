@@ -18,7 +18,8 @@ from reactor.postgres.connection import ConnectionPool, DedicatedConnection
 from reactor.postgres.listener import Listener
 from reactor.postgres.presence import Presence
 from reactor.postgres.status import StatusQuery
-from reactor.reactions.uploads import UploadAttempt, put
+from reactor.reactions.upload_attempt import UploadAttempt
+from reactor.reactions.uploads import put
 from reactor.runtime.clock import Clock
 from reactor.runtime.thread_pool import ThreadPool
 from reactor.storage.spool import Spool

@@ -28,8 +28,9 @@ from reactor.postgres.runs import Runs
 from reactor.postgres.upload_queue import UploadQueue
 from reactor.postgres.usage import StorageUsage
 from reactor.reactions.runs import StaleRuns
+from reactor.reactions.upload_attempt import UploadAttempt
 from reactor.reactions.upload_failures import UploadFailures
-from reactor.reactions.uploads import FailedUploads, RunInThread, SpooledFiles, UploadAttempt
+from reactor.reactions.uploads import FailedUploads, RunInThread, SpooledFiles
 from reactor.runtime.clock import Clock
 from reactor.runtime.executor import Executor
 

@@ -4,6 +4,16 @@ CREATE SCHEMA reactor;
 
 COMMENT ON SCHEMA reactor IS 'What only the reactor needs: its ledger, its tables, its functions.';
 
+CREATE TYPE reactor.ended_attempt AS (
+	id uuid,
+	token uuid,
+	verdict text,
+	delay_s double precision,
+	code text,
+	message text,
+	url text
+);
+
 CREATE FUNCTION auth.uid() RETURNS uuid
     LANGUAGE sql STABLE;
 
@@ -53,6 +63,10 @@ CREATE FUNCTION reactor.acts_for(p_caller uuid, p_user_id uuid) RETURNS boolean
 CREATE FUNCTION reactor.attempt_error(p_began timestamp with time zone, p_attempt integer, p_code text, p_message text, p_traceparent text) RETURNS jsonb
     LANGUAGE sql;
 
+CREATE FUNCTION reactor.bury_refused(p_id uuid, p_token uuid, p_message text, p_with_source boolean) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION reactor.caller() RETURNS uuid
     LANGUAGE sql STABLE;
 
@@ -60,9 +74,10 @@ CREATE FUNCTION reactor.cancel_uploads(p_ids uuid[]) RETURNS SETOF uuid
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
-CREATE FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval) RETURNS TABLE(id uuid, state text, due_at double precision, claimed_at double precision, created_at double precision, attempt integer, max_retries integer, byte_size bigint, bucket text, object_path text, content_hash text, spool text, temp_file_path text, mime_type text, traceparent text, last_code text, ordinal integer, waited_since double precision, lost_at double precision, source_id uuid, user_id uuid)
+CREATE FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval, p_held_buckets text[] DEFAULT '{}'::text[], p_held_spools text[] DEFAULT '{}'::text[]) RETURNS TABLE(id uuid, state text, due_at double precision, claimed_at double precision, created_at double precision, attempt integer, max_retries integer, byte_size bigint, bucket text, object_path text, content_hash text, spool text, temp_file_path text, mime_type text, traceparent text, last_code text, ordinal integer, waited_since double precision, lost_at double precision, source_id uuid, user_id uuid)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '100ms'
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off';
@@ -119,9 +134,10 @@ CREATE FUNCTION reactor.expire_runs(p_ids uuid[], p_heartbeat_timeout interval) 
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off';
 
-CREATE FUNCTION reactor.extend_leases(p_ids uuid[], p_tokens uuid[], p_lease interval) RETURNS SETOF uuid
+CREATE FUNCTION reactor.extend_leases(p_ids uuid[], p_tokens uuid[], p_lease interval) RETURNS TABLE(id uuid, extended boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '100ms'
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off';
@@ -146,6 +162,10 @@ CREATE FUNCTION reactor.is_marking(p_run_id uuid) RETURNS boolean
 CREATE FUNCTION reactor.is_overdue(p_timeout_at timestamp with time zone, p_heartbeat_at timestamp with time zone, p_heartbeat_timeout interval) RETURNS boolean
     LANGUAGE sql STABLE;
 
+CREATE FUNCTION reactor.is_passing(p_sqlstate text, p_context text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION reactor.jwt_user() RETURNS uuid
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -169,6 +189,10 @@ CREATE FUNCTION reactor.live_summary(p_heartbeat_timeout interval, p_cap integer
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off'
     SET jit TO 'off';
+
+CREATE FUNCTION reactor.lock_usage_row(p_user uuid) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
 
 CREATE FUNCTION reactor.lost_attempt_error(p_began timestamp with time zone, p_attempt integer, p_traceparent text) RETURNS jsonb
     LANGUAGE sql;
@@ -234,6 +258,11 @@ CREATE FUNCTION reactor.notify_updated_run() RETURNS trigger
 CREATE FUNCTION reactor.notify_uploads() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION reactor.open_usage_row(p_user uuid) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '1ms';
 
 CREATE FUNCTION reactor.operate(p_request uuid, p_actor text, p_remote_address text, p_action text, p_ids uuid[], p_filter jsonb, p_message text) RETURNS jsonb
     LANGUAGE plpgsql SECURITY DEFINER
@@ -303,6 +332,10 @@ CREATE FUNCTION reactor.raise_quota_exceeded(p_code text, p_details jsonb) RETUR
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION reactor.raise_unchanged(p_table text) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION reactor.reactors() RETURNS jsonb
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -335,6 +368,11 @@ CREATE FUNCTION reactor.refuse_unknown(p_argument text, p_caller uuid) RETURNS j
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION reactor.refuse_upload(p_id uuid, p_token uuid, p_sqlstate text, p_message text) RETURNS TABLE(state text, message text, refused_at double precision)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '100ms';
+
 CREATE FUNCTION reactor.repair_usage(p_limit integer) RETURNS TABLE(kind text, count bigint)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
@@ -350,6 +388,7 @@ CREATE FUNCTION reactor.requeue_uploads(p_ids uuid[]) RETURNS TABLE(id uuid, cod
 CREATE FUNCTION reactor.rescue_uploads(p_ids uuid[], p_limit integer) RETURNS TABLE(id uuid, verdict text, code text, traceparent text, attempt integer, ordinal integer, bucket text, byte_size bigint, created_at double precision, claimed_at double precision, rescued_at double precision, user_id uuid)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '100ms'
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off';
@@ -364,12 +403,21 @@ CREATE FUNCTION reactor.send(p_channel text, p_hints text[]) RETURNS boolean
 CREATE FUNCTION reactor.send_hints(p_channel text, p_hints text[]) RETURNS void
     LANGUAGE plpgsql;
 
-CREATE FUNCTION reactor.settle_uploads(p_ids uuid[], p_tokens uuid[], p_verdicts text[], p_delays_s double precision[], p_codes text[], p_messages text[], p_urls text[]) RETURNS TABLE(id uuid, due_at double precision, settled_at double precision)
-    LANGUAGE plpgsql SECURITY DEFINER
+CREATE FUNCTION reactor.settle_batch(p_attempts reactor.ended_attempt[]) RETURNS TABLE(id uuid, state text, due_at double precision, settled_at double precision)
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
     SET enable_seqscan TO 'off'
     SET enable_bitmapscan TO 'off';
+
+CREATE FUNCTION reactor.settle_parts(p_attempts reactor.ended_attempt[], p_size integer, p_trusted integer, p_until timestamp with time zone) RETURNS TABLE(id uuid, state text, due_at double precision, settled_at double precision, message text)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION reactor.settle_uploads(p_ids uuid[], p_tokens uuid[], p_verdicts text[], p_delays_s double precision[], p_codes text[], p_messages text[], p_urls text[], p_size integer, p_trusted integer) RETURNS TABLE(id uuid, state text, due_at double precision, settled_at double precision, message text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '100ms';
 
 CREATE TABLE public.sources (
     id uuid DEFAULT gen_random_uuid() NOT NULL,
@@ -826,15 +874,17 @@ REVOKE ALL ON FUNCTION reactor.acts_for(p_caller uuid, p_user_id uuid) FROM PUBL
 
 REVOKE ALL ON FUNCTION reactor.attempt_error(p_began timestamp with time zone, p_attempt integer, p_code text, p_message text, p_traceparent text) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION reactor.bury_refused(p_id uuid, p_token uuid, p_message text, p_with_source boolean) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION reactor.caller() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.cancel_uploads(p_ids uuid[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.cancel_uploads(p_ids uuid[]) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.cancel_uploads(p_ids uuid[]) TO service_role;
 
-REVOKE ALL ON FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval) FROM PUBLIC;
-GRANT ALL ON FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval) TO reactor_worker;
-GRANT ALL ON FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval) TO service_role;
+REVOKE ALL ON FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval, p_held_buckets text[], p_held_spools text[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval, p_held_buckets text[], p_held_spools text[]) TO reactor_worker;
+GRANT ALL ON FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease interval, p_held_buckets text[], p_held_spools text[]) TO service_role;
 
 REVOKE ALL ON FUNCTION reactor.clear_usage() FROM PUBLIC;
 
@@ -888,6 +938,8 @@ REVOKE ALL ON FUNCTION reactor.is_marking(p_run_id uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.is_overdue(p_timeout_at timestamp with time zone, p_heartbeat_at timestamp with time zone, p_heartbeat_timeout interval) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION reactor.is_passing(p_sqlstate text, p_context text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION reactor.jwt_user() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.keep_deleted_run_counts() FROM PUBLIC;
@@ -901,6 +953,8 @@ REVOKE ALL ON FUNCTION reactor.lease_has_expired(p_status text, p_lease_expires_
 REVOKE ALL ON FUNCTION reactor.live_summary(p_heartbeat_timeout interval, p_cap integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.live_summary(p_heartbeat_timeout interval, p_cap integer) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.live_summary(p_heartbeat_timeout interval, p_cap integer) TO service_role;
+
+REVOKE ALL ON FUNCTION reactor.lock_usage_row(p_user uuid) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.lost_attempt_error(p_began timestamp with time zone, p_attempt integer, p_traceparent text) FROM PUBLIC;
 
@@ -928,6 +982,8 @@ REVOKE ALL ON FUNCTION reactor.notify_updated_run() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.notify_uploads() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION reactor.open_usage_row(p_user uuid) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION reactor.operate(p_request uuid, p_actor text, p_remote_address text, p_action text, p_ids uuid[], p_filter jsonb, p_message text) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.operate(p_request uuid, p_actor text, p_remote_address text, p_action text, p_ids uuid[], p_filter jsonb, p_message text) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.operate(p_request uuid, p_actor text, p_remote_address text, p_action text, p_ids uuid[], p_filter jsonb, p_message text) TO service_role;
@@ -950,6 +1006,8 @@ REVOKE ALL ON FUNCTION reactor.quota_of(p_usage public.storage_usage, p_plan pub
 
 REVOKE ALL ON FUNCTION reactor.raise_quota_exceeded(p_code text, p_details jsonb) FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION reactor.raise_unchanged(p_table text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION reactor.reactors() FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.recount_user(p_user_id uuid) FROM PUBLIC;
@@ -967,6 +1025,10 @@ REVOKE ALL ON FUNCTION reactor.refuse_ended(p_run_id uuid, p_caller uuid) FROM P
 REVOKE ALL ON FUNCTION reactor.refuse_quota(p_sqlstate text, p_detail text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.refuse_unknown(p_argument text, p_caller uuid) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.refuse_upload(p_id uuid, p_token uuid, p_sqlstate text, p_message text) FROM PUBLIC;
+GRANT ALL ON FUNCTION reactor.refuse_upload(p_id uuid, p_token uuid, p_sqlstate text, p_message text) TO reactor_worker;
+GRANT ALL ON FUNCTION reactor.refuse_upload(p_id uuid, p_token uuid, p_sqlstate text, p_message text) TO service_role;
 
 REVOKE ALL ON FUNCTION reactor.repair_usage(p_limit integer) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.repair_usage(p_limit integer) TO reactor_worker;
@@ -990,9 +1052,13 @@ REVOKE ALL ON FUNCTION reactor.send(p_channel text, p_hints text[]) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.send_hints(p_channel text, p_hints text[]) FROM PUBLIC;
 
-REVOKE ALL ON FUNCTION reactor.settle_uploads(p_ids uuid[], p_tokens uuid[], p_verdicts text[], p_delays_s double precision[], p_codes text[], p_messages text[], p_urls text[]) FROM PUBLIC;
-GRANT ALL ON FUNCTION reactor.settle_uploads(p_ids uuid[], p_tokens uuid[], p_verdicts text[], p_delays_s double precision[], p_codes text[], p_messages text[], p_urls text[]) TO reactor_worker;
-GRANT ALL ON FUNCTION reactor.settle_uploads(p_ids uuid[], p_tokens uuid[], p_verdicts text[], p_delays_s double precision[], p_codes text[], p_messages text[], p_urls text[]) TO service_role;
+REVOKE ALL ON FUNCTION reactor.settle_batch(p_attempts reactor.ended_attempt[]) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.settle_parts(p_attempts reactor.ended_attempt[], p_size integer, p_trusted integer, p_until timestamp with time zone) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.settle_uploads(p_ids uuid[], p_tokens uuid[], p_verdicts text[], p_delays_s double precision[], p_codes text[], p_messages text[], p_urls text[], p_size integer, p_trusted integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION reactor.settle_uploads(p_ids uuid[], p_tokens uuid[], p_verdicts text[], p_delays_s double precision[], p_codes text[], p_messages text[], p_urls text[], p_size integer, p_trusted integer) TO reactor_worker;
+GRANT ALL ON FUNCTION reactor.settle_uploads(p_ids uuid[], p_tokens uuid[], p_verdicts text[], p_delays_s double precision[], p_codes text[], p_messages text[], p_urls text[], p_size integer, p_trusted integer) TO service_role;
 
 GRANT SELECT ON TABLE public.sources TO authenticated;
 GRANT SELECT ON TABLE public.sources TO reactor_worker;

@@ -2,18 +2,25 @@
 
 Outcomes are settled in batches: as soon as half of the claimed attempts have ended, or after 20 ms. A single claimed
 upload is settled immediately. The clean-up of one batch runs concurrently with the settlement of the next.
+
+An outcome whose rows another session has locked is settled again in moments, concurrently with later batches.
 """
 
 import asyncio
+import math
 from collections import Counter, deque
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic
 
+from loguru import logger
+
 from reactor.core.errors import DatabaseFailure
 from reactor.core.events import DatabaseLost, Emit
 from reactor.core.model import Due, Outcome, Signal, Verdict
+from reactor.engine.busy_outcomes import BusyOutcomes
 from reactor.engine.schedule import ReadyQueue, Schedule
+from reactor.postgres.statement_parts import concerns_rows
 from reactor.reactions.base import A, AttemptReaction
 from reactor.runtime.clock import Clock
 
@@ -28,6 +35,12 @@ _CLEAN_UP_BACKLOG = 4
 
 _PAUSE_S = 0.5
 """Delay before a settlement is repeated after the database failed."""
+
+_BUSY_GRACE_S = 0.5
+"""How long shutdown waits for the locks of other sessions. Then outcomes that need them are left to their leases."""
+
+_PARTS = 8
+"""A busy batch is divided into this many parts, if its settlement fails as a whole."""
 
 _DROP_AFTER_S = 600.0
 """An outcome is dropped when its attempt's lease ended this long ago. Before that, its settlement is repeated, and the
@@ -59,6 +72,8 @@ class Completer(Generic[A]):
         """Number of settled attempts that count as attempts of their rows: all verdicts except DEFERRED."""
 
         self._ended: deque[tuple[A, Outcome]] = deque()
+        self._busy = BusyOutcomes[A](clock)
+        self._give_busy_up_at = math.inf
         self._settle_now = asyncio.Event()
         self._settle_timer: asyncio.TimerHandle | None = None
         self._settled_batches = asyncio.Queue[list[A]](_CLEAN_UP_BACKLOG)
@@ -83,7 +98,8 @@ class Completer(Generic[A]):
             self._released = None
 
     async def until_empty(self) -> None:
-        """Return when all attempts are settled and cleaned up."""
+        """Return when all attempts are settled and cleaned up, or left to their leases because of locks."""
+        self._give_busy_up_at = self._clock.now() + _BUSY_GRACE_S
         while self.outstanding:
             await self._ready.changed.wait()
             self._ready.changed.clear()
@@ -175,26 +191,69 @@ class Completer(Generic[A]):
         while True:
             await self._settle_now.wait()
             self._settle_now.clear()
-            batch = [self._ended.popleft() for _ in range(min(BATCH, len(self._ended)))]
-            if not batch:
-                continue
+            batch: Sequence[tuple[A, Outcome]] = [self._ended.popleft() for _ in range(min(BATCH, len(self._ended)))]
+            # the lock of one user's row holds up nothing of the others
+            batch, others = self._busy.divide(batch)
+            self._busy.add(others)
             try:
-                due_again = await self._reaction.settle(batch)
+                await self._settle(batch)
             except DatabaseFailure as error:
                 self._emit(DatabaseLost(doing=f"settle {self._reaction.name}", reason=str(error)))
-                self._ended.extendleft(reversed(batch))
-                await self._clock.sleep(_PAUSE_S)
-                self._drop_expired()
-                self._settle_now.set()
-                continue
-            self.spent += sum(outcome.verdict is not Verdict.DEFERRED for _, outcome in batch)
-            attempts = [attempt for attempt, _ in batch]
-            self._release(attempts)
-            self._schedule.arm(due_again)
+                if concerns_rows(error):
+                    self._busy.add(batch)
+                else:
+                    self._ended.extendleft(reversed(batch))
+                    await self._clock.sleep(_PAUSE_S)
+                    self._drop_expired()
+                    self._settle_now.set()
+                    continue
             if self._ended:
                 self._schedule_settle()
-            self._cleaning += len(attempts)
-            await self._settled_batches.put(attempts)
+
+    async def _settle(self, batch: Sequence[tuple[A, Outcome]]) -> None:
+        """Settle a batch and postpone the busy outcomes. Raises DatabaseFailure."""
+        if not batch:
+            return
+        result = await self._reaction.settle(batch)
+        busy = {attempt.signal for attempt in result.busy}
+        self._busy.add([each for each in batch if each[0].signal in busy])
+        settled = [each for each in batch if each[0].signal not in busy]
+        self._busy.forget(attempt.signal for attempt, _ in settled)
+        self.spent += sum(outcome.verdict is not Verdict.DEFERRED for _, outcome in settled)
+        attempts = [attempt for attempt, _ in settled]
+        self._release(attempts)
+        self._schedule.arm(result.later)
+        self._cleaning += len(attempts)
+        await self._settled_batches.put(attempts)
+
+    # settlements that other sessions hold up
+
+    async def settle_busy(self) -> None:
+        """Settle busy outcomes again, until the other sessions have released their locks. Never returns."""
+        while True:
+            batch = await self._busy.take(BATCH)
+            await self._settle_parts(batch)
+            before = self._clock.now() - _DROP_AFTER_S
+            if self._clock.now() >= self._give_busy_up_at and self._busy:
+                logger.warning("{} outcomes are left to their leases: other sessions hold locks", len(self._busy))
+                before = math.inf
+            for attempt in self._busy.expire(before):
+                self._give_up(attempt)
+
+    async def _settle_parts(self, batch: Sequence[tuple[A, Outcome]]) -> None:
+        """Settle a batch, or if that fails because of its rows, parts of it. What can't be settled stays busy."""
+        parts = [batch]
+        while parts:
+            part = parts.pop()
+            try:
+                await self._settle(part)
+            except DatabaseFailure as error:
+                size = math.ceil(len(part) / _PARTS)
+                if concerns_rows(error) and len(part) > 1:
+                    parts += [part[first : first + size] for first in range(0, len(part), size)]
+                    continue
+                self._emit(DatabaseLost(doing=f"settle {self._reaction.name}", reason=str(error)))
+                self._busy.add(part, delay_s=_PAUSE_S)
 
     def _drop_expired(self) -> None:
         """Drop outcomes whose lease ended long ago: other reactors have taken over the rows since."""

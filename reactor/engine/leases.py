@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Generic
 
 from reactor.core.events import DatabaseLost, Emit, LeaseLost
+from reactor.core.model import Signal
 from reactor.engine.completer import Completer
 from reactor.engine.splitting import in_parts
 from reactor.reactions.base import A, AttemptReaction
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 _LONGEST_SLEEP_S: Final = 60.0
+
+_LOCKED_S: Final = 1.0
+"""Delay before the lease of a locked row is extended again: once the lock is released, an expired one may be taken."""
 
 
 class Leases(Generic[A]):
@@ -31,23 +35,36 @@ class Leases(Generic[A]):
         self._lease_s = lease_s
 
     async def extend_leases(self) -> None:
-        """Extend the leases of attempts without an outcome, every third of a lease. Never returns."""
+        """Extend the leases of all attempts that aren't settled, every third of a lease. Never returns."""
+        every_s = self._lease_s / 3
+        locked: set[Signal] = set()
+        extended_at = self._clock.now()
         while True:
-            await self._clock.sleep(self._lease_s / 3)
-            held = [attempt for attempt in self._completer.claimed.values() if not attempt.is_over]
-            if held:
-                await self._extend(held)
+            await self._clock.sleep(min(_LOCKED_S, every_s) if locked else every_s)
+            claimed = self._completer.claimed
+            if self._clock.now() - extended_at >= every_s:
+                extended_at = self._clock.now()
+                held = [attempt for attempt in claimed.values() if not attempt.is_lost]
+            else:
+                held = [attempt for attempt in claimed.values() if attempt.signal in locked and not attempt.is_lost]
+            locked = await self._extend(held) if held else set()
 
-    async def _extend(self, held: list[A]) -> None:
+    async def _extend(self, held: list[A]) -> set[Signal]:
+        """Extend these leases; return the signals of the rows that another session has locked.
+
+        While a row is locked, no reactor can take it over, even after its lease has expired.
+        """
         sent = self._clock.now()
         still_held: set[UUID] = set()
+        locked: set[UUID] = set()
 
         async def extend_part(part: Sequence[A]) -> None:
-            extended = await self._reaction.extend(part)
+            extension = await self._reaction.extend(part)
+            locked.update(extension.locked)
             for attempt in part:
-                if attempt.signal.row_id in extended:
+                if attempt.signal.row_id in extension.extended:
                     attempt.lease_until = sent + self._lease_s
-            still_held.update(extended)
+            still_held.update(extension.extended | extension.locked)
 
         undone = await in_parts(held, extend_part)
         if error := undone.error or next((error for _, error in undone.refused), None):
@@ -55,10 +72,12 @@ class Leases(Generic[A]):
         not_extended = [*undone.failed, *(attempt for attempt, _ in undone.refused)]
         still_held |= {each.signal.row_id for each in not_extended if each.lease_until > self._clock.now()}
         for attempt in held:
+            # an attempt that has ended may have been settled since
             if attempt.signal.row_id not in still_held and not attempt.is_over:
                 attempt.is_lost = True  # another reactor may have claimed the row, so its outcome isn't settled
                 self._emit(LeaseLost(upload_id=attempt.signal.row_id))
                 self._completer.cut_short(attempt)
+        return {attempt.signal for attempt in held if attempt.signal.row_id in locked}
 
     async def end_late_attempts(self) -> None:
         """Cut attempts short at their deadline. Never returns."""

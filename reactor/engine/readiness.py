@@ -30,6 +30,7 @@ UNANSWERED_S = 10.0
 
 _CALLS: Final[Mapping[str, str]] = {
     statements.CLAIM_UPLOADS: "claims of uploads",
+    statements.CLAIM_UPLOADS_EXCEPT: "claims of uploads",
     statements.SETTLE_UPLOADS: "settlements of uploads",
     statements.EXPIRE_RUNS: "claims of runs",
 }

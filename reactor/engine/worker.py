@@ -227,6 +227,7 @@ class AttemptWorker(Worker[AttemptReaction[A]]):
         async with create_task_group() as tasks:
             tasks.start_soon(self._completer.collect_outcomes)
             tasks.start_soon(self._completer.settle_outcomes)
+            tasks.start_soon(self._completer.settle_busy)
             tasks.start_soon(self._completer.clean_up_settled)
             tasks.start_soon(self._leases.extend_leases)
             tasks.start_soon(self._leases.end_late_attempts)

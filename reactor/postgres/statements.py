@@ -9,14 +9,19 @@ CLAIM_UPLOADS: Final = (
     " from reactor.claim_uploads(%s::uuid[], %s::uuid, %s::interval)"
 )
 
-EXTEND_LEASES: Final = (
-    "select extended.id from reactor.extend_leases(%b::uuid[], %b::uuid[], %s::interval) as extended (id)"
-)
+CLAIM_UPLOADS_EXCEPT: Final = CLAIM_UPLOADS.removesuffix(")") + ", %s::text[], %s::text[])"
+"""CLAIM_UPLOADS with the names of held buckets and held spools."""
+
+EXTEND_LEASES: Final = "select id, extended from reactor.extend_leases(%b::uuid[], %b::uuid[], %s::interval)"
 
 SETTLE_UPLOADS: Final = (
-    "select id, due_at, settled_at"
+    "select id, state, due_at, settled_at, message"
     " from reactor.settle_uploads(%s::uuid[], %s::uuid[], %b::text[], %b::float8[], %b::text[], %b::text[],"
-    " %b::text[])"
+    " %b::text[], %s::int, %s::int)"
+)
+
+REFUSE_UPLOAD: Final = (
+    "select state, message, refused_at from reactor.refuse_upload(%s::uuid, %s::uuid, %s::text, %s::text)"
 )
 
 CONFIRM_STORED: Final = (

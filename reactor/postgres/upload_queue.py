@@ -5,92 +5,27 @@ from datetime import timedelta
 from typing import NamedTuple, TypeAlias
 from uuid import UUID, uuid4
 
-from reactor.core.errors import DatabaseUnavailable
+from reactor.core.errors import DatabaseFailure, DatabaseRefused
 from reactor.core.events import UploadRescued
 from reactor.core.model import Outcome, Verdict
 from reactor.core.trace_context import Trail
 from reactor.postgres import statements
 from reactor.postgres.connection import QueryRunner
-
-
-class Upload(NamedTuple):
-    """A claimed upload: its token, and the columns of CLAIM_UPLOADS. Times are seconds since 1970, database clock."""
-
-    token: UUID
-    """The fencing token: only a statement with this token may settle the attempt or extend its lease."""
-
-    id: UUID
-    due_at: float
-    claimed_at: float
-    created_at: float
-    attempt: int
-    """Number of this attempt, from 1. The last attempt has the number `max_retries`."""
-
-    max_retries: int
-    byte_size: int
-    bucket: str
-    object_path: str
-    content_hash: str | None
-    spool: str
-    temp_file_path: str | None
-    mime_type: str | None
-    traceparent: str
-    last_code: str | None
-    """Error code of the last failed attempt; None if no attempt has failed."""
-
-    ordinal: int
-    """Number of this claim among all claims of the row, from 1."""
-
-    waited_since: float | None
-    """Start of the wait that this claim ends; None if the claim was repeated."""
-
-    lost_at: float | None
-    """If this claim takes over an expired lease, the time at which the lost attempt was claimed; else None."""
-
-    source_id: UUID
-    user_id: UUID
-
-    def trail(self) -> Trail:
-        """Return the data for the upload's trace."""
-        return Trail(
-            self.id,
-            self.traceparent,
-            self.bucket,
-            self.byte_size,
-            self.attempt,
-            self.ordinal,
-            self.created_at,
-            self.due_at,
-            self.claimed_at,
-            self.user_id,
-            self.waited_since,
-            self.lost_at,
-        )
-
+from reactor.postgres.statement_parts import StatementParts
+from reactor.postgres.upload_answers import (
+    NOTHING_HELD,
+    ClaimedUploads,
+    Extension,
+    Held,
+    Refused,
+    Settled,
+    Settlement,
+    Upload,
+)
 
 SweptRow: TypeAlias = tuple[UUID, int, float, float]
 """A row that a sweep lists: id, tenant, due time, and the earliest time at which a reactor could have scheduled it.
 Times are seconds since 1970, database clock. A plain tuple, because a sweep may list 50 000 rows."""
-
-
-class ClaimedUploads(NamedTuple):
-    """The result of a claim. Uploads that need no attempt any more are missing."""
-
-    uploads: list[Upload]
-    waiting: list[tuple[UUID, float]]
-    """Ids of uploads that aren't due, or that another reactor has claimed, and when to claim each again."""
-
-    exhausted: list[UUID]
-    """Ids of due uploads that have no attempts left."""
-
-
-class Settled(NamedTuple):
-    """A settled upload. Times are seconds since 1970, database clock."""
-
-    due_at: float | None
-    """When the upload is due again; None for never."""
-
-    settled_at: float
 
 
 class Rescue(NamedTuple):
@@ -147,14 +82,15 @@ class UploadQueue:
         self._lease = timedelta(seconds=lease_s)
         self._unanswered: dict[int, UUID] = {}
         """Maps each row whose last claim got no answer to the token of that claim."""
+        self._parts = StatementParts()
 
     async def now(self) -> float:
         """Return the database's clock in seconds since 1970, over the connection that claims."""
         [(now_at,)] = await self._claims.call(statements.CLOCK)
         return float(now_at)
 
-    async def claim(self, rows: Sequence[int]) -> ClaimedUploads:
-        """Claim the rows that are due; `rows` are UUIDs as numbers. Raises DatabaseUnavailable.
+    async def claim(self, rows: Sequence[int], held: Held = NOTHING_HELD) -> ClaimedUploads:
+        """Claim the rows that are due, without held ones; `rows` are UUIDs as numbers. Raises DatabaseUnavailable.
 
         A claim without an answer may have committed. The next claim of its rows has the same token, so it returns the
         rows again, and the attempt is counted once. With a new token, the rows would wait until their leases end.
@@ -163,18 +99,11 @@ class UploadQueue:
         rows_by_token: dict[UUID, list[int]] = {}
         for row in rows:
             rows_by_token.setdefault(self._unanswered.get(row, fresh), []).append(row)
-        claimed = ClaimedUploads([], [], [])
+        claimed = ClaimedUploads([], [], [], [], [], [])
         try:
             for token, some in rows_by_token.items() or [(fresh, [])]:
-                for answer in await self._claims.call(statements.CLAIM_UPLOADS, (uuid_array(some), token, self._lease)):
-                    state = answer[0]
-                    if state == "claimed":
-                        claimed.uploads.append(Upload._make((token, *answer[1:])))
-                    elif state == "waiting":
-                        claimed.waiting.append(answer[1:3])
-                    else:
-                        claimed.exhausted.append(answer[1])
-        except DatabaseUnavailable:
+                await self._claim(some, token, held, claimed)
+        except DatabaseFailure:
             for token, some in rows_by_token.items():
                 self._unanswered |= dict.fromkeys(some, token)
             raise
@@ -182,26 +111,87 @@ class UploadQueue:
             self._unanswered.pop(row, None)
         return claimed
 
-    async def extend(self, uploads: Sequence[Upload]) -> set[UUID]:
-        """Extend the leases; return the ids of the uploads whose lease this reactor still has."""
-        arguments = ([upload.id for upload in uploads], [upload.token for upload in uploads], self._lease)
-        return {row[0] for row in await self._database.call(statements.EXTEND_LEASES, arguments)}
+    async def _claim(self, rows: Sequence[int], token: UUID, held: Held, claimed: ClaimedUploads) -> None:
+        """Claim these rows and append the answers to `claimed`."""
 
-    async def settle(self, ended: Sequence[tuple[Upload, Outcome]]) -> dict[int, Settled]:
-        """Settle the attempts; return the settled uploads by id (as a number), without uploads whose lease was lost."""
-        rows = await self._database.call(
-            statements.SETTLE_UPLOADS,
-            (
-                uuid_array(upload.id.int for upload, _ in ended),
-                uuid_array(upload.token.int for upload, _ in ended),
-                [outcome.verdict.value for _, outcome in ended],
-                [outcome.delay_s for _, outcome in ended],
-                [outcome.code for _, outcome in ended],
-                [outcome.message for _, outcome in ended],
-                [outcome.storage_url for _, outcome in ended],
-            ),
+        async def claim(some: Sequence[int]) -> None:
+            arguments = uuid_array(some), token, self._lease
+            if held.buckets or held.spools:
+                answers = await self._claims.call(statements.CLAIM_UPLOADS_EXCEPT, (*arguments, *held))
+            else:
+                answers = await self._claims.call(statements.CLAIM_UPLOADS, arguments)
+            for answer in answers:
+                state = answer[0]
+                if state == "claimed":
+                    claimed.uploads.append(Upload._make((token, *answer[1:])))
+                elif state == "waiting":
+                    claimed.waiting.append(answer[1:3])
+                elif state == "locked":
+                    claimed.locked.append(answer[1])
+                elif state == "held":
+                    claimed.held.append((answer[1], answer[8], answer[11]))
+                else:
+                    claimed.exhausted.append(answer[1])
+
+        for row, failure in await self._parts.call(claim, rows):
+            upload_id = UUID(int=row)
+            refused = await self._refuse(upload_id, failure)
+            if refused is None:
+                claimed.locked.append(upload_id)
+            else:
+                claimed.refused.append(refused)
+
+    async def _refuse(self, upload_id: UUID, failure: DatabaseFailure) -> Refused | None:
+        """Mark a due upload as dead that the database refused to change; return None if it is only locked."""
+        if not isinstance(failure, DatabaseRefused):
+            return None
+        try:
+            [(state, message, refused_at)] = await self._database.call(
+                statements.REFUSE_UPLOAD, (upload_id, None, failure.sqlstate, str(failure))
+            )
+        except DatabaseRefused:
+            return Refused(upload_id, str(failure), 0.0, is_dead=False)
+        return Refused(upload_id, message, refused_at, state == "refused") if state in {"refused", "stuck"} else None
+
+    async def extend(self, uploads: Sequence[Upload]) -> Extension:
+        """Extend the leases. Uploads whose lease this reactor has lost are missing in the answer."""
+        extension = Extension(set(), set())
+
+        async def extend(some: Sequence[Upload]) -> None:
+            arguments = ([upload.id for upload in some], [upload.token for upload in some], self._lease)
+            for upload_id, is_extended in await self._database.call(statements.EXTEND_LEASES, arguments):
+                (extension.extended if is_extended else extension.locked).add(upload_id)
+
+        refused = await self._parts.call(extend, uploads)
+        extension.locked.update(upload.id for upload, _ in refused)
+        return extension
+
+    async def settle(self, ended: Sequence[tuple[Upload, Outcome]], trusted: int) -> Settlement:
+        """Settle the attempts. The first `trusted` of them are settled together, each of the others alone."""
+        settlement = Settlement({}, {}, {})
+        arguments = (
+            uuid_array(upload.id.int for upload, _ in ended),
+            uuid_array(upload.token.int for upload, _ in ended),
+            [outcome.verdict.value for _, outcome in ended],
+            [outcome.delay_s for _, outcome in ended],
+            [outcome.code for _, outcome in ended],
+            [outcome.message for _, outcome in ended],
+            [outcome.storage_url for _, outcome in ended],
+            self._parts.size(),
+            trusted,
         )
-        return {row[0].int: Settled._make(row[1:]) for row in rows}
+        for row_id, state, due_at, settled_at, message in await self._database.call(
+            statements.SETTLE_UPLOADS, arguments
+        ):
+            if state == "settled":
+                settlement.settled[row_id.int] = Settled(due_at, settled_at)
+            elif state == "busy":
+                settlement.busy[row_id.int] = message
+            else:
+                settlement.refused[row_id.int] = Refused(row_id, message, settled_at, is_dead=state == "refused")
+        if settlement.refused:
+            self._parts.record_refusal()
+        return settlement
 
     async def confirm_stored(self, ended: Sequence[tuple[Upload, Outcome]]) -> set[int]:
         """After a settlement without an answer, return the ids (as numbers) of the uploads that were settled as stored.
@@ -218,13 +208,23 @@ class UploadQueue:
         )
         return {row[0].int for row in await self._database.call(statements.CONFIRM_STORED, arguments)}
 
-    async def rescue(self, ids: Sequence[UUID] | None, limit: int) -> list[Rescue]:
+    async def rescue(self, limit: int) -> list[Rescue]:
         """Make uploads with an expired lease due again, or dead if no attempts are left; at most `limit`.
 
-        `ids` None means all uploads. Also makes due uploads dead that have no attempts left.
+        Also makes due uploads dead that have no attempts left.
         """
-        arguments = (None if ids is None else list(ids), limit)
-        return [Rescue(*row) for row in await self._database.call(statements.RESCUE_UPLOADS, arguments)]
+        return [Rescue(*row) for row in await self._database.call(statements.RESCUE_UPLOADS, (None, limit))]
+
+    async def bury(self, ids: Sequence[UUID]) -> tuple[list[Rescue], list[Refused]]:
+        """Rescue these uploads only. An upload in neither list is locked, or needs no rescue any more."""
+        rescued: list[Rescue] = []
+
+        async def rescue(some: Sequence[UUID]) -> None:
+            arguments = (list(some), len(some))
+            rescued.extend([Rescue(*row) for row in await self._database.call(statements.RESCUE_UPLOADS, arguments)])
+
+        refused = [await self._refuse(*each) for each in await self._parts.call(rescue, ids)]
+        return rescued, [each for each in refused if each is not None]
 
     async def sweep(self, horizon_s: float, per_tenant: int, limit: int) -> list[SweptRow]:
         """List uploads that are due within `horizon_s`, or that are leased.

@@ -8,13 +8,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import ClassVar, Generic, TypeVar
-from uuid import UUID
 
 from attrs import define, field, frozen
 
 from reactor.core.model import Due, Outcome, Signal
 from reactor.core.trace_context import TraceContext
 from reactor.postgres.notification import Hint
+from reactor.postgres.upload_answers import Extension
 from reactor.runtime.executor import Executor, Job
 
 
@@ -53,6 +53,17 @@ class ClaimResult(Generic[A]):
 
     later: Sequence[Due] = ()
     """Signals to schedule again."""
+
+
+@frozen(kw_only=True)
+class SettleResult(Generic[A]):
+    """The result of a settlement. Attempts in `busy` aren't settled."""
+
+    later: Sequence[Due] = ()
+    """Signals to schedule again."""
+
+    busy: Sequence[A] = ()
+    """Attempts to settle again in moments: another session has locked a row that their settlement changes."""
 
 
 @frozen(kw_only=True)
@@ -146,15 +157,15 @@ class AttemptReaction(Reaction, Generic[A]):
         return self.hand_back(attempt)
 
     @abstractmethod
-    async def settle(self, ended: Sequence[tuple[A, Outcome]]) -> Sequence[Due]:
-        """Commit the outcomes; return the signals to schedule again. Raises DatabaseUnavailable.
+    async def settle(self, ended: Sequence[tuple[A, Outcome]]) -> SettleResult[A]:
+        """Commit the outcomes, without waiting for other sessions. Raises DatabaseFailure.
 
-        After DatabaseUnavailable, the engine repeats the call.
+        After DatabaseFailure, the engine repeats the call. Two calls for different attempts may run concurrently.
         """
 
     async def clean_up(self, settled: Sequence[A]) -> None:
         """Remove what settled attempts leave behind. The next settlement may run concurrently."""
 
     @abstractmethod
-    async def extend(self, held: Sequence[A]) -> set[UUID]:
-        """Extend the leases; return the ids of the rows that are still claimed here. Raises DatabaseUnavailable."""
+    async def extend(self, held: Sequence[A]) -> Extension:
+        """Extend the leases of rows, without waiting for other sessions. Raises DatabaseUnavailable."""

@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
-from reactor.core.events import Emit, Rescued, UploadDied
+from reactor.core.errors import DatabaseFailure
+from reactor.core.events import DatabaseLost, Emit, Rescued, UploadDied
 from reactor.core.model import Due, Signal, Verdict
 from reactor.core.trace_context import TraceContext
+from reactor.postgres.statement_parts import concerns_rows
+from reactor.postgres.upload_answers import Refused
 from reactor.postgres.upload_queue import Rescue, UploadQueue
 from reactor.reactions.base import Sweep
 
@@ -42,17 +45,35 @@ class UploadBacklog:
         )
 
     async def rescue(self) -> Sequence[TraceContext]:
-        """Release uploads with expired leases, mark exhausted uploads as dead; return the trace contexts of all."""
+        """Release uploads with expired leases, mark exhausted uploads as dead; return the trace contexts of all.
+
+        If the database refuses, the rest is left to the claims that follow the sweep: they find the refused rows.
+        """
         rescued: list[TraceContext] = []
         while True:
-            batch = await self._queue.rescue(None, _RESCUE_BATCH)
+            try:
+                batch = await self._queue.rescue(_RESCUE_BATCH)
+            except DatabaseFailure as error:
+                if not concerns_rows(error):
+                    raise
+                self._emit(DatabaseLost(doing="rescue uploads", reason=str(error)))
+                return rescued
             rescued += self._emit_rescued(batch)
             if len(batch) < _RESCUE_BATCH:
                 return rescued
 
-    async def bury(self, exhausted: Sequence[UUID]) -> None:
-        """Mark these uploads as dead. They have used up their retries."""
-        self._emit_rescued(await self._queue.rescue(exhausted, len(exhausted)))
+    async def bury(self, exhausted: Sequence[UUID]) -> tuple[set[UUID], list[Refused]]:
+        """Mark these uploads as dead: they have used up their retries. Return the ids of those, and the refused ones.
+
+        Never raises: nothing is buried if the database fails.
+        """
+        try:
+            buried, refused = await self._queue.bury(exhausted)
+        except DatabaseFailure as error:
+            self._emit(DatabaseLost(doing="bury uploads", reason=str(error)))
+            return set(), []
+        self._emit_rescued(buried)
+        return {rescue.id for rescue in buried}, refused
 
     def _emit_rescued(self, rescued: Sequence[Rescue]) -> Sequence[TraceContext]:
         events = [rescue.event() for rescue in rescued]

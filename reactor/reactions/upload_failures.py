@@ -1,7 +1,7 @@
 """Decides the outcome of a failed attempt: RETRY, DEAD, or DEFERRED when the attempt must not be counted."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from loguru import logger
 
@@ -10,8 +10,8 @@ from reactor.core.breakers import SHARED_CODE, Breakers, OpenBreaker, Subject
 from reactor.core.errors import ReactorError, StorageUnavailable
 from reactor.core.events import BreakerMoved, Emit
 from reactor.core.model import Due, Outcome, Signal, Verdict
-from reactor.core.refusal import Place, Scope
-from reactor.postgres.upload_queue import Upload
+from reactor.core.refusal import Guard, Place, Scope
+from reactor.postgres.upload_answers import NOTHING_HELD, Held, Upload
 from reactor.runtime.clock import Clock
 
 _MESSAGE_CHARS = 500
@@ -85,6 +85,18 @@ class UploadFailures:
             for signal in held
         ]
         return [signal for signal, may_claim in zip(signals, claimable, strict=True) if may_claim], later
+
+    def held_places(self) -> Held:
+        """Return the buckets and spools in which no upload may start now."""
+        if self._breakers.is_clear:
+            return NOTHING_HELD
+        now = self._clock.now()
+        return Held(self._breakers.held_names(now, Guard.BUCKET), self._breakers.held_names(now, Guard.SPOOL))
+
+    def hold(self, held: Iterable[tuple[Signal, Subject]]) -> list[Due]:
+        """Return when to schedule the signals of uploads that weren't claimed, because their place is held."""
+        database_now = self._clock.database_now()
+        return [Due(signal, database_now + self._pause_s(subject)) for signal, subject in held]
 
     def report_breakers(self) -> None:
         """Emit an event for each place whose breaker has opened or closed, or is open for another reason."""

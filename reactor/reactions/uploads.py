@@ -8,48 +8,39 @@ circuit breaker defers uploads, so that they don't use up their retries.
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Protocol
-from uuid import UUID
 
 from anyio import move_on_after
-from attrs import define, field
 from loguru import logger
 
-from reactor.core.breakers import Breakers
-from reactor.core.errors import DatabaseFailure, StorageUnavailable
+from reactor.core.breakers import Breakers, Subject
+from reactor.core.errors import StorageUnavailable
 from reactor.core.events import (
-    AttemptSettled,
-    AttemptsSettled,
     AttemptsStarted,
     AttemptStarted,
-    DatabaseLost,
     Emit,
-    LeaseLost,
-    UploadDied,
     UploadsClaimed,
 )
 from reactor.core.model import Due, Outcome, Signal, Verdict
-from reactor.core.trace_context import TraceContext, Trail
+from reactor.core.trace_context import TraceContext
 from reactor.postgres.notification import Hint
-from reactor.postgres.upload_queue import Settled, Upload, UploadQueue
-from reactor.reactions.base import Attempt, AttemptReaction, ClaimResult, Sweep
+from reactor.postgres.upload_answers import Extension, Upload
+from reactor.postgres.upload_queue import UploadQueue
+from reactor.reactions.base import AttemptReaction, ClaimResult, SettleResult, Sweep
+from reactor.reactions.upload_attempt import UploadAttempt
 from reactor.reactions.upload_backlog import UploadBacklog
 from reactor.reactions.upload_failures import UploadFailures, subject_of
+from reactor.reactions.upload_refusals import UploadRefusals
+from reactor.reactions.upload_settlements import UploadSettlements
 from reactor.runtime.clock import Clock
 from reactor.runtime.executor import Executor
 from reactor.storage.spool import Identity, Spool
 from reactor.storage.stores.base import ObjectStore
-
-_BURY_AGAIN_S = 1.0
 
 _CLOCK_READINGS = 3
 """Number of readings of the database's clock before the first claim. The first answers are slow, so one is too few."""
 
 _CLOCK_INTERVAL_S = 1.0
 """Minimum time between two claims that measure the database's clock."""
-
-_EVENT_BATCH = 8
-"""Maximum number of settled attempts in one event. Log line and spans of an attempt take about 0.2 ms, and other tasks
-wait until the whole event is handled."""
 
 _REMOVE_WITHIN_S = 30.0
 """Maximum time to remove the files of one settlement. A disk that hangs must not block settlements."""
@@ -62,19 +53,6 @@ class SpooledFiles(Protocol):
 
 
 RunInThread = Callable[[Callable[[], list[str | None]]], Awaitable[list[str | None]]]
-
-
-@define(kw_only=True, eq=False)
-class UploadAttempt(Attempt):
-    """One attempt to store one upload. `result` is the object's URL and the identity of the spooled file."""
-
-    upload: Upload
-    trail: Trail
-    renews_credentials: bool = field(default=False, init=False)
-    """True for a probe of a place that refuses everybody: the store reads its credentials again before the put."""
-
-    stored_file: Identity | None = field(default=None, init=False)
-    """The spooled file to remove. Set when the upload is settled as stored; None before."""
 
 
 def put(spool: Spool, store: ObjectStore, attempt: UploadAttempt) -> tuple[str, Identity]:
@@ -129,6 +107,8 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         self._lease_s = lease_s
         self._measure_clock_at = 0.0
         self._backlog = UploadBacklog(queue, reaction_name=self.name, emit=emit)
+        self._refusals = UploadRefusals(clock=clock, emit=emit)
+        self._settlements = UploadSettlements(queue, self._refusals, clock=clock, emit=emit)
 
     def due_at(self, hint: Hint) -> float | None:
         return None if hint.due_ms is None else hint.due_ms / 1000
@@ -150,12 +130,23 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
                 return ClaimResult(later=later)
         signal_of = {signal.row: signal for signal in signals}
         sent = self._clock.now()
-        claimed = await self._queue.claim(list(signal_of))
+        claimed = await self._queue.claim(list(signal_of), self._failures.held_places())
         if len(signals) == 1 and claimed.uploads and sent >= self._measure_clock_at:
             self._measure_clock(sent, claimed.uploads[0])
+        locked = [signal_of[row_id.int] for row_id in claimed.locked]
         if claimed.exhausted:
-            later += await self._bury([signal_of[row_id.int] for row_id in claimed.exhausted])
+            buried, refused_too = await self._backlog.bury(claimed.exhausted)
+            ended = buried | {each.id for each in refused_too}
+            claimed.refused.extend(refused_too)
+            locked += [signal_of[row_id.int] for row_id in claimed.exhausted if row_id not in ended]
+        later += self._refusals.check_again(locked, signal_of)
+        for refused in claimed.refused:
+            later += self._refusals.report(signal_of[refused.id.int], refused)
         later += [Due(signal_of[row_id.int], due_at) for row_id, due_at in claimed.waiting]
+        later += self._failures.hold(
+            (signal_of[row_id.int], Subject(row_id, signal_of[row_id.int].tenant, bucket, spool))
+            for row_id, bucket, spool in claimed.held
+        )
         lease_until = sent + self._lease_s
         attempts = [
             UploadAttempt(
@@ -170,15 +161,6 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
         if attempts:
             self._emit(UploadsClaimed(trails=[attempt.trail for attempt in attempts]))
         return ClaimResult(attempts=attempts, later=later)
-
-    async def _bury(self, exhausted: Sequence[Signal]) -> list[Due]:
-        """Mark these uploads as dead. Return the signals to schedule again: all if the database failed, else none."""
-        try:
-            await self._backlog.bury([signal.row_id for signal in exhausted])
-        except DatabaseFailure as error:  # don't raise: the same claim has returned attempts to execute
-            self._emit(DatabaseLost(doing="bury uploads", reason=str(error)))
-            return [Due(signal, self._clock.database_now() + _BURY_AGAIN_S) for signal in exhausted]
-        return []
 
     def _measure_clock(self, asked: float, upload: Upload) -> None:
         """Measure the offset of the database's clock from a claim of one row, which has the shortest round trip."""
@@ -252,38 +234,8 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
 
     # settle
 
-    async def settle(self, ended: Sequence[tuple[UploadAttempt, Outcome]]) -> Sequence[Due]:
-        settling_at = self._clock.now() + self._clock.offset_s
-        settled = await self._queue.settle([(attempt.upload, outcome) for attempt, outcome in ended])
-        missing = [
-            (attempt.upload, outcome)
-            for attempt, outcome in ended
-            # without attempts that ended after their lease: another reactor may have stored and counted the upload
-            if attempt.signal.row not in settled and attempt.ended < attempt.lease_until
-        ]
-        if missing:  # an earlier settlement whose answer was lost may have committed
-            settled |= dict.fromkeys(await self._queue.confirm_stored(missing), Settled(None, settling_at))
-        due_again: list[Due] = []
-        events: list[AttemptSettled] = []
-        offset_s = self._clock.offset_s
-        for attempt, outcome in ended:
-            if (found := settled.get(attempt.signal.row)) is None:
-                # taken over, cancelled, or settled by a call without an answer: the next claim checks the row
-                due_again.append(Due(attempt.signal, self._clock.database_now()))
-                self._emit(LeaseLost(upload_id=attempt.upload.id))
-                continue
-            due_at, settled_at = found
-            if due_at is not None:
-                due_again.append(Due(attempt.signal, due_at))
-            if outcome.verdict is Verdict.STORED:
-                _, attempt.stored_file = attempt.result
-            elif outcome.verdict is Verdict.DEAD:
-                self._emit(UploadDied(attempt.upload.id, settled_at, outcome.code, outcome.message))
-            put_times = (attempt.began + offset_s, attempt.ended + offset_s) if attempt.began else None
-            events.append(AttemptSettled(attempt.trail, outcome, put_times, settling_at, settled_at))
-        for first in range(0, len(events), _EVENT_BATCH):
-            self._emit(AttemptsSettled(attempts=events[first : first + _EVENT_BATCH]))
-        return due_again
+    async def settle(self, ended: Sequence[tuple[UploadAttempt, Outcome]]) -> SettleResult[UploadAttempt]:
+        return await self._settlements.settle(ended)
 
     async def clean_up(self, settled: Sequence[UploadAttempt]) -> None:
         """Remove the spooled files of stored uploads."""
@@ -298,5 +250,5 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
             if reason is not None:
                 logger.bind(**attempt.trail.fields).warning("The spooled file stays behind: {}", reason)
 
-    async def extend(self, held: Sequence[UploadAttempt]) -> set[UUID]:
+    async def extend(self, held: Sequence[UploadAttempt]) -> Extension:
         return await self._queue.extend([attempt.upload for attempt in held])

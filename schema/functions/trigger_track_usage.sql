@@ -59,7 +59,7 @@ begin
         return null;
     end if;
     perform reactor.ensure_usage_rows(v_users);
-    perform from public.storage_usage where user_id = any(v_users) order by user_id for update;
+    perform from public.storage_usage where user_id = any(v_users) order by user_id for no key update;
     -- greatest(): figures that were wrong before must not make the app's own write fail; a recount corrects them
     update public.storage_usage as s
        set total_bytes = greatest(0, s.total_bytes + c.total),

@@ -31,8 +31,8 @@ as $$
       from pg_proc as f
      where f.pronamespace = 'reactor'::regnamespace
        and f.proname in ('claim_uploads', 'settle_uploads', 'confirm_stored', 'extend_leases', 'rescue_uploads',
-                         'sweep_uploads', 'expire_runs', 'sweep_runs', 'repair_usage', 'report_presence',
-                         'deregister_instance')
+                         'refuse_upload', 'sweep_uploads', 'expire_runs', 'sweep_runs', 'repair_usage',
+                         'report_presence', 'deregister_instance')
        and not has_function_privilege(f.oid, 'execute')
 $$;
 

@@ -5,14 +5,16 @@
 -- Returns  one row per rescued upload: the verdict, 'retry' or 'dead', and the data of its trace. `claimed_at` is when
 --          the lost attempt was claimed (null: no attempt was lost), `rescued_at` is now. Times are seconds since 1970
 -- Changes  adds a lost attempt to `errors`
--- Locks    each upload's source and then its queue row, in order of upload id, then usage rows in order of user_id.
---          Skips an upload if another session has locked its source or queue row, so it waits for usage rows only
+-- Locks    the queue row of an upload that waits again; source, queue row and usage row of an upload that becomes dead.
+--          Skips an upload if another session has locked one of these rows
+-- Raises   RX003 if a trigger of the app leaves a row unchanged without an error
 create or replace function reactor.rescue_uploads(p_ids uuid[], p_limit int)
     returns table (id uuid, verdict text, code text, traceparent text, attempt int, ordinal int, bucket text,
                    byte_size bigint, created_at float8, claimed_at float8, rescued_at float8, user_id uuid)
     language plpgsql
     security definer
     set search_path = pg_catalog, pg_temp
+    set lock_timeout = '100ms' -- for locks on whole tables, and those that triggers of the app wait for
     -- keep one plan for all calls: it looks rows up by key or in small partial indexes (schema/README.md, decision 2)
     set plan_cache_mode = force_generic_plan
     set enable_seqscan = off
@@ -20,17 +22,28 @@ create or replace function reactor.rescue_uploads(p_ids uuid[], p_limit int)
 as $$
 begin
     return query
-    -- two look-ups, each in an index of a few rows: one condition for both would read the whole queue
-    with leased as materialized (
-        select q.id, q.source_id, q.retry_count, q.max_retries, q.updated_at
+    -- three look-ups, each in an index of a few rows: one condition for all would read the whole queue
+    with lost as materialized (
+        select q.id, q.updated_at
           from public.upload_queue as q
-          join public.sources as s on s.id = q.source_id
          where reactor.lease_has_expired(q.status, q.lease_expires_at)
+           and q.retry_count < q.max_retries
            and (p_ids is null or q.id = any(p_ids))
          order by q.id
          limit p_limit
+           for no key update of q skip locked
+    ), lost_last as materialized (
+        select q.id, q.source_id, q.updated_at
+          from public.upload_queue as q
+          join public.sources as s on s.id = q.source_id
+         where reactor.lease_has_expired(q.status, q.lease_expires_at)
+           and q.retry_count >= q.max_retries
+           and (p_ids is null or q.id = any(p_ids))
+           and reactor.lock_usage_row(s.user_id)
+         order by q.id
+         limit p_limit
            for no key update of s skip locked
-           for update of q skip locked
+           for no key update of q skip locked
     ), exhausted as materialized (
         select q.id, q.source_id
           from public.upload_queue as q
@@ -38,14 +51,16 @@ begin
          where reactor.is_due(q.status, q.next_retry_at)
            and q.retry_count >= q.max_retries
            and (p_ids is null or q.id = any(p_ids))
+           and reactor.lock_usage_row(s.user_id)
          order by q.id
          limit p_limit
            for no key update of s skip locked
-           for update of q skip locked
+           for no key update of q skip locked
     ), abandoned as materialized (
-        select l.id, l.source_id, case when l.retry_count >= l.max_retries then 'dead' else 'failed' end as status,
-               true as was_leased, l.updated_at as claimed_at
-          from leased as l
+        select l.id, null::uuid as source_id, 'failed' as status, true as was_leased, l.updated_at as claimed_at
+          from lost as l
+        union all
+        select l.id, l.source_id, 'dead', true, l.updated_at from lost_last as l
         union all
         select e.id, e.source_id, 'dead', false, null from exhausted as e
          limit p_limit
@@ -73,11 +88,14 @@ begin
            set storage_status = 'failed'
           from abandoned as a
          where s.id = a.source_id and a.status = 'dead' and s.storage_status = 'pending'
+        returning s.id
     )
     select r.id, case r.status when 'dead' then 'dead' else 'retry' end, r.error_code, r.traceparent, r.retry_count,
            r.claim_count, r.bucket, r.byte_size, date_part('epoch', r.created_at),
            date_part('epoch', r.claimed_at), date_part('epoch', r.updated_at), r.user_id
-      from rescued as r;
+      from rescued as r
+     where case when (select count(*) from rescued) = (select count(*) from abandoned) then true
+                else reactor.raise_unchanged('upload_queue') is null end;
 end $$;
 
 revoke all on function reactor.rescue_uploads(uuid[], int) from public;

@@ -56,6 +56,17 @@ comment on table reactor.deleted_interpretation is
     'Numbers of counted runs whose rows were deleted. A recount of usage includes them.';
 create index deleted_interpretation_of_user on reactor.deleted_interpretation (user_id, billing_month);
 
+-- The arguments of reactor.settle_uploads() for one attempt.
+create type reactor.ended_attempt as (
+    id uuid,
+    token uuid,
+    verdict text,
+    delay_s float8,
+    code text,
+    message text,
+    url text
+);
+
 create table reactor.audit_log (
     id uuid primary key,
     at timestamptz not null default clock_timestamp(),

@@ -103,7 +103,7 @@ async def _floor(url: str, ids: list[str]) -> float:
         rows = await (await conn.execute(CLAIM_UPLOADS, claim, binary=True)).fetchall()
         count = len(rows)
         nothing = [None] * count
-        outcomes = (["stored"] * count, [0.0] * count, nothing, nothing, ["none://bench"] * count)
+        outcomes = (["stored"] * count, [0.0] * count, nothing, nothing, ["none://bench"] * count, _BATCH, count)
         settle = ([row[1] for row in rows], [token] * count, *outcomes)
         settled = await (await conn.execute(SETTLE_UPLOADS, settle, binary=True)).fetchall()
         assert len(settled) == len(ids[first : first + _BATCH])

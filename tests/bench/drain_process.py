@@ -12,7 +12,8 @@ from loguru import logger
 from reactor.app import Reactor
 from reactor.cli.process import tune_garbage_collector
 from reactor.core.events import AttemptsSettled, Event, UploadsClaimed
-from reactor.postgres.upload_queue import ClaimedUploads, UploadQueue
+from reactor.postgres.upload_answers import NOTHING_HELD, ClaimedUploads, Held
+from reactor.postgres.upload_queue import UploadQueue
 from reactor.storage.stores.base import ObjectStore
 
 from .own_process import Figures, print_figures
@@ -24,11 +25,11 @@ def drain_all(url: str, spool: Path, store: ObjectStore, uploads: int) -> Figure
     began, ended, claims, settled = 0.0, 0.0, 0, 0
     claim = UploadQueue.claim
 
-    async def beginning(self: UploadQueue, rows: Sequence[int]) -> ClaimedUploads:
+    async def beginning(self: UploadQueue, rows: Sequence[int], held: Held = NOTHING_HELD) -> ClaimedUploads:
         nonlocal began
         if len(rows):  # the first claim names no rows: it only prepares the statement
             began = began or time.monotonic()
-        return await claim(self, rows)
+        return await claim(self, rows, held)
 
     def on_event(event: Event) -> None:
         nonlocal ended, claims, settled

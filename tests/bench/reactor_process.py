@@ -19,7 +19,8 @@ from loguru import logger
 from reactor.app import Reactor
 from reactor.cli.process import tune_garbage_collector
 from reactor.core.events import AttemptsSettled, Event
-from reactor.postgres.upload_queue import ClaimedUploads, UploadQueue
+from reactor.postgres.upload_answers import NOTHING_HELD, ClaimedUploads, Held
+from reactor.postgres.upload_queue import UploadQueue
 
 from .own_process import print_figures
 from .server import NoStore, settings
@@ -73,8 +74,8 @@ async def _run(url: str, spool: Path) -> None:
     counted = {"claims": 0, "empty": 0, "settled": 0}
     claim = UploadQueue.claim
 
-    async def counting(self: UploadQueue, rows: Sequence[int]) -> ClaimedUploads:
-        claimed = await claim(self, rows)
+    async def counting(self: UploadQueue, rows: Sequence[int], held: Held = NOTHING_HELD) -> ClaimedUploads:
+        claimed = await claim(self, rows, held)
         counted["claims"] += 1
         counted["empty"] += not claimed.uploads
         return claimed

@@ -5,6 +5,7 @@ from anyio import Event, fail_after
 from support.manual_clock import idle_event
 from support.worker_harness import LEASE_S, WorkerHarness, opened, signals
 
+from reactor.core.errors import DatabaseRefused, DatabaseUnavailable
 from reactor.core.events import DatabaseLost
 from reactor.core.model import Verdict
 from reactor.engine import completer
@@ -126,3 +127,94 @@ async def test_released_rows_are_tracked_on_request(worker_harness: WorkerHarnes
             await worker_harness.arm([during])
         await worker_harness.arm([after])
         assert [row in released for row in (before, during, after)] == [False, True, False]
+
+
+# settlements that other sessions hold up
+
+
+async def test_a_busy_outcome_is_settled_soon_after_the_lock_is_released(worker_harness: WorkerHarness) -> None:
+    reaction = worker_harness.reaction
+    [row] = signals(1)
+    reaction.locked = {row.row_id}
+    async with worker_harness.running():
+        await worker_harness.arm([row])
+        for _ in range(100):
+            await worker_harness.advance(0.05)
+        assert 25 <= len(reaction.busy) <= 100  # backoff: every 120 ms in the end
+        assert worker_harness.worker.is_claimed(row)
+        reaction.locked = set()
+        await worker_harness.advance(0.12)
+        assert reaction.settled == [(row, Verdict.STORED)]
+        assert worker_harness.worker.is_idle
+        assert reaction.cleaned_up == [row]
+
+
+async def test_a_busy_outcome_holds_up_no_other_user(worker_harness: WorkerHarness) -> None:
+    reaction = worker_harness.reaction
+    [locked], others = signals(1, tenant=1), signals(3, tenant=2)
+    reaction.locked = {locked.row_id}
+    async with worker_harness.running():
+        await worker_harness.arm([locked, *others])
+        assert {signal for signal, _ in reaction.settled} == set(others)
+
+
+async def test_more_busy_outcomes_than_one_batch_are_all_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completer, "_SETTLE_DELAY_S", 0.0)
+    harness = WorkerHarness(concurrency=2_000, per_tenant=2_000)
+    rows = signals(completer.BATCH + 100)
+    harness.reaction.locked = {row.row_id for row in rows}
+    async with harness.running():
+        await harness.arm(rows)
+        await harness.advance(0.02)
+        harness.reaction.locked = set()
+        for _ in range(20):
+            await harness.advance(0.1)
+        assert len(harness.reaction.settled) == len(rows)
+
+
+async def test_a_batch_that_fails_because_of_its_rows_is_split_and_the_others_are_settled(
+    worker_harness: WorkerHarness,
+) -> None:
+    """A trigger of the app may sleep until the time limit, or raise what the database's functions don't catch."""
+    reaction = worker_harness.reaction
+    slow, refused, *others = rows = [signals(1, tenant=tenant)[0] for tenant in range(4)]
+    reaction.fails_settlement = {
+        slow.row_id: DatabaseUnavailable("canceling statement due to statement timeout", is_busy=True),
+        refused.row_id: DatabaseRefused("no"),
+    }
+    async with worker_harness.running():
+        await worker_harness.arm(rows)
+        for _ in range(10):
+            await worker_harness.advance(0.1)
+        assert {signal for signal, _ in reaction.settled} == set(others)
+        reaction.fails_settlement = {}
+        for _ in range(10):
+            await worker_harness.advance(0.1)
+        assert {signal for signal, _ in reaction.settled} == set(rows)
+        assert worker_harness.worker.is_idle
+
+
+async def test_a_worker_that_is_closed_leaves_busy_outcomes_to_their_leases(worker_harness: WorkerHarness) -> None:
+    [row] = signals(1)
+    worker_harness.reaction.locked = {row.row_id}
+    async with worker_harness.running():
+        await worker_harness.arm([row])
+        worker_harness.worker.close()
+        for _ in range(10):
+            await worker_harness.advance(0.1)
+        assert worker_harness.worker.ended.is_set()
+        assert worker_harness.reaction.settled == []
+
+
+async def test_a_lock_that_is_released_during_the_shutdown_costs_no_attempt(worker_harness: WorkerHarness) -> None:
+    [row] = signals(1)
+    worker_harness.reaction.locked = {row.row_id}
+    async with worker_harness.running():
+        await worker_harness.arm([row])
+        worker_harness.worker.close()
+        await worker_harness.advance(0.2)
+        assert not worker_harness.worker.ended.is_set()
+        worker_harness.reaction.locked = set()
+        await worker_harness.advance(0.12)
+        assert worker_harness.reaction.settled == [(row, Verdict.STORED)]
+        assert worker_harness.worker.ended.is_set()

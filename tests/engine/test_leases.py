@@ -76,17 +76,60 @@ async def test_a_lease_is_counted_from_before_its_extension_was_sent(worker_harn
         assert worker_harness.reaction.cancelled == [row]
 
 
-async def test_the_lease_of_an_attempt_that_has_ended_is_not_extended(worker_harness: WorkerHarness) -> None:
-    """The settlement compares the lease token, so an outcome that waits to be settled needs no extended lease."""
+async def test_the_lease_of_an_outcome_is_extended_until_it_is_settled(worker_harness: WorkerHarness) -> None:
+    """Otherwise another reactor would store the upload again, while another session's lock holds up the settlement."""
     [row] = signals(1)
-    worker_harness.reaction.may_settle = Event()
+    worker_harness.reaction.locked = {row.row_id}
     async with worker_harness.running():
         await worker_harness.arm([row])
+        worker_harness.reaction.locked = set()
+        worker_harness.reaction.may_settle = Event()
         await worker_harness.advance(LEASE_S / 3)
-        assert worker_harness.reaction.extended == []
+        assert worker_harness.reaction.extended == [{row.row_id}]
         worker_harness.reaction.may_settle.set()
         await idle_event()
         assert worker_harness.reaction.settled == [(row, Verdict.STORED)]
+        await worker_harness.advance(LEASE_S)
+        assert worker_harness.reaction.extended == [{row.row_id}]
+
+
+async def test_a_locked_row_keeps_its_attempt_and_is_extended_again_soon(worker_harness: WorkerHarness) -> None:
+    """Its lease can't be extended, but no other reactor can claim the row either."""
+    locked, free = signals(2)
+    worker_harness.reaction.may_act = Event()
+    async with worker_harness.running():
+        await worker_harness.arm([locked, free])
+        worker_harness.reaction.locked = {locked.row_id}
+        await worker_harness.advance(LEASE_S / 3)
+        for _ in range(40):
+            await worker_harness.advance(1.0)
+        attempts = worker_harness.reaction.attempts
+        assert attempts[locked.row_id].lease_until < worker_harness.clock.now() < attempts[free.row_id].lease_until
+        assert worker_harness.reaction.cancelled == []
+        assert worker_harness.reaction.extended.count({locked.row_id}) >= 30
+        worker_harness.reaction.locked = set()
+        await worker_harness.advance(1.0)
+        assert attempts[locked.row_id].lease_until > worker_harness.clock.now() + LEASE_S / 2
+        worker_harness.reaction.may_act.set()
+        await idle_event()
+        assert len(worker_harness.reaction.verdicts(Verdict.STORED)) == 2
+
+
+async def test_a_row_that_was_taken_over_after_its_lock_is_cut_short_within_a_second(
+    worker_harness: WorkerHarness,
+) -> None:
+    [row] = signals(1)
+    worker_harness.reaction.may_act = Event()
+    async with worker_harness.running():
+        await worker_harness.arm([row])
+        worker_harness.reaction.locked = {row.row_id}
+        for _ in range(4):
+            await worker_harness.advance(LEASE_S / 3)
+        worker_harness.reaction.locked, worker_harness.reaction.taken_over = set(), {row.row_id}
+        worker_harness.reaction.not_ours = {row.row_id}
+        await worker_harness.advance(1.0)
+        assert worker_harness.reaction.cancelled == [row]
+        assert worker_harness.reaction.settled == []
 
 
 async def test_an_attempt_is_cut_short_at_its_deadline_and_not_before() -> None:

@@ -16,8 +16,9 @@ from reactor.core.events import AttemptSettled, LeaseLost
 from reactor.core.model import Outcome, Signal, Verdict
 from reactor.postgres.connection import DedicatedConnection, QueryRunner
 from reactor.postgres.upload_queue import UploadQueue
+from reactor.reactions.upload_attempt import UploadAttempt
 from reactor.reactions.upload_failures import UploadFailures
-from reactor.reactions.uploads import FailedUploads, UploadAttempt, put
+from reactor.reactions.uploads import FailedUploads, put
 from reactor.runtime.thread_pool import ThreadPool
 from reactor.storage.spool import Spool
 from reactor.storage.stores.local import LocalStore
@@ -78,10 +79,13 @@ async def test_an_open_breaker_admits_no_attempt_and_then_one_probe_at_a_time(tm
 
 
 @pytest.mark.parametrize(("lease_left_s", "kind"), [(1.0, AttemptSettled), (-1.0, LeaseLost)])
-async def test_a_stored_upload_is_confirmed_only_if_the_attempt_ended_within_its_lease(
+async def test_a_stored_upload_is_confirmed_only_within_its_lease(
     app: App, tmp_path: Path, lease_left_s: float, kind: type[AttemptSettled | LeaseLost]
 ) -> None:
-    """After the lease has expired, another reactor may have stored and counted the upload."""
+    """After the lease, another reactor may have stored the upload and counted it: only its file may be removed.
+
+    The attempt ended within its lease in both cases. In the second, the reactor was stopped before it settled.
+    """
     [queued] = app.queue_uploads()
     clock, recorder = ManualClock(), Recorder()
     database = DedicatedConnection(app.url)
@@ -90,16 +94,21 @@ async def test_a_stored_upload_is_confirmed_only_if_the_attempt_ended_within_its
         queue = UploadQueue(database, claims=database, lease_s=30.0)
         [upload] = (await queue.claim([queued.id.int])).uploads
         outcome = Outcome(Verdict.STORED, storage_url="file:///store/a")
-        await queue.settle([(upload, outcome)])  # deletes the row, like a settlement by another reactor
+        await queue.settle([(upload, outcome)], trusted=1)  # deletes the row, as a settlement of any reactor would
         attempt = UploadAttempt(
             signal=Signal("uploads", upload.id.int, 1),
             tenant=1,
             upload=upload,
             trail=upload.trail(),
-            lease_until=100.0 + lease_left_s,
+            lease_until=clock.now() + lease_left_s,
         )
-        attempt.began, attempt.ended, attempt.result = 99.0, 100.0, ("file:///store/a", None)
+        attempt.began, attempt.ended, attempt.result = (
+            clock.now() - 3.0,
+            clock.now() - 2.0,
+            ("file:///store/a", (1, 2, 3)),
+        )
         await reaction.settle([(attempt, outcome)])
     finally:
         await database.close()
     assert [type(event) for event in recorder.events] == [kind]
+    assert attempt.stored_file == (1, 2, 3)

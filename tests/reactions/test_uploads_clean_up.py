@@ -17,8 +17,9 @@ from reactor.core.breakers import Breakers
 from reactor.core.model import Signal
 from reactor.postgres.connection import DedicatedConnection
 from reactor.postgres.upload_queue import UploadQueue
+from reactor.reactions.upload_attempt import UploadAttempt
 from reactor.reactions.upload_failures import UploadFailures
-from reactor.reactions.uploads import FailedUploads, UploadAttempt, put
+from reactor.reactions.uploads import FailedUploads, put
 from reactor.runtime.thread_pool import ThreadPool
 from reactor.storage.spool import Identity, Spool
 from reactor.storage.stores.local import LocalStore

@@ -202,14 +202,37 @@ def test_exhausted_uploads_are_returned_and_do_not_prevent_other_claims(rows: Ro
     }
 
 
-def test_a_locked_row_is_skipped_and_returned_with_a_later_time(rows: Rows, migrated_url: str) -> None:
+def test_uploads_in_held_buckets_and_spools_are_not_claimed(rows: Rows) -> None:
+    bucket, spool, fine = rows.upload(bucket="gone"), rows.upload(spool="unmounted"), rows.upload()
+    not_yet = rows.upload(bucket="gone", next_retry_at=rows.at(60))
+    exhausted = rows.upload(bucket="gone", retry_count=5, max_retries=5)
+    token = uuid4()
+    repeated = rows.upload(bucket="gone", status="uploading", lease_token=token, lease_expires_at=rows.at(60))
+    ids = [bucket, spool, fine, not_yet, exhausted, repeated]
+    answers = rows.all(statements.CLAIM_UPLOADS_EXCEPT, (ids, token, "1 minute", ["gone"], ["unmounted"]))
+    states = {row.id: row.state for row in answers}
+    assert states == {
+        bucket: "held",
+        spool: "held",
+        fine: "claimed",
+        not_yet: "waiting",
+        exhausted: "exhausted",
+        repeated: "claimed",
+    }
+    assert {(row.bucket, row.spool) for row in answers if row.state == "held"} == {
+        ("gone", "default"),
+        ("bucket", "unmounted"),
+    }
+    assert rows.upload_row(bucket).retry_count == rows.upload_row(spool).retry_count == 0
+
+
+def test_a_locked_row_is_skipped_and_returned_as_locked(rows: Rows, migrated_url: str) -> None:
     locked, free = rows.upload(), rows.upload()
     with rows_of(migrated_url) as other, other.conn.transaction():
         other.one("select id from public.upload_queue where id = %s for update", (locked,))
         answers = rows.claim([locked, free], lease_s=20)
-    assert answers[free].state == "claimed"
-    assert answers[locked].state == "waiting"
-    assert answers[locked].due_at == pytest.approx(rows.at(20).timestamp(), abs=3)
+    assert {upload: answers[upload].state for upload in answers} == {locked: "locked", free: "claimed"}
+    assert rows.upload_row(locked).retry_count == 0
     assert rows.claim([locked])[locked].state == "claimed"
 
 

@@ -133,7 +133,7 @@ def test_a_settlement_reads_a_few_pages_for_each_upload(rows: Rows, verdict: str
     with rows.conn.transaction():
         held = some(rows, "select id from public.upload_queue where status = 'uploading'", 50)
         rows.run("update public.upload_queue set lease_token = %s where id = any(%s)", (token, held))
-        arguments = (held, [token] * 50, [verdict] * 50, [30.0] * 50, [None] * 50, [None] * 50, [None] * 50)
+        arguments = (held, [token] * 50, [verdict] * 50, [30.0] * 50, [None] * 50, [None] * 50, [None] * 50, 500, 50)
         pages, scanned = cost(rows, statements.SETTLE_UPLOADS, arguments)
         assert scanned == 0
         assert pages <= 60 * 50

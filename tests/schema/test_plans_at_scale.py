@@ -198,7 +198,7 @@ def test_a_settlement_looks_each_row_up(conn: psycopg.Connection[Any], verdict: 
     held = _some(conn, HELD, count)
     conn.execute("update public.upload_queue set lease_token = %s where id = any(%s)", (token, held))
     nothing = [None] * count
-    arguments = (held, [token] * count, [verdict] * count, [30.0] * count, nothing, nothing, nothing)
+    arguments = (held, [token] * count, [verdict] * count, [30.0] * count, nothing, nothing, nothing, 500, count)
     seen = explained(conn, statements.SETTLE_UPLOADS, arguments)
     assert seen.scanned == set()
     assert seen.thrown_away <= 2 * count  # comparing each attempt with each lease would discard 250 000 rows

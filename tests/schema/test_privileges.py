@@ -232,9 +232,10 @@ def test_a_revoked_right_to_read_is_reported(rows: Rows, table: str) -> None:
 @pytest.mark.parametrize(
     "function",
     [
-        "claim_uploads(uuid[], uuid, interval)",
+        "claim_uploads(uuid[], uuid, interval, text[], text[])",
         "extend_leases(uuid[], uuid[], interval)",
-        "settle_uploads(uuid[], uuid[], text[], float8[], text[], text[], text[])",
+        "settle_uploads(uuid[], uuid[], text[], float8[], text[], text[], text[], int, int)",
+        "refuse_upload(uuid, uuid, text, text)",
         "confirm_stored(uuid[], uuid[], text[])",
         "rescue_uploads(uuid[], int)",
         "sweep_uploads(interval, int, int)",

@@ -105,6 +105,7 @@ def test_an_upload_is_skipped_while_its_row_or_its_source_is_locked(rows: Rows, 
 def test_a_source_is_locked_before_its_queue_row(rows: Rows, migrated_url: str) -> None:
     """A rescue that skips an upload because its source is locked must not lock the queue row."""
     upload = abandoned(rows)
+    rows.run("update public.upload_queue set max_retries = retry_count")
     source = rows.upload_row(upload).source_id
     with rows_of(migrated_url) as app, rows_of(migrated_url) as third, app.conn.transaction():
         app.run("select from public.sources where id = %s for update", (source,))

@@ -104,6 +104,8 @@ class Upload:
                 ["STORAGE_REJECTED"],
                 ["no"],
                 ["file:///b/o"],
+                500,
+                1,
             )
             self._rows.all(statements.SETTLE_UPLOADS, arguments)
         elif verb is UploadVerb.CLAIM:

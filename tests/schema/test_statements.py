@@ -9,10 +9,10 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from reactor.postgres import runs, statements, upload_queue
+from reactor.postgres import runs, statements, upload_answers, upload_queue
 
 NAMES = sorted(name for name in vars(statements) if name.isupper())
-COUNT = 25
+COUNT = 27
 """The number of statements. The columns of a new statement must be added below."""
 
 
@@ -20,16 +20,18 @@ class Wide(int):
     """Stands for the type bigint."""
 
 
-TYPE_OF_CLASS = {Wide: "int8", float: "float8", int: "int4", str: "text", UUID: "uuid"}
+TYPE_OF_CLASS = {Wide: "int8", float: "float8", int: "int4", str: "text", bool: "bool", UUID: "uuid"}
 
 SWEPT = {"id": UUID, "tenant": int, "due_at": float, "changed_at": float}
 
 READS = {
     # the field `token` has no column: its value is the caller's parameter
-    "CLAIM_UPLOADS": {"state": str, **get_type_hints(upload_queue.Upload), "byte_size": Wide},
-    "EXTEND_LEASES": {"id": UUID},
+    "CLAIM_UPLOADS": {"state": str, **get_type_hints(upload_answers.Upload), "byte_size": Wide},
+    "CLAIM_UPLOADS_EXCEPT": {"state": str, **get_type_hints(upload_answers.Upload), "byte_size": Wide},
+    "EXTEND_LEASES": {"id": UUID, "extended": bool},
     "CONFIRM_STORED": {"id": UUID},
-    "SETTLE_UPLOADS": {"id": UUID, **get_type_hints(upload_queue.Settled)},
+    "SETTLE_UPLOADS": {"id": UUID, "state": str, **get_type_hints(upload_answers.Settled), "message": str},
+    "REFUSE_UPLOAD": {"state": str, "message": str, "refused_at": float},
     "RESCUE_UPLOADS": get_type_hints(upload_queue.Rescue) | {"byte_size": Wide},
     "SWEEP_UPLOADS": SWEPT,
     "EXPIRE_RUNS": get_type_hints(runs.Expiry),
@@ -38,7 +40,9 @@ READS = {
 """The expected columns of statements whose rows become objects in reactor/postgres/upload_queue.py or runs.py."""
 
 ANSWERS = sorted(
-    name for name in NAMES if name.endswith(("_UPLOAD", "_INTERPRETATION", "_USAGE")) and name != "REPAIR_USAGE"
+    name
+    for name in NAMES
+    if name not in READS and name.endswith(("_UPLOAD", "_INTERPRETATION", "_USAGE")) and name != "REPAIR_USAGE"
 )
 """The statements of the SQL API. Each returns one jsonb."""
 

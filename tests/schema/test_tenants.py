@@ -142,13 +142,15 @@ def attempts(of: Tenant) -> dict[str, list[dict[str, Any]]]:
 
 def functions(rows: Rows, schema: str) -> list[Any]:
     """Return name, signature and argument types of each function, and whether it is a trigger function."""
-    return rows.all(
-        "select p.proname as name, p.oid::regprocedure::text as signature,"
-        "       array(select format_type(t, null) from unnest(p.proargtypes) as t) as types,"
-        "       p.prorettype = 'trigger'::regtype as of_trigger"
-        "  from pg_proc as p where p.pronamespace = %s::regnamespace order by 1",
-        (schema,),
-    )
+    with rows.conn.transaction():
+        rows.run("set local search_path = pg_catalog")  # then the names of the reactor's own types have their schema
+        return rows.all(
+            "select p.proname as name, p.oid::regprocedure::text as signature,"
+            "       array(select format_type(t, null) from unnest(p.proargtypes) as t) as types,"
+            "       p.prorettype = 'trigger'::regtype as of_trigger"
+            "  from pg_proc as p where p.pronamespace = %s::regnamespace order by 1",
+            (schema,),
+        )
 
 
 def test_each_function_of_the_api_is_tried_here_and_there_are_no_others(rows: Rows, bob: Tenant) -> None:

@@ -5,7 +5,9 @@ I1 no upload is lost; I2 effects happen exactly once; I3 a reactor that lost a l
 object before the upload's row and spooled file are deleted; I5 attempts are bounded and never early; I6 no user
 exceeds the limit; I7 reservations equal the pending bytes; I8 reconciliation finds what notifications missed; I9 each
 reconnection is followed by a sweep; I10 a healthy run is never failed; I11 a stale run is always failed; I12 a run that
-was failed is never completed; I19 no timer fires early; I20 a stopped reactor leaves nothing claimed.
+was failed is never completed; I19 no timer fires early; I20 a stopped reactor leaves nothing claimed;
+I21 a locked row holds up only its upload, and costs no attempt; I22 a refused upload is dead, and only that one;
+I23 a refusal of everybody makes no upload dead.
 """
 
 from collections import defaultdict
@@ -15,7 +17,7 @@ from uuid import UUID
 
 from reactor.core.events import Event, TimerFired
 from reactor.postgres import statements
-from reactor.postgres.upload_queue import Upload
+from reactor.postgres.upload_answers import Upload
 from simulation.database import Database
 from simulation.loop import Node, VirtualLoop
 from simulation.tables import STORAGE_LIMIT_BYTES, UploadRow, Usage
@@ -24,6 +26,8 @@ _STOPS_WITHIN_S = 1.0
 """Seconds within which a reactor must end a put after a lost lease, and stop claiming after a request to stop."""
 
 _NAMES = {statement: name for name, statement in vars(statements).items() if isinstance(statement, str)}
+
+_CLAIMS = {statements.CLAIM_UPLOADS, statements.CLAIM_UPLOADS_EXCEPT}
 
 
 class Checks:
@@ -55,6 +59,8 @@ class Checks:
         self._place: dict[UUID, tuple[str, str, str]] = {}
         self._putting: dict[UUID, dict[UUID, tuple[Node, bool]]] = defaultdict(dict)
         self._lease_lost_at: dict[tuple[Node, UUID, UUID], float] = {}
+        self._refused_as_shared: set[UUID] = set()
+        """Tokens of the attempts that the store refused as if for everybody, before their last retry."""
 
     def watch(self, db: Database) -> None:
         self.db = db
@@ -82,21 +88,21 @@ class Checks:
         self.log(node.name, f"→ {_NAMES[statement]}")
         if statement in {statements.SWEEP_UPLOADS, statements.SWEEP_RUNS}:
             self.swept_at[node, statement] = self._loop.time()
-        if statement == statements.CLAIM_UPLOADS and self.faults_stopped and node in self.closing_at:
+        if statement in _CLAIMS and self.faults_stopped and node in self.closing_at:
             late_s = self._loop.time() - self.closing_at[node]
             if late_s > _STOPS_WITHIN_S:
                 self.add_violation(f"I20: {node.name} claims {late_s:.1f} s after it was asked to stop")
 
     def on_commit(self, node: Node, statement: str, parameters: Sequence[Any], rows: Sequence[Any]) -> None:
         """Check a call that the server has just committed."""
-        if statement == statements.CLAIM_UPLOADS:
+        if statement in _CLAIMS:
             for row in rows:
                 if row.state == "claimed":
                     self._last_token[row.id] = parameters[1]
                     self._place[row.id] = (row.bucket, row.object_path, row.content_hash)
                     self._check_claim(row)
         elif statement == statements.SETTLE_UPLOADS:
-            settled = {row.id for row in rows}
+            settled = {row.id for row in rows if row.state == "settled"}
             for upload, token, verdict in zip(*parameters[:3], strict=True):
                 if upload in settled:
                     self._check_settled(node, upload, token, verdict)
@@ -114,7 +120,14 @@ class Checks:
         if is_new and row.due_at > self.db.now() + 1e-6:
             self.add_violation(f"I5: {row.id} was claimed {row.due_at - self.db.now():.3f} s before it was due")
 
+    def on_shared_refusal(self, upload: Upload) -> None:
+        """Record that the store refuses an attempt as it refuses all others now."""
+        if upload.attempt < upload.max_retries:  # a last attempt may be an outlier (core/breakers.py)
+            self._refused_as_shared.add(upload.token)
+
     def _check_settled(self, node: Node, upload: UUID, token: UUID, verdict: str) -> None:
+        if verdict == "dead" and token in self._refused_as_shared:
+            self.add_violation(f"I23: {upload} is dead because the store refused everybody")
         self.log("database", f"settled {str(upload)[:8]} {verdict} for {node.name}")
         if self._last_token[upload] != token:
             self.add_violation(f"I3: {upload} was settled with a token that isn't its last claim's")

@@ -26,8 +26,10 @@ class Database(UploadCalls):
         """Run a statement of reactor/postgres/statements.py as one transaction; return its rows."""
         calls: dict[str, Any] = {
             statements.CLAIM_UPLOADS: self.claim,
+            statements.CLAIM_UPLOADS_EXCEPT: self.claim,
             statements.EXTEND_LEASES: self.extend,
             statements.SETTLE_UPLOADS: self.settle,
+            statements.REFUSE_UPLOAD: self.refuse_upload,
             statements.CONFIRM_STORED: self.confirm_stored,
             statements.RESCUE_UPLOADS: self.rescue,
             statements.SWEEP_UPLOADS: self.sweep_uploads,
@@ -51,11 +53,11 @@ class Database(UploadCalls):
             if run.status != "running" or due_at is None:
                 continue
             if due_at > now:
-                answers.append((run.id, max(due_at, now + _SOON_S), None, None, None, None))
+                answers.append((run.id, max(due_at, now + _SOON_S), None, None, None, None, None))
                 continue
             is_timeout = run.timeout_at is not None and run.timeout_at <= now
             self._end(run, "failed", "INTERPRETATION_TIMEOUT" if is_timeout else "INTERPRETATION_HEARTBEAT_LOST")
-            answers.append((run.id, None, run.error_code, now - due_at, run.traceparent, now))
+            answers.append((run.id, None, run.error_code, now - due_at, run.traceparent, now, run.user_id))
         return answers
 
     def sweep_runs(self, horizon: timedelta, patience: timedelta, limit: int) -> list[tuple[UUID, int, float, float]]:

@@ -51,12 +51,18 @@ class Faults:
     restarted: float = 0.0
     server_restarted: float = 0.0
     store_down: float = 0.0
+    credentials_expire: float = 0.0
+    """The store refuses every put as if the credentials had expired."""
     clock_stepped: float = 0.0
     """The clock of the database's host jumps."""
 
     # the workload
     poison: float = 0.0
     """At each upload: the upload can't succeed."""
+    locked: float = 0.0
+    """At each upload: another session locks its row, its source or its user's usage for up to 40 s."""
+    refused: float = 0.0
+    """At each upload: a trigger of the app refuses some changes of the upload or its source."""
     operator_acts: float = 0.0
     """Per second: an operator retries, cancels or purges uploads, or fails a run.
 
@@ -93,8 +99,11 @@ _WORST = {
     "restarted": 0.03,
     "server_restarted": 0.03,
     "store_down": 0.02,
+    "credentials_expire": 0.02,
     "clock_stepped": 0.02,
     "poison": 0.2,
+    "locked": 0.3,
+    "refused": 0.2,
     "operator_acts": 0.1,
 }
 

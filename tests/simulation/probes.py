@@ -146,6 +146,45 @@ async def a_put_takes_long(sim: Simulation) -> None:
     sim.storage.put_s = (0.01, 0.2)
 
 
+async def rows_are_locked(sim: Simulation) -> None:
+    """I21: only the upload whose rows are locked waits, costs no attempt, and is stored soon after the release."""
+    db = sim.server.db
+    locked = sim.workload.queue_upload()
+    source = db.sources[db.uploads[locked].source_id]
+    key = sim.rng.choice([locked, source.id, source.user_id])
+    db.locked.add(key)
+    others = [sim.workload.queue_upload() for _ in range(5)]
+    free = [i for i in others if db.uploads[i].user_id != source.user_id or key != source.user_id]
+    for upload in free:
+        await _stored_within(sim, upload, 1.0, "another upload was locked")
+    await sleep(sim.rng.uniform(0.1, 2.0 * sim.settings.lease_s))
+    if locked in sim.checks.stored:
+        sim.checks.add_violation(f"I21: {locked} was stored while its rows were locked")
+    elif db.uploads[locked].retry_count > 1:
+        sim.checks.add_violation(f"I21: a lock cost {locked} {db.uploads[locked].retry_count} attempts")
+    db.locked.discard(key)
+    for upload in (locked, *others):
+        await _stored_within(sim, upload, 1.0, "its lock was released")
+
+
+async def an_upload_is_refused(sim: Simulation) -> None:
+    """I22: an upload that the app refuses is dead with the reason, and all others are stored as usual."""
+    db = sim.server.db
+    uploads = [sim.workload.queue_upload() for _ in range(6)]
+    refused = sim.rng.choice(uploads)
+    if sim.rng.random() < 0.5:
+        db.refused_claims.add(refused)
+    else:
+        db.refused_sources.add(db.uploads[refused].source_id)
+    for upload in uploads:
+        if upload != refused:
+            await _stored_within(sim, upload, 1.0, "another upload was refused")
+    await sleep(1.0)
+    row = db.uploads[refused]
+    if (row.status, row.error_code) != ("dead", "DATABASE_REFUSED"):
+        sim.checks.add_violation(f"I22: the refused {refused} is {row.status} with {row.error_code}")
+
+
 async def _put_ended_within(sim: Simulation, upload: UUID, seconds: float) -> None:
     """Check that no live reactor still puts the upload. A reactor notices a lost lease when it extends its leases."""
     await sleep(seconds)
@@ -177,6 +216,8 @@ _PROBES: list[Callable[[Simulation], Awaitable[None]]] = [
     a_reactor_is_frozen,
     an_operator_intervenes,
     a_put_takes_long,
+    rows_are_locked,
+    an_upload_is_refused,
 ]
 
 

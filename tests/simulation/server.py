@@ -13,7 +13,7 @@ from anyio import CancelScope, sleep
 from anyio.lowlevel import cancel_shielded_checkpoint
 from attrs import define, evolve
 
-from reactor.core.errors import DatabaseUnavailable
+from reactor.core.errors import DatabaseRefused, DatabaseUnavailable
 from reactor.postgres import statements
 from simulation.checks import Checks
 from simulation.database import Database
@@ -36,9 +36,17 @@ _FLUSHED_WITHIN_S = 0.6
 """PostgreSQL flushes an asynchronous commit within three times wal_writer_delay, which is 200 ms."""
 
 _NOT_FLUSHED = frozenset(
-    {statements.CLAIM_UPLOADS, statements.SWEEP_UPLOADS, statements.SWEEP_RUNS, statements.CONFIRM_STORED}
+    {
+        statements.CLAIM_UPLOADS,
+        statements.CLAIM_UPLOADS_EXCEPT,
+        statements.SWEEP_UPLOADS,
+        statements.SWEEP_RUNS,
+        statements.CONFIRM_STORED,
+    }
 )
-"""Statements whose commits flush nothing: CLAIM_UPLOADS commits asynchronously, the other three only read."""
+"""Statements whose commits flush nothing: claims commit asynchronously, the other three only read."""
+
+_CLAIMS = {statements.CLAIM_UPLOADS, statements.CLAIM_UPLOADS_EXCEPT}
 
 
 class _Lost(Exception):
@@ -187,19 +195,11 @@ class Client:
 
         def arrive() -> None:
             forced = server.next_call_fails.pop(statement, None)
-            error: Exception | None = None
-            if not server.is_up or server.happens(server.faults.call_fails_before):
-                error = _Lost("connection refused")
-            elif forced == "before" or server.happens(server.faults.call_is_refused):
-                error = DatabaseUnavailable("canceling statement due to statement timeout")
-            rows = None
+            rows, error = None, self._error_before(forced)
             if error is None:
-                is_durable = statement not in _NOT_FLUSHED
-                rows = server.commit(lambda: self._answer(statement, parameters), is_durable=is_durable)
-                if forced == "after":
-                    error = DatabaseUnavailable("the connection is lost")
-                elif server.happens(server.faults.call_fails_after):
-                    error = _Lost("server closed the connection unexpectedly")
+                rows, error = self._commit(statement, parameters)
+            if error is None:
+                error = self._error_after(forced)
             loop.call_later(server.latency_s(), reply, error, rows, context=NO_NODE)
 
         loop.call_later(server.latency_s(), arrive, context=NO_NODE)
@@ -207,8 +207,30 @@ class Client:
         server.checks.on_answer(self.node, statement, parameters, answered)
         return answered
 
+    def _error_before(self, forced: str | None) -> Exception | None:
+        if not self.server.is_up or self.server.happens(self.server.faults.call_fails_before):
+            return _Lost("connection refused")
+        if forced == "before" or self.server.happens(self.server.faults.call_is_refused):
+            return DatabaseUnavailable("canceling statement due to statement timeout")
+        return None
+
+    def _error_after(self, forced: str | None) -> Exception | None:
+        if forced == "after":
+            return DatabaseUnavailable("the connection is lost")
+        if self.server.happens(self.server.faults.call_fails_after):
+            return _Lost("server closed the connection unexpectedly")
+        return None
+
+    def _commit(self, statement: LiteralString, parameters: Sequence[Any]) -> tuple[list[Any] | None, Exception | None]:
+        """Run a statement; return its rows, or why the app's triggers refuse it."""
+        is_durable = statement not in _NOT_FLUSHED
+        try:
+            return self.server.commit(lambda: self._answer(statement, parameters), is_durable=is_durable), None
+        except DatabaseRefused as refusal:
+            return None, refusal
+
     def _answer(self, statement: LiteralString, parameters: Sequence[Any]) -> list[Any]:
-        if statement == statements.CLAIM_UPLOADS:
+        if statement in _CLAIMS:
             self.server.before_claim(parameters[0])
         rows = self.server.db.answer(statement, parameters)
         self.server.checks.on_commit(self.node, statement, parameters, rows)

@@ -90,6 +90,8 @@ class Simulation:
                     self.server.restart()
                 if self.rng.random() < faults.store_down:
                     tasks.start_soon(self._take_store_down)
+                if self.rng.random() < faults.credentials_expire:
+                    tasks.start_soon(self._let_credentials_expire)
                 if self.rng.random() < faults.clock_stepped:
                     self.server.clock_ahead_s += self.rng.choice([-1, 1]) * self.rng.uniform(0, _LONGEST_STEP_S)
                     self.checks.log("database", f"clock is {self.server.clock_ahead_s:.1f} s ahead")
@@ -118,6 +120,14 @@ class Simulation:
             await sleep(self.rng.choice([2.0, 30.0, 90.0]))
             self.storage.is_down = False
             self.checks.log("store", "is up")
+
+    async def _let_credentials_expire(self) -> None:
+        if not self.storage.refuses_everybody:
+            self.checks.log("store", "refuses everybody")
+            self.storage.refuses_everybody = True
+            await sleep(self.rng.choice([2.0, 30.0, 90.0]))
+            self.storage.refuses_everybody = False
+            self.checks.log("store", "refuses nobody")
 
     async def drain(self) -> None:
         """Stop all faults, and check that everything drains within the limit."""

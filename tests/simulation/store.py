@@ -8,9 +8,9 @@ from anyio import CancelScope, sleep, sleep_forever
 from attrs import Factory, define
 from support.task_executor import TaskExecutor
 
-from reactor.core.errors import ContentMismatch, SpoolFileMissing, StorageRejected, StorageUnavailable
-from reactor.postgres.upload_queue import Upload
-from reactor.reactions.uploads import UploadAttempt
+from reactor.core.errors import ContentMismatch, SpoolFileMissing, StorageRefused, StorageRejected, StorageUnavailable
+from reactor.postgres.upload_answers import Upload
+from reactor.reactions.upload_attempt import UploadAttempt
 from reactor.storage.spool import Identity
 from simulation.checks import Checks
 from simulation.faults import Faults
@@ -33,6 +33,7 @@ class Storage:
     objects: dict[tuple[str, str], str] = Factory(dict)
     """Maps (bucket, key) to the object's content hash."""
     is_down: bool = False
+    refuses_everybody: bool = False
     puts: int = 0
     put_s: tuple[float, float] = (0.01, 0.2)
     hanging: set[UUID] = Factory(set)
@@ -68,8 +69,11 @@ class SimulatedThreads:
             if storage.is_down or storage.happens(faults.store_refuses):
                 retry_after_s = storage.rng.choice([None, None, 1.0, 40.0])
                 raise StorageUnavailable("503 SlowDown", http_status=503, retry_after_s=retry_after_s)
+            if storage.refuses_everybody:
+                storage.checks.on_shared_refusal(upload)
+                raise StorageRefused("400 ExpiredToken", http_status=400, reason="ExpiredToken")
             if upload.bucket == BAD_BUCKET:
-                raise StorageRejected("404 NoSuchBucket", http_status=404)
+                raise StorageRejected("400 InvalidBucketName", http_status=400)
             if storage.happens(faults.store_denies):
                 raise StorageRejected("403 AccessDenied", http_status=403, may_be_shared=True)
             if storage.happens(faults.store_hangs):

@@ -102,6 +102,14 @@ class Tables:
     runs: dict[UUID, RunRow] = Factory(dict)
     usage: dict[UUID, Usage] = Factory(dict)
     instances: dict[UUID, Instance] = Factory(dict)
+    locked: set[UUID] = Factory(set)
+    """Uploads, sources and users whose row of upload_queue, sources or storage_usage another session has locked."""
+    refused_sources: set[UUID] = Factory(set)
+    """Sources that the app's trigger refuses to change."""
+    refused_claims: set[UUID] = Factory(set)
+    """Uploads that the app's trigger refuses to change, except to dead."""
+    refused_changes: set[UUID] = Factory(set)
+    """Uploads that the app's trigger refuses to change at all; they are also in `refused_claims`."""
     sent: list[tuple[str, dict[str, Any] | str]] = Factory(list)
     """(channel, payload) of each notification that the server hasn't sent yet. The server clears the list."""
 

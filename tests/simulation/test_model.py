@@ -166,7 +166,14 @@ class ModelAgainstPostgres(RuleBasedStateMachine):
             [None if verdict == "stored" else "STORAGE_UNAVAILABLE" for verdict in verdicts[:count]],
             [None] * count,
             ["file:///put" if verdict == "stored" else None for verdict in verdicts[:count]],
+            500,
+            count,
         )
+
+    @rule(picks=_PICKS)
+    def refuse_upload(self, picks: list[int]) -> None:
+        for upload in self.pick(self.model.uploads, picks):
+            self.both(statements.REFUSE_UPLOAD, upload, None, "P0001", "no")
 
     @rule(missing=st.integers(0, 2), picks=_PICKS, url=st.sampled_from(["file:///put", "file:///there"]))
     def confirm_stored(self, missing: int, picks: list[int], url: str) -> None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from reactor.core.errors import DatabaseRefused
 from simulation.tables import DAY_S, NEVER_S, QuotaExceeded, Source, Tables, UploadRow
 
 _NO_TRIES = "STORAGE_UPLOAD_FAILED"
@@ -32,12 +33,18 @@ class ClaimAnswer(NamedTuple):
     waited_since: float | None = None
     lost_at: float | None = None
     source_id: UUID | None = None
+    user_id: UUID | None = None
 
 
 class SettleAnswer(NamedTuple):
     id: UUID
+    state: str
     due_at: float | None
-    settled_at: float
+    settled_at: float | None
+    message: str | None = None
+
+
+_REFUSAL = "the app refuses it"
 
 
 RepairAnswer = namedtuple("RepairAnswer", ["kind", "count"])  # noqa: PYI024  # mypy refuses `count` in a NamedTuple
@@ -48,23 +55,42 @@ class UploadCalls(Tables):
 
     # the reactor
 
-    def claim(self, ids: Collection[UUID], token: UUID, lease: timedelta) -> list[ClaimAnswer]:
+    def claim(
+        self,
+        ids: Collection[UUID],
+        token: UUID,
+        lease: timedelta,
+        held_buckets: Collection[str] = (),
+        held_spools: Collection[str] = (),
+    ) -> list[ClaimAnswer]:
         now = self.now()
-        rows = sorted((self.uploads[i] for i in set(ids) if i in self.uploads), key=lambda row: row.id)
+
+        def is_held(row: UploadRow) -> bool:
+            return row.bucket in held_buckets or row.spool in held_spools
+
+        found = sorted((self.uploads[i] for i in set(ids) if i in self.uploads), key=lambda row: row.id)
+        rows = [row for row in found if row.id not in self.locked and (row.lease_token == token or not is_held(row))]
+        if any(row.id in self.refused_claims and self._is_claimable(row, token) for row in rows):
+            raise DatabaseRefused(_REFUSAL, sqlstate="P0001")
         claimed = [answer for row in rows if (answer := self._claim(row, token, lease)) is not None]
-        others = [row for row in rows if row.status in {"failed", "uploading"} and row.lease_token != token]
+        others = [row for row in found if row.status in {"failed", "uploading"} and row.lease_token != token]
         for row in others:
             free_at = row.next_retry_at if row.status == "failed" else row.lease_expires_at or 0.0
-            is_spent = row.retry_count >= row.max_retries and free_at <= now
-            due_at = now + lease.total_seconds() if free_at <= now else min(free_at, NEVER_S)
-            claimed.append(ClaimAnswer("exhausted" if is_spent else "waiting", row.id, due_at))
+            is_spent = row.retry_count >= row.max_retries
+            due = "exhausted" if is_spent else "held" if is_held(row) else "locked"
+            state = "waiting" if free_at > now else due
+            claimed.append(ClaimAnswer(state, row.id, min(free_at, NEVER_S), bucket=row.bucket, spool=row.spool))
         return claimed
+
+    def _is_claimable(self, row: UploadRow, token: UUID) -> bool:
+        was_leased = row.status == "uploading"
+        free_at = (row.lease_expires_at or 0.0) if was_leased else row.next_retry_at
+        is_free = row.status in {"failed", "uploading"} and free_at <= self.now() and row.retry_count < row.max_retries
+        return is_free or (was_leased and row.lease_token == token)
 
     def _claim(self, row: UploadRow, token: UUID, lease: timedelta) -> ClaimAnswer | None:
         now, is_repeated, was_leased = self.now(), row.lease_token == token, row.status == "uploading"
-        is_free = (row.lease_expires_at or 0.0) <= now if was_leased else row.next_retry_at <= now
-        is_claimable = row.status in {"failed", "uploading"} and is_free and row.retry_count < row.max_retries
-        if not (is_claimable or (was_leased and is_repeated)):
+        if not self._is_claimable(row, token):
             return None
         changed_at, leased_until = row.updated_at, row.lease_expires_at
         is_taken_over = was_leased and not is_repeated
@@ -95,21 +121,24 @@ class UploadCalls(Tables):
             waited_since=None if is_repeated else leased_until if was_leased else changed_at,
             lost_at=changed_at if is_taken_over and row.claim_count > 1 else None,
             source_id=row.source_id,
+            user_id=row.user_id,
         )
 
-    def extend(self, ids: Sequence[UUID], tokens: Sequence[UUID], lease: timedelta) -> list[tuple[UUID]]:
+    def extend(self, ids: Sequence[UUID], tokens: Sequence[UUID], lease: timedelta) -> list[tuple[UUID, bool]]:
         held = [row for i, token in zip(ids, tokens, strict=True) if (row := self._held(i, token)) is not None]
         for row in held:
-            row.lease_expires_at = self.now() + lease.total_seconds()
-        return [(row.id,) for row in held]
+            if row.id not in self.locked:
+                row.lease_expires_at = self.now() + lease.total_seconds()
+        return [(row.id, row.id not in self.locked) for row in held]
 
     def _held(self, upload: UUID, token: UUID) -> UploadRow | None:
         """Return the row if `token` holds its lease, else None."""
         row = self.uploads.get(upload)
         return row if row is not None and row.status == "uploading" and row.lease_token == token else None
 
-    def settle(self, *columns: Sequence[Any]) -> list[SettleAnswer]:
+    def settle(self, *arguments: Any) -> list[SettleAnswer]:
         """Settle attempts. Columns: upload, token, verdict, seconds until the next attempt, code, message, URL."""
+        columns = arguments[:7]
         now, answers, changes = self.now(), [], []
         stored: dict[UUID, str] = {}
         dead: set[UUID] = set()
@@ -117,10 +146,17 @@ class UploadCalls(Tables):
             row = self._held(upload, token)
             if row is None:
                 continue
+            if self._is_locked(row) if verdict in {"stored", "dead"} else row.id in self.locked:
+                answers.append(SettleAnswer(row.id, "busy", None, None))
+                continue
+            if verdict in {"stored", "dead"} and row.source_id in self.refused_sources:
+                self._bury_refused(row)
+                answers.append(SettleAnswer(row.id, "refused", None, now, _REFUSAL))
+                continue
             if verdict == "stored":
                 stored[row.source_id] = max(url, stored.get(row.source_id, ""))
                 del self.uploads[row.id]
-                answers.append(SettleAnswer(row.id, None, now))
+                answers.append(SettleAnswer(row.id, "settled", None, now))
                 continue
             if verdict == "dead":
                 dead.add(row.source_id)
@@ -131,7 +167,8 @@ class UploadCalls(Tables):
             row.next_retry_at = round(now + delay_s, 6)
             row.error_code = code or row.error_code
             _release(row, now)
-            answers.append(SettleAnswer(row.id, row.next_retry_at if row.status == "failed" else None, now))
+            due_at = row.next_retry_at if row.status == "failed" else None
+            answers.append(SettleAnswer(row.id, "settled", due_at, now))
         for source_id in stored.keys() | dead:
             source = self.sources[source_id]
             if source_id in stored:
@@ -141,6 +178,36 @@ class UploadCalls(Tables):
                 self.write_source(source, "failed", settles=True)
         self.notify_uploads_updated(changes)
         return answers
+
+    def _is_locked(self, row: UploadRow) -> bool:
+        return not self.locked.isdisjoint({row.id, row.source_id, self.sources[row.source_id].user_id})
+
+    def _bury_refused(self, row: UploadRow) -> None:
+        """Mark an upload as dead; its source stays as it is, because the app refuses changes of the source."""
+        row.status, row.error_code = "dead", "DATABASE_REFUSED"
+        row.errors += 1
+        _release(row, self.now())
+
+    def refuse_upload(
+        self, upload: UUID, token: UUID | None, sqlstate: str, message: str
+    ) -> list[tuple[str, str, float]]:
+        assert token is None
+        message = f"{message} (SQLSTATE {sqlstate})"
+        row, now = self.uploads.get(upload), self.now()
+        is_leased = row is not None and row.status == "uploading"
+        if row is None or row.status not in {"failed", "uploading"}:
+            return [("gone", message, now)]
+        if ((row.lease_expires_at or 0.0) if is_leased else row.next_retry_at) > now:
+            return [("gone", message, now)]
+        if upload in self.locked:
+            return [("busy", message, now)]
+        if upload in self.refused_changes:
+            return [("stuck", message, now)]
+        self._bury_refused(row)
+        source = self.sources[row.source_id]
+        if source.id not in self.refused_sources and source.storage_status == "pending":
+            self.write_source(source, "failed")
+        return [("refused", message, now)]
 
     def confirm_stored(self, ids: Sequence[UUID], sources: Sequence[UUID], urls: Sequence[str]) -> list[tuple[UUID]]:
         confirmed = []
@@ -154,6 +221,9 @@ class UploadCalls(Tables):
     def rescue(self, ids: Collection[UUID] | None, limit: int) -> list[tuple[Any, ...]]:
         now, answers, changes = self.now(), [], []
         rows = sorted((r for r in self.uploads.values() if ids is None or r.id in ids), key=lambda row: row.id)
+        if any(r.id in self.refused_claims for r in rows if self._is_claimable(r, r.id)):
+            raise DatabaseRefused(_REFUSAL, sqlstate="P0001")
+        rows = [r for r in rows if not (self._is_locked(r) if _is_exhausted(r) else r.id in self.locked)]
         leased = [r for r in rows if r.status == "uploading" and (r.lease_expires_at or 0.0) <= now][:limit]
         spent = [r for r in rows if r.status == "failed" and _is_exhausted(r) and r.next_retry_at <= now][:limit]
         for row in (leased + spent)[:limit]:
@@ -171,7 +241,16 @@ class UploadCalls(Tables):
             verdict = "dead" if row.status == "dead" else "retry"
             whence = (row.bucket, row.byte_size, row.created_at, claimed_at if was_leased else None, now)
             answers.append(
-                (row.id, verdict, row.error_code, row.traceparent, row.retry_count, row.claim_count, *whence)
+                (
+                    row.id,
+                    verdict,
+                    row.error_code,
+                    row.traceparent,
+                    row.retry_count,
+                    row.claim_count,
+                    *whence,
+                    row.user_id,
+                )
             )
         self.notify_uploads_updated(changes)
         return answers

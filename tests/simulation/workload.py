@@ -8,7 +8,7 @@ from anyio import create_task_group, sleep
 
 from simulation.checks import Checks
 from simulation.faults import Faults
-from simulation.server import Server
+from simulation.server import NO_NODE, Server
 from simulation.store import BAD_BUCKET, Storage
 
 _SIZE_BYTES = 100
@@ -41,9 +41,39 @@ class Workload:
             db.fail_upload(source, bucket, content, path, f"00-{content}-{content[:16]}-01", max_retries, upload)
 
         self._server.commit(write)
+        self._disturb(upload, source)
         self._checks.queued.add(upload)
         self._checks.log("app", f"queues {str(upload)[:8]} {poison}".rstrip())
         return upload
+
+    def _disturb(self, upload: UUID, source: UUID) -> None:
+        """At random, lock rows of an upload for a while, or let the app's triggers refuse changes of them."""
+        db, faults = self._server.db, self._faults
+        if self._server.happens(faults.locked):
+            key = self._rng.choice([upload, source, db.sources[source].user_id])
+            db.locked.add(key)
+            seconds = self._rng.choice([0.1, 1.0, 5.0, 40.0])
+            self._server.loop.call_later(seconds, db.locked.discard, key, context=NO_NODE)
+        if self._server.happens(faults.refused):
+            self._rng.choice(
+                [
+                    partial(db.refused_sources.add, source),
+                    partial(db.refused_claims.add, upload),
+                    partial(self.refuse_all_changes, upload, self._rng.choice([1.0, 20.0])),
+                ]
+            )()
+
+    def refuse_all_changes(self, upload: UUID, seconds: float) -> None:
+        """Let the app refuse every change of an upload's row for a while."""
+        db = self._server.db
+        db.refused_claims.add(upload)
+        db.refused_changes.add(upload)
+
+        def allow() -> None:
+            db.refused_claims.discard(upload)
+            db.refused_changes.discard(upload)
+
+        self._server.loop.call_later(seconds, allow, context=NO_NODE)
 
     def begin_run(self, *, timeout_s: float, patience_s: float | None) -> UUID:
         """Begin a run of a stored source."""

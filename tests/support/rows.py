@@ -131,10 +131,28 @@ class Rows:
 
         Returns the next due time of each settled upload by id; None if the upload isn't due again.
         """
+        answers = self.settlement(attempts, delay_s=delay_s, code=code, message=message, url=url)
+        return {row.id: row.due_at for row in answers.values() if row.state == "settled"}
+
+    def settlement(
+        self,
+        attempts: Sequence[tuple[UUID, UUID, str]],
+        *,
+        delay_s: float = 30,
+        code: str | None = None,
+        message: str | None = None,
+        url: str | None = None,
+        size: int = 500,
+        trusted: int | None = None,
+    ) -> dict[UUID, Any]:
+        """Settle a batch of (upload, token, verdict); return the answer for each upload by id."""
         count = len(attempts)
         ids, tokens, verdicts = (list(column) for column in zip(*attempts, strict=True))
-        arguments = (ids, tokens, verdicts, [delay_s] * count, [code] * count, [message] * count, [url] * count)
-        return {row.id: row.due_at for row in self.all(statements.SETTLE_UPLOADS, arguments)}
+        outcomes = (verdicts, [delay_s] * count, [code] * count, [message] * count, [url] * count)
+        arguments = (ids, tokens, *outcomes, size, count if trusted is None else trusted)
+        answers = self.all(statements.SETTLE_UPLOADS, arguments)
+        assert len({row.id for row in answers}) == len(answers)
+        return {row.id: row for row in answers}
 
     def confirm(self, settled: Sequence[tuple[UUID, UUID, str]]) -> set[UUID]:
         """Return the uploads among these (upload, source, URL) that have left the queue as stored."""
@@ -142,8 +160,13 @@ class Rows:
         return {row[0] for row in self.all(statements.CONFIRM_STORED, (ids, sources, urls))}
 
     def extend(self, ids: Sequence[UUID], tokens: Sequence[UUID], *, lease_s: float = 30) -> set[UUID]:
+        """Return the ids of the uploads whose leases were extended."""
+        return {i for i, is_extended in self.extension(ids, tokens, lease_s=lease_s).items() if is_extended}
+
+    def extension(self, ids: Sequence[UUID], tokens: Sequence[UUID], *, lease_s: float = 30) -> dict[UUID, bool]:
+        """Extend leases; return for each upload that is still claimed whether its lease was extended."""
         arguments = (list(ids), list(tokens), timedelta(seconds=lease_s))
-        return {row[0] for row in self.all(statements.EXTEND_LEASES, arguments)}
+        return {row.id: row.extended for row in self.all(statements.EXTEND_LEASES, arguments)}
 
     def rescue(self, ids: Sequence[UUID] | None = None, limit: int = 1000) -> dict[UUID, str]:
         arguments = (None if ids is None else list(ids), limit)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from reactor.postgres.upload_queue import Upload
+from reactor.postgres.upload_answers import Upload
 from reactor.runtime.executor import Job
 from reactor.storage.spool import Spool, SpooledFile
 

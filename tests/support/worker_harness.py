@@ -10,14 +10,15 @@ from uuid import UUID, uuid4
 from anyio import Event, create_task_group
 from anyio.lowlevel import checkpoint
 
-from reactor.core.errors import DatabaseRefused, DatabaseUnavailable
+from reactor.core.errors import DatabaseFailure, DatabaseRefused, DatabaseUnavailable
 from reactor.core.model import Due, Outcome, Signal, Verdict
 from reactor.engine.requests import ReconcileRequests
 from reactor.engine.schedule import ReadyQueue, Schedule
 from reactor.engine.worker import AttemptWorker
 from reactor.postgres.call_health import CallHealth
 from reactor.postgres.notification import Hint
-from reactor.reactions.base import Attempt, AttemptReaction, ClaimResult, Sweep
+from reactor.postgres.upload_answers import Extension
+from reactor.reactions.base import Attempt, AttemptReaction, ClaimResult, SettleResult, Sweep
 from support.manual_clock import ManualClock, idle_event
 from support.recorder import Recorder
 from support.task_executor import TaskExecutor
@@ -72,6 +73,12 @@ class InMemoryRows(AttemptReaction[Attempt]):
         """Maps a row to the event that its attempt waits for; other attempts wait for `may_act`."""
         self.settlements = 0
         self.has_settled = Event()
+        self.locked: set[UUID] = set()
+        """Rows that another session has locked."""
+        self.busy: list[Signal] = []
+        """Each row whose settlement found it locked."""
+        self.fails_settlement: dict[UUID, DatabaseFailure] = {}
+        """Maps a row to the error of a settlement that contains it."""
         self.cleaned_up: list[Signal] = []
 
     def due_at(self, hint: Hint) -> float | None:
@@ -146,28 +153,36 @@ class InMemoryRows(AttemptReaction[Attempt]):
     def hand_back(self, attempt: Attempt) -> Outcome:  # noqa: ARG002  # the outcome is the same for all
         return DEFERRED
 
-    async def settle(self, ended: Sequence[tuple[Attempt, Outcome]]) -> Sequence[Due]:
+    async def settle(self, ended: Sequence[tuple[Attempt, Outcome]]) -> SettleResult[Attempt]:
         await self.may_settle.wait()
         self._check("settle")
+        for attempt, _ in ended:
+            if failure := self.fails_settlement.get(attempt.signal.row_id):
+                raise failure
+        busy = [attempt for attempt, _ in ended if attempt.signal.row_id in self.locked]
+        self.busy += [attempt.signal for attempt in busy]
+        ended = [each for each in ended if each[0] not in busy]
         self.settled += [(attempt.signal, outcome.verdict) for attempt, outcome in ended]
         self.settlements += 1
-        self.has_settled.set()
-        return [
+        if ended:
+            self.has_settled.set()
+        later = [
             Due(attempt.signal, self.clock.database_now() + outcome.delay_s)
             for attempt, outcome in ended
             if outcome.verdict is Verdict.RETRY
         ]
+        return SettleResult(later=later, busy=busy)
 
     async def clean_up(self, settled: Sequence[Attempt]) -> None:
         await self.may_clean_up.wait()
         self.cleaned_up += [attempt.signal for attempt in settled]
 
-    async def extend(self, held: Sequence[Attempt]) -> set[UUID]:
+    async def extend(self, held: Sequence[Attempt]) -> Extension:
         self._check("extend")
         ids = {attempt.signal.row_id for attempt in held}
         self._refuse(self.refuses_extend, ids)
         self.extended.append(ids)
-        return ids - self.taken_over
+        return Extension(ids - self.taken_over - self.locked, (ids - self.taken_over) & self.locked)
 
     def _check(self, call: str) -> None:
         if call in self.down:
