@@ -4,64 +4,34 @@ settings = load(os.environ)
 await Reactor(settings).run()
 """
 
-import os
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from anyio import CancelScope, Event, create_task_group, to_thread
-from attrs import frozen
 from loguru import logger
 
 from reactor import __version__
 from reactor.core import events
 from reactor.core.errors import ConfigInvalid, DatabaseFailure, DatabaseUnavailable, StorageRefused, StorageUnavailable
 from reactor.core.events import Emit
-from reactor.core.settings import Settings, answers_host
+from reactor.core.settings import Settings
 from reactor.engine.changes import Changes
-from reactor.engine.readiness import Readiness
-from reactor.postgres.connection import ConnectionPool, DedicatedConnection
-from reactor.postgres.listener import Listener
+from reactor.parts import Parts, build_parts
+from reactor.postgres.connection import DedicatedConnection
 from reactor.postgres.migrate import check_schema
-from reactor.postgres.presence import Presence
-from reactor.postgres.status import StatusQuery
-from reactor.reactions.upload_attempt import UploadAttempt
-from reactor.reactions.uploads import put
-from reactor.runtime.clock import Clock
-from reactor.runtime.thread_pool import ThreadPool
-from reactor.storage.spool import Spool
-from reactor.storage.spool_probe import check_spools, least_free_bytes
-from reactor.storage.stores import open_store
+from reactor.storage.spool_probe import least_free_bytes
 from reactor.storage.stores.base import ObjectStore
-from reactor.telemetry.dispatcher import Dispatcher
 from reactor.telemetry.listener import logged
 from reactor.web.app import WebApp
-from reactor.web.recent import RecentActivity
 from reactor.web.server import WebServer
-from reactor.wiring import Ports, wire_engine, wire_listen, wire_presence
+from reactor.wiring import wire_engine, wire_listen
 
 if TYPE_CHECKING:
     from reactor.engine.supervisor import Engine
 
-_CONNECTIONS = 3
 _DRAIN_HORIZON_S = 1.0
-
-
-@frozen(kw_only=True)
-class _Parts:
-    """The parts of a running reactor, without its engine and its web pages."""
-
-    store: ObjectStore
-    database: ConnectionPool
-    claims: DedicatedConnection
-    executor: ThreadPool[UploadAttempt]
-    ports: Ports
-    presence: Presence
-    readiness: Readiness
-    recent: RecentActivity
-    status: StatusQuery
-    dispatcher: Dispatcher
 
 
 class Reactor:
@@ -75,10 +45,9 @@ class Reactor:
         self._stop = Event()
         self._has_begun = False
         self._has_started = Event()
-        self._parts: _Parts | None = None
+        self._parts: Parts | None = None
         self._engine: Engine | None = None
         self._web: WebApp | None = None
-        self._figures: dict[str, Any] = {}
         self.skipped: Sequence[str] = ()
         """What `drain` couldn't do, one line each, with the reason."""
         self.http_url = ""
@@ -94,11 +63,14 @@ class Reactor:
         return self._stop.is_set()
 
     def not_ready(self) -> list[str]:
-        """Return why the reactor is not ready, one line each; empty when it is ready."""
+        """Return why the reactor is not ready, one line each, the causes first; empty when it is ready."""
         if self._parts is None:
             return ["starting"]
+        return self._parts.faults.explain(self._reasons())
+
+    def _reasons(self) -> list[str]:
         ending = ["shutting down"] if self._stop.is_set() else []
-        return ending + self._parts.readiness.reasons()
+        return ending + self._running_parts().readiness.reasons()
 
     async def wait_ready(self, *, ready: bool = True) -> None:
         """Wait until the reactor is ready (listening, reconciled, database answers); with `ready=False`: not ready."""
@@ -117,8 +89,8 @@ class Reactor:
             await self._engine.reconcile.request_and_wait()
 
     async def status(self) -> dict[str, Any]:
-        """Return the database's figures of uploads, runs, reactors and usage, and the users closest to a limit."""
-        return await self._running_parts().status.ask_with_users()
+        """Return the database's figures, and the users closest to a limit. Raises DatabaseUnavailable in an outage."""
+        return await self._running_parts().status.ask()
 
     async def metrics(self) -> bytes:
         """Return the metrics as Prometheus text. The database's figures may be seconds old, or missing."""
@@ -141,9 +113,8 @@ class Reactor:
             summary_connection = DedicatedConnection(self.settings.database_url or "")
             stack.push_async_callback(summary_connection.close)
             listening = stack.enter_context(WebServer.bind(self.settings.http_host, self.settings.http_port))
-            emit = parts.dispatcher
             engine = self._engine = wire_engine(
-                parts.ports, self.settings, horizon_s=self.settings.wheel_horizon_s, emit=emit
+                parts.ports, self.settings, horizon_s=self.settings.wheel_horizon_s, emit=parts.dispatcher
             )
             web = self._web = WebApp(
                 self.settings,
@@ -153,38 +124,30 @@ class Reactor:
                 recent=parts.recent,
                 spool_free_bytes=partial(least_free_bytes, self.settings.spools),
                 spans_lost=parts.dispatcher.spans_lost,
-                not_ready=self.not_ready,
-                timers_by_due=engine.schedule.timers_by_due,
-                request_reconcile=engine.requests.request_pass,
-                port=listening.getsockname()[1],
-            )
-            server = WebServer(
-                listening,
-                is_answered=partial(
-                    answers_host, http_host=self.settings.http_host, http_hosts=self.settings.http_hosts
-                ),
+                instance=str(parts.presence.instance),
+                faults=parts.faults,
+                reasons=self._reasons,
                 not_ready=self.not_ready,
                 metrics=self.metrics,
-                status=self.status,
-                routes=web.routes,
-                guard=web.guard,
-                error_handlers=web.error_handlers,
+                status=parts.status,
+                timers_by_due=engine.schedule.timers_by_due,
+                request_reconcile=engine.requests.request_pass,
+                listening=listening,
             )
-            self.http_url = server.url
+            self.http_url = web.url
             parts.presence.port = listening.getsockname()[1]
             await parts.presence.report("starting", with_canary=False)
-            listen = wire_listen(parts.ports, engine, parts.presence, emit=emit)
-            background_tasks = [listen.run, engine.reconcile.run, parts.recent.run, web.run]
+            listen = wire_listen(parts.ports, engine, parts.presence, emit=parts.dispatcher)
+            background_tasks = [listen.run, engine.reconcile.run, parts.recent.run, web.update_pages]
             if parts.dispatcher.pushes:
                 background_tasks.append(parts.status.keep_fresh)
             self._has_started.set()
             async with create_task_group() as tasks:
-                tasks.start_soon(server.serve)
+                tasks.start_soon(web.serve)
                 await engine.run_until(self._stop, background_tasks, grace_s=self.settings.shutdown_grace_s)
                 with suppress(DatabaseFailure):  # then other reactors notice when the last report expires
                     await parts.presence.deregister()
                 web.close()
-                server.close()
 
     async def drain(self) -> None:
         """Run reconciliation passes without listening, until no due row is left in the database.
@@ -213,11 +176,22 @@ class Reactor:
             await parts.presence.deregister()
 
     @asynccontextmanager
-    async def _opened(self, changes: Changes | None = None) -> AsyncIterator[_Parts]:
+    async def _opened(self, changes: Changes | None = None) -> AsyncIterator[Parts]:
         """Open and check the store, the spools and the database before any row is claimed."""
         if self.settings.database_url is None:
             raise ConfigInvalid("REACTOR_DATABASE_URL isn't set: set it to the database's URL")
-        parts = self._parts = self._build(self.settings.database_url, changes)
+        subscribers = [] if changes is None else [changes.subscriptions()]
+        if self._listener is not None:
+            subscribers.append(dict.fromkeys(events.EVENT_TYPES, logged(self._listener)))
+        parts = self._parts = build_parts(
+            self.settings,
+            self.settings.database_url,
+            version=__version__,
+            store=self._store,
+            subscribers=subscribers,
+            timers=self._count_timers,
+            on_status=self._on_status,
+        )
         try:
             try:
                 await to_thread.run_sync(parts.store.check)
@@ -234,78 +208,14 @@ class Reactor:
                 await to_thread.run_sync(parts.store.close)
                 await parts.dispatcher.close()
 
-    def _build(self, database_url: str, changes: Changes | None) -> _Parts:
-        settings, clock = self.settings, Clock()
-        check_spools(settings.spools)
-        spool = Spool(settings.spools)
-        store = self._store or open_store(
-            settings.store_url,
-            concurrency=settings.upload_concurrency,
-            addressing=settings.s3_addressing,
-            checksum=settings.s3_checksum,
-            sse=settings.s3_sse,
-        )
-        database = ConnectionPool(database_url, size=_CONNECTIONS)
-        # a claim's commit needn't wait for the disk, because the settlement's commit makes both durable
-        # (schema/README.md, decision 12)
-        claims = DedicatedConnection(database_url, waits_for_disk=False)
-        executor = ThreadPool(
-            partial(put, spool, store),
-            settings.upload_concurrency,
-            per_tenant=settings.uploads_per_user,
-            name="reactor-put",
-        )
-        ports = Ports(
-            clock=clock,
-            database=database,
-            claims=claims,
-            source=Listener(settings.listen_url or database_url),
-            executor=executor,
-            spool=spool,
-            run_in_thread=executor.run,
-            store_name=store.name,
-        )
-        readiness = Readiness(ports.health, clock)
-        recent = RecentActivity(clock)
-        status = StatusQuery(
-            database, clock, heartbeat_timeout_s=settings.heartbeat_timeout_s, on_result=self._on_status
-        )
-        subscribers = [readiness.subscriptions(), recent.subscriptions()]
-        if changes is not None:
-            subscribers.append(changes.subscriptions())
-        if self._listener is not None:
-            subscribers.append(dict.fromkeys(events.EVENT_TYPES, logged(self._listener)))
-        dispatcher = Dispatcher(
-            __version__,
-            os.environ,
-            timers=self._count_timers,
-            spool_free_bytes=partial(least_free_bytes, settings.spools),
-            status=lambda: self._figures,
-            store_name=store.name,
-            subscribers=subscribers,
-        )
-        return _Parts(
-            store=store,
-            database=database,
-            claims=claims,
-            executor=executor,
-            ports=ports,
-            presence=wire_presence(ports, version=__version__, emit=dispatcher),
-            readiness=readiness,
-            recent=recent,
-            status=status,
-            dispatcher=dispatcher,
-        )
-
     def _on_status(self, figures: dict[str, Any]) -> None:
-        self._figures = figures
         if self._web is not None:
-            self._web.live.record_status(figures)
+            self._web.record_status(figures)
 
     def _count_timers(self) -> int:
         return 0 if self._engine is None else len(self._engine.schedule)
 
-    def _running_parts(self) -> _Parts:
+    def _running_parts(self) -> Parts:
         if self._parts is None:
             raise DatabaseUnavailable("the reactor has not opened its database yet")
         return self._parts

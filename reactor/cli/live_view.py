@@ -10,7 +10,9 @@ from rich.table import Table
 
 from reactor.cli.output import PrintableTable
 from reactor.cli.status_table import add_common_rows, add_stale_runs
-from reactor.core.health import TIME_LEFT_LABELS, Process, count_text, duration_text, headline, troubles
+from reactor.core.counted import counted
+from reactor.core.durations import duration_text
+from reactor.core.health import TIME_LEFT_LABELS, count_text, headline, troubles
 from reactor.core.settings import Settings
 
 _TIMEOUT_S = 0.5
@@ -34,7 +36,7 @@ class LiveView:
         uploads, runs, cap = summary["uploads"], summary["runs"], int(summary["cap"])
         self._due.append(int(uploads["due"]))
         self._waiting.append(int(uploads["failed"]))
-        found = troubles(summary, None if live is None else _process(live))
+        found = troubles(summary, None) if live is None else live["troubles"]
         table = PrintableTable.grid(padding=(0, 2))
         table.add_row("state", headline(found), style="bold green" if not found else "bold red")
         for trouble in found:
@@ -62,10 +64,9 @@ class LiveView:
     def live_reactor(self, summary: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the live API's response; None if no reactor responds, or if the reactor uses another database."""
         live = _fetch_live(self._settings)
-        if not isinstance(live, dict) or not isinstance(live.get("database"), dict):
+        if not isinstance(live, dict) or not isinstance(live.get("process"), dict) or "troubles" not in live:
             return None
-        its_reactors = {each["id"] for each in live["database"].get("reactors", ())}
-        return live if its_reactors & {each["id"] for each in summary["reactors"]} else None
+        return live if live["process"].get("instance") in {each["id"] for each in summary["reactors"]} else None
 
 
 def _fetch_live(settings: Settings) -> Any:
@@ -92,19 +93,11 @@ def sparkline(figures: Iterable[int]) -> str:
     return "  " + "".join(_BLOCKS[-(-value * (len(_BLOCKS) - 1) // highest)] for value in values)
 
 
-def _process(live: Mapping[str, Any]) -> Process | None:
-    """Return the state that the reactor reports; None if the reactor has another version with other fields."""
-    try:
-        return Process(**live["process"])
-    except (KeyError, TypeError):
-        return None
-
-
 def _add_live_figures(table: Table, live: Mapping[str, Any]) -> None:
     reaction, reconcile, wheel = live["reaction_s"], live["reconcile"], live["wheel"]
     if reaction["p50"] is not None:
         figures = f"p50 {1000 * reaction['p50']:,.1f} ms, p95 {1000 * reaction['p95']:,.1f} ms"
-        table.add_row("reaction", f"{figures} ({reaction['count']:,} attempts)")
+        table.add_row("reaction", f"{figures} ({counted(reaction['count'], 'attempt')})")
     counts: Sequence[int] = wheel["about"]
     table.add_row("timer wheel", f"{sum(counts):,} within {duration_text(wheel['span_s'])}{sparkline(counts)}")
     if reconcile["ago_s"] is not None:

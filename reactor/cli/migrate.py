@@ -5,6 +5,7 @@ import click
 from reactor.cli.context import database_url, load_settings
 from reactor.cli.output import as_json, print_json, print_table
 from reactor.cli.terminal import print_text, say
+from reactor.core.counted import counted
 from reactor.postgres.migrate import migrate as apply
 from reactor.postgres.migrate import plan, schema_files
 
@@ -39,4 +40,7 @@ def migrate(*, status: bool, print_sql: bool, as_json: bool) -> None:
     if as_json:
         print_json({"applied": applied})
     else:
-        say(f"{len(applied)} files applied" if applied else "nothing to do: the schema is up to date", err=True)
+        say(
+            f"{counted(len(applied), 'file')} applied" if applied else "nothing to do: the schema is up to date",
+            err=True,
+        )

@@ -10,6 +10,7 @@ from attrs import fields
 from reactor.cli.context import database_url, load_settings
 from reactor.cli.output import as_json, format_value, print_json
 from reactor.cli.terminal import say
+from reactor.core.counted import counted
 from reactor.postgres.admin import inspecting
 from reactor.postgres.results import Usage
 
@@ -64,7 +65,7 @@ def recalculate(users: Sequence[UUID], *, all_users: bool, as_json: bool) -> Non
         for each in answer:
             say(f"{each['user_id']} {'was wrong and is corrected' if each['changed'] else 'was correct'}")
     elif changed := answer["changed"]:
-        say(f"the usage of {changed} users was wrong and is corrected")
+        say(f"the usage of {counted(changed, 'user')} was wrong and is corrected")
     else:
         say("the usage of every user was correct")
 

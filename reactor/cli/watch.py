@@ -70,15 +70,15 @@ def follow(readings: Iterator[Reading], draw: Draw | None) -> None:
 
 
 def _redraw(out: Console, first: Status, readings: Iterator[Reading], draw: Draw) -> None:
-    """Draw each reading in place of the previous one. During an outage, show its duration below the last reading."""
+    """Draw each reading in place of the previous one. During an outage, show it above the last reading."""
     latest, outage_from = draw(first), None
     with Live(latest, console=out, auto_refresh=False) as live:
         for reading in readings:
             if isinstance(reading, ReactorError):
                 outage_from = outage_from or time.monotonic()
                 duration = format_duration(round(time.monotonic() - outage_from))
-                message = f"the database has not answered for {duration}: {reading}; trying again"
-                live.update(Group(latest, Text(printable(message), style="red")), refresh=True)
+                message = f"The database does not answer: {reading} (for {duration}). The figures below are old."
+                live.update(Group(Text(printable(message), style="bold red"), latest), refresh=True)
             else:
                 latest, outage_from = draw(reading), None
                 live.update(latest, refresh=True)

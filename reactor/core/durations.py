@@ -7,6 +7,9 @@ from typing import Final
 _SECONDS: Final = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 """Seconds per unit, longest first. A duration has each unit at most once, in this order."""
 
+_HOUR_S: Final = 3_600
+_DAY_S: Final = 86_400
+
 _NUMBER: Final = r"[0-9]+(?:\.[0-9]+)?"
 _PARTS: Final = re.compile("".join(rf"(?:({_NUMBER}){unit})?" for unit in _SECONDS))
 _PLAIN: Final = re.compile(_NUMBER)
@@ -38,3 +41,10 @@ def format_duration(seconds: float) -> str:
         if count:
             parts.append(f"{count}{unit}")
     return "".join(parts) or "0s"
+
+
+def duration_text(seconds: float | str | None) -> str:
+    """Return a duration for people: in seconds below an hour, in minutes below a day, else in hours, rounded down."""
+    total = max(0, int(float(seconds or 0)))
+    unit = 1 if total < _HOUR_S else 60 if total < _DAY_S else _HOUR_S
+    return format_duration(total - total % unit)

@@ -5,7 +5,7 @@ help, the HTTP status and the next step.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from reactor.core.error_codes import CATALOGUE, ErrorCode
 from reactor.core.printable import printable
@@ -141,6 +141,10 @@ class InterpretationFailed(Refused, code="INTERPRETATION_FAILED"):
 
 class DatabaseFailure(ReactorError):
     """A call to the database failed: `DatabaseUnavailable`, `DatabaseForbidden` or `DatabaseRefused`."""
+
+
+TAKES_NO_WRITES: Final = "the server takes no writes"
+"""Begins the reason of a call that failed because the server is a standby or read-only."""
 
 
 class DatabaseUnavailable(DatabaseFailure, Unavailable, code="DATABASE_UNAVAILABLE"):

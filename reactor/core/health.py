@@ -7,11 +7,15 @@ reactor.live_summary() returns, and from a `Process`, which is None if no reacto
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from reactor.core.breakers import OpenBreaker
-from reactor.core.durations import format_duration
-from reactor.core.refusal import Scope
+from reactor.core.counted import counted
+from reactor.core.durations import duration_text
+from reactor.core.errors import TAKES_NO_WRITES
+from reactor.core.fleet import fleet_troubles, running
+from reactor.core.process import Fault, Process
+from reactor.core.refusal import Guard, Scope
 
 OVERDUE_FROM_S: Final = 60.0
 """Uploads that have been due for longer than this are reported."""
@@ -25,20 +29,22 @@ SPANS_LOST_WITHIN_S: Final = 600.0
 FREE_BELOW_BYTES: Final = 1 << 30
 """A spool with less free space than this is reported."""
 
-SEEN_WITHIN_S: Final = 20.0
-"""A reactor runs if it has reported its presence within this time. Reactors report every 13 s.
-Source: schema/functions/lib_reactors.sql."""
-
-GONE_SHOWN_S: Final = 600.0
-"""A reactor that has stopped reporting is reported for this long."""
-
 QUEUE_FULL_FROM: Final = 0.5
 """The usage of the server's notification queue (0 to 1) at which the SQL functions stop sending notifications.
 Source: schema/functions/lib_send_hints.sql and worker_report_presence.sql."""
 
 NOT_LISTENING: Final = "not listening"
 POLLED: Final = "polling: notifications don't arrive"
-"""Reasons in `Process.not_ready` that `troubles` skips, because `Process.mode` says the same."""
+NOT_RECONCILED: Final = "not reconciled yet"
+_CONSEQUENCES: Final = (POLLED, NOT_LISTENING, NOT_RECONCILED)
+"""Reasons for not being ready that may have a cause, in the order in which /readyz lists them."""
+
+_SHUTTING_DOWN: Final = "shutting down"
+_REFUSAL_BEGINS: Final = tuple(f"The {kind} " for kind in Guard)
+"""Beginnings of `shared_refusal`."""
+
+_SHOWN_FROM_S: Final = 2.0
+"""A call to a database that answers is reported when it has failed for this long. One failure is no trouble."""
 
 TIME_LEFT_LABELS: Final[Mapping[str, str]] = {
     "within_1m": "up to 1 min",
@@ -49,67 +55,50 @@ TIME_LEFT_LABELS: Final[Mapping[str, str]] = {
 }
 """Labels of the time that runs have left. reactor.live_summary() counts the runs under these keys."""
 
-_HOUR_S: Final = 3_600
-_DAY_S: Final = 86_400
-
-
-@frozen(kw_only=True)
-class Process:
-    """The state of one reactor."""
-
-    mode: str
-    """'starting', 'listening' or 'polling'."""
-
-    mode_for_s: float
-    """Seconds for which the reactor has been in this mode."""
-
-    not_ready: Sequence[str]
-    """Why the reactor is not ready, one line per reason."""
-
-    open_breakers: Sequence[tuple[OpenBreaker, float]]
-    """The stores, buckets and spools with an open circuit breaker, each with the seconds since it opened."""
-
-    refused: Mapping[str, tuple[int, str]]
-    """Maps each reaction with rows that the database refuses to their number and the database's message."""
-
-    lag_s: float
-    """The delay of timers in the last minutes, 95th percentile."""
-
-    spool_free_bytes: int | None
-    """Free space of the spool with the least free space; None when unknown."""
-
-    spans_lost: int = 0
-    """Number of spans that the collector has not received since the start."""
-
-    spans_lost_ago_s: float = 0.0
-    """Seconds since the last span was lost."""
-
 
 def count_text(count: int, cap: int) -> str:
     """Return a count for people: "more than" the cap for a count above `cap`, where counting stopped."""
     return f"more than {cap:,}" if count > cap else f"{count:,}"
 
 
-def duration_text(seconds: float | str | None) -> str:
-    """Return a duration for people: in seconds below an hour, in minutes below a day, else in hours, rounded down."""
-    total = max(0, int(float(seconds or 0)))
-    unit = 1 if total < _HOUR_S else 60 if total < _DAY_S else _HOUR_S
-    return format_duration(total - total % unit)
-
-
 def troubles(database: Mapping[str, Any] | None, process: Process | None) -> list[str]:
-    """Return a sentence for each thing that is wrong: first about the reactors, then about uploads and runs.
+    """Return a sentence for each thing that is wrong, causes first. What a stated cause explains is left out.
 
     `database` is reactor.live_summary(); None when the database does not answer.
     """
+    found = _of_database(database, process)
+    if process is not None:
+        found += [_of_breaker(opened, open_for_s) for opened, open_for_s in process.open_breakers]
+        found += _of_process(process)
     if database is None:
-        reasons = [] if process is None else process.not_ready
-        cause = next((f" ({reason})" for reason in reasons if reason not in {NOT_LISTENING, POLLED}), "")
-        # while the database doesn't answer, the reactor isn't listening either
-        others = [] if process is None else _of_process(evolve(process, mode="listening", not_ready=()))
-        return [f"The database does not answer{cause}: the figures below may be old.", *others]
-    found = [] if process is None else _of_process(process)
-    return found + _of_reactors(database["reactors"], process) + _of_work(database)
+        return found
+    found += _of_queue(database)
+    if not _is_cut_off(process):
+        is_full = _is_queue_full(database)
+        if process is not None and not (process.mode == "polling" and is_full):
+            found += _of_mode(process)
+        own_id = None if process is None else process.instance
+        found += fleet_troubles(database["reactors"], own_id=own_id, is_polling_explained=is_full)
+        found += _of_waiting_work(database, process)
+    return found + _of_dead_uploads(database["uploads"], int(database["cap"]))
+
+
+def reasons_by_cause(reasons: Sequence[str], fault: Fault | None, listener_reason: str) -> list[str]:
+    """Return the reasons for not being ready, causes first.
+
+    If something else than a shared refusal keeps the reactor from being ready, and no reason says what, adds `fault`,
+    or `listener_reason`: why the reactor doesn't listen.
+    """
+    effects = [reason for reason in _CONSEQUENCES if reason in reasons]
+    refusals = [reason for reason in reasons if reason.startswith(_REFUSAL_BEGINS)]
+    causes = [reason for reason in reasons if reason not in effects and reason not in refusals]
+    if effects and not {*causes} - {_SHUTTING_DOWN}:
+        if fault is not None:
+            causes.append(_cause(fault))
+        elif listener_reason and effects != [NOT_RECONCILED]:
+            failing = "no test notification comes back" if POLLED in effects else "the reactor can't listen"
+            causes.append(f"{failing}: {listener_reason}")
+    return causes + refusals + effects
 
 
 def shared_refusal(opened: OpenBreaker) -> str:
@@ -126,29 +115,70 @@ def headline(found: Sequence[str]) -> str:
     return "One thing is wrong." if len(found) == 1 else f"{len(found)} things are wrong."
 
 
-def _of_process(process: Process) -> list[str]:
-    # the cause first: while calls to the database fail, the reactor isn't listening either
-    found = [_of_breaker(opened, open_for_s) for opened, open_for_s in process.open_breakers]
-    shown = {NOT_LISTENING, POLLED, *(shared_refusal(opened) for opened, _ in process.open_breakers)}
-    found += [f"Not ready: {reason}." for reason in process.not_ready if reason not in shown]
+def _of_database(database: Mapping[str, Any] | None, process: Process | None) -> list[str]:
+    """Return the trouble with the database in one sentence, if there is any."""
+    fault = None if process is None else process.fault
+    if fault is not None and database is None:
+        fault = evolve(fault, is_outage=True)
+    # a listening connection that can't be opened is the reason of the mode
+    if fault is not None and (fault.is_outage or (fault.lasts_s >= _SHOWN_FROM_S and fault.doing != "listen")):
+        effect = " Nothing is stored until it takes writes again." if fault.reason.startswith(TAKES_NO_WRITES) else ""
+        age = " The figures below may be old." if database is None else ""
+        return [f"{_capitalised(_cause(fault))} (for {duration_text(fault.lasts_s)}).{effect}{age}"]
+    if database is None:
+        return ["The database does not answer: the figures below may be old."]
+    return [] if process is None else [f"Not ready: {reason}." for reason in _reasons_of_database(process)]
+
+
+def _is_cut_off(process: Process | None) -> bool:
+    """Return whether the database does no work for the reactor. Then it isn't listening, and nothing is stored."""
+    if process is None or process.fault is None:
+        return process is not None and bool(_reasons_of_database(process))
+    return process.fault.is_outage
+
+
+def _reasons_of_database(process: Process) -> list[str]:
+    others = {*_CONSEQUENCES, _SHUTTING_DOWN}
+    return [each for each in process.not_ready if each not in others and not each.startswith(_REFUSAL_BEGINS)]
+
+
+def _cause(fault: Fault) -> str:
+    if fault.reason.startswith(TAKES_NO_WRITES):
+        return fault.reason
+    if fault.is_outage:
+        return f"the database does not answer: {fault.reason}"
+    return f"the reactor can't {fault.doing}: {fault.reason}"
+
+
+def _of_mode(process: Process) -> list[str]:
     since = duration_text(process.mode_for_s)
+    why = f" ({process.mode_reason})" if process.mode_reason else ""
     if process.mode == "polling":
-        found.append(f"Notifications have not arrived for {since}: the reactor polls the database every 2 s.")
-    elif process.mode != "listening":
-        found.append(f"The reactor has not listened for {since}: only reconciliation finds failed uploads.")
-    found += [
-        f"The database refuses {_count(count, name)}: {reason}. Each is tried again, at growing intervals."
+        return [f"Notifications have not arrived for {since}{why}: the reactor polls the database every 2 s."]
+    if process.mode != "listening":
+        return [f"The reactor has not listened for {since}{why}: only reconciliation finds failed uploads."]
+    return [f"Not ready: {reason}." for reason in process.not_ready if reason == NOT_RECONCILED]
+
+
+def _of_process(process: Process) -> list[str]:
+    found = [
+        f"The database refuses {counted(count, name.removesuffix('s'))}: {reason}. "
+        "Each is tried again, at growing intervals."
         for name, (count, reason) in process.refused.items()
     ]
-    if process.lag_s >= LAG_FROM_S:
-        found.append(f"Timers fire {process.lag_s:.1f} s late: this process has too much work or too little CPU.")
     if process.spool_free_bytes is not None and process.spool_free_bytes < FREE_BELOW_BYTES:
         free = f"{process.spool_free_bytes / (1 << 20):,.0f} MiB"
         found.append(f"A spool has only {free} free: new failed uploads may be lost.")
+    if process.lag_s >= LAG_FROM_S:
+        found.append(f"Timers fire {process.lag_s:.1f} s late: this process has too much work or too little CPU.")
     if process.spans_lost and process.spans_lost_ago_s < SPANS_LOST_WITHIN_S:
         which = "1 span was lost" if process.spans_lost == 1 else f"{process.spans_lost:,} spans were lost, the last"
         found.append(f"{which} {duration_text(process.spans_lost_ago_s)} ago: traces have gaps. No upload is affected.")
     return found
+
+
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _of_breaker(opened: OpenBreaker, open_for_s: float) -> str:
@@ -161,53 +191,51 @@ def _of_breaker(opened: OpenBreaker, open_for_s: float) -> str:
     return f"{shared_refusal(opened)} for {since}: the uploads wait and keep their retries.{check}"
 
 
-def _of_reactors(reactors: Sequence[Mapping[str, Any]], process: Process | None) -> list[str]:
-    """Return the troubles of the fleet. What `process` reports of itself isn't repeated."""
-    if not reactors and process is None:
-        return ["No reactor is running."]
-    running = [each for each in reactors if float(each["seen_s_ago"]) <= SEEN_WITHIN_S]
-    if not running and process is None:
-        return [f"No reactor has reported for {duration_text(min(float(each['seen_s_ago']) for each in reactors))}."]
-    found = []
-    own = int(process is not None and process.mode == "polling")
-    if (polling := sum(each["mode"] == "polling" for each in running) - own) > 0:
-        verbs = "receives no notifications and polls" if polling == 1 else "receive no notifications and poll"
-        found.append(f"{polling} of {len(running)} reactors {verbs} the database.")
-    found += [
-        f"Reactor {reactor_name(each)} has not reported for {duration_text(each['seen_s_ago'])}: was it stopped?"
-        for each in reactors
-        if SEEN_WITHIN_S < float(each["seen_s_ago"]) <= GONE_SHOWN_S
-    ]
-    return found
+def _is_queue_full(database: Mapping[str, Any]) -> bool:
+    return float(database["notification_queue_usage"]) >= QUEUE_FULL_FROM
 
 
-def reactor_name(reactor: Mapping[str, Any]) -> str:
-    """Return the name of a reactor for people: its host, HTTP port and process."""
-    port = f":{reactor['port']}" if reactor.get("port") else ""
-    process = f" (process {reactor['pid']})" if reactor.get("pid") else ""
-    return f"{reactor['host']}{port}{process}"
+def _of_queue(database: Mapping[str, Any]) -> list[str]:
+    if not _is_queue_full(database):
+        return []
+    usage = f"{float(database['notification_queue_usage']):.0%}"
+    return [f"The notification queue is {usage} full: a listening session does not read it, so the reactors poll."]
 
 
-def _count(count: int, plural: str) -> str:
-    return f"1 {plural.removesuffix('s')}" if count == 1 else f"{count:,} {plural}"
-
-
-def _of_work(database: Mapping[str, Any]) -> list[str]:
+def _of_waiting_work(database: Mapping[str, Any], process: Process | None) -> list[str]:
+    """Return what has waited too long, unless no reactor runs, or what stops it is stated already."""
+    if process is None and not running(database["reactors"]):
+        return []
     found = []
     uploads, cap = database["uploads"], int(database["cap"])
-    overdue_s, usage = float(uploads["oldest_due_age_s"]), float(database["notification_queue_usage"])
-    if overdue_s > OVERDUE_FROM_S:
+    overdue_s = float(uploads["oldest_due_age_s"])
+    if overdue_s > OVERDUE_FROM_S and not (process is not None and _waits_for_cause(process)):
         found.append(f"{_uploads_for('overdue', int(uploads['due']), cap, overdue_s)}.")
     if expired := int(uploads["leases_expired"]):
         found.append(f"{_are(expired, cap, 'upload')} abandoned in an attempt: no reactor has taken over yet.")
-    if dead := int(uploads["dead"]):
-        which = _uploads_for("dead", dead, cap, uploads["dead_for_s"])
-        found.append(f"{which}: retry, cancel or purge {'it' if dead == 1 else 'them'}.")
-    if stale := int(database["runs"]["stale"]):
+    if (stale := int(database["runs"]["stale"])) and not _fails(process, "runs"):
         found.append(f"{_are(stale, cap, 'run')} stale: no reactor has failed {'it' if stale == 1 else 'them'} yet.")
-    if usage >= QUEUE_FULL_FROM:
-        found.append(f"The notification queue is {usage:.0%} full: a listening session does not read it.")
     return found
+
+
+def _waits_for_cause(process: Process) -> bool:
+    """Return whether due uploads wait because the store or their claims fail, or because the reactor doesn't listen."""
+    is_down = any(opened.place.kind is Guard.STORE and opened.is_for_all for opened, _ in process.open_breakers)
+    return is_down or process.mode == "starting" or _fails(process, "uploads")
+
+
+def _fails(process: Process | None, name: str) -> bool:
+    """Return whether a stated fault is about claims or settlements of `name`: "uploads" or "runs"."""
+    fault = None if process is None else process.fault
+    return fault is not None and fault.lasts_s >= _SHOWN_FROM_S and fault.doing.endswith(name)
+
+
+def _of_dead_uploads(uploads: Mapping[str, Any], cap: int) -> list[str]:
+    dead = int(uploads["dead"])
+    if not dead:
+        return []
+    which = _uploads_for("dead", dead, cap, uploads["dead_for_s"])
+    return [f"{which}: retry, cancel or purge {'it' if dead == 1 else 'them'}."]
 
 
 def _are(count: int, cap: int, noun: str) -> str:

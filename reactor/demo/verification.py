@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from reactor.core.counted import counted
 from reactor.demo.scenario import BUCKET, DemoFile, RunEndings
 
 _Connection = psycopg.Connection[dict[str, Any]]
@@ -46,7 +47,7 @@ def _check_uploads(conn: _Connection, store: Path, spool: Path, files: Sequence[
         else:
             yield from _check_dead(file, stored_path, queued.get(file.key, {}), status.get(file.key))
     if unexpected := queued.keys() - {file.key for file in files}:
-        yield f"the queue has {len(unexpected)} uploads that are not part of the scenario"
+        yield f"the queue has {counted(len(unexpected), 'upload')} outside the scenario"
 
 
 def _check_stored(file: DemoFile, stored_path: Path, row: dict[str, Any] | None, status: str | None) -> Iterator[str]:

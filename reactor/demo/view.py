@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from reactor.core import events
+from reactor.core.counted import counted
 from reactor.core.model import Verdict
 from reactor.core.printable import printable
 
@@ -89,7 +90,9 @@ class DemoView:
         prefix = f"upload  {event.upload_id.hex[:8]} attempt {event.trail.attempt}"
         match outcome.verdict:
             case Verdict.STORED:
-                self.print_line(f"{prefix}: stored {event.trail.size_bytes:,} bytes in {event.put_s * 1000:.0f} ms")
+                self.print_line(
+                    f"{prefix}: stored {counted(event.trail.size_bytes, 'byte')} in {event.put_s * 1000:.0f} ms"
+                )
             case Verdict.RETRY:
                 self._retried.add(event.upload_id)
                 self.print_line(f"{prefix}: failed, next attempt in {outcome.delay_s:.1f} s: {outcome.message}")
@@ -108,8 +111,12 @@ class DemoView:
         """Print the totals and the latencies."""
         table = Table.grid(padding=(0, 2))
         table.add_row("stored", str(self._counts[Verdict.STORED]))
-        table.add_row("retried", f"{len(self._retried)} uploads, {self._counts[Verdict.RETRY]} times")
-        table.add_row("deferred", f"{self._counts[Verdict.DEFERRED]} attempts, not counted, while the store was down")
+        table.add_row(
+            "retried", f"{counted(len(self._retried), 'upload')}, {counted(self._counts[Verdict.RETRY], 'time')}"
+        )
+        table.add_row(
+            "deferred", f"{counted(self._counts[Verdict.DEFERRED], 'attempt')}, not counted, while the store was down"
+        )
         codes = ", ".join(f"{count} {code}" for code, count in sorted(self._dead_codes.items()))
         table.add_row("dead", f"{self._counts[Verdict.DEAD]} ({codes})")
         table.add_row("runs failed", f"{self._counts['runs failed']}, {_percentiles(self._lateness_ms)} late")

@@ -113,6 +113,7 @@ class Listen:
         if self._mode == "listening":
             self._mode = "starting"
             self._emit(ListenerLost(reason=reason))
+            self._prove_now.set()  # shows soon whether the whole database is away
         else:
             self._emit(DatabaseLost(doing="listen", reason=reason))
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from anyio import Event
 
+from reactor.core.errors import TAKES_NO_WRITES
 from reactor.core.events import (
     BreakerMoved,
     DatabaseAnswers,
@@ -18,11 +19,10 @@ from reactor.core.events import (
     Polling,
     Reconciled,
 )
-from reactor.core.health import NOT_LISTENING, POLLED, shared_refusal
+from reactor.core.health import NOT_LISTENING, NOT_RECONCILED, POLLED, shared_refusal
 from reactor.core.refusal import Place, Scope
 from reactor.postgres import statements
 from reactor.postgres.call_health import CallHealth, Failure
-from reactor.postgres.sqlstate import TAKES_NO_WRITES
 from reactor.runtime.clock import Clock
 
 UNANSWERED_S = 10.0
@@ -74,7 +74,7 @@ class Readiness:
         elif self._mode != "listening":
             reasons.append(NOT_LISTENING)
         if not self._has_reconciled:
-            reasons.append("not reconciled yet")
+            reasons.append(NOT_RECONCILED)
         return reasons
 
     def _failing_calls(self) -> list[str]:

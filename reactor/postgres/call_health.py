@@ -14,7 +14,7 @@ from reactor.core.events import DatabaseAnswers, Emit
 from reactor.postgres.connection import QueryRunner
 from reactor.runtime.clock import Clock
 
-_FORGOTTEN_AFTER_S: Final = 60.0
+FORGOTTEN_AFTER_S: Final = 60.0
 """A failure counts for this long after its last repetition. A call takes up to 35 s, a pause up to 10 s."""
 
 
@@ -42,7 +42,7 @@ class CallHealth:
 
     def failures(self) -> list[Failure]:
         """Return the failing statements, the longest failing first."""
-        oldest = self._clock.now() - _FORGOTTEN_AFTER_S
+        oldest = self._clock.now() - FORGOTTEN_AFTER_S
         return sorted((each for each in self._failures.values() if each.last_at > oldest), key=lambda each: each.since)
 
     async def wait_for_answer(self) -> None:
@@ -56,7 +56,7 @@ class CallHealth:
 
     def record_failure(self, statement: LiteralString, error: DatabaseUnavailable | DatabaseForbidden) -> None:
         now, before = self._clock.now(), self._failures.get(statement)
-        is_new = before is None or before.last_at < now - _FORGOTTEN_AFTER_S
+        is_new = before is None or before.last_at < now - FORGOTTEN_AFTER_S
         self._failures[statement] = Failure(
             statement=statement,
             since=now if is_new or before is None else before.since,

@@ -13,6 +13,7 @@ from typing import Any, Final, LiteralString, Self
 import psycopg
 from psycopg import sql
 
+from reactor.core.errors import TAKES_NO_WRITES
 from reactor.postgres.sqlstate import ServerReadOnly
 
 CONNECT_TIMEOUT_S: Final = 5
@@ -251,7 +252,7 @@ def _examine(row: Sequence[Any] | None, backend_pid: int, *, needs_writes: bool 
     """Return whether a pooler is between: it has switched the server process. Raises ServerReadOnly for a standby."""
     pid, is_standby = row or (backend_pid, False)
     if is_standby and needs_writes:
-        raise ServerReadOnly("the server takes no writes: it is a standby")
+        raise ServerReadOnly(f"{TAKES_NO_WRITES}: it is a standby")
     return bool(pid != backend_pid)
 
 

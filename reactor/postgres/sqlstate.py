@@ -19,10 +19,13 @@ from typing import Final
 
 import psycopg
 
-from reactor.core.errors import DatabaseFailure, DatabaseForbidden, DatabaseRefused, DatabaseUnavailable
-
-TAKES_NO_WRITES: Final = "the server takes no writes: it is"
-"""Begins the message about a standby or a read-only server."""
+from reactor.core.errors import (
+    TAKES_NO_WRITES,
+    DatabaseFailure,
+    DatabaseForbidden,
+    DatabaseRefused,
+    DatabaseUnavailable,
+)
 
 _ABOUT_VALUES = (psycopg.DataError, psycopg.ProgrammingError, psycopg.NotSupportedError)
 _READ_ONLY = "25006"
@@ -82,7 +85,7 @@ def database_failure(error: Exception) -> DatabaseFailure:
     function = _app_function(error)
     if function is None:
         if sqlstate == _READ_ONLY and not isinstance(error, ServerReadOnly):
-            return DatabaseUnavailable(f"{TAKES_NO_WRITES} a standby, or read-only")
+            return DatabaseUnavailable(f"{TAKES_NO_WRITES}: it is a standby, or read-only")
         if sqlstate == _STALE_PLAN or sqlstate in _PASSING or sqlstate[:2] in _PASSING_CLASSES:
             return DatabaseUnavailable(message)
         if sqlstate in _FORBIDDEN:

@@ -18,9 +18,11 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 
 from reactor.core.events import Event
+from reactor.core.refusal import Guard, Place
+from reactor.telemetry import known_series
 from reactor.telemetry.collector import collector_of
 from reactor.telemetry.export_queue import ExportQueue
-from reactor.telemetry.log_lines import LOG_LINES
+from reactor.telemetry.log_lines import LogLines
 from reactor.telemetry.metrics import Metrics
 from reactor.telemetry.traces import Traces
 
@@ -46,15 +48,15 @@ class Dispatcher:
         *,
         timers: Callable[[], int] = lambda: 0,
         spool_free_bytes: Callable[[], int] = lambda: 0,
-        status: Callable[[], Mapping[str, Any]] = dict,
-        store_name: str = "",
+        status: Callable[[], Mapping[str, Any]] = lambda: known_series.ZERO_FIGURES,
+        places: Sequence[Place] = (),
         subscribers: Sequence[Mapping[type[Any], Callable[[Any], None]]] = (),
     ) -> None:
         """Raises ConfigInvalid if a variable of OpenTelemetry has an invalid value.
 
         Each of `subscribers` maps types of events to functions, which are called immediately. `timers` (number of
         timers in the wheel), `spool_free_bytes` and `status` (newest answer of reactor.status(); {} for none) are
-        called when metrics are collected. `store_name` is `ObjectStore.name`.
+        called when metrics are collected. `places` are the store and the spools, which have a metric from the start.
         """
         # the variables take precedence
         identity = {"service.name": "reactor", "service.version": version, "host.name": socket.gethostname()}
@@ -64,6 +66,7 @@ class Dispatcher:
         if (collector := collector_of(environ, "traces")) is not None:
             self._export_queue = ExportQueue(collector, environ)
             sampler = TracerProvider(shutdown_on_exit=False).sampler
+            store_name = next((name for kind, name in places if kind is Guard.STORE), "")
             traces = Traces(self._export_queue.add, sampler, resource, version=version, store_name=store_name)
             listeners.append(traces.subscriptions())
         collector = collector_of(environ, "metrics")
@@ -75,10 +78,11 @@ class Dispatcher:
             timers=timers,
             spool_free_bytes=spool_free_bytes,
             status=status,
+            places=places,
             collector=collector,
             export_queue=self._export_queue,
         )
-        listeners += [self.metrics.subscriptions(), LOG_LINES]
+        listeners += [self.metrics.subscriptions(), LogLines().subscriptions()]
         self._subscribers = _by_type(subscribers)
         self._listeners = _by_type(listeners)
         self._events: deque[Event] = deque()

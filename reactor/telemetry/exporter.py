@@ -1,7 +1,7 @@
 """Creates the SDK's OTLP exporters, for HTTP or gRPC, and logs their failures without secrets.
 
 The SDK's exporters log every failed export, with URL and exception. This module drops these records. `Exporter`
-logs the first failure, and then at most one line in five minutes, without any part of a header or of the URL's path.
+logs the first failure, and then some at growing intervals, without any part of a header or of the URL's path.
 """
 
 import logging
@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from http.client import HTTPException, RemoteDisconnected
 from importlib import import_module
-from time import monotonic
 from typing import Any
 
 import requests
@@ -22,8 +21,8 @@ from opentelemetry.sdk.metrics.export import MetricExporter
 from opentelemetry.sdk.trace.export import SpanExporter
 
 from reactor.telemetry.collector import Collector
+from reactor.telemetry.repetition import Repetition
 
-_LOG_INTERVAL_S = 300.0
 _PROBE_TIMEOUT_S = 3.0
 
 _is_muted = ContextVar("is_muted", default=False)
@@ -52,7 +51,7 @@ _EXPORT_FAILED = ExportFailed(reason="the export failed")
 
 
 class Exporter(SpanExporter, MetricExporter):
-    """Exports the signal of a collector with the SDK's exporter; logs failures, at most one line in five minutes."""
+    """Exports the signal of a collector with the SDK's exporter; logs failures at growing intervals."""
 
     def __init__(self, collector: Collector, complete: Callable[[Any], Any] = lambda data: data) -> None:
         """`complete` gets the SDK's data and returns the data to export."""
@@ -60,18 +59,20 @@ class Exporter(SpanExporter, MetricExporter):
         self._complete = complete
         self.source = f"the collector at {collector.name}"
         self._what = "spans" if collector.signal == "traces" else collector.signal
-        self._logged_at: float | None = None
+        self._repetition = Repetition()
+        self._failures = 0
         self._exporter = sdk_exporter(collector, self._log_failure)
 
     def export(self, *args: Any, **options: Any) -> Any:
         [data] = args
+        failures_before = self._failures
         with muted():
             result = self._exporter.export(self._complete(data), **options)
         if result.name != "SUCCESS":
-            self._log_failure(_EXPORT_FAILED)
-        elif self._logged_at is not None:
-            self._logged_at = None
-            logger.info("{} accepts {} again", self.source, self._what)
+            if self._failures == failures_before:
+                self._log_failure(_EXPORT_FAILED)
+        elif (lasted_s := self._repetition.ended_after_s()) is not None:
+            logger.info("{} accepts {} again, after {:.1f} s", self.source, self._what, lasted_s)
         return result
 
     def force_flush(self, *_args: Any, **_options: Any) -> bool:
@@ -82,10 +83,9 @@ class Exporter(SpanExporter, MetricExporter):
             self._exporter.shutdown(*args, **options)
 
     def _log_failure(self, failure: ExportFailed) -> None:
-        now = monotonic()
-        if self._logged_at is None or now - self._logged_at > _LOG_INTERVAL_S:
-            self._logged_at = now
-            logger.warning("{} doesn't accept {}: {}", self.source, self._what, failure.reason)
+        self._failures += 1
+        if (more := self._repetition.more(failure.reason)) is not None:
+            logger.warning("{} doesn't accept {}: {}{}", self.source, self._what, failure.reason, more)
 
 
 def probe(collector: Collector) -> None:

@@ -1,25 +1,19 @@
-"""Logs events. A log line about a row has the ids of the row, its trace and its span."""
+"""Logs events. A log line about a row has the ids of the row, its trace and its span.
 
-import re
+A warning that repeats is logged the first time, and then at growing intervals with a count (telemetry/repetition.py).
+"""
+
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
 
-from attrs import define
 from loguru import logger
 
 from reactor.core import events
+from reactor.core.counted import counted
 from reactor.core.model import Verdict
 from reactor.core.trace_context import timeout_span_id
-
-_FIRST_INTERVAL_S: Final = 10.0
-"""Seconds between the first and the second line of a repeated warning. The interval doubles with each line."""
-
-_LONGEST_INTERVAL_S: Final = 600.0
-_NEW_AFTER_S: Final = 120.0
-"""A warning that hasn't occurred for this long is a new one."""
-
-_MOST_WARNINGS: Final = 100
+from reactor.telemetry.repetition import Repetition, kind_of
 
 
 def _add_ids(record: Any) -> None:
@@ -60,117 +54,130 @@ def _on_expired(event: events.RunExpired) -> None:
     logger.warning(words, event.late_s, event.code, run_id=str(event.run_id), **fields)
 
 
-def _on_swept(event: events.Swept) -> None:
-    if event.missed:
-        logger.warning("found {} overdue {} that no notification named", event.missed, event.reaction)
-    logger.debug("swept {}: {} found in {:.3f} s", event.reaction, event.found, event.duration_s)
-
-
 def _on_repaired(event: events.UsageRepaired) -> None:
     if event.kind == "reservations":
-        logger.warning("released {} reservations that were unused for a day", event.count)
+        logger.warning("released {} unused for a day", counted(event.count, "reservation"))
     else:
-        logger.info("repaired {} {}", event.count, event.kind)
+        logger.info("repaired {}", counted(event.count, event.kind.removesuffix("s")))
 
 
-def _on_breaker(event: events.BreakerMoved) -> None:
-    kind, name = event.place
-    if event.opened is None:
-        logger.info("{} {} answers again: its uploads continue", kind, name)
-        return
-    check = f"; check {event.opened.refusal.check}" if event.opened.refusal.check else ""
-    whom = "everyone" if event.opened.is_for_all else "some users"
-    words = "{} {} fails for {}, whose uploads wait and whose attempts aren't counted: {}{}"
-    logger.error(words, kind, name, whom, event.opened.message, check)
+def _on_rescued(event: events.Rescued) -> None:
+    words = "rescued {}; {} more without attempts left died"
+    logger.warning(words, counted(event.retried, "abandoned upload"), counted(event.buried, "upload"))
 
 
-class RepeatedWarnings:
-    """Logs a warning the first time, then at growing intervals with the number of times since the last line."""
-
-    def __init__(self, text: str, now: Callable[[], float] = time.monotonic) -> None:
-        """In `text`, {event.x} is the attribute x of the event."""
-        self._text = text
-        self._now = now
-        self._warnings: dict[tuple[str, str], _Repeated] = {}
-
-    def __call__(self, event: events.DatabaseLost) -> None:
-        now = self._now()
-        # numbers in a message (ports, seconds, processes) don't make another warning of it
-        key = (event.doing, re.sub(r"\d+", "0", event.reason))
-        seen = self._warnings.pop(key, None)
-        if seen is None or now - seen.last_at > _NEW_AFTER_S:
-            seen = _Repeated(next_at=now, interval_s=_FIRST_INTERVAL_S / 2)
-        self._warnings[key] = seen
-        if len(self._warnings) > _MOST_WARNINGS:
-            del self._warnings[next(iter(self._warnings))]
-        seen.last_at = now
-        seen.count += 1
-        if now >= seen.next_at:
-            seen.interval_s = min(2 * seen.interval_s, _LONGEST_INTERVAL_S)
-            seen.next_at = now + seen.interval_s
-            times = f" ({seen.count} times since the last warning)" if seen.count > 1 else ""
-            _plain.warning(self._text + "{times}", event=event, times=times)
-            seen.count = 0
-
-    def clear(self, _event: events.Event) -> None:
-        """Log the next warning at once: what failed works again."""
-        self._warnings.clear()
-
-
-@define
-class _Repeated:
-    next_at: float
-    interval_s: float
-    last_at: float = 0.0
-    count: int = 0
+def _on_reactors_changed(event: events.ReactorsChanged) -> None:
+    running = counted(event.alive, "reactor")
+    logger.info("{} running ({} joined, {} left)", running, event.joined, event.left)
 
 
 def _on_refused(event: events.RowsRefused) -> None:
-    first = f"{len(event.row_ids)} {event.reaction}, for example {event.row_ids[0]}"
-    words = "the database refuses {} (refused {} times so far; next try in {:.0f} s): {}"
-    logger.error(words, first, event.times, event.retry_in_s, event.reason)
+    first = f"{counted(len(event.row_ids), event.reaction.removesuffix('s'))}, for example {event.row_ids[0]}"
+    words = "the database refuses {} (refused {} so far; next try in {:.0f} s): {}"
+    logger.error(words, first, counted(event.times, "time"), event.retry_in_s, event.reason)
 
 
-def _line(level: str, text: str) -> Callable[[Any], None]:
-    """Return a function that logs `text`. In `text`, {event.x} is the attribute x of the event."""
-    return lambda event: _plain.log(level, text, event=event)
+def _on_accepted(event: events.RowsAccepted) -> None:
+    accepted = counted(event.rows, event.reaction.removesuffix("s"))
+    logger.info("the database accepts {} refused before; {} left", accepted, event.set_aside)
 
 
-_plain = logger.opt(capture=False)  # with capture, the event would become a field of the line
-_database_lost = RepeatedWarnings("couldn't {event.doing}: {event.reason}; retrying")
+class LogLines:
+    """Logs the events of one reactor."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        """`now` returns monotonic seconds, for the intervals of repeated warnings."""
+        self._repetition = Repetition(now)
+        self._has_listened = False
+
+    def subscriptions(self) -> Mapping[type[Any], Callable[[Any], None]]:
+        """Return the function that logs each type of event."""
+        return {
+            events.Listening: self._on_listening,
+            events.ListenerLost: self._on_listener_lost,
+            events.Polling: self._on_polling,
+            events.NotificationRejected: self._on_rejected,
+            events.LeaseLost: self._on_lease_lost,
+            events.AttemptsSettled: _on_settled,
+            events.UploadRescued: _on_upload_rescued,
+            events.RunExpired: _on_expired,
+            events.Rescued: _on_rescued,
+            events.Swept: self._on_swept,
+            events.UsageRepaired: _on_repaired,
+            events.BreakerMoved: self._on_breaker,
+            events.DatabaseLost: self._on_database_lost,
+            events.DatabaseAnswers: self._on_database_answers,
+            events.RowsRefused: _on_refused,
+            events.RowsAccepted: _on_accepted,
+            events.ReactorsChanged: _on_reactors_changed,
+        }
+
+    def _log(self, level: str, key: Hashable, words: str, *arguments: object, **fields: str) -> None:
+        """Log a line that may repeat, unless it is left out."""
+        more = self._repetition.more(key)
+        if more is not None:
+            logger.bind(**fields).log(level, words + "{}", *arguments, more)
+
+    # the database
+
+    def _on_database_lost(self, event: events.DatabaseLost) -> None:
+        # a listening connection may lead to another address: only Listening ends its fault
+        subject = "listener" if event.doing == "listen" else "database"
+        key = (subject, event.doing, kind_of(event.reason))
+        self._log("WARNING", key, "couldn't {}: {}; retrying", event.doing, event.reason)
+
+    def _on_database_answers(self, event: events.DatabaseAnswers) -> None:
+        lasted_s = self._repetition.ended_after_s(_is_about("database"))
+        if lasted_s is not None:
+            logger.info("the database answers again after {:.1f} s", max(lasted_s, event.after_s))
+
+    # notifications
+
+    def _on_listening(self, _: events.Listening) -> None:
+        lasted_s = self._repetition.ended_after_s(_is_about("listener"))
+        if lasted_s is not None or not self._has_listened:
+            after = "" if lasted_s is None else f", after {lasted_s:.1f} s without notifications"
+            logger.info("listening for notifications: the test notification has arrived{}", after)
+        self._has_listened = True
+
+    def _on_listener_lost(self, event: events.ListenerLost) -> None:
+        key = ("listener", "lost", kind_of(event.reason))
+        self._log("WARNING", key, "lost the listening connection ({}): reconnecting", event.reason)
+
+    def _on_polling(self, event: events.Polling) -> None:
+        words = "notifications don't arrive ({}): polling the database every {:g} s"
+        self._log("ERROR", ("listener", "polling", kind_of(event.reason)), words, event.reason, event.interval_s)
+
+    def _on_rejected(self, event: events.NotificationRejected) -> None:
+        key = ("rejected", event.channel, kind_of(event.reason))
+        self._log("DEBUG", key, "ignored a notification on {}: {}", event.channel, event.reason)
+
+    def _on_swept(self, event: events.Swept) -> None:
+        if event.missed:
+            missed = f"{event.missed} overdue {event.reaction}"
+            self._log("WARNING", ("missed", event.reaction), "found {} that no notification named", missed)
+        logger.debug("swept {}: {} found in {:.3f} s", event.reaction, event.found, event.duration_s)
+
+    # attempts
+
+    def _on_lease_lost(self, event: events.LeaseLost) -> None:
+        words = "lost the lease to another reactor: the outcome is dropped"
+        self._log("WARNING", ("lease",), words, upload_id=str(event.upload_id))
+
+    def _on_breaker(self, event: events.BreakerMoved) -> None:
+        kind, name = place = event.place
+        if event.opened is None:
+            lasted_s = self._repetition.ended_after_s(_is_about(place))
+            if lasted_s is not None:
+                logger.info("{} {} answers again after {:.1f} s: its uploads continue", kind, name, lasted_s)
+            return
+        opened = event.opened
+        check = f"; check {opened.refusal.check}" if opened.refusal.check else ""
+        whom = "everyone" if opened.is_for_all else "some users"
+        words = "{} {} fails for {}, whose uploads wait and whose attempts aren't counted: {}{}"
+        key = (place, opened.code, opened.refusal.reason, opened.is_for_all)
+        self._log("ERROR", key, words, kind, name, whom, opened.message, check)
 
 
-def _on_answers(event: events.DatabaseAnswers) -> None:
-    _database_lost.clear(event)
-    logger.info("the database answers again after {:.1f} s", event.after_s)
-
-
-LOG_LINES: Mapping[type[Any], Callable[[Any], None]] = {
-    events.Listening: _line("INFO", "listening for notifications: the test notification has arrived"),
-    events.ListenerLost: _line("WARNING", "lost the listening connection ({event.reason}): reconnecting"),
-    events.Polling: _line(
-        "ERROR", "notifications don't arrive ({event.reason}): polling the database every {event.interval_s:g} s"
-    ),
-    events.NotificationRejected: _line("DEBUG", "ignored a notification on {event.channel}: {event.reason}"),
-    events.LeaseLost: lambda event: logger.warning(
-        "lost the lease to another reactor: the outcome is dropped", upload_id=str(event.upload_id)
-    ),
-    events.AttemptsSettled: _on_settled,
-    events.UploadRescued: _on_upload_rescued,
-    events.RunExpired: _on_expired,
-    events.Rescued: _line(
-        "WARNING",
-        "rescued {event.retried} abandoned uploads; {event.buried} more have no attempts left and are dead",
-    ),
-    events.Swept: _on_swept,
-    events.UsageRepaired: _on_repaired,
-    events.BreakerMoved: _on_breaker,
-    events.DatabaseLost: _database_lost,
-    events.DatabaseAnswers: _on_answers,
-    events.RowsRefused: _on_refused,
-    events.RowsAccepted: _line(
-        "INFO", "the database accepts {event.rows} {event.reaction} that it refused before; {event.set_aside} are left"
-    ),
-    events.ReactorsChanged: _line("INFO", "{event.alive} reactors alive ({event.joined} joined, {event.left} left)"),
-}
-"""Maps each type of event to the function that logs it."""
+def _is_about(first: object) -> Callable[[Hashable], bool]:
+    return lambda key: isinstance(key, tuple) and key[0] == first

@@ -97,8 +97,8 @@ class Actions:
             result.changed.extend(outcome["changed"])
             result.unchanged.update({row_id: CATALOGUE[code].message for row_id, code in outcome["kept"].items()})
         if remaining > 0:
-            count = count_text(remaining, MAX_RETRIED)
-            result.notes.append(f"{count} remain: one action retries at most {MAX_RETRIED:,}; repeat it")
+            left = f"{count_text(remaining, MAX_RETRIED)} {'remains' if remaining == 1 else 'remain'}"
+            result.notes.append(f"{left}: one action retries at most {MAX_RETRIED:,}; repeat it")
         return result
 
     async def _matching(self, wanted: Filter, limit: int, *, among: list[UUID] | None = None) -> list[UUID]:

@@ -7,8 +7,8 @@ from uuid import UUID
 
 from attrs import frozen
 
+from reactor.core.durations import duration_text
 from reactor.core.error_codes import CATALOGUE
-from reactor.core.health import duration_text
 from reactor.core.settings import Settings
 from reactor.core.trace_context import context_of
 from reactor.postgres.connection import QueryRunner

@@ -7,38 +7,31 @@ page gets all fragments.
 
 import asyncio
 import json
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import nullcontext, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from anyio import Lock, to_thread
+from anyio import to_thread
 from attrs import asdict, define, field
 
-from reactor.core.errors import DatabaseFailure
 from reactor.core.health import headline, troubles
 from reactor.core.settings import Settings
-from reactor.postgres import statements
+from reactor.engine.faults import DatabaseFaults
 from reactor.postgres.admin import LIVE_SUMMARY_CAP
-from reactor.postgres.connection import QueryRunner
 from reactor.runtime.clock import TICKS_PER_S, Clock
 from reactor.web import charts, rendering
 from reactor.web.recent import BUCKET_S, BUCKETS, RecentActivity, quantile
-
-REFRESH_S = 3.0
-"""Interval of reads: 20 transactions a minute. The limit for open pages is 30."""
+from reactor.web.summary import REFRESH_S, LatestSummary
 
 MAX_STREAMS = 32
 """Maximum number of open pages."""
 
-_FRESH_S = 2.0
 _KEEPALIVE_S = 5.0
 _COALESCE_S = 0.1
 """Pause after a rendering. Changes during the pause are rendered together."""
 
-_HISTORY_POINTS = round(BUCKET_S * BUCKETS / REFRESH_S)
 _WHEEL_BARS = 45
 _WHEEL_SAMPLE = 10_000
 _TIMERS_COUNTED_PER_S = 50_000
@@ -52,8 +45,11 @@ class LiveView:
     """Reads, renders and streams the live page."""
 
     _recent: RecentActivity
-    _database: QueryRunner
+    _summary: LatestSummary
     _clock: Clock
+    _instance: str
+    """The id of this reactor in reactor.instance."""
+    _faults: DatabaseFaults
     _not_ready: Callable[[], list[str]]
     _spool_free_bytes: Callable[[], int]
     _spans_lost: Callable[[], tuple[int, float]]
@@ -63,12 +59,6 @@ class LiveView:
     The numbers are exact for up to `sample` timers, and estimates for more."""
 
     _settings: Settings
-    _summary: Values | None = field(init=False, default=None)
-    _read_at: float = field(init=False, default=-REFRESH_S)  # the first read is due immediately, as now() >= 0
-    _is_outdated: bool = field(init=False, default=False)
-    _reading: Lock = field(init=False, factory=Lock)
-    _due: deque[tuple[float, int]] = field(init=False, factory=lambda: deque(maxlen=_HISTORY_POINTS))
-    _waiting: deque[tuple[float, int]] = field(init=False, factory=lambda: deque(maxlen=_HISTORY_POINTS))
     _wheel: tuple[float, list[int]] = field(init=False, default=(float("-inf"), []))
     open_pages: int = field(init=False, default=0)
     _is_closed: bool = field(init=False, default=False)
@@ -81,45 +71,28 @@ class LiveView:
 
     # read
 
-    def record_status(self, figures: Values) -> None:
-        """Add figures of reactor.status() or live_summary() to the charts. If no page is open, scrapes supply them."""
-        if uploads := figures.get("uploads"):
-            self._due.append((self._clock.now(), int(uploads["due"])))
-            self._waiting.append((self._clock.now(), int(uploads["failed"])))
-
     def request_update(self) -> None:
         """Read the database again and update open pages now."""
-        self._is_outdated = True
+        self._summary.invalidate()
         self._recent.changed.set()
+
+    async def refresh(self) -> None:
+        """Read the database, unless it was read a moment ago."""
+        await self._summary.refresh()
 
     async def run(self) -> None:
         """Update open pages. Never returns."""
         with suppress(OSError):  # without a free file descriptor: templates are compiled when they are needed
             await to_thread.run_sync(rendering.warm)
         while True:
-            next_read = round((self._read_at + REFRESH_S) * TICKS_PER_S) if self.open_pages else None
+            next_read = round((self._summary.read_at + REFRESH_S) * TICKS_PER_S) if self.open_pages else None
             with nullcontext() if next_read is None else self._clock.alarm(next_read):
                 await self._recent.changed.wait()
             self._recent.changed.clear()
             if self.open_pages:
-                await self.refresh(REFRESH_S - _COALESCE_S)
+                await self._summary.refresh(REFRESH_S - _COALESCE_S)
                 self._publish()
                 await self._clock.sleep(_COALESCE_S)
-
-    async def refresh(self, max_age_s: float = _FRESH_S) -> None:
-        """Read the database if the last read is at least `max_age_s` old, or if an update was requested."""
-        async with self._reading:
-            if not self._is_outdated and self._clock.now() - self._read_at < max_age_s:
-                return
-            self._is_outdated = False
-            self._read_at = self._clock.now()
-            parameters = (timedelta(seconds=self._settings.heartbeat_timeout_s), LIVE_SUMMARY_CAP)
-            try:
-                [(self._summary,)] = await self._database.call(statements.LIVE_SUMMARY, parameters)
-            except DatabaseFailure:
-                self._summary = None
-            else:
-                self.record_status(self._summary or {})
 
     # render
 
@@ -127,14 +100,19 @@ class LiveView:
         """Return the page's figures. GET /api/live returns them as JSON."""
         recent = self._recent
         process = recent.process(
-            not_ready=self._not_ready(), spool_free_bytes=self._spool_free_bytes(), spans_lost=self._spans_lost()
+            instance=self._instance,
+            fault=self._summary.fault(),
+            mode_reason=self._faults.listener_reason,
+            not_ready=self._not_ready(),
+            spool_free_bytes=self._spool_free_bytes(),
+            spans_lost=self._spans_lost(),
         )
-        found = troubles(self._summary, process)
+        found = troubles(self._summary.figures, process)
         return {
             "well": not found,
             "headline": headline(found),
             "troubles": found,
-            "database": self._summary,
+            "database": self._summary.figures,
             "process": asdict(process),
             "reaction_s": {
                 "p50": recent.reactions.quantile(0.5),
@@ -158,7 +136,7 @@ class LiveView:
         return facts | {
             "cap": LIVE_SUMMARY_CAP,
             "deaths": self._deaths(),
-            "queue_chart": draw({"waiting": self._waiting, "due": self._due}, gap_s=4 * REFRESH_S),
+            "queue_chart": draw({"waiting": self._summary.waiting, "due": self._summary.due}, gap_s=4 * REFRESH_S),
             "reaction_chart": draw(
                 {
                     name: [(at, 1000 * (quantile(samples, share) or 0.0)) for at, samples in reactions]
@@ -182,8 +160,8 @@ class LiveView:
     def _deaths(self) -> list[Values]:
         """Return the newest dead uploads: those in the summary, and those that died later in this reactor."""
         listed, listed_at = [], 0.0
-        if self._summary:
-            listed, listed_at = self._summary["dead"], datetime.fromisoformat(self._summary["now"]).timestamp()
+        if summary := self._summary.figures:
+            listed, listed_at = summary["dead"], datetime.fromisoformat(summary["now"]).timestamp()
         listed_ids = {death["id"] for death in listed}
         newer = [
             {

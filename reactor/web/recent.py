@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import define, evolve, field
 
 from reactor.core import events
-from reactor.core.health import Process
+from reactor.core.process import Fault, Process
 from reactor.runtime.clock import Clock
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ class RecentActivity:
         self._lags = RecentValues(clock, _LAG_BUCKETS)
         self._mode = "starting"
         self._mode_since = clock.now()
+        self._database_answers = True
         self._breakers_open: dict[Place, tuple[OpenBreaker, float]] = {}
         """Maps each place with an open breaker to the reason, and to the monotonic time at which it opened."""
         self._refused: dict[str, events.RowsRefused] = {}
@@ -109,6 +110,8 @@ class RecentActivity:
             events.Listening: lambda _: self._set_mode("listening"),
             events.ListenerLost: lambda _: self._set_mode("starting"),
             events.Polling: lambda _: self._set_mode("polling"),
+            events.DatabaseLost: lambda _: self._set_database(answers=False),
+            events.DatabaseAnswers: lambda _: self._set_database(answers=True),
             events.BreakerMoved: self._on_breaker,
             events.UploadDied: self._on_died,
             events.RowsRefused: self._on_refused,
@@ -136,13 +139,23 @@ class RecentActivity:
                 self._reactions.add(attempt.lag_s)
 
     def process(
-        self, *, not_ready: Sequence[str], spool_free_bytes: int | None, spans_lost: tuple[int, float] = (0, 0.0)
+        self,
+        *,
+        instance: str,
+        fault: Fault | None,
+        mode_reason: str,
+        not_ready: Sequence[str],
+        spool_free_bytes: int | None,
+        spans_lost: tuple[int, float] = (0, 0.0),
     ) -> Process:
         """Return this reactor's state. `spans_lost` is a number, and the seconds since the last loss."""
         now = self._clock.now()
         return Process(
+            instance=instance,
             mode=self._mode,
             mode_for_s=now - self._mode_since,
+            mode_reason=mode_reason,
+            fault=fault,
             not_ready=not_ready,
             open_breakers=[(opened, now - since) for opened, since in self._breakers_open.values()],
             refused={name: (event.set_aside, event.reason) for name, event in self._refused.items()},
@@ -155,6 +168,11 @@ class RecentActivity:
     def _set_mode(self, mode: str) -> None:
         if mode != self._mode:
             self._mode, self._mode_since = mode, self._clock.now()
+            self.changed.set()
+
+    def _set_database(self, *, answers: bool) -> None:
+        if answers is not self._database_answers:
+            self._database_answers = answers
             self.changed.set()
 
     def _on_breaker(self, event: events.BreakerMoved) -> None:

@@ -13,7 +13,10 @@ from typing import Any, Final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from reactor.core.health import TIME_LEFT_LABELS, count_text, duration_text, reactor_name
+from reactor.core.counted import counted
+from reactor.core.durations import duration_text
+from reactor.core.fleet import reactor_names
+from reactor.core.health import TIME_LEFT_LABELS, count_text
 from reactor.core.printable import printable
 
 _NOTHING: Final = "\N{EN DASH}"
@@ -78,9 +81,9 @@ _ENVIRONMENT: Final = Environment(
     auto_reload=False,
 )
 _ENVIRONMENT.filters |= {
-    each.__name__: each for each in (count_text, duration_text, reactor_name, utc_time, size, milliseconds)
+    each.__name__: each for each in (count_text, counted, duration_text, utc_time, size, milliseconds)
 }
-_ENVIRONMENT.globals |= {"PANELS": PANELS, "TIME_LEFT_LABELS": TIME_LEFT_LABELS}
+_ENVIRONMENT.globals |= {"PANELS": PANELS, "TIME_LEFT_LABELS": TIME_LEFT_LABELS, "reactor_names": reactor_names}
 _ENVIRONMENT.globals["version_of"] = lambda name: static(name)[1]
 
 

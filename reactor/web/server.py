@@ -21,7 +21,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from reactor.core.errors import ConfigInvalid
+from reactor.core.errors import ConfigInvalid, DatabaseFailure
+from reactor.postgres.status import KnownFigures
 from reactor.web.connections import ConnectionServer
 from reactor.web.http_errors import error_json
 
@@ -63,6 +64,7 @@ class WebServer:
         not_ready: Callable[[], list[str]],
         metrics: Callable[[], Awaitable[bytes]],
         status: Callable[[], Awaitable[dict[str, Any]]],
+        known_figures: Callable[[], KnownFigures | None],
         routes: Sequence[BaseRoute],
         guard: Callable[[Request], None],
         error_handlers: Mapping[type[Exception], ErrorHandler],
@@ -74,6 +76,7 @@ class WebServer:
         self._not_ready = not_ready
         self._metrics = metrics
         self._status = status
+        self._known_figures = known_figures
         self._guard = guard
         app = Starlette(
             routes=[
@@ -130,7 +133,13 @@ class WebServer:
 
     async def _get_status(self, request: Request) -> Response:
         self._guard(request)
-        return JSONResponse(await self._status())
+        try:
+            return JSONResponse(await self._status())
+        except DatabaseFailure as error:
+            answer: dict[str, Any] = {"error": error.code, "message": str(error), "reasons": self._not_ready()}
+            if (known := self._known_figures()) is not None:
+                answer["last_figures"] = {"age_s": round(known.age_s, 1), **known.figures}
+            return JSONResponse(answer, status_code=error.catalogued.http_status)
 
 
 async def _answer_http_exception(request: Request, error: Any) -> Response:

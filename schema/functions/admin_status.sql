@@ -93,6 +93,7 @@ as $$
                            sum(u.reserved_bytes) as reserved_bytes
                       from public.storage_usage as u
                      group by u.plan) as b), '[]'),
+        'plans', (select jsonb_agg(p.plan order by p.plan) from public.quota_plans as p),
         'notification_queue_usage', pg_notification_queue_usage(),
         'now', statement_timestamp())
 $$;

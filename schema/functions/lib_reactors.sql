@@ -1,7 +1,8 @@
--- Return the reactors that have reported within a day, as an array of objects, the longest running first.
+-- Return the reactors that have reported their presence within a day, the one that started first at the beginning.
 --
--- Returns  a reactor that hasn't reported for 20 s has the mode 'gone', whatever it reported last. `seen_s_ago` is in
---          seconds
+-- Returns  an array of objects. mode is 'silent' if the reactor has not reported for 16 s: it has missed one report,
+--          which is due every 13 s. seen_s_ago is the age of its last report, in seconds
+-- Locks    nothing
 create or replace function reactor.reactors()
     returns jsonb
     language sql
@@ -11,7 +12,7 @@ as $$
     select coalesce(
         jsonb_agg(jsonb_build_object(
             'id', i.id, 'host', i.host, 'pid', i.pid, 'port', i.port, 'version', i.version,
-            'mode', case when i.seen_at > statement_timestamp() - interval '20 s' then i.mode else 'gone' end,
+            'mode', case when i.seen_at < statement_timestamp() - interval '16 s' then 'silent' else i.mode end,
             'seen_s_ago', extract(epoch from statement_timestamp() - i.seen_at)) order by i.started_at, i.id), '[]')
       from reactor.instance as i
      where i.seen_at > statement_timestamp() - interval '1 day'

@@ -3,6 +3,7 @@
 A standby answers reads. A reactor that keeps such a connection claims nothing, and looks well.
 """
 
+import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ import pytest
 from anyio import fail_after, sleep, to_thread
 from support.app import App, open_app
 from support.chaos.harness import audited_database, figure
-from support.process import reactor, settings_of
+from support.process import fetch, reactor, settings_of
 from support.recorder import Recorder
 from support.servers.postgres import Standby, own_server, standby_of
 from support.servers.proxy import Proxy, proxied
@@ -100,6 +101,8 @@ async def test_claims_resume_when_the_name_leads_to_the_primary_again(
                 while not any(STANDBY in reason for reason in running.not_ready()):  # noqa: ASYNC110  # time passes
                     await sleep(0.05)
             assert STANDBY in running.not_ready()[0]
+            page = json.loads((await to_thread.run_sync(fetch, running.http_url + "/api/live"))[1])
+            assert page["troubles"][0].startswith(f"The {STANDBY.removeprefix('the ')} (for "), page["troubles"]
             proxy.lead_to(app.url)
             began = time.monotonic()
             await recorder.wait_for_all(5, AttemptSettled, lambda settled: settled.verdict is Verdict.STORED)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reactor.core.durations import format_duration, parse_duration_s
+from reactor.core.durations import duration_text, format_duration, parse_duration_s
 
 
 @pytest.mark.parametrize(
@@ -99,3 +99,8 @@ def test_any_text_gives_a_finite_duration_or_a_value_error(text: str) -> None:
     except ValueError:
         return
     assert 0 <= seconds < math.inf
+
+
+def test_durations_for_people_are_short() -> None:
+    seconds = [None, -5, 0.9, 59.9, 3599, 3661, 86_399, 90_000]
+    assert [duration_text(each) for each in seconds] == ["0s", "0s", "0s", "59s", "59m59s", "1h1m", "23h59m", "1d1h"]

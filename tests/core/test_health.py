@@ -1,28 +1,45 @@
-"""Each problem is reported in one sentence, the worst first. The headline without problems is "All is well."."""
+"""Each problem is reported in one sentence, causes first. What a stated cause explains isn't reported as well."""
 
 from typing import Any
 
 import pytest
 from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reactor.core.breakers import OpenBreaker
 from reactor.core.errors import StorageRefused, StorageUnavailable
 from reactor.core.health import (
     NOT_LISTENING,
+    NOT_RECONCILED,
     POLLED,
-    Process,
     count_text,
-    duration_text,
     headline,
-    reactor_name,
+    reasons_by_cause,
+    shared_refusal,
     troubles,
 )
+from reactor.core.process import Fault, Process
 from reactor.core.refusal import Guard, Place
 
 WELL = Process(
-    mode="listening", mode_for_s=60.0, not_ready=[], open_breakers=[], refused={}, lag_s=0.001, spool_free_bytes=1 << 40
+    instance="1",
+    mode="listening",
+    mode_for_s=60.0,
+    mode_reason="",
+    fault=None,
+    not_ready=[],
+    open_breakers=[],
+    refused={},
+    lag_s=0.001,
+    spool_free_bytes=1 << 40,
 )
 REACTOR = {"id": "1", "host": "h", "mode": "listening", "seen_s_ago": 1.0}
+OUTAGE = Fault(doing="report presence", reason="connection refused", lasts_s=12.0, is_outage=True)
+STANDBY = Fault(
+    doing="claim uploads", reason="the server takes no writes: it is a standby", lasts_s=25.0, is_outage=True
+)
+EXPIRED = StorageRefused("400", reason="ExpiredToken", check="AWS_PROFILE")
 
 
 def opened(error: StorageUnavailable | StorageRefused) -> OpenBreaker:
@@ -40,6 +57,13 @@ def database(**uploads: Any) -> dict[str, Any]:
         "reactors": [REACTOR],
         "notification_queue_usage": 0.0,
     }
+
+
+def behind() -> dict[str, Any]:
+    """Return the figures of a database in which everything waits and every other reactor is silent or polls."""
+    silent, polling = REACTOR | {"id": "2", "mode": "silent"}, REACTOR | {"id": "3", "mode": "polling"}
+    uploads = {"due": 9, "oldest_due_age_s": 3600, "leases_expired": 2}
+    return database(**uploads) | {"runs": {"stale": 4}, "reactors": [REACTOR, silent, polling]}
 
 
 def test_all_is_well() -> None:
@@ -126,10 +150,155 @@ def test_stale_runs_are_one_sentence(stale: int, sentence: str) -> None:
     assert troubles(database() | {"runs": {"stale": stale}}, WELL) == [sentence]
 
 
-@pytest.mark.parametrize(("mode", "reason"), [("polling", POLLED), ("starting", NOT_LISTENING)])
-def test_a_reason_that_the_mode_contains_is_not_repeated(mode: str, reason: str) -> None:
-    [sentence] = troubles(database(), evolve(WELL, mode=mode, not_ready=[reason]))
+@pytest.mark.parametrize("mode", ["polling", "starting"])
+def test_reasons_that_the_mode_contains_are_not_repeated_and_the_mode_has_its_reason(mode: str) -> None:
+    not_ready = [POLLED, NOT_LISTENING, NOT_RECONCILED]
+    process = evolve(WELL, mode=mode, mode_reason="too many connections", not_ready=not_ready)
+    [sentence] = troubles(database(), process)
+    assert "(too many connections)" in sentence
     assert not sentence.startswith("Not ready")
+
+
+# causes and consequences
+
+
+@pytest.mark.parametrize(
+    ("fault", "first"),
+    [
+        (OUTAGE, "The database does not answer: connection refused (for 12s)."),
+        (
+            STANDBY,
+            "The server takes no writes: it is a standby (for 25s). Nothing is stored until it takes writes again.",
+        ),
+    ],
+)
+def test_an_outage_is_the_only_trouble_of_what_it_explains(fault: Fault, first: str) -> None:
+    not_ready = ["the database hasn't answered for 11 s", NOT_LISTENING, NOT_RECONCILED]
+    process = evolve(WELL, mode="starting", fault=fault, not_ready=not_ready)
+    assert troubles(behind(), process) == [first]
+
+
+def test_what_an_outage_does_not_explain_is_reported_after_it() -> None:
+    process = evolve(WELL, fault=OUTAGE, spool_free_bytes=1 << 20, open_breakers=[(opened(EXPIRED), 5.0)])
+    found = troubles(behind() | {"uploads": database(dead=1, dead_for_s=5)["uploads"]}, process)
+    begins = ["The database does not", "The store files has refused", "A spool has only", "1 upload has been dead"]
+    assert [sentence.startswith(begin) for sentence, begin in zip(found, begins, strict=True)] == [True] * 4
+
+
+def test_a_database_that_does_not_answer_the_page_is_its_first_sentence_with_the_reason() -> None:
+    fault = Fault(doing="read the figures", reason="connection refused", lasts_s=7.0, is_outage=True)
+    process = evolve(WELL, mode="starting", fault=fault, not_ready=[NOT_LISTENING, NOT_RECONCILED])
+    first = "The database does not answer: connection refused (for 7s). The figures below may be old."
+    assert troubles(None, process) == [first]
+    reason = "the server takes no writes: it is a standby"
+    first = (
+        "The server takes no writes: it is a standby (for 7s). Nothing is stored until it takes writes again."
+        " The figures below may be old."
+    )
+    assert troubles(None, evolve(process, fault=evolve(fault, reason=reason))) == [first]
+
+
+def test_a_reason_of_readiness_about_the_database_explains_the_rest_too() -> None:
+    reason = "claims of uploads have failed for 12 s: permission denied"
+    process = evolve(WELL, mode="starting", not_ready=[NOT_LISTENING, reason])
+    assert troubles(behind(), process) == [f"Not ready: {reason}."]
+
+
+@pytest.mark.parametrize(("lasts_s", "is_reported"), [(0.0, False), (1.9, False), (2.0, True)])
+def test_a_call_that_fails_is_reported_if_it_fails_for_two_seconds(lasts_s: float, is_reported: bool) -> None:
+    fault = Fault(doing="claim runs", reason="canceling statement", lasts_s=lasts_s, is_outage=False)
+    expected = ["The reactor can't claim runs: canceling statement (for 2s)."] if is_reported else []
+    assert troubles(database(), evolve(WELL, fault=fault)) == expected
+
+
+@pytest.mark.parametrize(
+    ("doing", "explained"),
+    [("claim uploads", "overdue"), ("settle uploads", "overdue"), ("claim runs", "stale"), ("reconcile", "nothing")],
+)
+def test_a_failing_call_explains_the_work_that_it_would_do(doing: str, explained: str) -> None:
+    waiting = database(due=3, oldest_due_age_s=600) | {"runs": {"stale": 1}}
+    fault = Fault(doing=doing, reason="permission denied", lasts_s=9.0, is_outage=False)
+    first, *rest = troubles(waiting, evolve(WELL, fault=fault))
+    assert first == f"The reactor can't {doing}: permission denied (for 9s)."
+    assert {word for word in ("overdue", "stale") if word in " ".join(rest)} == {"overdue", "stale"} - {explained}
+
+
+def test_a_listening_connection_that_fails_alone_is_not_called_an_outage() -> None:
+    fault = Fault(doing="listen", reason="too many connections", lasts_s=60.0, is_outage=False)
+    process = evolve(WELL, mode="starting", mode_reason="too many connections", fault=fault, not_ready=[NOT_LISTENING])
+    sentence = "The reactor has not listened for 1m (too many connections): only reconciliation finds failed uploads."
+    assert troubles(database(), process) == [sentence]
+
+
+def test_a_full_notification_queue_explains_that_the_reactors_poll() -> None:
+    full = behind() | {"notification_queue_usage": 0.6, "uploads": database()["uploads"], "runs": {"stale": 0}}
+    polling = evolve(WELL, mode="polling", not_ready=[POLLED])
+    found = troubles(full | {"reactors": [REACTOR, REACTOR | {"id": "3", "mode": "polling"}]}, polling)
+    assert [sentence.startswith("The notification queue is 60% full") for sentence in found] == [True]
+
+
+def test_a_store_that_is_down_explains_overdue_uploads_but_a_bucket_does_not() -> None:
+    waiting = database(due=3, oldest_due_age_s=600)
+    store = opened(EXPIRED)
+    assert len(troubles(waiting, evolve(WELL, open_breakers=[(store, 5.0)]))) == 1
+    assert len(troubles(waiting, evolve(WELL, open_breakers=[(evolve(store, is_for_all=False), 5.0)]))) == 2
+    bucket = evolve(store, place=Place(Guard.BUCKET, "files"))
+    assert len(troubles(waiting, evolve(WELL, open_breakers=[(bucket, 5.0)]))) == 2
+
+
+def test_no_running_reactor_explains_all_work_that_waits() -> None:
+    assert troubles(behind() | {"reactors": []}, None) == ["No reactor is running."]
+
+
+@given(
+    st.booleans(),
+    st.sampled_from([None, OUTAGE, STANDBY, evolve(OUTAGE, doing="claim uploads", is_outage=False)]),
+    st.sampled_from(["starting", "listening", "polling"]),
+    st.lists(
+        st.sampled_from([NOT_LISTENING, POLLED, NOT_RECONCILED, "the database hasn't answered for 11 s"]), unique=True
+    ),
+    st.sampled_from([0.0, 0.6]),
+)
+def test_the_first_sentence_is_about_the_database_if_it_has_a_fault(
+    answers: bool, fault: Fault | None, mode: str, not_ready: list[str], usage: float
+) -> None:
+    process = evolve(WELL, fault=fault, mode=mode, not_ready=not_ready)
+    found = troubles(behind() | {"notification_queue_usage": usage} if answers else None, process)
+    assert len(set(found)) == len(found)
+    if fault is not None or not answers:
+        assert found[0].startswith(("The database does not answer", "The server takes no writes", "The reactor can't"))
+    if (fault is not None and fault.is_outage) or not answers:
+        assert not any(sentence.startswith("Not ready") for sentence in found)
+
+
+# readiness
+
+
+REFUSED = shared_refusal(opened(EXPIRED))
+
+
+@pytest.mark.parametrize(
+    ("reasons", "fault", "listener", "expected"),
+    [
+        ([NOT_LISTENING], OUTAGE, "", ["the database does not answer: connection refused", NOT_LISTENING]),
+        ([NOT_RECONCILED], STANDBY, "", [STANDBY.reason, NOT_RECONCILED]),
+        ([NOT_LISTENING], None, "refused", ["the reactor can't listen: refused", NOT_LISTENING]),
+        ([POLLED], None, "a pooler?", ["no test notification comes back: a pooler?", POLLED]),
+        ([NOT_RECONCILED], None, "refused", [NOT_RECONCILED]),
+        ([NOT_LISTENING, "the database hasn't answered for 11 s"], OUTAGE, "",
+         ["the database hasn't answered for 11 s", NOT_LISTENING]),
+        ([REFUSED, NOT_LISTENING], OUTAGE, "",
+         ["the database does not answer: connection refused", REFUSED, NOT_LISTENING]),
+        (["shutting down", NOT_LISTENING], OUTAGE, "",
+         ["shutting down", "the database does not answer: connection refused", NOT_LISTENING]),
+        ([REFUSED], OUTAGE, "", [REFUSED]),
+        ([], OUTAGE, "refused", []),
+    ],
+)  # fmt: skip
+def test_readiness_lists_the_cause_first_and_stays_ready_without_a_reason(
+    reasons: list[str], fault: Fault | None, listener: str, expected: list[str]
+) -> None:
+    assert reasons_by_cause(reasons, fault, listener) == expected
 
 
 def test_uploads_due_for_less_than_a_minute_are_no_trouble() -> None:
@@ -138,40 +307,9 @@ def test_uploads_due_for_less_than_a_minute_are_no_trouble() -> None:
 
 def test_an_unreachable_database_and_missing_reactors_are_reported() -> None:
     assert troubles(None, WELL) == ["The database does not answer: the figures below may be old."]
-    answers = evolve(WELL, mode="starting", not_ready=[NOT_LISTENING, "the server takes no writes: it is a standby"])
-    assert troubles(None, answers) == [
-        "The database does not answer (the server takes no writes: it is a standby): the figures below may be old."
-    ]
-    assert troubles(None, evolve(WELL, lag_s=2.5))[1].startswith("Timers fire 2.5 s late")
-    gone = [REACTOR | {"seen_s_ago": 7200.0}]
+    gone = [REACTOR | {"seen_s_ago": 7200.0, "mode": "silent"}]
     assert troubles(database() | {"reactors": gone}, None) == ["No reactor has reported for 2h."]
     assert troubles(database() | {"reactors": []}, None) == ["No reactor is running."]
-    one_polls = [REACTOR, REACTOR | {"mode": "polling"}]
-    sentence = "1 of 2 reactors receives no notifications and polls the database."
-    assert troubles(database() | {"reactors": one_polls}, None) == [sentence]
-
-
-def test_the_cause_comes_first() -> None:
-    found = troubles(database(), evolve(WELL, mode="starting", not_ready=["the cause", NOT_LISTENING]))
-    assert found[0] == "Not ready: the cause."
-    assert len(found) == 2
-
-
-@pytest.mark.parametrize(
-    ("other", "sentences"),
-    [
-        ({"mode": "polling"}, ["1 of 2 reactors receives no notifications and polls the database."]),
-        (
-            {"seen_s_ago": 21.0, "mode": "gone"},
-            ["Reactor h:8321 (process 7) has not reported for 21s: was it stopped?"],
-        ),
-        ({"seen_s_ago": 601.0, "mode": "gone"}, []),
-        ({"mode": "starting"}, []),
-    ],
-)
-def test_the_page_of_one_reactor_describes_the_others(other: dict[str, Any], sentences: list[str]) -> None:
-    fleet = [REACTOR, REACTOR | {"pid": 7, "port": 8321} | other]
-    assert troubles(database() | {"reactors": fleet}, WELL) == sentences
 
 
 def test_a_reactor_does_not_report_itself_twice() -> None:
@@ -179,18 +317,20 @@ def test_a_reactor_does_not_report_itself_twice() -> None:
     assert sentence.startswith("Notifications have not arrived")
 
 
-def test_two_reactors_of_a_host_have_different_names() -> None:
-    names = [reactor_name({"host": "h", "pid": pid, "port": port}) for pid, port in ((7, 8321), (8, 8322), (9, None))]
-    assert names == ["h:8321 (process 7)", "h:8322 (process 8)", "h (process 9)"]
+@pytest.mark.parametrize("is_outage", [False, True])
+def test_only_an_outage_explains_that_notifications_do_not_arrive(is_outage: bool) -> None:
+    """A missing grant makes the reactor unready, and it can have another fault at the same time."""
+    reason = "permission denied for function claim_uploads"
+    fault = Fault(doing="claim uploads", reason=reason, lasts_s=9.0, is_outage=is_outage)
+    found = troubles(database(), evolve(WELL, mode="polling", fault=fault, not_ready=[reason, POLLED]))
+    assert len(found) == (1 if is_outage else 2)
 
 
 def test_the_headline_counts_several_troubles() -> None:
     found = troubles(database(dead=1, dead_for_s=1) | {"runs": {"stale": 3}, "notification_queue_usage": 0.6}, WELL)
     assert headline(found) == "3 things are wrong."
-    assert found[-1].startswith("The notification queue is 60% full")
+    assert found[0].startswith("The notification queue is 60% full")
 
 
-def test_counts_and_durations_are_short() -> None:
+def test_counts_are_short() -> None:
     assert (count_text(100, 100), count_text(101, 100), count_text(1234, 10_000)) == ("100", "more than 100", "1,234")
-    seconds = [None, -5, 0.9, 59.9, 3599, 3661, 86_399, 90_000]
-    assert [duration_text(each) for each in seconds] == ["0s", "0s", "0s", "59s", "59m59s", "1h1m", "23h59m", "1d1h"]

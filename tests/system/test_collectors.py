@@ -108,7 +108,7 @@ def test_a_broken_collector_costs_spans_never_work_and_3_s_of_the_shutdown_at_mo
     assert delayed_s < _MAX_DELAY_S
     for upload in (*uploads, *more):
         app.assert_stored(upload)
-    assert run.log.count("doesn't accept") == 2, run.log
+    assert 2 <= run.log.count("doesn't accept") <= 2 * 4, run.log  # four lines of each signal in the first 71 s
     assert "Traceback" not in run.log
     assert run.log.count("spans lost: ") == 1
     assert not collector.spans

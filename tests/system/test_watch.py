@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -281,7 +281,8 @@ def test_on_a_terminal_it_redraws_reports_an_outage_and_restores_the_cursor(app:
     with watching_on_terminal(app) as watch:
         watch.out.wait_for("uploads waiting")
         with outage(app, server_url):
-            watch.out.wait_for("the database has not answered for")
+            watch.out.wait_for("The database does not answer: ")
+            watch.out.wait_for("The figures below are old.")
         app.queue_uploads(7, next_retry_at="2100-01-01")
         watch.out.wait_for("7  ")
         assert watch.end_with(signal.SIGINT) == 0
@@ -310,7 +311,23 @@ def test_refusals_and_usage_are_shown_by_plan(app: App) -> None:
         lines = [" ".join(line.split()) for line in rendered(inspector.status(60)).splitlines()]
 
     assert "storage used 1,048,576 bytes" in lines
-    assert "free 0 bytes, 1 users" in lines
-    assert "pro 1,048,576 bytes, 1 users" in lines
+    assert "free 0 bytes, 1 user" in lines
+    assert "pro 1,048,576 bytes, 1 user" in lines
     assert "refused by quota 2 in the last hour" in lines
     assert "storage, plan pro 2" in lines
+
+
+def test_silent_reactors_are_counted_apart_and_names_differ(app: App) -> None:
+    app.conn.execute(
+        "insert into reactor.instance (id, host, pid, port, version, mode, started_at, seen_at) values"
+        " (%s, 'h', null, null, '1', 'polling', now() - interval '2 h', now() - interval '65 s'),"
+        " (%s, 'h', null, null, '1', 'listening', now() - interval '1 h', now()),"
+        " (%s, 'h', 7, 8321, '1', 'listening', now(), now())",
+        (UUID(int=1 << 96), UUID(int=2 << 96), UUID(int=3 << 96)),
+    )
+    with inspecting(app.url) as inspector:
+        lines = [" ".join(line.split()) for line in rendered(inspector.status(60)).splitlines()]
+    assert "reactors 2 running, 1 silent" in lines
+    assert "h (00000001): silent for 1m5s, version 1" in lines
+    assert "h (00000002): listening, seen 0s ago, version 1" in lines
+    assert "h:8321 (process 7): listening, seen 0s ago, version 1" in lines

@@ -11,7 +11,7 @@ from support.breaker_events import breaker_closed, breaker_opened
 from reactor.core import events
 from reactor.core.model import Outcome, Verdict
 from reactor.core.trace_context import Trail, timeout_span_id
-from reactor.telemetry.log_lines import LOG_LINES, RepeatedWarnings
+from reactor.telemetry.log_lines import LogLines
 
 if TYPE_CHECKING:
     from loguru import Message, Record
@@ -33,8 +33,9 @@ def records() -> Iterator[list["Record"]]:
 
 
 def emit(*emitted: events.Event) -> None:
+    subscriptions = LogLines().subscriptions()
     for event in emitted:
-        LOG_LINES[type(event)](event)
+        subscriptions[type(event)](event)
 
 
 def trail(number: int) -> Trail:
@@ -121,16 +122,23 @@ def test_a_line_about_a_run_carries_the_ids_of_its_timeout(records: list["Record
             "ERROR",
             "store s3://h fails for everyone, whose uploads wait and whose attempts aren't counted: 503 SlowDown",
         ),
-        (breaker_closed("s3://h"), "INFO", "store s3://h answers again: its uploads continue"),
         (events.Swept(reaction="uploads", found=3, missed=2, duration_s=0.1), "WARNING", "2 overdue uploads"),
-        (events.UsageRepaired(kind="reservations", count=2), "WARNING", "released 2 reservations"),
-        (events.DatabaseAnswers(after_s=12.0), "INFO", "the database answers again after 12.0 s"),
+        (events.UsageRepaired(kind="reservations", count=2), "WARNING", "released 2 reservations unused for a day"),
+        (events.UsageRepaired(kind="reservations", count=1), "WARNING", "released 1 reservation unused for a day"),
+        (events.UsageRepaired(kind="months", count=1), "INFO", "repaired 1 month"),
+        (
+            events.Rescued(retried=1, buried=0),
+            "WARNING",
+            "rescued 1 abandoned upload; 0 uploads more without attempts left died",
+        ),
+        (events.ReactorsChanged(alive=1, joined=0, left=1), "INFO", "1 reactor running (0 joined, 1 left)"),
+        (events.ReactorsChanged(alive=2, joined=1, left=0), "INFO", "2 reactors running (1 joined, 0 left)"),
         (
             events.RowsRefused(
                 reaction="runs", row_ids=[UUID(int=1)], reason="no", times=3, retry_in_s=120.0, set_aside=4
             ),
             "ERROR",
-            f"refuses 1 runs, for example {UUID(int=1)} (refused 3 times so far; next try in 120 s): no",
+            f"refuses 1 run, for example {UUID(int=1)} (refused 3 times so far; next try in 120 s): no",
         ),
         (events.RowsAccepted(reaction="runs", rows=2, set_aside=1), "INFO", "accepts 2 runs"),
     ],
@@ -141,6 +149,123 @@ def test_an_event_is_logged_at_the_level_of_its_severity(
     emit(event)
     assert records[0]["level"].name == level
     assert words in records[0]["message"]
+
+
+class Time:
+    """Monotonic seconds that the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def time() -> Time:
+    return Time()
+
+
+def lost(doing: str = "claim uploads", reason: str = "connection refused") -> events.DatabaseLost:
+    return events.DatabaseLost(doing=doing, reason=reason)
+
+
+def messages(records: list["Record"]) -> list[str]:
+    return [record["message"] for record in records if record["level"].name != "DEBUG"]
+
+
+def test_an_outage_of_an_hour_has_few_lines_and_one_at_its_end(records: list["Record"], time: Time) -> None:
+    subscriptions = LogLines(time).subscriptions()
+    while time.now < 3600:
+        for doing, every_s in (("claim uploads", 0.5), ("claim runs", 0.5), ("reconcile", 1.0), ("listen", 4.0)):
+            if time.now % every_s == 0:
+                subscriptions[events.DatabaseLost](lost(doing, f"no answer from port {int(time.now)}"))
+        time.now += 0.5
+    subscriptions[events.DatabaseAnswers](events.DatabaseAnswers(after_s=3600.0))
+    subscriptions[events.DatabaseAnswers](events.DatabaseAnswers(after_s=0.0))
+    *warnings, end = messages(records)
+    assert len(warnings) == 4 * 9
+    assert warnings[0] == "couldn't claim uploads: no answer from port 0; retrying"
+    assert (
+        "couldn't claim uploads: no answer from port 71; retrying (119 more since the last line about this)" in warnings
+    )
+    assert end == "the database answers again after 3600.0 s"
+
+
+def test_another_cause_is_logged_at_once(records: list["Record"], time: Time) -> None:
+    subscriptions = LogLines(time).subscriptions()
+    for reason in ("connection refused", "connection refused", "password authentication failed"):
+        subscriptions[events.DatabaseLost](lost(reason=reason))
+    assert [message.partition(": ")[2] for message in messages(records)] == [
+        "connection refused; retrying",
+        "password authentication failed; retrying",
+    ]
+
+
+def test_lost_leases_are_counted(records: list["Record"], time: Time) -> None:
+    subscriptions = LogLines(time).subscriptions()
+    for number in range(2500):
+        subscriptions[events.LeaseLost](events.LeaseLost(upload_id=UUID(int=number)))
+    time.now += 2.0
+    subscriptions[events.LeaseLost](events.LeaseLost(upload_id=UUID(int=9999)))
+    assert [message.partition("dropped")[2] for message in messages(records)] == [
+        "",
+        " (2499 more since the last line about this)",
+    ]
+    assert records[0]["extra"]["upload_id"] == str(UUID(int=0))
+
+
+def test_a_place_that_answers_again_says_after_how_long(records: list["Record"], time: Time) -> None:
+    subscriptions = LogLines(time).subscriptions()
+    subscriptions[events.BreakerMoved](breaker_opened("s3://h"))
+    subscriptions[events.BreakerMoved](breaker_opened("s3://g"))
+    time.now += 65.0
+    subscriptions[events.BreakerMoved](breaker_closed("s3://h"))
+    assert messages(records)[-1] == "store s3://h answers again after 65.0 s: its uploads continue"
+    subscriptions[events.BreakerMoved](breaker_closed("s3://unknown"))
+    assert len(messages(records)) == 3
+
+
+def test_a_breaker_that_opens_and_closes_for_an_hour_has_few_lines(records: list["Record"], time: Time) -> None:
+    subscriptions = LogLines(time).subscriptions()
+    while time.now < 3600:
+        for event in (breaker_opened("s3://h"), breaker_closed("s3://h")):
+            subscriptions[events.BreakerMoved](event)
+            time.now += 0.5
+    assert len(messages(records)) < 2 * 3600 / 10 + 4
+    per_minute = 2 * 60 / 10
+    assert per_minute < 100
+
+
+def test_listening_is_logged_at_the_start_and_after_a_fault_that_was_logged(
+    records: list["Record"], time: Time
+) -> None:
+    subscriptions = LogLines(time).subscriptions()
+    flow: list[events.Event] = [
+        events.Listening(),
+        events.ListenerLost(reason="server closed the connection"),
+        events.Polling(interval_s=2.0, reason="the notification queue is 60% full"),
+        events.Listening(),
+        events.Listening(),
+    ]
+    for event in flow:
+        subscriptions[type(event)](event)
+        time.now += 1.5
+    assert messages(records) == [
+        "listening for notifications: the test notification has arrived",
+        "lost the listening connection (server closed the connection): reconnecting",
+        "notifications don't arrive (the notification queue is 60% full): polling the database every 2 s",
+        "listening for notifications: the test notification has arrived, after 3.0 s without notifications",
+    ]
+
+
+def test_rejected_notifications_of_a_flood_are_counted(records: list["Record"], time: Time) -> None:
+    subscriptions = LogLines(time).subscriptions()
+    for number in range(1000):
+        for reason in ("not JSON", f"{number} is no version"):
+            rejected = events.NotificationRejected(channel="reactor_runs", reason=reason)
+            subscriptions[events.NotificationRejected](rejected)
+    assert len(records) == 2
 
 
 def test_a_line_below_the_level_computes_no_ids(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,50 +280,3 @@ def test_a_line_below_the_level_computes_no_ids(monkeypatch: pytest.MonkeyPatch)
     settled = events.AttemptSettled(trail(1), Outcome(Verdict.STORED), (1.0, 2.0), 2.0, 3.0)
     emit(events.AttemptsSettled(attempts=[settled]))
     logger.remove(sink_id)
-
-
-def lost(reason: str, doing: str = "claim uploads") -> events.DatabaseLost:
-    return events.DatabaseLost(doing=doing, reason=reason)
-
-
-def test_a_warning_that_repeats_is_logged_at_growing_intervals_with_a_count(records: list["Record"]) -> None:
-    """A standby for an hour, with two failures in a second."""
-    now = [0.0]
-    warn = RepeatedWarnings("couldn't {event.doing}: {event.reason}", now=lambda: now[0])
-    logged_at = []
-    for half_second in range(7_200):
-        now[0] = half_second / 2
-        before = len(records)
-        warn(lost("the server takes no writes: it is a standby"))
-        if len(records) > before:
-            logged_at.append(now[0])
-    assert logged_at == [0, 10, 30, 70, 150, 310, 630, 1230, 1830, 2430, 3030]
-    assert records[0]["message"] == "couldn't claim uploads: the server takes no writes: it is a standby"
-    assert records[1]["message"].endswith("(20 times since the last warning)")
-    assert records[2]["message"].endswith("(40 times since the last warning)")
-
-
-def test_another_cause_is_logged_at_once(records: list["Record"]) -> None:
-    warn = RepeatedWarnings("{event.doing}: {event.reason}", now=lambda: 0.0)
-    for event in (lost("a"), lost("b"), lost("a", "extend uploads"), lost("a"), lost("b")):
-        warn(event)
-    assert [record["message"] for record in records] == ["claim uploads: a", "claim uploads: b", "extend uploads: a"]
-
-
-def test_a_number_in_the_message_does_not_make_another_warning_of_it(records: list["Record"]) -> None:
-    warn = RepeatedWarnings("{event.reason}", now=lambda: 0.0)
-    for port in range(100):
-        warn(lost(f"connection to port {port} failed"))
-    assert len(records) == 1
-
-
-def test_a_warning_after_a_recovery_is_logged_at_once(records: list["Record"]) -> None:
-    now = [0.0]
-    warn = RepeatedWarnings("{event.reason}", now=lambda: now[0])
-    warn(lost("a"))
-    warn.clear(events.DatabaseAnswers(after_s=1.0))
-    warn(lost("a"))
-    assert len(records) == 2
-    now[0] = 200.0  # nothing has failed for so long, although no call that failed was repeated
-    warn(lost("a"))
-    assert len(records) == 3

@@ -10,11 +10,29 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_C
 from opentelemetry.sdk.resources import Resource
 from prometheus_client.parser import text_string_to_metric_families
 from support.breaker_events import breaker_closed, breaker_opened
+from support.manual_clock import ManualClock
 from support.servers.otlp_receiver import receiving
+from support.spooled import make_upload
 
 from reactor.core import events
+from reactor.core.backoff import Backoff
+from reactor.core.breakers import Breakers
+from reactor.core.errors import (
+    ContentMismatch,
+    FileTooLarge,
+    ReactorError,
+    SpoolFileMissing,
+    SpoolPathForbidden,
+    SpoolUnavailable,
+    StorageRefused,
+    StorageRejected,
+    StorageUnavailable,
+)
 from reactor.core.model import Outcome, Verdict
+from reactor.core.refusal import Guard, Place, Scope
 from reactor.core.trace_context import Trail, context_of
+from reactor.reactions.upload_failures import UploadFailures
+from reactor.telemetry import known_series
 from reactor.telemetry.collector import collector_of
 from reactor.telemetry.metrics import Metrics
 
@@ -146,14 +164,18 @@ def samples(text: str, name: str) -> dict[tuple[str, ...], float]:
     }
 
 
+def nonzero(text: str, name: str) -> dict[tuple[str, ...], float]:
+    return {labels: value for labels, value in samples(text, name).items() if value}
+
+
 def test_events_are_counted(metrics: Metrics) -> None:
     text = scraped(metrics, *EVERYTHING)
-    assert samples(text, "storage_upload_attempts_total") == {
+    assert nonzero(text, "storage_upload_attempts_total") == {
         ("", "stored"): 1.0,
         ("STORAGE_UNAVAILABLE", "retry"): 1.0,
         ("X", "dead"): 1.0,
     }
-    assert samples(text, "reactor_reconcile_missed_total") == {("uploads",): 2.0}
+    assert nonzero(text, "reactor_reconcile_missed_total") == {("uploads",): 2.0}
     assert samples(text, "reactor_listener_up") == {(): 1.0}
     assert samples(text, "reactor_breaker_open") == {("store", "s3://s3.example.org"): 1.0}
     assert samples(text, "storage_upload_reaction_seconds_count") == {(): 1.0}
@@ -173,14 +195,14 @@ def test_gauges_of_the_database_are_read_from_the_newest_status(metrics: Metrics
         ("cancelled",): 0.0,
     }
     assert samples(text, "storage_queue_oldest_age_seconds") == {(): 12.5}
-    assert samples(text, "quota_rejections_total") == {("free", "storage"): 12.0, ("free", "interpretations"): 2.0}
-    assert samples(text, "storage_usage_bytes") == {("free",): 123.0, ("pro",): 456.0}
+    assert nonzero(text, "quota_rejections_total") == {("free", "storage"): 12.0, ("free", "interpretations"): 2.0}
+    assert samples(text, "storage_usage_bytes") == {("free",): 123.0, ("pro",): 456.0, ("enterprise",): 0.0}
     assert samples(text, "reactor_wheel_timers") == {(): 7.0}
     assert samples(text, "reactor_spool_free_bytes") == {(): 8.0}
 
 
 @pytest.mark.parametrize("newest", [{}, {"uploads": {}, "runs": {"running": 0}}])
-def test_figures_that_the_status_lacks_are_not_exported(
+def test_gauges_that_the_status_lacks_are_not_exported_and_counters_keep_their_values(
     metrics: Metrics, status: dict[str, Any], newest: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     status.update(STATUS)
@@ -188,10 +210,97 @@ def test_figures_that_the_status_lacks_are_not_exported(
     status.clear()
     status.update(newest)
     text = scraped(metrics)
-    for name in ("quota_rejections_total", "storage_usage_bytes", "storage_queue_depth"):
+    for name in ("storage_usage_bytes", "storage_queue_depth"):
         assert samples(text, name) == {}
+    # a counter that disappears and comes back, or falls to 0, looks like new refusals
+    assert nonzero(text, "quota_rejections_total") == {("free", "storage"): 12.0, ("free", "interpretations"): 2.0}
     assert samples(text, "storage_queue_oldest_age_seconds") == {}
     assert not caplog.records  # the SDK would log the exception of a callback
+
+
+CONTRACT: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "storage.queue.depth": {"status": ("failed", "uploading", "dead", "cancelled")},
+    "storage.queue.oldest_age": {},
+    "storage.upload.attempts": {
+        "outcome": ("stored", "retry", "dead", "deferred"),
+        "error_code": ("", "STORAGE_REFUSED"),
+    },
+    "storage.upload.duration": {},
+    "storage.upload.reaction": {},
+    "interpretation.running": {},
+    "interpretation.timeouts": {"reason": ("INTERPRETATION_TIMEOUT", "INTERPRETATION_HEARTBEAT_LOST")},
+    "interpretation.timeout_lag": {},
+    "quota.rejections": {"quota": ("storage", "interpretations"), "plan": ("free", "pro", "enterprise")},
+    "storage_usage.bytes": {"plan": ("free", "pro", "enterprise")},
+    "reactor.wheel.timers": {},
+    "reactor.wheel.lag": {},
+    "reactor.reconcile.missed": {"kind": ("uploads", "runs", "reservations")},
+    "reactor.listener.up": {},
+    "reactor.notifications": {"channel": ("reactor_uploads", "reactor_runs")},
+    "reactor.notifications.rejected": {"channel": ("reactor_uploads", "reactor_runs")},
+    "reactor.breaker.open": {"kind": ("store", "spool"), "name": ("s3://h", "default", "second")},
+    "reactor.spool.free_bytes": {},
+}
+"""The metrics that are promised, by their OpenTelemetry names, with labels and values that are known at the start."""
+
+HISTOGRAMS = {"storage.upload.duration", "storage.upload.reaction", "interpretation.timeout_lag", "reactor.wheel.lag"}
+PLACES = [Place(Guard.STORE, "s3://h"), Place(Guard.SPOOL, "default"), Place(Guard.SPOOL, "second")]
+
+
+def test_every_promised_metric_exists_before_the_first_event() -> None:
+    """An alert can't detect the first increase of a counter that appears with it."""
+    text = scraped(Metrics(Resource({"service.name": "reactor"}), version="1", places=PLACES))
+    found = families(text)
+    for name, labels in CONTRACT.items():
+        [family] = [each for key, each in found.items() if key.removesuffix("_seconds") == name.replace(".", "_")]
+        for label, values in labels.items():
+            assert {sample.labels[label] for sample in family.samples} >= set(values), (name, label)
+        assert {sample.value for sample in family.samples} == {0.0}, name
+
+
+def test_every_quota_of_every_plan_has_its_counter(metrics: Metrics, status: dict[str, Any]) -> None:
+    status.update(STATUS | {"plans": ["enterprise", "free", "pro", "team"]})
+    plans = {plan for plan, _ in samples(scraped(metrics), "quota_rejections_total")}
+    assert plans == {"free", "pro", "enterprise", "team"}
+    assert len(samples(scraped(metrics), "quota_rejections_total")) == 8
+    assert samples(scraped(metrics), "storage_usage_bytes")["team",] == 0.0
+
+
+def test_a_collector_receives_every_promised_metric_before_the_first_event() -> None:
+    with receiving() as receiver:
+        collector = collector_of({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": receiver.endpoint + "/v1/metrics"}, "metrics")
+        metrics = Metrics(Resource({"service.name": "reactor"}), version="1", places=PLACES, collector=collector)
+        metrics.close(10.0)
+        receiver.wait_for_metric("storage.upload.attempts")
+    assert set(receiver.metrics) >= CONTRACT.keys() - HISTOGRAMS
+
+
+FAILURES = [
+    StorageUnavailable("503", http_status=503),
+    StorageRejected("no", http_status=404),
+    StorageRejected("403", http_status=403, reason="AccessDenied", may_be_shared=True),
+    StorageRefused("400", reason="ExpiredToken"),
+    SpoolUnavailable("gone", reason="ENOENT"),
+    SpoolUnavailable("no descriptor", reason="EMFILE", scope=Scope.PASSING),
+    FileTooLarge("too large"),
+    SpoolFileMissing("missing"),
+    SpoolFileMissing("denied", reason="EACCES", may_be_shared=True),
+    SpoolPathForbidden("outside"),
+    ContentMismatch("other bytes"),
+]
+
+
+@pytest.mark.parametrize("error", FAILURES, ids=lambda error: f"{error.code} {error.refusal.reason}")
+@pytest.mark.parametrize("attempt", [1, 5])
+def test_the_outcome_of_every_failure_is_a_known_series(error: ReactorError, attempt: int) -> None:
+    """With many users, so that the breakers open too."""
+    clock = ManualClock()
+    failures = UploadFailures(
+        Breakers("s3://h"), Backoff(base_s=1, factor=2, max_s=9, jitter=0), clock=clock, emit=lambda _event: None
+    )
+    for tenant in range(8):
+        outcome = failures.outcome(tenant, make_upload()._replace(attempt=attempt), error)
+        assert (outcome.verdict, outcome.code or "") in known_series.ATTEMPTS
 
 
 BOUNDS = "0.001 0.0025 0.005 0.01 0.025 0.05 0.1 0.25 0.5 1.0 2.5 5.0 10.0 30.0 60.0 300.0 +Inf"

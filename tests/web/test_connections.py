@@ -56,6 +56,7 @@ async def serving(
             not_ready=list,
             metrics=nothing,
             status=status,
+            known_figures=lambda: None,
             routes=[Route("/large", large), Route("/endless", endless)],
             guard=lambda _: None,
             error_handlers={},

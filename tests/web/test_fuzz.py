@@ -263,6 +263,7 @@ async def _answers(sent: list[bytes]) -> list[bytes]:
             not_ready=list,
             metrics=nothing,
             status=nothing,
+            known_figures=lambda: None,
             routes=[Route("/do", endpoint, methods=["POST"])],
             guard=lambda _: None,
             error_handlers={HttpError: _as_json},

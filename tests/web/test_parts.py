@@ -21,6 +21,7 @@ from reactor.core.events import (
     Swept,
     UsageRepaired,
 )
+from reactor.core.process import Process
 from reactor.web import charts
 from reactor.web.auth import FAILURE_WINDOW_S, MAX_FAILURES, MAX_SESSIONS, SESSION_LIFETIME_S, Sessions
 from reactor.web.detail import WIDTH, TimelineStep, timeline_bars, upload_timeline
@@ -133,6 +134,10 @@ def test_reaction_times_are_sampled_in_bounded_memory() -> None:
     assert recent.reactions.quantile(0.5) is None
 
 
+def process_of(recent: RecentActivity) -> Process:
+    return recent.process(instance="1", fault=None, mode_reason="", not_ready=[], spool_free_bytes=None)
+
+
 def test_a_new_mode_or_a_moved_breaker_is_a_change() -> None:
     clock = ManualClock()
     recent = RecentActivity(clock)
@@ -145,7 +150,7 @@ def test_a_new_mode_or_a_moved_breaker_is_a_change() -> None:
     assert changes(Listening())
     assert changes(breaker_opened("files"))
     clock.advance(5.0)
-    process = recent.process(not_ready=[], spool_free_bytes=None)
+    process = process_of(recent)
     assert process.mode == "listening"
     [(opened, open_for_s)] = process.open_breakers
     assert opened.place.name == "files"
@@ -153,7 +158,7 @@ def test_a_new_mode_or_a_moved_breaker_is_a_change() -> None:
     assert changes(Polling(interval_s=2.0, reason="no notifications"))
     assert not changes(Polling(interval_s=2.0, reason="no notifications"))
     assert changes(breaker_closed("files"))
-    assert recent.process(not_ready=[], spool_free_bytes=None).open_breakers == []
+    assert process_of(recent).open_breakers == []
 
 
 def test_missed_rows_are_counted_per_reconciliation_and_since_the_start() -> None:

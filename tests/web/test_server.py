@@ -16,6 +16,7 @@ from anyio import EndOfStream, connect_tcp, create_task_group, fail_after, to_th
 
 from reactor.core.errors import DatabaseUnavailable
 from reactor.core.settings import answers_host, is_loopback
+from reactor.postgres.status import KnownFigures
 from reactor.web.auth import Sessions
 from reactor.web.routes import Routes
 from reactor.web.server import WebServer
@@ -24,7 +25,12 @@ STATUS: dict[str, Any] = {"uploads": {}}
 
 
 def server_on(
-    listening: socket.socket, host: str = "127.0.0.1", *, hosts: Sequence[str] = (), failure: Exception | None = None
+    listening: socket.socket,
+    host: str = "127.0.0.1",
+    *,
+    hosts: Sequence[str] = (),
+    failure: Exception | None = None,
+    known: KnownFigures | None = None,
 ) -> WebServer:
     async def metrics() -> bytes:
         return b"metric 1\n"
@@ -44,6 +50,7 @@ def server_on(
         not_ready=lambda: ["a reason"],
         metrics=metrics,
         status=status,
+        known_figures=lambda: known,
         routes=[],
         guard=page.guard,
         error_handlers=page.error_handlers(),
@@ -52,11 +59,15 @@ def server_on(
 
 @asynccontextmanager
 async def serving(
-    host: str = "127.0.0.1", *, hosts: Sequence[str] = (), failure: Exception | None = None
+    host: str = "127.0.0.1",
+    *,
+    hosts: Sequence[str] = (),
+    failure: Exception | None = None,
+    known: KnownFigures | None = None,
 ) -> AsyncIterator[str]:
     """Run a server and yield its URL."""
     with WebServer.bind(host, 0) as listening:
-        server = server_on(listening, host, hosts=hosts, failure=failure)
+        server = server_on(listening, host, hosts=hosts, failure=failure, known=known)
         async with create_task_group() as tasks:
             tasks.start_soon(server.serve)
             yield server.url
@@ -101,7 +112,15 @@ async def test_an_unreachable_database_is_a_503_in_json() -> None:
     async with serving(failure=DatabaseUnavailable("it is down")) as url:
         status, _, body = await send(url, "/api/status")
     assert status == 503
-    assert json.loads(body) == {"error": "DATABASE_UNAVAILABLE", "message": "it is down"}
+    assert json.loads(body) == {"error": "DATABASE_UNAVAILABLE", "message": "it is down", "reasons": ["a reason"]}
+
+
+async def test_an_unreachable_database_is_answered_with_the_last_figures_and_their_age() -> None:
+    known = KnownFigures({"uploads": {"dead": 3}}, 12.34)
+    async with serving(failure=DatabaseUnavailable("it is down"), known=known) as url:
+        status, _, body = await send(url, "/api/status")
+    assert status == 503
+    assert json.loads(body)["last_figures"] == {"age_s": 12.3, "uploads": {"dead": 3}}
 
 
 async def test_a_failure_is_a_500_in_json_without_details() -> None:
