@@ -86,13 +86,12 @@ class Breakers:
         self.open: dict[Place, OpenBreaker] = {}
         """The places with an open breaker. Read only."""
 
+        # Invariant: true exactly when `_at` is empty. An attribute, because each claim and each outcome reads it.
+        self.is_clear = True
+        """Whether no attempt has failed since the last success. Then any upload may start. Read only."""
+
         self.has_opened = False
         """True when a breaker has opened since the caller set this to False."""
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether no attempt has failed since the last success. Then any upload may start."""
-        return not self._at
 
     # which uploads may start
 
@@ -211,6 +210,7 @@ class Breakers:
         if place not in self._at and len(self._at) >= MOST_PLACES:
             return False
         breakers = self._at.setdefault(place, {})
+        self.is_clear = False
         if tenant not in breakers:
             if len(breakers) >= MOST_TENANTS:
                 return False
@@ -249,6 +249,7 @@ class Breakers:
     def _close(self, now: float, place: Place) -> None:
         for breaker in self._at.pop(place, {}).values():
             breaker.succeeded(now)
+        self.is_clear = not self._at
         self._refused_at.pop(place, None)
         self._openers.pop(place, None)
         self.open.pop(place, None)

@@ -19,6 +19,8 @@ class BusyOutcomes(Generic[A]):
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._outcomes: dict[Signal, tuple[A, Outcome]] = {}
+        self.has_busy = False
+        """Whether an outcome is held up, or was and isn't settled yet. Read only."""
         self._locks = LockBackoff[Signal]()
         self._due_at = math.inf
         """Monotonic seconds; finite while there are outcomes."""
@@ -30,6 +32,7 @@ class BusyOutcomes(Generic[A]):
     def add(self, outcomes: Sequence[tuple[A, Outcome]], *, delay_s: float = 0.0) -> None:
         """Add outcomes that couldn't be settled, for at least `delay_s`."""
         if outcomes:
+            self.has_busy = True
             self._outcomes |= {each[0].signal: each for each in outcomes}
             now = self._clock.now()
             delay_s = max(delay_s, self._locks.delay_s([each[0].signal for each in outcomes], now))
@@ -39,13 +42,12 @@ class BusyOutcomes(Generic[A]):
     def forget(self, settled: Iterable[Signal]) -> None:
         """Record that these outcomes are settled: they are held up no more."""
         self._locks.forget(settled)
+        self.has_busy = bool(self._outcomes) or len(self._locks) > 0
 
     def divide(
         self, outcomes: Sequence[tuple[A, Outcome]]
     ) -> tuple[Sequence[tuple[A, Outcome]], Sequence[tuple[A, Outcome]]]:
         """Divide outcomes into those of tenants without a busy outcome, and the others."""
-        if not self._outcomes:
-            return outcomes, ()
         tenants = {attempt.tenant for attempt, _ in self._outcomes.values()}
         others = [each for each in outcomes if each[0].tenant in tenants]
         return [each for each in outcomes if each[0].tenant not in tenants], others

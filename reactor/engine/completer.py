@@ -193,8 +193,9 @@ class Completer(Generic[A]):
             self._settle_now.clear()
             batch: Sequence[tuple[A, Outcome]] = [self._ended.popleft() for _ in range(min(BATCH, len(self._ended)))]
             # the lock of one user's row holds up nothing of the others
-            batch, others = self._busy.divide(batch)
-            self._busy.add(others)
+            if self._busy.has_busy:
+                batch, others = self._busy.divide(batch)
+                self._busy.add(others)
             try:
                 await self._settle(batch)
             except DatabaseFailure as error:
@@ -215,10 +216,13 @@ class Completer(Generic[A]):
         if not batch:
             return
         result = await self._reaction.settle(batch)
-        busy = {attempt.signal for attempt in result.busy}
-        self._busy.add([each for each in batch if each[0].signal in busy])
-        settled = [each for each in batch if each[0].signal not in busy]
-        self._busy.forget(attempt.signal for attempt, _ in settled)
+        settled = batch
+        if result.busy:
+            busy = {attempt.signal for attempt in result.busy}
+            self._busy.add([each for each in batch if each[0].signal in busy])
+            settled = [each for each in batch if each[0].signal not in busy]
+        if self._busy.has_busy:
+            self._busy.forget(attempt.signal for attempt, _ in settled)
         self.spent += sum(outcome.verdict is not Verdict.DEFERRED for _, outcome in settled)
         attempts = [attempt for attempt, _ in settled]
         self._release(attempts)

@@ -16,6 +16,8 @@ class Pauses:
         self._health = health
         self._first_s = first_s
         self._next_s = first_s
+        self.has_paused = False
+        """Whether a call has failed since the last `reset`. Read only."""
 
     def end(self) -> None:
         """End a pause now, but not before `first_s`."""
@@ -24,9 +26,11 @@ class Pauses:
     def reset(self) -> None:
         """Make the next pause short again: the call has succeeded."""
         self._next_s = self._first_s
+        self.has_paused = False
 
     async def pause(self) -> None:
         """Wait for at least `first_s`, then until the pause ends or the database answers."""
+        self.has_paused = True
         whole_s, self._next_s = self._next_s, min(2 * self._next_s, _LONGEST_S)
         end = self._clock.tick() + round(whole_s * TICKS_PER_S)
         await self._clock.sleep(self._first_s)

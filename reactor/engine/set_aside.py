@@ -34,28 +34,25 @@ class SetAside:
         self._reaction_name = reaction_name
         self._clock = clock
         self._emit = emit
-        self._rows: dict[Signal, _Refused] = {}
+        self.rows: dict[Signal, _Refused] = {}
+        """The rows that are set aside. Read only."""
 
     def __contains__(self, signal: Signal) -> bool:
-        return signal in self._rows
+        return signal in self.rows
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def is_waiting(self, signal: Signal) -> bool:
         """Return whether the row is set aside, and its next try isn't due yet."""
-        refused = self._rows.get(signal)
+        refused = self.rows.get(signal)
         return refused is not None and refused.retry_at > self._clock.now()
 
-    def waiting(self, signals: Iterable[Signal]) -> list[Due]:
-        """Return those of these signals that wait, with the times of their next tries."""
-        if not self._rows:
-            return []
-        return [
-            Due(signal, self._clock.database_at(self._rows[signal].retry_at))
-            for signal in signals
-            if self.is_waiting(signal)
-        ]
+    def divide(self, signals: Sequence[Signal]) -> tuple[Sequence[Signal], list[Due]]:
+        """Return the signals to claim now, and those that wait, with the times of their next tries."""
+        waiting = [signal for signal in signals if self.is_waiting(signal)]
+        later = [Due(signal, self._clock.database_at(self.rows[signal].retry_at)) for signal in waiting]
+        return [signal for signal in signals if not self.is_waiting(signal)], later
 
     def add(self, refused: Sequence[tuple[Signal, DatabaseRefused]]) -> list[Due]:
         """Set rows aside; return when to try them again. Emits one event for each message of the database."""
@@ -63,16 +60,16 @@ class SetAside:
         by_reason: defaultdict[str, list[Signal]] = defaultdict(list)
         now = self._clock.now()
         for signal, error in refused:
-            before = self._rows.pop(signal, None)
+            before = self.rows.pop(signal, None)
             times = 1 if before is None else before.times + 1
             retry_at = now + min(_FIRST_S * 2.0 ** min(times - 1, 20), _LONGEST_S)
-            self._rows[signal] = _Refused(times, retry_at)
+            self.rows[signal] = _Refused(times, retry_at)
             due.append(Due(signal, self._clock.database_at(retry_at)))
             by_reason[str(error)].append(signal)
-        while len(self._rows) > _MOST_ROWS:
-            del self._rows[next(iter(self._rows))]
+        while len(self.rows) > _MOST_ROWS:
+            del self.rows[next(iter(self.rows))]
         for reason, signals in by_reason.items():
-            first = self._rows.get(signals[0])
+            first = self.rows.get(signals[0])
             self._emit(
                 RowsRefused(
                     reaction=self._reaction_name,
@@ -80,12 +77,12 @@ class SetAside:
                     reason=reason,
                     times=first.times if first is not None else 1,
                     retry_in_s=first.retry_at - now if first is not None else 0.0,
-                    set_aside=len(self._rows),
+                    set_aside=len(self.rows),
                 )
             )
         return due
 
     def accept(self, signals: Iterable[Signal]) -> None:
         """Forget rows that the database didn't refuse any more."""
-        if self._rows and (accepted := [signal for signal in signals if self._rows.pop(signal, None) is not None]):
-            self._emit(RowsAccepted(reaction=self._reaction_name, rows=len(accepted), set_aside=len(self._rows)))
+        if accepted := [signal for signal in signals if self.rows.pop(signal, None) is not None]:
+            self._emit(RowsAccepted(reaction=self._reaction_name, rows=len(accepted), set_aside=len(self.rows)))

@@ -137,11 +137,12 @@ class Worker(ABC, Generic[R]):
 
     async def _claim_parts(self, batch: Sequence[Signal]) -> None:
         """Claim these rows, without those that are set aside. Set aside those that the database refuses."""
-        waiting = self.set_aside.waiting(batch)
-        undone = await in_parts([each for each in batch if not self.set_aside.is_waiting(each)], self._claim_part)
-        later = waiting + self.set_aside.add(undone.refused)
-        self._release_tenants([due.signal for due in later])
-        self._schedule.arm(later)
+        batch, later = self.set_aside.divide(batch) if self.set_aside.rows else (batch, [])
+        undone = await in_parts(batch, self._claim_part)
+        later += self.set_aside.add(undone.refused) if undone.refused else ()
+        if later:
+            self._release_tenants([due.signal for due in later])
+            self._schedule.arm(later)
         if undone.error is not None:
             self._emit(DatabaseLost(doing=f"claim {self.reaction.name}", reason=str(undone.error)))
             self._release_tenants(undone.failed)
@@ -150,8 +151,10 @@ class Worker(ABC, Generic[R]):
 
     async def _claim_part(self, part: Sequence[Signal]) -> None:
         await self._claim(part)
-        self._pauses.reset()
-        self.set_aside.accept(part)
+        if self._pauses.has_paused:
+            self._pauses.reset()
+        if self.set_aside.rows:
+            self.set_aside.accept(part)
 
     def request_refill(self) -> None:
         """Request a sweep if rows were left in the database, or if rows were yielded and the ready queue isn't full."""

@@ -13,7 +13,7 @@ from reactor.core.events import BreakerMoved, Emit
 from reactor.core.model import Due, Outcome, Signal, Verdict
 from reactor.core.printable import printable
 from reactor.core.refusal import Guard, Place, Refusal, Scope
-from reactor.postgres.upload_answers import NOTHING_HELD, Held, Upload
+from reactor.postgres.upload_answers import Held, Upload
 from reactor.runtime.clock import Clock
 
 _MESSAGE_CHARS = 500
@@ -94,8 +94,6 @@ class UploadFailures:
 
     def held_places(self) -> Held:
         """Return the buckets and spools in which no upload may start now."""
-        if self._breakers.is_clear:
-            return NOTHING_HELD
         now = self._clock.now()
         return Held(self._breakers.held_names(now, Guard.BUCKET), self._breakers.held_names(now, Guard.SPOOL))
 

@@ -34,15 +34,18 @@ class UploadRefusals:
         self._clock = clock
         self._emit = emit
         self._locked = LockBackoff[int]()
+        self.has_locked = False
+        """Whether a row of the last claims was locked. Read only."""
         self._set_aside: dict[UUID, int] = {}
         """Maps each upload that the database refuses to change at all to the number of tries."""
-        self._suspects: deque[int] = deque(maxlen=_MOST_SUSPECTS)
-        """The tenants whose uploads were refused last."""
+        self.suspects: deque[int] = deque(maxlen=_MOST_SUSPECTS)
+        """The tenants whose uploads were refused last. Read only."""
 
     def check_again(self, locked: Collection[Signal], claimed: Collection[int]) -> list[Due]:
         """Schedule the locked ones of the rows of a claim; `claimed` are all its rows."""
         rows = {signal.row for signal in locked}
         self._locked.forget(row for row in claimed if row not in rows)
+        self.has_locked = bool(locked) or len(self._locked) > 0
         if not locked:
             return []
         check_at = self._clock.database_now() + self._locked.delay_s(rows, self._clock.now())
@@ -75,16 +78,14 @@ class UploadRefusals:
 
         A settlement settles the first of them together. An app often refuses all uploads of one user.
         """
-        if not self._suspects:
-            return ended, len(ended)
-        trusted = [each for each in ended if each[0].tenant not in self._suspects]
-        return [*trusted, *(each for each in ended if each[0].tenant in self._suspects)], len(trusted)
+        trusted = [each for each in ended if each[0].tenant not in self.suspects]
+        return [*trusted, *(each for each in ended if each[0].tenant in self.suspects)], len(trusted)
 
     def outcome(self, attempt: Attempt, outcome: Outcome, refused: Mapping[int, Refused]) -> Outcome:
         """Return the attempt's outcome; if the database refused its settlement, the upload is dead."""
         refusal = refused.get(attempt.signal.row)
         if refusal is None:
             return outcome
-        if attempt.tenant not in self._suspects:
-            self._suspects.append(attempt.tenant)
+        if attempt.tenant not in self.suspects:
+            self.suspects.append(attempt.tenant)
         return Outcome(Verdict.DEAD, code=DatabaseRefused.code, message=refusal.message) if refusal.is_dead else outcome

@@ -35,13 +35,12 @@ class UploadSettlements:
     async def settle(self, ended: Sequence[tuple[UploadAttempt, Outcome]]) -> SettleResult[UploadAttempt]:
         """Commit the outcomes; see `AttemptReaction.settle`."""
         settling_at = self._clock.now() + self._clock.offset_s
-        ended, trusted = self._refusals.suspects_last(ended)
+        ended, trusted = self._refusals.suspects_last(ended) if self._refusals.suspects else (ended, len(ended))
         settlement = await self._queue.settle([(attempt.upload, outcome) for attempt, outcome in ended], trusted)
-        for reason in {message for message in settlement.busy.values() if message}:
-            self._emit(DatabaseLost(doing="settle uploads", reason=reason))
-        busy = [attempt for attempt, _ in ended if attempt.signal.row in settlement.busy]
-        ended = [(attempt, outcome) for attempt, outcome in ended if attempt.signal.row not in settlement.busy]
-        settled = settlement.settled | await self._confirm(ended, settlement, settling_at)
+        ended, busy = self._without_busy(ended, settlement)
+        settled = settlement.settled
+        if len(settled) + len(settlement.refused) < len(ended):
+            settled |= await self._confirm(ended, settlement, settling_at)
         if settlement.refused:
             settled |= {row: Settled(None, each.refused_at) for row, each in settlement.refused.items() if each.is_dead}
             ended = [
@@ -71,6 +70,17 @@ class UploadSettlements:
         for first in range(0, len(events), _EVENT_BATCH):
             self._emit(AttemptsSettled(attempts=events[first : first + _EVENT_BATCH]))
         return SettleResult(later=due_again, busy=busy)
+
+    def _without_busy(
+        self, ended: Sequence[tuple[UploadAttempt, Outcome]], settlement: Settlement
+    ) -> tuple[Sequence[tuple[UploadAttempt, Outcome]], Sequence[UploadAttempt]]:
+        """Return the attempts that were settled or refused, and those to settle again later."""
+        if not settlement.busy:
+            return ended, ()
+        for reason in {message for message in settlement.busy.values() if message}:
+            self._emit(DatabaseLost(doing="settle uploads", reason=reason))
+        rest = [(attempt, outcome) for attempt, outcome in ended if attempt.signal.row not in settlement.busy]
+        return rest, [attempt for attempt, _ in ended if attempt.signal.row in settlement.busy]
 
     async def _confirm(
         self, ended: Sequence[tuple[UploadAttempt, Outcome]], settlement: Settlement, settling_at: float

@@ -23,7 +23,7 @@ from reactor.core.events import (
 from reactor.core.model import Due, Outcome, Signal, Verdict
 from reactor.core.trace_context import TraceContext
 from reactor.postgres.notification import Hint
-from reactor.postgres.upload_answers import Extension, Upload
+from reactor.postgres.upload_answers import NOTHING_HELD, Extension, Upload
 from reactor.postgres.upload_queue import UploadQueue
 from reactor.reactions.base import AttemptReaction, ClaimResult, SettleResult, Sweep
 from reactor.reactions.upload_attempt import UploadAttempt
@@ -124,13 +124,15 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
 
     async def claim(self, signals: Sequence[Signal]) -> ClaimResult[UploadAttempt]:
         later: list[Due] = []
+        held = NOTHING_HELD
         if not self._breakers.is_clear:
+            held = self._failures.held_places()
             signals, later = self._failures.hold_back(signals)
             if not signals:
                 return ClaimResult(later=later)
         signal_of = {signal.row: signal for signal in signals}
         sent = self._clock.now()
-        claimed = await self._queue.claim(list(signal_of), self._failures.held_places())
+        claimed = await self._queue.claim(list(signal_of), held)
         if len(signals) == 1 and claimed.uploads and sent >= self._measure_clock_at:
             self._measure_clock(sent, claimed.uploads[0])
         locked = [signal_of[row_id.int] for row_id in claimed.locked]
@@ -139,14 +141,16 @@ class FailedUploads(AttemptReaction[UploadAttempt]):
             ended = buried | {each.id for each in refused_too}
             claimed.refused.extend(refused_too)
             locked += [signal_of[row_id.int] for row_id in claimed.exhausted if row_id not in ended]
-        later += self._refusals.check_again(locked, signal_of)
+        if locked or self._refusals.has_locked:
+            later += self._refusals.check_again(locked, signal_of)
         for refused in claimed.refused:
             later += self._refusals.report(signal_of[refused.id.int], refused)
         later += [Due(signal_of[row_id.int], due_at) for row_id, due_at in claimed.waiting]
-        later += self._failures.hold(
-            (signal_of[row_id.int], Subject(row_id, signal_of[row_id.int].tenant, bucket, spool))
-            for row_id, bucket, spool in claimed.held
-        )
+        if claimed.held:
+            later += self._failures.hold(
+                (signal_of[row_id.int], Subject(row_id, signal_of[row_id.int].tenant, bucket, spool))
+                for row_id, bucket, spool in claimed.held
+            )
         lease_until = sent + self._lease_s
         attempts = [
             UploadAttempt(

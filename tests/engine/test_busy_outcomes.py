@@ -48,7 +48,7 @@ async def test_outcomes_are_returned_after_a_delay_that_grows() -> None:
 async def test_only_outcomes_of_users_without_busy_ones_are_settled_now() -> None:
     busy = BusyOutcomes[Attempt](ManualClock())
     [locked], same, other = ended(signals(1, tenant=1)), ended(signals(2, tenant=1)), ended(signals(2, tenant=2))
-    assert busy.divide([*same, *other]) == ([*same, *other], ())
+    assert busy.divide([*same, *other]) == ([*same, *other], [])
     busy.add([locked])
     assert busy.divide([*same, *other]) == (other, same)
 

@@ -224,8 +224,9 @@ class UploadCalls(Tables):
         if any(r.id in self.refused_claims for r in rows if self._is_claimable(r, r.id)):
             raise DatabaseRefused(_REFUSAL, sqlstate="P0001")
         rows = [r for r in rows if not (self._is_locked(r) if _is_exhausted(r) else r.id in self.locked)]
-        leased = [r for r in rows if r.status == "uploading" and (r.lease_expires_at or 0.0) <= now][:limit]
-        spent = [r for r in rows if r.status == "failed" and _is_exhausted(r) and r.next_retry_at <= now][:limit]
+        leased = [r for r in rows if r.status == "uploading" and (r.lease_expires_at or 0.0) <= now]
+        leased.sort(key=_is_exhausted)  # stable: uploads that wait again come first
+        spent = [r for r in rows if r.status == "failed" and _is_exhausted(r) and r.next_retry_at <= now]
         for row in (leased + spent)[:limit]:
             was_leased, claimed_at = row.status == "uploading", row.updated_at
             changes.append((row.status, row.next_retry_at, row))
