@@ -8,6 +8,7 @@ from loguru import logger
 
 from reactor.core.backoff import Backoff
 from reactor.core.breakers import SHARED_CODES, Breakers, OpenBreaker, Subject
+from reactor.core.causes import causes
 from reactor.core.errors import ReactorError, StorageUnavailable
 from reactor.core.events import BreakerMoved, Emit
 from reactor.core.model import Due, Outcome, Signal, Verdict
@@ -123,9 +124,8 @@ def _without_descriptor(error: BaseException) -> ReactorError | None:
 
     The limit is the reactor's or the host's, so the refusal is shared: it counts against no upload.
     """
-    cause: BaseException | None = error
-    while cause is not None and not (isinstance(cause, OSError) and cause.errno in _NO_DESCRIPTOR):
-        cause = cause.__cause__ or cause.__context__
+    failed = (cause for cause in causes(error, with_suppressed=True) if isinstance(cause, OSError))
+    cause = next((each for each in failed if each.errno in _NO_DESCRIPTOR), None)
     if cause is None:
         return None
     lacking = StorageUnavailable(f"the reactor has no free file descriptor: {cause.strerror}")

@@ -20,6 +20,7 @@ from loguru import logger
 from opentelemetry.sdk.metrics.export import MetricExporter
 from opentelemetry.sdk.trace.export import SpanExporter
 
+from reactor.core.causes import causes
 from reactor.telemetry.collector import Collector
 from reactor.telemetry.repetition import Repetition
 
@@ -148,9 +149,7 @@ class _HttpSession(requests.Session):
 
 def _reason(error: BaseException, timeout_s: float) -> str:
     """Return why there was no response, without the exception's message, which may contain a URL or header."""
-    root = error
-    while (cause := root.__cause__ or root.__context__) is not None:
-        root = cause
+    *_, root = causes(error, with_suppressed=True)
     reason = type(root).__name__
     match root:
         case TimeoutError() | urllib3.exceptions.TimeoutError():

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
+from reactor.core.causes import causes
 from reactor.core.printable import printable
 
 if TYPE_CHECKING:
@@ -97,9 +98,13 @@ def _lines_of(record: "Record") -> Iterator[str]:
 
 def exception_lines(error: BaseException) -> Iterator[str]:
     """Yield an exception as lines: causes, frames, type, and the first line of the message without quoted parts."""
-    if (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
-        yield from exception_lines(cause)
-        yield "which led to:"
+    for number, cause in enumerate(reversed(list(causes(error, with_suppressed=False)))):
+        if number:
+            yield "which led to:"
+        yield from _lines_of_one(cause)
+
+
+def _lines_of_one(error: BaseException) -> Iterator[str]:
     yield "Traceback (most recent call last):"
     for frame in extract_tb(error.__traceback__):
         yield f"  {frame.filename}:{frame.lineno} in {frame.name}"
