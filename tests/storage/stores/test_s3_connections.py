@@ -295,7 +295,7 @@ class TestTls:
         store.close()
 
     def test_an_early_answer_stops_the_reading(self, secure_server: FaultServer, tmp_path: Path) -> None:
-        secure_server.fault = refuses_early(403, "AccessDenied", after_bytes=100_000)
+        secure_server.fault = refuses_early(403, "AccessDenied", after_bytes=100_000, lingers=True)
         store = S3Store(concurrency=1)
         with (tmp_path / "upload").open("wb") as file:
             file.truncate(LARGE_BYTES)

@@ -3,6 +3,7 @@
 A fault is a function that receives the request and answers it, or breaks the connection.
 """
 
+import contextlib
 import fcntl
 import socket
 import ssl
@@ -162,13 +163,19 @@ def retries_at(status: int, *, seconds: int, clock: int) -> Fault:
     )
 
 
-def refuses_early(status: int, code: str, *, after_bytes: int = 0) -> Fault:
-    """Return a fault that answers after a part of the body, and closes the connection without reading the rest."""
+def refuses_early(status: int, code: str, *, after_bytes: int = 0, lingers: bool = False) -> Fault:
+    """Return a fault that answers after a part of the body, and closes the connection without reading the rest.
+
+    With `lingers`, it first drops what still arrives until the client closes, so that no RST overtakes the answer.
+    """
 
     def fault(request: Request) -> None:
         request.rfile.read(after_bytes)
         request.close_connection = True
         request.answer(status, f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode(), connection="close")
+        with contextlib.suppress(OSError):
+            while lingers and request.rfile.read(_PIECE_BYTES):
+                """The client hasn't closed the connection."""
 
     return fault
 
