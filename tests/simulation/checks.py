@@ -59,8 +59,8 @@ class Checks:
         self._place: dict[UUID, tuple[str, str, str]] = {}
         self._putting: dict[UUID, dict[UUID, tuple[Node, bool]]] = defaultdict(dict)
         self._lease_lost_at: dict[tuple[Node, UUID, UUID], float] = {}
-        self._refused_as_shared: set[UUID] = set()
-        """Tokens of the attempts that the store refused as if for everybody, before their last retry."""
+        self._refused_as_shared: set[tuple[UUID, UUID]] = set()
+        """Upload and token of the attempts that the store refused as if for everybody, before their last retry."""
 
     def watch(self, db: Database) -> None:
         self.db = db
@@ -123,10 +123,10 @@ class Checks:
     def on_shared_refusal(self, upload: Upload) -> None:
         """Record that the store refuses an attempt as it refuses all others now."""
         if upload.attempt < upload.max_retries:  # a last attempt may be an outlier (core/breakers.py)
-            self._refused_as_shared.add(upload.token)
+            self._refused_as_shared.add((upload.id, upload.token))
 
     def _check_settled(self, node: Node, upload: UUID, token: UUID, verdict: str) -> None:
-        if verdict == "dead" and token in self._refused_as_shared:
+        if verdict == "dead" and (upload, token) in self._refused_as_shared:
             self.add_violation(f"I23: {upload} is dead because the store refused everybody")
         self.log("database", f"settled {str(upload)[:8]} {verdict} for {node.name}")
         if self._last_token[upload] != token:
