@@ -29,7 +29,7 @@ _READ = "select " + ", ".join(f"pg_catalog.current_setting('{name}')" for name i
 
 _CAREFUL = "-c default_transaction_read_only=off -c statement_timeout=0 -c transaction_timeout=0"
 
-_POOLED = {"transaction_timeout": "1s", "statement_timeout": "50ms"}
+_POOLED = {"transaction_timeout": "5s", "statement_timeout": "500ms"}
 """Behind a pooler, each call begins under these limits, so they can't be as short as 1 ms."""
 
 ODD = {
