@@ -90,6 +90,10 @@ CREATE FUNCTION reactor.clear_usage() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp';
 
+CREATE FUNCTION reactor.concerns_everybody(p_sqlstate text, p_context text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
 CREATE FUNCTION reactor.confirm_stored(p_ids uuid[], p_sources uuid[], p_urls text[]) RETURNS SETOF uuid
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -167,6 +171,10 @@ CREATE FUNCTION reactor.is_overdue(p_timeout_at timestamp with time zone, p_hear
     LANGUAGE sql STABLE;
 
 CREATE FUNCTION reactor.is_passing(p_sqlstate text, p_context text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp';
+
+CREATE FUNCTION reactor.is_raised_by_reactor(p_context text) RETURNS boolean
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp';
 
@@ -895,6 +903,8 @@ GRANT ALL ON FUNCTION reactor.claim_uploads(p_ids uuid[], p_token uuid, p_lease 
 
 REVOKE ALL ON FUNCTION reactor.clear_usage() FROM PUBLIC;
 
+REVOKE ALL ON FUNCTION reactor.concerns_everybody(p_sqlstate text, p_context text) FROM PUBLIC;
+
 REVOKE ALL ON FUNCTION reactor.confirm_stored(p_ids uuid[], p_sources uuid[], p_urls text[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION reactor.confirm_stored(p_ids uuid[], p_sources uuid[], p_urls text[]) TO reactor_worker;
 GRANT ALL ON FUNCTION reactor.confirm_stored(p_ids uuid[], p_sources uuid[], p_urls text[]) TO service_role;
@@ -946,6 +956,8 @@ REVOKE ALL ON FUNCTION reactor.is_marking(p_run_id uuid) FROM PUBLIC;
 REVOKE ALL ON FUNCTION reactor.is_overdue(p_timeout_at timestamp with time zone, p_heartbeat_at timestamp with time zone, p_heartbeat_timeout interval) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.is_passing(p_sqlstate text, p_context text) FROM PUBLIC;
+
+REVOKE ALL ON FUNCTION reactor.is_raised_by_reactor(p_context text) FROM PUBLIC;
 
 REVOKE ALL ON FUNCTION reactor.jwt_user() FROM PUBLIC;
 

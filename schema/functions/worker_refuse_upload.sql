@@ -27,6 +27,9 @@ begin
             return;
         exception when others or assert_failure then
             get stacked diagnostics v_sqlstate = returned_sqlstate, v_context = pg_exception_context;
+            if reactor.concerns_everybody(v_sqlstate, v_context) then
+                raise;
+            end if;
             state := case when reactor.is_passing(v_sqlstate, v_context) then 'busy' else 'stuck' end;
             exit when state = 'busy';
         end;

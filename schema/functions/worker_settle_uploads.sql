@@ -13,6 +13,7 @@
 --                               DATABASE_REFUSED and `message`, its file and object stay
 --              state 'stuck'    the app refuses that too: nothing has changed, and a later call would fail alike
 --            Times are seconds since 1970
+-- Raises     what concerns every upload alike: a missing privilege, column or function, or a server that takes no writes
 -- Locks      waits for no row that another session has locked. If a trigger of the app, or a lock on a whole table,
 --            makes it wait longer than lock_timeout, the uploads concerned are busy
 -- Splits     a batch that the database refuses is rolled back and settled again in parts, down to the refused rows
@@ -105,6 +106,9 @@ begin
         exception when others or assert_failure then
             get stacked diagnostics v_sqlstate = returned_sqlstate, v_message = message_text,
                                     v_detail = pg_exception_detail, v_context = pg_exception_context;
+            if reactor.concerns_everybody(v_sqlstate, v_context) then
+                raise;
+            end if;
         end;
         if v_sqlstate is null then
             v_first := v_last + 1;

@@ -366,3 +366,37 @@ def test_an_upload_is_stuck_if_the_app_refuses_to_mark_it_dead(rows: Rows) -> No
     assert refuse(rows, upload).state == "stuck"
     row = rows.upload_row(upload)
     assert (row.status, rows.source_row(row.source_id).storage_status) == ("failed", "pending")
+
+
+EVERYBODYS: dict[str, tuple[LiteralString, LiteralString, type[psycopg.Error]]] = {
+    "a renamed column": (
+        "alter table public.sources rename column storage_url to url",
+        "alter table public.sources rename column url to storage_url",
+        psycopg.errors.UndefinedColumn,
+    ),
+    "a missing function": (
+        "alter function reactor.attempt_error rename to gone",
+        "alter function reactor.gone rename to attempt_error",
+        psycopg.errors.UndefinedFunction,
+    ),
+    "a server that takes no writes": (
+        "set default_transaction_read_only = on",
+        "set default_transaction_read_only = off",
+        psycopg.errors.ReadOnlySqlTransaction,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", EVERYBODYS)
+@pytest.mark.parametrize("verdict", ["stored", "retry", "dead"])
+def test_a_settlement_that_would_fail_for_everybody_makes_no_upload_dead(rows: Rows, kind: str, verdict: str) -> None:
+    """The call raises: the reactor keeps the outcomes, reports the cause and settles them when it has gone."""
+    breaks, mends, error = EVERYBODYS[kind]
+    batch = Batch(rows, count=3, bad=0)
+    batch.claim()
+    rows.run(breaks)
+    with pytest.raises(error):
+        batch.settle(verdict)
+    rows.run(mends)
+    assert {rows.upload_row(upload).status for upload in batch.uploads} == {"uploading"}
+    assert {answer.state for answer in batch.settle(verdict).values()} == {"settled"}

@@ -127,7 +127,7 @@ class Simulation:
             self.storage.refuses_everybody = True
             await sleep(self.rng.choice([2.0, 30.0, 90.0]))
             self.storage.refuses_everybody = False
-            self.checks.log("store", "refuses nobody")
+            self.checks.log("store", "accepts all puts again")
 
     async def drain(self) -> None:
         """Stop all faults, and check that everything drains within the limit."""

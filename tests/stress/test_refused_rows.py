@@ -13,7 +13,7 @@ from support.recorder import Recorder
 from support.settlements import Settlements
 from support.stubborn_store import StubbornStore
 
-from reactor.core.events import AttemptSettled, LeaseLost, UploadDied
+from reactor.core.events import AttemptSettled, DatabaseLost, LeaseLost, UploadDied
 from reactor.core.model import Verdict
 from reactor.reactions import upload_refusals
 
@@ -225,3 +225,19 @@ def test_a_refused_upload_in_each_batch_costs_a_bounded_part_of_the_settlement(
     figures = {"without_s": round(min(seconds[0]), 4), "with_s": round(min(seconds[1]), 4), "ratio": round(ratio, 2)}
     print(kind, json.dumps(figures))  # noqa: T201  # shown by pytest -s
     assert ratio >= at_least
+
+
+async def test_a_fault_of_the_schema_makes_no_upload_dead_and_names_itself(app: App, recorder: Recorder) -> None:
+    """An app may rename a column by mistake, and mend it a while later."""
+    async with app.running_reactor(recorder) as reactor:
+        app.conn.execute("alter table public.sources rename column storage_url to url")
+        uploads = app.queue_uploads(20)
+        await recorder.wait_for(DatabaseLost, lambda event: "storage_url" in event.reason)
+        await reactor.wait_ready(ready=False)
+        assert "storage_url" in " ".join(reactor.not_ready())
+        app.conn.execute("alter table public.sources rename column url to storage_url")
+        await recorder.wait_for_all(20, AttemptSettled, lambda settled: settled.verdict is Verdict.STORED)
+        await reactor.wait_ready()
+    for upload in uploads:
+        app.assert_stored(upload)
+    assert not recorder.events_of(AttemptSettled, lambda settled: settled.verdict is not Verdict.STORED)

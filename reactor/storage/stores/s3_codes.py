@@ -118,7 +118,7 @@ _AWS = (
     Row("KMS.KMSInternalException", BUSY, "KMS failed"),
     Row("KMS.LimitExceededException", BUSY, "KMS limits requests"),
     Row("KMS.ThrottlingException", BUSY, "KMS limits requests"),
-    # the store is busy or failing: nobody's fault
+    # the store is busy or failing: a later attempt may succeed
     Row("Busy", BUSY, "the store is busy"),
     Row("ConditionalRequestConflict", BUSY, "another request for the same object at the same time"),
     Row("InsufficientCapacity", BUSY, "the store is full at the moment"),

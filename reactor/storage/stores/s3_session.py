@@ -107,7 +107,7 @@ class Session:
             self._users += 1
 
     def leave(self) -> None:
-        """Close the client if nobody else uses it."""
+        """Close the client if no put uses it any more."""
         with self._lock:
             self._users -= 1
             is_unused = self._users == 0
