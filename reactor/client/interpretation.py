@@ -2,7 +2,7 @@
 
 Invariant: after the block the run has ended. Exception: if the database doesn't answer, a reactor fails the run later.
 
-The block holds no cancel scope and no task group, because it may be left in another task than it was entered: a
+The block holds no cancel scope and no task group, because another task may leave it than the one that entered it: a
 generator that holds the block may be closed early. Only if the run is lost does the block cancel its task, as
 asyncio.timeout does (reactor/README.md, decision 54).
 """
