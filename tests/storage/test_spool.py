@@ -1,6 +1,7 @@
 """A spooled file is read only with the recorded size and SHA-256, and removed only if it hasn't changed since."""
 
 import errno
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -160,6 +161,7 @@ class TestRemoving:
                 files.append((name, path, body.identity))
         (other / "stays").write_bytes(CONTENT)
         descriptors = Path("/proc/self/fd")
+        gc.collect()  # garbage of earlier tests may own descriptors
         before = len([*descriptors.iterdir()])
         assert spool.remove(files) == [None] * len(files)
         assert len([*descriptors.iterdir()]) == before

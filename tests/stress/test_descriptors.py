@@ -1,6 +1,8 @@
 """Uploads that find no free file descriptor, wherever they need it, keep all their attempts and are stored later."""
 
 import resource
+import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -25,12 +27,23 @@ from reactor.storage.spool import Spool
 from reactor.storage.stores.s3 import S3Store
 
 
+def steady_descriptors(pid: int) -> set[int]:
+    """Return the open descriptors of a process that does nothing, when its last connections and files are closed."""
+    reads: deque[set[int]] = deque(maxlen=10)
+    deadline = time.monotonic() + 20.0
+    while len(reads) < 10 or any(each != reads[0] for each in reads):
+        assert time.monotonic() < deadline, reads
+        reads.append({int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()})
+        time.sleep(0.05)
+    return reads[0]
+
+
 @contextmanager
 def free_descriptors(run: Running, free: int) -> Iterator[None]:
     """Leave the process this many free file descriptors during the block."""
     pid = run.process.pid
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    is_open = {int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()}
+    is_open = steady_descriptors(pid)
     limit = next(number for number in count() if number - len([fd for fd in is_open if fd < number]) == free)
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, before[1]))
     try:
