@@ -326,7 +326,7 @@ def check_messages(messages: list[bytes]) -> None:
 
 
 @pytest.mark.timeout(180)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(MESSAGES, min_size=10, max_size=10))
 def test_any_bytes_get_an_answer_or_a_closed_connection(messages: list[bytes]) -> None:
     check_messages(messages)
